@@ -1,0 +1,74 @@
+{{- /* repository:tag@digest, or repository:tag while the lock has no digest */ -}}
+{{- define "lib.image" -}}
+{{ .repository }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{- /* What every pod has: pull secrets, no API token, no root. Takes a dict: root, uid */ -}}
+{{- define "lib.podDefaults" -}}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .uid }}
+  runAsGroup: {{ .uid }}
+  fsGroup: {{ .uid }}
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{- define "lib.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+{{- end }}
+
+{{- /* For pods that run for seconds: hooks and tests. */ -}}
+{{- define "lib.smallResources" -}}
+resources:
+  requests:
+    cpu: 5m
+    memory: 16Mi
+  limits:
+    memory: 256Mi
+{{- end }}
+
+{{- /* An environment variable from a secret. Takes a dict: name, secret, key */ -}}
+{{- define "lib.secretEnv" -}}
+- name: {{ .name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ .secret }}
+      key: {{ .key }}
+{{- end }}
+
+{{- /* A container that runs one script. Takes a dict: name, image, script; env, volumeMounts */ -}}
+{{- define "lib.scriptContainer" -}}
+- name: {{ .name }}
+  image: {{ include "lib.image" .image }}
+  command: [/bin/sh, -euc]
+  args:
+    - |
+      {{- .script | trim | nindent 6 }}
+  env:
+    # Where the root is read-only, tools keep their settings here.
+    - name: HOME
+      value: /tmp
+    {{- with .env }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+  {{- include "lib.containerSecurity" . | nindent 2 }}
+  {{- include "lib.smallResources" . | nindent 2 }}
+  volumeMounts:
+    - name: tmp
+      mountPath: /tmp
+    {{- with .volumeMounts }}
+    {{- . | trim | nindent 4 }}
+    {{- end }}
+{{- end }}

@@ -1,0 +1,3 @@
+for bucket in $BUCKETS; do
+  mc mb --ignore-existing "minio/$bucket"
+done
