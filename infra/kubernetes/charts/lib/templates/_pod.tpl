@@ -5,12 +5,12 @@
 
 {{- /* What every pod has: pull secrets, no API token, no root. Takes a dict: root, uid */ -}}
 {{- define "lib.podDefaults" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-automountServiceAccountToken: false
-enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
   runAsUser: {{ .uid }}
