@@ -1,0 +1,192 @@
+//! The command line: one enum, one doc line a command.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use clap::{Parser, Subcommand};
+
+use crate::context::Context;
+use crate::exit::{Exit, Failure};
+use crate::output::{Format, Reporter};
+use crate::state::StateDir;
+use crate::tree::Tree;
+use crate::{cluster, doctor, lab, layer, registry, releases, tools, up};
+
+/// Brings the stack up on a cluster, layer by layer, and says what blocks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 unclassified, 2 usage or bad file, 3 lock not obtained, 4 Kubernetes API\nunreachable, 5 registry, 6 namespace terminating, 7 stuck or owned release, 8 not ready, 9 tests\nfailed, 130/143 interrupted. Every command is safe to repeat."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(clap::Args)]
+pub struct Common {
+    /// A folder of infra/kubernetes/environments
+    #[arg(long, global = true, env = "HELMFILE_ENVIRONMENT", default_value = "local")]
+    pub env: String,
+    /// The kubeconfig context, if not the environment's own
+    #[arg(long, global = true)]
+    pub context: Option<String>,
+    /// Print what would be done and change nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+    /// How to print
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub output: Format,
+    /// Consent to what is asked about on a terminal (also XTASK_CONFIRM=1)
+    #[arg(long, global = true)]
+    pub yes: bool,
+    /// How long to wait for the cluster lock, and for releases that others work on
+    #[arg(long, global = true, default_value = "30m", value_parser = duration)]
+    pub lock_timeout: Duration,
+    /// Use the lab's images even where the upstream registries answer
+    #[arg(long, global = true, overrides_with = "no_lab")]
+    pub lab: bool,
+    /// Fail where the upstream registries do not answer, instead of using the lab
+    #[arg(long, global = true)]
+    pub no_lab: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// The main job: tools, cluster, mirror, and the layers of the critical path
+    Up(up::Args),
+    /// Bring the local cluster to what k3d.yaml says; or status, stop, delete, recreate
+    Cluster {
+        #[command(subcommand)]
+        action: Option<cluster::Action>,
+    },
+    /// Copy the images of images.lock into the registry
+    Mirror(registry::Args),
+    /// Bring layers to what the tree says: 45, data-plane-ext, a path, 10-45
+    Layer(layer::Args),
+    /// Show the releases that are not healthy; repair them
+    Releases(releases::Args),
+    /// Find or build the pinned tools, and print how to use them
+    Tools,
+    /// Check this machine, with the fix for each finding
+    Doctor,
+    /// Build what a machine without internet lacks (docs/lab.md)
+    Lab,
+}
+
+/// `90`, `90s`, `5m`, `1h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("expected a number of seconds, or one with s, m or h: 90s, 5m, 1h".to_owned()),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| "expected a number of seconds, or one with s, m or h: 90s, 5m, 1h".to_owned())?;
+    number.checked_mul(factor).map(Duration::from_secs).ok_or_else(|| "too long".to_owned())
+}
+
+pub async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Up(args) => up::run(context, args).await,
+        Command::Cluster { action } => cluster::run(context, *action).await,
+        Command::Mirror(args) => registry::run(context, args).await,
+        Command::Layer(args) => layer::run(context, args).await,
+        Command::Releases(args) => releases::run(context, args).await,
+        Command::Tools => tools::run(&context.tree, &context.reporter).await,
+        Command::Doctor => doctor::run(context).await,
+        Command::Lab => lab::run(context).await,
+    }
+}
+
+impl Common {
+    pub fn reporter(&self) -> Reporter {
+        Reporter::new(self.output)
+    }
+
+    pub fn context(&self, reporter: Reporter) -> Result<Context, (Reporter, Failure)> {
+        let read = || -> Result<_, Failure> {
+            let current =
+                std::env::current_dir().map_err(|error| Failure::usage(format!("no current folder: {error}")))?;
+            let current = Utf8PathBuf::from_path_buf(current)
+                .map_err(|path| Failure::usage(format!("the current folder {} is not UTF-8", path.display())))?;
+            let tree = Tree::discover(&current)?;
+            let env = tree.environment(&self.env)?;
+            Ok((tree, env))
+        };
+        let (tree, env) = match read() {
+            Ok(read) => read,
+            Err(failure) => return Err((reporter, failure)),
+        };
+        let cluster = env.cluster.context.clone();
+        let run_id = format!("{}-{}", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S"), std::process::id());
+        let open = || -> Result<_, Failure> {
+            let state = StateDir::open(&tree.root, &cluster, &reporter)?;
+            let run_dir = state.runs().join(&run_id);
+            let failed = |error: std::io::Error| {
+                Failure::new(
+                    "disk-full",
+                    Exit::NotReady,
+                    format!("cannot write the run's record in {run_dir}: {error}"),
+                )
+            };
+            std::fs::create_dir_all(&run_dir).map_err(failed)?;
+            reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;
+            Ok((state, run_dir))
+        };
+        let (state, run_dir) = match open() {
+            Ok(opened) => opened,
+            Err(failure) => return Err((reporter, failure)),
+        };
+        let confirmed = std::env::var("XTASK_CONFIRM").is_ok_and(|value| value == "1");
+        Ok(Context {
+            kube_context: self.context.clone().unwrap_or(cluster),
+            env_name: self.env.clone(),
+            env,
+            tree,
+            dry_run: self.dry_run,
+            yes: self.yes || confirmed,
+            json: self.output == Format::Json || !std::io::stdout().is_terminal() && self.output == Format::Json,
+            lock_timeout: self.lock_timeout,
+            verbose: self.verbose,
+            reporter,
+            state,
+            run_dir,
+            run_id,
+            lab: match (self.lab, self.no_lab) {
+                (true, _) => Some(true),
+                (_, true) => Some(false),
+                _ => None,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_or_refused() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600), ("0s", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "m", "5 m", "-1s", "1d", "99999999999999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

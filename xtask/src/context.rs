@@ -1,0 +1,74 @@
+//! What every command is given: the tree, the chosen environment, the common
+//! flags, and where to report.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+
+use crate::exit::Failure;
+use crate::k3d::K3dConfig;
+use crate::output::Reporter;
+use crate::state::StateDir;
+use crate::tree::{Environment, Tree};
+
+pub struct Context {
+    pub tree: Tree,
+    pub env_name: String,
+    pub env: Environment,
+    /// The kubeconfig context to use: the environment's, or `--context`.
+    pub kube_context: String,
+    pub dry_run: bool,
+    pub yes: bool,
+    pub json: bool,
+    pub lock_timeout: Duration,
+    pub verbose: bool,
+    pub reporter: Reporter,
+    pub state: StateDir,
+    /// This run's folder: its record and the logs of the tools it ran.
+    pub run_dir: Utf8PathBuf,
+    pub run_id: String,
+    /// `--lab`, `--no-lab`, or neither: then the lab serves where the upstream registries do not answer.
+    pub lab: Option<bool>,
+}
+
+impl Context {
+    /// The local cluster's configuration; none when the environment is a shared cluster.
+    pub fn k3d_config(&self) -> Result<Option<K3dConfig>, Failure> {
+        self.env.cluster.k3d.as_ref().map(|path| K3dConfig::read(&self.tree.root.join(path))).transpose()
+    }
+
+    pub fn require_k3d_config(&self) -> Result<K3dConfig, Failure> {
+        self.k3d_config()?.ok_or_else(|| {
+            Failure::usage(format!(
+                "environment {:?} is a shared cluster (its env.yaml names no cluster.k3d): nothing to create or delete",
+                self.env_name
+            ))
+        })
+    }
+
+    /// A log file of this run.
+    pub fn log(&self, name: &str) -> Utf8PathBuf {
+        self.run_dir.join(format!("{name}.log"))
+    }
+
+    /// Consent to something destructive or far-reaching: asked for on a terminal,
+    /// elsewhere only by `--yes` or `XTASK_CONFIRM=1`.
+    pub fn confirm(&self, what: &str) -> Result<(), Failure> {
+        if self.yes {
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+            return Err(Failure::usage(format!("this would {what}: confirmation needed"))
+                .remedy("run it again with --yes (or XTASK_CONFIRM=1)"));
+        }
+        eprint!("This will {what}. Go on? [y/N] ");
+        let _ = std::io::stderr().flush();
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        match (read, answer.trim()) {
+            (Ok(_), "y" | "Y" | "yes") => Ok(()),
+            _ => Err(Failure::usage("not confirmed: nothing was changed")),
+        }
+    }
+}

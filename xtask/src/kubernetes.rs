@@ -1,0 +1,267 @@
+//! The cluster's API as this tool uses it: a client for one kubeconfig context,
+//! and waiting for the things that a fresh cluster needs before anything runs on it.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use crate::exit::{Exit, Failure};
+use crate::process::Interrupt;
+
+pub fn unreachable(context: &str, error: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        "api-unreachable",
+        Exit::ApiUnreachable,
+        format!("the Kubernetes API of context {context:?} cannot be reached"),
+    )
+    .evidence(error.to_string())
+    .remedy("cargo xtask cluster")
+}
+
+/// Reading one kind of object failed: never taken for "there is none".
+pub fn read_failed(what: &str, error: kube::Error) -> Failure {
+    match &error {
+        kube::Error::Api(status) if status.code == 403 => {
+            Failure::new("forbidden", Exit::NotReady, format!("not allowed to read {what}")).evidence(error.to_string())
+        }
+        kube::Error::Api(_) => {
+            Failure::new("unknown", Exit::Unclassified, format!("reading {what} failed")).evidence(error.to_string())
+        }
+        _ => Failure::new("api-unreachable", Exit::ApiUnreachable, format!("reading {what} failed"))
+            .evidence(error.to_string())
+            .remedy("cargo xtask cluster"),
+    }
+}
+
+pub async fn client(context: &str) -> Result<Client, Failure> {
+    let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
+    let mut config = Config::from_kubeconfig(&options).await.map_err(|error| unreachable(context, error))?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // Watches live longer than any one read.
+    config.read_timeout = Some(Duration::from_secs(300));
+    Client::try_from(config).map_err(|error| unreachable(context, error))
+}
+
+/// Whether the kubeconfig names a current context.
+pub fn has_current_context() -> bool {
+    Kubeconfig::read().is_ok_and(|config| config.current_context.is_some_and(|name| !name.is_empty()))
+}
+
+/// One look at `/readyz`.
+pub async fn ready(client: &Client) -> Result<(), String> {
+    let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| error.to_string())?;
+    let answer = tokio::time::timeout(Duration::from_secs(5), client.request_text(request)).await;
+    match answer {
+        Ok(Ok(text)) if text.trim() == "ok" => Ok(()),
+        Ok(Ok(text)) => Err(text),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("/readyz did not answer within 5 s".to_owned()),
+    }
+}
+
+/// Asks again until the check passes. `timeout` bounds it; the last reason is returned.
+pub async fn wait_until<F: AsyncFnMut() -> Result<(), String>>(timeout: Duration, mut check: F) -> Result<(), Failure> {
+    let started = Instant::now();
+    loop {
+        let Err(reason) = check().await else { return Ok(()) };
+        if started.elapsed() >= timeout {
+            return Err(Failure::new(
+                "api-unreachable",
+                Exit::ApiUnreachable,
+                format!("not ready after {} s", timeout.as_secs()),
+            )
+            .evidence(reason));
+        }
+        // The thing waited for (an API server that is not up) offers no watch.
+        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(250))).await?;
+    }
+}
+
+/// Every node is Ready, and there are at least `expected`.
+pub async fn nodes_ready(client: &Client, expected: usize) -> Result<(), String> {
+    let nodes =
+        Api::<Node>::all(client.clone()).list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+    let waiting: Vec<String> =
+        nodes.items.iter().filter(|node| !is_ready(node)).filter_map(|node| node.metadata.name.clone()).collect();
+    if !waiting.is_empty() {
+        return Err(format!("nodes not Ready: {}", waiting.join(", ")));
+    }
+    if nodes.items.len() < expected {
+        return Err(format!("{} of {expected} nodes have registered", nodes.items.len()));
+    }
+    Ok(())
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
+}
+
+/// The DNS service has an endpoint that answers.
+pub async fn dns_ready(client: &Client) -> Result<(), String> {
+    let pods = Api::<Pod>::namespaced(client.clone(), "kube-system")
+        .list(&ListParams::default().labels("k8s-app=kube-dns"))
+        .await
+        .map_err(|error| error.to_string())?;
+    if pods.items.iter().any(pod_ready) { Ok(()) } else { Err("no DNS pod (k8s-app=kube-dns) is Ready".to_owned()) }
+}
+
+pub fn pod_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
+}
+
+pub async fn default_storage_class(client: &Client) -> Result<(), String> {
+    let classes = Api::<StorageClass>::all(client.clone())
+        .list(&ListParams::default())
+        .await
+        .map_err(|error| error.to_string())?;
+    let is_default = |class: &StorageClass| {
+        let annotations = class.metadata.annotations.as_ref();
+        annotations.is_some_and(|all| {
+            all.get("storageclass.kubernetes.io/is-default-class").is_some_and(|value| value == "true")
+        })
+    };
+    if classes.items.iter().any(is_default) { Ok(()) } else { Err("no default StorageClass".to_owned()) }
+}
+
+/// A namespace as preflight sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamespacePhase {
+    Absent,
+    Active,
+    /// With what the API server says holds it: remaining kinds and finalizers.
+    Terminating(Vec<String>),
+}
+
+pub async fn namespace_phase(client: &Client, name: &str) -> Result<NamespacePhase, Failure> {
+    let found = Api::<Namespace>::all(client.clone()).get_opt(name).await;
+    let namespace = found.map_err(|error| read_failed(&format!("the namespace {name}"), error))?;
+    Ok(namespace.map_or(NamespacePhase::Absent, |namespace| phase_of(&namespace)))
+}
+
+fn phase_of(namespace: &Namespace) -> NamespacePhase {
+    if namespace.metadata.deletion_timestamp.is_none() {
+        return NamespacePhase::Active;
+    }
+    let mut held: Vec<String> = Vec::new();
+    let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone()).unwrap_or_default();
+    let own = namespace.metadata.finalizers.clone().unwrap_or_default();
+    if !own.is_empty() {
+        held.push(format!("finalizers {}", own.join(", ")));
+    }
+    // The namespace controller says what remains, in conditions like
+    // NamespaceContentRemaining and NamespaceFinalizersRemaining.
+    let conditions = namespace.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let remaining = conditions.into_iter().flatten().filter(|condition| condition.status == "True");
+    held.extend(remaining.filter_map(|condition| condition.message.clone()));
+    if held.is_empty() && !finalizers.is_empty() {
+        held.push(format!("finalizers {}", finalizers.join(", ")));
+    }
+    NamespacePhase::Terminating(held)
+}
+
+/// The whole logs of a pod's containers, or why they cannot be read.
+pub async fn pod_logs(client: &Client, pod: &Pod) -> String {
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let api = Api::<Pod>::namespaced(client.clone(), &namespace);
+    let mut text = String::new();
+    for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
+        let parameters = LogParams { container: Some(container.name.clone()), ..Default::default() };
+        let logs = api.logs(&name, &parameters).await.unwrap_or_else(|error| format!("(no logs: {error})\n"));
+        text.push_str(&format!("--- {namespace}/{name} {}\n{logs}", container.name));
+    }
+    text
+}
+
+/// Proves registry and DNS end to end: a pod that pulls `image` by the name pods
+/// use, and resolves the API server's name.
+pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> Result<(), Failure> {
+    const NAME: &str = "registry-check";
+    let failed = |evidence: String| {
+        Failure::new("registry-unreachable", Exit::Registry, format!("a pod could not pull {image} and resolve a name"))
+            .evidence(evidence)
+            .remedy("cargo xtask cluster recreate (the node's registry configuration is read when it is created)")
+    };
+    let api = Api::<Pod>::namespaced(client.clone(), "default");
+    let now = DeleteParams::default().grace_period(0);
+    let _ = api.delete(NAME, &now).await;
+    let pod: Pod = serde_json::from_value(serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": NAME, "labels": {"app.kubernetes.io/managed-by": "xtask"}},
+        "spec": {
+            "restartPolicy": "Never", "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0,
+            "containers": [{
+                "name": "check", "image": image, "imagePullPolicy": "Always",
+                "command": ["nslookup", "kubernetes.default.svc.cluster.local"],
+            }],
+        },
+    }))
+    .map_err(|error| failed(error.to_string()))?;
+    // The service account of a new cluster's namespace comes a moment after the
+    // namespace, and a pod of an earlier run may still be going.
+    wait_until(timeout, async || {
+        api.create(&PostParams::default(), &pod).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await
+    .map_err(|failure| failed(failure.evidence.join("; ")))?;
+    let mut last = String::from("the pod did not start");
+    let outcome = wait_until(timeout, async || {
+        let pod = api.get(NAME).await.map_err(|error| error.to_string())?;
+        let status = pod.status.unwrap_or_default();
+        match status.phase.as_deref() {
+            Some("Succeeded") => Ok(()),
+            phase => {
+                let waiting = status.container_statuses.iter().flatten().find_map(|container| {
+                    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+                    Some(format!(
+                        "{}: {}",
+                        waiting.reason.clone().unwrap_or_default(),
+                        waiting.message.clone().unwrap_or_default()
+                    ))
+                });
+                last = waiting.unwrap_or_else(|| format!("the pod is {}", phase.unwrap_or("unknown")));
+                Err(last.clone())
+            }
+        }
+    })
+    .await;
+    let _ = api.delete(NAME, &now).await;
+    outcome.map_err(|_| failed(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespace(json: serde_json::Value) -> Namespace {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_terminating_namespace_tells_what_holds_it() {
+        let phase = phase_of(&namespace(serde_json::json!({
+            "metadata": {"name": "ameide", "deletionTimestamp": "2025-11-06T10:00:00Z"},
+            "spec": {"finalizers": ["kubernetes"]},
+            "status": {"phase": "Terminating", "conditions": [
+                {"type": "NamespaceDeletionContentFailure", "status": "False", "message": "All content successfully deleted"},
+                {"type": "NamespaceFinalizersRemaining", "status": "True", "message": "Some content in the namespace has finalizers remaining: ameide.dev/hold in 1 resource instances"},
+            ]},
+        })));
+        let NamespacePhase::Terminating(held) = phase else { panic!("{phase:?}") };
+        assert_eq!(
+            held,
+            ["Some content in the namespace has finalizers remaining: ameide.dev/hold in 1 resource instances"]
+        );
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_being_deleted_is_active() {
+        assert_eq!(phase_of(&namespace(serde_json::json!({"metadata": {"name": "ameide"}}))), NamespacePhase::Active);
+    }
+}

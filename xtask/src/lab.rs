@@ -1,0 +1,449 @@
+//! The lab: what a machine without internet lacks, made from pinned Go modules
+//! and Debian packages. `tests/lab/lab.yaml` lists its parts, `docs/lab.md`
+//! says what each stands for. Everything else (k3d, Docker, Helm …) is the real thing.
+//!
+//! Each part is cached by content: an interrupted build goes on where it
+//! stopped, and a second one has nothing to do.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::context::Context;
+use crate::engine;
+use crate::exit::{Exit, Failure};
+use crate::gomodule::{Program, files_below, require_go, short_hex};
+use crate::process::{self, Job};
+use crate::registry;
+use crate::state;
+use crate::tree::read_yaml;
+
+/// `tests/lab/lab.yaml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LabFile {
+    binaries: BTreeMap<String, Binary>,
+    images: BTreeMap<String, Image>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Binary {
+    /// A folder below `tests/lab/go`.
+    module: String,
+    package: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Image {
+    /// The folder of the Dockerfile, below `tests/lab`.
+    context: String,
+    /// Put into the build context as `bin/NAME`.
+    #[serde(default)]
+    binaries: Vec<String>,
+    /// Other images of the lab, put into the context as `archives/NAME.tar`.
+    #[serde(default)]
+    archives: Vec<String>,
+    /// Folders out of a Go module, put into the context.
+    #[serde(default)]
+    files: Vec<ModuleFiles>,
+    /// The name under which the lab's upstream registry serves it.
+    upstream: Option<String>,
+    role: Option<Role>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModuleFiles {
+    module: String,
+    go: String,
+    path: String,
+    to: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Role {
+    Node,
+    Tools,
+    Registry,
+    Loadbalancer,
+}
+
+/// A lab that is built and whose upstream registry runs.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    pub node: String,
+    pub tools: String,
+    pub registry: String,
+    pub loadbalancer: String,
+    /// What the images of `images.yaml` resolve to in the lab's upstream.
+    pub lock: Utf8PathBuf,
+}
+
+/// The container that stands for Docker Hub and quay.io.
+pub const UPSTREAM_CONTAINER: &str = "ameide-lab-upstream";
+pub const UPSTREAM_ADDRESS: &str = "127.0.0.1:5555";
+
+/// The registries that the lab's upstream stands for, when a run uses the lab.
+pub const UPSTREAM_HOSTS: [&str; 2] = ["docker.io", "quay.io"];
+
+const SUITE: &str = "bookworm";
+
+/// Whether Docker Hub answers from here at all (any HTTP status does).
+pub async fn upstream_reachable() -> bool {
+    let connect = tokio::net::TcpStream::connect("registry-1.docker.io:443");
+    matches!(tokio::time::timeout(Duration::from_secs(4), connect).await, Ok(Ok(_)))
+}
+
+/// Builds what is missing of the lab and starts its upstream registry.
+pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
+    let builder = Builder::new(context)?;
+    let mut roles = BTreeMap::new();
+    let mut upstream = BTreeMap::new();
+    for (name, image) in &builder.file.images {
+        let tag = builder.ensure_image(name).await?;
+        if let Some(role) = image.role {
+            roles.insert(role, tag.clone());
+        }
+        if let Some(reference) = &image.upstream {
+            upstream.insert(reference.clone(), tag);
+        }
+    }
+    let role = |role: Role| {
+        roles
+            .get(&role)
+            .cloned()
+            .ok_or_else(|| Failure::usage(format!("tests/lab/lab.yaml: no image has the role {role:?}")))
+    };
+    let lab = Lab {
+        node: role(Role::Node)?,
+        tools: role(Role::Tools)?,
+        registry: role(Role::Registry)?,
+        loadbalancer: role(Role::Loadbalancer)?,
+        lock: builder.cache.join("images.lock"),
+    };
+    start_upstream(&lab.registry).await?;
+    serve(context, &builder, &lab, &upstream).await?;
+    Ok(lab)
+}
+
+/// `cargo xtask lab`.
+pub async fn run(context: &Context) -> Result<(), Failure> {
+    engine::ensure(context).await?;
+    let step = context.reporter.step("lab", "building");
+    let lab = ensure(context).await?;
+    step.done_as("built, upstream registry running");
+    for (what, tag) in
+        [("node", &lab.node), ("tools", &lab.tools), ("registry", &lab.registry), ("load balancer", &lab.loadbalancer)]
+    {
+        context.reporter.note("lab", format!("{what}: {tag}"));
+    }
+    context.reporter.note("lab", format!("upstream: {UPSTREAM_ADDRESS}, lock: {}", lab.lock));
+    Ok(())
+}
+
+struct Builder<'a> {
+    context: &'a Context,
+    file: LabFile,
+    folder: Utf8PathBuf,
+    cache: Utf8PathBuf,
+}
+
+impl<'a> Builder<'a> {
+    fn new(context: &'a Context) -> Result<Self, Failure> {
+        let folder = context.tree.path("tests/lab");
+        let cache = state::cache_dir()?.join("lab");
+        std::fs::create_dir_all(&cache).map_err(|error| Failure::usage(format!("cannot create {cache}: {error}")))?;
+        Ok(Self { context, file: read_yaml(&folder.join("lab.yaml"))?, folder, cache })
+    }
+
+    fn image(&self, name: &str) -> Result<&Image, Failure> {
+        self.file.images.get(name).ok_or_else(|| Failure::usage(format!("tests/lab/lab.yaml: no image {name:?}")))
+    }
+
+    fn program(&self, name: &str) -> Result<Program, Failure> {
+        let binary = self
+            .file
+            .binaries
+            .get(name)
+            .ok_or_else(|| Failure::usage(format!("tests/lab/lab.yaml: no binary {name:?}")))?;
+        Ok(Program {
+            name: name.to_owned(),
+            module: self.folder.join("go").join(&binary.module),
+            package: binary.package.clone(),
+            stamp: None,
+        })
+    }
+
+    fn dockerfile_uses_base(&self, image: &Image) -> bool {
+        std::fs::read_to_string(self.folder.join(&image.context).join("Dockerfile"))
+            .is_ok_and(|text| text.contains("${BASE}"))
+    }
+
+    /// A digest of everything that the image is made from.
+    fn key(&self, name: &str) -> Result<String, Failure> {
+        let image = self.image(name)?;
+        let mut hash = Sha256::new();
+        let folder = self.folder.join(&image.context);
+        for path in files_below(&folder)? {
+            let content =
+                std::fs::read(&path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
+            hash.update(path.strip_prefix(&folder).unwrap_or(&path).as_str());
+            hash.update(Sha256::digest(&content));
+        }
+        if self.dockerfile_uses_base(image) {
+            hash.update(base_key());
+        }
+        for binary in &image.binaries {
+            hash.update(self.program(binary)?.key()?);
+        }
+        for archive in &image.archives {
+            hash.update(self.key(archive)?);
+        }
+        for files in &image.files {
+            let sums = self.folder.join("go").join(&files.module).join("go.sum");
+            hash.update(format!("{files:?}"));
+            hash.update(std::fs::read(&sums).unwrap_or_default());
+        }
+        Ok(short_hex(hash))
+    }
+
+    fn tag(&self, name: &str) -> Result<String, Failure> {
+        Ok(format!("ameide-lab/{name}:{}", self.key(name)?))
+    }
+
+    async fn ensure_image(&self, name: &str) -> Result<String, Failure> {
+        let tag = self.tag(name)?;
+        if image_exists(&tag).await? {
+            return Ok(tag);
+        }
+        let image = self.image(name)?;
+        for archive in &image.archives {
+            Box::pin(self.ensure_image(archive)).await?;
+        }
+        let base = if self.dockerfile_uses_base(image) { Some(self.ensure_base().await?) } else { None };
+        let stage = self.stage(image).await?;
+        let reporter = &self.context.reporter;
+        let step = reporter.step("lab", format!("building the image {name}"));
+        let mut command = engine::docker(["build", "--network", "host", "-t", &tag]);
+        if let Some(base) = base {
+            command.arg("--build-arg").arg(format!("BASE={base}"));
+        }
+        // The classic builder: Debian's package brings no buildx.
+        command.arg(stage.path()).env("DOCKER_BUILDKIT", "0");
+        let log = self.context.log(&format!("lab-{name}"));
+        let ended = Job { command, log: &log, inherit: None }
+            .run_to_end(|line| reporter.progress(&format!("[lab] {name}: {line}")))
+            .await?;
+        if !ended.status.success() {
+            return Err(Failure::new(
+                "lab-build-failed",
+                Exit::Unclassified,
+                format!("building the lab's image {name} failed"),
+            )
+            .evidence(ended.tail.last().cloned().unwrap_or_default())
+            .log(log));
+        }
+        step.done_as(format!("built the image {name}"));
+        Ok(tag)
+    }
+
+    /// The build context: the image's folder with binaries, archives and files added.
+    async fn stage(&self, image: &Image) -> Result<tempfile::TempDir, Failure> {
+        let failed = |error: std::io::Error| {
+            Failure::new(
+                "disk-full",
+                Exit::NotReady,
+                format!("cannot lay out a build context in {}: {error}", self.cache),
+            )
+        };
+        let stage = tempfile::tempdir_in(&self.cache).map_err(failed)?;
+        let target =
+            Utf8Path::from_path(stage.path()).ok_or_else(|| Failure::usage("the cache folder's name is not UTF-8"))?;
+        copy_folder(&self.folder.join(&image.context), target).map_err(failed)?;
+        for binary in &image.binaries {
+            let built = self.program(binary)?.build(&state::cache_dir()?, &self.context.reporter).await?;
+            std::fs::create_dir_all(target.join("bin")).map_err(failed)?;
+            std::fs::copy(&built, target.join("bin").join(binary)).map_err(failed)?;
+        }
+        for archive in &image.archives {
+            std::fs::create_dir_all(target.join("archives")).map_err(failed)?;
+            let path = target.join("archives").join(format!("{archive}.tar"));
+            // Saved under a name that the node can rely on, whatever the content's key.
+            let stable = format!("ameide-lab/{archive}:lab");
+            engine::docker_output(["tag", &self.tag(archive)?, &stable]).await?;
+            engine::docker_output(["save", "-o", path.as_str(), &stable]).await?;
+        }
+        for files in &image.files {
+            let folder = go_module_folder(&self.folder.join("go").join(&files.module), &files.go).await?;
+            copy_folder(&folder.join(&files.path), &target.join(&files.to)).map_err(failed)?;
+        }
+        Ok(stage)
+    }
+
+    /// A minimal Debian, made on this machine: the base of the lab's images.
+    async fn ensure_base(&self) -> Result<String, Failure> {
+        let tag = format!("ameide-lab/base:{}", base_key());
+        if image_exists(&tag).await? {
+            return Ok(tag);
+        }
+        let reporter = &self.context.reporter;
+        if which::which("debootstrap").is_err() && !std::path::Path::new("/usr/sbin/debootstrap").exists() {
+            let mut command = process::command("apt-get");
+            command
+                .args(["install", "-y", "--no-install-recommends", "debootstrap"])
+                .env("DEBIAN_FRONTEND", "noninteractive");
+            self.job("apt", command, "debootstrap is needed: apt-get install debootstrap").await?;
+        }
+        state::require_free(&self.cache, 2 << 30, "the lab's base image")?;
+        let step = reporter.step("lab", "building the base image (debootstrap)");
+        let folder =
+            tempfile::tempdir_in(&self.cache).map_err(|error| Failure::usage(format!("{}: {error}", self.cache)))?;
+        let root = folder.path().join("root");
+        let mut command = process::command("debootstrap");
+        command.args(["--variant=minbase", SUITE]).arg(&root);
+        command.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
+        self.job("lab-base", command, "debootstrap works only for root on a Debian-like machine").await?;
+        let archive = folder.path().join("root.tar");
+        let mut command = process::command("tar");
+        command.arg("-C").arg(&root).arg("--exclude=./var/cache/apt/archives/*.deb").arg("-cf").arg(&archive).arg(".");
+        self.job("lab-base", command, "is the disk full?").await?;
+        let mut command = engine::docker(["import"]);
+        command.arg(&archive).arg(&tag);
+        self.job("lab-base", command, "is the disk full?").await?;
+        step.done_as("built the base image (debootstrap)");
+        Ok(tag)
+    }
+
+    async fn job(&self, log: &str, command: tokio::process::Command, remedy: &str) -> Result<(), Failure> {
+        let shown = command.as_std().get_program().to_string_lossy().into_owned();
+        let log = self.context.log(log);
+        let ended = Job { command, log: &log, inherit: None }
+            .run_to_end(|line| self.context.reporter.progress(&format!("[lab] {line}")))
+            .await?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        Err(Failure::new("lab-build-failed", Exit::Unclassified, format!("`{shown}` failed while the lab was built"))
+            .evidence(ended.tail.last().cloned().unwrap_or_default())
+            .remedy(remedy)
+            .log(log))
+    }
+}
+
+fn base_key() -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("debootstrap minbase {SUITE} 1 {}", std::env::consts::ARCH));
+    short_hex(hash)
+}
+
+async fn image_exists(tag: &str) -> Result<bool, Failure> {
+    let captured = process::capture(engine::docker(["image", "inspect", "--format", "{{.Id}}", tag])).await;
+    captured
+        .map(|captured| captured.status.success())
+        .map_err(|error| Failure::new("docker-unavailable", Exit::NotReady, error.to_string()))
+}
+
+async fn go_module_folder(module: &Utf8Path, go: &str) -> Result<Utf8PathBuf, Failure> {
+    let mut command = process::command(require_go()?);
+    command.current_dir(module).args(["mod", "download", "-json", go]).env("GOTOOLCHAIN", "local");
+    let failed = |error: String| Failure::usage(format!("{module}: cannot find the module {go}: {error}"));
+    let output = process::capture(command).await.map_err(|error| failed(error.to_string()))?.ok().map_err(failed)?;
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Downloaded {
+        dir: Utf8PathBuf,
+    }
+    let downloaded: Downloaded = serde_json::from_str(&output).map_err(|error| failed(error.to_string()))?;
+    Ok(downloaded.dir)
+}
+
+/// Copies a folder's content. Go's module cache is read-only: the copies are not.
+fn copy_folder(from: &Utf8Path, to: &Utf8Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in from.read_dir_utf8()? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(entry.path(), &target)?;
+        } else {
+            let mut content = std::fs::File::open(entry.path())?;
+            let mut copy = std::fs::File::create(&target)?;
+            std::io::copy(&mut content, &mut copy)?;
+            use std::os::unix::fs::PermissionsExt;
+            let mode = entry.metadata()?.permissions().mode() | 0o600;
+            std::fs::set_permissions(&target, std::fs::Permissions::from_mode(mode))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the upstream registry; its content lives in a volume of its own.
+async fn start_upstream(image: &str) -> Result<(), Failure> {
+    let name = UPSTREAM_CONTAINER.to_owned();
+    let existing = engine::containers(std::slice::from_ref(&name)).await?;
+    match existing.first() {
+        Some(container) if container.config.image == image && container.state.running => return Ok(()),
+        Some(container) if container.config.image == image => {
+            engine::docker_output(["start", UPSTREAM_CONTAINER]).await?;
+        }
+        other => {
+            if other.is_some() {
+                // The content is in the volume, which stays.
+                engine::docker_output(["rm", "-f", UPSTREAM_CONTAINER]).await?;
+            }
+            let publish = format!("{UPSTREAM_ADDRESS}:5000");
+            let volume = format!("{UPSTREAM_CONTAINER}:/var/lib/registry");
+            engine::docker_output([
+                "run",
+                "-d",
+                "--name",
+                UPSTREAM_CONTAINER,
+                "--label",
+                "ameide.dev/lab=upstream",
+                "-p",
+                &publish,
+                "-v",
+                &volume,
+                image,
+            ])
+            .await?;
+        }
+    }
+    registry::wait_until_it_answers(UPSTREAM_ADDRESS, Duration::from_secs(30)).await
+}
+
+/// Pushes what the upstream registry lacks and writes the lab's lock.
+async fn serve(
+    context: &Context,
+    builder: &Builder<'_>,
+    lab: &Lab,
+    upstream: &BTreeMap<String, String>,
+) -> Result<(), Failure> {
+    let pushed_path = builder.cache.join("pushed.json");
+    let pushed: BTreeMap<String, String> = std::fs::read_to_string(&pushed_path)
+        .ok()
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default();
+    if &pushed == upstream && lab.lock.is_file() && registry::lock_is_served(context, &lab.lock).await? {
+        return Ok(());
+    }
+    for (reference, tag) in upstream {
+        let step = context.reporter.step("lab", format!("serving {reference}"));
+        let path = reference.split_once('/').map_or(reference.as_str(), |(_, path)| path);
+        let target = format!("{UPSTREAM_ADDRESS}/{path}");
+        engine::docker_output(["tag", tag, &target]).await?;
+        engine::docker_output(["push", "--quiet", &target]).await?;
+        engine::docker_output(["rmi", &target]).await?;
+        step.done();
+    }
+    registry::resolve_lab_lock(context, &lab.lock).await?;
+    let text = serde_json::to_string_pretty(upstream).unwrap_or_default();
+    state::write_atomically(&pushed_path, text.as_bytes())
+        .map_err(|error| Failure::new("disk-full", Exit::NotReady, format!("cannot write {pushed_path}: {error}")))
+}

@@ -1,0 +1,291 @@
+//! `cargo xtask layer`: brings one layer or several to the state that the tree
+//! describes: lock, preflight, watchdog, `helmfile sync`, `helm test`.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use serde::Deserialize;
+
+use crate::cluster;
+use crate::context::Context;
+use crate::exit::{Exit, Failure};
+use crate::kubernetes;
+use crate::lab::Lab;
+use crate::lock::ClusterLock;
+use crate::preflight;
+use crate::process::{Job, capture};
+use crate::registry;
+use crate::releases;
+use crate::tools::{self, Toolbox};
+use crate::tree::{self, Layer};
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Numbers (45), names (data-plane-ext), paths, or ranges (10-45)
+    #[arg(value_name = "LAYER", required_unless_present_any = ["all", "list"])]
+    pub selectors: Vec<String>,
+    /// Every layer
+    #[arg(long, conflicts_with = "selectors")]
+    pub all: bool,
+    /// List the layers and stop
+    #[arg(long)]
+    pub list: bool,
+    /// Leave out `helm test`
+    #[arg(long)]
+    pub skip_tests: bool,
+    /// Helmfile's label selector, to sync a part of a layer
+    #[arg(short = 'l', long, env = "HELM_LAYER_SELECTOR", value_name = "LABEL=VALUE")]
+    pub selector: Option<String>,
+}
+
+/// A release as `helmfile list --output json` names it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Release {
+    pub name: String,
+    pub namespace: String,
+    pub enabled: bool,
+    pub installed: bool,
+}
+
+pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    let layers = context.tree.layers()?;
+    if args.list {
+        for layer in &layers {
+            context.reporter.data(&layer.name());
+        }
+        return Ok(());
+    }
+    let selected = if args.all { layers } else { tree::select(&layers, &args.selectors)? };
+    if context.dry_run {
+        return plan(context, &selected, args).await;
+    }
+    let lock = cluster::lock(context).await?;
+    let lab = cluster::require_ready(context).await?;
+    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let runner = Runner { context, toolbox: &toolbox, lab: lab.as_ref(), lock: &lock, args };
+    runner.run_all(&selected).await
+}
+
+async fn plan(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Failure> {
+    for layer in layers {
+        context.reporter.planned(
+            &layer.name(),
+            format!("check what it needs, then `helmfile -f {} -e {} sync`", layer.path, context.env_name),
+        );
+        if !args.skip_tests {
+            context.reporter.planned(&layer.name(), "run `helm test` of its releases");
+        }
+    }
+    Ok(())
+}
+
+/// What every layer of one run shares.
+pub struct Runner<'a> {
+    pub context: &'a Context,
+    pub toolbox: &'a Toolbox,
+    pub lab: Option<&'a Lab>,
+    pub lock: &'a ClusterLock,
+    pub args: &'a Args,
+}
+
+impl Runner<'_> {
+    /// Each layer in order; the first that fails ends the run.
+    pub async fn run_all(&self, layers: &[Layer]) -> Result<(), Failure> {
+        let client = kubernetes::client(&self.context.kube_context).await?;
+        kubernetes::ready(&client).await.map_err(|error| kubernetes::unreachable(&self.context.kube_context, error))?;
+        for layer in layers {
+            self.run_layer(&client, layer).await?;
+        }
+        Ok(())
+    }
+
+    async fn run_layer(&self, client: &Client, layer: &Layer) -> Result<(), Failure> {
+        let name = layer.name();
+        let reporter = &self.context.reporter;
+        let started = Instant::now();
+        let wanted = self.releases(layer).await?;
+        let step = reporter.step(&name, "preflight");
+        preflight::check(self.context, client, layer, self.lab).await?;
+        step.done();
+        releases::watch_over(self.context, client, &wanted).await?;
+        self.sync(client, layer, &wanted).await?;
+        if !self.args.skip_tests {
+            self.test(client, layer, &wanted).await?;
+        }
+        let installed = wanted.iter().filter(|release| release.installed).count();
+        let seconds = started.elapsed().as_secs_f64();
+        reporter.event(&crate::output::Event::Finished {
+            resource: &name,
+            step: &format!("in place: {installed} releases"),
+            outcome: crate::output::Outcome::Done,
+            seconds,
+        });
+        Ok(())
+    }
+
+    fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = self.toolbox.command("helmfile");
+        command.current_dir(&self.context.tree.root);
+        command.args(["--file", layer.path.as_str(), "--environment", &self.context.env_name]);
+        command.args([
+            "--kube-context",
+            &self.context.kube_context,
+            "--helm-binary",
+            self.toolbox.path("helm").as_str(),
+            "--no-color",
+        ]);
+        if let Some(selector) = &self.args.selector {
+            command.args(["--selector", selector]);
+        }
+        command.args(arguments);
+        command.env("AMEIDE_IMAGES_LOCK", registry::lock_path(self.context, self.lab));
+        // Helmfile would ask the network for a newer version of itself.
+        command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
+        command
+    }
+
+    /// The layer's releases, as Helmfile reads the tree.
+    async fn releases(&self, layer: &Layer) -> Result<Vec<Release>, Failure> {
+        let failed = |evidence: String| {
+            Failure::new("render-failed", Exit::Usage, format!("Helmfile cannot read {}", layer.path))
+                .evidence(evidence)
+                .remedy(format!("helmfile -f {} -e {} list", layer.path, self.context.env_name))
+        };
+        let captured = capture(self.helmfile(layer, &["list", "--output", "json"]))
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        if !captured.status.success() {
+            // The cause is the last line that says something; the first ones repeat the file.
+            let lines: Vec<&str> = captured.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+            return Err(failed(
+                lines.iter().rev().take(3).rev().map(|line| line.trim()).collect::<Vec<_>>().join(" | "),
+            ));
+        }
+        serde_json::from_str(&captured.stdout)
+            .map_err(|error| failed(format!("`helmfile list` printed no list: {error}")))
+    }
+
+    async fn sync(&self, client: &Client, layer: &Layer, wanted: &[Release]) -> Result<(), Failure> {
+        let name = layer.name();
+        let reporter = &self.context.reporter;
+        let step = reporter.step(&name, "helmfile sync");
+        let log = self.context.log(&name);
+        let command = self.helmfile(layer, &["sync", "--sync-release-labels"]);
+        let mut durations: BTreeMap<String, String> = BTreeMap::new();
+        let job = Job { command, log: &log, inherit: Some(self.lock.descriptor()) };
+        let watch = crate::diagnosis::watch(self.context, client, wanted);
+        let ended = job
+            .run(
+                |line| {
+                    reporter.progress(&format!("[{name}] {line}"));
+                    if let Some((release, duration)) = release_duration(line, wanted) {
+                        durations.insert(release, duration);
+                    }
+                },
+                watch,
+            )
+            .await?;
+        if !ended.status.success() {
+            step.failed("helmfile sync");
+            return Err(crate::diagnosis::explain(client, &name, wanted, &ended.tail).await.log(log));
+        }
+        step.done();
+        for (release, duration) in durations {
+            reporter.note(&release, format!("deployed in {duration}"));
+        }
+        Ok(())
+    }
+
+    /// `helm test` of each installed release, with the logs of its test pods in a file.
+    async fn test(&self, client: &Client, layer: &Layer, wanted: &[Release]) -> Result<(), Failure> {
+        for release in wanted.iter().filter(|release| release.installed) {
+            let log = self.context.log(&format!("{}-test-{}", layer.name(), release.name));
+            let mut command = self.toolbox.command("helm");
+            command.args([
+                "test",
+                &release.name,
+                "--namespace",
+                &release.namespace,
+                "--kube-context",
+                &self.context.kube_context,
+            ]);
+            command.args(["--timeout", "3m"]);
+            let step = self.context.reporter.step(&release.name, "helm test");
+            let job = Job { command, log: &log, inherit: Some(self.lock.descriptor()) };
+            let ended = job.run_to_end(|line| self.context.reporter.progress(line)).await?;
+            // `helm test --logs` prints nothing for hooks that are already deleted.
+            let logs = test_logs(client, release).await;
+            append(&log, &logs);
+            if !ended.status.success() {
+                step.failed("helm test");
+                let evidence = logs.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned);
+                return Err(Failure::new(
+                    "test-failed",
+                    Exit::TestsFailed,
+                    format!("the test of release {} in layer {} failed", release.name, layer.name()),
+                )
+                .evidence(evidence.or(ended.tail.last().cloned()).unwrap_or_default())
+                .remedy(format!(
+                    "helm test {} -n {} --kube-context {}",
+                    release.name, release.namespace, self.context.kube_context
+                ))
+                .log(log));
+            }
+            step.done();
+        }
+        Ok(())
+    }
+}
+
+async fn test_logs(client: &Client, release: &Release) -> String {
+    let labels = format!("app.kubernetes.io/component=test,app.kubernetes.io/instance={}", release.name);
+    let pods =
+        Api::<Pod>::namespaced(client.clone(), &release.namespace).list(&ListParams::default().labels(&labels)).await;
+    let mut text = String::new();
+    for pod in pods.map(|list| list.items).unwrap_or_default() {
+        text.push_str(&kubernetes::pod_logs(client, &pod).await);
+    }
+    text
+}
+
+fn append(path: &camino::Utf8Path, text: &str) {
+    use std::io::Write;
+    if let Ok(mut file) = std::fs::File::options().append(true).create(true).open(path) {
+        // For reading later: losing it must not fail the test.
+        let _ = file.write_all(text.as_bytes());
+    }
+}
+
+/// Helmfile ends with a table: `NAME NAMESPACE CHART VERSION DURATION`.
+fn release_duration(line: &str, wanted: &[Release]) -> Option<(String, String)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (&name, &duration) = (words.first()?, words.last()?);
+    let is_duration = duration.ends_with('s') && duration.starts_with(|c: char| c.is_ascii_digit());
+    let known = wanted.iter().any(|release| release.name == name && words.get(1) == Some(&release.namespace.as_str()));
+    (known && is_duration && words.len() >= 4).then(|| (name.to_owned(), duration.to_owned()))
+}
+
+/// The longest that one look at the cluster may take while a layer runs.
+pub const LOOK: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_from_the_table_only() {
+        let wanted = [Release { name: "minio".into(), namespace: "ameide".into(), enabled: true, installed: true }];
+        let row = "minio     ameide      ../charts/minio   0.1.0           12s";
+        assert_eq!(release_duration(row, &wanted), Some(("minio".into(), "12s".into())));
+        for other in [
+            "NAME  NAMESPACE CHART VERSION DURATION",
+            "Upgrading release=minio, chart=../charts/minio, namespace=ameide",
+            "minio ready in 3s",
+        ] {
+            assert_eq!(release_duration(other, &wanted), None, "{other}");
+        }
+    }
+}

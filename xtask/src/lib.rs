@@ -1,0 +1,28 @@
+//! The deploy automation of this repository, `cargo xtask`.
+//!
+//! Every command is three steps: observe (read the tree, the cluster, the
+//! registry into plain facts), decide (a pure function from facts to a plan or a
+//! verdict), act (carry the plan out, one reported step at a time).
+
+pub mod cli;
+pub mod cluster;
+pub mod context;
+pub mod diagnosis;
+pub mod doctor;
+pub mod engine;
+pub mod exit;
+pub mod gomodule;
+pub mod k3d;
+pub mod kubernetes;
+pub mod lab;
+pub mod layer;
+pub mod lock;
+pub mod output;
+pub mod preflight;
+pub mod process;
+pub mod registry;
+pub mod releases;
+pub mod state;
+pub mod tools;
+pub mod tree;
+pub mod up;

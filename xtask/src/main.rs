@@ -1,0 +1,29 @@
+use clap::Parser;
+use xtask::cli::{Cli, dispatch};
+use xtask::process::Interrupt;
+
+// One thread: children are tied to the thread that starts them (see `process`).
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let reporter = cli.common.reporter();
+    if let Err(error) = Interrupt::global().listen() {
+        reporter.warn("signals", format!("interrupts are not handled: {error}"));
+    }
+    let (reporter, result) = match cli.common.context(reporter) {
+        Ok(context) => {
+            let result = dispatch(&context, &cli.command).await;
+            (context.reporter, result)
+        }
+        Err((reporter, failure)) => (reporter, Err(failure)),
+    };
+    let exit = match result {
+        Ok(()) => 0,
+        Err(failure) => {
+            reporter.failure(&failure);
+            failure.exit as i32
+        }
+    };
+    reporter.end(exit);
+    std::process::ExitCode::from(exit as u8)
+}

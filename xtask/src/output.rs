@@ -1,0 +1,300 @@
+//! The one stream of events of a run, and its readers: lines for people, and
+//! the run's record (JSON lines) that `report`, CI and scripts read.
+//!
+//! Nothing else in this program prints, but for `--help` and final data output.
+
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use camino::Utf8PathBuf;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::exit::Failure;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Done,
+    /// Looked at and found as it should be: nothing was changed.
+    Unchanged,
+    Failed,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event<'a> {
+    Run { command: String, env: &'a str },
+    Started { resource: &'a str, step: &'a str },
+    Finished { resource: &'a str, step: &'a str, outcome: Outcome, seconds: f64 },
+    Note { resource: &'a str, text: &'a str },
+    Warning { resource: &'a str, text: &'a str },
+    Waiting { resource: &'a str, text: &'a str },
+    Retry { reason: &'a str, attempt: u32, budget: u32, wait_seconds: u64 },
+    Planned { resource: &'a str, text: &'a str },
+    Failure(&'a Failure),
+    End { exit: i32, seconds: f64 },
+}
+
+/// Writes each event to everything that reads the run.
+pub struct Reporter {
+    format: Format,
+    started: Instant,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    record: Option<File>,
+    record_path: Option<Utf8PathBuf>,
+    /// Events from before the record had a place, and all of them for `--output json`.
+    buffered: Vec<String>,
+    bar: Option<ProgressBar>,
+}
+
+impl Reporter {
+    pub fn new(format: Format) -> Self {
+        let mut inner = Inner::default();
+        if format == Format::Text && std::io::stderr().is_terminal() {
+            let bar = ProgressBar::no_length();
+            let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            inner.bar = Some(bar);
+        }
+        Self { format, started: Instant::now(), inner: Mutex::new(inner) }
+    }
+
+    /// From now on (and for what came before) the record goes to `path`.
+    pub fn record_to(&self, path: Utf8PathBuf) -> std::io::Result<()> {
+        let mut file = File::options().create(true).append(true).open(&path)?;
+        let mut inner = self.lock();
+        for line in &inner.buffered {
+            writeln!(file, "{line}")?;
+        }
+        inner.record = Some(file);
+        inner.record_path = Some(path);
+        Ok(())
+    }
+
+    pub fn record_path(&self) -> Option<Utf8PathBuf> {
+        self.lock().record_path.clone()
+    }
+
+    pub fn event(&self, event: &Event) {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            time: String,
+            #[serde(flatten)]
+            event: &'a Event<'a>,
+        }
+        let line = Line { time: jiff::Timestamp::now().to_string(), event };
+        let mut inner = self.lock();
+        if let Ok(json) = serde_json::to_string(&line) {
+            if let Some(record) = &mut inner.record {
+                // A full disk must not end a deploy: the record is for reading later.
+                let _ = writeln!(record, "{json}");
+            }
+            if inner.record.is_none() || self.format == Format::Json {
+                inner.buffered.push(json);
+            }
+        }
+        if self.format == Format::Text {
+            self.print(&inner, event);
+        }
+    }
+
+    /// A step that is reported when it ends; dropped unfinished, it says nothing
+    /// more, since the failure that ended it is reported by itself.
+    pub fn step(&self, resource: impl Into<String>, step: impl Into<String>) -> Step<'_> {
+        let step = Step { reporter: self, resource: resource.into(), step: step.into(), started: Instant::now() };
+        self.event(&Event::Started { resource: &step.resource, step: &step.step });
+        step
+    }
+
+    pub fn note(&self, resource: &str, text: impl AsRef<str>) {
+        self.event(&Event::Note { resource, text: text.as_ref() });
+    }
+
+    pub fn warn(&self, resource: &str, text: impl AsRef<str>) {
+        self.event(&Event::Warning { resource, text: text.as_ref() });
+    }
+
+    pub fn waiting(&self, resource: &str, text: impl AsRef<str>) {
+        self.event(&Event::Waiting { resource, text: text.as_ref() });
+    }
+
+    pub fn planned(&self, resource: &str, text: impl AsRef<str>) {
+        self.event(&Event::Planned { resource, text: text.as_ref() });
+    }
+
+    /// What a long step is at; shown on a terminal only.
+    pub fn progress(&self, text: &str) {
+        if let Some(bar) = &self.lock().bar {
+            bar.set_message(text.to_owned());
+        }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The last lines of a failed run.
+    pub fn failure(&self, failure: &Failure) {
+        self.event(&Event::Failure(failure));
+    }
+
+    pub fn end(&self, exit: i32) {
+        self.event(&Event::End { exit, seconds: self.started.elapsed().as_secs_f64() });
+        let inner = self.lock();
+        if let Some(bar) = &inner.bar {
+            bar.finish_and_clear();
+        }
+        if self.format == Format::Json {
+            for line in &inner.buffered {
+                println!("{line}");
+            }
+        }
+    }
+
+    /// Data that the command was asked for (tables, JSON): goes to standard output.
+    pub fn data(&self, text: &str) {
+        let inner = self.lock();
+        let print = || println!("{}", text.trim_end());
+        match &inner.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn print(&self, inner: &Inner, event: &Event) {
+        let Some(text) = text_line(event) else {
+            if let (Event::Started { resource, step }, Some(bar)) = (event, &inner.bar) {
+                bar.set_message(format!("[{resource}] {step}"));
+                bar.enable_steady_tick(Duration::from_millis(120));
+            }
+            return;
+        };
+        let print = || eprintln!("{text}");
+        match &inner.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+pub struct Step<'a> {
+    reporter: &'a Reporter,
+    resource: String,
+    step: String,
+    started: Instant,
+}
+
+impl Step<'_> {
+    pub fn done(self) {
+        self.finish(Outcome::Done);
+    }
+
+    /// Done, with words that only the end of the step could know.
+    pub fn done_as(mut self, step: impl Into<String>) {
+        self.step = step.into();
+        self.finish(Outcome::Done);
+    }
+
+    pub fn unchanged(mut self, step: impl Into<String>) {
+        self.step = step.into();
+        self.finish(Outcome::Unchanged);
+    }
+
+    pub fn failed(mut self, step: impl Into<String>) {
+        self.step = step.into();
+        self.finish(Outcome::Failed);
+    }
+
+    fn finish(self, outcome: Outcome) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.reporter.event(&Event::Finished { resource: &self.resource, step: &self.step, outcome, seconds });
+    }
+}
+
+/// The width that resource and step share, so that durations stand in a column.
+const COLUMN: usize = 72;
+
+fn text_line(event: &Event) -> Option<String> {
+    let line = match event {
+        Event::Run { .. } | Event::Started { .. } | Event::End { .. } => return None,
+        Event::Finished { resource, step, outcome, seconds } => {
+            let mark = match outcome {
+                Outcome::Done => "✅",
+                Outcome::Unchanged => "✔️ ",
+                Outcome::Failed => "❌",
+            };
+            let what = format!("[{resource}] {step}");
+            let pad = COLUMN.saturating_sub(what.chars().count());
+            format!("{mark} {what}{:pad$} {:>8}", "", human_seconds(*seconds))
+        }
+        Event::Note { resource, text } => format!("➡️  [{resource}] {text}"),
+        Event::Planned { resource, text } => format!("➡️  [{resource}] would {text}"),
+        Event::Warning { resource, text } => format!("⚠️  [{resource}] {text}"),
+        Event::Waiting { resource, text } => format!("⏳ [{resource}] {text}"),
+        Event::Retry { reason, attempt, budget, wait_seconds } => {
+            format!("🔁 {reason}: try {attempt} of {budget} in {wait_seconds} s")
+        }
+        Event::Failure(failure) => {
+            let mut text = format!("❌ {}: {}", failure.code, failure.message);
+            for line in &failure.evidence {
+                text.push_str(&format!("\n   evidence: {line}"));
+            }
+            if let Some(remedy) = &failure.remedy {
+                text.push_str(&format!("\n   remedy:   {remedy}"));
+            }
+            if let Some(log) = &failure.log {
+                text.push_str(&format!("\n   log:      {log}"));
+            }
+            text
+        }
+    };
+    Some(line)
+}
+
+/// A duration as people read it: `0.3s`, `12.4s`, `3m07s`.
+pub fn human_seconds(seconds: f64) -> String {
+    if seconds < 59.95 {
+        return format!("{seconds:.1}s");
+    }
+    let whole = seconds.round() as u64;
+    format!("{}m{:02}s", whole / 60, whole % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let cases = [(0.04, "0.0s"), (12.44, "12.4s"), (59.96, "1m00s"), (187.0, "3m07s")];
+        for (seconds, text) in cases {
+            assert_eq!(human_seconds(seconds), text);
+        }
+    }
+
+    #[test]
+    fn finished_steps_align_their_durations() {
+        let line = |step| {
+            text_line(&Event::Finished { resource: "minio", step, outcome: Outcome::Done, seconds: 1.0 })
+                .map(|line| line.chars().count())
+        };
+        assert_eq!(line("short"), line("a somewhat longer step"));
+    }
+}

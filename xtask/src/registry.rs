@@ -1,0 +1,315 @@
+//! The registry that the cluster pulls from, and what `mirror` puts into it:
+//! this tool's side of the `image-mirror` library.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use image_mirror::{Endpoint, Event, Kind, Lock, Observe, Options, Wanted};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::context::Context;
+use crate::exit::{Exit, Failure};
+use crate::lab::{self, Lab};
+use crate::process::Interrupt;
+use crate::state::human_bytes;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Ids of infra/images/images.yaml; all of them if none is given
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Only say what is missing or stale; exit 5 if anything is
+    #[arg(long)]
+    pub check: bool,
+    /// Resolve the tags again and rewrite the lock, showing old and new digest
+    #[arg(long, conflicts_with = "check")]
+    pub update: bool,
+}
+
+pub fn images_path(context: &Context) -> Utf8PathBuf {
+    context.tree.path("infra/images/images.yaml")
+}
+
+/// The lock in force: the lab has one of its own, since what it serves is built here.
+pub fn lock_path(context: &Context, lab: Option<&Lab>) -> Utf8PathBuf {
+    lab.map_or_else(|| context.tree.path("infra/images/images.lock"), |lab| lab.lock.clone())
+}
+
+fn read_lock(path: &Utf8Path) -> Result<Lock, Failure> {
+    Lock::read(path).map_err(failure)
+}
+
+fn target(context: &Context) -> Endpoint {
+    Endpoint { host: context.env.registry.push.clone(), plain_http: context.env.registry.plain_http, ca: None }
+}
+
+fn options(context: &Context, lab: bool) -> Options {
+    let upstream = || Endpoint { host: lab::UPSTREAM_ADDRESS.to_owned(), plain_http: true, ca: None };
+    let sources: BTreeMap<String, Endpoint> = if lab {
+        lab::UPSTREAM_HOSTS.iter().map(|host| ((*host).to_owned(), upstream())).collect()
+    } else {
+        BTreeMap::new()
+    };
+    Options { target: target(context), sources }
+}
+
+/// This tool's words for what the library says went wrong.
+fn failure(error: image_mirror::Error) -> Failure {
+    let (code, exit, remedy) = match error.kind() {
+        Kind::RateLimited => (
+            "registry-rate-limited",
+            Exit::Registry,
+            "docker login (or set DOCKERHUB_USERNAME and DOCKERHUB_TOKEN), then run it again: what was copied stays",
+        ),
+        Kind::Auth => {
+            ("registry-auth", Exit::Registry, "docker login, or correct DOCKERHUB_USERNAME and DOCKERHUB_TOKEN")
+        }
+        Kind::NotFound => (
+            "image-not-found",
+            Exit::Registry,
+            "check the tag in infra/images/images.yaml, then cargo xtask mirror --update",
+        ),
+        Kind::Dns => ("registry-dns", Exit::Registry, "check the network; without one: cargo xtask up --lab"),
+        Kind::Unreachable => (
+            "registry-unreachable",
+            Exit::Registry,
+            "check the network (without one: cargo xtask up --lab), and cargo xtask cluster for our registry",
+        ),
+        Kind::Protocol => ("registry-protocol", Exit::Registry, "check registry.plainHTTP in env.yaml"),
+        Kind::Platform => ("image-platform", Exit::Registry, "check the platforms in infra/images/images.yaml"),
+        Kind::Lock => ("usage", Exit::Usage, "correct the file"),
+        Kind::Invalid => ("image-invalid", Exit::Registry, "cargo xtask mirror --update"),
+    };
+    Failure::new(code, exit, error.to_string()).remedy(remedy)
+}
+
+/// Tells the library's events to the run's reporter.
+struct Tell<'a>(&'a Context);
+
+impl Observe for Tell<'_> {
+    fn event(&self, event: Event) {
+        let reporter = &self.0.reporter;
+        match event {
+            Event::Copied { id, bytes } => reporter.note(&id, format!("copied, {}", human_bytes(bytes))),
+            Event::Started { id } => reporter.progress(&format!("[mirror] {id}")),
+            Event::Skipped { .. } => {}
+        }
+    }
+}
+
+/// `cargo xtask mirror`.
+pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    let lab = existing_lab(context).await?;
+    let path = lock_path(context, lab.as_ref());
+    if args.update {
+        return update(context, lab.is_some(), &path, &args.images).await;
+    }
+    let ids: Vec<&str> = args.images.iter().map(String::as_str).collect();
+    if args.check {
+        let lock = pick(context, read_lock(&path)?, &ids)?;
+        return check_lock(context, lab.is_some(), &lock).await;
+    }
+    if context.dry_run {
+        let lock = pick(context, read_lock(&path)?, &ids)?;
+        for image in &lock.images {
+            context
+                .reporter
+                .planned("mirror", format!("copy {} to {}/{}", image.image, context.env.registry.push, image.target));
+        }
+        return Ok(());
+    }
+    mirror_ids(context, lab.as_ref(), &ids).await
+}
+
+/// The lab that the cluster was made with, or that was asked for.
+async fn existing_lab(context: &Context) -> Result<Option<Lab>, Failure> {
+    if context.k3d_config()?.is_none() || context.lab == Some(false) {
+        return Ok(None);
+    }
+    crate::engine::require().await?;
+    let made = crate::cluster::made_with_lab(context).await?;
+    if context.lab == Some(true) || made { lab::ensure(context).await.map(Some) } else { Ok(None) }
+}
+
+pub async fn mirror_all(context: &Context, lab: Option<&Lab>) -> Result<(), Failure> {
+    mirror_ids(context, lab, &[]).await
+}
+
+/// Copies the images with these ids (all for none); those that are there already cost one HEAD each.
+pub async fn mirror_ids(context: &Context, lab: Option<&Lab>, ids: &[&str]) -> Result<(), Failure> {
+    let path = lock_path(context, lab);
+    let mut lock = read_lock(&path)?;
+    let unresolved: Vec<String> =
+        lock.images.iter().filter(|image| !image.is_resolved()).map(|image| image.id.clone()).collect();
+    if !unresolved.is_empty() {
+        context.reporter.note(
+            "mirror",
+            format!("not resolved yet: {}: asking the registries, and writing {path}", unresolved.join(", ")),
+        );
+        update(context, lab.is_some(), &path, &unresolved).await?;
+        lock = read_lock(&path)?;
+    }
+    let lock = pick(context, lock, ids)?;
+    let step = context.reporter.step("mirror", format!("{} images", lock.images.len()));
+    let summary = image_mirror::copy(&lock, &options(context, lab.is_some()), &Tell(context)).await.map_err(failure)?;
+    if summary.copied == 0 {
+        step.unchanged(format!("{} images are there", summary.skipped));
+    } else {
+        step.done_as(format!(
+            "{} images copied ({}), {} there, {} blobs mounted, {} requests upstream",
+            summary.copied,
+            human_bytes(summary.bytes),
+            summary.skipped,
+            summary.mounted,
+            summary.source_requests
+        ));
+    }
+    Ok(())
+}
+
+fn pick(context: &Context, mut lock: Lock, ids: &[&str]) -> Result<Lock, Failure> {
+    if let Some(unknown) = ids.iter().find(|id| !lock.images.iter().any(|image| image.id == **id)) {
+        let known: Vec<&str> = lock.images.iter().map(|image| image.id.as_str()).collect();
+        return Err(Failure::usage(format!(
+            "no image {unknown:?} in {}: expected one of {}",
+            images_path(context),
+            known.join(", ")
+        )));
+    }
+    lock.images.retain(|image| ids.is_empty() || ids.contains(&image.id.as_str()));
+    Ok(lock)
+}
+
+/// Resolves tags again and rewrites the lock.
+async fn update(context: &Context, lab: bool, path: &Utf8Path, ids: &[String]) -> Result<(), Failure> {
+    let wanted = Wanted::read(&images_path(context)).map_err(failure)?;
+    let old = Lock::read(path).ok();
+    let mut subset = wanted.clone();
+    subset.images.retain(|image| ids.is_empty() || ids.contains(&image.id));
+    let template = Lock::unresolved(&wanted);
+    let fresh = image_mirror::resolve(&subset, &options(context, lab), &Tell(context)).await.map_err(failure)?;
+    let mut lock = template;
+    for image in &mut lock.images {
+        let before = old.as_ref().and_then(|old| old.images.iter().find(|other| other.id == image.id));
+        let after = fresh.images.iter().find(|other| other.id == image.id);
+        if let Some(chosen) = after.or(before) {
+            *image = chosen.clone();
+        }
+        if let (Some(after), true) =
+            (after, before.map(|before| &before.target_digest) != after.map(|after| &after.target_digest))
+        {
+            let digest =
+                |digest: Option<&image_mirror::Digest>| digest.map_or("unresolved".to_owned(), ToString::to_string);
+            context.reporter.note(
+                &image.id,
+                format!(
+                    "{} -> {}",
+                    digest(before.and_then(|before| before.target_digest.as_ref())),
+                    digest(after.target_digest.as_ref())
+                ),
+            );
+        }
+    }
+    if context.dry_run {
+        context.reporter.planned("mirror", format!("write {path}"));
+        return Ok(());
+    }
+    lock.write(path).map_err(failure)
+}
+
+async fn check_lock(context: &Context, lab: bool, lock: &Lock) -> Result<(), Failure> {
+    let findings = image_mirror::check(lock, &options(context, lab)).await.map_err(failure)?;
+    if findings.is_empty() {
+        context
+            .reporter
+            .note("mirror", format!("all {} images are in {}", lock.images.len(), context.env.registry.push));
+        return Ok(());
+    }
+    Err(not_mirrored(context, findings.iter().map(ToString::to_string).collect()))
+}
+
+fn not_mirrored(context: &Context, findings: Vec<String>) -> Failure {
+    let mut failure = Failure::new(
+        "image-not-mirrored",
+        Exit::Registry,
+        format!("{} images are not in the registry {} as the lock says", findings.len(), context.env.registry.push),
+    )
+    .remedy("cargo xtask mirror");
+    failure.evidence = findings;
+    failure
+}
+
+/// Before a layer: the registry answers, and holds what the lock names.
+pub async fn check_mirror(context: &Context, lab: Option<&Lab>) -> Result<(), Failure> {
+    let lock = read_lock(&lock_path(context, lab))?;
+    let findings = image_mirror::check(&lock, &options(context, lab.is_some())).await.map_err(failure)?;
+    if findings.is_empty() {
+        Ok(())
+    } else {
+        Err(not_mirrored(context, findings.iter().map(ToString::to_string).collect()))
+    }
+}
+
+/// An image as pods name it.
+pub fn pull_reference(context: &Context, lab: Option<&Lab>, id: &str) -> Result<String, Failure> {
+    let path = lock_path(context, lab);
+    let lock = read_lock(&path)?;
+    let image = lock.images.iter().find(|image| image.id == id);
+    let image = image.ok_or_else(|| Failure::usage(format!("{path}: no image {id:?}")))?;
+    let digest = image.target_digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();
+    Ok(format!("{}/{}{digest}", context.env.registry.pull, image.target))
+}
+
+/// Resolves everything at the lab's upstream into the lab's own lock.
+pub async fn resolve_lab_lock(context: &Context, path: &Utf8Path) -> Result<(), Failure> {
+    update(context, true, path, &[]).await
+}
+
+/// Whether the lab's upstream still serves what the lab's lock says.
+pub async fn lock_is_served(context: &Context, path: &Utf8Path) -> Result<bool, Failure> {
+    let Ok(lock) = Lock::read(path) else { return Ok(false) };
+    let wanted = Wanted::read(&images_path(context)).map_err(failure)?;
+    let fresh = image_mirror::resolve(&wanted, &options(context, true), &Quiet).await;
+    Ok(fresh.is_ok_and(|fresh| fresh == lock))
+}
+
+struct Quiet;
+
+impl Observe for Quiet {
+    fn event(&self, _event: Event) {}
+}
+
+/// Waits for a registry that was just started: any answer to `/v2/` will do.
+pub async fn wait_until_it_answers(address: &str, timeout: Duration) -> Result<(), Failure> {
+    let started = Instant::now();
+    loop {
+        let Err(reason) = answers(address).await else { return Ok(()) };
+        if started.elapsed() >= timeout {
+            return Err(Failure::new(
+                "registry-unreachable",
+                Exit::Registry,
+                format!("the registry at {address} does not answer"),
+            )
+            .evidence(reason)
+            .remedy("docker ps shows whether its container runs; cargo xtask cluster starts it"));
+        }
+        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(100))).await?;
+    }
+}
+
+async fn answers(address: &str) -> Result<(), String> {
+    let ask = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        stream.write_all(format!("GET /v2/ HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await?;
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).into_owned())
+    };
+    match tokio::time::timeout(Duration::from_secs(3), ask).await {
+        Ok(Ok(answer)) if answer.starts_with("HTTP/1.") => Ok(()),
+        Ok(Ok(answer)) => Err(format!("answered {answer:?}")),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer within 3 s".to_owned()),
+    }
+}

@@ -1,0 +1,517 @@
+//! The watchdog: Helm releases that are not `deployed`, who owns them, and what
+//! becomes of them.
+//!
+//! Facts come from Helm's storage (Secrets `sh.helm.release.v1.NAME.vREVISION`
+//! with the labels `owner`, `name`, `status`, `version`), read as metadata only.
+//! Only the highest revision of a release is judged. A repair never deletes
+//! anything: a revision that nobody finishes any more is marked `failed`, which
+//! is what Helm itself would have written, and the next upgrade goes on from the
+//! last good one.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
+use kube::api::{Api, ListParams, PartialObjectMeta, PostParams};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::exit::{Exit, Failure};
+use crate::kubernetes::read_failed;
+use crate::layer::Release;
+use crate::process::Interrupt;
+
+/// Helm's `release.Status`, `pkg/release/common/status.go`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    Deployed,
+    Failed,
+    Superseded,
+    Uninstalled,
+    Uninstalling,
+    PendingInstall,
+    PendingUpgrade,
+    PendingRollback,
+    Unknown,
+}
+
+impl Status {
+    fn parse(text: &str) -> Self {
+        match text {
+            "deployed" => Self::Deployed,
+            "failed" => Self::Failed,
+            "superseded" => Self::Superseded,
+            "uninstalled" => Self::Uninstalled,
+            "uninstalling" => Self::Uninstalling,
+            "pending-install" => Self::PendingInstall,
+            "pending-upgrade" => Self::PendingUpgrade,
+            "pending-rollback" => Self::PendingRollback,
+            _ => Self::Unknown,
+        }
+    }
+
+    fn is_pending(self) -> bool {
+        matches!(self, Self::PendingInstall | Self::PendingUpgrade | Self::PendingRollback)
+    }
+}
+
+/// One revision of a release, as its Secret's metadata tells.
+#[derive(Clone, Debug, Serialize)]
+pub struct Revision {
+    pub release: String,
+    pub namespace: String,
+    pub revision: u32,
+    pub status: Status,
+    /// The run that started it, where it was stamped.
+    pub run: Option<String>,
+    pub created: Option<Timestamp>,
+    #[serde(skip)]
+    pub secret: String,
+    #[serde(skip)]
+    pub resource_version: Option<String>,
+}
+
+/// Whether anybody still works on a revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "owner")]
+pub enum Owner {
+    /// Says who: a helm process on this machine.
+    Alive { who: String },
+    /// A run of this machine that has ended: its lock is ours now.
+    Dead { run: String },
+    /// Nobody that we have a record of: then, and only then, age decides.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "plan")]
+pub enum Plan {
+    /// Nothing to do.
+    Leave,
+    WaitFor {
+        who: String,
+    },
+    /// Too young to count as orphaned; will count as such in so many seconds.
+    TooYoung {
+        seconds: u64,
+    },
+    /// Nobody finishes it: mark it failed and upgrade forward.
+    MarkFailed,
+    /// A half-done uninstall of a release that the tree wants: a person decides.
+    HalfUninstalled,
+}
+
+/// The decision table. `age` and `orphan_after` matter for unknown owners only.
+pub fn decide(status: Status, owner: &Owner, age: Duration, orphan_after: Duration) -> Plan {
+    match (status, owner) {
+        (status, Owner::Alive { who }) if status.is_pending() || status == Status::Uninstalling => {
+            Plan::WaitFor { who: who.clone() }
+        }
+        (status, Owner::Dead { .. }) if status.is_pending() => Plan::MarkFailed,
+        (status, Owner::Unknown) if status.is_pending() && age >= orphan_after => Plan::MarkFailed,
+        (status, Owner::Unknown) if status.is_pending() => {
+            Plan::TooYoung { seconds: (orphan_after - age).as_secs().max(1) }
+        }
+        (Status::Uninstalling, _) => Plan::HalfUninstalled,
+        // Helm goes forward by itself from these.
+        _ => Plan::Leave,
+    }
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    pub action: Option<Action>,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Action {
+    /// Mark what nobody finishes any more as failed, so that the next layer run goes on
+    Repair {
+        /// From which age a pending release of an unknown owner counts as orphaned
+        #[arg(long, default_value = "5m", value_parser = crate::cli::duration)]
+        older_than: Duration,
+    },
+}
+
+/// The age from which an unknown owner's pending release is taken for orphaned.
+pub const ORPHAN_AFTER: Duration = Duration::from_secs(300);
+
+const STAMP_LABEL: &str = "run";
+
+pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    let client = crate::kubernetes::client(&context.kube_context).await?;
+    let Some(Action::Repair { older_than }) = &args.action else { return show(context, &client).await };
+    let _lock = if context.dry_run { None } else { Some(crate::cluster::lock(context).await?) };
+    let mut repaired = 0;
+    for revision in unhealthy(&client, None).await? {
+        repaired += usize::from(treat(context, &client, &revision, *older_than).await?);
+    }
+    context.reporter.note("releases", format!("{repaired} repaired"));
+    Ok(())
+}
+
+async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
+    let found = unhealthy(client, None).await?;
+    if context.json {
+        let rows: Vec<serde_json::Value> = found
+            .iter()
+            .map(|revision| {
+                let owner = owner(context, revision);
+                let plan = decide(revision.status, &owner, age(revision), ORPHAN_AFTER);
+                serde_json::json!({"release": revision, "owner": owner, "plan": plan})
+            })
+            .collect();
+        context.reporter.data(&serde_json::Value::from(rows).to_string());
+        return Ok(());
+    }
+    for revision in &found {
+        let owner = owner(context, revision);
+        let plan = decide(revision.status, &owner, age(revision), ORPHAN_AFTER);
+        context.reporter.data(&format!(
+            "{}/{} revision {}: {:?} for {} s; owner {owner:?}; repair would: {plan:?}",
+            revision.namespace,
+            revision.release,
+            revision.revision,
+            revision.status,
+            age(revision).as_secs()
+        ));
+    }
+    if found.is_empty() {
+        context.reporter.data("every release is deployed");
+    }
+    Ok(())
+}
+
+/// Before a layer: each of its releases is waited for, repaired, or reported.
+pub async fn watch_over(context: &Context, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
+    for revision in unhealthy(client, Some(wanted)).await? {
+        treat(context, client, &revision, ORPHAN_AFTER).await?;
+    }
+    Ok(())
+}
+
+/// Carries the plan for one revision out; whether it repaired something.
+async fn treat(
+    context: &Context,
+    client: &Client,
+    revision: &Revision,
+    orphan_after: Duration,
+) -> Result<bool, Failure> {
+    let name = &revision.release;
+    let owner = owner(context, revision);
+    let plan = decide(revision.status, &owner, age(revision), orphan_after);
+    let what = format!(
+        "revision {} is {}",
+        revision.revision,
+        serde_json::to_string(&revision.status).unwrap_or_default().replace('"', "")
+    );
+    match plan {
+        Plan::Leave => Ok(false),
+        Plan::WaitFor { who } => {
+            context.reporter.waiting(name, format!("{what}, and {who} works on it"));
+            wait_while_owned(context, client, revision, &who).await?;
+            Ok(false)
+        }
+        Plan::TooYoung { seconds } => Err(Failure::new(
+            "release-owned",
+            Exit::Release,
+            format!("release {name} in {}: {what}, by somebody unknown", revision.namespace),
+        )
+        .evidence(format!("Secret {}, created {} s ago", revision.secret, age(revision).as_secs()))
+        .remedy(format!(
+            "wait: it counts as orphaned in {seconds} s; or now: cargo xtask releases repair --older-than 0s --yes"
+        ))),
+        Plan::HalfUninstalled => Err(Failure::new(
+            "release-pending",
+            Exit::Release,
+            format!("release {name} in {}: an uninstall was interrupted", revision.namespace),
+        )
+        .evidence(format!("Secret {} is {what}", revision.secret))
+        .remedy(format!(
+            "helm uninstall {name} -n {} finishes it (its claims stay), then run the layer again",
+            revision.namespace
+        ))),
+        Plan::MarkFailed => {
+            if context.dry_run {
+                context.reporter.planned(name, format!("mark revision {} as failed: {what}", revision.revision));
+                return Ok(false);
+            }
+            if owner == Owner::Unknown {
+                context.confirm(&format!(
+                    "mark revision {} of release {name} ({what}, nobody works on it) as failed",
+                    revision.revision
+                ))?;
+            }
+            let step = context.reporter.step(name, "repairing");
+            mark_failed(context, client, revision).await?;
+            step.done_as(format!("{what}, and nobody finishes it: marked failed"));
+            Ok(true)
+        }
+    }
+}
+
+async fn wait_while_owned(context: &Context, client: &Client, revision: &Revision, who: &str) -> Result<(), Failure> {
+    let started = std::time::Instant::now();
+    let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
+    loop {
+        let current = api
+            .get_metadata_opt(&revision.secret)
+            .await
+            .map_err(|error| read_failed(&format!("the Secret {}", revision.secret), error))?;
+        let still_pending =
+            current.is_some_and(|secret| revision_of(&secret).is_some_and(|now| now.status == revision.status));
+        if !still_pending || !matches!(owner(context, revision), Owner::Alive { .. }) {
+            return Ok(());
+        }
+        if started.elapsed() >= context.lock_timeout {
+            return Err(Failure::new(
+                "release-owned",
+                Exit::Release,
+                format!("release {} in {} is still worked on", revision.release, revision.namespace),
+            )
+            .evidence(who)
+            .remedy("wait for that command to end, or end it yourself"));
+        }
+        // A process of somebody else cannot be watched, only looked at again.
+        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(500))).await?;
+    }
+}
+
+/// The highest revisions that are neither deployed nor simply failed.
+async fn unhealthy(client: &Client, of: Option<&[Release]>) -> Result<Vec<Revision>, Failure> {
+    let pending = "owner=helm,status in (pending-install,pending-upgrade,pending-rollback,uninstalling)";
+    let secrets = Api::<Secret>::all(client.clone());
+    let listed = secrets.list_metadata(&ListParams::default().labels(pending)).await;
+    let listed = listed.map_err(|error| read_failed("Helm's release Secrets", error))?;
+    let mut found = Vec::new();
+    for candidate in listed.items.iter().filter_map(revision_of) {
+        let matches = |release: &Release| release.name == candidate.release && release.namespace == candidate.namespace;
+        if of.is_some_and(|wanted| !wanted.iter().any(matches)) {
+            continue;
+        }
+        let newest = history(client, &candidate.namespace, &candidate.release)
+            .await?
+            .into_iter()
+            .max_by_key(|revision| revision.revision);
+        if newest.is_some_and(|newest| newest.revision == candidate.revision) {
+            found.push(candidate);
+        }
+    }
+    Ok(found)
+}
+
+/// Every stored revision of a release.
+pub async fn history(client: &Client, namespace: &str, release: &str) -> Result<Vec<Revision>, Failure> {
+    let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
+    let listed = secrets.list_metadata(&ListParams::default().labels(&format!("owner=helm,name={release}"))).await;
+    let listed = listed.map_err(|error| read_failed(&format!("the revisions of release {release}"), error))?;
+    Ok(listed.items.iter().filter_map(revision_of).collect())
+}
+
+fn revision_of(secret: &PartialObjectMeta<Secret>) -> Option<Revision> {
+    let labels = secret.metadata.labels.as_ref()?;
+    Some(Revision {
+        release: labels.get("name")?.clone(),
+        namespace: secret.metadata.namespace.clone()?,
+        revision: labels.get("version")?.parse().ok()?,
+        status: Status::parse(labels.get("status")?),
+        run: labels.get(STAMP_LABEL).cloned(),
+        created: secret.metadata.creation_timestamp.as_ref().and_then(|time| time.0.to_string().parse().ok()),
+        secret: secret.metadata.name.clone()?,
+        resource_version: secret.metadata.resource_version.clone(),
+    })
+}
+
+fn age(revision: &Revision) -> Duration {
+    let created = revision.created.unwrap_or(Timestamp::now());
+    Duration::try_from(Timestamp::now().duration_since(created)).unwrap_or_default()
+}
+
+/// The cluster lock is ours while this is asked, and Helm processes of earlier
+/// runs hold it as long as they live: so a revision of a run recorded in this
+/// state folder has no living owner.
+fn owner(context: &Context, revision: &Revision) -> Owner {
+    if let Some(who) = helm_process(&revision.release) {
+        return Owner::Alive { who };
+    }
+    match &revision.run {
+        Some(run) if is_recorded(context, run) => Owner::Dead { run: run.clone() },
+        _ => Owner::Unknown,
+    }
+}
+
+fn is_recorded(context: &Context, run: &str) -> bool {
+    let plain = run.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    plain && run != context.run_id && context.state.runs().join(run).is_dir()
+}
+
+/// A helm process on this machine that names the release in its arguments.
+fn helm_process(release: &str) -> Option<String> {
+    let processes = std::fs::read_dir("/proc").ok()?;
+    processes.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let arguments = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let arguments: Vec<String> =
+            arguments.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let is_helm = camino::Utf8Path::new(arguments.first()?).file_name() == Some("helm");
+        let writes =
+            arguments.iter().any(|word| matches!(word.as_str(), "install" | "upgrade" | "rollback" | "uninstall"));
+        let names = arguments.iter().any(|word| word == release);
+        (is_helm && writes && names).then(|| format!("helm (pid {pid})"))
+    })
+}
+
+/// Marks one revision failed: payload and label together, in one write that the
+/// API server refuses if anybody else wrote in between.
+async fn mark_failed(context: &Context, client: &Client, revision: &Revision) -> Result<(), Failure> {
+    let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
+    let mut secret = api
+        .get(&revision.secret)
+        .await
+        .map_err(|error| read_failed(&format!("the Secret {}", revision.secret), error))?;
+    let changed = || {
+        Failure::new(
+            "release-owned",
+            Exit::Release,
+            format!("release {} changed while it was looked at", revision.release),
+        )
+        .remedy("run it again")
+    };
+    if secret.metadata.resource_version != revision.resource_version {
+        return Err(changed());
+    }
+    let broken = |error: String| {
+        Failure::new(
+            "release-pending",
+            Exit::Release,
+            format!("the Secret {} cannot be read as a Helm release", revision.secret),
+        )
+        .evidence(error)
+    };
+    keep_copy(context, &secret, revision)?;
+    let payload = secret
+        .data
+        .as_mut()
+        .and_then(|data| data.get_mut("release"))
+        .ok_or_else(|| broken("it has no key `release`".to_owned()))?;
+    payload.0 = with_status_failed(&payload.0, &context.run_id).map_err(broken)?;
+    if let Some(labels) = secret.metadata.labels.as_mut() {
+        labels.insert("status".to_owned(), "failed".to_owned());
+    }
+    match api.replace(&revision.secret, &PostParams::default(), &secret).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 409 => Err(changed()),
+        Err(error) => Err(read_failed(&format!("the Secret {}", revision.secret), error)),
+    }
+}
+
+/// Helm's encoding: base64 of gzip of JSON (`pkg/storage/driver/util.go`).
+fn with_status_failed(payload: &[u8], run: &str) -> Result<Vec<u8>, String> {
+    let zipped = STANDARD.decode(payload).map_err(|error| error.to_string())?;
+    let mut json = String::new();
+    GzDecoder::new(zipped.as_slice()).read_to_string(&mut json).map_err(|error| error.to_string())?;
+    let mut release: serde_json::Value = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+    let info = release.get_mut("info").and_then(serde_json::Value::as_object_mut).ok_or("it has no info")?;
+    info.insert("status".to_owned(), "failed".into());
+    info.insert("description".to_owned(), format!("Interrupted; marked failed by xtask (run {run})").into());
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(release.to_string().as_bytes()).map_err(|error| error.to_string())?;
+    let zipped = encoder.finish().map_err(|error| error.to_string())?;
+    Ok(STANDARD.encode(zipped).into_bytes())
+}
+
+/// The Secret as it was, in this run's folder, for this user's eyes only.
+fn keep_copy(context: &Context, secret: &Secret, revision: &Revision) -> Result<(), Failure> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = context.run_dir.join(format!("{}.{}.json", revision.namespace, revision.secret));
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
+        file.write_all(serde_json::to_string(secret)?.as_bytes())
+    };
+    write().map_err(|error| {
+        Failure::new("disk-full", Exit::NotReady, format!("cannot keep a copy of the Secret in {path}: {error}"))
+    })
+}
+
+/// The status of each release's highest revision, by `namespace/name`.
+pub async fn newest(client: &Client, wanted: &[Release]) -> Result<BTreeMap<String, Revision>, Failure> {
+    let mut found = BTreeMap::new();
+    for release in wanted {
+        if let Some(newest) = history(client, &release.namespace, &release.name)
+            .await?
+            .into_iter()
+            .max_by_key(|revision| revision.revision)
+        {
+            found.insert(format!("{}/{}", release.namespace, release.name), newest);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YOUNG: Duration = Duration::from_secs(10);
+    const OLD: Duration = Duration::from_secs(301);
+
+    #[test]
+    fn every_row_of_the_recovery_table() {
+        let alive = Owner::Alive { who: "helm (pid 7)".into() };
+        let dead = Owner::Dead { run: "r".into() };
+        let wait = Plan::WaitFor { who: "helm (pid 7)".into() };
+        let pending = [Status::PendingInstall, Status::PendingUpgrade, Status::PendingRollback];
+        for status in pending {
+            for age in [YOUNG, OLD] {
+                assert_eq!(decide(status, &alive, age, ORPHAN_AFTER), wait, "{status:?}");
+                assert_eq!(decide(status, &dead, age, ORPHAN_AFTER), Plan::MarkFailed, "{status:?}");
+            }
+            assert_eq!(
+                decide(status, &Owner::Unknown, YOUNG, ORPHAN_AFTER),
+                Plan::TooYoung { seconds: 290 },
+                "{status:?}"
+            );
+            assert_eq!(decide(status, &Owner::Unknown, OLD, ORPHAN_AFTER), Plan::MarkFailed, "{status:?}");
+        }
+        for owner in [&dead, &Owner::Unknown] {
+            assert_eq!(decide(Status::Uninstalling, owner, OLD, ORPHAN_AFTER), Plan::HalfUninstalled);
+        }
+        assert_eq!(decide(Status::Uninstalling, &alive, OLD, ORPHAN_AFTER), wait);
+        for status in [Status::Deployed, Status::Failed, Status::Superseded, Status::Uninstalled, Status::Unknown] {
+            for owner in [&alive, &dead, &Owner::Unknown] {
+                assert_eq!(decide(status, owner, OLD, ORPHAN_AFTER), Plan::Leave, "{status:?} {owner:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn marking_failed_changes_the_status_and_nothing_else() {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(br#"{"name":"minio","info":{"status":"pending-install","description":"x"},"manifest":"a: b\n","version":1}"#).unwrap();
+        let payload = STANDARD.encode(encoder.finish().unwrap());
+        let changed = STANDARD.decode(with_status_failed(payload.as_bytes(), "r1").unwrap()).unwrap();
+        let mut json = String::new();
+        GzDecoder::new(changed.as_slice()).read_to_string(&mut json).unwrap();
+        let release: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(release["info"]["status"], "failed");
+        assert_eq!(
+            (&release["name"], &release["manifest"], &release["version"]),
+            (&"minio".into(), &"a: b\n".into(), &1.into())
+        );
+    }
+
+    #[test]
+    fn a_payload_that_is_not_helms_is_refused() {
+        assert!(with_status_failed(b"not base64!", "r").is_err());
+        assert!(with_status_failed(STANDARD.encode("not gzip").as_bytes(), "r").is_err());
+    }
+}

@@ -1,0 +1,51 @@
+//! `cargo xtask up`: a fresh machine to a running stack. Each step reconciles, so
+//! that an interrupted run is simply run again.
+
+use crate::cluster;
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::layer::{self, Runner};
+use crate::output::human_seconds;
+use crate::registry;
+use crate::tree;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Leave out `helm test`
+    #[arg(long)]
+    pub skip_tests: bool,
+}
+
+pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    let path = critical_path(context)?;
+    let layers = tree::select(&context.tree.layers()?, &path)?;
+    let layer_args =
+        layer::Args { selectors: path, all: false, list: false, skip_tests: args.skip_tests, selector: None };
+    let lock = cluster::lock(context).await?;
+    let ready = cluster::up(context, &lock).await?;
+    if context.dry_run {
+        context.reporter.planned("mirror", "copy what images.lock names");
+        for layer in &layers {
+            context.reporter.planned(&layer.name(), "sync and test");
+        }
+        return Ok(());
+    }
+    registry::mirror_all(context, ready.lab.as_ref()).await?;
+    let runner = Runner { context, toolbox: &ready.toolbox, lab: ready.lab.as_ref(), lock: &lock, args: &layer_args };
+    runner.run_all(&layers).await?;
+    let elapsed = human_seconds(context.reporter.elapsed().as_secs_f64());
+    let names: Vec<String> = layers.iter().map(tree::Layer::name).collect();
+    context.reporter.note("up", format!("{} layers in place in {elapsed}: {}", names.len(), names.join(", ")));
+    context.reporter.note(
+        "up",
+        format!("look around: kubectl --context {} get pods -A (kubectl: `cargo xtask tools`)", context.kube_context),
+    );
+    Ok(())
+}
+
+/// `INFRA_CRITICAL_PATH` (names, by space or comma), else what layers.yaml says.
+fn critical_path(context: &Context) -> Result<Vec<String>, Failure> {
+    let from_env = std::env::var("INFRA_CRITICAL_PATH").unwrap_or_default();
+    let named: Vec<String> = from_env.split([' ', ',']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    if named.is_empty() { Ok(context.tree.layer_needs()?.critical_path) } else { Ok(named) }
+}
