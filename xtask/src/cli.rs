@@ -1,6 +1,6 @@
 //! The command line: one enum, one doc line a command.
 
-use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
@@ -109,43 +109,24 @@ pub async fn dispatch(context: &Context, command: &Command) -> Result<(), Failur
 
 impl Common {
     pub fn reporter(&self) -> Reporter {
-        Reporter::new(self.output)
+        Reporter::new(self.output, self.verbose)
     }
 
-    pub fn context(&self, reporter: Reporter) -> Result<Context, (Reporter, Failure)> {
-        let read = || -> Result<_, Failure> {
-            let current =
-                std::env::current_dir().map_err(|error| Failure::usage(format!("no current folder: {error}")))?;
-            let current = Utf8PathBuf::from_path_buf(current)
-                .map_err(|path| Failure::usage(format!("the current folder {} is not UTF-8", path.display())))?;
-            let tree = Tree::discover(&current)?;
-            let env = tree.environment(&self.env)?;
-            Ok((tree, env))
-        };
-        let (tree, env) = match read() {
-            Ok(read) => read,
-            Err(failure) => return Err((reporter, failure)),
-        };
+    pub fn context(&self, reporter: Arc<Reporter>) -> Result<Context, Failure> {
+        let current = std::env::current_dir().map_err(|error| Failure::usage(format!("no current folder: {error}")))?;
+        let current = Utf8PathBuf::from_path_buf(current)
+            .map_err(|path| Failure::usage(format!("the current folder {} is not UTF-8", path.display())))?;
+        let tree = Tree::discover(&current)?;
+        let env = tree.environment(&self.env)?;
         let cluster = env.cluster.context.clone();
         let run_id = format!("{}-{}", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S"), std::process::id());
-        let open = || -> Result<_, Failure> {
-            let state = StateDir::open(&tree.root, &cluster, &reporter)?;
-            let run_dir = state.runs().join(&run_id);
-            let failed = |error: std::io::Error| {
-                Failure::new(
-                    "disk-full",
-                    Exit::NotReady,
-                    format!("cannot write the run's record in {run_dir}: {error}"),
-                )
-            };
-            std::fs::create_dir_all(&run_dir).map_err(failed)?;
-            reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;
-            Ok((state, run_dir))
+        let state = StateDir::open(&tree.root, &cluster, &reporter)?;
+        let run_dir = state.runs().join(&run_id);
+        let failed = |error: std::io::Error| {
+            Failure::new("disk-full", Exit::NotReady, format!("cannot write the run's record in {run_dir}: {error}"))
         };
-        let (state, run_dir) = match open() {
-            Ok(opened) => opened,
-            Err(failure) => return Err((reporter, failure)),
-        };
+        std::fs::create_dir_all(&run_dir).map_err(failed)?;
+        reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;
         let confirmed = std::env::var("XTASK_CONFIRM").is_ok_and(|value| value == "1");
         Ok(Context {
             kube_context: self.context.clone().unwrap_or(cluster),
@@ -154,9 +135,8 @@ impl Common {
             tree,
             dry_run: self.dry_run,
             yes: self.yes || confirmed,
-            json: self.output == Format::Json || !std::io::stdout().is_terminal() && self.output == Format::Json,
+            json: self.output == Format::Json,
             lock_timeout: self.lock_timeout,
-            verbose: self.verbose,
             reporter,
             state,
             run_dir,

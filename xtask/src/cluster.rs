@@ -401,13 +401,13 @@ fn k3d_failure(arguments: &[&str], tail: &[String]) -> Failure {
     let taken = said("port is already allocated").or_else(|| said("address already in use"));
     let limited = said("toomanyrequests").or_else(|| said("Too Many Requests"));
     let last = tail.iter().rev().find(|line| line.contains("ERRO") || line.contains("FATA")).or(tail.last());
-    let failure = if let Some(line) = taken {
+    if let Some(line) = taken {
         let port = line.split("0.0.0.0:").nth(1).or(line.split("127.0.0.1:").nth(1));
         let port =
             port.map(|rest| rest.chars().take_while(char::is_ascii_digit).collect::<String>()).unwrap_or_default();
         let mut failure = port_taken(port.parse().unwrap_or(0));
         failure.evidence = vec![without_prefix(line).to_owned()];
-        return failure;
+        failure
     } else if let Some(line) = limited {
         Failure::new("registry-rate-limited", Exit::Registry, "Docker Hub's pull rate limit stopped k3d")
             .evidence(without_prefix(line))
@@ -420,8 +420,7 @@ fn k3d_failure(arguments: &[&str], tail: &[String]) -> Failure {
         )
         .evidence(last.map(|line| without_prefix(line).to_owned()).unwrap_or_default())
         .remedy("cargo xtask doctor")
-    };
-    failure
+    }
 }
 
 /// From "containers run" to "things can be deployed", and the marker that says so.

@@ -2,6 +2,7 @@
 //! flags, and where to report.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
@@ -22,8 +23,7 @@ pub struct Context {
     pub yes: bool,
     pub json: bool,
     pub lock_timeout: Duration,
-    pub verbose: bool,
-    pub reporter: Reporter,
+    pub reporter: Arc<Reporter>,
     pub state: StateDir,
     /// This run's folder: its record and the logs of the tools it ran.
     pub run_dir: Utf8PathBuf,

@@ -306,7 +306,7 @@ impl<'a> Builder<'a> {
             tempfile::tempdir_in(&self.cache).map_err(|error| Failure::usage(format!("{}: {error}", self.cache)))?;
         let root = folder.path().join("root");
         let mut command = process::command("debootstrap");
-        command.args(["--variant=minbase", SUITE]).arg(&root);
+        command.args(["--variant=minbase", "--include=ca-certificates", SUITE]).arg(&root);
         command.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
         self.job("lab-base", command, "debootstrap works only for root on a Debian-like machine").await?;
         let archive = folder.path().join("root.tar");
@@ -338,7 +338,7 @@ impl<'a> Builder<'a> {
 
 fn base_key() -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("debootstrap minbase {SUITE} 1 {}", std::env::consts::ARCH));
+    hash.update(format!("debootstrap minbase ca-certificates {SUITE} 1 {}", std::env::consts::ARCH));
     short_hex(hash)
 }
 

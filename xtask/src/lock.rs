@@ -208,7 +208,7 @@ mod tests {
         let (_folder, path) = folder();
         let holder = Holder::this_process("one");
         let _held = ClusterLock::try_acquire(&path, &holder).unwrap();
-        let reporter = Reporter::new(Format::Json);
+        let reporter = Reporter::new(Format::Json, false);
         let failure = ClusterLock::acquire(&path, &holder, Duration::ZERO, &reporter).await.unwrap_err();
         assert_eq!(failure.exit, Exit::LockTimeout);
         assert!(failure.evidence[0].contains("pid"), "{failure:?}");

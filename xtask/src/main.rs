@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use clap::Parser;
 use xtask::cli::{Cli, dispatch};
 use xtask::process::Interrupt;
@@ -6,16 +8,13 @@ use xtask::process::Interrupt;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
-    let reporter = cli.common.reporter();
+    let reporter = Arc::new(cli.common.reporter());
     if let Err(error) = Interrupt::global().listen() {
         reporter.warn("signals", format!("interrupts are not handled: {error}"));
     }
-    let (reporter, result) = match cli.common.context(reporter) {
-        Ok(context) => {
-            let result = dispatch(&context, &cli.command).await;
-            (context.reporter, result)
-        }
-        Err((reporter, failure)) => (reporter, Err(failure)),
+    let result = match cli.common.context(reporter.clone()) {
+        Ok(context) => dispatch(&context, &cli.command).await,
+        Err(failure) => Err(failure),
     };
     let exit = match result {
         Ok(()) => 0,

@@ -47,6 +47,8 @@ pub enum Event<'a> {
 /// Writes each event to everything that reads the run.
 pub struct Reporter {
     format: Format,
+    /// Print what the tools print.
+    verbose: bool,
     started: Instant,
     inner: Mutex<Inner>,
 }
@@ -61,7 +63,7 @@ struct Inner {
 }
 
 impl Reporter {
-    pub fn new(format: Format) -> Self {
+    pub fn new(format: Format, verbose: bool) -> Self {
         let mut inner = Inner::default();
         if format == Format::Text && std::io::stderr().is_terminal() {
             let bar = ProgressBar::no_length();
@@ -69,7 +71,7 @@ impl Reporter {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             inner.bar = Some(bar);
         }
-        Self { format, started: Instant::now(), inner: Mutex::new(inner) }
+        Self { format, verbose, started: Instant::now(), inner: Mutex::new(inner) }
     }
 
     /// From now on (and for what came before) the record goes to `path`.
@@ -135,8 +137,12 @@ impl Reporter {
         self.event(&Event::Planned { resource, text: text.as_ref() });
     }
 
-    /// What a long step is at; shown on a terminal only.
+    /// What a long step is at; shown on a terminal, or everywhere with `--verbose`.
     pub fn progress(&self, text: &str) {
+        if self.verbose {
+            self.data_to_stderr(text);
+            return;
+        }
         if let Some(bar) = &self.lock().bar {
             bar.set_message(text.to_owned());
         }
@@ -168,6 +174,15 @@ impl Reporter {
     pub fn data(&self, text: &str) {
         let inner = self.lock();
         let print = || println!("{}", text.trim_end());
+        match &inner.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn data_to_stderr(&self, text: &str) {
+        let inner = self.lock();
+        let print = || eprintln!("   {text}");
         match &inner.bar {
             Some(bar) => bar.suspend(print),
             None => print(),

@@ -1,0 +1,163 @@
+//! Bad input: each gives one clear error that names the thing, and changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// A copy of the tree's configuration in a folder with a space in its name.
+fn copy_of_the_tree() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("a tree");
+    std::fs::create_dir(&copy).unwrap();
+    let status = Command::new("cp").arg("-r").arg(root().join("infra")).arg(&copy).status().unwrap();
+    assert!(status.success());
+    (folder, copy)
+}
+
+fn xtask(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.current_dir(folder).args(["--env", "ci"]).args(arguments).stdin(Stdio::null());
+    command.env("AMEIDE_STATE_DIR", folder.join("state"));
+    command
+}
+
+#[track_caller]
+fn refused(mut command: Command, exit: i32, parts: &[&str]) -> Output {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(exit), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    assert_eq!(text.matches('❌').count(), 1, "one error:\n{text}");
+    output
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from:?} is not in {}", path.display());
+    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+#[test]
+fn an_unknown_layer_or_environment_is_named_with_what_there_is() {
+    let (_folder, tree) = copy_of_the_tree();
+    refused(xtask(&tree, &["layer", "99"]), 2, &["\"99\"", "45-data-plane-ext"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.current_dir(&tree).args(["--env", "prod", "layer", "45"]).stdin(Stdio::null());
+    refused(command, 2, &["\"prod\"", "production"]);
+}
+
+#[test]
+fn an_unknown_flag_is_refused_before_anything_happens() {
+    let (_folder, tree) = copy_of_the_tree();
+    let output = xtask(&tree, &["layer", "45", "--forse"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--forse"));
+    assert!(!tree.join("state").exists());
+}
+
+#[test]
+fn outside_the_tree_it_says_what_it_looked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    refused(xtask(folder.path(), &["layer", "45"]), 2, &["infra/kubernetes/helmfiles"]);
+}
+
+#[test]
+fn an_unknown_field_of_k3d_yaml_is_named_with_its_line() {
+    let (_folder, tree) = copy_of_the_tree();
+    edit(&tree.join("infra/docker/ci/k3d.yaml"), "servers: 1", "servers: 1\nserverz: 3");
+    refused(xtask(&tree, &["cluster"]), 2, &["k3d.yaml", "serverz"]);
+}
+
+#[test]
+fn missing_and_broken_yaml_are_named() {
+    let (_folder, tree) = copy_of_the_tree();
+    let env = tree.join("infra/kubernetes/environments/ci/env.yaml");
+    edit(&env, "plainHTTP: true", "plainHTTP: maybe");
+    refused(xtask(&tree, &["cluster"]), 2, &["env.yaml", "plainHTTP"]);
+    edit(&env, "plainHTTP: maybe", "plainHTTP: true");
+    edit(&env, "infra/docker/ci/k3d.yaml", "infra/docker/none/k3d.yaml");
+    refused(xtask(&tree, &["cluster"]), 2, &["infra/docker/none/k3d.yaml"]);
+    std::fs::write(tree.join("infra/kubernetes/layers.yaml"), "criticalPath: [10-bootstrap\n").unwrap();
+    refused(xtask(&tree, &["up"]), 2, &["layers.yaml"]);
+}
+
+#[test]
+fn windows_line_ends_are_read_as_any_other() {
+    let (_folder, tree) = copy_of_the_tree();
+    for file in
+        ["infra/kubernetes/layers.yaml", "infra/docker/ci/k3d.yaml", "infra/kubernetes/environments/ci/env.yaml"]
+    {
+        let path = tree.join(file);
+        let text = std::fs::read_to_string(&path).unwrap().replace('\n', "\r\n");
+        std::fs::write(path, text).unwrap();
+    }
+    let output = xtask(&tree, &["layer", "10-45", "--dry-run"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = xtask(&tree, &["cluster", "delete", "--dry-run"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn without_docker_it_says_so() {
+    let (_folder, tree) = copy_of_the_tree();
+    let mut command = xtask(&tree, &["cluster", "--yes"]);
+    command.env("DOCKER_HOST", "unix:///nowhere/docker.sock");
+    refused(command, 8, &["docker-unavailable", "/nowhere/docker.sock"]);
+}
+
+#[test]
+fn without_go_it_says_so() {
+    let (_folder, tree) = copy_of_the_tree();
+    let mut command = xtask(&tree, &["tools"]);
+    command.env("AMEIDE_CACHE_DIR", tree.join("cache")).env("PATH", "/nowhere");
+    refused(command, 8, &["go-missing", "install Go"]);
+}
+
+#[test]
+fn destroying_needs_consent_where_nobody_can_be_asked() {
+    let (_folder, tree) = copy_of_the_tree();
+    let mut command = xtask(&tree, &["cluster", "recreate"]);
+    command.env_remove("XTASK_CONFIRM");
+    refused(command, 2, &["--yes", "ameide-ci"]);
+}
+
+#[test]
+fn a_full_disk_in_the_cache_folder_is_named() {
+    let (_folder, tree) = copy_of_the_tree();
+    let cache = tree.join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    let _mounted = SmallDisk::at(&cache);
+    let mut command = xtask(&tree, &["tools"]);
+    // Tools on PATH would be used as they are.
+    let go = which("go");
+    command.env("AMEIDE_CACHE_DIR", &cache).env("PATH", go.parent().unwrap());
+    refused(command, 8, &["disk-full", "a tree/cache"]);
+}
+
+/// A file system of 1 MiB, unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn at(folder: &Path) -> Self {
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder).status().unwrap();
+        assert!(status.success(), "this test mounts a small file system, and must be root for it");
+        Self(folder.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+fn which(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file()).unwrap()
+}

@@ -1,0 +1,309 @@
+//! The whole tool on a real cluster: real k3d, Kubernetes, Helm, Helmfile, and
+//! real kills. Everything happens on the environment `ci`, whose cluster has
+//! names and ports of its own, so that it can stand beside a developer's.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+const CONTEXT: &str = "k3d-ameide-ci";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// There is one cluster: the tests take turns.
+fn cluster() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn xtask(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.current_dir(root()).args(["--env", "ci", "--yes"]).args(arguments).stdin(Stdio::null());
+    command.env_remove("XTASK_CONFIRM").env_remove("HELMFILE_ENVIRONMENT").env_remove("INFRA_CRITICAL_PATH");
+    command
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn succeeds(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output));
+    text(&output)
+}
+
+#[track_caller]
+fn fails(mut command: Command, exit: i32) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(exit), "{command:?}\n{}", text(&output));
+    text(&output)
+}
+
+fn tool(name: &str) -> Command {
+    let printed = succeeds(xtask(&["tools"]));
+    let bin = printed.lines().find_map(|line| line.strip_prefix("export PATH=")?.split(':').next()).unwrap();
+    Command::new(Path::new(bin).join(name))
+}
+
+fn kubectl(arguments: &[&str]) -> String {
+    let mut command = tool("kubectl");
+    command.args(["--context", CONTEXT]).args(arguments);
+    succeeds(command)
+}
+
+/// `minio deployed 3` for each release, whatever its status.
+fn releases() -> Vec<(String, String)> {
+    let columns =
+        "custom-columns=NAME:.metadata.labels.name,STATUS:.metadata.labels.status,REVISION:.metadata.labels.version";
+    let table = kubectl(&["get", "secrets", "-A", "-l", "owner=helm", "--no-headers", "-o", columns]);
+    let mut newest = std::collections::BTreeMap::new();
+    for line in table.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let revision: u32 = words[2].parse().unwrap();
+        let entry = newest.entry(words[0].to_owned()).or_insert((0, String::new()));
+        if revision > entry.0 {
+            *entry = (revision, words[1].to_owned());
+        }
+    }
+    newest.into_iter().map(|(name, (_, status))| (name, status)).collect()
+}
+
+#[track_caller]
+fn all_deployed() {
+    let releases = releases();
+    assert!(
+        releases.iter().any(|(name, _)| name == "temporal") && releases.iter().any(|(name, _)| name == "minio"),
+        "{releases:?}"
+    );
+    assert!(releases.iter().all(|(_, status)| status == "deployed"), "{releases:?}");
+}
+
+/// Helm and Helmfile processes on this machine.
+fn helm_processes() -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(mut file) = std::fs::File::open(entry.path().join("cmdline")) else { continue };
+        let mut bytes = Vec::new();
+        if file.read_to_end(&mut bytes).is_err() {
+            continue;
+        }
+        let words: Vec<String> =
+            bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let program =
+            Path::new(&words[0]).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if (program == "helm" || program == "helmfile") && words.iter().any(|word| word == CONTEXT) {
+            found.push(words.join(" "));
+        }
+    }
+    found
+}
+
+/// Polls until the condition holds: what is waited for has no other way to tell.
+#[track_caller]
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(120), "not seen within 120 s: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    succeeds({
+        let mut command = Command::new("kill");
+        command.args([&format!("-{name}"), &child.id().to_string()]);
+        command
+    });
+}
+
+/// A small generator, so that a failing run can be repeated from its printed seed.
+struct Random(u64);
+
+impl Random {
+    fn seeded() -> Self {
+        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+            now.as_nanos() as u64 | 1
+        });
+        println!("SEED={seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+#[test]
+fn layer_45_runs_back_to_back() {
+    let _turn = cluster();
+    succeeds(xtask(&["up"]));
+    for _ in 0..3 {
+        succeeds(xtask(&["layer", "45"]));
+        all_deployed();
+    }
+}
+
+#[test]
+fn two_layer_runs_at_once_take_turns_and_say_for_whom() {
+    let _turn = cluster();
+    succeeds(xtask(&["up"]));
+    let spawn =
+        || xtask(&["layer", "45", "--skip-tests"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let children = [spawn(), spawn()];
+    let mut seen_together = 0;
+    let pids: Vec<u32> = children.iter().map(Child::id).collect();
+    loop {
+        let running = pids
+            .iter()
+            .any(|pid| Path::new(&format!("/proc/{pid}/fd")).read_dir().is_ok_and(|mut fds| fds.next().is_some()));
+        let syncs = helm_processes()
+            .iter()
+            .filter(|line| line.contains("helmfile") && line.ends_with("sync --sync-release-labels "))
+            .count();
+        seen_together = seen_together.max(syncs);
+        if !running {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let outputs: Vec<String> = children
+        .into_iter()
+        .map(|child| {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", text(&output));
+            text(&output)
+        })
+        .collect();
+    assert_eq!(seen_together, 1, "Helmfile runs of one cluster never overlap");
+    let waited =
+        outputs.iter().filter(|output| output.contains("waiting for cargo xtask --env ci --yes layer 45")).count();
+    assert_eq!(waited, 1, "one waits and says for whom:\n{outputs:?}");
+}
+
+#[test]
+fn an_interrupt_leaves_the_release_failed_and_no_process_behind() {
+    let _turn = cluster();
+    succeeds(xtask(&["up"]));
+    // On a node that takes no pods, MinIO's next pod stays Pending and Helm waits.
+    let node = "k3d-ameide-ci-server-0";
+    kubectl(&["cordon", node]);
+    kubectl(&["-n", "ameide", "delete", "pod", "-l", "app.kubernetes.io/instance=minio", "--wait=false"]);
+    let child = xtask(&["layer", "45"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("minio is being upgraded", || releases().contains(&("minio".to_owned(), "pending-upgrade".to_owned())));
+    signal(&child, "INT");
+    let output = child.wait_with_output().unwrap();
+    kubectl(&["uncordon", node]);
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output));
+    assert_eq!(helm_processes(), Vec::<String>::new());
+    let releases = releases();
+    assert!(!releases.iter().any(|(_, status)| status.starts_with("pending")), "{releases:?}");
+    succeeds(xtask(&["layer", "45"]));
+    all_deployed();
+}
+
+#[test]
+fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
+    let _turn = cluster();
+    succeeds(xtask(&["up"]));
+    let claims = || {
+        kubectl(&[
+            "-n",
+            "ameide",
+            "get",
+            "pvc",
+            "--no-headers",
+            "-o",
+            "custom-columns=NAME:.metadata.name,UID:.metadata.uid",
+        ])
+    };
+    let before = claims();
+    let node = "k3d-ameide-ci-server-0";
+    kubectl(&["cordon", node]);
+    kubectl(&["-n", "ameide", "delete", "pod", "-l", "app.kubernetes.io/instance=minio", "--wait=false"]);
+    let mut child = xtask(&["layer", "45"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    eventually("minio is being upgraded", || releases().contains(&("minio".to_owned(), "pending-upgrade".to_owned())));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = arguments.split(|byte| *byte == 0).collect();
+        let is_ours = words.iter().any(|word| *word == CONTEXT.as_bytes());
+        if is_ours && (words[0].ends_with(b"/helm") || words[0].ends_with(b"/helmfile")) {
+            let _ = Command::new("kill").args(["-KILL", &entry.file_name().to_string_lossy()]).status();
+        }
+    }
+    eventually("helm is gone", || helm_processes().is_empty());
+    kubectl(&["uncordon", node]);
+    succeeds(xtask(&["layer", "45"]));
+    all_deployed();
+    assert_eq!(claims(), before, "the claims are the very same");
+}
+
+#[test]
+fn up_killed_at_random_moments_always_converges() {
+    let _turn = cluster();
+    succeeds(xtask(&["cluster", "delete"]));
+    let mut random = Random::seeded();
+    for round in 0..10 {
+        let mut child = xtask(&["up"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let moment = Duration::from_millis(random.below(45_000));
+        let started = Instant::now();
+        while started.elapsed() < moment && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        println!("round {round}: killed after {moment:?}");
+        succeeds(xtask(&["up", "--skip-tests"]));
+        all_deployed();
+        if round % 3 == 2 {
+            // Again from nothing, so that kills meet the creation as well.
+            succeeds(xtask(&["cluster", "delete"]));
+        }
+    }
+}
+
+#[test]
+fn the_whole_way_and_nothing_is_left_behind() {
+    let _turn = cluster();
+    succeeds(xtask(&["cluster", "delete"]));
+    let docker = |arguments: &[&str]| {
+        let mut command = Command::new("docker");
+        command.args(arguments);
+        let mut lines: Vec<String> = succeeds(command).lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let everything = || {
+        [
+            docker(&["ps", "-a", "--format", "{{.Names}}"]),
+            docker(&["network", "ls", "--format", "{{.Name}}"]),
+            docker(&["volume", "ls", "--format", "{{.Name}}"]),
+        ]
+    };
+    succeeds(xtask(&["lab"]));
+    let before = everything();
+    succeeds(xtask(&["cluster"]));
+    succeeds(xtask(&["mirror"]));
+    succeeds(xtask(&["layer", "10-45"]));
+    succeeds(xtask(&["layer", "60"]));
+    all_deployed();
+    let pods = kubectl(&["get", "pods", "-A", "--no-headers"]);
+    for name in ["postgres", "redis", "minio", "temporal"] {
+        assert!(pods.lines().any(|line| line.contains(name) && line.contains("Running")), "{name}:\n{pods}");
+    }
+    succeeds(xtask(&["cluster", "delete"]));
+    assert_eq!(everything(), before);
+    assert_eq!(helm_processes(), Vec::<String>::new());
+    fails(xtask(&["layer", "45"]), 4);
+}
