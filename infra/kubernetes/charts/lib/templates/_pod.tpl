@@ -1,6 +1,8 @@
 {{- /* repository:tag@digest, or repository:tag while the lock has no digest */ -}}
 {{- define "lib.image" -}}
-{{ .repository }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
+image: {{ .repository }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
+# A tag `latest` would mean Always, and then no pod starts while the registry is away.
+imagePullPolicy: IfNotPresent
 {{- end }}
 
 {{- /* What every pod has: pull secrets, no API token, no root. Takes a dict: root, uid */ -}}
@@ -48,14 +50,18 @@ resources:
       key: {{ .key }}
 {{- end }}
 
-{{- /* A container that runs one script. Takes a dict: name, image, script; env, volumeMounts */ -}}
+{{- /*
+  A container that runs one script. In arguments Kubernetes reads $$ as one $, so a
+  script's own $$ is doubled.
+  Takes a dict: name, image, script; env, volumeMounts
+*/ -}}
 {{- define "lib.scriptContainer" -}}
 - name: {{ .name }}
-  image: {{ include "lib.image" .image }}
+  {{- include "lib.image" .image | nindent 2 }}
   command: [/bin/sh, -euc]
   args:
     - |
-      {{- .script | trim | nindent 6 }}
+      {{- .script | trim | replace "$$" "$$$$" | nindent 6 }}
   env:
     # Where the root is read-only, tools keep their settings here.
     - name: HOME

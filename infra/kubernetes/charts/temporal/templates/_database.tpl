@@ -13,6 +13,4 @@
 
 {{- define "temporal.psqlEnv" -}}
 {{- include "temporal.databaseEnv" (dict "root" . "host" "PGHOST" "port" "PGPORT" "user" "PGUSER" "password" "PGPASSWORD") }}
-- name: DATABASES
-  value: {{ .Values.database.default }} {{ .Values.database.visibility }}
 {{- end }}
