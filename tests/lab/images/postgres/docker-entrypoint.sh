@@ -47,7 +47,7 @@ make_cluster() {
 		rm -f "$NSS_WRAPPER_PASSWD" "$NSS_WRAPPER_GROUP"
 		unset LD_PRELOAD NSS_WRAPPER_PASSWD NSS_WRAPPER_GROUP
 	fi
-	printf '\nhost all all all %s\n' "${method:-$(postgres -C password_encryption "$@")}" >>"$PGDATA/pg_hba.conf"
+	printf '\nhost all all all %s\n' "${method:-$(postgres -C password_encryption "${@:2}")}" >>"$PGDATA/pg_hba.conf"
 
 	# A server that only this script reaches, until the databases are complete.
 	PGUSER=$user pg_ctl --pgdata "$PGDATA" --wait --options "-c listen_addresses='' -p ${PGPORT:-5432}" start

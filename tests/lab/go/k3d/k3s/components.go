@@ -19,7 +19,7 @@ func containerd() Command {
 
 // etcd keeps its data for a cluster that can be made again in seconds, so it
 // needn't wait for the disk. It listens inside the node only.
-func etcd(node Node) Command {
+func etcd() Command {
 	return component("etcd", nil,
 		"--name=default",
 		"--data-dir="+etcdDir,

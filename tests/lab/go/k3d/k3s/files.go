@@ -40,7 +40,7 @@ func kubeconfigOf(component string) string {
 	return filepath.Join(dataDir, "server/cred", component+".kubeconfig")
 }
 
-func writeKubeconfigs(node Node, pki PKI) error {
+func writeKubeconfigs(pki PKI) error {
 	for component, user := range map[string]pair{
 		"controller": pki.ControllerManager,
 		"scheduler":  pki.Scheduler,
@@ -56,7 +56,7 @@ func writeKubeconfigs(node Node, pki PKI) error {
 
 // writeAdminKubeconfig hands the cluster's administration to k3d, which rewrites
 // the address, and knows the entries by the name "default".
-func writeAdminKubeconfig(node Node, pki PKI) error {
+func writeAdminKubeconfig(pki PKI) error {
 	output := os.Getenv("K3S_KUBECONFIG_OUTPUT")
 	if output == "" || output == nodeKubeconfig {
 		return nil

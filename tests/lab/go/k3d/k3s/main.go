@@ -65,7 +65,7 @@ func serve(ctx context.Context, options Options) error {
 		return err
 	}
 	for _, write := range []func() error{
-		func() error { return writeKubeconfigs(node, pki) },
+		func() error { return writeKubeconfigs(pki) },
 		func() error { return writeContainerdConfig(node) },
 		func() error { return writeNetworkConfig(node) },
 		func() error { return writeKubeletConfig(node, pki) },
@@ -78,7 +78,7 @@ func serve(ctx context.Context, options Options) error {
 	children := newSupervisor(logDir)
 	defer children.Stop()
 	children.Start(containerd())
-	children.Start(etcd(node))
+	children.Start(etcd())
 	children.Start(apiserver(node, pki))
 
 	deadline, cancel := context.WithTimeout(ctx, readyWithin)
@@ -95,10 +95,12 @@ func serve(ctx context.Context, options Options) error {
 	if err := waitForAPI(deadline, pki); err != nil {
 		return err
 	}
+	// First of all the addresses of services: a pod that starts without them,
+	// as those of an earlier start do at once, would fail and be held back.
+	children.Start(kubeProxy(node))
 	children.Start(controllerManager(node, pki))
 	children.Start(scheduler(node))
-	children.Start(kubeProxy(node))
-	if err := writeAdminKubeconfig(node, pki); err != nil {
+	if err := writeAdminKubeconfig(pki); err != nil {
 		return err
 	}
 	say("k3s is up and running")
