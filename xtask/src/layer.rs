@@ -2,7 +2,7 @@
 //! describes: lock, preflight, watchdog, `helmfile sync`, `helm test`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
@@ -242,8 +242,8 @@ impl Runner<'_> {
 
 async fn test_logs(client: &Client, release: &Release) -> String {
     let labels = format!("app.kubernetes.io/component=test,app.kubernetes.io/instance={}", release.name);
-    let pods =
-        Api::<Pod>::namespaced(client.clone(), &release.namespace).list(&ListParams::default().labels(&labels)).await;
+    // A release may test from other namespaces than its own.
+    let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default().labels(&labels)).await;
     let mut text = String::new();
     for pod in pods.map(|list| list.items).unwrap_or_default() {
         text.push_str(&kubernetes::pod_logs(client, &pod).await);
@@ -267,9 +267,6 @@ fn release_duration(line: &str, wanted: &[Release]) -> Option<(String, String)> 
     let known = wanted.iter().any(|release| release.name == name && words.get(1) == Some(&release.namespace.as_str()));
     (known && is_duration && words.len() >= 4).then(|| (name.to_owned(), duration.to_owned()))
 }
-
-/// The longest that one look at the cluster may take while a layer runs.
-pub const LOOK: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
