@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Brings the stack up when the devcontainer is made.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cargo xtask up --yes 2>&1 | tee "$HOME/.devcontainer-setup.log"
