@@ -5,7 +5,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 const CONTEXT: &str = "k3d-ameide-ci";
@@ -46,8 +46,12 @@ fn fails(mut command: Command, exit: i32) -> String {
 }
 
 fn tool(name: &str) -> Command {
-    let printed = succeeds(xtask(&["tools"]));
-    let bin = printed.lines().find_map(|line| line.strip_prefix("export PATH=")?.split(':').next()).unwrap();
+    static BIN: OnceLock<String> = OnceLock::new();
+    let bin = BIN.get_or_init(|| {
+        let printed = succeeds(xtask(&["tools"]));
+        let bin = printed.lines().find_map(|line| line.strip_prefix("export PATH=")?.split(':').next());
+        bin.unwrap().to_owned()
+    });
     Command::new(Path::new(bin).join(name))
 }
 
@@ -85,7 +89,7 @@ fn all_deployed() {
 }
 
 /// Helm and Helmfile processes on this machine.
-fn helm_processes() -> Vec<String> {
+fn helm_processes() -> Vec<(u32, String)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(mut file) = std::fs::File::open(entry.path().join("cmdline")) else { continue };
@@ -98,7 +102,7 @@ fn helm_processes() -> Vec<String> {
         let program =
             Path::new(&words[0]).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if (program == "helm" || program == "helmfile") && words.iter().any(|word| word == CONTEXT) {
-            found.push(words.join(" "));
+            found.push((entry.file_name().to_string_lossy().parse().unwrap(), words.join(" ")));
         }
     }
     found
@@ -166,10 +170,8 @@ fn two_layer_runs_at_once_take_turns_and_say_for_whom() {
         let running = pids
             .iter()
             .any(|pid| Path::new(&format!("/proc/{pid}/fd")).read_dir().is_ok_and(|mut fds| fds.next().is_some()));
-        let syncs = helm_processes()
-            .iter()
-            .filter(|line| line.contains("helmfile") && line.ends_with("sync --sync-release-labels "))
-            .count();
+        let syncs =
+            helm_processes().iter().filter(|(_, line)| line.contains("helmfile") && line.contains(" sync ")).count();
         seen_together = seen_together.max(syncs);
         if !running {
             break;
@@ -190,23 +192,44 @@ fn two_layer_runs_at_once_take_turns_and_say_for_whom() {
     assert_eq!(waited, 1, "one waits and says for whom:\n{outputs:?}");
 }
 
+/// A node that takes no pods: Helm's hooks wait, and releases stay pending, as
+/// long as this lives.
+struct Cordon;
+
+const NODE: &str = "k3d-ameide-ci-server-0";
+
+impl Cordon {
+    fn set() -> Self {
+        kubectl(&["cordon", NODE]);
+        Self
+    }
+}
+
+impl Drop for Cordon {
+    fn drop(&mut self) {
+        let _ = tool("kubectl").args(["--context", CONTEXT, "uncordon", NODE]).output();
+    }
+}
+
+fn some_release_is_pending() -> bool {
+    releases().iter().any(|(_, status)| status.starts_with("pending"))
+}
+
 #[test]
 fn an_interrupt_leaves_the_release_failed_and_no_process_behind() {
     let _turn = cluster();
     succeeds(xtask(&["up"]));
-    // On a node that takes no pods, MinIO's next pod stays Pending and Helm waits.
-    let node = "k3d-ameide-ci-server-0";
-    kubectl(&["cordon", node]);
-    kubectl(&["-n", "ameide", "delete", "pod", "-l", "app.kubernetes.io/instance=minio", "--wait=false"]);
+    let cordon = Cordon::set();
     let child = xtask(&["layer", "45"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    eventually("minio is being upgraded", || releases().contains(&("minio".to_owned(), "pending-upgrade".to_owned())));
+    eventually("a release is being upgraded", some_release_is_pending);
     signal(&child, "INT");
     let output = child.wait_with_output().unwrap();
-    kubectl(&["uncordon", node]);
+    drop(cordon);
     assert_eq!(output.status.code(), Some(130), "{}", text(&output));
-    assert_eq!(helm_processes(), Vec::<String>::new());
+    assert_eq!(helm_processes(), []);
     let releases = releases();
-    assert!(!releases.iter().any(|(_, status)| status.starts_with("pending")), "{releases:?}");
+    assert!(releases.iter().all(|(_, status)| matches!(status.as_str(), "failed" | "deployed")), "{releases:?}");
+    assert!(releases.iter().any(|(_, status)| status == "failed"), "{releases:?}");
     succeeds(xtask(&["layer", "45"]));
     all_deployed();
 }
@@ -215,36 +238,23 @@ fn an_interrupt_leaves_the_release_failed_and_no_process_behind() {
 fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
     let _turn = cluster();
     succeeds(xtask(&["up"]));
-    let claims = || {
-        kubectl(&[
-            "-n",
-            "ameide",
-            "get",
-            "pvc",
-            "--no-headers",
-            "-o",
-            "custom-columns=NAME:.metadata.name,UID:.metadata.uid",
-        ])
-    };
+    let columns = "custom-columns=NAME:.metadata.name,UID:.metadata.uid";
+    let claims = || kubectl(&["-n", "ameide", "get", "pvc", "--no-headers", "-o", columns]);
     let before = claims();
-    let node = "k3d-ameide-ci-server-0";
-    kubectl(&["cordon", node]);
-    kubectl(&["-n", "ameide", "delete", "pod", "-l", "app.kubernetes.io/instance=minio", "--wait=false"]);
+    let cordon = Cordon::set();
     let mut child = xtask(&["layer", "45"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    eventually("minio is being upgraded", || releases().contains(&("minio".to_owned(), "pending-upgrade".to_owned())));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words: Vec<&[u8]> = arguments.split(|byte| *byte == 0).collect();
-        let is_ours = words.iter().any(|word| *word == CONTEXT.as_bytes());
-        if is_ours && (words[0].ends_with(b"/helm") || words[0].ends_with(b"/helmfile")) {
-            let _ = Command::new("kill").args(["-KILL", &entry.file_name().to_string_lossy()]).status();
-        }
+    eventually("a release is being upgraded", some_release_is_pending);
+    // Helm and Helmfile first: they must have no time to say that they failed.
+    for (pid, _) in helm_processes() {
+        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
     }
+    let _ = child.kill();
+    child.wait().unwrap();
     eventually("helm is gone", || helm_processes().is_empty());
-    kubectl(&["uncordon", node]);
-    succeeds(xtask(&["layer", "45"]));
+    drop(cordon);
+    assert!(some_release_is_pending());
+    let output = succeeds(xtask(&["layer", "45"]));
+    assert!(output.contains("marked failed"), "{output}");
     all_deployed();
     assert_eq!(claims(), before, "the claims are the very same");
 }
@@ -304,6 +314,6 @@ fn the_whole_way_and_nothing_is_left_behind() {
     }
     succeeds(xtask(&["cluster", "delete"]));
     assert_eq!(everything(), before);
-    assert_eq!(helm_processes(), Vec::<String>::new());
+    assert_eq!(helm_processes(), []);
     fails(xtask(&["layer", "45"]), 4);
 }

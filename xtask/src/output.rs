@@ -60,7 +60,11 @@ struct Inner {
     /// Events from before the record had a place, and all of them for `--output json`.
     buffered: Vec<String>,
     bar: Option<ProgressBar>,
+    last_sign: Option<Instant>,
 }
+
+/// Where there is no terminal, a long step says this often that it goes on.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 
 impl Reporter {
     pub fn new(format: Format, verbose: bool) -> Self {
@@ -110,6 +114,7 @@ impl Reporter {
         }
         if self.format == Format::Text {
             self.print(&inner, event);
+            inner.last_sign = Some(Instant::now());
         }
     }
 
@@ -143,8 +148,14 @@ impl Reporter {
             self.data_to_stderr(text);
             return;
         }
-        if let Some(bar) = &self.lock().bar {
+        let mut inner = self.lock();
+        if let Some(bar) = &inner.bar {
             bar.set_message(text.to_owned());
+        } else if self.format == Format::Text && inner.last_sign.is_none_or(|last| last.elapsed() >= SIGN_OF_LIFE) {
+            // The first of these is the moment from which silence is counted.
+            if inner.last_sign.replace(Instant::now()).is_some() {
+                eprintln!("   … {text}");
+            }
         }
     }
 
