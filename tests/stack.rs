@@ -17,7 +17,10 @@ fn root() -> PathBuf {
 /// There is one cluster: the tests take turns.
 fn cluster() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // What a killed test run may have left.
+    drop(Cordon);
+    turn
 }
 
 fn xtask(arguments: &[&str]) -> Command {

@@ -142,6 +142,7 @@ impl Runner<'_> {
         }
         command.args(arguments);
         command.env("AMEIDE_IMAGES_LOCK", registry::lock_path(self.context, self.lab));
+        command.env("AMEIDE_RUN", &self.context.run_id);
         // Helmfile would ask the network for a newer version of itself.
         command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
         command
