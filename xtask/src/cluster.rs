@@ -113,9 +113,14 @@ pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failur
     if action == Some(Action::Status) {
         return status(context, &config).await;
     }
-    if context.dry_run && action.is_some() {
-        context.reporter.planned(config.name(), format!("{action:?} the cluster").to_lowercase());
-        return Ok(());
+    if context.dry_run {
+        return match action {
+            None => plan(context).await,
+            Some(action) => {
+                context.reporter.planned(config.name(), format!("{action:?} the cluster").to_lowercase());
+                Ok(())
+            }
+        };
     }
     let lock = lock(context).await?;
     match action {
@@ -161,10 +166,6 @@ pub async fn up(context: &Context, _held: &ClusterLock) -> Result<Ready, Failure
     let facts = facts(&config, &existing, lab.as_ref()).await?;
     let plan = decide(&facts);
     let reporter = &context.reporter;
-    if context.dry_run {
-        reporter.planned(config.name(), describe(&plan));
-        return Ok(Ready { toolbox, lab });
-    }
     let marker_before = ReadyMarker::read(&context.state.ready_marker());
     if plan != Plan::Nothing {
         remove_marker(context)?;
@@ -194,6 +195,20 @@ pub async fn up(context: &Context, _held: &ClusterLock) -> Result<Ready, Failure
     }
     ready(context, &config, &toolbox, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
     Ok(Ready { toolbox, lab })
+}
+
+/// What `up` would do, without doing any of it.
+pub async fn plan(context: &Context) -> Result<(), Failure> {
+    let config = context.require_k3d_config()?;
+    let Ok(_) = engine::observe().await else {
+        context.reporter.planned("docker", "start Docker Engine, installing it where it may");
+        context.reporter.planned(config.name(), describe(&Plan::Create));
+        return Ok(());
+    };
+    let existing = observe_containers(&config).await?;
+    let facts = facts(&config, &existing, None).await?;
+    context.reporter.planned(config.name(), describe(&decide(&facts)));
+    Ok(())
 }
 
 fn describe(plan: &Plan) -> String {

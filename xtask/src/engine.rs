@@ -136,6 +136,9 @@ async fn start(context: &Context) -> Result<(), Failure> {
         process::capture(command).await.map_err(io)?.ok().map_err(unavailable)?;
         return Ok(());
     }
+    for pid_file in ["/var/run/docker.pid", "/var/run/docker/containerd/containerd.pid"] {
+        remove_stale_pid_file(pid_file);
+    }
     let mut command = std::process::Command::new("dockerd");
     if wrapper {
         let source = context.tree.path("infra/docker/engine/runc-without-sys-resource");
@@ -154,6 +157,16 @@ async fn start(context: &Context) -> Result<(), Failure> {
     }
     command.spawn().map_err(io)?;
     Ok(())
+}
+
+/// dockerd that was killed leaves a file with its process id; when another program
+/// has that id by now, the next dockerd would take it for itself and not start.
+fn remove_stale_pid_file(path: &str) {
+    let Ok(text) = std::fs::read_to_string(path) else { return };
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", text.trim())).unwrap_or_default();
+    if !matches!(name.trim(), "dockerd" | "containerd") {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 fn install_executable(source: &std::path::Path, target: &std::path::Path) -> std::io::Result<()> {

@@ -134,6 +134,10 @@ pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
 
 /// `cargo xtask lab`.
 pub async fn run(context: &Context) -> Result<(), Failure> {
+    if context.dry_run {
+        context.reporter.planned("lab", "build what is missing of it, and start its upstream registry");
+        return Ok(());
+    }
     engine::ensure(context).await?;
     let step = context.reporter.step("lab", "building");
     let lab = ensure(context).await?;

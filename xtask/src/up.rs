@@ -21,15 +21,16 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let layers = tree::select(&context.tree.layers()?, &path)?;
     let layer_args =
         layer::Args { selectors: path, all: false, list: false, skip_tests: args.skip_tests, selector: None };
-    let lock = cluster::lock(context).await?;
-    let ready = cluster::up(context, &lock).await?;
     if context.dry_run {
+        cluster::plan(context).await?;
         context.reporter.planned("mirror", "copy what images.lock names");
         for layer in &layers {
             context.reporter.planned(&layer.name(), "sync and test");
         }
         return Ok(());
     }
+    let lock = cluster::lock(context).await?;
+    let ready = cluster::up(context, &lock).await?;
     registry::mirror_all(context, ready.lab.as_ref()).await?;
     let runner = Runner { context, toolbox: &ready.toolbox, lab: ready.lab.as_ref(), lock: &lock, args: &layer_args };
     runner.run_all(&layers).await?;
