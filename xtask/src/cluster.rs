@@ -323,33 +323,32 @@ async fn ensure_registry(
     let push = &context.env.registry.push;
     let reporter = &context.reporter;
     let existing = engine::containers(std::slice::from_ref(&name)).await?;
-    match existing.first() {
-        Some(container) if container.state.running => {}
+    let runs = match existing.first() {
+        None => false,
+        Some(container) if container.state.running => true,
         Some(_) => {
             let step = reporter.step(&name, "starting the registry");
-            engine::docker_output(["start", &name]).await?;
-            step.done_as("started the registry");
+            let started = engine::start_or_remove(&name).await?;
+            step.done_as(if started { "started the registry" } else { "removed a registry that does not start" });
+            started
         }
-        None => {
-            let step = reporter.step(&name, "creating the registry");
-            let short = name.strip_prefix("k3d-").ok_or_else(|| {
-                Failure::usage(format!(
-                    "{}: registries.use: {name:?}: expected a name that starts with k3d-",
-                    config.path
-                ))
-            })?;
-            let volume = format!("{name}:/var/lib/registry");
-            let mut arguments = vec!["registry", "create", short, "--port", push, "--volume", &volume, "--no-help"];
-            if let Some(lab) = lab {
-                arguments.extend(["--image", &lab.registry]);
-            }
-            if let Err(failure) = k3d(context, toolbox, lab, &arguments).await {
-                // k3d leaves the container that could not start (say its port is taken).
-                let _ = process::capture(engine::docker(["rm", "-f", "-v", &name])).await;
-                return Err(failure);
-            }
-            step.done_as(format!("created the registry, {push}"));
+    };
+    if !runs {
+        let step = reporter.step(&name, "creating the registry");
+        let short = name.strip_prefix("k3d-").ok_or_else(|| {
+            Failure::usage(format!("{}: registries.use: {name:?}: expected a name that starts with k3d-", config.path))
+        })?;
+        let volume = format!("{name}:/var/lib/registry");
+        let mut arguments = vec!["registry", "create", short, "--port", push, "--volume", &volume, "--no-help"];
+        if let Some(lab) = lab {
+            arguments.extend(["--image", &lab.registry]);
         }
+        if let Err(failure) = k3d(context, toolbox, lab, &arguments).await {
+            // k3d leaves the container that could not start (say its port is taken).
+            let _ = process::capture(engine::docker(["rm", "-f", "-v", &name])).await;
+            return Err(failure);
+        }
+        step.done_as(format!("created the registry, {push}"));
     }
     registry::wait_until_it_answers(push, Duration::from_secs(30)).await
 }

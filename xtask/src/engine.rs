@@ -41,9 +41,24 @@ pub async fn docker_output<S: AsRef<std::ffi::OsStr>>(
     let command = docker(arguments);
     let shown = format!("{:?}", command.as_std()).replace('"', "");
     let captured = process::capture(command).await.map_err(|error| unavailable(error.to_string()))?;
-    captured
-        .ok()
-        .map_err(|error| Failure::new("docker-failed", Exit::NotReady, format!("`{shown}` failed")).evidence(error))
+    if captured.status.success() {
+        return Ok(captured.stdout);
+    }
+    // The client's last line only counts what failed; the engine's own words come before it.
+    let cause = captured.stderr.lines().find(|line| line.contains("Error response from daemon")).map(str::to_owned);
+    let evidence = cause.unwrap_or_else(|| captured.ok().err().unwrap_or_default());
+    Err(Failure::new("docker-failed", Exit::NotReady, format!("`{shown}` failed")).evidence(evidence))
+}
+
+/// Starts a stopped container, or removes it where the engine cannot: made under
+/// a runtime that this engine does not know, its port taken, its image half gone.
+/// Only for containers whose content is in a named volume. Returns whether it runs.
+pub async fn start_or_remove(name: &str) -> Result<bool, Failure> {
+    if docker_output(["start", name]).await.is_ok() {
+        return Ok(true);
+    }
+    docker_output(["rm", "-f", name]).await?;
+    Ok(false)
 }
 
 /// The engine's description, or why it cannot be had.

@@ -391,33 +391,23 @@ fn copy_folder(from: &Utf8Path, to: &Utf8Path) -> std::io::Result<()> {
 async fn start_upstream(image: &str) -> Result<(), Failure> {
     let name = UPSTREAM_CONTAINER.to_owned();
     let existing = engine::containers(std::slice::from_ref(&name)).await?;
-    match existing.first() {
-        Some(container) if container.config.image == image && container.state.running => return Ok(()),
+    let runs = match existing.first() {
+        None => false,
         Some(container) if container.config.image == image => {
-            engine::docker_output(["start", UPSTREAM_CONTAINER]).await?;
+            container.state.running || engine::start_or_remove(UPSTREAM_CONTAINER).await?
         }
-        other => {
-            if other.is_some() {
-                // The content is in the volume, which stays.
-                engine::docker_output(["rm", "-f", UPSTREAM_CONTAINER]).await?;
-            }
-            let publish = format!("{UPSTREAM_ADDRESS}:5000");
-            let volume = format!("{UPSTREAM_CONTAINER}:/var/lib/registry");
-            engine::docker_output([
-                "run",
-                "-d",
-                "--name",
-                UPSTREAM_CONTAINER,
-                "--label",
-                "ameide.dev/lab=upstream",
-                "-p",
-                &publish,
-                "-v",
-                &volume,
-                image,
-            ])
-            .await?;
+        Some(_) => {
+            // The content is in the volume, which stays.
+            engine::docker_output(["rm", "-f", UPSTREAM_CONTAINER]).await?;
+            false
         }
+    };
+    if !runs {
+        let publish = format!("{UPSTREAM_ADDRESS}:5000");
+        let volume = format!("{UPSTREAM_CONTAINER}:/var/lib/registry");
+        let mut arguments = vec!["run", "-d", "--name", UPSTREAM_CONTAINER, "--label", "ameide.dev/lab=upstream"];
+        arguments.extend(["-p", &publish, "-v", &volume, image]);
+        engine::docker_output(arguments).await?;
     }
     registry::wait_until_it_answers(UPSTREAM_ADDRESS, Duration::from_secs(30)).await
 }
