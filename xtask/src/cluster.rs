@@ -334,6 +334,9 @@ async fn ensure_registry(
         }
     };
     if !runs {
+        if let Some(port) = push.rsplit_once(':').and_then(|(_, port)| port.parse().ok()) {
+            require_port_free(port)?;
+        }
         let step = reporter.step(&name, "creating the registry");
         let short = name.strip_prefix("k3d-").ok_or_else(|| {
             Failure::usage(format!("{}: registries.use: {name:?}: expected a name that starts with k3d-", config.path))

@@ -117,8 +117,8 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
         step.done_as("installed Docker Engine (docker.io)");
     }
     let step = reporter.step("docker", "starting Docker Engine");
-    start(context).await?;
-    let info = wait_until_it_answers().await?;
+    let mut dockerd = start(context).await?;
+    let info = wait_until_it_answers(dockerd.as_mut()).await?;
     step.done_as(format!(
         "started Docker Engine {} ({}, cgroup v{})",
         info.server_version, info.driver, info.cgroup_version
@@ -142,14 +142,17 @@ async fn apt(context: &Context, program: &str, arguments: &[&str]) -> Result<(),
 /// Where the wrapper around runc is put: dockerd wants a path that stays.
 const WRAPPER: &str = "/usr/local/lib/ameide/runc-without-sys-resource";
 
-async fn start(context: &Context) -> Result<(), Failure> {
+const DOCKERD_LOG: &str = "/var/log/dockerd.log";
+
+/// Starts the engine: by systemd, or as a process of its own, which is returned.
+async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure> {
     let io = |error: std::io::Error| unavailable(error.to_string());
     let wrapper = !has_sys_resource();
     if !wrapper && std::path::Path::new("/run/systemd/system").is_dir() {
         let mut command = process::command("systemctl");
         command.args(["start", "docker"]);
         process::capture(command).await.map_err(io)?.ok().map_err(unavailable)?;
-        return Ok(());
+        return Ok(None);
     }
     for pid_file in ["/var/run/docker.pid", "/var/run/docker/containerd/containerd.pid"] {
         remove_stale_pid_file(pid_file);
@@ -160,7 +163,7 @@ async fn start(context: &Context) -> Result<(), Failure> {
         install_executable(source.as_std_path(), std::path::Path::new(WRAPPER)).map_err(io)?;
         command.arg(format!("--add-runtime=ameide={WRAPPER}")).arg("--default-runtime=ameide");
     }
-    let log = std::fs::File::options().create(true).append(true).open("/var/log/dockerd.log").map_err(io)?;
+    let log = std::fs::File::options().create(true).append(true).open(DOCKERD_LOG).map_err(io)?;
     command.stdin(std::process::Stdio::null()).stderr(log.try_clone().map_err(io)?).stdout(log);
     {
         use std::os::unix::process::CommandExt;
@@ -170,8 +173,7 @@ async fn start(context: &Context) -> Result<(), Failure> {
             command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
         }
     }
-    command.spawn().map_err(io)?;
-    Ok(())
+    Ok(Some(command.spawn().map_err(io)?))
 }
 
 /// dockerd that was killed leaves a file with its process id; when another program
@@ -195,17 +197,26 @@ fn install_executable(source: &std::path::Path, target: &std::path::Path) -> std
     std::fs::rename(temporary, target)
 }
 
-async fn wait_until_it_answers() -> Result<EngineInfo, Failure> {
+async fn wait_until_it_answers(mut dockerd: Option<&mut std::process::Child>) -> Result<EngineInfo, Failure> {
     let started = Instant::now();
     loop {
-        match observe().await {
+        let error = match observe().await {
             Ok(info) => return Ok(info),
-            Err(error) if started.elapsed() > Duration::from_secs(60) => {
-                return Err(unavailable(error).log("/var/log/dockerd.log"));
-            }
-            // dockerd has no way to tell that it listens now but to be asked.
-            Err(_) => Interrupt::global().or(tokio::time::sleep(Duration::from_millis(200))).await?,
+            Err(error) => error,
+        };
+        if let Some(Ok(Some(status))) = dockerd.as_mut().map(|dockerd| dockerd.try_wait()) {
+            let log = std::fs::read_to_string(DOCKERD_LOG).unwrap_or_default();
+            let cause = log.lines().rev().find(|line| line.starts_with("failed to start")).unwrap_or(&error);
+            return Err(Failure::new("docker-unavailable", Exit::NotReady, format!("dockerd ended with {status}"))
+                .evidence(cause)
+                .remedy("mend what the evidence names, then run this again")
+                .log(DOCKERD_LOG));
         }
+        if started.elapsed() > Duration::from_secs(60) {
+            return Err(unavailable(error).log(DOCKERD_LOG));
+        }
+        // dockerd has no way to tell that it listens now but to be asked.
+        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(200))).await?;
     }
 }
 
