@@ -11,7 +11,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Format, Reporter};
 use crate::state::StateDir;
 use crate::tree::Tree;
-use crate::{cluster, doctor, lab, layer, registry, releases, tools, up};
+use crate::{checklist, cluster, doctor, lab, layer, registry, releases, tools, up};
 
 /// Brings the stack up on a cluster, layer by layer, and says what blocks.
 #[derive(Parser)]
@@ -72,6 +72,8 @@ pub enum Command {
     Layer(layer::Args),
     /// Show the releases that are not healthy; repair them
     Releases(releases::Args),
+    /// Tell whether the data plane is ready, item by item, with evidence and remedy
+    Checklist(checklist::Args),
     /// Find or build the pinned tools, and print how to use them
     Tools,
     /// Check this machine, with the fix for each finding
@@ -101,6 +103,7 @@ pub async fn dispatch(context: &Context, command: &Command) -> Result<(), Failur
         Command::Mirror(args) => registry::run(context, args).await,
         Command::Layer(args) => layer::run(context, args).await,
         Command::Releases(args) => releases::run(context, args).await,
+        Command::Checklist(args) => checklist::run(context, args).await,
         Command::Tools => tools::run(&context.tree, &context.reporter).await,
         Command::Doctor => doctor::run(context).await,
         Command::Lab => lab::run(context).await,

@@ -211,7 +211,7 @@ pub async fn plan(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn describe(plan: &Plan) -> String {
+pub fn describe(plan: &Plan) -> String {
     match plan {
         Plan::Create => "create the cluster".to_owned(),
         Plan::ClearAndCreate => "remove the rest of an interrupted creation and create the cluster".to_owned(),
@@ -524,27 +524,57 @@ fn config_hash(config: &K3dConfig) -> String {
     short_hex(hash)
 }
 
+/// How the cluster stands to its config file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What `cargo xtask cluster` would do.
+    pub plan: Plan,
+    /// Why no layer would run on it, though its containers are as they should be.
+    pub unmarked: Option<String>,
+    /// Its images come from the lab.
+    pub lab: bool,
+}
+
+/// A look at the containers and the ready marker; none for a shared cluster.
+///
+/// # Errors
+/// `docker-unavailable`, `docker-failed`, or `usage` for a broken k3d.yaml.
+pub async fn standing(context: &Context) -> Result<Option<Standing>, Failure> {
+    let Some(config) = context.k3d_config()? else { return Ok(None) };
+    let existing = observe_containers(&config).await?;
+    let facts = facts(&config, &existing, None).await?;
+    let server = config.server_container();
+    let id = existing.iter().find(|container| container.name.trim_start_matches('/') == server);
+    let unmarked = unmarked(context, &config, id.map_or("", |server| &server.id));
+    let lab = existing.iter().any(|container| container.label(LAB_LABEL) == Some("true"));
+    Ok(Some(Standing { plan: decide(&facts), unmarked, lab }))
+}
+
+/// Why the ready marker does not hold for this cluster and this file, if it does not.
+fn unmarked(context: &Context, config: &K3dConfig, id: &str) -> Option<String> {
+    let path = context.state.ready_marker();
+    match ReadyMarker::read(&path) {
+        None => Some(format!("{path} does not exist: it is being rebuilt, or was never brought up here")),
+        Some(marker) if marker.cluster_id != id => {
+            Some("the ready marker is of an earlier cluster of this name".to_owned())
+        }
+        Some(marker) if marker.config_hash != config_hash(config) => {
+            Some(format!("{} has changed since the cluster was made", config.path))
+        }
+        Some(_) => None,
+    }
+}
+
 /// A layer runs only on the cluster that was found ready, made from today's file.
 pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
     let Some(config) = context.k3d_config()? else { return Ok(None) };
     engine::require().await?;
-    let not_ready = |why: String| {
-        Failure::new("cluster-not-ready", Exit::ApiUnreachable, format!("the cluster {} is not ready", config.name()))
-            .evidence(why)
-            .remedy("cargo xtask cluster")
-    };
     let id = cluster_id(&config).await?;
-    let marker = ReadyMarker::read(&context.state.ready_marker()).ok_or_else(|| {
-        not_ready(format!(
-            "{} does not exist: it is being rebuilt, or was never brought up here",
-            context.state.ready_marker()
-        ))
-    })?;
-    if marker.cluster_id != id {
-        return Err(not_ready("the ready marker is of an earlier cluster of this name".to_owned()));
-    }
-    if marker.config_hash != config_hash(&config) {
-        return Err(not_ready(format!("{} has changed since the cluster was made", config.path)));
+    if let Some(why) = unmarked(context, &config, &id) {
+        let message = format!("the cluster {} is not ready", config.name());
+        return Err(Failure::new("cluster-not-ready", Exit::ApiUnreachable, message)
+            .evidence(why)
+            .remedy("cargo xtask cluster"));
     }
     if made_with_lab(context).await? { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }

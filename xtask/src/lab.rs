@@ -94,6 +94,11 @@ pub const UPSTREAM_HOSTS: [&str; 2] = ["docker.io", "quay.io"];
 
 const SUITE: &str = "bookworm";
 
+/// The lock of what the lab's upstream serves.
+pub fn lock_file() -> Result<Utf8PathBuf, Failure> {
+    Ok(state::cache_dir()?.join("lab/images.lock"))
+}
+
 /// Whether Docker Hub answers from here at all (any HTTP status does).
 pub async fn upstream_reachable() -> bool {
     let connect = tokio::net::TcpStream::connect("registry-1.docker.io:443");
@@ -125,7 +130,7 @@ pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
         tools: role(Role::Tools)?,
         registry: role(Role::Registry)?,
         loadbalancer: role(Role::Loadbalancer)?,
-        lock: builder.cache.join("images.lock"),
+        lock: lock_file()?,
     };
     start_upstream(&lab.registry).await?;
     serve(context, &builder, &lab, &upstream).await?;

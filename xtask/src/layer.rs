@@ -41,6 +41,13 @@ pub struct Args {
     pub selector: Option<String>,
 }
 
+impl Args {
+    /// Whole layers with their tests, as a command line without flags asks for them.
+    pub fn of(selectors: Vec<String>) -> Self {
+        Self { selectors, all: false, list: false, skip_tests: false, selector: None }
+    }
+}
+
 /// A release as `helmfile list --output json` names it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Release {

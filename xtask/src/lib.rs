@@ -4,6 +4,7 @@
 //! registry into plain facts), decide (a pure function from facts to a plan or a
 //! verdict), act (carry the plan out, one reported step at a time).
 
+pub mod checklist;
 pub mod cli;
 pub mod cluster;
 pub mod context;
@@ -17,6 +18,7 @@ pub mod kubernetes;
 pub mod lab;
 pub mod layer;
 pub mod lock;
+pub mod markup;
 pub mod output;
 pub mod preflight;
 pub mod process;
@@ -26,3 +28,4 @@ pub mod state;
 pub mod tools;
 pub mod tree;
 pub mod up;
+pub mod wanted;

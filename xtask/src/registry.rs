@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use image_mirror::{Endpoint, Event, Kind, Lock, Observe, Options, Wanted};
+use image_mirror::{Endpoint, Event, Finding, Kind, Lock, Observe, Options, Wanted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::context::Context;
@@ -251,6 +251,67 @@ pub async fn check_mirror(context: &Context, lab: Option<&Lab>) -> Result<(), Fa
     }
 }
 
+/// What of the lock is not in the registry, and how many images it names.
+pub async fn findings(context: &Context, lab: bool) -> Result<(usize, Vec<Finding>), Failure> {
+    let path = if lab { lab::lock_file()? } else { lock_path(context, None) };
+    let lock = read_lock(&path)?;
+    let findings = image_mirror::check(&lock, &options(context, lab)).await.map_err(failure)?;
+    Ok((lock.images.len(), findings))
+}
+
+/// Where the registry is asked for its health: `K3D_REGISTRY_HEALTHCHECK_URL`, else
+/// its catalog by the name that this machine pushes to.
+pub fn health_url(context: &Context) -> String {
+    let scheme = if context.env.registry.plain_http { "http" } else { "https" };
+    std::env::var("K3D_REGISTRY_HEALTHCHECK_URL")
+        .ok()
+        .filter(|url| !url.is_empty())
+        .unwrap_or_else(|| format!("{scheme}://{}/v2/_catalog", context.env.registry.push))
+}
+
+/// Asks a registry's health once.
+///
+/// # Errors
+/// `registry-unreachable` when nothing answers, or a plain-HTTP answer is not 200;
+/// `usage` for a URL that is none.
+pub async fn healthy(url: &str) -> Result<(), Failure> {
+    let wrong = || {
+        Failure::usage(format!(
+            "K3D_REGISTRY_HEALTHCHECK_URL {url:?}: expected a URL like http://localhost:5000/v2/_catalog"
+        ))
+    };
+    let parsed: http::Uri = url.parse().map_err(|_| wrong())?;
+    let (Some(host), Some(scheme @ ("http" | "https"))) = (parsed.host(), parsed.scheme_str()) else {
+        return Err(wrong());
+    };
+    let unreachable = |evidence: String| {
+        Failure::new("registry-unreachable", Exit::Registry, format!("the registry does not answer at {url}"))
+            .evidence(evidence)
+            .remedy("docker ps shows whether its container runs; cargo xtask cluster starts it")
+    };
+    let port = parsed.port_u16().unwrap_or(if scheme == "http" { 80 } else { 443 });
+    let path = parsed.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    // Over TLS, that it takes a connection: reading the images that follows speaks to it.
+    let path = (scheme == "http").then_some(path);
+    let status = tokio::time::timeout(Duration::from_secs(3), first_line(&format!("{host}:{port}"), path)).await;
+    match status {
+        Ok(Ok(line)) if path.is_none() || line.ends_with(" 200") => Ok(()),
+        Ok(Ok(line)) => Err(unreachable(format!("it answered {line:?}"))),
+        Ok(Err(error)) => Err(unreachable(error.to_string())),
+        Err(_) => Err(unreachable("no answer within 3 s".to_owned())),
+    }
+}
+
+/// Connects, and asks for a path if one is given: `HTTP/1.1 200`.
+async fn first_line(address: &str, path: Option<&str>) -> std::io::Result<String> {
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let Some(path) = path else { return Ok(String::new()) };
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
 /// An image as pods name it.
 pub fn pull_reference(context: &Context, lab: Option<&Lab>, id: &str) -> Result<String, Failure> {
     let path = lock_path(context, lab);
@@ -299,14 +360,7 @@ pub async fn wait_until_it_answers(address: &str, timeout: Duration) -> Result<(
 }
 
 async fn answers(address: &str) -> Result<(), String> {
-    let ask = async {
-        let mut stream = tokio::net::TcpStream::connect(address).await?;
-        stream.write_all(format!("GET /v2/ HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await?;
-        Ok::<_, std::io::Error>(String::from_utf8_lossy(&answer).into_owned())
-    };
-    match tokio::time::timeout(Duration::from_secs(3), ask).await {
+    match tokio::time::timeout(Duration::from_secs(3), first_line(address, Some("/v2/"))).await {
         Ok(Ok(answer)) if answer.starts_with("HTTP/1.") => Ok(()),
         Ok(Ok(answer)) => Err(format!("answered {answer:?}")),
         Ok(Err(error)) => Err(error.to_string()),

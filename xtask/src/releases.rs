@@ -58,7 +58,22 @@ impl Status {
         }
     }
 
-    fn is_pending(self) -> bool {
+    /// As Helm writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployed => "deployed",
+            Self::Failed => "failed",
+            Self::Superseded => "superseded",
+            Self::Uninstalled => "uninstalled",
+            Self::Uninstalling => "uninstalling",
+            Self::PendingInstall => "pending-install",
+            Self::PendingUpgrade => "pending-upgrade",
+            Self::PendingRollback => "pending-rollback",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    pub fn is_pending(self) -> bool {
         matches!(self, Self::PendingInstall | Self::PendingUpgrade | Self::PendingRollback)
     }
 }
@@ -307,6 +322,14 @@ async fn unhealthy(client: &Client, of: Option<&[Release]>) -> Result<Vec<Revisi
         }
     }
     Ok(found)
+}
+
+/// Every stored revision of every release.
+pub async fn all_revisions(client: &Client) -> Result<Vec<Revision>, Failure> {
+    let secrets = Api::<Secret>::all(client.clone());
+    let listed = secrets.list_metadata(&ListParams::default().labels("owner=helm")).await;
+    let listed = listed.map_err(|error| read_failed("Helm's release Secrets", error))?;
+    Ok(listed.items.iter().filter_map(revision_of).collect())
 }
 
 /// Every stored revision of a release.

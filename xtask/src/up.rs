@@ -1,6 +1,7 @@
 //! `cargo xtask up`: a fresh machine to a running stack. Each step reconciles, so
 //! that an interrupted run is simply run again.
 
+use crate::checklist;
 use crate::cluster;
 use crate::context::Context;
 use crate::exit::Failure;
@@ -19,14 +20,14 @@ pub struct Args {
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let path = critical_path(context)?;
     let layers = tree::select(&context.tree.layers()?, &path)?;
-    let layer_args =
-        layer::Args { selectors: path, all: false, list: false, skip_tests: args.skip_tests, selector: None };
+    let layer_args = layer::Args { skip_tests: args.skip_tests, ..layer::Args::of(path) };
     if context.dry_run {
         cluster::plan(context).await?;
         context.reporter.planned("mirror", "copy what images.lock names");
         for layer in &layers {
             context.reporter.planned(&layer.name(), "sync and test");
         }
+        context.reporter.planned("checklist", "tell whether the data plane is ready");
         return Ok(());
     }
     let lock = cluster::lock(context).await?;
@@ -41,11 +42,11 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         "up",
         format!("look around: kubectl --context {} get pods -A (kubectl: `cargo xtask tools`)", context.kube_context),
     );
-    Ok(())
+    checklist::conclude(context).await
 }
 
 /// `INFRA_CRITICAL_PATH` (names, by space or comma), else what layers.yaml says.
-fn critical_path(context: &Context) -> Result<Vec<String>, Failure> {
+pub fn critical_path(context: &Context) -> Result<Vec<String>, Failure> {
     let from_env = std::env::var("INFRA_CRITICAL_PATH").unwrap_or_default();
     let named: Vec<String> = from_env.split([' ', ',']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
     if named.is_empty() { Ok(context.tree.layer_needs()?.critical_path) } else { Ok(named) }
