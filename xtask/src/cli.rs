@@ -11,7 +11,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Format, Reporter};
 use crate::state::StateDir;
 use crate::tree::Tree;
-use crate::{checklist, cluster, doctor, lab, layer, registry, releases, tools, up};
+use crate::{checklist, cluster, doctor, lab, layer, registry, releases, scripts, tools, up};
 
 /// Brings the stack up on a cluster, layer by layer, and says what blocks.
 #[derive(Parser)]
@@ -26,10 +26,12 @@ pub struct Cli {
     pub common: Common,
 }
 
+const DEFAULT_ENV: &str = "local";
+
 #[derive(clap::Args)]
 pub struct Common {
     /// A folder of infra/kubernetes/environments
-    #[arg(long, global = true, env = "HELMFILE_ENVIRONMENT", default_value = "local")]
+    #[arg(long, global = true, env = "HELMFILE_ENVIRONMENT", default_value = DEFAULT_ENV)]
     pub env: String,
     /// The kubeconfig context, if not the environment's own
     #[arg(long, global = true)]
@@ -80,6 +82,12 @@ pub enum Command {
     Doctor,
     /// Build what a machine without internet lacks (docs/lab.md)
     Lab,
+    /// The old script names with their old arguments
+    #[command(hide = true)]
+    Script {
+        #[command(subcommand)]
+        script: scripts::Script,
+    },
 }
 
 /// `90`, `90s`, `5m`, `1h`.
@@ -107,6 +115,7 @@ pub async fn dispatch(context: &Context, command: &Command) -> Result<(), Failur
         Command::Tools => tools::run(&context.tree, &context.reporter).await,
         Command::Doctor => doctor::run(context).await,
         Command::Lab => lab::run(context).await,
+        Command::Script { script } => scripts::run(context, script).await,
     }
 }
 
@@ -115,12 +124,23 @@ impl Common {
         Reporter::new(self.output, self.verbose)
     }
 
-    pub fn context(&self, reporter: Arc<Reporter>) -> Result<Context, Failure> {
+    /// The environment: an old script's argument, else `--env`; an empty variable is none.
+    fn env(&self, command: &Command) -> String {
+        let argument = match command {
+            Command::Script { script } => script.environment(),
+            _ => None,
+        };
+        let named = argument.unwrap_or(&self.env);
+        if named.is_empty() { DEFAULT_ENV.to_owned() } else { named.to_owned() }
+    }
+
+    pub fn context(&self, command: &Command, reporter: Arc<Reporter>) -> Result<Context, Failure> {
         let current = std::env::current_dir().map_err(|error| Failure::usage(format!("no current folder: {error}")))?;
         let current = Utf8PathBuf::from_path_buf(current)
             .map_err(|path| Failure::usage(format!("the current folder {} is not UTF-8", path.display())))?;
         let tree = Tree::discover(&current)?;
-        let env = tree.environment(&self.env)?;
+        let env_name = self.env(command);
+        let env = tree.environment(&env_name)?;
         let cluster = env.cluster.context.clone();
         let run_id = format!("{}-{}", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S"), std::process::id());
         let state = StateDir::open(&tree.root, &cluster, &reporter)?;
@@ -133,7 +153,7 @@ impl Common {
         let confirmed = std::env::var("XTASK_CONFIRM").is_ok_and(|value| value == "1");
         Ok(Context {
             kube_context: self.context.clone().unwrap_or(cluster),
-            env_name: self.env.clone(),
+            env_name,
             env,
             tree,
             dry_run: self.dry_run,

@@ -353,7 +353,8 @@ async fn ensure_registry(
         }
         step.done_as(format!("created the registry, {push}"));
     }
-    registry::wait_until_it_answers(push, Duration::from_secs(30)).await
+    registry::wait_until_it_answers(push, Duration::from_secs(30)).await?;
+    registry::healthy(&registry::health_url(context)).await
 }
 
 async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: Option<&Lab>) -> Result<(), Failure> {

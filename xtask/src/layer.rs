@@ -46,6 +46,11 @@ impl Args {
     pub fn of(selectors: Vec<String>) -> Self {
         Self { selectors, all: false, list: false, skip_tests: false, selector: None }
     }
+
+    /// With `HELM_LAYER_SELECTOR`, as the command line would have taken it.
+    pub fn selected_by_environment(self) -> Self {
+        Self { selector: std::env::var("HELM_LAYER_SELECTOR").ok(), ..self }
+    }
 }
 
 /// A release as `helmfile list --output json` names it.
@@ -78,9 +83,11 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 
 async fn plan(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Failure> {
     for layer in layers {
+        let selector = args.selector.as_ref().filter(|selector| !selector.is_empty());
+        let selector = selector.map(|selector| format!(" -l {selector}")).unwrap_or_default();
         context.reporter.planned(
             &layer.name(),
-            format!("check what it needs, then `helmfile -f {} -e {} sync`", layer.path, context.env_name),
+            format!("check what it needs, then `helmfile -f {} -e {}{selector} sync`", layer.path, context.env_name),
         );
         if !args.skip_tests {
             context.reporter.planned(&layer.name(), "run `helm test` of its releases");
@@ -144,7 +151,7 @@ impl Runner<'_> {
             self.toolbox.path("helm").as_str(),
             "--no-color",
         ]);
-        if let Some(selector) = &self.args.selector {
+        if let Some(selector) = self.args.selector.as_ref().filter(|selector| !selector.is_empty()) {
             command.args(["--selector", selector]);
         }
         command.args(arguments);

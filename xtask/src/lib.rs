@@ -24,6 +24,7 @@ pub mod preflight;
 pub mod process;
 pub mod registry;
 pub mod releases;
+pub mod scripts;
 pub mod state;
 pub mod tools;
 pub mod tree;

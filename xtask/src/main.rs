@@ -12,7 +12,7 @@ async fn main() -> std::process::ExitCode {
     if let Err(error) = Interrupt::global().listen() {
         reporter.warn("signals", format!("interrupts are not handled: {error}"));
     }
-    let result = match cli.common.context(reporter.clone()) {
+    let result = match cli.common.context(&cli.command, reporter.clone()) {
         Ok(context) => dispatch(&context, &cli.command).await,
         Err(failure) => Err(failure),
     };

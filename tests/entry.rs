@@ -1,0 +1,326 @@
+//! The ways in: the checklist with each of its items made to fail for real, and
+//! the old script names. On the environment `ci`, or the one that `XTASK_TEST_ENV` names.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+fn env() -> String {
+    std::env::var("XTASK_TEST_ENV").unwrap_or_else(|_| "ci".to_owned())
+}
+
+fn kube_context() -> String {
+    format!("k3d-ameide-{}", env())
+}
+
+fn registry() -> String {
+    format!("k3d-{}-reg", env())
+}
+
+/// There is one cluster: the tests take turns. It is up for each of them.
+fn cluster() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    static UP: OnceLock<()> = OnceLock::new();
+    UP.get_or_init(|| {
+        // What a killed test run may have left.
+        let _ = tool("kubectl").args(["--context", &kube_context(), "uncordon", &node()]).output();
+        let _ = Command::new("docker").args(["unpause", &node()]).output();
+        succeeds(xtask(&["up", "--skip-tests"]));
+    });
+    turn
+}
+
+fn node() -> String {
+    format!("{}-server-0", kube_context())
+}
+
+fn plain(mut command: Command) -> Command {
+    command.stdin(Stdio::null()).env_remove("XTASK_CONFIRM");
+    for variable in
+        ["HELMFILE_ENVIRONMENT", "INFRA_CRITICAL_PATH", "HELM_LAYER_SELECTOR", "K3D_REGISTRY_HEALTHCHECK_URL"]
+    {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn xtask(arguments: &[&str]) -> Command {
+    let mut command = plain(Command::new(env!("CARGO_BIN_EXE_xtask")));
+    command.current_dir(root()).args(["--env", &env(), "--yes"]).args(arguments);
+    command
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn succeeds(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output));
+    text(&output)
+}
+
+fn tool(name: &str) -> Command {
+    static BIN: OnceLock<String> = OnceLock::new();
+    let bin = BIN.get_or_init(|| {
+        let printed = succeeds(xtask(&["tools"]));
+        printed.lines().find_map(|line| line.strip_prefix("export PATH=")?.split(':').next()).unwrap().to_owned()
+    });
+    let mut command = Command::new(Path::new(bin).join(name));
+    command.stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn kubectl(arguments: &[&str]) -> String {
+    let mut command = tool("kubectl");
+    command.args(["--context", &kube_context()]).args(arguments);
+    succeeds(command)
+}
+
+#[track_caller]
+fn docker(arguments: &[&str]) {
+    let mut command = Command::new("docker");
+    command.args(arguments);
+    succeeds(command);
+}
+
+/// Polls until the condition holds: what is waited for has no other way to tell.
+#[track_caller]
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(120), "not seen within 120 s: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The checklist's exit code and items.
+fn checklist(arguments: &[&str]) -> (i32, Vec<Value>) {
+    let output = xtask(&["checklist", "--format", "json"]).args(arguments).output().unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    let code = output.status.code().unwrap();
+    assert_eq!(json["ready"], code == 0, "{json:#}");
+    (code, json["items"].as_array().unwrap().clone())
+}
+
+fn evidence(items: &[Value], id: &str) -> String {
+    items.iter().find(|item| item["id"] == id).unwrap()["evidence"].to_string()
+}
+
+/// The first failed item is this one, with this exit code, and says this.
+#[track_caller]
+fn first_failed(id: &str, exit: i32, says: &str) {
+    let (code, items) = checklist(&[]);
+    let failed: Vec<&Value> = items.iter().filter(|item| item["state"] == "fail").map(|item| &item["id"]).collect();
+    assert_eq!(failed.first(), Some(&&Value::from(id)), "{items:#?}");
+    assert_eq!(code, exit, "{items:#?}");
+    assert!(evidence(&items, id).contains(says), "{says:?} is not in {}", evidence(&items, id));
+}
+
+#[track_caller]
+fn green(arguments: &[&str]) {
+    let output = xtask(&["checklist"]).args(arguments).output().unwrap();
+    assert!(output.status.success(), "checklist {arguments:?}\n{}", text(&output));
+}
+
+/// The newest revision's Secret of a release, and its number.
+fn newest_secret(release: &str) -> String {
+    let selector = format!("owner=helm,name={release}");
+    let columns = "custom-columns=VERSION:.metadata.labels.version,NAME:.metadata.name";
+    let table = kubectl(&["-n", "ameide", "get", "secrets", "-l", &selector, "--no-headers", "-o", columns]);
+    let newest = table.lines().max_by_key(|line| line.split_whitespace().next().unwrap().parse::<u32>().unwrap());
+    newest.unwrap().split_whitespace().nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn each_item_of_the_checklist_fails_for_its_own_cause() {
+    let _turn = cluster();
+    green(&[]);
+
+    // lock-free: somebody holds it.
+    let state = std::env::var("AMEIDE_STATE_DIR").map(PathBuf::from).unwrap_or_else(|_| {
+        let base = std::env::var("XDG_STATE_HOME").map(PathBuf::from);
+        base.unwrap_or_else(|_| Path::new(&std::env::var("HOME").unwrap()).join(".local/state")).join("ameide")
+    });
+    let state = state.join(kube_context());
+    let lock = std::fs::File::create(state.join("k3d-cluster.lock")).unwrap();
+    lock.lock().unwrap();
+    first_failed("lock-free", 3, "held by");
+    drop(lock);
+    green(&[]);
+
+    // cluster-matches: nobody found this cluster ready; --fix does.
+    std::fs::remove_file(state.join("k3d-cluster-ready")).unwrap();
+    first_failed("cluster-matches", 4, "k3d-cluster-ready does not exist");
+    green(&["--fix"]);
+
+    // api-ready: a server that does not answer.
+    docker(&["pause", &node()]);
+    let (code, items) = checklist(&[]);
+    docker(&["unpause", &node()]);
+    let state_of = |id: &str| items.iter().find(|item| item["id"] == id).unwrap()["state"].clone();
+    assert_eq!(
+        (code, state_of("api-ready"), state_of("nodes-ready")),
+        (4, "fail".into(), "unknown".into()),
+        "{items:#?}"
+    );
+
+    // nodes-ready
+    kubectl(&["cordon", &node()]);
+    first_failed("nodes-ready", 8, "cordoned");
+    kubectl(&["uncordon", &node()]);
+    eventually("green after the pause", || checklist(&[]).0 == 0);
+
+    // registry-warm: stopped, then emptied of one image; pull secrets matter then. --fix mends both.
+    docker(&["stop", "-t", "0", &registry()]);
+    first_failed("registry-warm", 5, "does not answer");
+    green(&["--fix"]);
+    let redis = "/var/lib/registry/docker/registry/v2/repositories/third-party/redis";
+    docker(&["exec", &registry(), "rm", "-rf", redis]);
+    first_failed("registry-warm", 5, "third-party/redis");
+    let (_, items) = checklist(&[]);
+    assert!(evidence(&items, "pull-secrets").contains("the mirror is not complete"), "{items:#?}");
+    green(&["--fix"]);
+
+    // images-mirrored
+    kubectl(&["-n", "ameide", "run", "stranger", "--image=docker.io/library/stranger:1", "--restart=Never"]);
+    first_failed("images-mirrored", 5, "ameide/stranger: docker.io/library/stranger:1");
+    kubectl(&["-n", "ameide", "delete", "pod", "stranger", "--now"]);
+
+    // workloads-ready, and a smoke test that fails because of it.
+    kubectl(&["-n", "ameide", "scale", "statefulset/redis-master", "--replicas=0"]);
+    eventually("redis is gone", || {
+        kubectl(&["-n", "ameide", "get", "pods", "-o", "name"]).lines().all(|pod| !pod.contains("redis-master"))
+    });
+    first_failed("workloads-ready", 8, "statefulset/redis-master: is scaled to nothing");
+    let mut test = tool("helm");
+    test.args(["test", "redis", "-n", "ameide", "--kube-context", &kube_context(), "--timeout", "60s"]);
+    assert!(!test.output().unwrap().status.success(), "no test passes without a Redis");
+    kubectl(&["-n", "ameide", "scale", "statefulset/redis-master", "--replicas=1"]);
+    kubectl(&["-n", "ameide", "rollout", "status", "statefulset/redis-master", "--timeout=120s"]);
+    first_failed("smoke-tests", 9, "of ameide/redis failed");
+    green(&["--fix"]);
+
+    // releases-deployed and no-pending-release: --fix repairs, syncs, and all is well.
+    kubectl(&["-n", "ameide", "label", "secret", &newest_secret("redis"), "status=failed", "--overwrite"]);
+    first_failed("releases-deployed", 7, "ameide/redis (layer 40-data-plane): revision");
+    kubectl(&["-n", "ameide", "label", "secret", &newest_secret("redis"), "status=pending-upgrade", "--overwrite"]);
+    first_failed("no-pending-release", 7, "is pending-upgrade");
+    green(&["--fix"]);
+
+    // namespaces-active: one that something holds, then one that is gone. --fix makes it again.
+    kubectl(&["-n", "ameide-int-tests", "create", "configmap", "held"]);
+    let finalizers = |list: &str| {
+        let patch = format!(r#"{{"metadata":{{"finalizers":{list}}}}}"#);
+        kubectl(&["-n", "ameide-int-tests", "patch", "configmap", "held", "--type=merge", "-p", &patch]);
+    };
+    finalizers(r#"["ameide.dev/hold"]"#);
+    kubectl(&["delete", "namespace", "ameide-int-tests", "--wait=false"]);
+    eventually("it tells what holds the namespace", || {
+        evidence(&checklist(&[]).1, "namespaces-active").contains("ameide.dev/hold")
+    });
+    first_failed("namespaces-active", 6, "ameide-int-tests is Terminating");
+    finalizers("null");
+    eventually("the namespace is gone", || {
+        evidence(&checklist(&[]).1, "namespaces-active").contains("ameide-int-tests does not exist")
+    });
+    first_failed("namespaces-active", 8, "does not exist");
+    green(&["--fix"]);
+}
+
+#[test]
+fn the_backlog_page_has_the_definitions_of_today() {
+    let page = std::fs::read_to_string(root().join(xtask::checklist::PAGE)).unwrap();
+    let fresh = xtask::checklist::with_definitions(&page).unwrap();
+    assert!(page == fresh, "cargo xtask checklist --write brings it up to date");
+}
+
+#[test]
+fn a_watch_wants_a_terminal() {
+    let output = xtask(&["checklist", "--watch"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+/// An old script by its path, called from a folder of its own through a path with spaces.
+struct OldScripts(tempfile::TempDir);
+
+impl OldScripts {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(root(), folder.path().join("a tree")).unwrap();
+        Self(folder)
+    }
+
+    fn command(&self, path: &str, arguments: &[&str]) -> Command {
+        let mut command = plain(Command::new(self.0.path().join("a tree").join(path)));
+        command.current_dir(self.0.path()).args(arguments);
+        command
+    }
+}
+
+#[test]
+fn old_script_names_take_their_old_arguments_and_variables() {
+    let scripts = OldScripts::new();
+    let mut layer = scripts.command(
+        "infra/kubernetes/scripts/run-helm-layer.sh",
+        &["infra/kubernetes/helmfiles/45-data-plane-ext.yaml", "--dry-run"],
+    );
+    layer.env("HELMFILE_ENVIRONMENT", "staging").env("HELM_LAYER_SELECTOR", "name=minio");
+    let said = succeeds(layer);
+    assert!(said.contains("45-data-plane-ext.yaml -e staging -l name=minio sync"), "{said}");
+
+    let said = succeeds(scripts.command("infra/kubernetes/scripts/helmfile-sync.sh", &["staging", "--dry-run"]));
+    let layers: Vec<&str> = said.lines().filter(|line| line.contains("-e staging sync")).collect();
+    let files = std::fs::read_dir(root().join("infra/kubernetes/helmfiles")).unwrap().count();
+    assert_eq!(layers.len(), files, "every layer, in the environment of the argument:\n{said}");
+    assert!(layers[0].contains("[10-bootstrap]") && said.contains("[checklist]"), "{said}");
+
+    let check = "infra/kubernetes/scripts/infra-health-check.sh";
+    let said = succeeds(scripts.command(check, &["staging", "--layers", "45,40", "--dry-run"]));
+    let (first, second) = (said.find("40-data-plane.yaml -e staging"), said.find("45-data-plane-ext.yaml -e staging"));
+    assert!(first.is_some() && first < second && !said.contains("10-bootstrap"), "{said}");
+    let mut critical = scripts.command(check, &["--dry-run"]);
+    critical.env("INFRA_CRITICAL_PATH", "10-bootstrap 24-auth").env("HELMFILE_ENVIRONMENT", "");
+    let said = succeeds(critical);
+    assert!(said.contains("24-auth.yaml -e local") && !said.contains("40-data-plane"), "{said}");
+
+    let output = scripts.command(check, &["nowhere", "--dry-run"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    let output = scripts.command("infra/kubernetes/scripts/run-helm-layer.sh", &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+#[test]
+fn old_script_names_work_on_a_cluster() {
+    let _turn = cluster();
+    let scripts = OldScripts::new();
+    let ensure = || {
+        let mut command = scripts.command("scripts/infra/ensure-k3d-cluster.sh", &[]);
+        command.env("HELMFILE_ENVIRONMENT", env());
+        command
+    };
+    let said = succeeds(ensure());
+    assert!(said.contains("ready: API, nodes"), "{said}");
+    // Nothing listens on the discard port.
+    let mut elsewhere = ensure();
+    elsewhere.env("K3D_REGISTRY_HEALTHCHECK_URL", "http://127.0.0.1:9/v2/_catalog");
+    let output = elsewhere.output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output));
+    assert!(text(&output).contains("http://127.0.0.1:9/v2/_catalog"), "{}", text(&output));
+
+    let mut layer = scripts
+        .command("infra/kubernetes/scripts/run-helm-layer.sh", &["infra/kubernetes/helmfiles/45-data-plane-ext.yaml"]);
+    layer.env("HELMFILE_ENVIRONMENT", env()).env("HELM_LAYER_SELECTOR", "name=minio");
+    let said = succeeds(layer);
+    assert!(said.contains("[minio] helm test") && !said.contains("[temporal]"), "{said}");
+}
