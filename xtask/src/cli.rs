@@ -8,10 +8,10 @@ use clap::{Parser, Subcommand};
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::output::{Format, Reporter};
+use crate::output::{Event, Format, Reporter};
 use crate::state::StateDir;
 use crate::tree::Tree;
-use crate::{checklist, cluster, doctor, lab, layer, registry, releases, scripts, tools, up};
+use crate::{checklist, cluster, doctor, lab, layer, registry, releases, report, scripts, tools, up};
 
 /// Brings the stack up on a cluster, layer by layer, and says what blocks.
 #[derive(Parser)]
@@ -76,6 +76,8 @@ pub enum Command {
     Releases(releases::Args),
     /// Tell whether the data plane is ready, item by item, with evidence and remedy
     Checklist(checklist::Args),
+    /// Show a run: one HTML page with its timeline, or Markdown
+    Report(report::Args),
     /// Find or build the pinned tools, and print how to use them
     Tools,
     /// Check this machine, with the fix for each finding
@@ -112,6 +114,7 @@ pub async fn dispatch(context: &Context, command: &Command) -> Result<(), Failur
         Command::Layer(args) => layer::run(context, args).await,
         Command::Releases(args) => releases::run(context, args).await,
         Command::Checklist(args) => checklist::run(context, args).await,
+        Command::Report(args) => report::run(context, args).await,
         Command::Tools => tools::run(&context.tree, &context.reporter).await,
         Command::Doctor => doctor::run(context).await,
         Command::Lab => lab::run(context).await,
@@ -150,6 +153,9 @@ impl Common {
         };
         std::fs::create_dir_all(&run_dir).map_err(failed)?;
         reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;
+        state.prune();
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        reporter.event(&Event::Run { command: format!("cargo xtask {}", arguments.join(" ")), env: &env_name });
         let confirmed = std::env::var("XTASK_CONFIRM").is_ok_and(|value| value == "1");
         Ok(Context {
             kube_context: self.context.clone().unwrap_or(cluster),

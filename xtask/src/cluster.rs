@@ -14,6 +14,7 @@ use crate::engine::{self, Container};
 use crate::exit::{Exit, Failure};
 use crate::gomodule::short_hex;
 use crate::k3d::{Difference, K3dConfig};
+use crate::kubeconfig;
 use crate::kubernetes;
 use crate::lab::{self, Lab};
 use crate::lock::{ClusterLock, Holder};
@@ -36,7 +37,7 @@ pub enum Action {
     Status,
     /// Stop the cluster's containers; data stays
     Stop,
-    /// Delete the cluster, its registry, their volumes and the kubeconfig context
+    /// Delete the cluster, its registry, their volumes, the kubeconfig context and the state folder
     Delete,
     /// Delete the cluster and create it again; the registry and its images stay
     Recreate,
@@ -126,7 +127,12 @@ pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failur
     match action {
         None => up(context, &lock).await.map(drop),
         Some(Action::Stop) => stop(context, &config).await,
-        Some(Action::Delete) => delete(context, &config).await,
+        Some(Action::Delete) => {
+            delete(context, &config).await?;
+            drop(lock);
+            context.state.remove_if_empty();
+            Ok(())
+        }
         Some(Action::Recreate) => {
             let what =
                 format!("delete the cluster {} with everything deployed on it, and create it again", config.name());
@@ -592,7 +598,10 @@ async fn stop(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
 
 async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
-    context.confirm(&format!("delete the cluster {} and its registry with all their data", config.name()))?;
+    context.confirm(&format!(
+        "delete the cluster {} and its registry with all their data, and the records of its runs",
+        config.name()
+    ))?;
     let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
     remove_marker(context)?;
     delete_cluster(context, config, &toolbox).await?;
@@ -605,7 +614,12 @@ async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
         step.done_as("deleted the registry and its volume");
     }
     remove_if_there("network", &config.network()).await?;
-    remove_if_there("volume", &format!("k3d-{}-images", config.name())).await
+    remove_if_there("volume", &format!("k3d-{}-images", config.name())).await?;
+    kubeconfig::forget(config.name())?;
+    context.state.clear().map_err(|error| {
+        let path = &context.state.path;
+        Failure::new("state-unwritable", Exit::Unclassified, format!("cannot clear the state folder {path}: {error}"))
+    })
 }
 
 async fn remove_if_there(kind: &str, name: &str) -> Result<(), Failure> {

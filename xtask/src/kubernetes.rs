@@ -201,7 +201,8 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
             "containers": [{
                 "name": "check", "image": image, "imagePullPolicy": "Always",
                 // One record type: old busybox versions fail when the other one has no answer.
-                "command": ["nslookup", "-type=a", "kubernetes.default.svc.cluster.local."],
+                // Again for a while: CoreDNS says NXDOMAIN until it has read the services.
+                "command": ["sh", "-c", "for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do nslookup -type=a kubernetes.default.svc.cluster.local. && exit 0; sleep 1; done; exit 1"],
             }],
         },
     }))

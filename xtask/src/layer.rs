@@ -20,6 +20,7 @@ use crate::process::{Job, capture};
 use crate::registry;
 use crate::releases;
 use crate::tools::{self, Toolbox};
+use crate::trace;
 use crate::tree::{self, Layer};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -111,7 +112,10 @@ impl Runner<'_> {
         let client = kubernetes::client(&self.context.kube_context).await?;
         kubernetes::ready(&client).await.map_err(|error| kubernetes::unreachable(&self.context.kube_context, error))?;
         for layer in layers {
-            self.run_layer(&client, layer).await?;
+            let since = jiff::Timestamp::now();
+            let result = self.run_layer(&client, layer).await;
+            trace::record(self.context, &client, layer, since).await;
+            result?;
         }
         Ok(())
     }

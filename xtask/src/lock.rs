@@ -95,6 +95,10 @@ impl ClusterLock {
         let failed = |error: std::io::Error| {
             Failure::new("state-unwritable", Exit::Unclassified, format!("the lock file {path}: {error}"))
         };
+        if let Some(folder) = path.parent() {
+            // It goes with the cluster, while others may wait for the lock in it.
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
         let mut file =
             File::options().create(true).read(true).write(true).truncate(false).open(path).map_err(failed)?;
         match file.try_lock() {

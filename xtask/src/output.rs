@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
 
@@ -20,7 +21,7 @@ pub enum Format {
     Json,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     Done,
@@ -32,16 +33,85 @@ pub enum Outcome {
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event<'a> {
-    Run { command: String, env: &'a str },
-    Started { resource: &'a str, step: &'a str },
-    Finished { resource: &'a str, step: &'a str, outcome: Outcome, seconds: f64 },
-    Note { resource: &'a str, text: &'a str },
-    Warning { resource: &'a str, text: &'a str },
-    Waiting { resource: &'a str, text: &'a str },
-    Retry { reason: &'a str, attempt: u32, budget: u32, wait_seconds: u64 },
-    Planned { resource: &'a str, text: &'a str },
+    Run {
+        command: String,
+        env: &'a str,
+    },
+    Started {
+        resource: &'a str,
+        step: &'a str,
+    },
+    Finished {
+        resource: &'a str,
+        step: &'a str,
+        outcome: Outcome,
+        seconds: f64,
+    },
+    Note {
+        resource: &'a str,
+        text: &'a str,
+    },
+    Warning {
+        resource: &'a str,
+        text: &'a str,
+    },
+    Waiting {
+        resource: &'a str,
+        text: &'a str,
+    },
+    Retry {
+        reason: &'a str,
+        attempt: u32,
+        budget: u32,
+        wait_seconds: u64,
+    },
+    Planned {
+        resource: &'a str,
+        text: &'a str,
+    },
     Failure(&'a Failure),
-    End { exit: i32, seconds: f64 },
+    /// What the cluster wrote down of a layer; in the record only.
+    Release(ReleaseEvent),
+    Pod(PodEvent),
+    End {
+        exit: i32,
+        seconds: f64,
+    },
+}
+
+/// A revision that a layer made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReleaseEvent {
+    pub layer: String,
+    pub name: String,
+    pub namespace: String,
+    pub revision: String,
+    pub status: String,
+    pub started: Timestamp,
+}
+
+/// A pod of a layer's releases, as it stood when the layer ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PodEvent {
+    pub layer: String,
+    pub release: String,
+    /// A pod of `helm test`.
+    pub test: bool,
+    pub name: String,
+    pub namespace: String,
+    pub created: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Timestamp>,
+    /// Of a pod that ran to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    pub phase: String,
+    pub restarts: i32,
+    /// What it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
 }
 
 /// Writes each event to everything that reads the run.
@@ -259,7 +329,9 @@ const COLUMN: usize = 72;
 
 fn text_line(event: &Event) -> Option<String> {
     let line = match event {
-        Event::Run { .. } | Event::Started { .. } | Event::End { .. } => return None,
+        Event::Run { .. } | Event::Started { .. } | Event::End { .. } | Event::Release(_) | Event::Pod(_) => {
+            return None;
+        }
         Event::Finished { resource, step, outcome, seconds } => {
             let mark = match outcome {
                 Outcome::Done => "✅",

@@ -51,6 +51,52 @@ impl StateDir {
     pub fn runs(&self) -> Utf8PathBuf {
         self.path.join("runs")
     }
+
+    /// Removes the oldest run records beyond [`kept_runs`], never one whose process lives.
+    /// Another run may be at it too: what is gone already is no error.
+    pub fn prune(&self) {
+        let entries = self.runs().read_dir_utf8().into_iter().flatten().flatten();
+        let mut runs: Vec<Utf8PathBuf> = entries.map(|entry| entry.path().to_owned()).collect();
+        // Their names begin with the time.
+        runs.sort();
+        let surplus = runs.len().saturating_sub(kept_runs());
+        for run in runs.into_iter().take(surplus).filter(|run| !lives(run)) {
+            let _ = std::fs::remove_dir_all(run);
+        }
+    }
+
+    /// Removes everything but the lock, which the caller holds: the cluster that it is
+    /// about is gone. The folder itself goes with the lock (see [`Self::remove_if_empty`]).
+    pub fn clear(&self) -> std::io::Result<()> {
+        for entry in self.path.read_dir_utf8()?.flatten() {
+            let path = entry.path();
+            if path == self.lock() {
+                continue;
+            }
+            let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub fn remove_if_empty(&self) {
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+/// How many runs' records are kept per cluster: `AMEIDE_KEEP_RUNS`, else 100.
+fn kept_runs() -> usize {
+    std::env::var("AMEIDE_KEEP_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(100).max(1)
+}
+
+/// Whether the process that a run's name ends with is there (or another of its number:
+/// then the record is kept a little longer).
+fn lives(run: &Utf8Path) -> bool {
+    let pid = run.file_name().and_then(|name| name.rsplit('-').next());
+    pid.is_some_and(|pid| std::path::Path::new("/proc").join(pid).exists())
 }
 
 fn writable(folder: &Utf8Path) -> std::io::Result<()> {
@@ -114,6 +160,38 @@ pub fn write_atomically(path: &Utf8Path, content: &[u8]) -> std::io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_oldest_runs_go_and_living_ones_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir { path: Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap() };
+        // Pids above the kernel's limit of 2^22 are nobody's.
+        let name = |n: usize| format!("20260101-{n:06}-99999999");
+        for n in 0..kept_runs() + 3 {
+            std::fs::create_dir_all(state.runs().join(name(n)).join("logs")).unwrap();
+        }
+        let living = format!("20250101-000000-{}", std::process::id());
+        std::fs::create_dir_all(state.runs().join(&living)).unwrap();
+        state.prune();
+        assert!(state.runs().join(living).exists());
+        assert!(!state.runs().join(name(2)).exists() && state.runs().join(name(3)).exists());
+    }
+
+    #[test]
+    fn clearing_leaves_the_lock_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir { path: Utf8PathBuf::from_path_buf(folder.path().join("k3d-x")).unwrap() };
+        std::fs::create_dir_all(state.runs().join("r")).unwrap();
+        std::fs::write(state.lock(), "{}").unwrap();
+        std::fs::write(state.ready_marker(), "{}").unwrap();
+        state.clear().unwrap();
+        assert!(state.lock().exists() && !state.runs().exists() && !state.ready_marker().exists());
+        state.remove_if_empty();
+        assert!(state.path.exists(), "a lock that somebody holds keeps its folder");
+        std::fs::remove_file(state.lock()).unwrap();
+        state.remove_if_empty();
+        assert!(!state.path.exists());
+    }
 
     #[test]
     fn bytes_read_well() {

@@ -1,0 +1,209 @@
+//! `cargo xtask report`: a run as one HTML page, or as Markdown. Everything in it
+//! comes from the run's folder: its record, its logs, its checklist.
+
+mod html;
+mod markdown;
+mod record;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+
+pub use record::{Run, read};
+
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::output::human_seconds;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    Html,
+    Markdown,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// A run's name, as `--list` shows it; the last one that did something if none is given
+    pub run: Option<String>,
+    /// HTML to look at, Markdown for a pull request
+    #[arg(long, value_enum, default_value = "html")]
+    pub format: Form,
+    /// Where to write it; report.html or report.md in the run's folder if not given, `-` for standard output
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<Utf8PathBuf>,
+    /// List the runs that are kept, and stop
+    #[arg(long)]
+    pub list: bool,
+}
+
+/// An item of the checklist as the run's folder keeps it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Checkpoint {
+    pub title: String,
+    pub state: String,
+    #[serde(default)]
+    pub evidence: Vec<String>,
+    pub remedy: Option<String>,
+}
+
+/// How much of a log goes into a page; its end is what tells.
+const LOG_BYTES: usize = 200 * 1024;
+
+pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    if args.list {
+        return list(context);
+    }
+    let (folder, run) = find(context, args.run.as_deref())?;
+    let checklist = checklist(&folder);
+    let text = match args.format {
+        Form::Html => html::page(&run, &checklist, |name| log(&folder.join(name))),
+        Form::Markdown => markdown::page(&run, &checklist),
+    };
+    let path = match &args.to {
+        Some(path) if path == "-" => {
+            context.reporter.data(&text);
+            return Ok(());
+        }
+        Some(path) => path.clone(),
+        None => folder.join(if args.format == Form::Html { "report.html" } else { "report.md" }),
+    };
+    std::fs::write(&path, text).map_err(|error| Failure::usage(format!("--to {path}: {error}")))?;
+    context.reporter.data(path.as_str());
+    Ok(())
+}
+
+/// The Markdown of this run so far, for a job's summary.
+pub fn markdown_of(context: &Context) -> Option<String> {
+    let run = load(&context.run_dir)?;
+    Some(markdown::page(&run, &checklist(&context.run_dir)))
+}
+
+fn list(context: &Context) -> Result<(), Failure> {
+    for folder in folders(context)? {
+        if let Some(run) = load(&folder) {
+            context.reporter.data(&format!("{:<24} {:<24} {}", run.id, run.verdict(), run.command));
+        }
+    }
+    Ok(())
+}
+
+/// The folders of earlier runs, oldest first: their names begin with the time.
+fn folders(context: &Context) -> Result<Vec<Utf8PathBuf>, Failure> {
+    let runs = context.state.runs();
+    let entries = runs.read_dir_utf8().map_err(|error| Failure::usage(format!("cannot list {runs}: {error}")))?;
+    let mut folders: Vec<Utf8PathBuf> = entries.flatten().map(|entry| entry.path().to_owned()).collect();
+    folders.retain(|folder| folder != &context.run_dir);
+    folders.sort();
+    Ok(folders)
+}
+
+fn find(context: &Context, name: Option<&str>) -> Result<(Utf8PathBuf, Run), Failure> {
+    let mut folders = folders(context)?;
+    if let Some(name) = name {
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let folder = folders.into_iter().find(|folder| plain && folder.file_name() == Some(name));
+        let found = folder.and_then(|folder| load(&folder).map(|run| (folder, run)));
+        return found.ok_or_else(|| {
+            Failure::usage(format!("no run {name:?} in {}", context.state.runs())).remedy("cargo xtask report --list")
+        });
+    }
+    folders.reverse();
+    let did_something = |run: &Run| !run.rows.is_empty() || run.blocker.is_some();
+    let found = folders.into_iter().find_map(|folder| Some((load(&folder).filter(did_something)?, folder)));
+    found.map(|(run, folder)| (folder, run)).ok_or_else(|| {
+        Failure::usage(format!("no run is recorded in {} yet", context.state.runs())).remedy("cargo xtask up")
+    })
+}
+
+fn load(folder: &Utf8Path) -> Option<Run> {
+    let text = std::fs::read_to_string(folder.join("record.jsonl")).ok()?;
+    let logs: Vec<String> = folder
+        .read_dir_utf8()
+        .ok()?
+        .flatten()
+        .map(|entry| entry.file_name().to_owned())
+        .filter(|name| name.ends_with(".log"))
+        .collect();
+    read(folder.file_name()?, &text, &logs)
+}
+
+fn checklist(folder: &Utf8Path) -> Vec<Checkpoint> {
+    #[derive(Deserialize)]
+    struct Kept {
+        items: Vec<Checkpoint>,
+    }
+    let text = std::fs::read_to_string(folder.join("checklist.json")).unwrap_or_default();
+    serde_json::from_str::<Kept>(&text).map(|kept| kept.items).unwrap_or_default()
+}
+
+fn log(path: &Utf8Path) -> Option<String> {
+    let bytes = std::fs::read(path).ok()?;
+    let left_out = bytes.len().saturating_sub(LOG_BYTES);
+    let text = without_colours(&String::from_utf8_lossy(&bytes[left_out..]));
+    Some(if left_out == 0 { text } else { format!("({left_out} bytes before this left out)\n{text}") })
+}
+
+/// Without the terminal's escape sequences (`ESC [ … letter`), which some tools
+/// write wherever they write.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\u{1b}[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|c: char| c.is_ascii_alphabetic()).map_or(0, |index| index + 1);
+        plain.push_str(&part[end..]);
+    }
+    plain
+}
+
+impl Run {
+    /// `up · ci`
+    pub fn title(&self) -> String {
+        // The first word of the command line that is a command and not a flag's value.
+        let words: Vec<&str> = self.command.split_whitespace().skip(2).collect();
+        let verb = words.iter().enumerate().find(|(index, word)| {
+            let value = index.checked_sub(1).is_some_and(|before| takes_value(words[before]));
+            !word.starts_with('-') && !value
+        });
+        let verb = verb.map_or("run", |(_, word)| word);
+        if self.env.is_empty() { verb.to_owned() } else { format!("{verb} · {}", self.env) }
+    }
+
+    pub fn verdict(&self) -> String {
+        let took = human_seconds(self.seconds);
+        match (self.exit, &self.blocker) {
+            (Some(0), _) => format!("done in {took}"),
+            (Some(exit), Some(blocker)) => format!("{} (exit {exit}) after {took}", blocker.code),
+            (Some(exit), None) => format!("exit {exit} after {took}"),
+            (None, _) => format!("cut short after {took}"),
+        }
+    }
+}
+
+fn takes_value(flag: &str) -> bool {
+    matches!(flag, "--env" | "--context" | "--output" | "--lock-timeout")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_taken_out() {
+        assert_eq!(without_colours("\u{1b}[36mINFO\u{1b}[0m[0000] Using\n\u{1b}[1;31mé"), "INFO[0000] Using\né");
+    }
+
+    #[test]
+    fn the_title_is_the_command_and_its_environment() {
+        let mut run =
+            read("r", "{\"time\":\"2026-11-24T03:40:00Z\",\"event\":\"end\",\"exit\":0,\"seconds\":1}", &[]).unwrap();
+        for (command, title) in [
+            ("cargo xtask --env ci --yes up", "up · ci"),
+            ("cargo xtask layer 45 --env ci", "layer · ci"),
+            ("cargo xtask --env=ci --lock-timeout 5m cluster delete", "cluster · ci"),
+            ("", "run · ci"),
+        ] {
+            run.command = command.to_owned();
+            run.env = "ci".to_owned();
+            assert_eq!(run.title(), title, "{command}");
+        }
+    }
+}
