@@ -17,6 +17,7 @@ use crate::lab::Lab;
 use crate::lock::ClusterLock;
 use crate::preflight;
 use crate::process::{Job, capture};
+use crate::pull_secret;
 use crate::registry;
 use crate::releases;
 use crate::tools::{self, Toolbox};
@@ -128,6 +129,9 @@ impl Runner<'_> {
         let step = reporter.step(&name, "preflight");
         preflight::check(self.context, client, layer, self.lab).await?;
         step.done();
+        if let Some(need) = &self.context.tree.layer_needs()?.pull_secret {
+            pull_secret::ensure(self.context, client, need).await?;
+        }
         releases::watch_over(self.context, client, &wanted).await?;
         self.sync(client, layer, &wanted).await?;
         if !self.args.skip_tests {

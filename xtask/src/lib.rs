@@ -23,6 +23,7 @@ pub mod markup;
 pub mod output;
 pub mod preflight;
 pub mod process;
+pub mod pull_secret;
 pub mod registry;
 pub mod releases;
 pub mod report;

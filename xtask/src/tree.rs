@@ -177,6 +177,17 @@ pub struct LayerNeeds {
     pub layers: BTreeMap<String, Needs>,
     /// The layers that `up` brings up, in order.
     pub critical_path: Vec<String>,
+    pub pull_secret: Option<PullSecretNeed>,
+}
+
+/// The secret that pods pull from Docker Hub with, where there are credentials.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PullSecretNeed {
+    pub name: String,
+    /// The registry as Docker's `config.json` names it.
+    pub server: String,
+    pub namespaces: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -142,7 +142,7 @@ pub const ITEMS: &[Definition] = &[
         id: "pull-secrets",
         title: "Pull secrets present",
         holds: "each pull secret that pods name (`dockerhub-creds`) holds credentials; none is needed while the mirror is complete and serves every pod",
-        remedy: "`cargo xtask mirror`, or create the secret from `DCKR_USERNAME` and `DCKR_PAT`",
+        remedy: "`cargo xtask mirror`, or set `DOCKERHUB_USERNAME` and `DOCKERHUB_TOKEN` and run a layer",
         exits: &[Exit::Registry],
         judge: pull_secrets,
     },
