@@ -2,7 +2,7 @@
 //! describes: lock, preflight, watchdog, `helmfile sync`, `helm test`.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
@@ -11,15 +11,17 @@ use serde::Deserialize;
 
 use crate::cluster;
 use crate::context::Context;
+use crate::diagnosis::Diagnosis;
 use crate::exit::{Exit, Failure};
 use crate::kubernetes;
 use crate::lab::Lab;
 use crate::lock::ClusterLock;
 use crate::preflight;
-use crate::process::{Job, capture};
+use crate::process::{Interrupt, Job, capture};
 use crate::pull_secret;
 use crate::registry;
 use crate::releases;
+use crate::retry::{Budgets, Retry, Spent};
 use crate::tools::{self, Toolbox};
 use crate::trace;
 use crate::tree::{self, Layer};
@@ -133,7 +135,7 @@ impl Runner<'_> {
             pull_secret::ensure(self.context, client, need).await?;
         }
         releases::watch_over(self.context, client, &wanted).await?;
-        self.sync(client, layer, &wanted).await?;
+        self.sync_until_settled(client, layer, &wanted).await?;
         if !self.args.skip_tests {
             self.test(client, layer, &wanted).await?;
         }
@@ -191,7 +193,42 @@ impl Runner<'_> {
             .map_err(|error| failed(format!("`helmfile list` printed no list: {error}")))
     }
 
-    async fn sync(&self, client: &Client, layer: &Layer, wanted: &[Release]) -> Result<(), Failure> {
+    /// Syncs, and syncs again where the retry table says so.
+    async fn sync_until_settled(&self, client: &Client, layer: &Layer, wanted: &[Release]) -> Result<(), Failure> {
+        let budgets = self.context.tree.layer_needs()?.retries;
+        let reporter = &self.context.reporter;
+        let mut spent = Spent::default();
+        loop {
+            let Err(failure) = self.sync(client, layer, wanted, &budgets, &mut spent).await else { return Ok(()) };
+            let retry = spent.decide(failure.code, &budgets);
+            let (Retry::RateLimit(next) | Retry::Repair(next) | Retry::Api(next)) = retry else { return Err(failure) };
+            reporter.warn(&layer.name(), failure.to_string());
+            let wait = if matches!(retry, Retry::RateLimit(_)) { next.wait } else { Duration::ZERO };
+            reporter.event(&crate::output::Event::Retry {
+                reason: failure.code,
+                attempt: next.attempt,
+                budget: next.budget,
+                wait_seconds: wait.as_secs(),
+            });
+            match retry {
+                Retry::RateLimit(_) => Interrupt::global().or(tokio::time::sleep(wait)).await?,
+                Retry::Api(_) => {
+                    kubernetes::wait_until(next.wait, async || kubernetes::ready(client).await).await?;
+                    releases::watch_over(self.context, client, wanted).await?;
+                }
+                _ => releases::watch_over(self.context, client, wanted).await?,
+            }
+        }
+    }
+
+    async fn sync(
+        &self,
+        client: &Client,
+        layer: &Layer,
+        wanted: &[Release],
+        budgets: &Budgets,
+        spent: &mut Spent,
+    ) -> Result<(), Failure> {
         let name = layer.name();
         let reporter = &self.context.reporter;
         let step = reporter.step(&name, "helmfile sync");
@@ -199,7 +236,10 @@ impl Runner<'_> {
         let command = self.helmfile(layer, &["sync", "--sync-release-labels"]);
         let mut durations: BTreeMap<String, String> = BTreeMap::new();
         let job = Job { command, log: &log, inherit: Some(self.lock.descriptor()) };
-        let watch = crate::diagnosis::watch(self.context, client, wanted);
+        let diagnosis = Diagnosis::begin(self.context, client, &name, wanted, budgets).await;
+        // What an earlier run left in back-off would wait for up to 300 s.
+        diagnosis.replace_backing_off().await;
+        let watch = diagnosis.watch(budgets, spent);
         let ended = job
             .run(
                 |line| {
@@ -210,10 +250,11 @@ impl Runner<'_> {
                 },
                 watch,
             )
-            .await?;
+            .await
+            .map_err(|failure| failure.log(&log))?;
         if !ended.status.success() {
             step.failed("helmfile sync");
-            return Err(crate::diagnosis::explain(client, &name, wanted, &ended.tail).await.log(log));
+            return Err(diagnosis.explain(&ended.tail).await.log(log));
         }
         step.done();
         for (release, duration) in durations {
@@ -238,12 +279,23 @@ impl Runner<'_> {
             command.args(["--timeout", "3m"]);
             let step = self.context.reporter.step(&release.name, "helm test");
             let job = Job { command, log: &log, inherit: Some(self.lock.descriptor()) };
-            let ended = job.run_to_end(|line| self.context.reporter.progress(line)).await?;
+            let budgets = self.context.tree.layer_needs()?.retries;
+            let alone = std::slice::from_ref(release);
+            let diagnosis = Diagnosis::begin(self.context, client, &layer.name(), alone, &budgets).await;
+            let mut spent = Spent::default();
+            let watch = diagnosis.watch(&budgets, &mut spent);
+            let ended = job.run(|line| self.context.reporter.progress(line), watch).await;
+            let ended = ended.map_err(|failure| failure.log(&log))?;
             // `helm test --logs` prints nothing for hooks that are already deleted.
             let logs = test_logs(client, release).await;
             append(&log, &logs);
             if !ended.status.success() {
                 step.failed("helm test");
+                let cause = diagnosis.explain(&ended.tail).await;
+                // A test that ran and said no is a failed test; one that could not run has its own cause.
+                if !matches!(cause.code, "unknown" | "hook-failed" | "crash-loop" | "dependency-unreachable") {
+                    return Err(cause.log(log));
+                }
                 let evidence = logs.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned);
                 return Err(Failure::new(
                     "test-failed",

@@ -27,6 +27,7 @@ pub mod pull_secret;
 pub mod registry;
 pub mod releases;
 pub mod report;
+pub mod retry;
 pub mod scripts;
 pub mod state;
 pub mod tools;

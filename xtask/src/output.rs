@@ -65,6 +65,16 @@ pub enum Event<'a> {
         budget: u32,
         wait_seconds: u64,
     },
+    /// Something stands in the way, or did for a while.
+    Blocker {
+        code: &'a str,
+        resource: &'a str,
+        text: &'a str,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since: Option<String>,
+        then: &'a str,
+    },
     Planned {
         resource: &'a str,
         text: &'a str,
@@ -345,6 +355,7 @@ fn text_line(event: &Event) -> Option<String> {
         Event::Note { resource, text } => format!("➡️  [{resource}] {text}"),
         Event::Planned { resource, text } => format!("➡️  [{resource}] would {text}"),
         Event::Warning { resource, text } => format!("⚠️  [{resource}] {text}"),
+        Event::Blocker { code, resource, text, then, .. } => format!("⚠️  [{resource}] {code}: {text} ({then})"),
         Event::Waiting { resource, text } => format!("⏳ [{resource}] {text}"),
         Event::Retry { reason, attempt, budget, wait_seconds } => {
             format!("🔁 {reason}: try {attempt} of {budget} in {wait_seconds} s")

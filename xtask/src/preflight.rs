@@ -3,9 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, ListParams};
+
+use serde::Deserialize;
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
@@ -16,37 +19,44 @@ use crate::registry;
 use crate::releases;
 use crate::tree::{Layer, SecretNeed, ServiceNeed};
 
-/// How long a Terminating namespace is waited for.
-const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a service that is coming up is waited for.
-const SERVICE_TIMEOUT: Duration = Duration::from_secs(60);
+/// `preflight:` of layers.yaml: how long is waited, in seconds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Waits {
+    /// For a Terminating namespace to be gone.
+    pub namespace: u64,
+    /// For a service that is coming up.
+    pub service: u64,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { namespace: 120, service: 60 }
+    }
+}
+
+/// The registry answers (at `K3D_REGISTRY_HEALTHCHECK_URL` where that is set), and
+/// holds what the lock names.
+async fn check_registry(context: &Context, lab: Option<&Lab>) -> Result<(), Failure> {
+    registry::healthy(&registry::health_url(context)).await?;
+    registry::check_mirror(context, lab).await
+}
 
 pub async fn check(context: &Context, client: &Client, layer: &Layer, lab: Option<&Lab>) -> Result<(), Failure> {
-    let needs = context.tree.layer_needs()?.layers.remove(&layer.name()).unwrap_or_default();
-    let mut failures = Vec::new();
-    let mut note = |result: Result<(), Failure>| -> Result<(), Failure> {
-        match result {
-            Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => Err(failure),
-            Err(failure) => {
-                failures.push(failure);
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
-    };
-    note(registry::check_mirror(context, lab).await)?;
-    for name in &needs.namespaces {
-        note(namespace_active(context, client, name).await)?;
-    }
-    for name in &needs.layers {
-        note(layer_in_place(client, name).await)?;
-    }
-    for need in &needs.secrets {
-        note(secret_has_keys(client, need).await)?;
-    }
-    for need in &needs.services {
-        note(service_answers(context, client, need).await)?;
-    }
+    let needs_all = context.tree.layer_needs()?;
+    let needs = needs_all.layers.get(&layer.name()).cloned().unwrap_or_default();
+    let budgets = &needs_all.preflight;
+    // All at once: a wait for one says nothing about the others.
+    let registry = async { vec![check_registry(context, lab).await] };
+    let namespaces = join_all(needs.namespaces.iter().map(|name| namespace_active(context, client, name, budgets)));
+    let layers = join_all(needs.layers.iter().map(|name| layer_in_place(client, name)));
+    let secrets = join_all(needs.secrets.iter().map(|need| secret_has_keys(client, need)));
+    let services = join_all(needs.services.iter().map(|need| service_answers(context, client, need, budgets)));
+    let (registry, namespaces, layers, secrets, services) =
+        tokio::join!(registry, namespaces, layers, secrets, services);
+    Interrupt::global().check()?;
+    let results = [registry, namespaces, layers, secrets, services].into_iter().flatten();
+    let failures: Vec<Failure> = results.filter_map(Result::err).collect();
     // The first in the order above ends the run; the others are its evidence.
     let mut failures = failures.into_iter();
     let Some(mut first) = failures.next() else { return Ok(()) };
@@ -58,12 +68,18 @@ pub async fn check(context: &Context, client: &Client, layer: &Layer, lab: Optio
 }
 
 /// Waits while the namespace is Terminating, telling what holds it.
-async fn namespace_active(context: &Context, client: &Client, name: &str) -> Result<(), Failure> {
+async fn namespace_active(context: &Context, client: &Client, name: &str, waits: &Waits) -> Result<(), Failure> {
     let started = Instant::now();
     let mut told = Vec::new();
     loop {
         match kubernetes::namespace_phase(client, name).await? {
-            NamespacePhase::Active => return Ok(()),
+            NamespacePhase::Active => {
+                if !told.is_empty() {
+                    context.reporter.note(name, "the namespace is Active");
+                }
+                return Ok(());
+            }
+            // It is gone, and the layer that makes it makes it anew.
             NamespacePhase::Absent => {
                 return Err(Failure::new(
                     "namespace-missing",
@@ -78,10 +94,10 @@ async fn namespace_active(context: &Context, client: &Client, name: &str) -> Res
                     context.reporter.waiting(name, format!("the namespace is Terminating: {}", held_by(&held)));
                     told = if told_now.is_empty() { vec![String::new()] } else { told_now };
                 }
-                if started.elapsed() >= NAMESPACE_TIMEOUT {
-                    return Err(Failure::new("namespace-terminating", Exit::NamespaceTerminating, format!("the namespace {name} is still being deleted after {} s", NAMESPACE_TIMEOUT.as_secs()))
+                if started.elapsed() >= Duration::from_secs(waits.namespace) {
+                    return Err(Failure::new("namespace-terminating", Exit::NamespaceTerminating, format!("the namespace {name} is still being deleted after {} s", waits.namespace))
                         .evidence(held_by(&held))
-                        .remedy(format!("kubectl get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to")));
+                        .remedy(format!("kubectl --context {} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to", context.kube_context)));
                 }
             }
         }
@@ -132,15 +148,16 @@ async fn secret_has_keys(client: &Client, need: &SecretNeed) -> Result<(), Failu
     };
     let has =
         |key: &String| secret.data.as_ref().is_some_and(|data| data.get(key).is_some_and(|value| !value.0.is_empty()));
-    match need.keys.iter().find(|key| !has(key)) {
-        Some(key) => Err(missing(format!("the Secret {}/{} has no key {key}", need.namespace, need.name))),
-        None => Ok(()),
+    let absent: Vec<&str> = need.keys.iter().filter(|key| !has(key)).map(String::as_str).collect();
+    match absent.as_slice() {
+        [] => Ok(()),
+        absent => Err(missing(format!("the Secret {}/{} has no key {}", need.namespace, need.name, absent.join(", ")))),
     }
 }
 
 /// Reached over the network from inside the cluster: the API server dials the
 /// service's endpoint for us. Whatever the endpoint says to HTTP, it answered.
-async fn service_answers(context: &Context, client: &Client, need: &ServiceNeed) -> Result<(), Failure> {
+async fn service_answers(context: &Context, client: &Client, need: &ServiceNeed, waits: &Waits) -> Result<(), Failure> {
     if !applies(client, &need.namespace, need.if_release.as_ref()).await? {
         return Ok(());
     }
@@ -148,7 +165,7 @@ async fn service_answers(context: &Context, client: &Client, need: &ServiceNeed)
     let mut told = false;
     loop {
         let Err(reason) = dial(client, need).await else { return Ok(()) };
-        if started.elapsed() >= SERVICE_TIMEOUT {
+        if started.elapsed() >= Duration::from_secs(waits.service) {
             return Err(Failure::new(
                 "dependency-unreachable",
                 Exit::NotReady,

@@ -175,6 +175,12 @@ fn select_one(layers: &[Layer], selector: &str) -> Vec<Layer> {
 pub struct LayerNeeds {
     #[serde(default)]
     pub layers: BTreeMap<String, Needs>,
+    /// How long is waited before a layer starts.
+    #[serde(default)]
+    pub preflight: crate::preflight::Waits,
+    /// What is tried again, how often, and how long blockers may last.
+    #[serde(default)]
+    pub retries: crate::retry::Budgets,
     /// The layers that `up` brings up, in order.
     pub critical_path: Vec<String>,
     pub pull_secret: Option<PullSecretNeed>,

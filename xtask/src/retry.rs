@@ -1,0 +1,223 @@
+//! What is tried again, how often, and when: one table. Everything that does not
+//! stand in it is not tried again. Budgets are per layer run, in
+//! `infra/kubernetes/layers.yaml`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::context::Context;
+
+/// `retries:` of layers.yaml.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Default)]
+pub struct Budgets {
+    pub rate_limit: RateLimit,
+    pub release_pending: ReleasePending,
+    pub api_unreachable: ApiUnreachable,
+    /// Seconds that a blocker may last before it ends the run, by code.
+    pub patience: BTreeMap<String, u64>,
+}
+
+/// Seconds throughout.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RateLimit {
+    pub attempts: u32,
+    pub first_wait: u64,
+    pub longest_wait: u64,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self { attempts: 8, first_wait: 5, longest_wait: 120 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ReleasePending {
+    pub attempts: u32,
+}
+
+impl Default for ReleasePending {
+    fn default() -> Self {
+        Self { attempts: 1 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ApiUnreachable {
+    pub attempts: u32,
+    /// How long the API may be away each time, in seconds.
+    pub within: u64,
+}
+
+impl Default for ApiUnreachable {
+    fn default() -> Self {
+        Self { attempts: 2, within: 180 }
+    }
+}
+
+/// What a layer run has used of its budgets.
+#[derive(Clone, Debug, Default)]
+pub struct Spent {
+    rate_limit: u32,
+    release_pending: u32,
+    api_unreachable: u32,
+}
+
+/// The next try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    pub attempt: u32,
+    pub budget: u32,
+    pub wait: Duration,
+}
+
+/// What has to happen before a layer is synced again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    None,
+    /// Wait, replace what is in back-off, sync again.
+    RateLimit(Next),
+    /// Repair the release, sync again.
+    Repair(Next),
+    /// Wait until the API is back, repair what it left, sync again.
+    Api(Next),
+}
+
+impl Spent {
+    /// The table.
+    pub fn decide(&mut self, code: &str, budgets: &Budgets) -> Retry {
+        let count = |spent: &mut u32, budget: u32, wait: u64| {
+            (*spent < budget).then(|| {
+                *spent += 1;
+                Next { attempt: *spent, budget, wait: Duration::from_secs(wait) }
+            })
+        };
+        match code {
+            "registry-rate-limited" => self.rate_limit(&budgets.rate_limit, None).map_or(Retry::None, Retry::RateLimit),
+            "release-pending" => {
+                count(&mut self.release_pending, budgets.release_pending.attempts, 0).map_or(Retry::None, Retry::Repair)
+            }
+            "api-unreachable" => {
+                count(&mut self.api_unreachable, budgets.api_unreachable.attempts, budgets.api_unreachable.within)
+                    .map_or(Retry::None, Retry::Api)
+            }
+            _ => Retry::None,
+        }
+    }
+
+    /// As long as the registry asks for, else doubling, within bounds and with a
+    /// jitter of a quarter, so that the nodes of a site do not come back together.
+    pub fn rate_limit(&mut self, budget: &RateLimit, asked: Option<Duration>) -> Option<Next> {
+        if self.rate_limit >= budget.attempts {
+            return None;
+        }
+        let doubled = budget.first_wait.saturating_mul(1 << self.rate_limit.min(16)).min(budget.longest_wait);
+        self.rate_limit += 1;
+        let wait = asked.unwrap_or_else(|| {
+            let millis = doubled * 1000;
+            Duration::from_millis(millis + jitter() % (millis / 4 + 1))
+        });
+        Some(Next { attempt: self.rate_limit, budget: budget.attempts, wait })
+    }
+}
+
+/// Any number that two runs are unlikely to share; nothing depends on its quality.
+fn jitter() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+/// What the registry asks for in `Retry-After` (RFC 9110, in seconds), since the
+/// kubelet's message does not carry it: asks the URL of the message once.
+pub async fn retry_after(message: &str, _context: &Context) -> Option<Duration> {
+    let url: http::Uri = message
+        .split(|c: char| c.is_whitespace() || c == '"')
+        .map(|word| word.trim_end_matches([':', ',']))
+        .find(|word| word.starts_with("http://") && word.contains("/v2/"))?
+        .parse()
+        .ok()?;
+    let address = format!("{}:{}", url.host()?, url.port_u16().unwrap_or(80));
+    let asked = tokio::time::timeout(Duration::from_secs(3), ask(&address, url.path())).await;
+    asked.ok()?.ok()?
+}
+
+async fn ask(address: &str, path: &str) -> std::io::Result<Option<Duration>> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    stream
+        .write_all(format!("HEAD {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+        .await?;
+    let mut answer = Vec::new();
+    stream.take(16 * 1024).read_to_end(&mut answer).await?;
+    Ok(header_seconds(&String::from_utf8_lossy(&answer)))
+}
+
+/// Longer than this is no wait but an outage of its own.
+const LONGEST: u64 = 3600;
+
+fn header_seconds(answer: &str) -> Option<Duration> {
+    let mut lines = answer.lines();
+    if !lines.next()?.contains(" 429") {
+        return None;
+    }
+    let value = lines.take_while(|line| !line.is_empty()).find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("retry-after").then(|| value.trim().to_owned())
+    })?;
+    value.parse().ok().map(|seconds: u64| Duration::from_secs(seconds.min(LONGEST)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_the_retry_table() {
+        let budgets = Budgets::default();
+        let mut spent = Spent::default();
+        assert!(matches!(spent.decide("release-pending", &budgets), Retry::Repair(Next { attempt: 1, budget: 1, .. })));
+        assert_eq!(spent.decide("release-pending", &budgets), Retry::None);
+        for attempt in 1..=2 {
+            let next = Next { attempt, budget: 2, wait: Duration::from_secs(180) };
+            assert_eq!(spent.decide("api-unreachable", &budgets), Retry::Api(next));
+        }
+        assert_eq!(spent.decide("api-unreachable", &budgets), Retry::None);
+        for attempt in 1..=8 {
+            let Retry::RateLimit(next) = spent.decide("registry-rate-limited", &budgets) else { panic!("{attempt}") };
+            assert_eq!((next.attempt, next.budget), (attempt, 8));
+        }
+        assert_eq!(spent.decide("registry-rate-limited", &budgets), Retry::None);
+        for rule in crate::diagnosis::rules::RULES {
+            if !matches!(rule.code, "registry-rate-limited" | "release-pending" | "api-unreachable") {
+                assert_eq!(Spent::default().decide(rule.code, &budgets), Retry::None, "{}", rule.code);
+            }
+        }
+    }
+
+    #[test]
+    fn waits_double_within_bounds_unless_the_registry_says() {
+        let budget = RateLimit { attempts: 4, first_wait: 10, longest_wait: 25 };
+        let mut spent = Spent::default();
+        for (low, high) in [(10, 13), (20, 25), (25, 32)] {
+            let wait = spent.rate_limit(&budget, None).unwrap().wait;
+            assert!(wait >= Duration::from_secs(low) && wait <= Duration::from_secs(high), "{wait:?}");
+        }
+        assert_eq!(spent.rate_limit(&budget, Some(Duration::from_secs(3))).unwrap().wait, Duration::from_secs(3));
+        assert_eq!(spent.rate_limit(&budget, None), None);
+    }
+
+    #[test]
+    fn retry_after_is_read_from_a_429_only() {
+        let limited = "HTTP/1.1 429 Too Many Requests\r\nServer: nginx\r\nRetry-After: 7\r\n\r\n";
+        assert_eq!(header_seconds(limited), Some(Duration::from_secs(7)));
+        assert_eq!(header_seconds("HTTP/1.1 429 Too Many Requests\r\n\r\nRetry-After: 7"), None);
+        assert_eq!(header_seconds("HTTP/1.1 503 x\r\nRetry-After: 7\r\n\r\n"), None);
+    }
+}
