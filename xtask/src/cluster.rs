@@ -164,7 +164,13 @@ fn remove_marker(context: &Context) -> Result<(), Failure> {
 
 /// Brings the cluster up. The lock is the caller's, who goes on using it.
 pub async fn up(context: &Context, _held: &ClusterLock) -> Result<Ready, Failure> {
-    let config = context.require_k3d_config()?;
+    let Some(config) = context.k3d_config()? else {
+        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+        let client = kubernetes::client(&context.kube_context).await?;
+        kubernetes::ready(&client).await.map_err(|error| kubernetes::unreachable(&context.kube_context, error))?;
+        context.reporter.note(&context.kube_context, "a shared cluster: it is used as it is");
+        return Ok(Ready { toolbox, lab: None });
+    };
     engine::ensure(context).await?;
     let existing = observe_containers(&config).await?;
     let lab = choose_lab(context, &existing).await?;
@@ -205,7 +211,10 @@ pub async fn up(context: &Context, _held: &ClusterLock) -> Result<Ready, Failure
 
 /// What `up` would do, without doing any of it.
 pub async fn plan(context: &Context) -> Result<(), Failure> {
-    let config = context.require_k3d_config()?;
+    let Some(config) = context.k3d_config()? else {
+        context.reporter.planned(&context.kube_context, "change nothing: it is a shared cluster");
+        return Ok(());
+    };
     let Ok(_) = engine::observe().await else {
         context.reporter.planned("docker", "start Docker Engine, installing it where it may");
         context.reporter.planned(config.name(), describe(&Plan::Create));

@@ -48,6 +48,20 @@ pub async fn client(context: &str) -> Result<Client, Failure> {
     Client::try_from(config).map_err(|error| unreachable(context, error))
 }
 
+/// The API server's own clock (its `Date` header), to which its timestamps belong.
+pub async fn server_time(client: &Client) -> Result<jiff::Timestamp, Failure> {
+    let failed = |error: String| {
+        Failure::new("api-unreachable", Exit::ApiUnreachable, "asking the API server for its time failed")
+            .evidence(error)
+    };
+    let request = http::Request::get("/version").body(kube::client::Body::empty());
+    let request = request.map_err(|error| failed(error.to_string()))?;
+    let response = client.send(request).await.map_err(|error| failed(error.to_string()))?;
+    let date = response.headers().get("date").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date);
+    parsed.map_err(|error| failed(format!("its Date {date:?}: {error}")))
+}
+
 /// Whether the kubeconfig names a current context.
 pub fn has_current_context() -> bool {
     Kubeconfig::read().is_ok_and(|config| config.current_context.is_some_and(|name| !name.is_empty()))

@@ -15,6 +15,7 @@ use crate::diagnosis::Diagnosis;
 use crate::exit::{Exit, Failure};
 use crate::kubernetes;
 use crate::lab::Lab;
+use crate::lease::ClusterLease;
 use crate::lock::ClusterLock;
 use crate::preflight;
 use crate::process::{Interrupt, Job, capture};
@@ -114,13 +115,19 @@ impl Runner<'_> {
     pub async fn run_all(&self, layers: &[Layer]) -> Result<(), Failure> {
         let client = kubernetes::client(&self.context.kube_context).await?;
         kubernetes::ready(&client).await.map_err(|error| kubernetes::unreachable(&self.context.kube_context, error))?;
-        for layer in layers {
-            let since = jiff::Timestamp::now();
-            let result = self.run_layer(&client, layer).await;
-            trace::record(self.context, &client, layer, since).await;
-            result?;
-        }
-        Ok(())
+        let mut lease = ClusterLease::acquire(self.context, &client).await?;
+        let run = async {
+            for layer in layers {
+                let since = jiff::Timestamp::now();
+                let result = self.run_layer(&client, layer).await;
+                trace::record(self.context, &client, layer, since).await;
+                result?;
+            }
+            Ok(())
+        };
+        let result = lease.guard(run).await;
+        lease.release().await;
+        result
     }
 
     async fn run_layer(&self, client: &Client, layer: &Layer) -> Result<(), Failure> {
@@ -198,10 +205,18 @@ impl Runner<'_> {
         let budgets = self.context.tree.layer_needs()?.retries;
         let reporter = &self.context.reporter;
         let mut spent = Spent::default();
+        let mut reinstalled = false;
         loop {
             let Err(failure) = self.sync(client, layer, wanted, &budgets, &mut spent).await else { return Ok(()) };
             let retry = spent.decide(failure.code, &budgets);
-            let (Retry::RateLimit(next) | Retry::Repair(next) | Retry::Api(next)) = retry else { return Err(failure) };
+            let (Retry::RateLimit(next) | Retry::Repair(next) | Retry::Api(next)) = retry else {
+                let stopped = matches!(failure.exit, Exit::Interrupted | Exit::Terminated);
+                if !stopped && !reinstalled && releases::after_failure(self.context, client, wanted).await? {
+                    reinstalled = true;
+                    continue;
+                }
+                return Err(failure);
+            };
             reporter.warn(&layer.name(), failure.to_string());
             let wait = if matches!(retry, Retry::RateLimit(_)) { next.wait } else { Duration::ZERO };
             reporter.event(&crate::output::Event::Retry {

@@ -18,6 +18,7 @@ pub mod kubeconfig;
 pub mod kubernetes;
 pub mod lab;
 pub mod layer;
+pub mod lease;
 pub mod lock;
 pub mod markup;
 pub mod output;

@@ -41,7 +41,7 @@ impl Holder {
         Self { pid: std::process::id(), host, user, command, run: run.to_owned(), since: Timestamp::now() }
     }
 
-    fn describe(&self, now: Timestamp) -> String {
+    pub fn describe(&self, now: Timestamp) -> String {
         let age = now.duration_since(self.since).as_secs_f64().max(0.0);
         format!("{} by {}@{} (pid {}), for {}", self.command, self.user, self.host, self.pid, human_seconds(age))
     }

@@ -24,9 +24,10 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::kubernetes::read_failed;
+use crate::kubernetes::{read_failed, server_time};
 use crate::layer::Release;
-use crate::process::Interrupt;
+use crate::lease::ClusterLease;
+use crate::process::{Interrupt, Job};
 
 /// Helm's `release.Status`, `pkg/release/common/status.go`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -154,6 +155,12 @@ pub enum Action {
         /// From which age a pending release of an unknown owner counts as orphaned
         #[arg(long, default_value = "5m", value_parser = crate::cli::duration)]
         older_than: Duration,
+        /// Uninstall this release (NAME or NAMESPACE/NAME), after showing what goes with it
+        #[arg(long, value_name = "NAME", conflicts_with = "rollback")]
+        uninstall: Option<String>,
+        /// Roll this release back to that revision
+        #[arg(long, num_args = 2, value_names = ["NAME", "REVISION"])]
+        rollback: Vec<String>,
     },
 }
 
@@ -162,26 +169,255 @@ pub const ORPHAN_AFTER: Duration = Duration::from_secs(300);
 
 const STAMP_LABEL: &str = "run";
 
+/// How long a revision of an unknown owner is watched before it is repaired.
+const UNCHANGED_FOR: Duration = Duration::from_secs(3);
+
+/// In the description of a revision that was marked failed here.
+const MARKED: &str = "marked failed by xtask";
+
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let client = crate::kubernetes::client(&context.kube_context).await?;
-    let Some(Action::Repair { older_than }) = &args.action else { return show(context, &client).await };
-    let _lock = if context.dry_run { None } else { Some(crate::cluster::lock(context).await?) };
-    let mut repaired = 0;
-    for revision in unhealthy(&client, None).await? {
-        repaired += usize::from(treat(context, &client, &revision, *older_than).await?);
+    let Some(Action::Repair { older_than, uninstall, rollback }) = &args.action else {
+        return show(context, &client).await;
+    };
+    if context.dry_run {
+        return repair(context, &client, *older_than, uninstall.as_deref(), rollback).await;
     }
-    context.reporter.note("releases", format!("{repaired} repaired"));
+    let _lock = crate::cluster::lock(context).await?;
+    let mut lease = ClusterLease::acquire(context, &client).await?;
+    let result = lease.guard(repair(context, &client, *older_than, uninstall.as_deref(), rollback)).await;
+    lease.release().await;
+    result
+}
+
+async fn repair(
+    context: &Context,
+    client: &Client,
+    older_than: Duration,
+    uninstall: Option<&str>,
+    rollback: &[String],
+) -> Result<(), Failure> {
+    let reporter = &context.reporter;
+    if let Some(name) = uninstall {
+        let newest = find(client, name).await?;
+        for line in objects(&payload(client, &newest).await?) {
+            reporter.planned(&newest.release, format!("delete {line}"));
+        }
+        if context.dry_run {
+            return Ok(());
+        }
+        context.confirm(&format!("uninstall release {} in {}", newest.release, newest.namespace))?;
+        return helm(context, &newest, &["uninstall", &newest.release, "--wait"]).await;
+    }
+    if let [name, revision] = rollback {
+        let newest = find(client, name).await?;
+        let number: u32 = revision.parse().map_err(|_| {
+            Failure::usage(format!("--rollback {name} {revision:?}: expected the number of a revision"))
+        })?;
+        let known = history(client, &newest.namespace, &newest.release).await?;
+        if !known.iter().any(|other| other.revision == number) {
+            let numbers: Vec<String> = known.iter().map(|other| other.revision.to_string()).collect();
+            let message = format!("release {} has no revision {number}: it has {}", newest.release, numbers.join(", "));
+            return Err(Failure::usage(message));
+        }
+        if context.dry_run {
+            reporter.planned(&newest.release, format!("roll back to revision {number}"));
+            return Ok(());
+        }
+        context.confirm(&format!("roll release {} back to revision {number}", newest.release))?;
+        return helm(context, &newest, &["rollback", &newest.release, &number.to_string(), "--wait"]).await;
+    }
+    let now = server_time(client).await?;
+    let mut repaired = 0;
+    for revision in unhealthy(client, None).await? {
+        repaired += usize::from(treat(context, client, &revision, older_than, now).await?);
+    }
+    reporter.note("releases", format!("{repaired} repaired"));
     Ok(())
+}
+
+/// The newest revision of a release by `NAME` or `NAMESPACE/NAME`.
+async fn find(client: &Client, name: &str) -> Result<Revision, Failure> {
+    let mut newest: BTreeMap<String, Revision> = BTreeMap::new();
+    for revision in all_revisions(client).await? {
+        let full = format!("{}/{}", revision.namespace, revision.release);
+        if (full == name || revision.release == name)
+            && newest.get(&full).is_none_or(|other| other.revision < revision.revision)
+        {
+            newest.insert(full, revision);
+        }
+    }
+    let names: Vec<String> = newest.keys().cloned().collect();
+    let mut found = newest.into_values();
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one),
+        (None, _) => Err(Failure::usage(format!("no release {name:?}")).remedy("helm list -A")),
+        _ => Err(Failure::usage(format!("{name:?} may be any of {}", names.join(", ")))),
+    }
+}
+
+/// Runs Helm on one release; its lines go to a log.
+async fn helm(context: &Context, revision: &Revision, arguments: &[&str]) -> Result<(), Failure> {
+    let toolbox = crate::tools::ensure(&context.tree, &["helm"], &context.reporter).await?;
+    let mut command = toolbox.command("helm");
+    command.args(arguments).args(["--namespace", &revision.namespace, "--kube-context", &context.kube_context]);
+    let log = context.log(&format!("{}-{}", arguments[0], revision.release));
+    let step = context.reporter.step(&revision.release, arguments.join(" "));
+    let job = Job { command, log: &log, inherit: None };
+    let ended = job.run_to_end(|line| context.reporter.progress(line)).await?;
+    if !ended.status.success() {
+        let failure = Failure::new(
+            "release-pending",
+            Exit::Release,
+            format!("`helm {}` failed for release {}", arguments[0], revision.release),
+        );
+        return Err(failure.evidence(ended.tail.last().cloned().unwrap_or_default()).log(log));
+    }
+    step.done_as(format!("helm {}", arguments.join(" ")));
+    Ok(())
+}
+
+/// A revision as deciding after a failure needs to know it.
+#[derive(Clone, Debug)]
+pub struct Past {
+    pub revision: u32,
+    pub status: Status,
+    /// Helm's own words: "Upgrade complete", or those of a repair.
+    pub description: String,
+}
+
+/// What becomes of a release whose forward attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// A plain failure: the next run upgrades again.
+    Nothing,
+    RollBack(u32),
+    /// Uninstall and install again, with consent.
+    Reinstall,
+    /// Uninstalling would delete these: a person decides.
+    Stop(Vec<String>),
+}
+
+/// `data` are the objects of the manifest that hold data, or would take some with them.
+pub fn decide_after_failure(past: &[Past], data: &[String]) -> AfterFailure {
+    let mut newest_first: Vec<&Past> = past.iter().collect();
+    newest_first.sort_by_key(|past| std::cmp::Reverse(past.revision));
+    let again = match newest_first.as_slice() {
+        [newest, before, ..] => newest.status == Status::Failed && before.description.contains(MARKED),
+        _ => false,
+    };
+    if !again {
+        return AfterFailure::Nothing;
+    }
+    // A revision that a failed rollback superseded keeps the words of its own failure.
+    let completed =
+        |words: &str| ["Install complete", "Upgrade complete", "Rollback to"].iter().any(|w| words.starts_with(w));
+    let good = newest_first.iter().find(|past| match past.status {
+        Status::Deployed => true,
+        Status::Superseded => completed(&past.description),
+        _ => false,
+    });
+    match good {
+        Some(good) => AfterFailure::RollBack(good.revision),
+        None if data.is_empty() => AfterFailure::Reinstall,
+        None => AfterFailure::Stop(data.to_vec()),
+    }
+}
+
+/// After a layer failed: releases that were repaired and failed again. True when
+/// one was uninstalled, so that the layer may be synced once more.
+pub async fn after_failure(context: &Context, client: &Client, wanted: &[Release]) -> Result<bool, Failure> {
+    let mut again = false;
+    for release in wanted.iter().filter(|release| release.installed) {
+        let revisions = history(client, &release.namespace, &release.name).await?;
+        let Some(newest) = revisions.iter().max_by_key(|revision| revision.revision) else { continue };
+        let newest = newest.clone();
+        if newest.status != Status::Failed {
+            continue;
+        }
+        let mut past = Vec::new();
+        for revision in &revisions {
+            let stored = payload(client, revision).await?;
+            let description = stored["info"]["description"].as_str().unwrap_or_default().to_owned();
+            past.push(Past { revision: revision.revision, status: revision.status, description });
+        }
+        let stored = payload(client, &newest).await?;
+        match decide_after_failure(&past, &data_of(&stored)) {
+            AfterFailure::Nothing => {}
+            AfterFailure::RollBack(good) => {
+                context.reporter.warn(&release.name, format!("failed again after a repair: back to revision {good}"));
+                helm(context, &newest, &["rollback", &release.name, &good.to_string(), "--wait"]).await?;
+            }
+            AfterFailure::Reinstall => {
+                for line in objects(&stored) {
+                    context.reporter.note(&release.name, format!("uninstalling would delete {line}"));
+                }
+                context.confirm(&format!("uninstall release {} and install it again", release.name))?;
+                helm(context, &newest, &["uninstall", &release.name, "--wait"]).await?;
+                again = true;
+            }
+            AfterFailure::Stop(data) => context.reporter.warn(
+                &release.name,
+                format!(
+                    "failed again after a repair, with no good revision; uninstalling it would delete {}: `cargo xtask releases repair --uninstall {}` if that may go",
+                    data.join(", "),
+                    release.name
+                ),
+            ),
+        }
+    }
+    Ok(again)
+}
+
+/// The stored release, decoded.
+async fn payload(client: &Client, revision: &Revision) -> Result<serde_json::Value, Failure> {
+    let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
+    let what = format!("the Secret {}", revision.secret);
+    let secret = api.get(&revision.secret).await.map_err(|error| read_failed(&what, error))?;
+    let data = secret.data.and_then(|mut data| data.remove("release")).map(|bytes| bytes.0).unwrap_or_default();
+    decode(&data).map_err(|error| {
+        Failure::new("release-pending", Exit::Release, format!("{what} cannot be read as a Helm release"))
+            .evidence(error)
+    })
+}
+
+/// `kind name` of each object of a stored release.
+fn objects(stored: &serde_json::Value) -> Vec<String> {
+    documents(stored).map(|(kind, name, _)| format!("{kind} {name}")).collect()
+}
+
+fn documents(stored: &serde_json::Value) -> impl Iterator<Item = (String, String, &str)> {
+    let manifest = stored["manifest"].as_str().unwrap_or_default();
+    manifest.split("\n---").filter_map(|text| {
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(|rest| rest.trim().to_owned());
+        Some((value("kind:")?, value("  name:").unwrap_or_default(), text))
+    })
+}
+
+/// Those that hold data, or that others live in. What Helm keeps does not count.
+fn data_of(stored: &serde_json::Value) -> Vec<String> {
+    let holds = |kind: &str, text: &str| match kind {
+        "PersistentVolumeClaim" | "Namespace" | "CustomResourceDefinition" => {
+            !text.contains("helm.sh/resource-policy: keep")
+        }
+        "StatefulSet" => text.contains("volumeClaimTemplates:"),
+        _ => false,
+    };
+    documents(stored)
+        .filter(|(kind, _, text)| holds(kind, text))
+        .map(|(kind, name, _)| format!("{kind} {name}"))
+        .collect()
 }
 
 async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
     let found = unhealthy(client, None).await?;
+    let now = server_time(client).await?;
     if context.json {
         let rows: Vec<serde_json::Value> = found
             .iter()
             .map(|revision| {
                 let owner = owner(context, revision);
-                let plan = decide(revision.status, &owner, age(revision), ORPHAN_AFTER);
+                let plan = decide(revision.status, &owner, age(revision, now), ORPHAN_AFTER);
                 serde_json::json!({"release": revision, "owner": owner, "plan": plan})
             })
             .collect();
@@ -190,14 +426,14 @@ async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
     }
     for revision in &found {
         let owner = owner(context, revision);
-        let plan = decide(revision.status, &owner, age(revision), ORPHAN_AFTER);
+        let plan = decide(revision.status, &owner, age(revision, now), ORPHAN_AFTER);
         context.reporter.data(&format!(
             "{}/{} revision {}: {:?} for {} s; owner {owner:?}; repair would: {plan:?}",
             revision.namespace,
             revision.release,
             revision.revision,
             revision.status,
-            age(revision).as_secs()
+            age(revision, now).as_secs()
         ));
     }
     if found.is_empty() {
@@ -208,8 +444,13 @@ async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
 
 /// Before a layer: each of its releases is waited for, repaired, or reported.
 pub async fn watch_over(context: &Context, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
-    for revision in unhealthy(client, Some(wanted)).await? {
-        treat(context, client, &revision, ORPHAN_AFTER).await?;
+    let found = unhealthy(client, Some(wanted)).await?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let now = server_time(client).await?;
+    for revision in found {
+        treat(context, client, &revision, ORPHAN_AFTER, now).await?;
     }
     Ok(())
 }
@@ -220,10 +461,11 @@ async fn treat(
     client: &Client,
     revision: &Revision,
     orphan_after: Duration,
+    now: Timestamp,
 ) -> Result<bool, Failure> {
     let name = &revision.release;
     let owner = owner(context, revision);
-    let plan = decide(revision.status, &owner, age(revision), orphan_after);
+    let plan = decide(revision.status, &owner, age(revision, now), orphan_after);
     let what = format!(
         "revision {} is {}",
         revision.revision,
@@ -241,7 +483,7 @@ async fn treat(
             Exit::Release,
             format!("release {name} in {}: {what}, by somebody unknown", revision.namespace),
         )
-        .evidence(format!("Secret {}, created {} s ago", revision.secret, age(revision).as_secs()))
+        .evidence(format!("Secret {}, created {} s ago", revision.secret, age(revision, now).as_secs()))
         .remedy(format!(
             "wait: it counts as orphaned in {seconds} s; or now: cargo xtask releases repair --older-than 0s --yes"
         ))),
@@ -265,6 +507,8 @@ async fn treat(
                     "mark revision {} of release {name} ({what}, nobody works on it) as failed",
                     revision.revision
                 ))?;
+                // Unchanged while we watch, and then only if nobody wrote in between.
+                Interrupt::global().or(tokio::time::sleep(UNCHANGED_FOR)).await?;
             }
             let step = context.reporter.step(name, "repairing");
             mark_failed(context, client, revision).await?;
@@ -354,14 +598,15 @@ fn revision_of(secret: &PartialObjectMeta<Secret>) -> Option<Revision> {
     })
 }
 
-fn age(revision: &Revision) -> Duration {
-    let created = revision.created.unwrap_or(Timestamp::now());
-    Duration::try_from(Timestamp::now().duration_since(created)).unwrap_or_default()
+/// By the API server's clock, which wrote the time of creation as well.
+fn age(revision: &Revision, now: Timestamp) -> Duration {
+    let created = revision.created.unwrap_or(now);
+    Duration::try_from(now.duration_since(created)).unwrap_or_default()
 }
 
 /// The cluster lock is ours while this is asked, and Helm processes of earlier
 /// runs hold it as long as they live: so a revision of a run recorded in this
-/// state folder has no living owner.
+/// state folder (this run among them) has no living owner but a helm process.
 fn owner(context: &Context, revision: &Revision) -> Owner {
     if let Some(who) = helm_process(&revision.release) {
         return Owner::Alive { who };
@@ -374,7 +619,7 @@ fn owner(context: &Context, revision: &Revision) -> Owner {
 
 fn is_recorded(context: &Context, run: &str) -> bool {
     let plain = run.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    plain && run != context.run_id && context.state.runs().join(run).is_dir()
+    plain && context.state.runs().join(run).is_dir()
 }
 
 /// A helm process on this machine that names the release in its arguments.
@@ -439,17 +684,21 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
 
 /// Helm's encoding: base64 of gzip of JSON (`pkg/storage/driver/util.go`).
 fn with_status_failed(payload: &[u8], run: &str) -> Result<Vec<u8>, String> {
-    let zipped = STANDARD.decode(payload).map_err(|error| error.to_string())?;
-    let mut json = String::new();
-    GzDecoder::new(zipped.as_slice()).read_to_string(&mut json).map_err(|error| error.to_string())?;
-    let mut release: serde_json::Value = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+    let mut release = decode(payload)?;
     let info = release.get_mut("info").and_then(serde_json::Value::as_object_mut).ok_or("it has no info")?;
     info.insert("status".to_owned(), "failed".into());
-    info.insert("description".to_owned(), format!("Interrupted; marked failed by xtask (run {run})").into());
+    info.insert("description".to_owned(), format!("Interrupted; {MARKED} (run {run})").into());
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(release.to_string().as_bytes()).map_err(|error| error.to_string())?;
     let zipped = encoder.finish().map_err(|error| error.to_string())?;
     Ok(STANDARD.encode(zipped).into_bytes())
+}
+
+fn decode(payload: &[u8]) -> Result<serde_json::Value, String> {
+    let zipped = STANDARD.decode(payload).map_err(|error| error.to_string())?;
+    let mut json = String::new();
+    GzDecoder::new(zipped.as_slice()).read_to_string(&mut json).map_err(|error| error.to_string())?;
+    serde_json::from_str(&json).map_err(|error| error.to_string())
 }
 
 /// The Secret as it was, in this run's folder, for this user's eyes only.
@@ -514,6 +763,53 @@ mod tests {
                 assert_eq!(decide(status, owner, OLD, ORPHAN_AFTER), Plan::Leave, "{status:?} {owner:?}");
             }
         }
+    }
+
+    fn past(rows: &[(u32, Status, &str)]) -> Vec<Past> {
+        let row =
+            |&(revision, status, words): &(u32, Status, &str)| Past { revision, status, description: words.into() };
+        rows.iter().map(row).collect()
+    }
+
+    #[test]
+    fn every_row_of_what_follows_a_failure() {
+        use Status::{Deployed, Failed, Superseded};
+        let marked = "Interrupted; marked failed by xtask (run r)";
+        let failed = "Upgrade \"minio\" failed: context deadline exceeded";
+        let claim = ["PersistentVolumeClaim minio".to_owned()];
+        for (rows, data, plan) in [
+            (&[(1, Failed, failed)][..], &[][..], AfterFailure::Nothing),
+            (&[(1, Deployed, "Install complete"), (2, Failed, failed)], &[], AfterFailure::Nothing),
+            (&[(1, Failed, marked), (2, Deployed, "Upgrade complete")], &[], AfterFailure::Nothing),
+            (
+                &[(1, Deployed, "Install complete"), (2, Failed, marked), (3, Failed, failed)],
+                &[],
+                AfterFailure::RollBack(1),
+            ),
+            (
+                &[
+                    (1, Superseded, "Install complete"),
+                    (2, Superseded, "Upgrade complete"),
+                    (3, Superseded, failed),
+                    (4, Failed, marked),
+                    (5, Failed, failed),
+                ],
+                &[],
+                AfterFailure::RollBack(2),
+            ),
+            (&[(1, Failed, marked), (2, Failed, failed)], &[], AfterFailure::Reinstall),
+            (&[(1, Failed, marked), (2, Failed, failed)], &claim, AfterFailure::Stop(claim.to_vec())),
+        ] {
+            assert_eq!(decide_after_failure(&past(rows), data), plan, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn what_holds_data_is_found_in_the_manifest() {
+        let manifest = "---\nkind: Service\nmetadata:\n  name: web\n---\nkind: PersistentVolumeClaim\nmetadata:\n  name: kept\n  annotations:\n    helm.sh/resource-policy: keep\n---\nkind: PersistentVolumeClaim\nmetadata:\n  name: gone\n---\nkind: StatefulSet\nmetadata:\n  name: db\nspec:\n  volumeClaimTemplates: []\n";
+        let stored = serde_json::json!({"manifest": manifest});
+        assert_eq!(data_of(&stored), ["PersistentVolumeClaim gone", "StatefulSet db"]);
+        assert_eq!(objects(&stored).len(), 4);
     }
 
     #[test]
