@@ -324,3 +324,110 @@ fn old_script_names_work_on_a_cluster() {
     let said = succeeds(layer);
     assert!(said.contains("[minio] helm test") && !said.contains("[temporal]"), "{said}");
 }
+
+/// The devcontainer's script in a home of its own, as in a container that was just made;
+/// only what costs minutes to build is shared. Its exit code, and its log.
+fn devcontainer(script: &str, home: &Path, critical_path: &str) -> (i32, String) {
+    let real = PathBuf::from(std::env::var("HOME").unwrap());
+    let kept =
+        |variable: &str, below: &str| std::env::var(variable).map(PathBuf::from).unwrap_or_else(|_| real.join(below));
+    let mut command = plain(Command::new(root().join(".devcontainer").join(script)));
+    command.env("RUSTUP_HOME", kept("RUSTUP_HOME", ".rustup")).env("CARGO_HOME", kept("CARGO_HOME", ".cargo"));
+    command.env("AMEIDE_CACHE_DIR", kept("AMEIDE_CACHE_DIR", ".cache/ameide"));
+    command.env_remove("AMEIDE_STATE_DIR").env_remove("XDG_STATE_HOME").env_remove("KUBECONFIG");
+    command.env("HOME", home).env("HELMFILE_ENVIRONMENT", env()).env("INFRA_CRITICAL_PATH", critical_path);
+    let output = command.current_dir("/").output().unwrap();
+    let log = std::fs::read_to_string(home.join(".devcontainer-setup.log")).unwrap_or_default();
+    (output.status.code().unwrap(), log)
+}
+
+fn last_lines(log: &str, count: usize) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+#[test]
+fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
+    let _turn = cluster();
+    let home = tempfile::tempdir().unwrap();
+    let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "");
+    assert_eq!(code, 0, "{log}");
+    let passed = log.lines().filter(|line| line.starts_with("✅ pass ")).count();
+    assert_eq!(passed, xtask::checklist::ITEMS.len(), "{log}");
+    assert_eq!(log.lines().last(), Some("12 of 12 hold"), "{log}");
+
+    // A stopped cluster starts again with the devcontainer.
+    docker(&["stop", "-t", "0", &node()]);
+    let (code, log) = devcontainer("postStartCommand.sh", home.path(), "");
+    assert!(code == 0 && log.contains("started the cluster"), "{log}");
+    assert_eq!(log.lines().last(), Some("12 of 12 hold"), "{log}");
+
+    // A release that somebody unknown seems to work on.
+    let redis = newest_secret("redis");
+    kubectl(&["-n", "ameide", "label", "secret", &redis, "status=pending-upgrade", "run-", "--overwrite"]);
+    let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "40-data-plane");
+    kubectl(&["-n", "ameide", "label", "secret", &redis, "status=deployed", "--overwrite"]);
+    assert_eq!(code, 7, "{log}");
+    assert!(log.contains("❌ FAIL No pending release"), "{log}");
+    let last = last_lines(&log, 4);
+    assert!(last.contains("release redis") && last.contains("remedy:"), "{log}");
+    green(&[]);
+}
+
+/// An image of this machine's own Linux: programs of this machine run in it.
+fn plain_image() -> String {
+    let mut images = Command::new("docker");
+    images.args(["images", "--filter", "reference=ameide-lab/base:*", "--format", "{{.Repository}}:{{.Tag}}"]);
+    let lab = succeeds(images);
+    if let Some(image) = lab.lines().next() {
+        return image.to_owned();
+    }
+    let release = std::fs::read_to_string("/etc/os-release").unwrap();
+    let value = |key: &str| {
+        release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap().trim_matches('"').to_owned()
+    };
+    format!("{}:{}", value("ID"), value("VERSION_ID"))
+}
+
+#[test]
+fn from_inside_a_container_the_api_is_reached_by_a_name_of_its_certificate() {
+    let _turn = cluster();
+    let real = PathBuf::from(std::env::var("HOME").unwrap());
+    let path = |variable: &str, below: &str| {
+        std::env::var(variable).unwrap_or_else(|_| real.join(below).to_str().unwrap().to_owned())
+    };
+    let cache = path("AMEIDE_CACHE_DIR", ".cache/ameide");
+    let state = path("AMEIDE_STATE_DIR", ".local/state/ameide");
+    let docker_cli = succeeds({
+        let mut which = Command::new("which");
+        which.arg("docker");
+        which
+    });
+    let root = root();
+    let script = "xtask cluster kubeconfig && xtask checklist && kubectl --context \"$CONTEXT\" get --raw /readyz && \
+                  ! grep -i insecure \"$HOME/.kube/config\" && grep server: \"$HOME/.kube/config\"";
+    let mut command = Command::new("docker");
+    command.args(["run", "--rm", "--network", "bridge", "-v", "/var/run/docker.sock:/var/run/docker.sock"]);
+    let tools = tool("kubectl").get_program().to_str().unwrap().to_owned();
+    for (from, to) in [
+        (docker_cli.trim(), "/usr/bin/docker"),
+        (env!("CARGO_BIN_EXE_xtask"), "/usr/bin/xtask"),
+        (Path::new(&tools).canonicalize().unwrap().to_str().unwrap(), "/usr/bin/kubectl"),
+        (root.to_str().unwrap(), root.to_str().unwrap()),
+    ] {
+        command.args(["-v", &format!("{from}:{to}:ro")]);
+    }
+    for (folder, variable) in [(&cache, "AMEIDE_CACHE_DIR"), (&state, "AMEIDE_STATE_DIR")] {
+        command.args(["-v", &format!("{folder}:{folder}"), "-e", &format!("{variable}={folder}")]);
+    }
+    command.args(["-e", "HOME=/tmp", "-e", &format!("HELMFILE_ENVIRONMENT={}", env())]);
+    command.args(["-e", &format!("CONTEXT={}", kube_context()), "-w", root.to_str().unwrap()]);
+    command.args([&plain_image(), "sh", "-c", script]);
+    let said = succeeds(command);
+    for item in ["Cluster as its file says", "Kubernetes API ready", "Registry mirror warm", "Workloads ready"] {
+        assert!(said.contains(&format!("✅ pass {item}")), "{item}:\n{said}");
+    }
+    assert!(said.contains(&format!("server: https://{}-serverlb:6443", kube_context())), "{said}");
+    // This machine's own kubeconfig is as it was.
+    kubectl(&["get", "--raw", "/readyz"]);
+}

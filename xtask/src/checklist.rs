@@ -36,6 +36,9 @@ pub struct Args {
     /// Write it to this file as well, in the format that its ending names (.txt, .json, .md, .xml)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "write"])]
     pub to: Vec<camino::Utf8PathBuf>,
+    /// Look again until everything holds, for at most this long
+    #[arg(long, value_name = "DURATION", value_parser = crate::cli::duration, conflicts_with_all = ["watch", "write"])]
+    pub wait: Option<Duration>,
     /// Look again and again, on a terminal, until Ctrl-C
     #[arg(long)]
     pub watch: bool,
@@ -61,7 +64,16 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         return watch(context).await;
     }
     let forms = args.to.iter().map(|path| Ok((path, form_of(path)?))).collect::<Result<Vec<_>, Failure>>()?;
-    let items = if args.fix { fix(context).await? } else { look(context).await? };
+    let mut items = if args.fix { fix(context).await? } else { look(context).await? };
+    let started = std::time::Instant::now();
+    while let Some(failure) =
+        items::first_failure(&items).filter(|_| args.wait.is_some_and(|wait| started.elapsed() < wait))
+    {
+        context.reporter.progress(&failure.message);
+        // See WATCH.
+        Interrupt::global().or(tokio::time::sleep(WATCH)).await?;
+        items = look(context).await?;
+    }
     let form = args.format.unwrap_or(if context.json { Form::Json } else { Form::Text });
     context.reporter.data(&rendered(context, &items, form));
     for (path, form) in forms {

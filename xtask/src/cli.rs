@@ -160,6 +160,8 @@ impl Common {
         Ok(Context {
             kube_context: self.context.clone().unwrap_or(cluster),
             env_name,
+            registry_host: env.registry.push.clone(),
+            inside: None,
             env,
             tree,
             dry_run: self.dry_run,

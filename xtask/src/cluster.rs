@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::context::Context;
+use crate::devcontainer;
 use crate::engine::{self, Container};
 use crate::exit::{Exit, Failure};
 use crate::gomodule::short_hex;
@@ -39,6 +40,8 @@ pub enum Action {
     Stop,
     /// Delete the cluster, its registry, their volumes, the kubeconfig context and the state folder
     Delete,
+    /// Write the kubeconfig's context again, by a name that is reached from here
+    Kubeconfig,
     /// Delete the cluster and create it again; the registry and its images stay
     Recreate,
 }
@@ -141,6 +144,12 @@ pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failur
             remove_marker(context)?;
             delete_cluster(context, &config, &toolbox).await?;
             up(context, &lock).await.map(drop)
+        }
+        Some(Action::Kubeconfig) => {
+            let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+            merge_kubeconfig(context, &config, &toolbox, None).await?;
+            context.reporter.note(config.name(), format!("kubeconfig context {}", context.kube_context));
+            Ok(())
         }
         Some(Action::Status) => Ok(()),
     }
@@ -368,7 +377,8 @@ async fn ensure_registry(
         }
         step.done_as(format!("created the registry, {push}"));
     }
-    registry::wait_until_it_answers(push, Duration::from_secs(30)).await?;
+    devcontainer::join(context, config, &[&name]).await?;
+    registry::wait_until_it_answers(&context.registry_host, Duration::from_secs(30)).await?;
     registry::healthy(&registry::health_url(context)).await
 }
 
@@ -456,6 +466,23 @@ fn k3d_failure(arguments: &[&str], tail: &[String]) -> Failure {
     }
 }
 
+/// The cluster's context in the kubeconfig, by a name that is reached from here.
+async fn merge_kubeconfig(
+    context: &Context,
+    config: &K3dConfig,
+    toolbox: &Toolbox,
+    lab: Option<&Lab>,
+) -> Result<(), Failure> {
+    let switch = if kubernetes::has_current_context() {
+        "--kubeconfig-switch-context=false"
+    } else {
+        "--kubeconfig-switch-context=true"
+    };
+    k3d(context, toolbox, lab, &["kubeconfig", "merge", config.name(), "--kubeconfig-merge-default", switch]).await?;
+    devcontainer::join(context, config, &[]).await?;
+    devcontainer::point_kubeconfig(context, config)
+}
+
 /// From "containers run" to "things can be deployed", and the marker that says so.
 async fn ready(
     context: &Context,
@@ -466,12 +493,7 @@ async fn ready(
 ) -> Result<(), Failure> {
     let reporter = &context.reporter;
     let step = reporter.step(config.name(), "waiting for the cluster");
-    let switch = if kubernetes::has_current_context() {
-        "--kubeconfig-switch-context=false"
-    } else {
-        "--kubeconfig-switch-context=true"
-    };
-    k3d(context, toolbox, lab, &["kubeconfig", "merge", config.name(), "--kubeconfig-merge-default", switch]).await?;
+    merge_kubeconfig(context, config, toolbox, lab).await?;
     let client = kubernetes::client(&context.kube_context).await?;
     let expected = (config.simple.servers + config.simple.agents) as usize;
     let timeout = Duration::from_secs(180);
@@ -622,6 +644,7 @@ async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
         remove_if_there("volume", &name).await?;
         step.done_as("deleted the registry and its volume");
     }
+    devcontainer::leave(context, config).await;
     remove_if_there("network", &config.network()).await?;
     remove_if_there("volume", &format!("k3d-{}-images", config.name())).await?;
     kubeconfig::forget(config.name())?;

@@ -17,6 +17,10 @@ pub struct Context {
     pub tree: Tree,
     pub env_name: String,
     pub env: Environment,
+    /// The registry's name from here: `registry.push`, but in a devcontainer that of pods.
+    pub registry_host: String,
+    /// The container that this process is in, where its engine is outside (see `devcontainer`).
+    pub inside: Option<String>,
     /// The kubeconfig context to use: the environment's, or `--context`.
     pub kube_context: String,
     pub dry_run: bool,

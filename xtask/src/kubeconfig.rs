@@ -44,6 +44,37 @@ fn files() -> Vec<Utf8PathBuf> {
     }
 }
 
+/// Sets the server of the cluster's entry, wherever k3d has written it.
+///
+/// # Errors
+/// A file that names the cluster and cannot be rewritten.
+pub fn point_at(cluster: &str, server: &str) -> Result<(), Failure> {
+    for path in files() {
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let failed = |error: String| {
+            let message = format!("cannot set the server of k3d-{cluster} in {path}: {error}");
+            Failure::new("state-unwritable", Exit::Unclassified, message)
+        };
+        let Some(changed) = with_server(&text, cluster, server).map_err(failed)? else { continue };
+        let target = path.canonicalize_utf8().unwrap_or(path.clone());
+        write_atomically(&target, changed.as_bytes()).map_err(|error| failed(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// The file with another server; none when it has no such cluster, or that server already.
+fn with_server(text: &str, cluster: &str, server: &str) -> Result<Option<String>, String> {
+    let mut config: Value = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    let name = format!("k3d-{cluster}");
+    let clusters = config.get_mut("clusters").and_then(Value::as_array_mut);
+    let entry = clusters.into_iter().flatten().find(|entry| entry.get("name").and_then(Value::as_str) == Some(&name));
+    match entry.and_then(|entry| entry.get_mut("cluster")).and_then(|cluster| cluster.get_mut("server")) {
+        Some(current) if current != server => *current = Value::from(server),
+        _ => return Ok(None),
+    }
+    serde_saphyr::to_string(&config).map(Some).map_err(|error| error.to_string())
+}
+
 /// The file without the cluster's entries; none when it has none of them. Fields
 /// that are not known here stay.
 fn without(text: &str, cluster: &str) -> Result<Option<String>, String> {
@@ -82,6 +113,17 @@ mod tests {
         }
         assert_eq!(rest["clusters"][0]["cluster"]["new-field"], serde_json::json!([1, 2]));
         assert_eq!((&rest["current-context"], &rest["apiVersion"]), (&"".into(), &"v1".into()));
+    }
+
+    #[test]
+    fn only_that_clusters_server_changes() {
+        let changed = with_server(CONFIG, "ameide-ci", "https://k3d-ameide-ci-serverlb:6443").unwrap().unwrap();
+        let before: Value = serde_saphyr::from_str(CONFIG).unwrap();
+        let mut after: Value = serde_saphyr::from_str(&changed).unwrap();
+        assert_eq!(after["clusters"][0]["cluster"]["server"], "https://k3d-ameide-ci-serverlb:6443");
+        after["clusters"][0] = before["clusters"][0].clone();
+        assert_eq!(after, before);
+        assert_eq!(with_server(CONFIG, "ameide", "https://x").unwrap(), None);
     }
 
     #[test]

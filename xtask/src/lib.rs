@@ -8,6 +8,7 @@ pub mod checklist;
 pub mod cli;
 pub mod cluster;
 pub mod context;
+pub mod devcontainer;
 pub mod diagnosis;
 pub mod doctor;
 pub mod engine;

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use xtask::cli::{Cli, dispatch};
+use xtask::devcontainer;
 use xtask::process::Interrupt;
 
 // One thread: children are tied to the thread that starts them (see `process`).
@@ -13,7 +14,10 @@ async fn main() -> std::process::ExitCode {
         reporter.warn("signals", format!("interrupts are not handled: {error}"));
     }
     let result = match cli.common.context(&cli.command, reporter.clone()) {
-        Ok(context) => dispatch(&context, &cli.command).await,
+        Ok(mut context) => {
+            devcontainer::adapt(&mut context).await;
+            dispatch(&context, &cli.command).await
+        }
         Err(failure) => Err(failure),
     };
     let exit = match result {

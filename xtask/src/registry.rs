@@ -41,7 +41,7 @@ fn read_lock(path: &Utf8Path) -> Result<Lock, Failure> {
 }
 
 fn target(context: &Context) -> Endpoint {
-    Endpoint { host: context.env.registry.push.clone(), plain_http: context.env.registry.plain_http, ca: None }
+    Endpoint { host: context.registry_host.clone(), plain_http: context.env.registry.plain_http, ca: None }
 }
 
 fn options(context: &Context, lab: bool) -> Options {
@@ -266,7 +266,7 @@ pub fn health_url(context: &Context) -> String {
     std::env::var("K3D_REGISTRY_HEALTHCHECK_URL")
         .ok()
         .filter(|url| !url.is_empty())
-        .unwrap_or_else(|| format!("{scheme}://{}/v2/_catalog", context.env.registry.push))
+        .unwrap_or_else(|| format!("{scheme}://{}/v2/_catalog", context.registry_host))
 }
 
 /// Asks a registry's health once.

@@ -4,11 +4,12 @@
 use crate::checklist;
 use crate::cluster;
 use crate::context::Context;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::layer::{self, Runner};
+use crate::lock::ClusterLock;
 use crate::output::human_seconds;
 use crate::registry;
-use crate::tree;
+use crate::tree::{self, Layer};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -30,19 +31,32 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         context.reporter.planned("checklist", "tell whether the data plane is ready");
         return Ok(());
     }
+    // Held to the end: a run that waits for it must not make the checklist's first item fail.
     let lock = cluster::lock(context).await?;
-    let ready = cluster::up(context, &lock).await?;
+    match bring(context, &lock, &layers, &layer_args).await {
+        Ok(()) => checklist::conclude(context).await,
+        Err(failure) if matches!(failure.exit, Exit::Usage | Exit::Interrupted | Exit::Terminated) => Err(failure),
+        Err(failure) => {
+            // What holds and what does not, and last, what ended the run.
+            let _ = checklist::conclude(context).await;
+            Err(failure)
+        }
+    }
+}
+
+async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
+    let ready = cluster::up(context, lock).await?;
     registry::mirror_all(context, ready.lab.as_ref()).await?;
-    let runner = Runner { context, toolbox: &ready.toolbox, lab: ready.lab.as_ref(), lock: &lock, args: &layer_args };
-    runner.run_all(&layers).await?;
+    let runner = Runner { context, toolbox: &ready.toolbox, lab: ready.lab.as_ref(), lock, args };
+    runner.run_all(layers).await?;
     let elapsed = human_seconds(context.reporter.elapsed().as_secs_f64());
-    let names: Vec<String> = layers.iter().map(tree::Layer::name).collect();
+    let names: Vec<String> = layers.iter().map(Layer::name).collect();
     context.reporter.note("up", format!("{} layers in place in {elapsed}: {}", names.len(), names.join(", ")));
     context.reporter.note(
         "up",
         format!("look around: kubectl --context {} get pods -A (kubectl: `cargo xtask tools`)", context.kube_context),
     );
-    checklist::conclude(context).await
+    Ok(())
 }
 
 /// `INFRA_CRITICAL_PATH` (names, by space or comma), else what layers.yaml says.

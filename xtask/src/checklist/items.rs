@@ -514,12 +514,11 @@ fn smoke_tests(facts: &Facts) -> (Verdict, Duration) {
         Verdict::Pass(format!("{} succeeded", count(passed, "test")))
     } else {
         // `--skip-tests` is a choice; it is told, and nothing is claimed.
-        let never: Vec<String> = tests
-            .iter()
-            .filter(|run| run.phase.as_deref() != Some("Succeeded"))
-            .map(|run| format!("{} of revision {} of {}", run.test, run.revision, run.release.name))
-            .collect();
-        Verdict::Unknown(format!("{passed} of {} ran; not yet: {}", tests.len(), never.join(", ")))
+        let never = tests.iter().filter(|run| run.phase.as_deref() != Some("Succeeded"));
+        let mut never: Vec<String> =
+            never.map(|run| format!("{} revision {}", run.release.name, run.revision)).collect();
+        never.dedup();
+        Verdict::Unknown(format!("{passed} of {} ran; not yet for {}", tests.len(), never.join(", ")))
     };
     (verdict, facts.tests.took)
 }

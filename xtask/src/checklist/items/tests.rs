@@ -253,7 +253,7 @@ fn a_test_that_failed_is_named_and_one_that_never_ran_is_told() {
     let never = TestRun { phase: None, completed: None, ..test_run("") };
     let never = item(&Facts { tests: seen(vec![never]), ..good() }, "smoke-tests");
     assert_eq!(never.state, State::Unknown);
-    assert!(never.evidence[0].contains("minio-test of revision 2"), "{never:?}");
+    assert!(never.evidence[0].contains("not yet for minio revision 2"), "{never:?}");
 }
 
 #[test]
