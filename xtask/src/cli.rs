@@ -92,6 +92,13 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it is worth a report in a job's summary.
+    pub fn is_a_run(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Layer(_) | Self::Script { .. })
+    }
+}
+
 /// `90`, `90s`, `5m`, `1h`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

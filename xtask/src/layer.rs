@@ -38,6 +38,9 @@ pub struct Args {
     /// List the layers and stop
     #[arg(long)]
     pub list: bool,
+    /// With --list: those of INFRA_CRITICAL_PATH, else of layers.yaml, in that order
+    #[arg(long, requires = "list")]
+    pub critical_path: bool,
     /// Leave out `helm test`
     #[arg(long)]
     pub skip_tests: bool,
@@ -49,7 +52,7 @@ pub struct Args {
 impl Args {
     /// Whole layers with their tests, as a command line without flags asks for them.
     pub fn of(selectors: Vec<String>) -> Self {
-        Self { selectors, all: false, list: false, skip_tests: false, selector: None }
+        Self { selectors, all: false, list: false, critical_path: false, skip_tests: false, selector: None }
     }
 
     /// With `HELM_LAYER_SELECTOR`, as the command line would have taken it.
@@ -70,9 +73,11 @@ pub struct Release {
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let layers = context.tree.layers()?;
     if args.list {
-        for layer in &layers {
-            context.reporter.data(&layer.name());
-        }
+        let listed =
+            if args.critical_path { tree::in_order(&layers, &crate::up::critical_path(context)?)? } else { layers };
+        let names: Vec<String> = listed.iter().map(Layer::name).collect();
+        let text = if context.json { serde_json::json!(names).to_string() } else { names.join("\n") };
+        context.reporter.data(&text);
         return Ok(());
     }
     let selected = if args.all { layers } else { tree::select(&layers, &args.selectors)? };

@@ -13,6 +13,7 @@ pub mod diagnosis;
 pub mod doctor;
 pub mod engine;
 pub mod exit;
+pub mod github;
 pub mod gomodule;
 pub mod k3d;
 pub mod kubeconfig;

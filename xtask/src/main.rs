@@ -3,6 +3,7 @@ use std::sync::Arc;
 use clap::Parser;
 use xtask::cli::{Cli, dispatch};
 use xtask::devcontainer;
+use xtask::github;
 use xtask::process::Interrupt;
 
 // One thread: children are tied to the thread that starts them (see `process`).
@@ -13,12 +14,13 @@ async fn main() -> std::process::ExitCode {
     if let Err(error) = Interrupt::global().listen() {
         reporter.warn("signals", format!("interrupts are not handled: {error}"));
     }
-    let result = match cli.common.context(&cli.command, reporter.clone()) {
+    let (context, result) = match cli.common.context(&cli.command, reporter.clone()) {
         Ok(mut context) => {
             devcontainer::adapt(&mut context).await;
-            dispatch(&context, &cli.command).await
+            let result = dispatch(&context, &cli.command).await;
+            (Some(context), result)
         }
-        Err(failure) => Err(failure),
+        Err(failure) => (None, Err(failure)),
     };
     let exit = match result {
         Ok(()) => 0,
@@ -28,5 +30,8 @@ async fn main() -> std::process::ExitCode {
         }
     };
     reporter.end(exit);
+    if let Some(context) = context.filter(|_| cli.command.is_a_run()) {
+        github::summarize(&context);
+    }
     std::process::ExitCode::from(exit as u8)
 }

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
+use crate::github::{self, Annotations};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -124,6 +125,12 @@ pub struct PodEvent {
     pub waiting: Option<String>,
 }
 
+/// A file of the checked out tree, on GitHub Actions.
+fn file(path: &str) -> Option<String> {
+    let root = std::env::var("GITHUB_WORKSPACE").ok()?;
+    std::fs::read_to_string(std::path::Path::new(&root).join(path)).ok()
+}
+
 /// Writes each event to everything that reads the run.
 pub struct Reporter {
     format: Format,
@@ -141,6 +148,8 @@ struct Inner {
     buffered: Vec<String>,
     bar: Option<ProgressBar>,
     last_sign: Option<Instant>,
+    /// Where the run's output is a job's log on GitHub Actions.
+    github: Option<Annotations>,
 }
 
 /// Where there is no terminal, a long step says this often that it goes on.
@@ -155,6 +164,7 @@ impl Reporter {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             inner.bar = Some(bar);
         }
+        inner.github = github::active().then(Annotations::default);
         Self { format, verbose, started: Instant::now(), inner: Mutex::new(inner) }
     }
 
@@ -193,7 +203,10 @@ impl Reporter {
             }
         }
         if self.format == Format::Text {
+            let (before, after) = inner.github.as_mut().map(|github| github.commands(event, file)).unwrap_or_default();
+            before.iter().for_each(|line| eprintln!("{line}"));
             self.print(&inner, event);
+            after.iter().for_each(|line| eprintln!("{line}"));
             inner.last_sign = Some(Instant::now());
         }
     }

@@ -152,6 +152,16 @@ pub fn select(layers: &[Layer], selectors: &[String]) -> Result<Vec<Layer>, Fail
     Ok(selected)
 }
 
+/// As [`select`], in the order of the selectors.
+pub fn in_order(layers: &[Layer], selectors: &[String]) -> Result<Vec<Layer>, Failure> {
+    let mut listed: Vec<Layer> = Vec::new();
+    for selector in selectors {
+        let found = select(layers, std::slice::from_ref(selector))?;
+        listed.extend(found.into_iter().filter(|layer| !listed.contains(layer)).collect::<Vec<_>>());
+    }
+    Ok(listed)
+}
+
 fn select_one(layers: &[Layer], selector: &str) -> Vec<Layer> {
     let in_range = |range: std::ops::RangeInclusive<u32>| -> Vec<Layer> {
         layers.iter().filter(|layer| range.contains(&layer.number)).cloned().collect()
