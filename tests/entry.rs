@@ -371,7 +371,25 @@ fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
     assert!(log.contains("❌ FAIL No pending release"), "{log}");
     let last = last_lines(&log, 4);
     assert!(last.contains("release redis") && last.contains("remedy:"), "{log}");
-    green(&[]);
+
+    // A namespace that something holds.
+    kubectl(&["-n", "ameide-int-tests", "create", "configmap", "held"]);
+    let finalizers = |list: &str| {
+        let patch = format!(r#"{{"metadata":{{"finalizers":{list}}}}}"#);
+        kubectl(&["-n", "ameide-int-tests", "patch", "configmap", "held", "--type=merge", "-p", &patch]);
+    };
+    finalizers(r#"["ameide.dev/hold"]"#);
+    kubectl(&["delete", "namespace", "ameide-int-tests", "--wait=false"]);
+    // From the first layer on, which makes the namespaces: not even that one may wait for Helm's timeout.
+    let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "10-bootstrap");
+    finalizers("null");
+    assert_eq!(code, 6, "{log}");
+    assert!(log.contains("❌ FAIL Namespaces Active") && log.contains("ameide.dev/hold"), "{log}");
+    assert!(last_lines(&log, 4).contains("namespace-terminating"), "{log}");
+    eventually("the namespace is gone", || {
+        evidence(&checklist(&[]).1, "namespaces-active").contains("ameide-int-tests does not exist")
+    });
+    green(&["--fix"]);
 }
 
 /// An image of this machine's own Linux: programs of this machine run in it.

@@ -1,6 +1,7 @@
 //! What must hold before Helm starts: `infra/kubernetes/layers.yaml` says it per
 //! layer. All checks run, and all that fail are shown, not the first alone.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -48,7 +49,13 @@ pub async fn check(context: &Context, client: &Client, layer: &Layer, lab: Optio
     let budgets = &needs_all.preflight;
     // All at once: a wait for one says nothing about the others.
     let registry = async { vec![check_registry(context, lab).await] };
-    let namespaces = join_all(needs.namespaces.iter().map(|name| namespace_active(context, client, name, budgets)));
+    // A namespace of any layer that is being deleted stops this one too: Helm would wait
+    // its whole timeout for objects that nobody can make. One that is not there yet does not.
+    let named: BTreeSet<&String> = needs_all.layers.values().flat_map(|needs| &needs.namespaces).collect();
+    let namespaces = join_all(named.into_iter().map(|name| {
+        let needed = needs.namespaces.contains(name);
+        namespace_active(context, client, name, needed, budgets)
+    }));
     let layers = join_all(needs.layers.iter().map(|name| layer_in_place(client, name)));
     let secrets = join_all(needs.secrets.iter().map(|need| secret_has_keys(client, need)));
     let services = join_all(needs.services.iter().map(|need| service_answers(context, client, need, budgets)));
@@ -67,8 +74,14 @@ pub async fn check(context: &Context, client: &Client, layer: &Layer, lab: Optio
     Err(first)
 }
 
-/// Waits while the namespace is Terminating, telling what holds it.
-async fn namespace_active(context: &Context, client: &Client, name: &str, waits: &Waits) -> Result<(), Failure> {
+/// Waits while the namespace is Terminating, telling what holds it; `needed` ones must exist.
+async fn namespace_active(
+    context: &Context,
+    client: &Client,
+    name: &str,
+    needed: bool,
+    waits: &Waits,
+) -> Result<(), Failure> {
     let started = Instant::now();
     let mut told = Vec::new();
     loop {
@@ -80,6 +93,7 @@ async fn namespace_active(context: &Context, client: &Client, name: &str, waits:
                 return Ok(());
             }
             // It is gone, and the layer that makes it makes it anew.
+            NamespacePhase::Absent if !needed => return Ok(()),
             NamespacePhase::Absent => {
                 return Err(Failure::new(
                     "namespace-missing",
