@@ -48,7 +48,14 @@ pub async fn check(context: &Context, client: &Client, layer: &Layer, lab: Optio
     let budgets = &needs_all.preflight;
     // All at once: a wait for one says nothing about the others.
     let registry = async { vec![check_registry(context, lab).await] };
-    let namespaces = join_all(needs.namespaces.iter().map(|name| namespace_active(context, client, name, budgets)));
+    let namespaces = join_all(
+        needs
+            .namespaces
+            .iter()
+            .map(|name| (name, false))
+            .chain(needs.creates.iter().map(|name| (name, true)))
+            .map(|(name, made_here)| namespace_active(context, client, name, made_here, budgets)),
+    );
     let layers = join_all(needs.layers.iter().map(|name| layer_in_place(client, name)));
     let secrets = join_all(needs.secrets.iter().map(|need| secret_has_keys(client, need)));
     let services = join_all(needs.services.iter().map(|need| service_answers(context, client, need, budgets)));
@@ -68,7 +75,13 @@ pub async fn check(context: &Context, client: &Client, layer: &Layer, lab: Optio
 }
 
 /// Waits while the namespace is Terminating, telling what holds it.
-async fn namespace_active(context: &Context, client: &Client, name: &str, waits: &Waits) -> Result<(), Failure> {
+async fn namespace_active(
+    context: &Context,
+    client: &Client,
+    name: &str,
+    made_here: bool,
+    waits: &Waits,
+) -> Result<(), Failure> {
     let started = Instant::now();
     let mut told = Vec::new();
     loop {
@@ -79,7 +92,7 @@ async fn namespace_active(context: &Context, client: &Client, name: &str, waits:
                 }
                 return Ok(());
             }
-            // It is gone, and the layer that makes it makes it anew.
+            NamespacePhase::Absent if made_here => return Ok(()),
             NamespacePhase::Absent => {
                 return Err(Failure::new(
                     "namespace-missing",
