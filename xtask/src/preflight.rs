@@ -51,7 +51,8 @@ pub async fn check(context: &Context, client: &Client, layer: &Layer, lab: Optio
     let registry = async { vec![check_registry(context, lab).await] };
     // A namespace of any layer that is being deleted stops this one too: Helm would wait
     // its whole timeout for objects that nobody can make. One that is not there yet does not.
-    let named: BTreeSet<&String> = needs_all.layers.values().flat_map(|needs| &needs.namespaces).collect();
+    let named: BTreeSet<&String> =
+        needs_all.layers.values().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).collect();
     let namespaces = join_all(named.into_iter().map(|name| {
         let needed = needs.namespaces.contains(name);
         namespace_active(context, client, name, needed, budgets)

@@ -135,17 +135,28 @@ fn jitter() -> u64 {
 }
 
 /// What the registry asks for in `Retry-After` (RFC 9110, in seconds), since the
-/// kubelet's message does not carry it: asks the URL of the message once.
-pub async fn retry_after(message: &str, _context: &Context) -> Option<Duration> {
-    let url: http::Uri = message
-        .split(|c: char| c.is_whitespace() || c == '"')
-        .map(|word| word.trim_end_matches([':', ',']))
-        .find(|word| word.starts_with("http://") && word.contains("/v2/"))?
-        .parse()
-        .ok()?;
-    let address = format!("{}:{}", url.host()?, url.port_u16().unwrap_or(80));
-    let asked = tokio::time::timeout(Duration::from_secs(3), ask(&address, url.path())).await;
+/// kubelet's message does not carry it: asks once for the manifest that the
+/// message is about. Registries that speak TLS are not asked: the wait then doubles.
+pub async fn retry_after(message: &str, context: &Context) -> Option<Duration> {
+    let registry = &context.env.registry;
+    let (host, path) = manifest_of(message)?;
+    let address = if host == registry.pull { registry.push.clone() } else { host };
+    let asked = tokio::time::timeout(Duration::from_secs(3), ask(&address, &path)).await;
     asked.ok()?.ok()?
+}
+
+/// Host and path of the manifest that the kubelet's message is about.
+fn manifest_of(message: &str) -> Option<(String, String)> {
+    let reference = ["failed to resolve reference \"", "Failed to pull image \"", "Back-off pulling image \""]
+        .iter()
+        .find_map(|before| message.split_once(before)?.1.split_once('"'))?
+        .0;
+    let (host, rest) = reference.split_once('/')?;
+    let (repository, version) = match rest.split_once('@') {
+        Some((name, digest)) => (name.split(':').next()?, digest),
+        None => rest.rsplit_once(':')?,
+    };
+    host.contains([':', '.']).then(|| (host.to_owned(), format!("/v2/{repository}/manifests/{version}")))
 }
 
 async fn ask(address: &str, path: &str) -> std::io::Result<Option<Duration>> {
@@ -211,6 +222,22 @@ mod tests {
         }
         assert_eq!(spent.rate_limit(&budget, Some(Duration::from_secs(3))).unwrap().wait, Duration::from_secs(3));
         assert_eq!(spent.rate_limit(&budget, None), None);
+    }
+
+    #[test]
+    fn the_manifest_is_found_in_the_kubelets_message() {
+        for (message, found) in [
+            (
+                "Failed to pull image \"reg:5000/a/b:1\": failed to resolve reference \"reg:5000/a/b:1\": 429",
+                Some(("reg:5000", "/v2/a/b/manifests/1")),
+            ),
+            ("Back-off pulling image \"reg:5000/a@sha256:0f\": 429", Some(("reg:5000", "/v2/a/manifests/sha256:0f"))),
+            ("Failed to pull image \"a/b:1\": 429", None),
+            ("429 Too Many Requests", None),
+        ] {
+            let found = found.map(|(host, path)| (host.to_owned(), path.to_owned()));
+            assert_eq!(manifest_of(message), found, "{message}");
+        }
     }
 
     #[test]

@@ -212,6 +212,10 @@ pub struct Needs {
     /// Namespaces that must be Active.
     #[serde(default)]
     pub namespaces: Vec<String>,
+    /// Namespaces that the layer makes: waited for while they are Terminating, and
+    /// none the worse for being absent.
+    #[serde(default)]
+    pub creates: Vec<String>,
     #[serde(default)]
     pub services: Vec<ServiceNeed>,
     #[serde(default)]
