@@ -385,7 +385,7 @@ fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
     finalizers(r#"["ameide.dev/hold"]"#);
     kubectl(&["delete", "namespace", "ameide-int-tests", "--wait=false"]);
     // From the first layer on, which makes the namespaces: not even that one may wait for Helm's timeout.
-    let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "10-bootstrap");
+    let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "");
     finalizers("null");
     assert_eq!(code, 6, "{log}");
     assert!(log.contains("❌ FAIL Namespaces Active") && log.contains("ameide.dev/hold"), "{log}");
