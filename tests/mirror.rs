@@ -234,14 +234,9 @@ fn a_download_survives_cuts_hangs_and_expired_addresses() {
         let summary = copied(&lock, &options(&proxy.address, &target.address));
         assert!(summary.blobs > 0 && summary.copied == 1, "{name}: {summary:?}");
         assert_complete(&target.address, &lock);
-        println!(
-            "{name}: {} requests, {} by range",
-            proxy.seen().len(),
-            proxy.seen().iter().filter(|seen| seen.header("range").is_some()).count()
-        );
-        if name.starts_with("cut,") || name == "cut" {
-            assert!(proxy.seen().iter().any(|seen| seen.header("range").is_some()), "{name}");
-        }
+        let ranges = proxy.seen().iter().filter(|seen| seen.header("range").is_some()).count();
+        println!("{name}: {} requests, {ranges} by range", proxy.seen().len());
+        assert!(ranges > 0 || !name.starts_with("cut,") && name != "cut", "{name}");
     }
     assert!(cdn.seen().iter().all(|seen| seen.header("authorization").is_none()));
 }
@@ -299,7 +294,8 @@ fn date(from_now: i64) -> String {
 fn a_rate_limit_that_lifts_is_waited_for() {
     let lock = image("limit/a", &[50_000]);
     let target = Registry::start();
-    let cases: [(&str, fn() -> Vec<(&'static str, String)>); 5] = [
+    type Headers = fn() -> Vec<(&'static str, String)>;
+    let cases: [(&str, Headers); 5] = [
         ("seconds", || vec![("retry-after", "1".into())]),
         ("date", || vec![("retry-after", date(2))]),
         ("past date", || vec![("retry-after", date(-100))]),
@@ -324,9 +320,12 @@ fn a_rate_limit_that_lifts_is_waited_for() {
         }
     }
     // The registry that is pushed to may want patience too.
-    let slow = Proxy::before(&target.address, |seen| match seen.method == "PUT" && seen.before < 1 {
-        true => Do::Answer(429, vec![("retry-after", "1".into())], String::new()),
-        false => Do::Pass,
+    let refused = AtomicUsize::new(0);
+    let slow = Proxy::before(&target.address, move |seen| {
+        match seen.method == "PUT" && refused.fetch_add(1, Ordering::SeqCst) < 3 {
+            true => Do::Answer(429, vec![("retry-after", "1".into())], String::new()),
+            false => Do::Pass,
+        }
     });
     let lock = image("limit/b", &[60_000]);
     copied(&lock, &options(source(), &slow.address));
@@ -430,14 +429,14 @@ fn tokens_are_got_shared_and_got_again() {
     let lock = image("tokens/a", &[100_000, 200_000]);
     let target = Registry::start();
     let hub = token_hub(3, None);
-    copied(&lock, &options(&hub.address, &target.address));
+    copied(&lock, &Options { transfers: 1, ..options(&hub.address, &target.address) });
     assert_complete(&target.address, &lock);
-    assert!(hub.count("GET", "/token") > 1);
-    println!("tokens for 3 requests each: {} of {} requests", hub.count("GET", "/token"), hub.seen().len());
+    assert!(hub.count("GET", "/token?") > 1);
+    println!("tokens for 3 requests each: {} of {} requests", hub.count("GET", "/token?"), hub.seen().len());
     // One that lives is asked for once, by whoever comes first.
     let (hub, other) = (token_hub(1000, None), Registry::start());
     copied(&lock, &options(&hub.address, &other.address));
-    assert_eq!(hub.count("GET", "/token"), 1);
+    assert_eq!(hub.count("GET", "/token?"), 1);
 }
 
 #[test]
@@ -531,7 +530,7 @@ fn uploads_go_where_the_target_says_and_no_further_account_goes_with_them() {
 #[test]
 fn a_target_without_mounts_costs_no_second_pull() {
     let shared = noise(11, 400_000);
-    push_index(source(), "mountless/a", "1", &[shared.clone()]);
+    push_index(source(), "mountless/a", "1", std::slice::from_ref(&shared));
     push_index(source(), "mountless/b", "1", &[shared.clone(), noise(12, 10)]);
     let lock = locked(&["mountless/a", "mountless/b"]);
     let target = Registry::start();
@@ -662,15 +661,30 @@ fn a_registry_that_is_not_there_is_told_at_once() {
 fn a_certificate_is_trusted_when_its_authority_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"])
-        .args(["-keyout", &file("key.pem"), "-out", &file("ca.pem")])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let openssl = |arguments: &[&str]| {
+        let made = std::process::Command::new("openssl").args(arguments).current_dir(folder.path()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+    openssl(&[&["req", "-x509", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"][..], &key].concat());
+    let names = "subjectAltName=IP:127.0.0.1,DNS:localhost";
+    let leaf = [
+        "req",
+        "-x509",
+        "-subj",
+        "/CN=registry",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "cert.pem",
+    ];
+    openssl(&[&leaf[..], &key, &["-addext", names, "-addext", "basicConstraints=critical,CA:FALSE"]].concat());
     let volume = format!("{}:/tls:ro", folder.path().to_str().unwrap());
-    let tls = ["-e", "REGISTRY_HTTP_TLS_CERTIFICATE=/tls/ca.pem", "-e", "REGISTRY_HTTP_TLS_KEY=/tls/key.pem"];
+    let tls = ["-e", "REGISTRY_HTTP_TLS_CERTIFICATE=/tls/cert.pem", "-e", "REGISTRY_HTTP_TLS_KEY=/tls/key.pem"];
     let target = Registry::start_with(&[&["-v", &volume][..], &tls[..]].concat());
     let lock = image("tls/a", &[300_000]);
     let mut options = options(source(), &target.address);
@@ -760,6 +774,7 @@ fn a_killed_mirror_goes_on_where_it_was() {
             target.docker("exec", &["sh", "-c", list]).lines().filter_map(|line| line.parse::<u64>().ok()).sum();
         let rest = bytes(&run(&target.address).output().unwrap());
         println!("round {round}: {complete} bytes complete when killed, {rest} moved after it");
-        assert_eq!(complete + rest, whole);
+        // What the registry was about to complete, it may have completed after we looked.
+        assert!(complete + rest <= whole, "{}", complete + rest);
     }
 }

@@ -491,8 +491,26 @@ impl Act<'_> {
         }
     }
 
-    /// With all blobs there: manifests, what refers to them, and the tag last.
+    /// With all blobs there: the manifests. Where the target misses a blob after all
+    /// (somebody else was just putting it there, or it was lost), that one comes again.
     async fn finish(&self, tree: &Tree) -> Result<(), Error> {
+        let mut tries = 0;
+        loop {
+            match self.push(tree).await {
+                Err(error) if tries < 3 && error.message.contains("BLOB_UNKNOWN") => {
+                    tokio::time::sleep(self.target.retry.back_off(tries, fastrand::f64())).await;
+                    tries += 1;
+                    for job in self.jobs(tree)? {
+                        self.place(&job).await?;
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Manifests, what refers to them, and the tag last.
+    async fn push(&self, tree: &Tree) -> Result<(), Error> {
         let (image, name) = (self.image(tree.image), &self.image(tree.image).target);
         let Some(((top, _), children)) = tree.manifests.split_last() else { return Ok(()) };
         for (manifest, _) in children.iter().filter(|(_, there)| !there) {

@@ -21,6 +21,8 @@ use crate::{Error, Event, Kind};
 /// Manifests larger than this are refused, as registries do (distribution: 4 MiB).
 const MANIFEST_LIMIT: usize = 4 << 20;
 const REDIRECTS: usize = 5;
+/// A token may end between being given and being used, but not each time.
+const AUTHORIZED: u32 = 3;
 
 pub(crate) struct Registry {
     /// As images name it, for messages and credentials: `docker.io`.
@@ -148,7 +150,7 @@ impl Registry {
     /// to, follows redirects.
     pub async fn send(&self, ask: Ask<'_>) -> Result<Response<Incoming>, Error> {
         let mut url = ask.url.to_owned();
-        let (mut tries, mut redirects, mut authorized) = (0, 0, false);
+        let (mut tries, mut redirects, mut authorized) = (0, 0, 0);
         loop {
             self.gate.pass().await?;
             let sent = ask.scope.map(|scope| self.tokens.get(&scope.0));
@@ -170,10 +172,10 @@ impl Registry {
             };
             let status = response.status();
             if status == StatusCode::UNAUTHORIZED
-                && !authorized
+                && authorized < AUTHORIZED
                 && let Some(scope) = ask.scope
             {
-                authorized = true;
+                authorized += 1;
                 Box::pin(self.authorize(&url, &response, scope, sent.flatten())).await?;
                 continue;
             }

@@ -40,6 +40,11 @@ fn image() -> &'static str {
     IMAGE.get_or_init(|| {
         let output = xtask(&["lab"]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // Statics are never dropped: what an earlier process left goes first.
+        let left = Command::new("docker").args(["ps", "-aq", "--filter", "label=ameide.dev/test=mirror"]).output();
+        for id in String::from_utf8_lossy(&left.map(|output| output.stdout).unwrap_or_default()).split_whitespace() {
+            let _ = Command::new("docker").args(["rm", "-f", "-v", id]).output();
+        }
         docker(&["inspect", "--format", "{{.Config.Image}}", "ameide-lab-upstream"])
     })
 }
@@ -85,10 +90,6 @@ impl Registry {
         docker(&["restart", "-t", "0", &self.name]);
         self.wait();
     }
-
-    pub fn endpoint(&self) -> Endpoint {
-        Endpoint::named(&self.address)
-    }
 }
 
 impl Drop for Registry {
@@ -101,11 +102,6 @@ impl Drop for Registry {
 pub fn source() -> &'static str {
     static SOURCE: OnceLock<String> = OnceLock::new();
     SOURCE.get_or_init(|| {
-        // Statics are never dropped: what an earlier process left goes first.
-        let left = Command::new("docker").args(["ps", "-aq", "--filter", "label=ameide.dev/test=mirror"]).output();
-        for id in String::from_utf8_lossy(&left.map(|output| output.stdout).unwrap_or_default()).split_whitespace() {
-            let _ = Command::new("docker").args(["rm", "-f", "-v", id]).output();
-        }
         std::mem::ManuallyDrop::new(Registry::start_with(&["-e", "REGISTRY_STORAGE_DELETE_ENABLED=true"]))
             .address
             .clone()
