@@ -43,12 +43,22 @@ async fn check_registry(context: &Context, lab: Option<&Lab>) -> Result<(), Fail
     registry::check_mirror(context, lab).await
 }
 
-pub async fn check(context: &Context, client: &Client, layer: &Layer, lab: Option<&Lab>) -> Result<(), Failure> {
+/// `images`: the check of what the layer renders, which goes on beside the others.
+pub async fn check(
+    context: &Context,
+    client: &Client,
+    layer: &Layer,
+    lab: Option<&Lab>,
+    images: impl Future<Output = Result<usize, Failure>>,
+) -> Result<(), Failure> {
     let needs_all = context.tree.layer_needs()?;
     let needs = needs_all.layers.get(&layer.name()).cloned().unwrap_or_default();
     let budgets = &needs_all.preflight;
     // All at once: a wait for one says nothing about the others.
-    let registry = async { vec![check_registry(context, lab).await] };
+    let registry = async {
+        let (registry, images) = tokio::join!(check_registry(context, lab), images);
+        vec![registry, images.map(drop)]
+    };
     // A namespace of any layer that is being deleted stops this one too: Helm would wait
     // its whole timeout for objects that nobody can make. One that is not there yet does not.
     let named: BTreeSet<&String> =

@@ -22,7 +22,8 @@ pub struct Args {
     /// Ids of infra/images/images.yaml; all of them if none is given
     #[arg(value_name = "IMAGE")]
     pub images: Vec<String>,
-    /// Only say what is missing or stale; exit 5 if anything is
+    /// Only say what is missing or stale, and which image of a layer is not from the
+    /// mirror by the lock's digest; exit 5 if anything is
     #[arg(long)]
     pub check: bool,
     /// Resolve the tags again and rewrite the lock, showing old and new digest
@@ -43,6 +44,11 @@ pub fn images_path(context: &Context) -> Utf8PathBuf {
 /// The lock in force: the lab has one of its own, since what it serves is built here.
 pub fn lock_path(context: &Context, lab: Option<&Lab>) -> Utf8PathBuf {
     lab.map_or_else(|| context.tree.path("infra/images/images.lock"), |lab| lab.lock.clone())
+}
+
+/// What the lock in force says.
+pub fn lock(context: &Context, lab: Option<&Lab>) -> Result<Lock, Failure> {
+    read_lock(&lock_path(context, lab))
 }
 
 fn read_lock(path: &Utf8Path) -> Result<Lock, Failure> {
@@ -136,7 +142,14 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let ids: Vec<&str> = args.images.iter().map(String::as_str).collect();
     if args.check {
         let lock = pick(context, read_lock(&path)?, &ids)?;
-        return check_lock(context, lab.is_some(), &lock, args.to.as_deref()).await;
+        check_lock(context, lab.is_some(), &lock, args.to.as_deref()).await?;
+        if ids.is_empty() && args.to.is_none() {
+            let count = crate::layer::check_all_images(context, lab.as_ref()).await?;
+            context
+                .reporter
+                .note("mirror", format!("{count} places name an image in the layers: all mirrored and pinned"));
+        }
+        return Ok(());
     }
     if context.dry_run {
         let lock = pick(context, read_lock(&path)?, &ids)?;
