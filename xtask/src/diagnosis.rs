@@ -32,6 +32,7 @@ pub struct Diagnosis<'a> {
     client: &'a Client,
     layer: String,
     namespaces: BTreeSet<String>,
+    wanted: Vec<Release>,
     tracker: RefCell<Tracker>,
     /// Where each namespace's watches begin: what came before is not this run's.
     start: Vec<Start>,
@@ -77,7 +78,15 @@ impl<'a> Diagnosis<'a> {
                 events: events.metadata.resource_version.unwrap_or_default(),
             });
         }
-        Self { context, client, layer: layer.to_owned(), namespaces, tracker: RefCell::new(tracker), start }
+        Self {
+            context,
+            client,
+            layer: layer.to_owned(),
+            namespaces,
+            wanted: wanted.to_vec(),
+            tracker: RefCell::new(tracker),
+            start,
+        }
     }
 
     /// Resolves when something is seen that cannot heal; else never.
@@ -323,6 +332,18 @@ impl<'a> Diagnosis<'a> {
         }
         if let Some((rule, line)) = helm_says.next() {
             return self.failure_of(rule, &self.layer, line, &first, "pods");
+        }
+        // Helm was killed: it said nothing, and left its release pending.
+        for release in &self.wanted {
+            let history = crate::releases::history(self.client, &release.namespace, &release.name).await;
+            let newest = history.unwrap_or_default().into_iter().max_by_key(|revision| revision.revision);
+            let Some(newest) = newest.filter(|newest| newest.status.is_pending()) else { continue };
+            if let Some(rule) = rules::of("release-pending") {
+                let message =
+                    format!("revision {} is {}, and its Helm has ended", newest.revision, newest.status.as_str());
+                let about = format!("release {} in {}", release.name, release.namespace);
+                return self.failure_of(rule, &about, &message, &release.namespace, "pods");
+            }
         }
         let raw = tail.iter().rev().filter(|line| !line.trim().is_empty()).take(5).cloned().collect::<Vec<_>>();
         raw.into_iter().rev().fold(
