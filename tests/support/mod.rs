@@ -32,6 +32,10 @@ pub fn registry_container() -> String {
     format!("k3d-{}-reg", environment())
 }
 
+pub fn load_balancer() -> String {
+    format!("k3d-ameide-{}-serverlb", environment())
+}
+
 /// A copy of the tree, so that a test's layers are never seen in the real one.
 pub struct Tree {
     folder: tempfile::TempDir,
@@ -190,16 +194,129 @@ impl Random {
 /// Where the tests of faults put their workloads.
 pub const NAMESPACE: &str = "guard-tests";
 
-/// There is one cluster: the tests take turns, each on a copy of the tree.
-pub fn turn() -> (MutexGuard<'static, ()>, Tree) {
+/// There is one cluster: the tests take turns, each on a copy of the tree. What a
+/// test breaks is whole again when its turn ends, also when it panics; what a killed
+/// test run left broken, when the next turn begins.
+pub struct Turn {
+    tree: Tree,
+    _held: MutexGuard<'static, ()>,
+}
+
+impl std::ops::Deref for Turn {
+    type Target = Tree;
+
+    fn deref(&self) -> &Tree {
+        &self.tree
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        heal(&self.tree);
+    }
+}
+
+pub fn turn() -> Turn {
     static TURN: Mutex<()> = Mutex::new(());
     static UP: std::sync::Once = std::sync::Once::new();
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let tree = Tree::copy();
-    UP.call_once(|| drop(succeeds(tree.xtask(&["up", "--skip-tests"]))));
-    // What a killed test run may have left stopped.
-    docker(&["start", &registry_container()]);
-    (turn, tree)
+    heal(&tree);
+    UP.call_once(|| {
+        let ready = tree.xtask(&["cluster", "status"]).output().unwrap().status.success();
+        let deployed = || {
+            let releases = tree.releases();
+            releases.iter().any(|(name, _)| name == "temporal")
+                && releases.iter().all(|(_, status)| status == "deployed")
+        };
+        if !ready || !deployed() {
+            succeeds(tree.xtask(&["up", "--skip-tests"]));
+        }
+    });
+    Turn { tree, _held: held }
+}
+
+/// Whether it worked; a cluster that is not there has nothing to heal.
+fn try_docker(arguments: &[&str]) -> bool {
+    Command::new("docker").args(arguments).output().is_ok_and(|output| output.status.success())
+}
+
+/// Undoes whatever a test of this kind may have broken.
+fn heal(tree: &Tree) {
+    try_docker(&["start", &registry_container()]);
+    try_docker(&["start", &load_balancer()]);
+    let node = node();
+    let clean = "for p in /proc/[0-9]*; do case $(cat $p/comm 2>/dev/null) in kube-apiserver*) kill -CONT ${p#/proc/};; esac; done; rm -rf /var/lib/rancher/k3s/agent/etc/containerd/certs.d/[0-9]*.[0-9]*.[0-9]*.[0-9]*:*";
+    if !try_docker(&["exec", &node, "sh", "-c", clean]) {
+        return;
+    }
+    let free = r#"{"metadata":{"finalizers":null}}"#;
+    for arguments in [
+        &["-n", NAMESPACE, "patch", "configmap", "held", "--type=merge", "-p", free][..],
+        &["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=90s"],
+        &["-n", "ameide", "delete", "pod", "guard-mc", "--ignore-not-found", "--wait=true", "--timeout=90s"],
+    ] {
+        // In `drop`, perhaps of a panic: the next turn finds out.
+        let _ = tree.tool("kubectl").args(["--context", &context()]).args(arguments).output();
+    }
+}
+
+/// Stops or continues the API server, which is a process of the node.
+pub fn signal_api_server(signal: &str) {
+    let find = "for p in /proc/[0-9]*; do grep -q '^kube-apiserver' $p/comm && basename $p; done; true";
+    let pids = docker(&["exec", &node(), "sh", "-c", find]);
+    let pid = pids.split_whitespace().next().expect("kube-apiserver runs in the node");
+    docker(&["exec", &node(), "sh", "-c", &format!("kill -{signal} {pid}")]);
+}
+
+/// The record of this cluster's newest run.
+pub fn record() -> Vec<serde_json::Value> {
+    let mut runs: Vec<_> = state().runs().read_dir_utf8().unwrap().flatten().map(|run| run.path().to_owned()).collect();
+    runs.sort();
+    let text = std::fs::read_to_string(runs.last().unwrap().join("record.jsonl")).unwrap_or_default();
+    // Of a run that goes on, the last line may be half written.
+    text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
+}
+
+pub fn state() -> xtask::state::StateDir {
+    let reporter = xtask::output::Reporter::new(xtask::output::Format::Json, false);
+    let root = camino::Utf8PathBuf::from_path_buf(root()).unwrap();
+    xtask::state::StateDir::open(&root, &context(), &reporter).unwrap()
+}
+
+/// From cause to message: when Kubernetes says that it happened, and when the run
+/// told it. Events of the kubelet carry whole seconds.
+pub fn lag(tree: &Tree, code: &str) -> String {
+    let record = record();
+    let Some(told) = record.iter().find(|line| line["event"] == "blocker" && line["code"] == code) else {
+        return "not seen by the watch".to_owned();
+    };
+    let time = |value: &serde_json::Value| value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let began = time(&record[0]["time"]).unwrap();
+    let name = told["resource"].as_str().unwrap().split('/').nth(1).unwrap_or_default();
+    let events: serde_json::Value =
+        serde_json::from_str(&tree.kubectl(&["-n", NAMESPACE, "get", "events", "-o", "json"])).unwrap();
+    let warnings = events["items"].as_array().unwrap().iter().filter(|event| {
+        event["type"] == "Warning"
+            && event["involvedObject"]["name"] == name
+            && xtask::diagnosis::rules::classify(&format!(
+                "{}: {}",
+                event["reason"].as_str().unwrap_or_default(),
+                event["message"].as_str().unwrap_or_default()
+            ))
+            .is_some_and(|rule| rule.code == code)
+    });
+    let event = warnings.filter_map(|event| time(&event["eventTime"]).or(time(&event["firstTimestamp"]))).min();
+    // A container that was killed has no event of that name: then it is when it ended.
+    let (Some(cause), Some(told)) = (event.or(time(&told["since"])), time(&told["time"])) else {
+        return "no time".to_owned();
+    };
+    let seconds = told.duration_since(cause).as_secs_f64();
+    let from = if event.is_some() { "event" } else { "end of the container" };
+    format!(
+        "{seconds:.2} s from the {from} ({cause}); {:.1} s from the start",
+        told.duration_since(began).as_secs_f64()
+    )
 }
 
 pub fn busybox(registry: &str) -> String {
@@ -253,10 +370,6 @@ pub fn layer(tree: &Tree, name: &str, values: serde_json::Value) {
         chart.display()
     );
     tree.write(&format!("infra/kubernetes/helmfiles/70-{name}.yaml"), &text);
-}
-
-pub fn clear(tree: &Tree) {
-    tree.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true"]);
 }
 
 pub fn spawn(tree: &Tree, arguments: &[&str]) -> Child {

@@ -48,6 +48,8 @@ enum Seen {
     Pod(Box<Pod>),
     Gone(String),
     Event(Box<Event>),
+    /// The API does not answer any more, and why; or does again.
+    Silent(Option<String>),
 }
 
 impl<'a> Diagnosis<'a> {
@@ -101,7 +103,8 @@ impl<'a> Diagnosis<'a> {
             ]
         });
         let watches = futures_util::future::join_all(watches);
-        tokio::pin!(watches);
+        let heartbeat = heartbeat(self.client, sender.clone());
+        tokio::pin!(watches, heartbeat);
         let mut limited: Option<tokio::time::Instant> = None;
         loop {
             let next = self.tracker.borrow().next_due();
@@ -119,6 +122,7 @@ impl<'a> Diagnosis<'a> {
             };
             tokio::select! {
                 _ = &mut watches => {}
+                () = &mut heartbeat => {}
                 Some(news) = seen.recv() => {
                     if self.take(news).await && limited.is_none() {
                         match self.rate_limited(budgets, spent).await {
@@ -150,6 +154,10 @@ impl<'a> Diagnosis<'a> {
                 self.tracker.borrow_mut().gone(uid);
                 Vec::new()
             }
+            Seen::Silent(reason) => {
+                self.tell_of_the_api(reason.as_deref());
+                Vec::new()
+            }
         };
         let mut limited = false;
         for mut sighting in found {
@@ -174,6 +182,24 @@ impl<'a> Diagnosis<'a> {
             });
         }
         limited
+    }
+
+    /// Told and no more: Helm and the watches go on by themselves when the API is
+    /// back, and a Helm that gave up meanwhile is the retry table's affair.
+    fn tell_of_the_api(&self, silent: Option<&str>) {
+        let reporter = &self.context.reporter;
+        let Some(reason) = silent else {
+            return reporter.note(&self.context.kube_context, "the Kubernetes API answers again");
+        };
+        let Some(rule) = rules::of("api-unreachable") else { return };
+        reporter.event(&output::Event::Blocker {
+            code: rule.code,
+            resource: &self.context.kube_context,
+            text: rule.sentence,
+            message: reason,
+            since: None,
+            then: "may heal",
+        });
     }
 
     /// When pods that the registry's limit holds are replaced, or that the budget is spent.
@@ -319,6 +345,17 @@ impl<'a> Diagnosis<'a> {
         if let Some((rule, line)) = says {
             return self.failure_of(rule, &self.layer, line, &first, "pods");
         }
+        // Whatever it left, the next try repairs it or waits for it.
+        let killed = tail.iter().rev().find(|line| rules::is_killed(line));
+        if let (Some(line), Some(rule)) = (killed, rules::of("release-pending")) {
+            return self.failure_of(
+                rule,
+                &self.layer,
+                &format!("Helm or Helmfile was killed: {}", line.trim()),
+                &first,
+                "pods",
+            );
+        }
         // Once more what is there now: the watch may have been cut with the API.
         for namespace in &self.namespaces {
             let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
@@ -356,6 +393,24 @@ impl<'a> Diagnosis<'a> {
 use futures_util::FutureExt;
 
 type News = tokio::sync::mpsc::UnboundedSender<Seen>;
+
+/// How often the API is asked whether it is there, and how long it may take: a
+/// server that hangs says nothing on the watches, as one that has nothing to tell.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_WITHIN: Duration = Duration::from_secs(2);
+
+async fn heartbeat(client: &Client, to: News) {
+    let mut silent = false;
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let answer = tokio::time::timeout(HEARTBEAT_WITHIN, crate::kubernetes::answers(client)).await;
+        let reason = answer.unwrap_or_else(|_| Err(format!("no answer within {} s", HEARTBEAT_WITHIN.as_secs()))).err();
+        if reason.is_some() != silent {
+            silent = reason.is_some();
+            drop(to.send(Seen::Silent(reason)));
+        }
+    }
+}
 
 /// How long after a watch was cut it is opened again.
 const REOPEN: Duration = Duration::from_millis(500);

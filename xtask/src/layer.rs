@@ -2,6 +2,7 @@
 //! describes: lock, preflight, watchdog, `helmfile sync`, `helm test`.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -191,9 +192,15 @@ impl Runner<'_> {
                 .evidence(evidence)
                 .remedy(format!("helmfile -f {} -e {} list", layer.path, self.context.env_name))
         };
-        let captured = capture(self.helmfile(layer, &["list", "--output", "json"]))
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let list = async || {
+            let captured = capture(self.helmfile(layer, &["list", "--output", "json"])).await;
+            captured.map_err(|error| failed(error.to_string()))
+        };
+        let mut captured = list().await?;
+        // It was killed, which says nothing about the file; it changes nothing, so that it is asked again.
+        if captured.status.signal().is_some() {
+            captured = list().await?;
+        }
         if !captured.status.success() {
             // The cause is the last line that says something; the first ones repeat the file.
             let lines: Vec<&str> = captured.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -274,6 +281,7 @@ impl Runner<'_> {
             .map_err(|failure| failure.log(&log))?;
         if !ended.status.success() {
             step.failed("helmfile sync");
+            releases::wait_for_helm(self.context, wanted).await?;
             return Err(diagnosis.explain(&ended.tail).await.log(log));
         }
         step.done();
