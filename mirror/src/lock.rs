@@ -25,8 +25,13 @@ impl Digest {
     }
 
     pub fn of(bytes: &[u8]) -> Self {
-        use sha2::{Digest as _, Sha256};
-        let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        use sha2::Digest as _;
+        Self::of_hash(sha2::Sha256::new_with_prefix(bytes))
+    }
+
+    pub(crate) fn of_hash(hash: sha2::Sha256) -> Self {
+        use sha2::Digest as _;
+        let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Self(format!("sha256:{hex}"))
     }
 
@@ -90,11 +95,23 @@ pub struct LockedImage {
     /// Of the manifest or index itself, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// What values pin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_digest: Option<Digest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Child>,
+}
+
+/// What of the source is mirrored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The index, whole: with all its platforms, signatures and attestations.
+    Index,
+    /// One platform's manifest, or all there is.
+    Manifest,
 }
 
 /// One platform's manifest of an index.
@@ -109,6 +126,20 @@ pub struct Child {
     pub size: u64,
 }
 
+impl Child {
+    /// `linux/arm/v7`.
+    pub fn platform(&self) -> Platform {
+        let variant = self.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
+        format!("{}/{}{variant}", self.os, self.arch)
+    }
+
+    /// `linux/arm64` is any variant of it, `linux/arm/v7` that one.
+    pub fn is_for(&self, platform: &str) -> bool {
+        let own = self.platform();
+        own == platform || own.strip_prefix(platform).is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
 /// Where an image is: `docker.io`, `temporalio/server`, `1.29.0`.
 pub(crate) struct Source<'a> {
     pub host: &'a str,
@@ -119,6 +150,11 @@ pub(crate) struct Source<'a> {
 impl LockedImage {
     pub fn is_resolved(&self) -> bool {
         self.target_digest.is_some()
+    }
+
+    /// The digest of the source's tag; with `Mode::Manifest`, of the index around it.
+    pub(crate) fn source_digest(&self) -> Option<Digest> {
+        Digest::parse(self.image.split_once('@')?.1).ok()
     }
 
     pub(crate) fn source(&self) -> Result<Source<'_>, Error> {
@@ -161,6 +197,7 @@ impl Lock {
                 target: image.target.clone(),
                 media_type: None,
                 size: None,
+                mode: None,
                 target_digest: None,
                 children: Vec::new(),
             })

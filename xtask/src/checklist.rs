@@ -163,7 +163,7 @@ fn describe(fix: &Fix) -> String {
 async fn act(context: &Context, fix: &Fix) -> Result<(), Failure> {
     match fix {
         Fix::Cluster => cluster::run(context, None).await,
-        Fix::Mirror => registry::run(context, &registry::Args { images: vec![], check: false, update: false }).await,
+        Fix::Mirror => registry::run(context, &registry::Args::default()).await,
         Fix::Repair => {
             let action = Some(releases::Action::Repair {
                 older_than: releases::ORPHAN_AFTER,

@@ -35,6 +35,7 @@ pub mod scripts;
 pub mod state;
 pub mod tools;
 pub mod trace;
+pub mod transfer;
 pub mod tree;
 pub mod up;
 pub mod wanted;

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -84,10 +84,26 @@ pub enum Event<'a> {
     /// What the cluster wrote down of a layer; in the record only.
     Release(ReleaseEvent),
     Pod(PodEvent),
+    /// What a copy of images did; in the record only.
+    Images(ImagesEvent),
     End {
         exit: i32,
         seconds: f64,
     },
+}
+
+/// What `mirror` did, and what it cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct ImagesEvent {
+    pub copied: usize,
+    pub skipped: usize,
+    /// Blobs that went over the wire, that were there, and that were mounted.
+    pub blobs: usize,
+    pub there: usize,
+    pub mounted: usize,
+    pub bytes: u64,
+    pub source_requests: u64,
+    pub seconds: f64,
 }
 
 /// A revision that a layer made.
@@ -147,6 +163,8 @@ struct Inner {
     /// Events from before the record had a place, and all of them for `--output json`.
     buffered: Vec<String>,
     bar: Option<ProgressBar>,
+    /// Where a long step may draw lines of its own, above that bar.
+    bars: Option<MultiProgress>,
     last_sign: Option<Instant>,
     /// Where the run's output is a job's log on GitHub Actions.
     github: Option<Annotations>,
@@ -159,10 +177,12 @@ impl Reporter {
     pub fn new(format: Format, verbose: bool) -> Self {
         let mut inner = Inner::default();
         if format == Format::Text && std::io::stderr().is_terminal() {
-            let bar = ProgressBar::no_length();
+            let bars = MultiProgress::new();
+            let bar = bars.add(ProgressBar::no_length());
             let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             inner.bar = Some(bar);
+            inner.bars = Some(bars);
         }
         inner.github = github::active().then(Annotations::default);
         Self { format, verbose, started: Instant::now(), inner: Mutex::new(inner) }
@@ -250,6 +270,11 @@ impl Reporter {
                 eprintln!("   … {text}");
             }
         }
+    }
+
+    /// Where lines can be drawn and drawn again; none but on a terminal.
+    pub fn bars(&self) -> Option<MultiProgress> {
+        if self.verbose { None } else { self.lock().bars.clone() }
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -352,9 +377,12 @@ const COLUMN: usize = 72;
 
 fn text_line(event: &Event) -> Option<String> {
     let line = match event {
-        Event::Run { .. } | Event::Started { .. } | Event::End { .. } | Event::Release(_) | Event::Pod(_) => {
-            return None;
-        }
+        Event::Run { .. }
+        | Event::Started { .. }
+        | Event::End { .. }
+        | Event::Release(_)
+        | Event::Pod(_)
+        | Event::Images(_) => return None,
         Event::Finished { resource, step, outcome, seconds } => {
             let mark = match outcome {
                 Outcome::Done => "✅",

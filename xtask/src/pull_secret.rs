@@ -29,6 +29,13 @@ pub struct Account {
     token: String,
 }
 
+impl Account {
+    /// User name and token, for whoever sends them.
+    pub fn into_parts(self) -> (String, String) {
+        (self.username, self.token)
+    }
+}
+
 /// The account that the environment names.
 ///
 /// # Errors

@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use image_mirror::{Endpoint, Event, Finding, Kind, Lock, Observe, Options, Wanted};
+use image_mirror::{Account, Credentials, Digest, Endpoint, Event, Finding, Kind, Lock, Observe, Options, Wanted};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::lab::{self, Lab};
+use crate::output::{self, ImagesEvent};
 use crate::process::Interrupt;
+use crate::pull_secret;
 use crate::state::human_bytes;
+use crate::transfer::Transfer;
 
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
     /// Ids of infra/images/images.yaml; all of them if none is given
     #[arg(value_name = "IMAGE")]
@@ -25,6 +28,12 @@ pub struct Args {
     /// Resolve the tags again and rewrite the lock, showing old and new digest
     #[arg(long, conflicts_with = "check")]
     pub update: bool,
+    /// Copy to this registry, HOST[:PORT][/PREFIX], instead of the environment's
+    #[arg(long, value_name = "REGISTRY", conflicts_with = "update")]
+    pub to: Option<String>,
+    /// Look at every blob, also of images whose manifest is there already
+    #[arg(long, conflicts_with_all = ["check", "update"])]
+    pub force: bool,
 }
 
 pub fn images_path(context: &Context) -> Utf8PathBuf {
@@ -40,18 +49,43 @@ fn read_lock(path: &Utf8Path) -> Result<Lock, Failure> {
     Lock::read(path).map_err(failure)
 }
 
-fn target(context: &Context) -> Endpoint {
-    Endpoint { host: context.registry_host.clone(), plain_http: context.env.registry.plain_http, ca: None }
+/// Where images go: the environment's registry, or the one that `--to` names.
+fn target(context: &Context, to: Option<&str>) -> Endpoint {
+    let settings = &context.env.registry;
+    let ca = settings.ca.as_ref().map(|path| context.tree.path(path.as_str()));
+    match to {
+        Some(host) => Endpoint { ca, ..Endpoint::named(host) },
+        None => Endpoint { host: context.registry_host.clone(), plain_http: settings.plain_http, ca },
+    }
 }
 
-fn options(context: &Context, lab: bool) -> Options {
-    let upstream = || Endpoint { host: lab::UPSTREAM_ADDRESS.to_owned(), plain_http: true, ca: None };
-    let sources: BTreeMap<String, Endpoint> = if lab {
-        lab::UPSTREAM_HOSTS.iter().map(|host| ((*host).to_owned(), upstream())).collect()
-    } else {
-        BTreeMap::new()
-    };
-    Options { target: target(context), sources }
+fn options(context: &Context, lab: bool) -> Result<Options, Failure> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let mut options = Options::to(target(context, None));
+    options.credentials.docker_config = Credentials::docker_config_path(variable);
+    if lab {
+        let upstream = Endpoint { host: lab::UPSTREAM_ADDRESS.to_owned(), plain_http: true, ca: None };
+        options.sources = lab::UPSTREAM_HOSTS.iter().map(|host| ((*host).to_owned(), upstream.clone())).collect();
+    }
+    if let Some((username, password)) = pull_secret::account(variable)?.map(pull_secret::Account::into_parts) {
+        options.credentials.accounts =
+            BTreeMap::from([("docker.io".to_owned(), Account::Password { username, password })]);
+    }
+    Ok(options)
+}
+
+/// What is wanted; of the lab, what a machine like this one can build.
+fn wanted(context: &Context, lab: bool) -> Result<Wanted, Failure> {
+    let mut wanted = Wanted::read(&images_path(context)).map_err(failure)?;
+    if lab {
+        let arch = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        wanted.images.iter_mut().for_each(|image| image.platforms = vec![format!("linux/{arch}")]);
+    }
+    Ok(wanted)
 }
 
 /// This tool's words for what the library says went wrong.
@@ -76,26 +110,20 @@ fn failure(error: image_mirror::Error) -> Failure {
             Exit::Registry,
             "check the network (without one: cargo xtask up --lab), and cargo xtask cluster for our registry",
         ),
+        Kind::Tls => ("registry-tls", Exit::Registry, "name its certificate authority: registry.ca in env.yaml"),
+        Kind::DiskFull => (
+            "disk-full",
+            Exit::Registry,
+            "free space where the registry keeps its images (docker system df), then run it again: what was copied stays",
+        ),
         Kind::Protocol => ("registry-protocol", Exit::Registry, "check registry.plainHTTP in env.yaml"),
         Kind::Platform => ("image-platform", Exit::Registry, "check the platforms in infra/images/images.yaml"),
         Kind::Lock => ("usage", Exit::Usage, "correct the file"),
         Kind::Invalid => ("image-invalid", Exit::Registry, "cargo xtask mirror --update"),
     };
-    Failure::new(code, exit, error.to_string()).remedy(remedy)
-}
-
-/// Tells the library's events to the run's reporter.
-struct Tell<'a>(&'a Context);
-
-impl Observe for Tell<'_> {
-    fn event(&self, event: Event) {
-        let reporter = &self.0.reporter;
-        match event {
-            Event::Copied { id, bytes } => reporter.note(&id, format!("copied, {}", human_bytes(bytes))),
-            Event::Started { id } => reporter.progress(&format!("[mirror] {id}")),
-            Event::Skipped { .. } => {}
-        }
-    }
+    let mut failure = Failure::new(code, exit, error.to_string()).remedy(remedy);
+    failure.evidence = error.images().iter().map(|(id, reason)| format!("{id}: {reason}")).collect();
+    failure
 }
 
 /// `cargo xtask mirror`.
@@ -108,18 +136,23 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let ids: Vec<&str> = args.images.iter().map(String::as_str).collect();
     if args.check {
         let lock = pick(context, read_lock(&path)?, &ids)?;
-        return check_lock(context, lab.is_some(), &lock).await;
+        return check_lock(context, lab.is_some(), &lock, args.to.as_deref()).await;
     }
     if context.dry_run {
         let lock = pick(context, read_lock(&path)?, &ids)?;
+        let to = args.to.as_ref().unwrap_or(&context.env.registry.push);
         for image in &lock.images {
-            context
-                .reporter
-                .planned("mirror", format!("copy {} to {}/{}", image.image, context.env.registry.push, image.target));
+            context.reporter.planned("mirror", format!("copy {} to {to}/{}", image.image, image.target));
         }
         return Ok(());
     }
-    mirror_ids(context, lab.as_ref(), &ids).await
+    copy(context, lab.as_ref(), &ids, |options| {
+        options.force = args.force;
+        if args.to.is_some() {
+            options.target = target(context, args.to.as_deref());
+        }
+    })
+    .await
 }
 
 /// The lab that the cluster was made with, or that was asked for.
@@ -138,6 +171,15 @@ pub async fn mirror_all(context: &Context, lab: Option<&Lab>) -> Result<(), Fail
 
 /// Copies the images with these ids (all for none); those that are there already cost one HEAD each.
 pub async fn mirror_ids(context: &Context, lab: Option<&Lab>, ids: &[&str]) -> Result<(), Failure> {
+    copy(context, lab, ids, |_| {}).await
+}
+
+async fn copy(
+    context: &Context,
+    lab: Option<&Lab>,
+    ids: &[&str],
+    change: impl FnOnce(&mut Options),
+) -> Result<(), Failure> {
     let path = lock_path(context, lab);
     let mut lock = read_lock(&path)?;
     let unresolved: Vec<String> =
@@ -151,21 +193,38 @@ pub async fn mirror_ids(context: &Context, lab: Option<&Lab>, ids: &[&str]) -> R
         lock = read_lock(&path)?;
     }
     let lock = pick(context, lock, ids)?;
-    let step = context.reporter.step("mirror", format!("{} images", lock.images.len()));
-    let summary = image_mirror::copy(&lock, &options(context, lab.is_some()), &Tell(context)).await.map_err(failure)?;
+    let mut options = options(context, lab.is_some())?;
+    change(&mut options);
+    let step = context.reporter.step("mirror", images(lock.images.len()));
+    let started = Instant::now();
+    let summary = image_mirror::copy(&lock, &options, &Transfer::new(&context.reporter)).await.map_err(failure)?;
+    context.reporter.event(&output::Event::Images(ImagesEvent {
+        copied: summary.copied,
+        skipped: summary.skipped,
+        blobs: summary.blobs,
+        there: summary.there,
+        mounted: summary.mounted,
+        bytes: summary.bytes,
+        source_requests: summary.source_requests,
+        seconds: started.elapsed().as_secs_f64(),
+    }));
     if summary.copied == 0 {
-        step.unchanged(format!("{} images are there", summary.skipped));
+        step.unchanged(format!("{} there already", images(summary.skipped)));
     } else {
-        step.done_as(format!(
-            "{} images copied ({}), {} there, {} blobs mounted, {} requests upstream",
-            summary.copied,
-            human_bytes(summary.bytes),
-            summary.skipped,
-            summary.mounted,
-            summary.source_requests
-        ));
+        let mut words = vec![format!("{} copied ({})", images(summary.copied), human_bytes(summary.bytes))];
+        let counts = [(summary.skipped, "there"), (summary.mounted, "blobs mounted"), (summary.there, "blobs there")];
+        words.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+        words.push(format!("{} requests upstream", summary.source_requests));
+        step.done_as(words.join(", "));
+    }
+    for quota in &summary.quotas {
+        context.reporter.note("mirror", quota.to_string());
     }
     Ok(())
+}
+
+fn images(count: usize) -> String {
+    format!("{count} image{}", if count == 1 { "" } else { "s" })
 }
 
 fn pick(context: &Context, mut lock: Lock, ids: &[&str]) -> Result<Lock, Failure> {
@@ -183,12 +242,15 @@ fn pick(context: &Context, mut lock: Lock, ids: &[&str]) -> Result<Lock, Failure
 
 /// Resolves tags again and rewrites the lock.
 async fn update(context: &Context, lab: bool, path: &Utf8Path, ids: &[String]) -> Result<(), Failure> {
-    let wanted = Wanted::read(&images_path(context)).map_err(failure)?;
+    let wanted = wanted(context, lab)?;
     let old = Lock::read(path).ok();
     let mut subset = wanted.clone();
     subset.images.retain(|image| ids.is_empty() || ids.contains(&image.id));
     let template = Lock::unresolved(&wanted);
-    let fresh = image_mirror::resolve(&subset, &options(context, lab), &Tell(context)).await.map_err(failure)?;
+    let options = options(context, lab)?;
+    let transfer = Transfer::new(&context.reporter);
+    let fresh = image_mirror::resolve(&subset, old.as_ref(), &options, &transfer).await.map_err(failure)?;
+    drop(transfer);
     let mut lock = template;
     for image in &mut lock.images {
         let before = old.as_ref().and_then(|old| old.images.iter().find(|other| other.id == image.id));
@@ -199,8 +261,7 @@ async fn update(context: &Context, lab: bool, path: &Utf8Path, ids: &[String]) -
         if let (Some(after), true) =
             (after, before.map(|before| &before.target_digest) != after.map(|after| &after.target_digest))
         {
-            let digest =
-                |digest: Option<&image_mirror::Digest>| digest.map_or("unresolved".to_owned(), ToString::to_string);
+            let digest = |digest: Option<&Digest>| digest.map_or("unresolved".to_owned(), ToString::to_string);
             context.reporter.note(
                 &image.id,
                 format!(
@@ -218,22 +279,22 @@ async fn update(context: &Context, lab: bool, path: &Utf8Path, ids: &[String]) -
     lock.write(path).map_err(failure)
 }
 
-async fn check_lock(context: &Context, lab: bool, lock: &Lock) -> Result<(), Failure> {
-    let findings = image_mirror::check(lock, &options(context, lab)).await.map_err(failure)?;
+async fn check_lock(context: &Context, lab: bool, lock: &Lock, to: Option<&str>) -> Result<(), Failure> {
+    let options = Options { target: target(context, to), ..options(context, lab)? };
+    let findings = image_mirror::check(lock, &options).await.map_err(failure)?;
+    let registry = to.unwrap_or(&context.env.registry.push);
     if findings.is_empty() {
-        context
-            .reporter
-            .note("mirror", format!("all {} images are in {}", lock.images.len(), context.env.registry.push));
+        context.reporter.note("mirror", format!("all {} in {registry}", images(lock.images.len())));
         return Ok(());
     }
-    Err(not_mirrored(context, findings.iter().map(ToString::to_string).collect()))
+    Err(not_mirrored(registry, findings.iter().map(ToString::to_string).collect()))
 }
 
-fn not_mirrored(context: &Context, findings: Vec<String>) -> Failure {
+fn not_mirrored(registry: &str, findings: Vec<String>) -> Failure {
     let mut failure = Failure::new(
         "image-not-mirrored",
         Exit::Registry,
-        format!("{} images are not in the registry {} as the lock says", findings.len(), context.env.registry.push),
+        format!("{} not in the registry {registry} as the lock says", images(findings.len())),
     )
     .remedy("cargo xtask mirror");
     failure.evidence = findings;
@@ -243,11 +304,11 @@ fn not_mirrored(context: &Context, findings: Vec<String>) -> Failure {
 /// Before a layer: the registry answers, and holds what the lock names.
 pub async fn check_mirror(context: &Context, lab: Option<&Lab>) -> Result<(), Failure> {
     let lock = read_lock(&lock_path(context, lab))?;
-    let findings = image_mirror::check(&lock, &options(context, lab.is_some())).await.map_err(failure)?;
+    let findings = image_mirror::check(&lock, &options(context, lab.is_some())?).await.map_err(failure)?;
     if findings.is_empty() {
         Ok(())
     } else {
-        Err(not_mirrored(context, findings.iter().map(ToString::to_string).collect()))
+        Err(not_mirrored(&context.env.registry.push, findings.iter().map(ToString::to_string).collect()))
     }
 }
 
@@ -255,7 +316,7 @@ pub async fn check_mirror(context: &Context, lab: Option<&Lab>) -> Result<(), Fa
 pub async fn findings(context: &Context, lab: bool) -> Result<(usize, Vec<Finding>), Failure> {
     let path = if lab { lab::lock_file()? } else { lock_path(context, None) };
     let lock = read_lock(&path)?;
-    let findings = image_mirror::check(&lock, &options(context, lab)).await.map_err(failure)?;
+    let findings = image_mirror::check(&lock, &options(context, lab)?).await.map_err(failure)?;
     Ok((lock.images.len(), findings))
 }
 
@@ -330,8 +391,7 @@ pub async fn resolve_lab_lock(context: &Context, path: &Utf8Path) -> Result<(), 
 /// Whether the lab's upstream still serves what the lab's lock says.
 pub async fn lock_is_served(context: &Context, path: &Utf8Path) -> Result<bool, Failure> {
     let Ok(lock) = Lock::read(path) else { return Ok(false) };
-    let wanted = Wanted::read(&images_path(context)).map_err(failure)?;
-    let fresh = image_mirror::resolve(&wanted, &options(context, true), &Quiet).await;
+    let fresh = image_mirror::resolve(&wanted(context, true)?, Some(&lock), &options(context, true)?, &Quiet).await;
     Ok(fresh.is_ok_and(|fresh| fresh == lock))
 }
 

@@ -104,6 +104,9 @@ pub struct RegistrySettings {
     pub pull: String,
     #[serde(default, rename = "plainHTTP")]
     pub plain_http: bool,
+    /// Where its certificate is not one that this machine knows: the authority, PEM, in the tree.
+    #[serde(default)]
+    pub ca: Option<Utf8PathBuf>,
 }
 
 /// A state file of Helmfile with its number and name, `45-data-plane-ext`.

@@ -1,0 +1,175 @@
+//! Manifests and indexes, OCI and Docker schema 2: their bytes as they came, since
+//! any other bytes have another digest, and what of them a copy needs to know.
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::lock::{Child, Digest};
+use crate::{Error, Kind};
+
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// For `Accept`.
+pub(crate) const TYPES: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+
+/// A manifest with what its registry says of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Manifest {
+    pub bytes: Bytes,
+    pub media_type: String,
+    pub digest: Digest,
+    pub document: Document,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Document {
+    media_type: Option<String>,
+    schema_version: Option<u32>,
+    #[serde(default)]
+    pub manifests: Vec<Descriptor>,
+    pub config: Option<Descriptor>,
+    #[serde(default)]
+    pub layers: Vec<Descriptor>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Descriptor {
+    pub media_type: Option<String>,
+    pub digest: Digest,
+    pub size: u64,
+    pub platform: Option<DescribedPlatform>,
+    #[serde(default)]
+    urls: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct DescribedPlatform {
+    pub os: String,
+    pub architecture: String,
+    pub variant: Option<String>,
+}
+
+impl Descriptor {
+    /// Layers that are fetched from where they say, and that registries do not hold
+    /// (OCI image spec, "Non-Distributable Layers"; Windows base images).
+    fn is_foreign(&self) -> bool {
+        let foreign = |kind: &str| kind.contains("nondistributable") || kind.contains("foreign");
+        !self.urls.is_empty() && self.media_type.as_deref().is_some_and(foreign)
+    }
+
+    /// As the lock records it.
+    pub fn child(&self) -> Option<Child> {
+        let platform = self.platform.as_ref()?;
+        Some(Child {
+            os: platform.os.clone(),
+            arch: platform.architecture.clone(),
+            variant: platform.variant.clone(),
+            digest: self.digest.clone(),
+            size: self.size,
+        })
+    }
+}
+
+impl Manifest {
+    /// # Errors
+    /// What is no manifest, and schema 1, which has no digests to pin.
+    pub fn parse(bytes: Bytes, content_type: &str) -> Result<Self, Error> {
+        let digest = Digest::of(&bytes);
+        let invalid = |reason: String| Error::new(Kind::Invalid, format!("{digest}: {reason}"));
+        let document: Document =
+            serde_json::from_slice(&bytes).map_err(|error| invalid(format!("no manifest: {error}")))?;
+        let content_type = content_type.split(';').next().unwrap_or_default().trim();
+        if document.schema_version == Some(1)
+            || content_type.contains("manifest.v1+") && content_type.contains("docker")
+        {
+            return Err(invalid(
+                "Docker's schema 1, which registries have given up: expected schema 2 or OCI".to_owned(),
+            ));
+        }
+        // Some registries serve every manifest as application/json.
+        let known = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST];
+        let said = document.media_type.as_deref().unwrap_or(content_type);
+        let media_type = match (known.iter().find(|kind| **kind == said), &document.config) {
+            (Some(kind), _) => kind,
+            (None, Some(config)) if config.media_type.as_deref().is_some_and(|kind| kind.contains("docker")) => {
+                DOCKER_MANIFEST
+            }
+            (None, Some(_)) => OCI_MANIFEST,
+            (None, None) if document.manifests.is_empty() => {
+                return Err(invalid("neither manifest nor index".to_owned()));
+            }
+            (None, None) => OCI_INDEX,
+        };
+        let media_type = media_type.to_owned();
+        Ok(Self { bytes, media_type, digest, document })
+    }
+
+    pub fn is_index(&self) -> bool {
+        self.media_type == OCI_INDEX || self.media_type == DOCKER_INDEX
+    }
+
+    /// Config and layers, without those that are fetched elsewhere.
+    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.document.config.iter().chain(&self.document.layers).filter(|blob| !blob.is_foreign())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(text: &str) -> String {
+        Digest::of(text.as_bytes()).to_string()
+    }
+
+    fn parse(json: &str, content_type: &str) -> Result<Manifest, Error> {
+        Manifest::parse(Bytes::from(json.to_owned()), content_type)
+    }
+
+    #[test]
+    fn a_missing_media_type_is_told_from_what_is_inside() {
+        let oci = format!(r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":1}},"layers":[]}}"#, digest("a"));
+        assert_eq!(parse(&oci, "application/json").unwrap().media_type, OCI_MANIFEST);
+        assert_eq!(parse(&oci, &format!("{DOCKER_MANIFEST}; charset=utf-8")).unwrap().media_type, DOCKER_MANIFEST);
+        let docker = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.docker.container.image.v1+json","digest":"{}","size":1}}}}"#,
+            digest("a")
+        );
+        assert_eq!(parse(&docker, "").unwrap().media_type, DOCKER_MANIFEST);
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{}","size":1}}]}}"#, digest("a"));
+        let index = parse(&index, "").unwrap();
+        assert!(index.is_index() && index.blobs().count() == 0);
+    }
+
+    #[test]
+    fn schema_1_and_what_is_no_manifest_are_refused() {
+        for (json, content_type) in [
+            (r#"{"schemaVersion":1,"fsLayers":[]}"#, "application/vnd.docker.distribution.manifest.v1+prettyjws"),
+            (r#"{"schemaVersion":2}"#, "application/json"),
+            ("<html>", "text/html"),
+            (r#"{"manifests":[{"digest":"sha256:1","size":1}]}"#, OCI_INDEX),
+        ] {
+            assert_eq!(parse(json, content_type).unwrap_err().kind(), Kind::Invalid, "{json}");
+        }
+    }
+
+    #[test]
+    fn layers_that_lie_elsewhere_are_left_there() {
+        let json = format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{0}","size":1}},"layers":[
+            {{"mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip","digest":"{1}","size":1,"urls":["https://x"]}},
+            {{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","digest":"{2}","size":1}}]}}"#,
+            digest("a"),
+            digest("b"),
+            digest("c")
+        );
+        let manifest = parse(&json, "").unwrap();
+        let found: Vec<String> = manifest.blobs().map(|blob| blob.digest.to_string()).collect();
+        assert_eq!(found, [digest("a"), digest("c")]);
+    }
+}

@@ -1,0 +1,119 @@
+//! What each tag is now, asked of the source registries.
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::copy::{Observe, Options, Sources, relay};
+use crate::lock::{Child, Digest, Lock, LockedImage, Mode, Wanted};
+use crate::manifest::Manifest;
+use crate::registry::Registry;
+use crate::{Error, Event, Kind};
+
+/// Asks the source registries what each tag is now. A tag that is still what `known`
+/// says costs one HEAD, which counts for no quota.
+///
+/// # Errors
+/// As the registries answer; `Kind::Platform` where a wanted platform is missing.
+pub async fn resolve(
+    wanted: &Wanted,
+    known: Option<&Lock>,
+    options: &Options,
+    observe: &dyn Observe,
+) -> Result<Lock, Error> {
+    relay(observe, async |events| {
+        let sources = Sources::new(options, &events);
+        let mut lock = Lock::unresolved(wanted);
+        let images = lock.images.iter_mut().map(|image| {
+            let platforms =
+                wanted.images.iter().find(|wanted| wanted.id == image.id).map(|wanted| wanted.platforms.as_slice());
+            let known = known.and_then(|lock| lock.images.iter().find(|known| known.id == image.id));
+            one(image, platforms.unwrap_or_default(), known, &sources, &events)
+        });
+        futures_util::future::try_join_all(images).await?;
+        Ok(lock)
+    })
+    .await
+}
+
+async fn one(
+    image: &mut LockedImage,
+    platforms: &[String],
+    known: Option<&LockedImage>,
+    sources: &Sources<'_>,
+    events: &UnboundedSender<Event>,
+) -> Result<(), Error> {
+    let _ = events.send(Event::Started { id: image.id.clone() });
+    let source = image.source()?;
+    let registry = sources.get(source.host)?;
+    let (repository, tag) = (source.repository.to_owned(), source.tag.to_owned());
+    if let Some(known) = known.filter(|known| known.source_digest().is_some() && serves(known, image, platforms)) {
+        let now = registry.digest_of(&repository, &tag).await?.flatten();
+        if now.is_some() && now == known.source_digest() {
+            *image = known.clone();
+            return Ok(());
+        }
+    }
+    let manifest = registry.wanted_manifest(&repository, &tag).await?;
+    let children: Vec<Child> = if manifest.is_index() {
+        manifest.document.manifests.iter().filter_map(crate::manifest::Descriptor::child).collect()
+    } else {
+        vec![only_child(&registry, &repository, &manifest).await?]
+    };
+    if let Some(missing) = platforms.iter().find(|platform| !children.iter().any(|child| child.is_for(platform))) {
+        let there: Vec<String> =
+            children.iter().map(Child::platform).filter(|platform| !platform.starts_with("unknown/")).collect();
+        let message = format!("{}: {} has no {missing}: it has {}", image.id, image.image, there.join(", "));
+        return Err(Error::new(Kind::Platform, message));
+    }
+    // An index without some of its children is refused by registries; one platform alone is its manifest.
+    let single = platforms.first().filter(|_| platforms.len() == 1 && manifest.is_index());
+    let chosen = single.and_then(|platform| children.iter().find(|child| child.is_for(platform))).cloned();
+    image.image = format!("{}@{}", image.image, manifest.digest);
+    (image.media_type, image.size, image.target_digest) = match &chosen {
+        Some(child) => {
+            let found = manifest.document.manifests.iter().find(|descriptor| descriptor.digest == child.digest);
+            (found.and_then(|descriptor| descriptor.media_type.clone()), Some(child.size), Some(child.digest.clone()))
+        }
+        None => (Some(manifest.media_type.clone()), Some(manifest.bytes.len() as u64), Some(manifest.digest.clone())),
+    };
+    let whole = manifest.is_index() && chosen.is_none();
+    image.mode = Some(if whole { Mode::Index } else { Mode::Manifest });
+    image.children = chosen.map_or(children, |child| vec![child]);
+    Ok(())
+}
+
+/// Whether what is known was resolved for what is wanted now.
+fn serves(known: &LockedImage, wanted: &LockedImage, platforms: &[String]) -> bool {
+    let tag = known.image.split('@').next();
+    let alone = known.mode == Some(Mode::Manifest);
+    tag == Some(wanted.image.as_str())
+        && known.target == wanted.target
+        && known.is_resolved()
+        && (alone || platforms.len() != 1 || known.children.len() == 1)
+        && platforms.iter().all(|platform| known.children.iter().any(|child| child.is_for(platform)))
+}
+
+/// An image of one platform says which in its configuration.
+async fn only_child(registry: &Registry, repository: &str, manifest: &Manifest) -> Result<Child, Error> {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        os: String,
+        architecture: String,
+        variant: Option<String>,
+    }
+    let digest = manifest.document.config.as_ref().map(|config| config.digest.clone());
+    let invalid = |reason: &str| Error::new(Kind::Invalid, format!("{repository}@{}: {reason}", manifest.digest));
+    let digest: Digest = digest.ok_or_else(|| invalid("has no configuration"))?;
+    let bytes = registry.get(repository, &format!("blobs/{digest}")).await?;
+    let bytes = bytes.ok_or_else(|| invalid("its configuration is missing"))?;
+    if Digest::of(&bytes) != digest {
+        return Err(invalid("its configuration has another digest"));
+    }
+    let config: Config = serde_json::from_slice(&bytes).map_err(|_| invalid("its configuration names no platform"))?;
+    Ok(Child {
+        os: config.os,
+        arch: config.architecture,
+        variant: config.variant,
+        digest: manifest.digest.clone(),
+        size: manifest.bytes.len() as u64,
+    })
+}
