@@ -2,6 +2,7 @@
 //! describes: lock, preflight, watchdog, `helmfile sync`, `helm test`.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -183,9 +184,15 @@ impl Reader<'_> {
     /// What Helmfile prints of a layer's file.
     async fn read(&self, layer: &Layer, arguments: &[&str]) -> Result<String, Failure> {
         let verb = arguments.iter().find(|word| !word.starts_with('-')).copied().unwrap_or_default();
-        let captured = capture(self.helmfile(layer, arguments))
-            .await
-            .map_err(|error| self.unreadable(layer, verb, error.to_string()))?;
+        let ask = async || {
+            let captured = capture(self.helmfile(layer, arguments)).await;
+            captured.map_err(|error| self.unreadable(layer, verb, error.to_string()))
+        };
+        let mut captured = ask().await?;
+        // It was killed, which says nothing about the file; it changes nothing, so that it is asked again.
+        if captured.status.signal().is_some() {
+            captured = ask().await?;
+        }
         if captured.status.success() {
             return Ok(captured.stdout);
         }
@@ -210,7 +217,8 @@ impl Reader<'_> {
         };
         let named = rendered::images(manifests).map_err(|error| self.unreadable(layer, "template", error))?;
         let lock = registry::lock(self.context, self.lab)?;
-        rendered::check(&layer.name(), &named, &self.context.env.registry.pull, &lock, &platforms)?;
+        let exempt = self.context.tree.layer_needs()?.unmirrored;
+        rendered::check(&layer.name(), &named, &self.context.env.registry.pull, &lock, &platforms, &exempt)?;
         Ok(named.len())
     }
 }
@@ -346,6 +354,7 @@ impl Runner<'_> {
             .map_err(|failure| failure.log(&log))?;
         if !ended.status.success() {
             step.failed("helmfile sync");
+            releases::wait_for_helm(self.context, wanted).await?;
             return Err(diagnosis.explain(&ended.tail).await.log(log));
         }
         step.done();

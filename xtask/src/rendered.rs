@@ -164,13 +164,29 @@ pub fn judge(image: &str, pull: &str, lock: &Lock, platforms: &[String]) -> Opti
     platforms.iter().find(lacks).map(|platform| Fault::Platform(platform.clone()))
 }
 
-/// What is wrong with the images of a layer.
+/// Whether a line of `unmirrored:` means this image: all of it, or with `*` its beginning.
+fn is_exempt(image: &str, exempt: &[String]) -> bool {
+    exempt.iter().any(|line| match line.strip_suffix('*') {
+        Some(beginning) => image.starts_with(beginning),
+        None => image == line,
+    })
+}
+
+/// What is wrong with the images of a layer; those that are `exempt` may come from anywhere.
 ///
 /// # Errors
 /// `image-not-mirrored` (`image-platform` where that is all), naming each object, field and image.
-pub fn check(layer: &str, named: &[Named], pull: &str, lock: &Lock, platforms: &[String]) -> Result<(), Failure> {
+pub fn check(
+    layer: &str,
+    named: &[Named],
+    pull: &str,
+    lock: &Lock,
+    platforms: &[String],
+    exempt: &[String],
+) -> Result<(), Failure> {
+    let judged = named.iter().filter(|named| !is_exempt(&named.image, exempt));
     let faults: Vec<(&Named, Fault)> =
-        named.iter().filter_map(|named| Some((named, judge(&named.image, pull, lock, platforms)?))).collect();
+        judged.filter_map(|named| Some((named, judge(&named.image, pull, lock, platforms)?))).collect();
     let Some((_, first)) = faults.first() else { return Ok(()) };
     let platform_only = faults.iter().all(|(_, fault)| matches!(fault, Fault::Platform(_)));
     let code = if platform_only { "image-platform" } else { "image-not-mirrored" };
@@ -360,12 +376,19 @@ items: [{kind: Pod, metadata: {name: p}, spec: {containers: [{image: 'listed:1'}
     fn all_faults_are_told_with_object_field_and_image() {
         let named = |image: &str| Named { object: "Job a/b".into(), field: "spec.x.image".into(), image: image.into() };
         let named = [named("nginx:1.27"), named("reg:5000/third-party/redis:7")];
-        let failure = check("45-x", &named, "reg:5000", &lock(), &[]).unwrap_err();
+        let check = |exempt: &[&str]| {
+            let exempt: Vec<String> = exempt.iter().map(|line| (*line).to_owned()).collect();
+            check("45-x", &named, "reg:5000", &lock(), &[], &exempt)
+        };
+        let failure = check(&[]).unwrap_err();
         assert_eq!((failure.code, failure.exit), ("image-not-mirrored", Exit::Registry));
         assert_eq!(failure.evidence[0], "Job a/b: spec.x.image: nginx:1.27 is not from reg:5000");
         assert_eq!(
             failure.evidence[1],
             "Job a/b: spec.x.image: reg:5000/third-party/redis:7 is not pinned by a digest"
         );
+        assert_eq!(check(&["nginx:1.27"]).unwrap_err().evidence.len(), 1);
+        assert_eq!(check(&["nginx:1.2"]).unwrap_err().evidence.len(), 2);
+        assert!(check(&["nginx:1.*", "reg:5000/*"]).is_ok() && check(&["*"]).is_ok());
     }
 }
