@@ -22,6 +22,7 @@ use crate::process::{Interrupt, Job, capture};
 use crate::pull_secret;
 use crate::registry;
 use crate::releases;
+use crate::rendered;
 use crate::retry::{Budgets, Retry, Spent};
 use crate::tools::{self, Toolbox};
 use crate::trace;
@@ -141,7 +142,10 @@ impl Runner<'_> {
         let started = Instant::now();
         let wanted = self.releases(layer).await?;
         let step = reporter.step(&name, "preflight");
-        preflight::check(self.context, client, layer, self.lab).await?;
+        let installed = wanted.iter().filter(|release| release.enabled && release.installed);
+        let named: Vec<(&str, &str)> = installed.map(|release| (&*release.namespace, &*release.name)).collect();
+        let images = rendered::check_layer(self.context, client, self.toolbox, self.lab, layer, &named);
+        preflight::check(self.context, client, layer, self.lab, images).await?;
         step.done();
         if let Some(need) = &self.context.tree.layer_needs()?.pull_secret {
             pull_secret::ensure(self.context, client, need).await?;
@@ -163,25 +167,8 @@ impl Runner<'_> {
     }
 
     fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = self.toolbox.command("helmfile");
-        command.current_dir(&self.context.tree.root);
-        command.args(["--file", layer.path.as_str(), "--environment", &self.context.env_name]);
-        command.args([
-            "--kube-context",
-            &self.context.kube_context,
-            "--helm-binary",
-            self.toolbox.path("helm").as_str(),
-            "--no-color",
-        ]);
-        if let Some(selector) = self.args.selector.as_ref().filter(|selector| !selector.is_empty()) {
-            command.args(["--selector", selector]);
-        }
-        command.args(arguments);
-        command.env("AMEIDE_IMAGES_LOCK", registry::lock_path(self.context, self.lab));
-        command.env("AMEIDE_RUN", &self.context.run_id);
-        // Helmfile would ask the network for a newer version of itself.
-        command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
-        command
+        let selector = self.args.selector.as_deref().filter(|selector| !selector.is_empty());
+        helmfile(self.context, self.toolbox, self.lab, layer, selector, arguments)
     }
 
     /// The layer's releases, as Helmfile reads the tree.
@@ -333,6 +320,34 @@ impl Runner<'_> {
         }
         Ok(())
     }
+}
+
+/// Helmfile on a layer's state file, with the environment that its values read.
+pub fn helmfile(
+    context: &Context,
+    toolbox: &Toolbox,
+    lab: Option<&Lab>,
+    layer: &Layer,
+    selector: Option<&str>,
+    arguments: &[&str],
+) -> tokio::process::Command {
+    let mut command = toolbox.command("helmfile");
+    command.current_dir(&context.tree.root);
+    command.args(["--file", layer.path.as_str(), "--environment", &context.env_name]);
+    command.args([
+        "--kube-context",
+        &context.kube_context,
+        "--helm-binary",
+        toolbox.path("helm").as_str(),
+        "--no-color",
+    ]);
+    command.args(selector.into_iter().flat_map(|selector| ["--selector", selector]));
+    command.args(arguments);
+    command.env("AMEIDE_IMAGES_LOCK", registry::lock_path(context, lab));
+    command.env("AMEIDE_RUN", &context.run_id);
+    // Helmfile would ask the network for a newer version of itself.
+    command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
+    command
 }
 
 async fn test_logs(client: &Client, release: &Release) -> String {

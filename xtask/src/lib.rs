@@ -29,6 +29,7 @@ pub mod process;
 pub mod pull_secret;
 pub mod registry;
 pub mod releases;
+pub mod rendered;
 pub mod report;
 pub mod retry;
 pub mod scripts;

@@ -22,7 +22,8 @@ pub struct Args {
     /// Ids of infra/images/images.yaml; all of them if none is given
     #[arg(value_name = "IMAGE")]
     pub images: Vec<String>,
-    /// Only say what is missing or stale; exit 5 if anything is
+    /// Change nothing and say what is missing or stale, exit 5 if anything is. Without IMAGE and --to,
+    /// every image that the layers render is looked at too: hooks, tests, custom resources
     #[arg(long)]
     pub check: bool,
     /// Resolve the tags again and rewrite the lock, showing old and new digest
@@ -45,7 +46,7 @@ pub fn lock_path(context: &Context, lab: Option<&Lab>) -> Utf8PathBuf {
     lab.map_or_else(|| context.tree.path("infra/images/images.lock"), |lab| lab.lock.clone())
 }
 
-fn read_lock(path: &Utf8Path) -> Result<Lock, Failure> {
+pub(crate) fn read_lock(path: &Utf8Path) -> Result<Lock, Failure> {
     Lock::read(path).map_err(failure)
 }
 
@@ -59,7 +60,7 @@ fn target(context: &Context, to: Option<&str>) -> Endpoint {
     }
 }
 
-fn options(context: &Context, lab: bool) -> Result<Options, Failure> {
+pub(crate) fn options(context: &Context, lab: bool) -> Result<Options, Failure> {
     let variable = |name: &str| std::env::var(name).ok();
     let mut options = Options::to(target(context, None));
     options.credentials.docker_config = Credentials::docker_config_path(variable);
@@ -89,7 +90,7 @@ fn wanted(context: &Context, lab: bool) -> Result<Wanted, Failure> {
 }
 
 /// This tool's words for what the library says went wrong.
-fn failure(error: image_mirror::Error) -> Failure {
+pub(crate) fn failure(error: image_mirror::Error) -> Failure {
     let (code, exit, remedy) = match error.kind() {
         Kind::RateLimited => (
             "registry-rate-limited",
@@ -136,7 +137,11 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let ids: Vec<&str> = args.images.iter().map(String::as_str).collect();
     if args.check {
         let lock = pick(context, read_lock(&path)?, &ids)?;
-        return check_lock(context, lab.is_some(), &lock, args.to.as_deref()).await;
+        let held = check_lock(context, lab.is_some(), &lock, args.to.as_deref()).await;
+        if !ids.is_empty() || args.to.is_some() {
+            return held;
+        }
+        return crate::preflight::together([held, crate::rendered::check_tree(context, lab.as_ref()).await]);
     }
     if context.dry_run {
         let lock = pick(context, read_lock(&path)?, &ids)?;

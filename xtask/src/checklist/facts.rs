@@ -136,8 +136,12 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
     let critical_path = up::critical_path(context)?;
     let layers = tree::select(&context.tree.layers()?, &critical_path)?;
     let needs = context.tree.layer_needs()?;
-    let names: BTreeSet<String> =
-        layers.iter().filter_map(|layer| needs.layers.get(&layer.name())).flat_map(|n| n.namespaces.clone()).collect();
+    let names: BTreeSet<String> = layers
+        .iter()
+        .filter_map(|layer| needs.layers.get(&layer.name()))
+        .flat_map(|n| n.namespaces.iter().chain(&n.creates))
+        .cloned()
+        .collect();
     let pull = context.env.registry.pull.clone();
     let client = kubernetes::client(&context.kube_context).await;
     let health = registry::health_url(context);
