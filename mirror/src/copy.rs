@@ -126,13 +126,13 @@ impl<'a> Sources<'a> {
     }
 }
 
-pub(crate) fn target(options: &Options, events: &UnboundedSender<Event>) -> Result<Arc<Registry>, Error> {
+fn target(options: &Options, events: &UnboundedSender<Event>) -> Result<Arc<Registry>, Error> {
     let Options { target, credentials, retry, .. } = options;
     let name = target.host.split('/').next().unwrap_or_default();
     Registry::new(name, target, credentials, *retry, events.clone()).map(Arc::new)
 }
 
-pub(crate) struct Silent;
+struct Silent;
 
 impl Observe for Silent {
     fn event(&self, _: Event) {}

@@ -5,7 +5,6 @@ mod auth;
 mod blob;
 mod copy;
 mod credentials;
-mod inspect;
 mod lock;
 mod manifest;
 mod pace;
@@ -18,7 +17,6 @@ use std::time::Duration;
 
 pub use copy::{Finding, Observe, Options, Summary, check, copy};
 pub use credentials::{Account, Credentials};
-pub use inspect::inspect;
 pub use lock::{Child, Digest, Lock, LockedImage, Mode, Platform, Wanted, WantedImage};
 pub use pace::{Quota, Retry};
 pub use resolve::resolve;

@@ -93,7 +93,7 @@ fn serves(known: &LockedImage, wanted: &LockedImage, platforms: &[String]) -> bo
 }
 
 /// An image of one platform says which in its configuration.
-pub(crate) async fn only_child(registry: &Registry, repository: &str, manifest: &Manifest) -> Result<Child, Error> {
+async fn only_child(registry: &Registry, repository: &str, manifest: &Manifest) -> Result<Child, Error> {
     #[derive(serde::Deserialize)]
     struct Config {
         os: String,

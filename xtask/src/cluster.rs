@@ -714,23 +714,31 @@ async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    fn complete() -> Facts {
-        Facts { exists: true, complete: true, ..Default::default() }
-    }
-
+    /// Every combination of what can be there; each row the first that holds.
     #[test]
     fn every_state_has_its_plan() {
         let drift = Difference { field: "servers".into(), cluster: "1".into(), file: "2".into() };
-        assert_eq!(decide(&Facts::default()), Plan::Create);
-        assert_eq!(decide(&Facts { exists: true, ..Default::default() }), Plan::ClearAndCreate);
-        assert_eq!(decide(&complete()), Plan::Nothing);
-        assert_eq!(decide(&Facts { stopped: vec!["a".into()], ..complete() }), Plan::Start(vec!["a".into()]));
-        assert!(
-            matches!(decide(&Facts { missing: vec!["lb".into()], ..complete() }), Plan::Recreate(reasons) if reasons[0].contains("lb"))
-        );
-        assert!(
-            matches!(decide(&Facts { drift: vec![drift], stopped: vec!["a".into()], ..complete() }), Plan::Recreate(reasons) if reasons[0].contains("servers"))
-        );
+        for bits in 0..32u32 {
+            let [exists, complete, missing, stopped, drifted] = std::array::from_fn(|bit| bits & (1 << bit) != 0);
+            let facts = Facts {
+                exists,
+                complete,
+                missing: Vec::from_iter(missing.then(|| "lb".to_owned())),
+                stopped: Vec::from_iter(stopped.then(|| "a".to_owned())),
+                drift: Vec::from_iter(drifted.then(|| drift.clone())),
+            };
+            match (exists, complete, missing || drifted, stopped, decide(&facts)) {
+                (false, _, _, _, Plan::Create)
+                | (true, false, _, _, Plan::ClearAndCreate)
+                | (true, true, false, false, Plan::Nothing) => {}
+                (true, true, false, true, Plan::Start(names)) => assert_eq!(names, ["a"]),
+                (true, true, true, _, Plan::Recreate(reasons)) => {
+                    let named = |what: &str| reasons.iter().any(|reason| reason.contains(what));
+                    assert_eq!((named("servers"), named("lb")), (drifted, missing), "{reasons:?}");
+                }
+                (.., plan) => panic!("{facts:?}: {plan:?}"),
+            }
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub struct Diagnosis<'a> {
     client: &'a Client,
     layer: String,
     namespaces: BTreeSet<String>,
+    wanted: Vec<Release>,
     tracker: RefCell<Tracker>,
     /// Where each namespace's watches begin: what came before is not this run's.
     start: Vec<Start>,
@@ -47,6 +48,8 @@ enum Seen {
     Pod(Box<Pod>),
     Gone(String),
     Event(Box<Event>),
+    /// The API does not answer any more, and why; or does again.
+    Silent(Option<String>),
 }
 
 impl<'a> Diagnosis<'a> {
@@ -77,7 +80,15 @@ impl<'a> Diagnosis<'a> {
                 events: events.metadata.resource_version.unwrap_or_default(),
             });
         }
-        Self { context, client, layer: layer.to_owned(), namespaces, tracker: RefCell::new(tracker), start }
+        Self {
+            context,
+            client,
+            layer: layer.to_owned(),
+            namespaces,
+            wanted: wanted.to_vec(),
+            tracker: RefCell::new(tracker),
+            start,
+        }
     }
 
     /// Resolves when something is seen that cannot heal; else never.
@@ -92,7 +103,8 @@ impl<'a> Diagnosis<'a> {
             ]
         });
         let watches = futures_util::future::join_all(watches);
-        tokio::pin!(watches);
+        let heartbeat = heartbeat(self.client, sender.clone());
+        tokio::pin!(watches, heartbeat);
         let mut limited: Option<tokio::time::Instant> = None;
         loop {
             let next = self.tracker.borrow().next_due();
@@ -110,6 +122,7 @@ impl<'a> Diagnosis<'a> {
             };
             tokio::select! {
                 _ = &mut watches => {}
+                () = &mut heartbeat => {}
                 Some(news) = seen.recv() => {
                     if self.take(news).await && limited.is_none() {
                         match self.rate_limited(budgets, spent).await {
@@ -141,6 +154,10 @@ impl<'a> Diagnosis<'a> {
                 self.tracker.borrow_mut().gone(uid);
                 Vec::new()
             }
+            Seen::Silent(reason) => {
+                self.tell_of_the_api(reason.as_deref());
+                Vec::new()
+            }
         };
         let mut limited = false;
         for mut sighting in found {
@@ -165,6 +182,24 @@ impl<'a> Diagnosis<'a> {
             });
         }
         limited
+    }
+
+    /// Told and no more: Helm and the watches go on by themselves when the API is
+    /// back, and a Helm that gave up meanwhile is the retry table's affair.
+    fn tell_of_the_api(&self, silent: Option<&str>) {
+        let reporter = &self.context.reporter;
+        let Some(reason) = silent else {
+            return reporter.note(&self.context.kube_context, "the Kubernetes API answers again");
+        };
+        let Some(rule) = rules::of("api-unreachable") else { return };
+        reporter.event(&output::Event::Blocker {
+            code: rule.code,
+            resource: &self.context.kube_context,
+            text: rule.sentence,
+            message: reason,
+            since: None,
+            then: "may heal",
+        });
     }
 
     /// When pods that the registry's limit holds are replaced, or that the budget is spent.
@@ -310,6 +345,17 @@ impl<'a> Diagnosis<'a> {
         if let Some((rule, line)) = says {
             return self.failure_of(rule, &self.layer, line, &first, "pods");
         }
+        // Whatever it left, the next try repairs it or waits for it.
+        let killed = tail.iter().rev().find(|line| rules::is_killed(line));
+        if let (Some(line), Some(rule)) = (killed, rules::of("release-pending")) {
+            return self.failure_of(
+                rule,
+                &self.layer,
+                &format!("Helm or Helmfile was killed: {}", line.trim()),
+                &first,
+                "pods",
+            );
+        }
         // Once more what is there now: the watch may have been cut with the API.
         for namespace in &self.namespaces {
             let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
@@ -324,6 +370,18 @@ impl<'a> Diagnosis<'a> {
         if let Some((rule, line)) = helm_says.next() {
             return self.failure_of(rule, &self.layer, line, &first, "pods");
         }
+        // Helm was killed: it said nothing, and left its release pending.
+        for release in &self.wanted {
+            let history = crate::releases::history(self.client, &release.namespace, &release.name).await;
+            let newest = history.unwrap_or_default().into_iter().max_by_key(|revision| revision.revision);
+            let Some(newest) = newest.filter(|newest| newest.status.is_pending()) else { continue };
+            if let Some(rule) = rules::of("release-pending") {
+                let message =
+                    format!("revision {} is {}, and its Helm has ended", newest.revision, newest.status.as_str());
+                let about = format!("release {} in {}", release.name, release.namespace);
+                return self.failure_of(rule, &about, &message, &release.namespace, "pods");
+            }
+        }
         let raw = tail.iter().rev().filter(|line| !line.trim().is_empty()).take(5).cloned().collect::<Vec<_>>();
         raw.into_iter().rev().fold(
             Failure::new("unknown", Exit::Unclassified, format!("{}: Helmfile failed", self.layer)),
@@ -335,6 +393,24 @@ impl<'a> Diagnosis<'a> {
 use futures_util::FutureExt;
 
 type News = tokio::sync::mpsc::UnboundedSender<Seen>;
+
+/// How often the API is asked whether it is there, and how long it may take: a
+/// server that hangs says nothing on the watches, as one that has nothing to tell.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_WITHIN: Duration = Duration::from_secs(2);
+
+async fn heartbeat(client: &Client, to: News) {
+    let mut silent = false;
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let answer = tokio::time::timeout(HEARTBEAT_WITHIN, crate::kubernetes::answers(client)).await;
+        let reason = answer.unwrap_or_else(|_| Err(format!("no answer within {} s", HEARTBEAT_WITHIN.as_secs()))).err();
+        if reason.is_some() != silent {
+            silent = reason.is_some();
+            drop(to.send(Seen::Silent(reason)));
+        }
+    }
+}
 
 /// How long after a watch was cut it is opened again.
 const REOPEN: Duration = Duration::from_millis(500);

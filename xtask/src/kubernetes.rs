@@ -67,6 +67,15 @@ pub fn has_current_context() -> bool {
     Kubeconfig::read().is_ok_and(|config| config.current_context.is_some_and(|name| !name.is_empty()))
 }
 
+/// Whether the API server answers at all, whatever it says.
+pub async fn answers(client: &Client) -> Result<(), String> {
+    let request = http::Request::get("/version").body(Vec::new()).map_err(|error| error.to_string())?;
+    match client.request_text(request).await {
+        Ok(_) | Err(kube::Error::Api(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// One look at `/readyz`.
 pub async fn ready(client: &Client) -> Result<(), String> {
     let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| error.to_string())?;

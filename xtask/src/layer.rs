@@ -2,6 +2,7 @@
 //! describes: lock, preflight, watchdog, `helmfile sync`, `helm test`.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -28,7 +29,7 @@ use crate::tools::{self, Toolbox};
 use crate::trace;
 use crate::tree::{self, Layer};
 
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
     /// Numbers (45), names (data-plane-ext), paths, or ranges (10-45)
     #[arg(value_name = "LAYER", required_unless_present_any = ["all", "list"])]
@@ -107,6 +108,121 @@ async fn plan(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Fa
     Ok(())
 }
 
+/// Every image that any layer renders is in the mirror as the lock says; where the
+/// cluster answers, for its nodes too. How many there are.
+pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<usize, Failure> {
+    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let args = Args::default();
+    let reader = Reader { context, toolbox: &toolbox, lab, args: &args };
+    let client = match kubernetes::client(&context.kube_context).await {
+        Ok(client) if kubernetes::ready(&client).await.is_ok() => Some(client),
+        _ => None,
+    };
+    let layers = context.tree.layers()?;
+    let checks = layers.iter().map(|layer| async {
+        let manifests = reader.render(layer).await?;
+        reader.check_images(layer, &manifests, client.as_ref()).await
+    });
+    let mut failed: Option<Failure> = None;
+    let mut count = 0;
+    for check in futures_util::future::join_all(checks).await {
+        match (check, &mut failed) {
+            (Ok(images), _) => count += images,
+            (Err(failure), None) => failed = Some(failure),
+            (Err(failure), Some(first)) => {
+                first.evidence.push(format!("also {failure}"));
+                first.evidence.extend(failure.evidence);
+            }
+        }
+    }
+    failed.map_or(Ok(count), Err)
+}
+
+/// Asks Helmfile about layers.
+pub struct Reader<'a> {
+    context: &'a Context,
+    toolbox: &'a Toolbox,
+    lab: Option<&'a Lab>,
+    args: &'a Args,
+}
+
+impl Reader<'_> {
+    fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = self.toolbox.command("helmfile");
+        command.current_dir(&self.context.tree.root);
+        command.args(["--file", layer.path.as_str(), "--environment", &self.context.env_name]);
+        command.args([
+            "--kube-context",
+            &self.context.kube_context,
+            "--helm-binary",
+            self.toolbox.path("helm").as_str(),
+            "--no-color",
+        ]);
+        if let Some(selector) = self.args.selector.as_ref().filter(|selector| !selector.is_empty()) {
+            command.args(["--selector", selector]);
+        }
+        command.args(arguments);
+        command.env("AMEIDE_IMAGES_LOCK", registry::lock_path(self.context, self.lab));
+        command.env("AMEIDE_RUN", &self.context.run_id);
+        // Helmfile would ask the network for a newer version of itself.
+        command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
+        command
+    }
+
+    /// The layer's releases, as Helmfile reads the tree.
+    async fn releases(&self, layer: &Layer) -> Result<Vec<Release>, Failure> {
+        let listed = self.read(layer, &["list", "--output", "json"]).await?;
+        serde_json::from_str(&listed)
+            .map_err(|error| self.unreadable(layer, "list", format!("`helmfile list` printed no list: {error}")))
+    }
+
+    /// All that the layer's releases would put into the cluster, hooks, tests and definitions included.
+    async fn render(&self, layer: &Layer) -> Result<String, Failure> {
+        self.read(layer, &["--quiet", "template", "--include-crds"]).await
+    }
+
+    /// What Helmfile prints of a layer's file.
+    async fn read(&self, layer: &Layer, arguments: &[&str]) -> Result<String, Failure> {
+        let verb = arguments.iter().find(|word| !word.starts_with('-')).copied().unwrap_or_default();
+        let ask = async || {
+            let captured = capture(self.helmfile(layer, arguments)).await;
+            captured.map_err(|error| self.unreadable(layer, verb, error.to_string()))
+        };
+        let mut captured = ask().await?;
+        // It was killed, which says nothing about the file; it changes nothing, so that it is asked again.
+        if captured.status.signal().is_some() {
+            captured = ask().await?;
+        }
+        if captured.status.success() {
+            return Ok(captured.stdout);
+        }
+        // The cause is the last line that says something; the first ones repeat the file.
+        let lines: Vec<&str> = captured.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let last = lines.iter().rev().take(3).rev().copied().collect::<Vec<_>>();
+        Err(self.unreadable(layer, verb, last.join(" | ")))
+    }
+
+    fn unreadable(&self, layer: &Layer, verb: &str, evidence: String) -> Failure {
+        Failure::new("render-failed", Exit::Usage, format!("Helmfile cannot read {}", layer.path))
+            .evidence(evidence)
+            .remedy(format!("helmfile -f {} -e {} {verb}", layer.path, self.context.env_name))
+    }
+
+    /// Every image that the layer renders is in the mirror, by the digest of the lock,
+    /// for the platforms of the nodes.
+    async fn check_images(&self, layer: &Layer, manifests: &str, client: Option<&Client>) -> Result<usize, Failure> {
+        let platforms = match client {
+            Some(client) => rendered::node_platforms(client).await?,
+            None => Vec::new(),
+        };
+        let named = rendered::images(manifests).map_err(|error| self.unreadable(layer, "template", error))?;
+        let lock = registry::lock(self.context, self.lab)?;
+        let exempt = self.context.tree.layer_needs()?.unmirrored;
+        rendered::check(&layer.name(), &named, &self.context.env.registry.pull, &lock, &platforms, &exempt)?;
+        Ok(named.len())
+    }
+}
+
 /// What every layer of one run shares.
 pub struct Runner<'a> {
     pub context: &'a Context,
@@ -117,6 +233,10 @@ pub struct Runner<'a> {
 }
 
 impl Runner<'_> {
+    fn reader(&self) -> Reader<'_> {
+        Reader { context: self.context, toolbox: self.toolbox, lab: self.lab, args: self.args }
+    }
+
     /// Each layer in order; the first that fails ends the run.
     pub async fn run_all(&self, layers: &[Layer]) -> Result<(), Failure> {
         let client = kubernetes::client(&self.context.kube_context).await?;
@@ -140,11 +260,10 @@ impl Runner<'_> {
         let name = layer.name();
         let reporter = &self.context.reporter;
         let started = Instant::now();
-        let wanted = self.releases(layer).await?;
+        let reader = self.reader();
+        let (wanted, manifests) = futures_util::future::try_join(reader.releases(layer), reader.render(layer)).await?;
         let step = reporter.step(&name, "preflight");
-        let installed = wanted.iter().filter(|release| release.enabled && release.installed);
-        let named: Vec<(&str, &str)> = installed.map(|release| (&*release.namespace, &*release.name)).collect();
-        let images = rendered::check_layer(self.context, client, self.toolbox, self.lab, layer, &named);
+        let images = reader.check_images(layer, &manifests, Some(client));
         preflight::check(self.context, client, layer, self.lab, images).await?;
         step.done();
         if let Some(need) = &self.context.tree.layer_needs()?.pull_secret {
@@ -159,37 +278,11 @@ impl Runner<'_> {
         let seconds = started.elapsed().as_secs_f64();
         reporter.event(&crate::output::Event::Finished {
             resource: &name,
-            step: &format!("in place: {installed} releases"),
+            step: &format!("in place: {installed} release{}", if installed == 1 { "" } else { "s" }),
             outcome: crate::output::Outcome::Done,
             seconds,
         });
         Ok(())
-    }
-
-    fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
-        let selector = self.args.selector.as_deref().filter(|selector| !selector.is_empty());
-        helmfile(self.context, self.toolbox, self.lab, layer, selector, arguments)
-    }
-
-    /// The layer's releases, as Helmfile reads the tree.
-    async fn releases(&self, layer: &Layer) -> Result<Vec<Release>, Failure> {
-        let failed = |evidence: String| {
-            Failure::new("render-failed", Exit::Usage, format!("Helmfile cannot read {}", layer.path))
-                .evidence(evidence)
-                .remedy(format!("helmfile -f {} -e {} list", layer.path, self.context.env_name))
-        };
-        let captured = capture(self.helmfile(layer, &["list", "--output", "json"]))
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        if !captured.status.success() {
-            // The cause is the last line that says something; the first ones repeat the file.
-            let lines: Vec<&str> = captured.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
-            return Err(failed(
-                lines.iter().rev().take(3).rev().map(|line| line.trim()).collect::<Vec<_>>().join(" | "),
-            ));
-        }
-        serde_json::from_str(&captured.stdout)
-            .map_err(|error| failed(format!("`helmfile list` printed no list: {error}")))
     }
 
     /// Syncs, and syncs again where the retry table says so.
@@ -240,7 +333,7 @@ impl Runner<'_> {
         let reporter = &self.context.reporter;
         let step = reporter.step(&name, "helmfile sync");
         let log = self.context.log(&name);
-        let command = self.helmfile(layer, &["sync", "--sync-release-labels"]);
+        let command = self.reader().helmfile(layer, &["sync", "--sync-release-labels"]);
         let mut durations: BTreeMap<String, String> = BTreeMap::new();
         let job = Job { command, log: &log, inherit: Some(self.lock.descriptor()) };
         let diagnosis = Diagnosis::begin(self.context, client, &name, wanted, budgets).await;
@@ -261,6 +354,7 @@ impl Runner<'_> {
             .map_err(|failure| failure.log(&log))?;
         if !ended.status.success() {
             step.failed("helmfile sync");
+            releases::wait_for_helm(self.context, wanted).await?;
             return Err(diagnosis.explain(&ended.tail).await.log(log));
         }
         step.done();
@@ -320,34 +414,6 @@ impl Runner<'_> {
         }
         Ok(())
     }
-}
-
-/// Helmfile on a layer's state file, with the environment that its values read.
-pub fn helmfile(
-    context: &Context,
-    toolbox: &Toolbox,
-    lab: Option<&Lab>,
-    layer: &Layer,
-    selector: Option<&str>,
-    arguments: &[&str],
-) -> tokio::process::Command {
-    let mut command = toolbox.command("helmfile");
-    command.current_dir(&context.tree.root);
-    command.args(["--file", layer.path.as_str(), "--environment", &context.env_name]);
-    command.args([
-        "--kube-context",
-        &context.kube_context,
-        "--helm-binary",
-        toolbox.path("helm").as_str(),
-        "--no-color",
-    ]);
-    command.args(selector.into_iter().flat_map(|selector| ["--selector", selector]));
-    command.args(arguments);
-    command.env("AMEIDE_IMAGES_LOCK", registry::lock_path(context, lab));
-    command.env("AMEIDE_RUN", &context.run_id);
-    // Helmfile would ask the network for a newer version of itself.
-    command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
-    command
 }
 
 async fn test_logs(client: &Client, release: &Release) -> String {

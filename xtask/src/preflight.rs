@@ -28,13 +28,11 @@ pub struct Waits {
     pub namespace: u64,
     /// For a service that is coming up.
     pub service: u64,
-    /// Whether what a layer renders is held to the mirror.
-    pub images: bool,
 }
 
 impl Default for Waits {
     fn default() -> Self {
-        Self { namespace: 120, service: 60, images: true }
+        Self { namespace: 120, service: 60 }
     }
 }
 
@@ -45,26 +43,21 @@ async fn check_registry(context: &Context, lab: Option<&Lab>) -> Result<(), Fail
     registry::check_mirror(context, lab).await
 }
 
-/// Everything that the layer needs, and `images`, the look at what it renders.
+/// `images`: the check of what the layer renders, which goes on beside the others.
 pub async fn check(
     context: &Context,
     client: &Client,
     layer: &Layer,
     lab: Option<&Lab>,
-    images: impl Future<Output = Result<(), Failure>>,
+    images: impl Future<Output = Result<usize, Failure>>,
 ) -> Result<(), Failure> {
     let needs_all = context.tree.layer_needs()?;
     let needs = needs_all.layers.get(&layer.name()).cloned().unwrap_or_default();
     let budgets = &needs_all.preflight;
     // All at once: a wait for one says nothing about the others.
     let registry = async {
-        let images = async { if budgets.images { images.await } else { Ok(()) } };
         let (registry, images) = tokio::join!(check_registry(context, lab), images);
-        let said = registry.as_ref().is_err_and(|failure| failure.code != "image-not-mirrored");
-        // A registry that does not answer is told once.
-        let again =
-            said && images.as_ref().is_err_and(|failure| Some(failure.code) == registry.as_ref().err().map(|f| f.code));
-        vec![registry, if again { Ok(()) } else { images }]
+        vec![registry, images.map(drop)]
     };
     // A namespace of any layer that is being deleted stops this one too: Helm would wait
     // its whole timeout for objects that nobody can make. One that is not there yet does not.
@@ -81,16 +74,12 @@ pub async fn check(
         tokio::join!(registry, namespaces, layers, secrets, services);
     Interrupt::global().check()?;
     let results = [registry, namespaces, layers, secrets, services].into_iter().flatten();
-    together(results)
-}
-
-/// The first failure, with the others as its evidence.
-pub fn together(results: impl IntoIterator<Item = Result<(), Failure>>) -> Result<(), Failure> {
-    let mut failures = results.into_iter().filter_map(Result::err);
+    let failures: Vec<Failure> = results.filter_map(Result::err).collect();
+    // The first in the order above ends the run; the others are its evidence.
+    let mut failures = failures.into_iter();
     let Some(mut first) = failures.next() else { return Ok(()) };
     for other in failures {
         first.evidence.push(format!("also {other}"));
-        first.evidence.extend(other.evidence.into_iter().map(|line| format!("  {line}")));
         first.evidence.extend(other.remedy.map(|remedy| format!("  remedy: {remedy}")));
     }
     Err(first)

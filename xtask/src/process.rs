@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -124,7 +125,7 @@ pub struct Job<'a> {
 /// How a job ended.
 pub struct Ended {
     pub status: ExitStatus,
-    /// The last lines of both streams, for evidence.
+    /// The last lines of both streams, for evidence; and the signal that killed it.
     pub tail: Vec<String>,
     pub log: Utf8PathBuf,
 }
@@ -198,6 +199,9 @@ impl Job<'_> {
         }
         let status = child.wait().await.map_err(io)?;
         interrupt.check()?;
+        if status.signal().is_some() {
+            tail.push_back(status.to_string());
+        }
         match stopped {
             Some(failure) => Err(failure),
             None => Ok(Ended { status, tail: tail.into(), log: self.log.to_owned() }),

@@ -608,7 +608,7 @@ fn age(revision: &Revision, now: Timestamp) -> Duration {
 /// runs hold it as long as they live: so a revision of a run recorded in this
 /// state folder (this run among them) has no living owner but a helm process.
 fn owner(context: &Context, revision: &Revision) -> Owner {
-    if let Some(who) = helm_process(&revision.release) {
+    if let Some(who) = helm_process(&context.kube_context, &revision.release) {
         return Owner::Alive { who };
     }
     match &revision.run {
@@ -622,20 +622,59 @@ fn is_recorded(context: &Context, run: &str) -> bool {
     plain && context.state.runs().join(run).is_dir()
 }
 
-/// A helm process on this machine that names the release in its arguments.
-fn helm_process(release: &str) -> Option<String> {
+/// Waits for Helm processes on these releases to end: Helmfile was killed, and they
+/// go on. Two of them on one release would fail each other.
+///
+/// # Errors
+/// `release-owned` after the lock timeout.
+pub async fn wait_for_helm(context: &Context, wanted: &[Release]) -> Result<(), Failure> {
+    let started = std::time::Instant::now();
+    let mut told = false;
+    loop {
+        let working =
+            wanted.iter().find_map(|release| Some((release, helm_process(&context.kube_context, &release.name)?)));
+        let Some((release, who)) = working else { return Ok(()) };
+        if !told {
+            context.reporter.waiting(&release.name, format!("{who} still works on it"));
+            told = true;
+        }
+        if started.elapsed() >= context.lock_timeout {
+            let message = format!("release {} in {} is still worked on", release.name, release.namespace);
+            return Err(Failure::new("release-owned", Exit::Release, message)
+                .evidence(who)
+                .remedy("wait for that command to end, or end it yourself"));
+        }
+        // It is no child of ours: it can only be looked at again.
+        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(200))).await?;
+    }
+}
+
+/// A helm process on this machine that changes the release.
+fn helm_process(kube_context: &str, release: &str) -> Option<String> {
     let processes = std::fs::read_dir("/proc").ok()?;
     processes.flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let arguments = std::fs::read(entry.path().join("cmdline")).ok()?;
         let arguments: Vec<String> =
             arguments.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        let is_helm = camino::Utf8Path::new(arguments.first()?).file_name() == Some("helm");
-        let writes =
-            arguments.iter().any(|word| matches!(word.as_str(), "install" | "upgrade" | "rollback" | "uninstall"));
-        let names = arguments.iter().any(|word| word == release);
-        (is_helm && writes && names).then(|| format!("helm (pid {pid})"))
+        changes(&arguments, kube_context, release).then(|| format!("helm (pid {pid})"))
     })
+}
+
+/// Whether this command line is a Helm that changes the release. One that names no
+/// context works on the current one, which may be ours; another context is another
+/// cluster, whose release may have the same name.
+fn changes(arguments: &[String], kube_context: &str, release: &str) -> bool {
+    let is_helm = arguments.first().is_some_and(|program| camino::Utf8Path::new(program).file_name() == Some("helm"));
+    let writes = arguments
+        .iter()
+        .any(|word| matches!(word.as_str(), "install" | "upgrade" | "rollback" | "uninstall" | "delete"));
+    let named = arguments.iter().enumerate().find_map(|(index, word)| match word.split_once('=') {
+        Some(("--kube-context", name)) => Some(name),
+        _ if word == "--kube-context" => arguments.get(index + 1).map(String::as_str),
+        _ => None,
+    });
+    is_helm && writes && arguments.iter().any(|word| word == release) && named.is_none_or(|named| named == kube_context)
 }
 
 /// Marks one revision failed: payload and label together, in one write that the
@@ -801,6 +840,23 @@ mod tests {
             (&[(1, Failed, marked), (2, Failed, failed)], &claim, AfterFailure::Stop(claim.to_vec())),
         ] {
             assert_eq!(decide_after_failure(&past(rows), data), plan, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn a_helm_on_another_cluster_works_on_another_release() {
+        for (line, ours) in [
+            ("/cache/bin/helm upgrade --install minio ../charts/minio --kube-context k3d-a", true),
+            ("helm upgrade minio chart --kube-context=k3d-a", true),
+            ("helm uninstall minio", true),
+            ("helm upgrade minio chart --kube-context k3d-b", false),
+            ("helm upgrade minio chart --kube-context=k3d-b", false),
+            ("helm upgrade temporal chart --kube-context k3d-a", false),
+            ("helm status minio --kube-context k3d-a", false),
+            ("vim upgrade minio", false),
+        ] {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            assert_eq!(changes(&words, "k3d-a", "minio"), ours, "{line}");
         }
     }
 

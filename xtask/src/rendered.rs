@@ -1,619 +1,411 @@
-//! The images that layers render, held to the mirror before Helm starts: what would
-//! be pulled from elsewhere, unpinned, or under another digest than the lock's is
-//! told by object and field, while nothing has changed yet.
+//! Every image that a layer renders, and whether the mirror has it as the lock says:
+//! found out before Helm starts, since afterwards it is a pod that cannot start.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeSet;
 
-use futures_util::future::{join_all, try_join_all};
-use image_mirror::{Child, Digest, Lock, Platform};
+use image_mirror::{Digest, Lock, LockedImage};
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, ListParams};
-use serde::Deserialize;
 use serde_json::Value;
 
-use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::kubernetes::{self, read_failed};
-use crate::lab::Lab;
-use crate::layer::helmfile;
-use crate::process::capture;
-use crate::registry;
-use crate::tools::{self, Toolbox};
-use crate::tree::{Layer, read_yaml};
-use crate::wanted;
+use crate::kubernetes::read_failed;
 
-/// `infra/images/places.yaml`: where objects name images, beyond `image` fields.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Places {
-    #[serde(default)]
-    images: Vec<Place>,
-    #[serde(default)]
-    not_images: Vec<Place>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Place {
-    kind: String,
-    field: String,
-    after: Option<String>,
-    name: Option<String>,
-}
-
-impl Place {
-    /// The part of a string that this place says is an image.
-    fn image<'t>(&self, at: &At, text: &'t str) -> Option<&'t str> {
-        let here =
-            self.kind == at.kind && self.field == at.pattern && self.name.as_deref().is_none_or(|n| n == at.name);
-        here.then_some(text)?.strip_prefix(self.after.as_deref().unwrap_or_default())
-    }
-}
-
-/// An image that an object names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rendered {
-    pub layer: String,
-    pub release: String,
-    /// `Deployment ameide/minio`
+/// An image where a rendered object names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Named {
+    /// `StatefulSet ameide/minio`
     pub object: String,
     /// `spec.template.spec.containers[0].image`
     pub field: String,
     pub image: String,
 }
 
-impl fmt::Display for Rendered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { layer, release, object, field, image } = self;
-        write!(f, "layer {layer}, release {release}: {object}: {field}: {image:?}")
-    }
-}
-
-/// Why an image would not come from the mirror as the lock says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    Nothing,
-    Elsewhere,
-    NotPinned,
-    OtherDigest(Digest),
-    Missing,
-    /// What a node is, and what the image has.
-    Platform(Platform, Vec<Platform>),
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nothing => f.write_str("names no image"),
-            Self::Elsewhere => f.write_str("is not in the mirror"),
-            Self::NotPinned => f.write_str("is not pinned by a digest"),
-            Self::OtherDigest(locked) => write!(f, "has another digest than the lock, which says {locked}"),
-            Self::Missing => f.write_str("is missing in the mirror"),
-            Self::Platform(node, has) => write!(f, "has no {node}, which a node is: it has {}", has.join(", ")),
-        }
-    }
-}
-
-impl Finding {
-    fn code(&self) -> (&'static str, &'static str) {
-        match self {
-            Self::Platform(..) => {
-                ("image-platform", "check its platforms in infra/images/images.yaml, then cargo xtask mirror --update")
+/// All images of rendered manifests: every `image` field, at whatever depth and of
+/// whatever kind (pod templates, hooks, tests, custom resources), image volumes, and
+/// arguments and environment variables whose value can be nothing else than an image.
+///
+/// # Errors
+/// Line and column of what is no YAML.
+pub fn images(manifests: &str) -> Result<Vec<Named>, String> {
+    let mut found = BTreeSet::new();
+    // Rendered Secrets are in there, and what fails ends up in logs: the place is told, never the text.
+    let documents: Vec<Value> = serde_saphyr::from_multiple(manifests).map_err(|error| {
+        let place = error.location().map(|place| format!(" at line {}, column {}", place.line(), place.column()));
+        format!("what it renders is no YAML{}", place.unwrap_or_default())
+    })?;
+    for value in documents {
+        let items = value.get("items").and_then(Value::as_array).filter(|_| value["kind"] == "List");
+        for object in items.into_iter().flatten().chain(items.is_none().then_some(&value)) {
+            // What they hold is data, and a file in it is no field of Kubernetes.
+            if object["kind"] == "ConfigMap" || object["kind"] == "Secret" {
+                continue;
             }
-            Self::Missing => ("image-not-mirrored", "cargo xtask mirror"),
-            Self::OtherDigest(_) => (
-                "image-not-mirrored",
-                "let its values take the digest from images.lock (docs/layers.md), or cargo xtask mirror --update",
-            ),
-            Self::Nothing | Self::Elsewhere | Self::NotPinned => (
-                "image-not-mirrored",
-                "add it to infra/images/images.yaml, let its values take it from there by its id (docs/layers.md), then cargo xtask mirror",
-            ),
+            walk(object, &name(object), "", &mut found);
         }
     }
+    Ok(found.into_iter().collect())
 }
 
-/// What the decision is made from.
-#[derive(Clone, Debug, Default)]
-pub struct Facts {
-    /// The mirror's name in pods.
-    pub pull: String,
-    /// The lock's digests by repository.
-    pub locked: BTreeMap<String, BTreeSet<Digest>>,
-    /// What the mirror has of the images that were asked for.
-    pub held: BTreeMap<(String, Digest), Vec<Child>>,
-    /// The nodes'; none where no cluster answers.
-    pub platforms: BTreeSet<Platform>,
-}
-
-/// Whether an image can be pulled from the mirror, as the lock says, on every node.
-pub fn judge(image: &str, facts: &Facts) -> Option<Finding> {
-    if image.trim().is_empty() {
-        return Some(Finding::Nothing);
-    }
-    let Some(name) = within(image, &facts.pull) else { return Some(Finding::Elsewhere) };
-    let Some((repository, digest)) = pinned(name) else { return Some(Finding::NotPinned) };
-    if let Some(locked) = facts.locked.get(&repository)
-        && !locked.contains(&digest)
-        && let Some(locked) = locked.first()
-    {
-        return Some(Finding::OtherDigest(locked.clone()));
-    }
-    let Some(children) = facts.held.get(&(repository, digest)) else { return Some(Finding::Missing) };
-    let lacks = facts.platforms.iter().find(|platform| !children.iter().any(|child| child.is_for(platform)))?;
-    // Attestations call themselves unknown/unknown.
-    let has = children.iter().map(Child::platform).filter(|platform| !platform.starts_with("unknown/"));
-    Some(Finding::Platform(lacks.clone(), has.collect()))
-}
-
-fn within<'i>(image: &'i str, registry: &str) -> Option<&'i str> {
-    image.strip_prefix(registry)?.strip_prefix('/')
-}
-
-/// Repository and digest of `repository:tag@digest`.
-fn pinned(name: &str) -> Option<(String, Digest)> {
-    let (name, digest) = name.split_once('@')?;
-    let repository = name.split_once(':').map_or(name, |(repository, _)| repository);
-    Some((repository.to_owned(), Digest::parse(digest).ok()?))
-}
-
-/// Where the walk through an object is.
-struct At<'v> {
-    kind: &'v str,
-    /// With indices, for people; with `[*]`, for `places.yaml`.
-    field: String,
-    pattern: String,
-    /// Of the list item that this is in: an environment variable's.
-    name: &'v str,
-}
-
-impl<'v> At<'v> {
-    fn key(&self, key: &str) -> Self {
-        let join = |path: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
-        Self { kind: self.kind, field: join(&self.field), pattern: join(&self.pattern), name: self.name }
-    }
-
-    fn item(&self, index: usize, item: &'v Value) -> Self {
-        Self {
-            kind: self.kind,
-            field: format!("{}[{index}]", self.field),
-            pattern: format!("{}[*]", self.pattern),
-            name: item.get("name").and_then(Value::as_str).unwrap_or_default(),
-        }
-    }
-
-    fn ends(&self, endings: &[&str]) -> bool {
-        endings.iter().any(|ending| {
-            self.pattern.strip_suffix(ending).is_some_and(|before| before.is_empty() || before.ends_with('.'))
-        })
+fn name(object: &Value) -> String {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+    let kind = text("/kind").unwrap_or("object");
+    let name = text("/metadata/name").or(text("/metadata/generateName")).unwrap_or("without a name");
+    match text("/metadata/namespace") {
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
     }
 }
 
-/// Field and image of every image that an object names.
-fn images_of(object: &Value, places: &Places) -> Vec<(String, String)> {
-    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
-    let mut found = Vec::new();
-    // A definition describes fields that are called image, and names none.
-    if kind != "CustomResourceDefinition" {
-        let at = At { kind, field: String::new(), pattern: String::new(), name: "" };
-        walk(object, &at, places, &mut found);
-    }
-    found
-}
-
-fn walk(value: &Value, at: &At<'_>, places: &Places, found: &mut Vec<(String, String)>) {
+fn walk(value: &Value, object: &str, path: &str, found: &mut BTreeSet<Named>) {
+    let named = |field: String, image: String| Named { object: object.to_owned(), field, image };
     match value {
-        Value::String(text) => {
-            if let Some(image) = string(text, at, places) {
-                found.push((at.field.clone(), image.to_owned()));
+        Value::Object(fields) => {
+            for (key, inner) in fields {
+                let field = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                match (key.as_str(), inner) {
+                    ("image", Value::String(image)) => {
+                        found.insert(named(field, image.clone()));
+                    }
+                    ("image", Value::Object(parts)) => match whole(parts) {
+                        Some(image) => {
+                            found.insert(named(field, image));
+                        }
+                        None => walk(inner, object, &field, found),
+                    },
+                    ("value", Value::String(text)) if path.contains("env[") && is_reference(text) => {
+                        found.insert(named(field, text.clone()));
+                    }
+                    ("args" | "command", Value::Array(words)) => {
+                        for (at, word) in words.iter().enumerate() {
+                            // `--image=registry/name:tag`
+                            let text = word.as_str().unwrap_or_default();
+                            let text = text.split_once('=').map_or(text, |(_, value)| value);
+                            if is_reference(text) {
+                                found.insert(named(format!("{field}[{at}]"), text.to_owned()));
+                            }
+                        }
+                    }
+                    _ => walk(inner, object, &field, found),
+                }
             }
         }
         Value::Array(items) => {
-            for (index, item) in items.iter().enumerate() {
-                walk(item, &at.item(index, item), places, found);
-            }
-        }
-        Value::Object(fields) => {
-            if at.ends(&["image"])
-                && let Some(image) = composed(value)
-            {
-                found.push((at.field.clone(), image));
-                return;
-            }
-            for (key, field) in fields {
-                walk(field, &at.key(key), places, found);
+            for (at, item) in items.iter().enumerate() {
+                walk(item, object, &format!("{path}[{at}]"), found);
             }
         }
         _ => {}
     }
 }
 
-/// The image that a string is, or holds.
-fn string<'t>(text: &'t str, at: &At<'_>, places: &Places) -> Option<&'t str> {
-    if places.not_images.iter().any(|place| place.image(at, text).is_some()) {
-        return None;
+/// An image in parts, as custom resources and image volumes have it.
+fn whole(parts: &serde_json::Map<String, Value>) -> Option<String> {
+    let text = |key: &str| parts.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    if let Some(reference) = text("reference") {
+        return Some(reference.to_owned());
     }
-    if let Some(image) = places.images.iter().find_map(|place| place.image(at, text)) {
-        return Some(image);
-    }
-    // What a ConfigMap or Secret calls image is for a program to read, and may be a picture.
-    let data = matches!(at.kind, "ConfigMap" | "Secret");
-    if at.ends(&["image"]) && !data {
-        // A custom resource leaves it empty for its operator's own; a container cannot.
-        let container = at.ends(&["containers[*].image", "initContainers[*].image", "ephemeralContainers[*].image"]);
-        return (container || !text.trim().is_empty()).then_some(text);
-    }
-    // `volumes[].image.reference`
-    if at.ends(&["image.reference"]) && !data {
-        return Some(text);
-    }
-    if at.ends(&["args[*]", "command[*]", "env[*].value"]) {
-        let bare = text.split_once('=').filter(|(flag, _)| flag.starts_with('-')).map_or(text, |(_, value)| value);
-        return reads_like_an_image(bare).then_some(bare);
-    }
-    None
+    let repository = text("repository").or(text("name"))?;
+    let registry = text("registry").map(|registry| format!("{registry}/")).unwrap_or_default();
+    let tag = text("tag").map(|tag| format!(":{tag}")).unwrap_or_default();
+    let digest = text("digest").map(|digest| format!("@{digest}")).unwrap_or_default();
+    Some(format!("{registry}{repository}{tag}{digest}"))
 }
 
-/// `{registry, repository, tag, digest}`, as many custom resources have it.
-fn composed(value: &Value) -> Option<String> {
-    let part = |key: &str| match value.get(key) {
-        Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
-        Some(Value::Number(number)) => Some(number.to_string()),
-        _ => None,
+/// Whether a text can be nothing else than an image: a registry's name with a dot or a
+/// port, a repository, and a tag or digest.
+fn is_reference(text: &str) -> bool {
+    if text.contains("://") || text.contains(char::is_whitespace) || text.contains(['$', '{', ',', '?', '=']) {
+        return false;
+    }
+    let Some((host, rest)) = text.split_once('/') else { return false };
+    let (name, digest) = rest.split_once('@').map_or((rest, None), |(name, digest)| (name, Some(digest)));
+    let (repository, tag) = name.rsplit_once(':').map_or((name, None), |(repository, tag)| (repository, Some(tag)));
+    let lower = |text: &str, more: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || more.contains(c))
     };
-    let registry = part("registry").map(|registry| format!("{registry}/")).unwrap_or_default();
-    let tag = part("tag").map(|tag| format!(":{tag}")).unwrap_or_default();
-    let digest = part("digest").map(|digest| format!("@{digest}")).unwrap_or_default();
-    Some(format!("{registry}{}{tag}{digest}", part("repository")?))
-}
-
-/// A registry that says it is one (by a dot, a port, or `localhost`), a repository,
-/// and a tag or a digest: the grammar of distribution/reference, and stricter.
-fn reads_like_an_image(text: &str) -> bool {
-    let (name, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
-    let Some((host, path)) = name.split_once('/') else { return false };
-    let (repository, tag) = path.split_once(':').map_or((path, None), |(path, tag)| (path, Some(tag)));
-    let (domain, port) = host.split_once(':').map_or((host, None), |(domain, port)| (domain, Some(port)));
-    let of = |text: &str, more: &str| {
-        text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || more.contains(c))
-    };
-    let is_host = of(domain, ".-")
-        && (domain.contains('.') || domain == "localhost" || port.is_some())
-        && port.is_none_or(|port| port.parse::<u16>().is_ok());
-    let is_tag = |tag: &str| {
-        !tag.is_empty() && tag.len() <= 128 && tag.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-    };
-    // A taint is written alike: example.com/key:NoSchedule.
-    let is_effect = tag.is_some_and(|tag| matches!(tag, "NoSchedule" | "NoExecute" | "PreferNoSchedule"));
-    is_host
-        && repository.split('/').all(|part| of(part, "._-"))
-        && (tag.is_some() || digest.is_some())
-        && tag.is_none_or(is_tag)
+    let tag_like = |tag: &str| !tag.is_empty() && tag.len() <= 128 && !tag.contains('/');
+    (host.contains('.') || host.contains(':') || host == "localhost")
+        && lower(host, ".-:")
+        && lower(repository, "._-/")
         && digest.is_none_or(|digest| Digest::parse(digest).is_ok())
-        && !is_effect
+        && tag.is_none_or(tag_like)
+        && (tag.is_some() || digest.is_some())
 }
 
-/// Every image in a release's rendered documents.
-fn images(text: &str, layer: &str, release: &str, namespace: &str, places: &Places) -> Result<Vec<Rendered>, String> {
-    // What cannot be parsed may hold a password: the place is told, and never the text.
-    let options = serde_saphyr::options! { with_snippet: false, budget: None };
-    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
-        let line = error.location().map(|location| format!(" at its line {}", location.line())).unwrap_or_default();
-        format!("what release {release} renders is no YAML{line}")
-    })?;
-    let mut found = Vec::new();
-    for document in documents {
-        let items = document
-            .get("items")
-            .and_then(Value::as_array)
-            .filter(|_| document.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List")));
-        for object in items.map_or(std::slice::from_ref(&document), Vec::as_slice) {
-            let word = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
-            let metadata = object.get("metadata");
-            let kind = word(object.get("kind")).unwrap_or_default();
-            let name = word(metadata.and_then(|metadata| metadata.get("name"))).unwrap_or_default();
-            let own = word(metadata.and_then(|metadata| metadata.get("namespace")));
-            let object_name = format!("{kind} {}/{name}", own.as_deref().unwrap_or(namespace));
-            found.extend(images_of(object, places).into_iter().map(|(field, image)| Rendered {
-                layer: layer.to_owned(),
-                release: release.to_owned(),
-                object: object_name.clone(),
-                field,
-                image,
-            }));
-        }
-    }
-    Ok(found)
+/// Why an image will not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It comes from somewhere else than the mirror.
+    Outside,
+    /// The mirror's, but in no lock.
+    Unknown,
+    Unpinned,
+    OtherDigest(Option<Digest>),
+    /// None of a node.
+    Platform(String),
 }
 
-/// A release by namespace and name.
-type Named<'a> = (&'a str, &'a str);
-
-/// Renders releases of a layer as `sync` would, hooks and tests with them; a release
-/// alone each, so that every object is known by its release.
-async fn render(
-    context: &Context,
-    toolbox: &Toolbox,
-    lab: Option<&Lab>,
-    layer: &Layer,
-    releases: &[Named<'_>],
-) -> Result<Vec<Rendered>, Failure> {
-    let places: Places = read_yaml(&context.tree.path("infra/images/places.yaml"))?;
-    let places = &places;
-    let failed = |evidence: String| {
-        Failure::new("render-failed", Exit::Usage, format!("Helmfile cannot render {}", layer.path))
-            .evidence(evidence)
-            .remedy(format!("helmfile -f {} -e {} template", layer.path, context.env_name))
+/// The decision: an image, where pods pull from, what the lock says, what the nodes are.
+pub fn judge(image: &str, pull: &str, lock: &Lock, platforms: &[String]) -> Option<Fault> {
+    let Some(rest) = image.strip_prefix(pull).and_then(|rest| rest.strip_prefix('/')) else {
+        return Some(Fault::Outside);
     };
-    let each = releases.iter().map(|(namespace, name)| async move {
-        let selector = format!("name={name},namespace={namespace}");
-        let command = helmfile(context, toolbox, lab, layer, Some(&selector), &["template", "--include-crds"]);
-        let text = capture(command).await.map_err(|error| failed(error.to_string()))?.ok().map_err(failed)?;
-        images(&text, &layer.name(), name, namespace, places).map_err(failed)
-    });
-    Ok(try_join_all(each).await?.into_iter().flatten().collect())
+    let (name, digest) = rest.split_once('@').map_or((rest, None), |(name, digest)| (name, Some(digest)));
+    let repository = name.rsplit_once(':').map_or(name, |(repository, _)| repository);
+    let of_it: Vec<&LockedImage> = lock.images.iter().filter(|locked| locked.target == repository).collect();
+    let Some(first) = of_it.first() else { return Some(Fault::Unknown) };
+    let Some(digest) = digest else { return Some(Fault::Unpinned) };
+    let has = |locked: &&&LockedImage| {
+        locked.target_digest.as_ref().is_some_and(|locked| locked.as_str() == digest)
+            || locked.children.iter().any(|child| child.digest.as_str() == digest)
+    };
+    let Some(locked) = of_it.iter().find(has) else { return Some(Fault::OtherDigest(first.target_digest.clone())) };
+    let one = locked.children.iter().filter(|child| child.digest.as_str() == digest).collect::<Vec<_>>();
+    let children = if one.is_empty() { locked.children.iter().collect() } else { one };
+    let lacks = |platform: &&String| !children.is_empty() && !children.iter().any(|child| child.is_for(platform));
+    platforms.iter().find(lacks).map(|platform| Fault::Platform(platform.clone()))
 }
 
-/// Asks the mirror for what was rendered, all at once.
-async fn facts(
-    context: &Context,
-    lab: Option<&Lab>,
-    rendered: &[Rendered],
-    platforms: BTreeSet<Platform>,
-) -> Result<Facts, Failure> {
-    let pull = context.env.registry.pull.clone();
-    let lock: Lock = registry::read_lock(&registry::lock_path(context, lab))?;
-    let mut locked: BTreeMap<String, BTreeSet<Digest>> = BTreeMap::new();
-    for image in lock.images {
-        locked.entry(image.target).or_default().extend(image.target_digest);
-    }
-    let named: BTreeSet<(String, Digest)> =
-        rendered.iter().filter_map(|rendered| pinned(within(&rendered.image, &pull)?)).collect();
-    let options = registry::options(context, lab.is_some())?;
-    let looks = named.into_iter().map(|(repository, digest)| async {
-        let found = image_mirror::inspect(&repository, &digest, &options).await.map_err(registry::failure)?;
-        Ok::<_, Failure>(found.map(|children| ((repository, digest), children)))
-    });
-    let held = try_join_all(looks).await?.into_iter().flatten().collect();
-    Ok(Facts { pull, locked, held, platforms })
+/// Whether a line of `unmirrored:` means this image: all of it, or with `*` its beginning.
+fn is_exempt(image: &str, exempt: &[String]) -> bool {
+    exempt.iter().any(|line| match line.strip_suffix('*') {
+        Some(beginning) => image.starts_with(beginning),
+        None => image == line,
+    })
 }
 
-async fn platforms(client: &Client) -> Result<BTreeSet<Platform>, Failure> {
-    let listed = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
-    let nodes = listed.map_err(|error| read_failed("the nodes", error))?;
-    let info = nodes.items.iter().filter_map(|node| node.status.as_ref()?.node_info.as_ref());
-    Ok(info.map(|info| format!("{}/{}", info.operating_system, info.architecture)).collect())
-}
-
-/// One failure for all findings: a line for each, and the remedy of the first kind.
-fn verdict(rendered: &[Rendered], facts: &Facts) -> Result<(), Failure> {
-    let mut found: Vec<(&Rendered, Finding)> =
-        rendered.iter().filter_map(|image| Some((image, judge(&image.image, facts)?))).collect();
-    // What lacks a platform is mirrored: it names the failure only where nothing else does.
-    found.sort_by_key(|(_, finding)| matches!(finding, Finding::Platform(..)));
-    let Some((first, finding)) = found.first() else { return Ok(()) };
-    let (code, remedy) = finding.code();
-    let mut failure =
-        Failure::new(code, Exit::Registry, format!("{} renders {:?}, which {finding}", first.object, first.image))
-            .remedy(remedy);
-    failure.evidence = found.iter().map(|(image, finding)| format!("{image} {finding}")).collect();
+/// What is wrong with the images of a layer; those that are `exempt` may come from anywhere.
+///
+/// # Errors
+/// `image-not-mirrored` (`image-platform` where that is all), naming each object, field and image.
+pub fn check(
+    layer: &str,
+    named: &[Named],
+    pull: &str,
+    lock: &Lock,
+    platforms: &[String],
+    exempt: &[String],
+) -> Result<(), Failure> {
+    let judged = named.iter().filter(|named| !is_exempt(&named.image, exempt));
+    let faults: Vec<(&Named, Fault)> =
+        judged.filter_map(|named| Some((named, judge(&named.image, pull, lock, platforms)?))).collect();
+    let Some((_, first)) = faults.first() else { return Ok(()) };
+    let platform_only = faults.iter().all(|(_, fault)| matches!(fault, Fault::Platform(_)));
+    let code = if platform_only { "image-platform" } else { "image-not-mirrored" };
+    let remedy = match first {
+        Fault::Outside | Fault::Unknown => {
+            "list it in infra/images/images.yaml, let the chart's values take it from there, then cargo xtask mirror"
+        }
+        Fault::Unpinned => "let the chart print repository:tag@digest, as docs/layers.md shows",
+        Fault::OtherDigest(_) => "let the values read the digest from the lock; cargo xtask mirror --update renews it",
+        Fault::Platform(_) => {
+            "name the platform in infra/images/images.yaml, then cargo xtask mirror --update and cargo xtask mirror"
+        }
+    };
+    let plural = if faults.len() == 1 { "image" } else { "images" };
+    let message = format!("{layer} renders {} {plural} that the mirror does not have like that", faults.len());
+    let mut failure = Failure::new(code, Exit::Registry, message).remedy(remedy);
+    failure.evidence = faults
+        .iter()
+        .map(|(named, fault)| {
+            let why = match fault {
+                Fault::Outside => format!("is not from {pull}"),
+                Fault::Unknown => "is not in the lock".to_owned(),
+                Fault::Unpinned => "is not pinned by a digest".to_owned(),
+                Fault::OtherDigest(Some(digest)) => format!("has another digest than the lock, {digest}"),
+                Fault::OtherDigest(None) => "is not resolved in the lock".to_owned(),
+                Fault::Platform(platform) => format!("is not made for the nodes' {platform}"),
+            };
+            format!("{}: {}: {} {why}", named.object, named.field, named.image)
+        })
+        .collect();
     Err(failure)
 }
 
-/// Before a layer: everything that its releases render is in the mirror, pinned as in
-/// the lock, for every node.
-///
-/// # Errors
-/// `image-not-mirrored` or `image-platform` with a line of evidence for each image;
-/// `render-failed` where Helmfile or a chart fails.
-pub async fn check_layer(
-    context: &Context,
-    client: &Client,
-    toolbox: &Toolbox,
-    lab: Option<&Lab>,
-    layer: &Layer,
-    releases: &[Named<'_>],
-) -> Result<(), Failure> {
-    let (rendered, platforms) = tokio::try_join!(render(context, toolbox, lab, layer, releases), platforms(client))?;
-    verdict(&rendered, &facts(context, lab, &rendered, platforms).await?)
-}
-
-/// Every layer of the tree, for `mirror --check`; a cluster need not be there, but
-/// then no node says what platform it has.
-///
-/// # Errors
-/// As [`check_layer`], with the findings of all layers.
-pub async fn check_tree(context: &Context, lab: Option<&Lab>) -> Result<(), Failure> {
-    let layers = context.tree.layers()?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
-    let wanted = wanted::releases(context, &layers).await?;
-    let nodes = async {
-        let client = kubernetes::client(&context.kube_context).await.ok()?;
-        kubernetes::ready(&client).await.ok()?;
-        platforms(&client).await.ok()
-    };
-    let each = join_all(layers.iter().map(|layer| {
-        let here = wanted.iter().filter(|release| release.layer == layer.name());
-        let releases: Vec<Named<'_>> = here.map(|release| (&*release.namespace, &*release.name)).collect();
-        let toolbox = &toolbox;
-        async move { render(context, toolbox, lab, layer, &releases).await }
-    }));
-    let (each, nodes) = tokio::join!(each, nodes);
-    if nodes.is_none() {
-        context.reporter.note("mirror", "no cluster answers: the nodes' platforms are not checked");
-    }
-    let mut rendered = Vec::new();
-    for layer in each {
-        rendered.extend(layer?);
-    }
-    verdict(&rendered, &facts(context, lab, &rendered, nodes.unwrap_or_default()).await?)?;
-    let distinct: BTreeSet<&str> = rendered.iter().map(|rendered| &*rendered.image).collect();
-    let count = (rendered.len(), distinct.len());
-    context
-        .reporter
-        .note("mirror", format!("the layers name an image {} times, {} different: all are there", count.0, count.1));
-    Ok(())
+/// What the cluster's nodes are: `linux/amd64`.
+pub async fn node_platforms(client: &Client) -> Result<Vec<String>, Failure> {
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+    let nodes = nodes.map_err(|error| read_failed("the nodes", error))?;
+    let platforms: BTreeSet<String> = nodes
+        .items
+        .into_iter()
+        .filter_map(|node| node.status?.node_info)
+        .map(|info| format!("{}/{}", info.operating_system, info.architecture))
+        .collect();
+    Ok(platforms.into_iter().collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn child(os: &str, arch: &str, digest: &Digest) -> Child {
-        Child { os: os.into(), arch: arch.into(), variant: None, digest: digest.clone(), size: 1 }
+    fn digest(text: &str) -> Digest {
+        Digest::of(text.as_bytes())
+    }
+
+    fn lock() -> Lock {
+        let text = format!(
+            "version: 1\nplatforms: [linux/amd64]\nimages:\n\
+             - {{id: redis, image: 'docker.io/library/redis:7', target: third-party/redis, targetDigest: '{0}', \
+             children: [{{os: linux, arch: amd64, digest: '{1}', size: 1}}, {{os: linux, arch: arm64, variant: v8, digest: '{2}', size: 1}}]}}\n\
+             - {{id: new, image: 'docker.io/library/new:1', target: third-party/new}}\n\
+             - {{id: bare, image: 'docker.io/library/bare:1', target: third-party/bare, targetDigest: '{3}'}}\n",
+            digest("index"),
+            digest("amd64"),
+            digest("arm64"),
+            digest("bare")
+        );
+        serde_saphyr::from_str(&text).unwrap()
     }
 
     #[test]
-    fn each_finding_has_its_cause() {
-        let (good, other, own) = (Digest::of(b"good"), Digest::of(b"other"), Digest::of(b"own"));
-        let facts = Facts {
-            pull: "reg:5000".into(),
-            locked: [
-                ("third-party/redis".into(), [good.clone()].into()),
-                ("third-party/new".into(), BTreeSet::new()),
-                ("third-party/gone".into(), [other.clone()].into()),
-            ]
-            .into(),
-            held: [
-                (
-                    ("third-party/redis".into(), good.clone()),
-                    vec![child("linux", "amd64", &good), child("unknown", "unknown", &own)],
-                ),
-                (
-                    ("ours/api".into(), own.clone()),
-                    vec![child("linux", "arm64", &own), child("unknown", "unknown", &own)],
-                ),
-            ]
-            .into(),
-            platforms: ["linux/amd64".to_owned()].into(),
-        };
-        let arm = Finding::Platform("linux/amd64".into(), vec!["linux/arm64".into()]);
-        for (image, expected) in [
-            (format!("reg:5000/third-party/redis:7@{good}"), None),
-            (format!("reg:5000/third-party/redis@{good}"), None),
-            (String::new(), Some(Finding::Nothing)),
-            ("redis:7".into(), Some(Finding::Elsewhere)),
-            (format!("docker.io/library/redis:7@{good}"), Some(Finding::Elsewhere)),
-            (format!("reg:50001/third-party/redis:7@{good}"), Some(Finding::Elsewhere)),
-            ("reg:5000/third-party/redis:7".into(), Some(Finding::NotPinned)),
-            ("reg:5000/third-party/redis:7@sha256:abc".into(), Some(Finding::NotPinned)),
-            (format!("reg:5000/third-party/redis:7@{other}"), Some(Finding::OtherDigest(good.clone()))),
-            (format!("reg:5000/third-party/gone:1@{other}"), Some(Finding::Missing)),
-            (format!("reg:5000/third-party/new:1@{other}"), Some(Finding::Missing)),
-            (format!("reg:5000/ours/web:1@{own}"), Some(Finding::Missing)),
-            (format!("reg:5000/ours/api:1@{own}"), Some(arm)),
-        ] {
-            assert_eq!(judge(&image, &facts), expected, "{image}");
-        }
-        let anywhere = Facts { platforms: BTreeSet::new(), ..facts };
-        assert_eq!(judge(&format!("reg:5000/ours/api:1@{own}"), &anywhere), None, "no node, no platform");
-    }
-
-    #[test]
-    fn every_place_that_names_an_image_is_found() {
-        let places: Places = serde_saphyr::from_str(
-            "images:\n- {kind: Cluster, field: spec.imageName}\n- {kind: Deployment, field: 'spec.containers[*].args[*]', after: --side=}\n- {kind: Deployment, field: 'spec.containers[*].env[*].value', name: SIDE}\nnotImages:\n- {kind: Pod, field: 'spec.containers[*].args[*]', after: a.b/}\n",
-        )
-        .unwrap();
-        for (object, expected) in [
-            (
-                "{kind: Pod, spec: {containers: [{image: a}], initContainers: [{image: b}], ephemeralContainers: [{image: c}]}}",
-                vec![
-                    "spec.containers[0].image=a",
-                    "spec.ephemeralContainers[0].image=c",
-                    "spec.initContainers[0].image=b",
-                ],
-            ),
-            (
-                "{kind: CronJob, spec: {jobTemplate: {spec: {template: {spec: {containers: [{}, {image: a}]}}}}}}",
-                vec!["spec.jobTemplate.spec.template.spec.containers[1].image=a"],
-            ),
-            (
-                "{kind: Pod, spec: {volumes: [{image: {reference: a, pullPolicy: Always}}]}}",
-                vec!["spec.volumes[0].image.reference=a"],
-            ),
-            (
-                "{kind: Any, spec: {deep: {er: [{image: {repository: r/a, tag: 1.5, digest: d}}]}}}",
-                vec!["spec.deep.er[0].image=r/a:1.5@d"],
-            ),
-            ("{kind: Any, spec: {image: {registry: q.io, repository: a, tag: x}}}", vec!["spec.image=q.io/a:x"]),
-            ("{kind: Any, spec: {image: ''}}", vec![]),
-            ("{kind: Any, spec: {image: {pullPolicy: Always}}}", vec![]),
-            ("{kind: Pod, spec: {containers: [{image: ''}]}}", vec!["spec.containers[0].image="]),
-            ("{kind: CustomResourceDefinition, spec: {image: a}}", vec![]),
-            ("{kind: ConfigMap, data: {image: logo.png}}", vec![]),
-            ("{kind: Cluster, spec: {imageName: a}}", vec!["spec.imageName=a"]),
-            ("{kind: Other, spec: {imageName: a}}", vec![]),
-            (
-                "{kind: Deployment, spec: {containers: [{args: ['--side=a', '--else=a', '--x=q.io/a/b:1'], env: [{name: SIDE, value: a}, {name: B, value: 'c:5/d:1'}, {name: C, value: x}]}]}}",
-                vec![
-                    "spec.containers[0].args[0]=a",
-                    "spec.containers[0].args[2]=q.io/a/b:1",
-                    "spec.containers[0].env[0].value=a",
-                    "spec.containers[0].env[1].value=c:5/d:1",
-                ],
-            ),
-            (
-                "{kind: Pod, spec: {containers: [{args: ['a.b/c:1', 'a.c/c:1']}]}}",
-                vec!["spec.containers[0].args[1]=a.c/c:1"],
-            ),
-        ] {
-            let value: Value = serde_saphyr::from_str(object).unwrap();
-            let mut found: Vec<String> =
-                images_of(&value, &places).into_iter().map(|(field, image)| format!("{field}={image}")).collect();
-            found.sort();
-            assert_eq!(found, expected, "{object}");
+    fn every_row_of_the_decision() {
+        let (index, amd64, arm64, other) = (digest("index"), digest("amd64"), digest("arm64"), digest("other"));
+        let bare = digest("bare");
+        let (amd, arm, s390x) = (["linux/amd64"], ["linux/arm64"], ["linux/amd64", "linux/s390x"]);
+        let rows: Vec<(String, &[&str], Option<Fault>)> = vec![
+            (format!("reg:5000/third-party/redis:7@{index}"), &amd, None),
+            (format!("reg:5000/third-party/redis@{index}"), &arm, None),
+            (format!("reg:5000/third-party/redis:7@{amd64}"), &amd, None),
+            (format!("reg:5000/third-party/redis:7@{arm64}"), &amd, Some(Fault::Platform("linux/amd64".into()))),
+            (format!("reg:5000/third-party/redis:7@{index}"), &s390x, Some(Fault::Platform("linux/s390x".into()))),
+            (format!("reg:5000/third-party/redis:7@{index}"), &[], None),
+            // Of a lock that names no children nothing is known.
+            (format!("reg:5000/third-party/bare:1@{bare}"), &s390x, None),
+            ("reg:5000/third-party/redis:7".into(), &amd, Some(Fault::Unpinned)),
+            (format!("reg:5000/third-party/redis:7@{other}"), &amd, Some(Fault::OtherDigest(Some(index.clone())))),
+            (format!("reg:5000/third-party/new:1@{other}"), &amd, Some(Fault::OtherDigest(None))),
+            (format!("reg:5000/third-party/mystery:1@{other}"), &amd, Some(Fault::Unknown)),
+            ("docker.io/library/redis:7".into(), &amd, Some(Fault::Outside)),
+            ("redis".into(), &amd, Some(Fault::Outside)),
+            (format!("reg:5000.evil/third-party/redis@{index}"), &amd, Some(Fault::Outside)),
+        ];
+        for (image, platforms, expected) in rows {
+            let platforms: Vec<String> = platforms.iter().map(|platform| (*platform).to_owned()).collect();
+            assert_eq!(judge(&image, "reg:5000", &lock(), &platforms), expected, "{image}");
         }
     }
 
     #[test]
-    fn only_what_can_be_nothing_else_reads_like_an_image() {
-        let digest = Digest::of(b"x");
-        for image in [
-            "quay.io/a/b:v1.2",
-            "localhost/a:1",
-            "reg:5000/a:1",
-            "registry.k8s.io/pause:3.10",
-            &format!("ghcr.io/a@{digest}"),
-        ] {
-            assert!(reads_like_an_image(image), "{image}");
-        }
-        for other in [
-            "redis:7",
-            "library/redis:7",
-            "redis-master:6379",
-            "quay.io/a/b",
-            "http://minio.ameide:9000/a:1",
-            "postgres://u:p@postgres.ameide:5432/db",
-            "postgres.ameide:5432/db?a:b",
-            "minio.ameide.svc:9000/bucket",
-            "ameide.dev/key:NoSchedule",
-            "/etc/a.conf:/x:ro",
-            "echo quay.io/a:1",
-            "quay.io/A:1",
-            "ghcr.io/a@sha256:12",
-            "",
-        ] {
-            assert!(!reads_like_an_image(other), "{other}");
-        }
-    }
-
-    #[test]
-    fn objects_are_named_and_broken_documents_tell_no_secret() {
-        let text = "---\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{image: x}]}\n---\n# nothing\n---\nkind: List\nitems:\n- {kind: Job, metadata: {name: b, namespace: other}, spec: {image: z}}\n";
-        let found = images(text, "40-l", "r", "ns", &Places::default()).unwrap();
-        let said: Vec<String> = found.iter().map(ToString::to_string).collect();
+    fn images_are_found_wherever_they_stand() {
+        let manifests = "# Source: x
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  template:
+    spec:
+      initContainers: [{name: a, image: init:1}]
+      containers:
+      - name: b
+        image: main:1
+        args: [--reloader=quay.io/operator/reloader:v1, --listen=0.0.0.0:80, 'redis.shop:6379']
+        env: [{name: SIDE, value: 'ghcr.io/x/side@sha256:0000000000000000000000000000000000000000000000000000000000000000'}, {name: URL, value: 'http://a.b:80/c:d'}]
+      volumes: [{name: m, image: {reference: models:1, pullPolicy: Always}}]
+---
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: nightly, namespace: shop, annotations: {helm.sh/hook: test}}
+spec: {jobTemplate: {spec: {template: {spec: {containers: [{image: job:1}], ephemeralContainers: [{image: debug:1}]}}}}}
+---
+apiVersion: example.com/v1
+kind: Cluster
+metadata: {name: db}
+spec: {proxy: {image: {repository: quay.io/db/proxy, tag: v2}}, nodes: [{image: {registry: r.io, repository: db, digest: 'sha256:1'}}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: c}
+data: {image: not-one}
+---
+apiVersion: v1
+kind: List
+items: [{kind: Pod, metadata: {name: p}, spec: {containers: [{image: 'listed:1'}]}}]
+";
+        let found: Vec<String> = images(manifests)
+            .unwrap()
+            .into_iter()
+            .map(|named| format!("{} {} {}", named.object, named.field, named.image))
+            .collect();
+        let deployment = "Deployment shop/web spec.template.spec";
         assert_eq!(
-            said,
+            found,
             [
-                r#"layer 40-l, release r: Pod ns/a: spec.containers[0].image: "x""#,
-                r#"layer 40-l, release r: Job other/b: spec.image: "z""#,
+                "Cluster db spec.nodes[0].image r.io/db@sha256:1".to_owned(),
+                "Cluster db spec.proxy.image quay.io/db/proxy:v2".to_owned(),
+                "CronJob shop/nightly spec.jobTemplate.spec.template.spec.containers[0].image job:1".to_owned(),
+                "CronJob shop/nightly spec.jobTemplate.spec.template.spec.ephemeralContainers[0].image debug:1"
+                    .to_owned(),
+                format!("{deployment}.containers[0].args[0] quay.io/operator/reloader:v1"),
+                format!("{deployment}.containers[0].env[0].value ghcr.io/x/side@sha256:{}", "0".repeat(64)),
+                format!("{deployment}.containers[0].image main:1"),
+                format!("{deployment}.initContainers[0].image init:1"),
+                format!("{deployment}.volumes[0].image models:1"),
+                "Pod p spec.containers[0].image listed:1".to_owned(),
             ]
         );
-        let error = images("a: 1\npassword: [hunter2\n", "40-l", "r", "ns", &Places::default()).unwrap_err();
-        assert!(error.contains("release r") && !error.contains("hunter2"), "{error}");
+        assert!(images("kind: [").is_err());
+    }
+
+    #[test]
+    fn an_address_is_no_image() {
+        for text in [
+            "temporal-frontend.ameide.svc:7233",
+            "http://minio.ameide.svc:9000/bucket",
+            "postgres://user@host.x:5432/db",
+            "a.b/c",
+            "/etc/x.conf",
+            "host.x/path/to:",
+            "Example.com/X:1",
+            "docker.io/library/x:$(TAG)",
+            "a.b/c:1,d.e/f:2",
+            "x/y:1",
+        ] {
+            assert!(!is_reference(text), "{text}");
+        }
+        for text in [
+            "quay.io/a/b:v1",
+            "localhost:5000/a:1",
+            "docker.io/a@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+        ] {
+            assert!(is_reference(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_told_with_object_field_and_image() {
+        let named = |image: &str| Named { object: "Job a/b".into(), field: "spec.x.image".into(), image: image.into() };
+        let named = [named("nginx:1.27"), named("reg:5000/third-party/redis:7")];
+        let check = |exempt: &[&str]| {
+            let exempt: Vec<String> = exempt.iter().map(|line| (*line).to_owned()).collect();
+            check("45-x", &named, "reg:5000", &lock(), &[], &exempt)
+        };
+        let failure = check(&[]).unwrap_err();
+        assert_eq!((failure.code, failure.exit), ("image-not-mirrored", Exit::Registry));
+        assert_eq!(failure.evidence[0], "Job a/b: spec.x.image: nginx:1.27 is not from reg:5000");
+        assert_eq!(
+            failure.evidence[1],
+            "Job a/b: spec.x.image: reg:5000/third-party/redis:7 is not pinned by a digest"
+        );
+        assert_eq!(check(&["nginx:1.27"]).unwrap_err().evidence.len(), 1);
+        assert_eq!(check(&["nginx:1.2"]).unwrap_err().evidence.len(), 2);
+        assert!(check(&["nginx:1.*", "reg:5000/*"]).is_ok() && check(&["*"]).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_yaml_is_told_without_its_text() {
+        for text in [
+            "kind: Secret\npassword: [hunter2\n",
+            "kind: Secret\npassword: \"hunter2\n",
+            "a: 1\n\thunter2: 2\n",
+            "hunter2: 1\nhunter2: 2\n",
+        ] {
+            let error = images(text).unwrap_err();
+            assert!(error.contains("line") && !error.contains("hunter2"), "{error}");
+        }
     }
 }

@@ -197,6 +197,9 @@ pub struct LayerNeeds {
     /// The layers that `up` brings up, in order.
     pub critical_path: Vec<String>,
     pub pull_secret: Option<PullSecretNeed>,
+    /// Images that may come from elsewhere than the mirror, whole or up to a `*`.
+    #[serde(default)]
+    pub unmirrored: Vec<String>,
 }
 
 /// The secret that pods pull from Docker Hub with, where there are credentials.

@@ -139,8 +139,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
     let names: BTreeSet<String> = layers
         .iter()
         .filter_map(|layer| needs.layers.get(&layer.name()))
-        .flat_map(|n| n.namespaces.iter().chain(&n.creates))
-        .cloned()
+        .flat_map(|n| [&n.namespaces[..], &n.creates].concat())
         .collect();
     let pull = context.env.registry.pull.clone();
     let client = kubernetes::client(&context.kube_context).await;

@@ -162,7 +162,7 @@ pub const RULES: &[Rule] = &[
             &["failed to do request", "network is unreachable"],
             &["failed to do request", "eof"],
             &["registryunavailable"],
-            &["unexpected status", "50"],
+            &["unexpected status", ": 50"],
             &["failed to resolve reference", "deadline exceeded"],
         ],
         sentence: "the registry does not answer the node",
@@ -294,6 +294,15 @@ pub const RULES: &[Rule] = &[
         ],
         sentence: "no node can take the pod",
         remedy: "kubectl --context {context} -n {namespace} describe {object}",
+        ends: Ends::After(60),
+        in_logs: false,
+    },
+    Rule {
+        code: "pod-network",
+        exit: Exit::NotReady,
+        any: &[&["failed to setup network for sandbox"], &["failed to create pod sandbox"]],
+        sentence: "the node cannot give the pod a network",
+        remedy: "cargo xtask --env {env} cluster",
         ends: Ends::After(60),
         in_logs: false,
     },
@@ -483,6 +492,12 @@ pub fn is_timeout(message: &str) -> bool {
         || lower.contains("resource not ready")
 }
 
+/// Helmfile's words for a Helm that was killed (Go's `exec.ExitError`), on a line of
+/// their own; and Rust's for a Helmfile that was.
+pub fn is_killed(line: &str) -> bool {
+    matches!(line.trim(), "signal: killed" | "signal: 9 (SIGKILL)")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -561,6 +576,14 @@ mod tests {
         ),
         ("Error: secret \"postgres-app\" not found", "config-missing"),
         ("ERROR: FLYWAY_URL not set", "config-missing"),
+        (
+            "FailedCreatePodSandBox: Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network for sandbox \"0a1b\": plugin type=\"flannel\" failed (add): loadFlannelSubnetEnv failed: open /run/flannel/subnet.env: no such file or directory",
+            "pod-network",
+        ),
+        (
+            "Failed to pull image \"reg:5000/x:1\": failed to resolve reference \"reg:5000/x:1\": unexpected status from HEAD request to http://reg:5000/v2/x/manifests/1: 503 Service Unavailable",
+            "registry-unreachable",
+        ),
         ("OOMKilled: exit code 137: ", "oom-killed"),
         ("CrashLoopBackOff: back-off 10s restarting failed container=x", "crash-loop"),
         ("BackoffLimitExceeded: Job has reached the specified backoff limit", "hook-failed"),
@@ -658,6 +681,12 @@ mod tests {
         for message in ["Error: context deadline exceeded", "timed out waiting for the condition"] {
             assert!(is_timeout(message) && classify(message).is_none(), "{message}");
         }
+    }
+
+    #[test]
+    fn a_killed_helm_is_told_from_what_a_container_says() {
+        assert!(is_killed("  signal: killed") && is_killed("signal: 9 (SIGKILL)"));
+        assert!(!is_killed("Unhealthy: Liveness probe errored: command timed out: signal: killed"));
     }
 
     #[test]

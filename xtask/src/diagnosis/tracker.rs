@@ -214,8 +214,15 @@ fn pod_object(pod: &Pod) -> String {
     format!("pod/{}", pod.metadata.name.as_deref().unwrap_or_default())
 }
 
+/// When a container of it last ended; of one whose containers never ran, its creation.
 fn since(pod: &Pod) -> Option<Timestamp> {
-    pod.metadata.creation_timestamp.as_ref()?.0.to_string().parse().ok()
+    let ended = statuses(pod).filter_map(|status| {
+        let states = [status.state.as_ref(), status.last_state.as_ref()];
+        let ended = states.into_iter().flatten().find_map(|state| state.terminated.as_ref())?;
+        ended.finished_at.as_ref().filter(|_| ended.exit_code != 0)
+    });
+    let at = ended.map(|time| &time.0).max().or(pod.metadata.creation_timestamp.as_ref().map(|time| &time.0))?;
+    at.to_string().parse().ok()
 }
 
 /// The uid of what made the pod.

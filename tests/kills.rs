@@ -1,0 +1,215 @@
+//! Runs that are killed, and many at once: the next one converges, nothing is
+//! lost, and no two Helmfile runs of one cluster ever overlap.
+
+mod support;
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{
+    Random, Tree, context, eventually, helm_processes, image, kill, layer, pull_registry, spawn, succeeds, text, turn,
+};
+
+/// How often it is looked who runs: nothing tells when a process starts.
+const LOOK: Duration = Duration::from_millis(15);
+
+#[test]
+fn twenty_runs_at_once_take_turns() {
+    let tree = turn();
+    layer(&tree, "fine", serde_json::json!({"image": image(&tree, &pull_registry(&tree))}));
+    let children: Vec<Child> = (0..20).map(|_| spawn(&tree, &["layer", "fine"])).collect();
+    let pids: Vec<u32> = children.iter().map(Child::id).collect();
+    let alive = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !status.is_empty() && !status.contains(") Z ")
+    };
+    let (mut together, started) = (0, Instant::now());
+    while pids.iter().any(alive) {
+        together = together.max(syncs());
+        std::thread::sleep(LOOK);
+    }
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    }
+    assert_eq!(together, 1, "Helmfile runs of one cluster never overlap");
+    println!("twenty at once: {:.0} s", started.elapsed().as_secs_f64());
+}
+
+/// Helmfile processes that sync. Not their children: one that is about to become a
+/// Helm has its parent's command line until then.
+fn syncs() -> usize {
+    let mut found = helm_processes();
+    found.retain(|(_, line)| line.contains("helmfile") && line.contains(" sync "));
+    let parent = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // PID (COMM) STATE PPID
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    let is_child = |pid: u32| parent(pid).is_none_or(|parent| found.iter().any(|(other, _)| *other == parent));
+    found.iter().filter(|(pid, _)| !is_child(*pid)).count()
+}
+
+/// What a client of MinIO prints, run in the cluster.
+fn mc(tree: &Tree, script: &str) -> String {
+    let image = "jsonpath={.spec.template.spec.containers[0].image}";
+    let image = tree.kubectl(&["-n", "ameide", "get", "job", "minio-buckets", "-o", image]);
+    let from = |key: &str| serde_json::json!({"secretKeyRef": {"name": "minio-root-credentials", "key": key}});
+    let environment = serde_json::json!([
+        {"name": "USER", "valueFrom": from("root-user")}, {"name": "PASSWORD", "valueFrom": from("root-password")},
+        {"name": "MC_HOST_minio", "value": "http://$(USER):$(PASSWORD)@minio:9000"},
+        {"name": "MC_CONFIG_DIR", "value": "/tmp/mc"},
+    ]);
+    let container = serde_json::json!({
+        "name": "guard-mc", "image": image, "command": ["/bin/sh", "-c", script], "env": environment,
+    });
+    let overrides = serde_json::json!({"spec": {"containers": [container]}}).to_string();
+    let pod = |arguments: &[&str]| tree.kubectl(&[&["-n", "ameide"][..], arguments].concat());
+    let overrides = format!("--overrides={overrides}");
+    pod(&["run", "guard-mc", "--restart=Never", &format!("--image={image}"), &overrides]);
+    let mut phase = String::new();
+    eventually("mc ends", || {
+        phase = pod(&["get", "pod", "guard-mc", "-o", "jsonpath={.status.phase}"]);
+        matches!(phase.as_str(), "Succeeded" | "Failed")
+    });
+    let printed = pod(&["logs", "guard-mc"]);
+    pod(&["delete", "pod", "guard-mc", "--wait=true"]);
+    assert_eq!(phase, "Succeeded", "{script}: {printed}");
+    printed
+}
+
+/// Whom a round kills.
+#[derive(Clone, Copy, Debug)]
+enum Victims {
+    All,
+    Xtask,
+    Helmfile,
+    Helm,
+}
+
+/// Kills those of its processes; first Helm's, which would end well were the others gone.
+fn kill_helm(victims: Victims) -> usize {
+    let (helmfile, helm): (Vec<_>, Vec<_>) =
+        helm_processes().into_iter().partition(|(_, line)| line.contains("helmfile --file"));
+    let victims = match victims {
+        Victims::All => [helm, helmfile].concat(),
+        Victims::Helm => helm,
+        Victims::Helmfile => helmfile,
+        Victims::Xtask => Vec::new(),
+    };
+    victims.iter().for_each(|(pid, _)| kill(*pid, "KILL"));
+    victims.len()
+}
+
+/// Kills helm, and what started it, once the release is in this state; it stays in it.
+fn kill_while(tree: &Tree, state: &str) {
+    let is = || tree.releases().iter().any(|(name, status)| name == "minio" && status == state);
+    let mut child = spawn(tree, &["layer", "45", "--skip-tests"]);
+    eventually(state, is);
+    kill_helm(Victims::All);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(is(), "helm was killed while the release was {state}: {:?}", tree.releases());
+}
+
+/// The next run converges, by itself.
+fn converges(tree: &Tree) {
+    let said = succeeds(tree.xtask(&["layer", "45", "--skip-tests"]));
+    println!("{said}");
+    all_deployed(tree);
+}
+
+fn all_deployed(tree: &Tree) {
+    let releases = tree.releases();
+    for name in ["minio", "temporal"] {
+        assert!(releases.contains(&(name.to_owned(), "deployed".to_owned())), "{releases:?}");
+    }
+}
+
+#[test]
+fn helm_killed_in_an_install_and_in_an_upgrade_of_minio_loses_nothing() {
+    let tree = turn();
+    mc(&tree, "mc mb -q --ignore-existing minio/guard && echo kept | mc pipe -q minio/guard/object");
+    let kept = || assert!(mc(&tree, "mc cat minio/guard/object").contains("kept"));
+    kill_while(&tree, "pending-upgrade");
+    converges(&tree);
+    kept();
+    let mut uninstall = tree.tool("helm");
+    uninstall.args(["--kube-context", &context(), "-n", "ameide", "uninstall", "minio", "--wait"]);
+    succeeds(uninstall);
+    kill_while(&tree, "pending-install");
+    converges(&tree);
+    kept();
+    mc(&tree, "mc rb -q --force minio/guard");
+}
+
+const KILLS: usize = 30;
+/// After so many kills in a row, a run is left to itself and must converge.
+const IN_A_ROW: usize = 3;
+
+#[test]
+fn layer_45_killed_at_random_moments_always_converges() {
+    let tree = turn();
+    let mut random = Random::seeded();
+    let (mut together, mut kills, mut converged) = (0, 0, 0);
+    while kills < KILLS {
+        let mut child =
+            tree.xtask(&["layer", "45", "--skip-tests"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let moment = Duration::from_millis(random.below(9_000));
+        let victims = match random.below(6) {
+            0 => Victims::Xtask,
+            1 => Victims::Helmfile,
+            2 => Victims::Helm,
+            _ => Victims::All,
+        };
+        let started = Instant::now();
+        while started.elapsed() < moment && child.try_wait().unwrap().is_none() {
+            together = together.max(syncs());
+            std::thread::sleep(LOOK);
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            assert_eq!(status.code(), Some(0), "kill {kills}: a rerun that nobody killed");
+            all_deployed(&tree);
+            converged += 1;
+            continue;
+        }
+        let xtask = matches!(victims, Victims::All | Victims::Xtask);
+        let killed = kill_helm(victims) + usize::from(xtask);
+        if xtask {
+            child.kill().unwrap();
+        }
+        if killed == 0 {
+            // None of them ran: no kill.
+            child.kill().unwrap();
+            child.wait().unwrap();
+            continue;
+        }
+        kills += 1;
+        // With helm or Helmfile killed, the run goes on, and may well repair it at once.
+        while !xtask && child.try_wait().unwrap().is_none() {
+            together = together.max(syncs());
+            std::thread::sleep(LOOK);
+        }
+        let status = child.wait().unwrap();
+        println!("kill {kills}: {victims:?} ({killed}) after {moment:?}; {status}");
+        if kills % IN_A_ROW != 0 && (xtask || status.success()) {
+            continue;
+        }
+        let mut again = spawn(&tree, &["layer", "45", "--skip-tests"]);
+        while again.try_wait().unwrap().is_none() {
+            together = together.max(syncs());
+            std::thread::sleep(LOOK);
+        }
+        let output = again.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "after kill {kills}\n{}", text(&output));
+        all_deployed(&tree);
+        converged += 1;
+    }
+    println!("{kills} kills, {converged} runs left to themselves: all converged");
+    assert!(converged >= KILLS / IN_A_ROW);
+    assert_eq!(together, 1, "Helmfile runs of one cluster never overlap");
+    let lock = support::state().lock();
+    assert!(!lock.exists(), "{lock} stays");
+    let holder = ["-n", "kube-system", "get", "lease", "ameide-deploy", "-o", "jsonpath={.spec.holderIdentity}"];
+    assert_eq!(tree.kubectl(&holder), "");
+}
