@@ -27,10 +27,14 @@ pub struct Named {
 /// arguments and environment variables whose value can be nothing else than an image.
 ///
 /// # Errors
-/// The document that is no YAML, with the parser's words.
+/// Line and column of what is no YAML.
 pub fn images(manifests: &str) -> Result<Vec<Named>, String> {
     let mut found = BTreeSet::new();
-    let documents: Vec<Value> = serde_saphyr::from_multiple(manifests).map_err(|error| error.to_string())?;
+    // Rendered Secrets are in there, and what fails ends up in logs: the place is told, never the text.
+    let documents: Vec<Value> = serde_saphyr::from_multiple(manifests).map_err(|error| {
+        let place = error.location().map(|place| format!(" at line {}, column {}", place.line(), place.column()));
+        format!("what it renders is no YAML{}", place.unwrap_or_default())
+    })?;
     for value in documents {
         let items = value.get("items").and_then(Value::as_array).filter(|_| value["kind"] == "List");
         for object in items.into_iter().flatten().chain(items.is_none().then_some(&value)) {
@@ -390,5 +394,18 @@ items: [{kind: Pod, metadata: {name: p}, spec: {containers: [{image: 'listed:1'}
         assert_eq!(check(&["nginx:1.27"]).unwrap_err().evidence.len(), 1);
         assert_eq!(check(&["nginx:1.2"]).unwrap_err().evidence.len(), 2);
         assert!(check(&["nginx:1.*", "reg:5000/*"]).is_ok() && check(&["*"]).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_yaml_is_told_without_its_text() {
+        for text in [
+            "kind: Secret\npassword: [hunter2\n",
+            "kind: Secret\npassword: \"hunter2\n",
+            "a: 1\n\thunter2: 2\n",
+            "hunter2: 1\nhunter2: 2\n",
+        ] {
+            let error = images(text).unwrap_err();
+            assert!(error.contains("line") && !error.contains("hunter2"), "{error}");
+        }
     }
 }
