@@ -128,10 +128,12 @@ struct Samples {
 /// The commands for one image, one after another.
 type Chain = Vec<Command>;
 
+type Chains = Box<dyn Fn(&[Image]) -> Vec<Chain>>;
+
 struct Tool {
     name: String,
     version: String,
-    chains: Box<dyn Fn(&[Image]) -> Vec<Chain>>,
+    chains: Chains,
     /// Whether all chains run at once.
     parallel: bool,
     /// Whether the processes started do the work themselves: Docker's is the daemon's.

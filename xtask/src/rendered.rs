@@ -65,7 +65,8 @@ fn walk(value: &Value, object: &str, path: &str, found: &mut BTreeSet<Named>) {
             for (key, inner) in fields {
                 let field = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 match (key.as_str(), inner) {
-                    ("image", Value::String(image)) => {
+                    // Empty, it is the operator's own.
+                    ("image", Value::String(image)) if !image.is_empty() => {
                         found.insert(named(field, image.clone()));
                     }
                     ("image", Value::Object(parts)) => match whole(parts) {
