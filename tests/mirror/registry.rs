@@ -40,13 +40,20 @@ fn image() -> &'static str {
     IMAGE.get_or_init(|| {
         let output = xtask(&["lab"]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        // Statics are never dropped: what an earlier process left goes first.
-        let left = Command::new("docker").args(["ps", "-aq", "--filter", "label=ameide.dev/test=mirror"]).output();
-        for id in String::from_utf8_lossy(&left.map(|output| output.stdout).unwrap_or_default()).split_whitespace() {
-            let _ = Command::new("docker").args(["rm", "-f", "-v", id]).output();
-        }
+        // What a killed process left goes first; and a static is never dropped.
+        sweep();
+        // SAFETY: the handler takes nothing, returns nothing, and does not unwind.
+        unsafe { libc::atexit(sweep) };
         docker(&["inspect", "--format", "{{.Config.Image}}", "ameide-lab-upstream"])
     })
+}
+
+/// Removes every registry of these tests.
+extern "C" fn sweep() {
+    let left = Command::new("docker").args(["ps", "-aq", "--filter", "label=ameide.dev/test=mirror"]).output();
+    for id in String::from_utf8_lossy(&left.map(|output| output.stdout).unwrap_or_default()).split_whitespace() {
+        let _ = Command::new("docker").args(["rm", "-f", "-v", id]).output();
+    }
 }
 
 /// A registry of one test; it goes with it.
