@@ -332,6 +332,10 @@ fn old_script_names_work_on_a_cluster() {
 /// The devcontainer's script in a home of its own, as in a container that was just made;
 /// only what costs minutes to build is shared. Its exit code, and its log.
 fn devcontainer(script: &str, home: &Path, critical_path: &str) -> (i32, String) {
+    devcontainer_with(script, home, critical_path, &[])
+}
+
+fn devcontainer_with(script: &str, home: &Path, critical_path: &str, variables: &[(&str, &str)]) -> (i32, String) {
     let real = PathBuf::from(std::env::var("HOME").unwrap());
     let kept =
         |variable: &str, below: &str| std::env::var(variable).map(PathBuf::from).unwrap_or_else(|_| real.join(below));
@@ -340,6 +344,7 @@ fn devcontainer(script: &str, home: &Path, critical_path: &str) -> (i32, String)
     command.env("AMEIDE_CACHE_DIR", kept("AMEIDE_CACHE_DIR", ".cache/ameide"));
     command.env_remove("AMEIDE_STATE_DIR").env_remove("XDG_STATE_HOME").env_remove("KUBECONFIG");
     command.env("HOME", home).env("HELMFILE_ENVIRONMENT", env()).env("INFRA_CRITICAL_PATH", critical_path);
+    command.envs(variables.iter().copied());
     let output = command.current_dir("/").output().unwrap();
     let log = std::fs::read_to_string(home.join(".devcontainer-setup.log")).unwrap_or_default();
     (output.status.code().unwrap(), log)
@@ -393,6 +398,55 @@ fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
     eventually("the namespace is gone", || {
         evidence(&checklist(&[]).1, "namespaces-active").contains("ameide-int-tests does not exist")
     });
+    green(&["--fix"]);
+}
+
+/// Answers 429 to every manifest and blob, as Docker Hub does when the quota is used up;
+/// a HEAD counts for none, and goes through to the real registry.
+fn used_up(registry: &'static str) -> String {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serve = move |mut client: std::net::TcpStream| -> std::io::Result<()> {
+        let mut reader = BufReader::new(client.try_clone()?);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
+        if head.starts_with("HEAD ") {
+            let mut upstream = std::net::TcpStream::connect(registry)?;
+            upstream.write_all(head.replacen("\r\n", "\r\nconnection: close\r\n", 1).as_bytes())?;
+            return std::io::copy(&mut upstream, &mut client).map(drop);
+        }
+        let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#;
+        let limit = "ratelimit-limit: 100;w=21600\r\nratelimit-remaining: 0;w=21600";
+        let length = body.len();
+        write!(
+            client,
+            "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\n{limit}\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+    };
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            // Who hangs up has read enough.
+            drop(serve(client));
+        }
+    });
+    address
+}
+
+/// The mirror lacks an image, and the registry that it is to come from gives no more.
+#[test]
+fn the_devcontainers_script_names_a_rate_limit() {
+    let _turn = cluster();
+    let repository = "/var/lib/registry/docker/registry/v2/repositories/third-party/minio/mc";
+    docker(&["exec", &registry(), "rm", "-r", repository]);
+    docker(&["restart", "-t", "0", &registry()]);
+    let home = tempfile::tempdir().unwrap();
+    let limited = used_up("127.0.0.1:5555");
+    let (code, log) = devcontainer_with("postCreateCommand.sh", home.path(), "", &[("AMEIDE_LAB_UPSTREAM", &limited)]);
+    assert_eq!(code, 5, "{log}");
+    let last = last_lines(&log, 6);
+    assert!(last.contains("registry-rate-limited") && last.contains("0 of 100 pulls left"), "{log}");
+    assert!(log.contains("❌ FAIL"), "{log}");
     green(&["--fix"]);
 }
 

@@ -335,6 +335,24 @@ impl Bystander {
     }
 }
 
+/// With the mirror complete no deploy needs the upstream, not even of a new cluster.
+#[test]
+fn with_the_mirror_complete_an_empty_cluster_comes_up_without_the_upstream() {
+    let _turn = cluster();
+    succeeds(xtask(&["cluster"]));
+    succeeds(xtask(&["mirror"]));
+    succeeds(xtask(&["cluster", "recreate"]));
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut up = xtask(&["up", "--skip-tests"]);
+    up.env("AMEIDE_LAB_UPSTREAM", &nobody);
+    succeeds(up);
+    all_deployed();
+    // It is really not there: what is not mirrored cannot be had.
+    let mut forced = xtask(&["mirror", "--force", "busybox"]);
+    forced.env("AMEIDE_LAB_UPSTREAM", &nobody);
+    assert!(fails(forced, 5).contains("registry-unreachable"));
+}
+
 #[test]
 fn the_whole_way_and_nothing_is_left_behind() {
     let _turn = cluster();

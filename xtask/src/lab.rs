@@ -89,6 +89,13 @@ pub struct Lab {
 pub const UPSTREAM_CONTAINER: &str = "ameide-lab-upstream";
 pub const UPSTREAM_ADDRESS: &str = "127.0.0.1:5555";
 
+/// Where the lab's upstream is asked for images: itself, or what `AMEIDE_LAB_UPSTREAM`
+/// puts before it (host:port, plain HTTP), to limit or cut it as public registries do.
+pub fn upstream_address() -> String {
+    let set = std::env::var("AMEIDE_LAB_UPSTREAM").ok().filter(|address| !address.is_empty());
+    set.unwrap_or_else(|| UPSTREAM_ADDRESS.to_owned())
+}
+
 /// The registries that the lab's upstream stands for, when a run uses the lab.
 pub const UPSTREAM_HOSTS: [&str; 2] = ["docker.io", "quay.io"];
 

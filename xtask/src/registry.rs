@@ -70,7 +70,7 @@ fn options(context: &Context, lab: bool) -> Result<Options, Failure> {
     let mut options = Options::to(target(context, None));
     options.credentials.docker_config = Credentials::docker_config_path(variable);
     if lab {
-        let upstream = Endpoint { host: lab::UPSTREAM_ADDRESS.to_owned(), plain_http: true, ca: None };
+        let upstream = Endpoint { host: lab::upstream_address(), plain_http: true, ca: None };
         options.sources = lab::UPSTREAM_HOSTS.iter().map(|host| ((*host).to_owned(), upstream.clone())).collect();
     }
     if let Some((username, password)) = pull_secret::account(variable)?.map(pull_secret::Account::into_parts) {
@@ -401,11 +401,15 @@ pub async fn resolve_lab_lock(context: &Context, path: &Utf8Path) -> Result<(), 
     update(context, true, path, &[]).await
 }
 
-/// Whether the lab's upstream still serves what the lab's lock says.
+/// Whether the lab's upstream still serves what the lab's lock says. One that cannot be
+/// asked is not in the way: where an image is still to be copied, that will tell.
 pub async fn lock_is_served(context: &Context, path: &Utf8Path) -> Result<bool, Failure> {
     let Ok(lock) = Lock::read(path) else { return Ok(false) };
     let fresh = image_mirror::resolve(&wanted(context, true)?, Some(&lock), &options(context, true)?, &Quiet).await;
-    Ok(fresh.is_ok_and(|fresh| fresh == lock))
+    Ok(match fresh {
+        Ok(fresh) => fresh == lock,
+        Err(error) => matches!(error.kind(), Kind::Unreachable | Kind::RateLimited),
+    })
 }
 
 struct Quiet;
