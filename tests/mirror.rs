@@ -2,6 +2,10 @@
 //! to it in between. Docker Hub alone is played: its tokens, limits and addresses,
 //! by a proxy before a real registry.
 
+#[path = "mirror/answers.rs"]
+mod answers;
+#[path = "mirror/content.rs"]
+mod content;
 #[path = "mirror/proxy.rs"]
 mod proxy;
 #[path = "mirror/registry.rs"]
@@ -12,7 +16,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use image_mirror::{Account, Digest, Endpoint, Error, Event, Finding, Kind, Lock, Observe, Options, Retry, Summary};
+use image_mirror::{
+    Account, Digest, Endpoint, Error, Event, Finding, Kind, Lock, Observe, Options, Proxies, Retry, Summary,
+};
 use proxy::{Do, Proxy};
 use registry::{
     Registry, assert_complete, assert_invisible, http, manifest, noise, options, push_blob, push_index, push_manifest,
@@ -433,6 +439,15 @@ fn tokens_are_got_shared_and_got_again() {
     assert_complete(&target.address, &lock);
     assert!(hub.count("GET", "/token?") > 1);
     println!("tokens for 3 requests each: {} of {} requests", hub.count("GET", "/token?"), hub.seen().len());
+    // Where tokens are got, there may be a limit too.
+    let (hub, other) = (token_hub(1000, None), Registry::start());
+    let limited = Proxy::before(&hub.address, |seen| match seen.path.starts_with("/token") && seen.before < 2 {
+        true => Do::Answer(429, vec![("retry-after", "1".into())], String::new()),
+        false => Do::Pass,
+    });
+    copied(&lock, &options(&limited.address, &other.address));
+    assert_complete(&other.address, &lock);
+    assert_eq!(limited.count("GET", "/token?"), 3);
     // One that lives is asked for once, by whoever comes first.
     let (hub, other) = (token_hub(1000, None), Registry::start());
     copied(&lock, &options(&hub.address, &other.address));

@@ -21,7 +21,7 @@ use crate::lock::{Digest, Lock, LockedImage};
 use crate::manifest::{Descriptor, Manifest};
 use crate::pace::{self, Came, Next, Quota, Retry};
 use crate::registry::{Ask, Registry, Scope};
-use crate::transport::Endpoint;
+use crate::transport::{Endpoint, Proxies};
 use crate::{Error, Event, Kind, referrers};
 
 #[derive(Clone, Debug)]
@@ -30,6 +30,7 @@ pub struct Options {
     /// Where a source registry is really reached, if not by its own name.
     pub sources: BTreeMap<String, Endpoint>,
     pub credentials: Credentials,
+    pub proxies: Proxies,
     pub retry: Retry,
     /// Blobs on their way at once, of all images together.
     pub transfers: usize,
@@ -43,6 +44,7 @@ impl Options {
             target,
             sources: BTreeMap::new(),
             credentials: Credentials::default(),
+            proxies: Proxies::default(),
             retry: Retry::default(),
             transfers: 6,
             force: false,
@@ -115,8 +117,7 @@ impl<'a> Sources<'a> {
         }
         let own = Endpoint::named(host);
         let endpoint = self.options.sources.get(host).unwrap_or(&own);
-        let Options { credentials, retry, .. } = self.options;
-        let registry = Arc::new(Registry::new(host, endpoint, credentials, *retry, self.events.clone())?);
+        let registry = Arc::new(Registry::new(host, endpoint, self.options, self.events.clone())?);
         registries.insert(host.to_owned(), registry.clone());
         Ok(registry)
     }
@@ -127,9 +128,8 @@ impl<'a> Sources<'a> {
 }
 
 fn target(options: &Options, events: &UnboundedSender<Event>) -> Result<Arc<Registry>, Error> {
-    let Options { target, credentials, retry, .. } = options;
-    let name = target.host.split('/').next().unwrap_or_default();
-    Registry::new(name, target, credentials, *retry, events.clone()).map(Arc::new)
+    let name = options.target.host.split('/').next().unwrap_or_default();
+    Registry::new(name, &options.target, options, events.clone()).map(Arc::new)
 }
 
 struct Silent;
@@ -684,13 +684,8 @@ mod tests {
 
     fn job(image: usize, blob: &str, size: u64, repository: &str) -> Job {
         let (events, _) = unbounded_channel();
-        let registry = Registry::new(
-            "x.example",
-            &Endpoint::named("x.example"),
-            &Credentials::default(),
-            Retry::default(),
-            events,
-        );
+        let options = Options::to(Endpoint::named("x.example"));
+        let registry = Registry::new("x.example", &options.target, &options, events);
         let source = Source {
             registry: Arc::new(registry.unwrap()),
             repository: repository.to_owned(),

@@ -20,7 +20,7 @@ pub use credentials::{Account, Credentials};
 pub use lock::{Child, Digest, Lock, LockedImage, Mode, Platform, Wanted, WantedImage};
 pub use pace::{Quota, Retry};
 pub use resolve::resolve;
-pub use transport::Endpoint;
+pub use transport::{Endpoint, Proxies};
 
 /// What a copy tells while it goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::auth::{self, Challenge, Token, TokenAnswer, Tokens};
+use crate::copy::Options;
 use crate::credentials::{Account, Credentials};
 use crate::lock::Digest;
 use crate::manifest::{self, Manifest};
@@ -60,8 +61,7 @@ impl Registry {
     pub fn new(
         name: &str,
         endpoint: &Endpoint,
-        credentials: &Credentials,
-        retry: Retry,
+        options: &Options,
         events: UnboundedSender<Event>,
     ) -> Result<Self, Error> {
         let (host, prefix) = endpoint.host.split_once('/').unwrap_or((&endpoint.host, ""));
@@ -82,12 +82,12 @@ impl Registry {
             // Docker Hub's API has a name of its own.
             authority: if hub { "registry-1.docker.io".to_owned() } else { authority.to_string() },
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
-            transport: Transport::new(endpoint.ca.clone()),
-            credentials: credentials.clone(),
+            transport: Transport::new(endpoint.ca.clone(), &options.proxies),
+            credentials: options.credentials.clone(),
             account: tokio::sync::OnceCell::new(),
             tokens: Tokens::default(),
             gate: Gate::default(),
-            retry,
+            retry: options.retry,
             events,
             requests: AtomicU64::new(0),
             answered: AtomicBool::new(false),
@@ -242,7 +242,7 @@ impl Registry {
 
     /// A refusal, for people and for the decision table.
     pub async fn judge(&self, url: &str, response: Response<Incoming>) -> (Error, Came) {
-        let status = response.status().as_u16();
+        let mut status = response.status().as_u16();
         let retry_after = pace::retry_after(response.headers(), SystemTime::now());
         let left = Quota::of(&self.name, response.headers()).map(|quota| quota.remaining);
         let mut error = self.refused(url, response).await;
@@ -253,6 +253,10 @@ impl Registry {
             let quota = self.gate.quota().map(|quota| format!("; {quota}")).unwrap_or_default();
             error.message.push_str(&wait);
             error.message.push_str(&quota);
+        }
+        if error.kind == Kind::Invalid {
+            // A judgement on what was sent stays the same, whatever the status.
+            status = 400;
         }
         (error, Came::Answer { status, retry_after, quota })
     }
@@ -516,10 +520,11 @@ impl Registry {
             StatusCode::TOO_MANY_REQUESTS => Kind::RateLimited,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Kind::Auth,
             StatusCode::NOT_FOUND => Kind::NotFound,
+            // Distribution answers 500 to a manifest with layers that lie elsewhere.
+            _ if text.contains("DIGEST_INVALID") || text.contains("MANIFEST_") => Kind::Invalid,
             _ if status.is_server_error() => Kind::Unreachable,
             // "Client sent an HTTP request to an HTTPS server."
             StatusCode::BAD_REQUEST if text.contains("HTTPS") => Kind::Protocol,
-            _ if text.contains("DIGEST_INVALID") || text.contains("MANIFEST_") => Kind::Invalid,
             _ => Kind::Protocol,
         };
         self.error(kind, url, format!("{status} {text}").trim())
@@ -539,7 +544,7 @@ mod tests {
     fn registry(host: &str, plain_http: bool) -> Result<Registry, Error> {
         let (events, _) = tokio::sync::mpsc::unbounded_channel();
         let endpoint = Endpoint { host: host.to_owned(), plain_http, ca: None };
-        Registry::new(host, &endpoint, &Credentials::default(), Retry::default(), events)
+        Registry::new(host, &endpoint, &Options::to(endpoint.clone()), events)
     }
 
     fn resolved(location: &str) -> String {

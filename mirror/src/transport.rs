@@ -2,6 +2,7 @@
 //! when an address asks for it: reading the machine's certificates costs more
 //! than a warm run.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -17,7 +18,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -52,6 +53,46 @@ fn is_loopback(host: &str) -> bool {
     bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// The proxies in force; by default none.
+#[derive(Clone, Default)]
+pub struct Proxies {
+    matcher: Option<Arc<Matcher>>,
+    direct: Vec<String>,
+}
+
+impl Proxies {
+    /// As `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
+    pub fn from_env() -> Self {
+        Self { matcher: Some(Arc::new(Matcher::from_env())), direct: Vec::new() }
+    }
+
+    /// One for everything.
+    pub fn all(proxy: &str) -> Self {
+        Self { matcher: Some(Arc::new(Matcher::builder().all(proxy).build())), direct: Vec::new() }
+    }
+
+    /// This host is reached without one, whatever else is said: a cluster's own registry.
+    #[must_use]
+    pub fn never_for(mut self, host: &str) -> Self {
+        self.direct.push(host.to_owned());
+        self
+    }
+
+    /// This machine itself is never reached through one.
+    fn intercept(&self, uri: &Uri) -> Option<Intercept> {
+        let host = uri.host()?;
+        let direct = is_loopback(host) || self.direct.iter().any(|name| name == host);
+        self.matcher.as_ref().filter(|_| !direct)?.intercept(uri)
+    }
+}
+
+/// A proxy's address may hold a password.
+impl fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxies").field("direct", &self.direct).finish_non_exhaustive()
+    }
+}
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Body = UnsyncBoxBody<Bytes, Error>;
 
@@ -61,12 +102,11 @@ pub(crate) fn full(bytes: Bytes) -> Body {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Direct, or by CONNECT through the proxy that `HTTPS_PROXY`, `HTTP_PROXY` and
-/// `NO_PROXY` name; never through one to this machine itself.
+/// Direct, or by CONNECT through a proxy.
 #[derive(Clone)]
 struct Connector {
     http: HttpConnector,
-    proxies: Arc<Matcher>,
+    proxies: Proxies,
 }
 
 impl Service<Uri> for Connector {
@@ -80,7 +120,7 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let mut http = self.http.clone();
-        let proxy = self.proxies.intercept(&uri).filter(|_| !uri.host().is_some_and(is_loopback));
+        let proxy = self.proxies.intercept(&uri);
         Box::pin(async move {
             let Some(proxy) = proxy else { return Ok(http.call(uri).await?) };
             let mut tunnel = Tunnel::new(proxy.uri().clone(), http);
@@ -100,12 +140,12 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    pub fn new(ca: Option<Utf8PathBuf>) -> Self {
+    pub fn new(ca: Option<Utf8PathBuf>, proxies: &Proxies) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let connector = Connector { http, proxies: Arc::new(Matcher::from_env()) };
+        let connector = Connector { http, proxies: proxies.clone() };
         let plain = Client::builder(TokioExecutor::new()).build(connector.clone());
         Self { connector, plain, tls: OnceLock::new(), ca }
     }

@@ -41,6 +41,8 @@ pub enum Do {
     Without(&'static str),
     /// The registry's answer with this header instead.
     Rewrite(&'static str, String),
+    /// The registry's answer without this header.
+    Drop(&'static str),
     /// No answer at all, for that long.
     Hang(Duration),
     /// So many bytes of the request's body are taken, then this is done and the connection cut.
@@ -63,7 +65,11 @@ pub struct Proxy {
 impl Proxy {
     /// Lives until the test process ends.
     pub fn before(upstream: &str, rule: impl Fn(&Seen) -> Do + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at("127.0.0.1:0", upstream, rule)
+    }
+
+    pub fn at(address: &str, upstream: &str, rule: impl Fn(&Seen) -> Do + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let inner =
             Arc::new(Inner { upstream: upstream.parse().unwrap(), rule: Box::new(rule), seen: Mutex::default() });
@@ -165,7 +171,7 @@ impl Inner {
                 return client.shutdown(Shutdown::Both);
             }
             Do::Without(name) => head.headers.retain(|(key, _)| key != name),
-            Do::Pass | Do::CutAfter(_) | Do::Spoil(_) | Do::Rewrite(..) => {}
+            Do::Pass | Do::CutAfter(_) | Do::Spoil(_) | Do::Rewrite(..) | Do::Drop(_) => {}
         }
         let mut upstream = TcpStream::connect(self.upstream)?;
         head.write(&mut upstream)?;
@@ -177,8 +183,10 @@ impl Inner {
 
 fn answer(fault: Do, mut upstream: BufReader<TcpStream>, mut client: TcpStream) -> std::io::Result<()> {
     let mut head = Head::read(&mut upstream)?;
-    if let Do::Rewrite(name, value) = &fault {
+    if let Do::Rewrite(name, _) | Do::Drop(name) = &fault {
         head.headers.retain(|(key, _)| key != name);
+    }
+    if let Do::Rewrite(name, value) = &fault {
         head.headers.push(((*name).to_owned(), value.clone()));
     }
     head.write(&mut client)?;
@@ -195,5 +203,52 @@ fn answer(fault: Do, mut upstream: BufReader<TcpStream>, mut client: TcpStream) 
             std::io::copy(&mut upstream, &mut client).map(drop)
         }
         _ => std::io::copy(&mut upstream, &mut client).map(drop),
+    }
+}
+
+/// The proxy of a company: leads each CONNECT, whatever its name, to one registry.
+pub struct Tunnel {
+    pub address: String,
+    heads: Arc<Mutex<Vec<Head>>>,
+}
+
+impl Tunnel {
+    /// Lives until the test process ends.
+    pub fn to(upstream: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (upstream, heads) = (upstream.to_owned(), Arc::<Mutex<Vec<Head>>>::default());
+        let noted = heads.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (upstream, noted) = (upstream.clone(), noted.clone());
+                std::thread::spawn(move || drop(Self::serve(client, &upstream, &noted)));
+            }
+        });
+        Self { address, heads }
+    }
+
+    fn serve(mut client: TcpStream, upstream: &str, noted: &Mutex<Vec<Head>>) -> std::io::Result<()> {
+        let mut reader = BufReader::new(client.try_clone()?);
+        noted.lock().unwrap_or_else(PoisonError::into_inner).push(Head::read(&mut reader)?);
+        let mut upstream = TcpStream::connect(upstream)?;
+        client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+        let (mut answers, mut back) = (upstream.try_clone()?, client);
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut answers, &mut back);
+            back.shutdown(Shutdown::Both)
+        });
+        std::io::copy(&mut reader, &mut upstream)?;
+        upstream.shutdown(Shutdown::Write)
+    }
+
+    /// The first line of every request, and who it said it was.
+    pub fn asked(&self) -> Vec<(String, Option<String>)> {
+        let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        let who = |head: &Head| {
+            let found = head.headers.iter().find(|(name, _)| name == "proxy-authorization");
+            found.map(|(_, value)| value.clone())
+        };
+        heads.iter().map(|head| (head.first.clone(), who(head))).collect()
     }
 }

@@ -12,12 +12,14 @@ use serde_json::{Value, json};
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 pub fn xtask(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
     command
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .args(["--env", "ci", "--yes"])
+        .args(["--env", "ci", "--lab", "--yes"])
         .args(arguments);
     command.stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("HELMFILE_ENVIRONMENT");
     for variable in ["DOCKERHUB_USERNAME", "DOCKERHUB_TOKEN", "DCKR_USERNAME", "DCKR_PAT"] {
@@ -176,9 +178,14 @@ pub fn push_blob(address: &str, repository: &str, bytes: &[u8]) -> Value {
 
 #[track_caller]
 pub fn push_manifest(address: &str, repository: &str, reference: Option<&str>, manifest: &Value) -> Value {
+    push_as(address, repository, reference, manifest["mediaType"].as_str().unwrap(), manifest)
+}
+
+/// A manifest that need not say itself what it is.
+#[track_caller]
+pub fn push_as(address: &str, repository: &str, reference: Option<&str>, media_type: &str, manifest: &Value) -> Value {
     let bytes = serde_json::to_vec(manifest).unwrap();
     let digest = Digest::of(&bytes);
-    let media_type = manifest["mediaType"].as_str().unwrap();
     let path = format!("/v2/{repository}/manifests/{}", reference.unwrap_or(digest.as_str()));
     let done = http("PUT", address, &path, &[("Content-Type", media_type)], &bytes);
     assert_eq!(done.status, 201, "{}", String::from_utf8_lossy(&done.body));
@@ -254,13 +261,16 @@ pub fn options(source: &str, target: &str) -> Options {
 pub fn assert_complete(target: &str, lock: &Lock) {
     for image in &lock.images {
         let digest = image.target_digest.as_ref().unwrap();
-        let (top, _) = manifest(target, &image.target, digest.as_str()).unwrap();
         assert_eq!(manifest(target, &image.target, "1").unwrap().1, *digest, "the tag of {}", image.id);
-        let children = top["manifests"].as_array().cloned().unwrap_or_default();
-        let children = children.iter().map(|child| child["digest"].as_str().unwrap().to_owned());
-        for child in children.map(|child| manifest(target, &image.target, &child).unwrap().0).chain([top]) {
-            let layers = child["layers"].as_array().cloned().unwrap_or_default();
-            for blob in layers.iter().chain([&child["config"]]).filter_map(|blob| blob["digest"].as_str()) {
+        let mut wanted = vec![digest.as_str().to_owned()];
+        while let Some(reference) = wanted.pop() {
+            let (found, digest) = manifest(target, &image.target, &reference).unwrap();
+            assert_eq!(digest.as_str(), reference, "{}", image.id);
+            let rows = |name: &str| found[name].as_array().cloned().unwrap_or_default();
+            wanted.extend(rows("manifests").iter().map(|child| child["digest"].as_str().unwrap().to_owned()));
+            // Layers with addresses of their own are fetched from there.
+            for blob in rows("layers").iter().chain([&found["config"]]).filter(|blob| blob["urls"].is_null()) {
+                let Some(blob) = blob["digest"].as_str() else { continue };
                 let answer = http("GET", target, &format!("/v2/{}/blobs/{blob}", image.target), &[], b"");
                 assert_eq!((answer.status, Digest::of(&answer.body).as_str()), (200, blob), "{}", image.id);
             }
@@ -269,7 +279,7 @@ pub fn assert_complete(target: &str, lock: &Lock) {
 }
 
 pub fn manifest(address: &str, repository: &str, reference: &str) -> Option<(Value, Digest)> {
-    let accept = format!("{OCI_INDEX}, {OCI_MANIFEST}");
+    let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
     let answer = http("GET", address, &format!("/v2/{repository}/manifests/{reference}"), &[("Accept", &accept)], b"");
     (answer.status == 200).then(|| (serde_json::from_slice(&answer.body).unwrap(), Digest::of(&answer.body)))
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use image_mirror::{Account, Credentials, Digest, Endpoint, Event, Finding, Kind, Lock, Observe, Options, Wanted};
+use image_mirror::{
+    Account, Credentials, Digest, Endpoint, Event, Finding, Kind, Lock, Observe, Options, Proxies, Wanted,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::context::Context;
@@ -69,6 +71,12 @@ fn options(context: &Context, lab: bool) -> Result<Options, Failure> {
     let variable = |name: &str| std::env::var(name).ok();
     let mut options = Options::to(target(context, None));
     options.credentials.docker_config = Credentials::docker_config_path(variable);
+    options.proxies = Proxies::from_env();
+    if context.env.cluster.k3d.is_some() {
+        // It is on this machine or on the cluster's network, where no proxy reaches.
+        let host = context.registry_host.split(':').next().unwrap_or_default();
+        options.proxies = options.proxies.never_for(host);
+    }
     if lab {
         let upstream = Endpoint { host: lab::upstream_address(), plain_http: true, ca: None };
         options.sources = lab::UPSTREAM_HOSTS.iter().map(|host| ((*host).to_owned(), upstream.clone())).collect();
@@ -130,6 +138,12 @@ fn failure(error: image_mirror::Error) -> Failure {
     let mut failure = Failure::new(code, exit, error.to_string()).remedy(remedy);
     failure.evidence = error.images().iter().map(|(id, reason)| format!("{id}: {reason}")).collect();
     failure
+}
+
+/// Registries may keep us waiting for minutes: an interrupt ends that at once. What was
+/// half sent is in no repository, and what was complete stays.
+async fn interruptible<T>(work: impl Future<Output = Result<T, image_mirror::Error>>) -> Result<T, Failure> {
+    Interrupt::global().or(work).await?.map_err(failure)
 }
 
 /// `cargo xtask mirror`.
@@ -210,7 +224,7 @@ async fn copy(
     change(&mut options);
     let step = context.reporter.step("mirror", images(lock.images.len()));
     let started = Instant::now();
-    let summary = image_mirror::copy(&lock, &options, &Transfer::new(&context.reporter)).await.map_err(failure)?;
+    let summary = interruptible(image_mirror::copy(&lock, &options, &Transfer::new(&context.reporter))).await?;
     context.reporter.event(&output::Event::Images(ImagesEvent {
         copied: summary.copied,
         skipped: summary.skipped,
@@ -262,7 +276,7 @@ async fn update(context: &Context, lab: bool, path: &Utf8Path, ids: &[String]) -
     let template = Lock::unresolved(&wanted);
     let options = options(context, lab)?;
     let transfer = Transfer::new(&context.reporter);
-    let fresh = image_mirror::resolve(&subset, old.as_ref(), &options, &transfer).await.map_err(failure)?;
+    let fresh = interruptible(image_mirror::resolve(&subset, old.as_ref(), &options, &transfer)).await?;
     drop(transfer);
     let mut lock = template;
     for image in &mut lock.images {
@@ -294,7 +308,7 @@ async fn update(context: &Context, lab: bool, path: &Utf8Path, ids: &[String]) -
 
 async fn check_lock(context: &Context, lab: bool, lock: &Lock, to: Option<&str>) -> Result<(), Failure> {
     let options = Options { target: target(context, to), ..options(context, lab)? };
-    let findings = image_mirror::check(lock, &options).await.map_err(failure)?;
+    let findings = interruptible(image_mirror::check(lock, &options)).await?;
     let registry = to.unwrap_or(&context.env.registry.push);
     if findings.is_empty() {
         context.reporter.note("mirror", format!("all {} in {registry}", images(lock.images.len())));
@@ -317,7 +331,7 @@ fn not_mirrored(registry: &str, findings: Vec<String>) -> Failure {
 /// Before a layer: the registry answers, and holds what the lock names.
 pub async fn check_mirror(context: &Context, lab: Option<&Lab>) -> Result<(), Failure> {
     let lock = read_lock(&lock_path(context, lab))?;
-    let findings = image_mirror::check(&lock, &options(context, lab.is_some())?).await.map_err(failure)?;
+    let findings = interruptible(image_mirror::check(&lock, &options(context, lab.is_some())?)).await?;
     if findings.is_empty() {
         Ok(())
     } else {
@@ -329,7 +343,7 @@ pub async fn check_mirror(context: &Context, lab: Option<&Lab>) -> Result<(), Fa
 pub async fn findings(context: &Context, lab: bool) -> Result<(usize, Vec<Finding>), Failure> {
     let path = if lab { lab::lock_file()? } else { lock_path(context, None) };
     let lock = read_lock(&path)?;
-    let findings = image_mirror::check(&lock, &options(context, lab)?).await.map_err(failure)?;
+    let findings = interruptible(image_mirror::check(&lock, &options(context, lab)?)).await?;
     Ok((lock.images.len(), findings))
 }
 
@@ -405,7 +419,8 @@ pub async fn resolve_lab_lock(context: &Context, path: &Utf8Path) -> Result<(), 
 /// asked is not in the way: where an image is still to be copied, that will tell.
 pub async fn lock_is_served(context: &Context, path: &Utf8Path) -> Result<bool, Failure> {
     let Ok(lock) = Lock::read(path) else { return Ok(false) };
-    let fresh = image_mirror::resolve(&wanted(context, true)?, Some(&lock), &options(context, true)?, &Quiet).await;
+    let (wanted, options) = (wanted(context, true)?, options(context, true)?);
+    let fresh = Interrupt::global().or(image_mirror::resolve(&wanted, Some(&lock), &options, &Quiet)).await?;
     Ok(match fresh {
         Ok(fresh) => fresh == lock,
         Err(error) => matches!(error.kind(), Kind::Unreachable | Kind::RateLimited),
