@@ -82,6 +82,8 @@ pub enum Finding {
     NotPinned { image: String },
     #[error("{target}@{digest} is missing")]
     Missing { target: String, digest: String },
+    #[error("{target}:{tag} is {found}, and the lock says {digest}")]
+    Stale { target: String, tag: String, found: String, digest: String },
 }
 
 /// Runs something that tells events, and hands them on as they come.
@@ -138,7 +140,7 @@ impl Observe for Silent {
     fn event(&self, _: Event) {}
 }
 
-/// One HEAD per image at the target, all at once.
+/// One HEAD per image at the target, all at once; a second one where it is not there.
 pub async fn check(lock: &Lock, options: &Options) -> Result<Vec<Finding>, Error> {
     relay(&Silent, async |events| {
         let target = target(options, &events)?;
@@ -146,8 +148,14 @@ pub async fn check(lock: &Lock, options: &Options) -> Result<Vec<Finding>, Error
             let Some(digest) = &image.target_digest else {
                 return Ok(Some(Finding::NotPinned { image: image.image.clone() }));
             };
-            let there = target.has_manifest(&image.target, digest).await?;
-            Ok((!there).then(|| Finding::Missing { target: image.target.clone(), digest: digest.to_string() }))
+            if target.has_manifest(&image.target, digest).await? {
+                return Ok(None);
+            }
+            let (name, digest, tag) = (image.target.clone(), digest.to_string(), image.source()?.tag.to_owned());
+            Ok(Some(match target.digest_of(&name, &tag).await?.flatten() {
+                Some(found) => Finding::Stale { target: name, tag, found: found.to_string(), digest },
+                None => Finding::Missing { target: name, digest },
+            }))
         });
         let found: Vec<Option<Finding>> = futures_util::future::try_join_all(looks).await?;
         Ok(found.into_iter().flatten().collect())

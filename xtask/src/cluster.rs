@@ -21,6 +21,7 @@ use crate::lab::{self, Lab};
 use crate::lock::{ClusterLock, Holder};
 use crate::process::{self, Job};
 use crate::registry;
+use crate::registry_hosting;
 use crate::state;
 use crate::tools::{self, Toolbox};
 
@@ -513,6 +514,7 @@ async fn ready(
         .await
         .map_err(named("the StorageClass is"))?;
     kubernetes::wait_until(timeout, async || kubernetes::dns_ready(&client).await).await.map_err(named("DNS is"))?;
+    registry_hosting::warn_if_different(context, &client).await?;
     let marker = ReadyMarker {
         cluster: config.name().to_owned(),
         cluster_id: cluster_id(config).await?,

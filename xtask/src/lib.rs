@@ -28,6 +28,7 @@ pub mod preflight;
 pub mod process;
 pub mod pull_secret;
 pub mod registry;
+pub mod registry_hosting;
 pub mod releases;
 pub mod rendered;
 pub mod report;
