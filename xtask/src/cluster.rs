@@ -270,12 +270,17 @@ async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<
 /// Whether the cluster that exists was made with the lab's images.
 pub async fn made_with_lab(context: &Context) -> Result<bool, Failure> {
     let Some(config) = context.k3d_config()? else { return Ok(false) };
-    let existing = observe_containers(&config).await?;
-    Ok(existing.iter().any(|container| container.label(LAB_LABEL) == Some("true")))
+    let labels = [cluster_label(&config), format!("{LAB_LABEL}=true")];
+    Ok(!engine::containers_labelled(&labels.each_ref().map(String::as_str)).await?.is_empty())
+}
+
+/// What k3d labels each container of a cluster with.
+fn cluster_label(config: &K3dConfig) -> String {
+    format!("k3d.cluster={}", config.name())
 }
 
 async fn observe_containers(config: &K3dConfig) -> Result<Vec<Container>, Failure> {
-    let names = engine::containers_labelled(&format!("k3d.cluster={}", config.name())).await?;
+    let names = engine::containers_labelled(&[&cluster_label(config)]).await?;
     engine::containers(&names).await
 }
 

@@ -1,7 +1,7 @@
 //! Docker Engine: is it there, what is it like, and, for root on a Debian-like
 //! machine that has none running, installing and starting it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -43,6 +43,10 @@ pub async fn docker_output<S: AsRef<std::ffi::OsStr>>(
     let captured = process::capture(command).await.map_err(|error| unavailable(error.to_string()))?;
     if captured.status.success() {
         return Ok(captured.stdout);
+    }
+    let said = captured.stderr.to_lowercase();
+    if said.contains("docker daemon") && (said.contains("cannot connect") || said.contains("permission denied")) {
+        return Err(unavailable(captured.ok().err().unwrap_or_default()));
     }
     // The client's last line only counts what failed; the engine's own words come before it.
     let cause = captured.stderr.lines().find(|line| line.contains("Error response from daemon")).map(str::to_owned);
@@ -272,8 +276,17 @@ pub async fn containers(names: &[String]) -> Result<Vec<Container>, Failure> {
     serde_json::from_str(&captured.stdout).map_err(|_| unavailable(captured.stderr.trim().to_owned()))
 }
 
-/// The names of all containers with this label, running or not.
-pub async fn containers_labelled(label: &str) -> Result<Vec<String>, Failure> {
-    let output = docker_output(["ps", "-a", "--filter", &format!("label={label}"), "--format", "{{.Names}}"]).await?;
+/// The names of all containers with all of these labels, running or not.
+pub async fn containers_labelled(labels: &[&str]) -> Result<Vec<String>, Failure> {
+    let filters = labels.iter().flat_map(|label| ["--filter".to_owned(), format!("label={label}")]);
+    let arguments = ["ps", "-a", "--format", "{{.Names}}"].map(str::to_owned).into_iter().chain(filters);
+    let output = docker_output(arguments).await?;
+    Ok(output.lines().map(str::to_owned).collect())
+}
+
+/// Every image whose repository matches, as `repository:tag`.
+pub async fn image_tags(repository: &str) -> Result<BTreeSet<String>, Failure> {
+    let filter = format!("reference={repository}");
+    let output = docker_output(["images", "--filter", &filter, "--format", "{{.Repository}}:{{.Tag}}"]).await?;
     Ok(output.lines().map(str::to_owned).collect())
 }

@@ -5,7 +5,7 @@
 //! Each part is cached by content: an interrupted build goes on where it
 //! stopped, and a second one has nothing to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -114,7 +114,7 @@ pub async fn upstream_reachable() -> bool {
 
 /// Builds what is missing of the lab and starts its upstream registry.
 pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
-    let builder = Builder::new(context)?;
+    let builder = Builder::new(context).await?;
     let mut roles = BTreeMap::new();
     let mut upstream = BTreeMap::new();
     for (name, image) in &builder.file.images {
@@ -168,14 +168,17 @@ struct Builder<'a> {
     file: LabFile,
     folder: Utf8PathBuf,
     cache: Utf8PathBuf,
+    /// The images that were there at the start, asked for once.
+    there: BTreeSet<String>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(context: &'a Context) -> Result<Self, Failure> {
+    async fn new(context: &'a Context) -> Result<Self, Failure> {
         let folder = context.tree.path("tests/lab");
         let cache = state::cache_dir()?.join("lab");
         std::fs::create_dir_all(&cache).map_err(|error| Failure::usage(format!("cannot create {cache}: {error}")))?;
-        Ok(Self { context, file: read_yaml(&folder.join("lab.yaml"))?, folder, cache })
+        let there = engine::image_tags("ameide-lab/*").await?;
+        Ok(Self { context, file: read_yaml(&folder.join("lab.yaml"))?, folder, cache, there })
     }
 
     fn image(&self, name: &str) -> Result<&Image, Failure> {
@@ -235,7 +238,7 @@ impl<'a> Builder<'a> {
 
     async fn ensure_image(&self, name: &str) -> Result<String, Failure> {
         let tag = self.tag(name)?;
-        if image_exists(&tag).await? {
+        if self.there.contains(&tag) || image_exists(&tag).await? {
             return Ok(tag);
         }
         let image = self.image(name)?;

@@ -187,9 +187,8 @@ async fn existing_lab(context: &Context) -> Result<Option<Lab>, Failure> {
     if context.k3d_config()?.is_none() || context.lab == Some(false) {
         return Ok(None);
     }
-    crate::engine::require().await?;
-    let made = crate::cluster::made_with_lab(context).await?;
-    if context.lab == Some(true) || made { lab::ensure(context).await.map(Some) } else { Ok(None) }
+    let wanted = context.lab == Some(true) || crate::cluster::made_with_lab(context).await?;
+    if wanted { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
 pub async fn mirror_all(context: &Context, lab: Option<&Lab>) -> Result<(), Failure> {
