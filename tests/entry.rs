@@ -1,12 +1,16 @@
 //! The ways in: the checklist with each of its items made to fail for real, and
 //! the old script names. On the environment `ci`, or the one that `XTASK_TEST_ENV` names.
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use support::{succeeds, text};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
@@ -58,15 +62,16 @@ fn xtask(arguments: &[&str]) -> Command {
     command
 }
 
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+fn set_finalizers(list: &str) {
+    let patch = format!(r#"{{"metadata":{{"finalizers":{list}}}}}"#);
+    kubectl(&["-n", "ameide-int-tests", "patch", "configmap", "held", "--type=merge", "-p", &patch]);
 }
 
-#[track_caller]
-fn succeeds(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output));
-    text(&output)
+/// Deletes a namespace that something in it holds.
+fn delete_held_namespace() {
+    kubectl(&["-n", "ameide-int-tests", "create", "configmap", "held"]);
+    set_finalizers(r#"["ameide.dev/hold"]"#);
+    kubectl(&["delete", "namespace", "ameide-int-tests", "--wait=false"]);
 }
 
 fn tool(name: &str) -> Command {
@@ -223,18 +228,12 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
     green(&["--fix"]);
 
     // namespaces-active: one that something holds, then one that is gone. --fix makes it again.
-    kubectl(&["-n", "ameide-int-tests", "create", "configmap", "held"]);
-    let finalizers = |list: &str| {
-        let patch = format!(r#"{{"metadata":{{"finalizers":{list}}}}}"#);
-        kubectl(&["-n", "ameide-int-tests", "patch", "configmap", "held", "--type=merge", "-p", &patch]);
-    };
-    finalizers(r#"["ameide.dev/hold"]"#);
-    kubectl(&["delete", "namespace", "ameide-int-tests", "--wait=false"]);
+    delete_held_namespace();
     eventually("it tells what holds the namespace", || {
         evidence(&checklist(&[]).1, "namespaces-active").contains("ameide.dev/hold")
     });
     first_failed("namespaces-active", 6, "ameide-int-tests is Terminating");
-    finalizers("null");
+    set_finalizers("null");
     eventually("the namespace is gone", || {
         evidence(&checklist(&[]).1, "namespaces-active").contains("ameide-int-tests does not exist")
     });
@@ -382,16 +381,10 @@ fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
     assert!(last.contains("release redis") && last.contains("remedy:"), "{log}");
 
     // A namespace that something holds.
-    kubectl(&["-n", "ameide-int-tests", "create", "configmap", "held"]);
-    let finalizers = |list: &str| {
-        let patch = format!(r#"{{"metadata":{{"finalizers":{list}}}}}"#);
-        kubectl(&["-n", "ameide-int-tests", "patch", "configmap", "held", "--type=merge", "-p", &patch]);
-    };
-    finalizers(r#"["ameide.dev/hold"]"#);
-    kubectl(&["delete", "namespace", "ameide-int-tests", "--wait=false"]);
+    delete_held_namespace();
     // From the first layer on, which makes the namespaces: not even that one may wait for Helm's timeout.
     let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "");
-    finalizers("null");
+    set_finalizers("null");
     assert_eq!(code, 6, "{log}");
     assert!(log.contains("❌ FAIL Namespaces Active") && log.contains("ameide.dev/hold"), "{log}");
     assert!(last_lines(&log, 4).contains("namespace-terminating"), "{log}");

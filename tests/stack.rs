@@ -2,11 +2,16 @@
 //! real kills. Everything happens on the environment `ci`, whose cluster has
 //! names and ports of its own, so that it can stand beside a developer's.
 
+#[path = "support/mod.rs"]
+mod support;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+use support::{ends, newest, succeeds, text};
 
 const CONTEXT: &str = "k3d-ameide-ci";
 
@@ -30,24 +35,6 @@ fn xtask(arguments: &[&str]) -> Command {
     command
 }
 
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-#[track_caller]
-fn succeeds(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output));
-    text(&output)
-}
-
-#[track_caller]
-fn fails(mut command: Command, exit: i32) -> String {
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(exit), "{command:?}\n{}", text(&output));
-    text(&output)
-}
-
 fn tool(name: &str) -> Command {
     static BIN: OnceLock<String> = OnceLock::new();
     let bin = BIN.get_or_init(|| {
@@ -69,16 +56,7 @@ fn releases() -> Vec<(String, String)> {
     let columns =
         "custom-columns=NAME:.metadata.labels.name,STATUS:.metadata.labels.status,REVISION:.metadata.labels.version";
     let table = kubectl(&["get", "secrets", "-A", "-l", "owner=helm", "--no-headers", "-o", columns]);
-    let mut newest = std::collections::BTreeMap::new();
-    for line in table.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let revision: u32 = words[2].parse().unwrap();
-        let entry = newest.entry(words[0].to_owned()).or_insert((0, String::new()));
-        if revision > entry.0 {
-            *entry = (revision, words[1].to_owned());
-        }
-    }
-    newest.into_iter().map(|(name, (_, status))| (name, status)).collect()
+    newest(&table)
 }
 
 #[track_caller]
@@ -350,7 +328,7 @@ fn with_the_mirror_complete_an_empty_cluster_comes_up_without_the_upstream() {
     // It is really not there: what is not mirrored cannot be had.
     let mut forced = xtask(&["mirror", "--force", "busybox"]);
     forced.env("AMEIDE_LAB_UPSTREAM", &nobody);
-    assert!(fails(forced, 5).contains("registry-unreachable"));
+    assert!(ends(forced, 5).contains("registry-unreachable"));
 }
 
 #[test]
@@ -389,12 +367,12 @@ fn the_whole_way_and_nothing_is_left_behind() {
     assert!(left.is_empty(), "{left:?}");
     bystander.survived_alone();
     assert_eq!(helm_processes(), []);
-    fails(xtask(&["layer", "45"]), 4);
+    ends(xtask(&["layer", "45"]), 4);
 
     // A port that something else holds is named, and nothing is half made.
     for port in [5001, 6551] {
         let holder = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
-        let said = fails(xtask(&["cluster"]), 8);
+        let said = ends(xtask(&["cluster"]), 8);
         assert!(said.contains("port-taken") && said.contains(&format!("port {port} ")), "{said}");
         assert!(!docker(&["ps", "-a", "--format", "{{.Names}}"]).contains(&NODE.to_owned()));
         drop(holder);

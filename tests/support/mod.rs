@@ -106,17 +106,22 @@ impl Tree {
     pub fn releases(&self) -> Vec<(String, String)> {
         let columns = "custom-columns=NAME:.metadata.labels.name,STATUS:.metadata.labels.status,REVISION:.metadata.labels.version";
         let table = self.kubectl(&["get", "secrets", "-A", "-l", "owner=helm", "--no-headers", "-o", columns]);
-        let mut newest = std::collections::BTreeMap::new();
-        for line in table.lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let revision: u32 = words[2].parse().unwrap();
-            let entry = newest.entry(words[0].to_owned()).or_insert((0, String::new()));
-            if revision > entry.0 {
-                *entry = (revision, words[1].to_owned());
-            }
-        }
-        newest.into_iter().map(|(name, (_, status))| (name, status)).collect()
+        newest(&table)
     }
+}
+
+/// Name and status of each release's newest revision, from a table with its revision too.
+pub fn newest(table: &str) -> Vec<(String, String)> {
+    let mut newest = std::collections::BTreeMap::new();
+    for line in table.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let revision: u32 = words[2].parse().unwrap();
+        let entry = newest.entry(words[0].to_owned()).or_insert((0, String::new()));
+        if revision > entry.0 {
+            *entry = (revision, words[1].to_owned());
+        }
+    }
+    newest.into_iter().map(|(name, (_, status))| (name, status)).collect()
 }
 
 pub fn text(output: &Output) -> String {

@@ -313,6 +313,8 @@ impl Runner<'_> {
             match retry {
                 Retry::RateLimit(_) => Interrupt::global().or(tokio::time::sleep(wait)).await?,
                 Retry::Api(_) => {
+                    let bound = format!("the API server is waited for, at most {} s", next.wait.as_secs());
+                    reporter.waiting(&layer.name(), bound);
                     kubernetes::wait_until(next.wait, async || kubernetes::ready(client).await).await?;
                     releases::watch_over(self.context, client, wanted).await?;
                 }

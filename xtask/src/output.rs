@@ -399,7 +399,8 @@ fn text_line(event: &Event) -> Option<String> {
         Event::Blocker { code, resource, text, then, .. } => format!("⚠️  [{resource}] {code}: {text} ({then})"),
         Event::Waiting { resource, text } => format!("⏳ [{resource}] {text}"),
         Event::Retry { reason, attempt, budget, wait_seconds } => {
-            format!("🔁 {reason}: try {attempt} of {budget} in {wait_seconds} s")
+            let wait = if *wait_seconds > 0 { format!(" in {wait_seconds} s") } else { String::new() };
+            format!("🔁 {reason}: try {attempt} of {budget}{wait}")
         }
         Event::Failure(failure) => {
             let mut text = format!("❌ {}: {}", failure.code, failure.message);
