@@ -142,9 +142,10 @@ fn a_company_s_proxy_leads_to_every_registry_but_this_machine_s_and_the_cluster_
     let error = copy(&lock, &Options { force: true, ..options.clone() }).unwrap_err();
     assert_eq!(error.kind(), Kind::Dns, "{error}");
     // Nor does anybody wait for a proxy that is not there.
-    options.proxies = Proxies::all("http://127.0.0.1:1");
+    options.proxies = Proxies::all("http://anna:s3cret@127.0.0.1:1");
     let error = copy(&lock, &Options { force: true, ..options }).unwrap_err();
     assert!(error.kind() == Kind::Unreachable && error.to_string().contains("proxy"), "{error}");
+    assert!(!error.to_string().contains("s3cret"), "{error}");
 }
 
 #[test]
