@@ -751,8 +751,12 @@ fn the_command_takes_its_account_from_docker_and_keeps_it_to_itself() {
         assert_eq!(code, Some(5), "{said}");
         assert!(said.contains("registry-auth") && said.contains(expected), "{said}");
     }
-    let output = xtask(&["mirror", "--to", "user:t0ken@127.0.0.1:5"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    for wrong in ["user:t0ken@127.0.0.1:5", "http://127.0.0.1:5", "127.0.0.1:5/Team"] {
+        let output = xtask(&["mirror", "--to", wrong]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains("--to: "), "{said}");
+        assert!(!said.contains("t0ken"), "{said}");
+    }
 }
 
 /// The real images, killed at random moments: what was complete is not moved again.

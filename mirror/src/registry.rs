@@ -64,18 +64,11 @@ impl Registry {
         options: &Options,
         events: UnboundedSender<Event>,
     ) -> Result<Self, Error> {
-        let (host, prefix) = endpoint.host.split_once('/').unwrap_or((&endpoint.host, ""));
-        let hub = matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io");
+        let (authority, prefix) = endpoint.parts()?;
+        let hub = matches!(authority.host(), "docker.io" | "index.docker.io" | "registry-1.docker.io");
         if hub && endpoint.plain_http {
-            return Err(Error::new(Kind::Lock, format!("{host}: Docker Hub is never spoken to in plain HTTP")));
+            return Err(Error::new(Kind::Lock, format!("{authority}: Docker Hub is never spoken to in plain HTTP")));
         }
-        let wrong = || Error::new(Kind::Lock, format!("{:?}: expected host[:port][/prefix]", endpoint.host));
-        let authority = http::uri::Authority::try_from(host).map_err(|_| wrong())?;
-        // A password in the name would end up in logs.
-        if authority.as_str().contains('@') {
-            return Err(Error::new(Kind::Lock, "a registry's name holds no account: docker login keeps it".to_owned()));
-        }
-        let prefix = prefix.trim_end_matches('/');
         Ok(Self {
             name: name.to_owned(),
             scheme: if endpoint.plain_http { "http" } else { "https" },

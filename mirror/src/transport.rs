@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use camino::Utf8PathBuf;
+use http::uri::Authority;
 use http::{Request, Response, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
@@ -42,10 +43,35 @@ impl Endpoint {
     /// A name as people type it: plain HTTP where Docker speaks it unasked, to this
     /// machine itself (`localhost`, `127.0.0.0/8`, `[::1]`).
     pub fn named(host: &str) -> Self {
-        let plain_http = http::uri::Authority::try_from(host.split('/').next().unwrap_or_default())
+        let plain_http = Authority::try_from(host.split('/').next().unwrap_or_default())
             .is_ok_and(|authority| is_loopback(authority.host()));
         Self { host: host.to_owned(), plain_http, ca: None }
     }
+
+    /// Host with port, and the prefix without its last slash.
+    ///
+    /// # Errors
+    /// A name that no registry can have (OCI distribution spec, "Pulling manifests",
+    /// for the prefix), or one with an account in it, which would end up in logs.
+    pub fn parts(&self) -> Result<(Authority, &str), Error> {
+        let (host, prefix) = self.host.split_once('/').unwrap_or((&self.host, ""));
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        if host.contains('@') {
+            return Err(Error::new(Kind::Lock, "a registry's name holds no account: docker login keeps it"));
+        }
+        let authority = Authority::try_from(host).ok();
+        // `http:` is one to that parser.
+        let authority = authority.filter(|authority| host == authority.host() || authority.port_u16().is_some());
+        let authority = authority.filter(|_| prefix.is_empty() || prefix.split('/').all(is_component));
+        let wrong = || Error::new(Kind::Lock, format!("{:?}: expected host[:port][/prefix]", self.host));
+        Ok((authority.ok_or_else(wrong)?, prefix))
+    }
+}
+
+/// Of a repository's name: lower case letters and digits, with single separators in between.
+fn is_component(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    text.starts_with(plain) && text.ends_with(plain) && text.chars().all(|c| plain(c) || "._-".contains(c))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -229,6 +255,37 @@ mod tests {
         }
         for host in ["docker.io", "10.0.0.1:5000", "registry.example/localhost", "localhost.example", "[::2]:5000"] {
             assert!(!Endpoint::named(host).plain_http, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_registry_is_a_host_perhaps_with_a_port_and_a_prefix() {
+        let parts =
+            |host: &str| Endpoint::named(host).parts().map(|(authority, prefix)| format!("{authority} {prefix}")).ok();
+        for (host, expected) in [
+            ("central.example", "central.example "),
+            ("central.example:5000/team/third-party/", "central.example:5000 team/third-party"),
+            ("[::1]:5000/a__b", "[::1]:5000 a__b"),
+            ("[::1]", "[::1] "),
+        ] {
+            assert_eq!(parts(host).as_deref(), Some(expected), "{host}");
+        }
+        for host in [
+            "",
+            "http://central.example",
+            "https://central.example/team",
+            "central.example:",
+            "central.example:port",
+            "central.example:99999",
+            "user:password@central.example",
+            "central.example/Team",
+            "central.example/team:1",
+            "central.example/team//x",
+            "central.example/-x",
+            "two words",
+            "/team",
+        ] {
+            assert_eq!(parts(host), None, "{host}");
         }
     }
 }

@@ -148,6 +148,10 @@ async fn interruptible<T>(work: impl Future<Output = Result<T, image_mirror::Err
 
 /// `cargo xtask mirror`.
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    if let Some(to) = &args.to {
+        // Not by clap, whose message would repeat an account that somebody wrote there.
+        Endpoint::named(to).parts().map_err(|error| Failure::usage(format!("--to: {error}")))?;
+    }
     let lab = existing_lab(context).await?;
     let path = lock_path(context, lab.as_ref());
     if args.update {
