@@ -19,6 +19,7 @@ pub use copy::{Finding, Observe, Options, Summary, check, copy};
 pub use credentials::{Account, Credentials};
 pub use lock::{Child, Digest, Lock, LockedImage, Mode, Platform, Wanted, WantedImage};
 pub use pace::{Quota, Retry};
+pub use registry::answers;
 pub use resolve::resolve;
 pub use transport::{Endpoint, Proxies};
 

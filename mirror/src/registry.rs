@@ -16,7 +16,7 @@ use crate::credentials::{Account, Credentials};
 use crate::lock::Digest;
 use crate::manifest::{self, Manifest};
 use crate::pace::{self, Came, Gate, Next, Quota, Retry};
-use crate::transport::{Body, Endpoint, Transport, full};
+use crate::transport::{Body, Endpoint, Proxies, Transport, full};
 use crate::{Error, Event, Kind};
 
 /// Manifests larger than this are refused, as registries do (distribution: 4 MiB).
@@ -41,6 +41,20 @@ pub(crate) struct Registry {
     events: UnboundedSender<Event>,
     requests: AtomicU64,
     answered: AtomicBool,
+}
+
+/// Whether a registry answers at all, whatever it says: one GET of `/v2/`.
+///
+/// # Errors
+/// Why it does not.
+pub async fn answers(endpoint: &Endpoint, proxies: &Proxies) -> Result<(), Error> {
+    let options = Options { proxies: proxies.clone(), ..Options::to(endpoint.clone()) };
+    // There is nothing to tell on the way.
+    let (events, _) = tokio::sync::mpsc::unbounded_channel();
+    let registry = Registry::new(&endpoint.host, endpoint, &options, events)?;
+    let url = format!("{}://{}/v2/", registry.scheme, registry.authority);
+    let request = registry.request(Method::GET, &url, HeaderMap::new(), full(Bytes::new()), None)?;
+    registry.exchange(request).await.map(drop).map_err(|error| registry.error(error.kind, &url, &error.message))
 }
 
 /// What may be done where.

@@ -127,8 +127,11 @@ fn a_company_s_proxy_leads_to_every_registry_but_this_machine_s_and_the_cluster_
     let tunnel = Tunnel::to(source());
     let mut options = options(source(), &target.address);
     let named = Endpoint { host: "registry.company.invalid:5000".to_owned(), plain_http: true, ca: None };
-    options.sources.insert("docker.io".to_owned(), named);
     options.proxies = Proxies::all(&format!("http://anna:s3cret@{}", tunnel.address));
+    // Whoever asks whether it is there must ask the same way.
+    block(image_mirror::answers(&named, &options.proxies)).unwrap();
+    assert_eq!(block(image_mirror::answers(&named, &Proxies::default())).unwrap_err().kind(), Kind::Dns);
+    options.sources.insert("docker.io".to_owned(), named);
     copied(&lock, &options);
     assert_complete(&target.address, &lock);
     let asked = tunnel.asked();

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use image_mirror::{Endpoint, Proxies};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -106,10 +107,11 @@ pub fn lock_file() -> Result<Utf8PathBuf, Failure> {
     Ok(state::cache_dir()?.join("lab/images.lock"))
 }
 
-/// Whether Docker Hub answers from here at all (any HTTP status does).
+/// Whether Docker Hub answers from here at all, through a proxy too (any HTTP status does).
 pub async fn upstream_reachable() -> bool {
-    let connect = tokio::net::TcpStream::connect("registry-1.docker.io:443");
-    matches!(tokio::time::timeout(Duration::from_secs(4), connect).await, Ok(Ok(_)))
+    let (hub, proxies) = (Endpoint::named("docker.io"), Proxies::from_env());
+    let asked = tokio::time::timeout(Duration::from_secs(4), image_mirror::answers(&hub, &proxies)).await;
+    matches!(asked, Ok(Ok(())))
 }
 
 /// Builds what is missing of the lab and starts its upstream registry.
