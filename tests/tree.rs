@@ -47,14 +47,36 @@ fn every_environment_renders_with_its_own_registry() {
     }
 }
 
+/// As GitHub names a heading.
+fn slug(heading: &str) -> String {
+    let kept = heading.to_lowercase().replace(' ', "-");
+    kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
+}
+
 #[test]
-fn what_the_readme_links_to_exists() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let links: Vec<&str> = readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
-    assert!(!links.is_empty());
-    for link in links.iter().filter(|link| !link.starts_with("http")) {
-        assert!(root().join(link).exists(), "{link}");
+fn what_the_pages_link_to_exists() {
+    let docs = std::fs::read_dir(root().join("docs")).unwrap().flatten().map(|entry| entry.path());
+    let pages = docs.filter(|path| path.extension().is_some_and(|ending| ending == "md"));
+    let mut count = 0;
+    for page in pages.chain([root().join("README.md")]) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            count += 1;
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            assert!(target.exists(), "{}: {link}", page.display());
+            if !heading.is_empty() {
+                let text = std::fs::read_to_string(&target).unwrap();
+                let found = text
+                    .lines()
+                    .filter(|line| line.starts_with('#'))
+                    .map(|line| slug(line.trim_start_matches('#').trim()));
+                assert!(found.into_iter().any(|found| found == heading), "{}: {link}", page.display());
+            }
+        }
     }
+    assert!(count > 10, "{count}");
 }
 
 #[test]
