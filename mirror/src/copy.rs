@@ -130,8 +130,8 @@ impl<'a> Sources<'a> {
 }
 
 fn target(options: &Options, events: &UnboundedSender<Event>) -> Result<Arc<Registry>, Error> {
-    let name = options.target.host.split('/').next().unwrap_or_default();
-    Registry::new(name, &options.target, options, events.clone()).map(Arc::new)
+    let (name, _) = options.target.parts()?;
+    Registry::new(name.as_str(), &options.target, options, events.clone()).map(Arc::new)
 }
 
 struct Silent;

@@ -68,7 +68,7 @@ impl Endpoint {
     }
 }
 
-/// Of a repository's name: lower case letters and digits, with single separators in between.
+/// Of a repository's name: lower case letters and digits, with separators only in between.
 fn is_component(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     text.starts_with(plain) && text.ends_with(plain) && text.chars().all(|c| plain(c) || "._-".contains(c))

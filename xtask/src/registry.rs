@@ -74,8 +74,8 @@ fn options(context: &Context, lab: bool) -> Result<Options, Failure> {
     options.proxies = Proxies::from_env();
     if context.env.cluster.k3d.is_some() {
         // It is on this machine or on the cluster's network, where no proxy reaches.
-        let host = context.registry_host.split(':').next().unwrap_or_default();
-        options.proxies = options.proxies.never_for(host);
+        let (authority, _) = options.target.parts().map_err(failure)?;
+        options.proxies = options.proxies.never_for(authority.host());
     }
     if lab {
         let upstream = Endpoint { host: lab::upstream_address(), plain_http: true, ca: None };
