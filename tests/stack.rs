@@ -11,7 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use support::{ends, newest, succeeds, text};
+use k8s_openapi::api::core::v1::Secret;
+use support::{ends, succeeds, text};
+use xtask::releases::Status;
+use xtask::releases::storage::set_status;
 
 const CONTEXT: &str = "k3d-ameide-ci";
 
@@ -51,12 +54,8 @@ fn kubectl(arguments: &[&str]) -> String {
     succeeds(command)
 }
 
-/// `minio deployed 3` for each release, whatever its status.
 fn releases() -> Vec<(String, String)> {
-    let columns =
-        "custom-columns=NAME:.metadata.labels.name,STATUS:.metadata.labels.status,REVISION:.metadata.labels.version";
-    let table = kubectl(&["get", "secrets", "-A", "-l", "owner=helm", "--no-headers", "-o", columns]);
-    newest(&table)
+    support::releases(tool("helm"), CONTEXT)
 }
 
 #[track_caller]
@@ -244,6 +243,30 @@ fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
     assert!(output.contains("marked failed"), "{output}");
     all_deployed();
     assert_eq!(claims(), before, "the claims are the very same");
+}
+
+/// What an interrupted Helm leaves when a hook is being recorded at that moment: the
+/// label says `failed`, the release `pending-upgrade`, and Helm goes by the release.
+#[test]
+fn a_release_that_is_pending_under_the_label_failed_is_repaired() {
+    let _turn = cluster();
+    succeeds(xtask(&["up"]));
+    let newest =
+        kubectl(&["-n", "ameide", "get", "secrets", "-l", "owner=helm,name=temporal,status=deployed", "-o", "name"]);
+    let mut secret: Secret =
+        serde_json::from_str(&kubectl(&["-n", "ameide", "get", newest.trim(), "-o", "json"])).unwrap();
+    set_status(&mut secret, Status::PendingUpgrade, "Preparing upgrade").unwrap();
+    secret.metadata.labels.as_mut().unwrap().insert("status".into(), "failed".into());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    serde_json::to_writer(&file, &secret).unwrap();
+    kubectl(&["replace", "-f", file.path().to_str().unwrap()]);
+    assert!(some_release_is_pending(), "Helm does not take it for pending: {:?}", releases());
+
+    let said = ends(xtask(&["checklist"]), 7);
+    assert!(said.contains("pending-upgrade"), "{said}");
+    let output = succeeds(xtask(&["layer", "45"]));
+    assert!(output.contains("marked failed") && !output.contains("release-pending"), "{output}");
+    all_deployed();
 }
 
 #[test]

@@ -102,26 +102,18 @@ impl Tree {
         Command::new(Path::new(bin).join(name))
     }
 
-    /// `(name, status)` of each release's newest revision.
+    /// `(name, status)` of each release.
     pub fn releases(&self) -> Vec<(String, String)> {
-        let columns = "custom-columns=NAME:.metadata.labels.name,STATUS:.metadata.labels.status,REVISION:.metadata.labels.version";
-        let table = self.kubectl(&["get", "secrets", "-A", "-l", "owner=helm", "--no-headers", "-o", columns]);
-        newest(&table)
+        releases(self.tool("helm"), &context())
     }
 }
 
-/// Name and status of each release's newest revision, from a table with its revision too.
-pub fn newest(table: &str) -> Vec<(String, String)> {
-    let mut newest = std::collections::BTreeMap::new();
-    for line in table.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let revision: u32 = words[2].parse().unwrap();
-        let entry = newest.entry(words[0].to_owned()).or_insert((0, String::new()));
-        if revision > entry.0 {
-            *entry = (revision, words[1].to_owned());
-        }
-    }
-    newest.into_iter().map(|(name, (_, status))| (name, status)).collect()
+/// `(name, status)` of each release, whatever its status, as Helm itself judges it.
+pub fn releases(mut helm: Command, kube_context: &str) -> Vec<(String, String)> {
+    helm.args(["--kube-context", kube_context, "list", "--all-namespaces", "--output", "json"]);
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&succeeds(helm)).unwrap();
+    let word = |release: &serde_json::Value, key: &str| release[key].as_str().unwrap().to_owned();
+    listed.iter().map(|release| (word(release, "name"), word(release, "status"))).collect()
 }
 
 pub fn text(output: &Output) -> String {

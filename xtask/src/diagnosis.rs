@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::layer::Release;
 use crate::output;
+use crate::releases::storage;
 use crate::retry::{Budgets, Spent};
 use rules::{Ends, Rule};
 use tracker::{Sighting, Tracker};
@@ -371,16 +372,13 @@ impl<'a> Diagnosis<'a> {
             return self.failure_of(rule, &self.layer, line, &first, "pods");
         }
         // Helm was killed: it said nothing, and left its release pending.
-        for release in &self.wanted {
-            let history = crate::releases::history(self.client, &release.namespace, &release.name).await;
-            let newest = history.unwrap_or_default().into_iter().max_by_key(|revision| revision.revision);
-            let Some(newest) = newest.filter(|newest| newest.status.is_pending()) else { continue };
-            if let Some(rule) = rules::of("release-pending") {
-                let message =
-                    format!("revision {} is {}, and its Helm has ended", newest.revision, newest.status.as_str());
-                let about = format!("release {} in {}", release.name, release.namespace);
-                return self.failure_of(rule, &about, &message, &release.namespace, "pods");
-            }
+        let newest = storage::newest(self.client, Some(&self.wanted)).await.unwrap_or_default();
+        let pending = newest.iter().map(|(revision, _)| revision).find(|revision| revision.status.is_pending());
+        if let (Some(pending), Some(rule)) = (pending, rules::of("release-pending")) {
+            let message =
+                format!("revision {} is {}, and its Helm has ended", pending.revision, pending.status.as_str());
+            let about = format!("release {} in {}", pending.release, pending.namespace);
+            return self.failure_of(rule, &about, &message, &pending.namespace, "pods");
         }
         let raw = tail.iter().rev().filter(|line| !line.trim().is_empty()).take(5).cloned().collect::<Vec<_>>();
         raw.into_iter().rev().fold(

@@ -300,6 +300,7 @@ impl Runner<'_> {
                     reinstalled = true;
                     continue;
                 }
+                releases::settle(self.context, client, wanted).await;
                 return Err(failure);
             };
             reporter.warn(&layer.name(), failure.to_string());
@@ -316,10 +317,10 @@ impl Runner<'_> {
                     let bound = format!("the API server is waited for, at most {} s", next.wait.as_secs());
                     reporter.waiting(&layer.name(), bound);
                     kubernetes::wait_until(next.wait, async || kubernetes::ready(client).await).await?;
-                    releases::watch_over(self.context, client, wanted).await?;
                 }
-                _ => releases::watch_over(self.context, client, wanted).await?,
+                _ => {}
             }
+            releases::watch_over(self.context, client, wanted).await?;
         }
     }
 

@@ -17,7 +17,7 @@ use crate::kubernetes::{self, NamespacePhase, read_failed};
 use crate::lab::Lab;
 use crate::process::Interrupt;
 use crate::registry;
-use crate::releases;
+use crate::releases::{Status, storage};
 use crate::tree::{Layer, SecretNeed, ServiceNeed};
 
 /// `preflight:` of layers.yaml: how long is waited, in seconds.
@@ -154,8 +154,8 @@ async fn layer_in_place(client: &Client, layer: &str) -> Result<(), Failure> {
 
 async fn applies(client: &Client, namespace: &str, if_release: Option<&String>) -> Result<bool, Failure> {
     let Some(release) = if_release else { return Ok(true) };
-    let history = releases::history(client, namespace, release).await?;
-    Ok(history.iter().any(|revision| revision.status == releases::Status::Deployed))
+    let history = storage::history(client, namespace, release).await?;
+    Ok(history.iter().any(|revision| revision.status == Status::Deployed))
 }
 
 async fn secret_has_keys(client: &Client, need: &SecretNeed) -> Result<(), Failure> {

@@ -1,25 +1,20 @@
 //! The watchdog: Helm releases that are not `deployed`, who owns them, and what
 //! becomes of them.
 //!
-//! Facts come from Helm's storage (Secrets `sh.helm.release.v1.NAME.vREVISION`
-//! with the labels `owner`, `name`, `status`, `version`), read as metadata only.
 //! Only the highest revision of a release is judged. A repair never deletes
 //! anything: a revision that nobody finishes any more is marked `failed`, which
 //! is what Helm itself would have written, and the next upgrade goes on from the
 //! last good one.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
+pub mod storage;
+
+use std::io::Write;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
-use kube::api::{Api, ListParams, PartialObjectMeta, PostParams};
+use kube::api::{Api, PostParams};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -29,71 +24,8 @@ use crate::layer::Release;
 use crate::lease::ClusterLease;
 use crate::process::{Interrupt, Job};
 
-/// Helm's `release.Status`, `pkg/release/common/status.go`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Status {
-    Deployed,
-    Failed,
-    Superseded,
-    Uninstalled,
-    Uninstalling,
-    PendingInstall,
-    PendingUpgrade,
-    PendingRollback,
-    Unknown,
-}
-
-impl Status {
-    fn parse(text: &str) -> Self {
-        match text {
-            "deployed" => Self::Deployed,
-            "failed" => Self::Failed,
-            "superseded" => Self::Superseded,
-            "uninstalled" => Self::Uninstalled,
-            "uninstalling" => Self::Uninstalling,
-            "pending-install" => Self::PendingInstall,
-            "pending-upgrade" => Self::PendingUpgrade,
-            "pending-rollback" => Self::PendingRollback,
-            _ => Self::Unknown,
-        }
-    }
-
-    /// As Helm writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deployed => "deployed",
-            Self::Failed => "failed",
-            Self::Superseded => "superseded",
-            Self::Uninstalled => "uninstalled",
-            Self::Uninstalling => "uninstalling",
-            Self::PendingInstall => "pending-install",
-            Self::PendingUpgrade => "pending-upgrade",
-            Self::PendingRollback => "pending-rollback",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    pub fn is_pending(self) -> bool {
-        matches!(self, Self::PendingInstall | Self::PendingUpgrade | Self::PendingRollback)
-    }
-}
-
-/// One revision of a release, as its Secret's metadata tells.
-#[derive(Clone, Debug, Serialize)]
-pub struct Revision {
-    pub release: String,
-    pub namespace: String,
-    pub revision: u32,
-    pub status: Status,
-    /// The run that started it, where it was stamped.
-    pub run: Option<String>,
-    pub created: Option<Timestamp>,
-    #[serde(skip)]
-    pub secret: String,
-    #[serde(skip)]
-    pub resource_version: Option<String>,
-}
+pub use storage::{Revision, Status};
+use storage::{Stored, history, newest, stored};
 
 /// Whether anybody still works on a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -167,10 +99,11 @@ pub enum Action {
 /// The age from which an unknown owner's pending release is taken for orphaned.
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(300);
 
-const STAMP_LABEL: &str = "run";
-
 /// How long a revision of an unknown owner is watched before it is repaired.
 const UNCHANGED_FOR: Duration = Duration::from_secs(3);
+
+/// How long a run that ends anyway may take to tidy up after Helm.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 
 /// In the description of a revision that was marked failed here.
 const MARKED: &str = "marked failed by xtask";
@@ -199,8 +132,8 @@ async fn repair(
 ) -> Result<(), Failure> {
     let reporter = &context.reporter;
     if let Some(name) = uninstall {
-        let newest = find(client, name).await?;
-        for line in objects(&payload(client, &newest).await?) {
+        let (newest, stored) = find(client, name).await?;
+        for line in objects(&stored) {
             reporter.planned(&newest.release, format!("delete {line}"));
         }
         if context.dry_run {
@@ -210,7 +143,7 @@ async fn repair(
         return helm(context, &newest, &["uninstall", &newest.release, "--wait"]).await;
     }
     if let [name, revision] = rollback {
-        let newest = find(client, name).await?;
+        let (newest, _) = find(client, name).await?;
         let number: u32 = revision.parse().map_err(|_| {
             Failure::usage(format!("--rollback {name} {revision:?}: expected the number of a revision"))
         })?;
@@ -237,22 +170,17 @@ async fn repair(
 }
 
 /// The newest revision of a release by `NAME` or `NAMESPACE/NAME`.
-async fn find(client: &Client, name: &str) -> Result<Revision, Failure> {
-    let mut newest: BTreeMap<String, Revision> = BTreeMap::new();
-    for revision in all_revisions(client).await? {
-        let full = format!("{}/{}", revision.namespace, revision.release);
-        if (full == name || revision.release == name)
-            && newest.get(&full).is_none_or(|other| other.revision < revision.revision)
-        {
-            newest.insert(full, revision);
-        }
-    }
-    let names: Vec<String> = newest.keys().cloned().collect();
-    let mut found = newest.into_values();
-    match (found.next(), found.next()) {
-        (Some(one), None) => Ok(one),
+async fn find(client: &Client, name: &str) -> Result<(Revision, Stored), Failure> {
+    let full = |revision: &Revision| format!("{}/{}", revision.namespace, revision.release);
+    let mut found = newest(client, None).await?;
+    found.retain(|(revision, _)| revision.release == name || full(revision) == name);
+    match (found.pop(), found.as_slice()) {
+        (Some(one), []) => Ok(one),
         (None, _) => Err(Failure::usage(format!("no release {name:?}")).remedy("helm list -A")),
-        _ => Err(Failure::usage(format!("{name:?} may be any of {}", names.join(", ")))),
+        (Some((last, _)), others) => {
+            let names: Vec<String> = others.iter().map(|(revision, _)| full(revision)).chain([full(&last)]).collect();
+            Err(Failure::usage(format!("{name:?} may be any of {}", names.join(", "))))
+        }
     }
 }
 
@@ -337,11 +265,10 @@ pub async fn after_failure(context: &Context, client: &Client, wanted: &[Release
         }
         let mut past = Vec::new();
         for revision in &revisions {
-            let stored = payload(client, revision).await?;
-            let description = stored["info"]["description"].as_str().unwrap_or_default().to_owned();
-            past.push(Past { revision: revision.revision, status: revision.status, description });
+            let info = stored(client, revision).await?.info;
+            past.push(Past { revision: revision.revision, status: info.status, description: info.description });
         }
-        let stored = payload(client, &newest).await?;
+        let stored = stored(client, &newest).await?;
         match decide_after_failure(&past, &data_of(&stored)) {
             AfterFailure::Nothing => {}
             AfterFailure::RollBack(good) => {
@@ -369,33 +296,20 @@ pub async fn after_failure(context: &Context, client: &Client, wanted: &[Release
     Ok(again)
 }
 
-/// The stored release, decoded.
-async fn payload(client: &Client, revision: &Revision) -> Result<serde_json::Value, Failure> {
-    let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
-    let what = format!("the Secret {}", revision.secret);
-    let secret = api.get(&revision.secret).await.map_err(|error| read_failed(&what, error))?;
-    let data = secret.data.and_then(|mut data| data.remove("release")).map(|bytes| bytes.0).unwrap_or_default();
-    decode(&data).map_err(|error| {
-        Failure::new("release-pending", Exit::Release, format!("{what} cannot be read as a Helm release"))
-            .evidence(error)
-    })
-}
-
 /// `kind name` of each object of a stored release.
-fn objects(stored: &serde_json::Value) -> Vec<String> {
+fn objects(stored: &Stored) -> Vec<String> {
     documents(stored).map(|(kind, name, _)| format!("{kind} {name}")).collect()
 }
 
-fn documents(stored: &serde_json::Value) -> impl Iterator<Item = (String, String, &str)> {
-    let manifest = stored["manifest"].as_str().unwrap_or_default();
-    manifest.split("\n---").filter_map(|text| {
+fn documents(stored: &Stored) -> impl Iterator<Item = (String, String, &str)> {
+    stored.manifest.split("\n---").filter_map(|text| {
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(|rest| rest.trim().to_owned());
         Some((value("kind:")?, value("  name:").unwrap_or_default(), text))
     })
 }
 
 /// Those that hold data, or that others live in. What Helm keeps does not count.
-fn data_of(stored: &serde_json::Value) -> Vec<String> {
+fn data_of(stored: &Stored) -> Vec<String> {
     let holds = |kind: &str, text: &str| match kind {
         "PersistentVolumeClaim" | "Namespace" | "CustomResourceDefinition" => {
             !text.contains("helm.sh/resource-policy: keep")
@@ -466,11 +380,7 @@ async fn treat(
     let name = &revision.release;
     let owner = owner(context, revision);
     let plan = decide(revision.status, &owner, age(revision, now), orphan_after);
-    let what = format!(
-        "revision {} is {}",
-        revision.revision,
-        serde_json::to_string(&revision.status).unwrap_or_default().replace('"', "")
-    );
+    let what = format!("revision {} is {}", revision.revision, revision.status.as_str());
     match plan {
         Plan::Leave => Ok(false),
         Plan::WaitFor { who } => {
@@ -510,24 +420,33 @@ async fn treat(
                 // Unchanged while we watch, and then only if nobody wrote in between.
                 Interrupt::global().or(tokio::time::sleep(UNCHANGED_FOR)).await?;
             }
-            let step = context.reporter.step(name, "repairing");
             mark_failed(context, client, revision).await?;
-            step.done_as(format!("{what}, and nobody finishes it: marked failed"));
             Ok(true)
         }
     }
 }
 
+/// After a sync that failed or was interrupted: what its Helm left pending is marked
+/// failed at once, so that nobody finds it so. The next run would do the same first,
+/// hence what goes wrong here is nobody's trouble.
+pub async fn settle(context: &Context, client: &Client, wanted: &[Release]) {
+    let settled = async {
+        for revision in unhealthy(client, Some(wanted)).await? {
+            let owner = owner(context, &revision);
+            if decide(revision.status, &owner, Duration::ZERO, ORPHAN_AFTER) == Plan::MarkFailed {
+                mark_failed(context, client, &revision).await?;
+            }
+        }
+        Ok::<(), Failure>(())
+    };
+    let _ = tokio::time::timeout(SETTLE_WITHIN, settled).await;
+}
+
 async fn wait_while_owned(context: &Context, client: &Client, revision: &Revision, who: &str) -> Result<(), Failure> {
     let started = std::time::Instant::now();
-    let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
     loop {
-        let current = api
-            .get_metadata_opt(&revision.secret)
-            .await
-            .map_err(|error| read_failed(&format!("the Secret {}", revision.secret), error))?;
-        let still_pending =
-            current.is_some_and(|secret| revision_of(&secret).is_some_and(|now| now.status == revision.status));
+        let current = storage::current(client, revision).await?;
+        let still_pending = current.is_some_and(|(now, _)| now.status == revision.status);
         if !still_pending || !matches!(owner(context, revision), Owner::Alive { .. }) {
             return Ok(());
         }
@@ -547,55 +466,8 @@ async fn wait_while_owned(context: &Context, client: &Client, revision: &Revisio
 
 /// The highest revisions that are neither deployed nor simply failed.
 async fn unhealthy(client: &Client, of: Option<&[Release]>) -> Result<Vec<Revision>, Failure> {
-    let pending = "owner=helm,status in (pending-install,pending-upgrade,pending-rollback,uninstalling)";
-    let secrets = Api::<Secret>::all(client.clone());
-    let listed = secrets.list_metadata(&ListParams::default().labels(pending)).await;
-    let listed = listed.map_err(|error| read_failed("Helm's release Secrets", error))?;
-    let mut found = Vec::new();
-    for candidate in listed.items.iter().filter_map(revision_of) {
-        let matches = |release: &Release| release.name == candidate.release && release.namespace == candidate.namespace;
-        if of.is_some_and(|wanted| !wanted.iter().any(matches)) {
-            continue;
-        }
-        let newest = history(client, &candidate.namespace, &candidate.release)
-            .await?
-            .into_iter()
-            .max_by_key(|revision| revision.revision);
-        if newest.is_some_and(|newest| newest.revision == candidate.revision) {
-            found.push(candidate);
-        }
-    }
-    Ok(found)
-}
-
-/// Every stored revision of every release.
-pub async fn all_revisions(client: &Client) -> Result<Vec<Revision>, Failure> {
-    let secrets = Api::<Secret>::all(client.clone());
-    let listed = secrets.list_metadata(&ListParams::default().labels("owner=helm")).await;
-    let listed = listed.map_err(|error| read_failed("Helm's release Secrets", error))?;
-    Ok(listed.items.iter().filter_map(revision_of).collect())
-}
-
-/// Every stored revision of a release.
-pub async fn history(client: &Client, namespace: &str, release: &str) -> Result<Vec<Revision>, Failure> {
-    let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
-    let listed = secrets.list_metadata(&ListParams::default().labels(&format!("owner=helm,name={release}"))).await;
-    let listed = listed.map_err(|error| read_failed(&format!("the revisions of release {release}"), error))?;
-    Ok(listed.items.iter().filter_map(revision_of).collect())
-}
-
-fn revision_of(secret: &PartialObjectMeta<Secret>) -> Option<Revision> {
-    let labels = secret.metadata.labels.as_ref()?;
-    Some(Revision {
-        release: labels.get("name")?.clone(),
-        namespace: secret.metadata.namespace.clone()?,
-        revision: labels.get("version")?.parse().ok()?,
-        status: Status::parse(labels.get("status")?),
-        run: labels.get(STAMP_LABEL).cloned(),
-        created: secret.metadata.creation_timestamp.as_ref().and_then(|time| time.0.to_string().parse().ok()),
-        secret: secret.metadata.name.clone()?,
-        resource_version: secret.metadata.resource_version.clone(),
-    })
+    let found = newest(client, of).await?.into_iter().map(|(revision, _)| revision);
+    Ok(found.filter(|revision| revision.status.is_pending() || revision.status == Status::Uninstalling).collect())
 }
 
 /// By the API server's clock, which wrote the time of creation as well.
@@ -677,9 +549,10 @@ fn changes(arguments: &[String], kube_context: &str, release: &str) -> bool {
     is_helm && writes && arguments.iter().any(|word| word == release) && named.is_none_or(|named| named == kube_context)
 }
 
-/// Marks one revision failed: payload and label together, in one write that the
-/// API server refuses if anybody else wrote in between.
+/// Marks one revision failed, in one write that the API server refuses if anybody
+/// else wrote in between.
 async fn mark_failed(context: &Context, client: &Client, revision: &Revision) -> Result<(), Failure> {
+    let step = context.reporter.step(&revision.release, "repairing");
     let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
     let mut secret = api
         .get(&revision.secret)
@@ -696,48 +569,19 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
     if secret.metadata.resource_version != revision.resource_version {
         return Err(changed());
     }
-    let broken = |error: String| {
-        Failure::new(
-            "release-pending",
-            Exit::Release,
-            format!("the Secret {} cannot be read as a Helm release", revision.secret),
-        )
-        .evidence(error)
-    };
     keep_copy(context, &secret, revision)?;
-    let payload = secret
-        .data
-        .as_mut()
-        .and_then(|data| data.get_mut("release"))
-        .ok_or_else(|| broken("it has no key `release`".to_owned()))?;
-    payload.0 = with_status_failed(&payload.0, &context.run_id).map_err(broken)?;
-    if let Some(labels) = secret.metadata.labels.as_mut() {
-        labels.insert("status".to_owned(), "failed".to_owned());
-    }
+    let description = format!("Interrupted; {MARKED} (run {})", context.run_id);
+    storage::set_status(&mut secret, Status::Failed, &description)
+        .map_err(|error| storage::unreadable(revision, error))?;
     match api.replace(&revision.secret, &PostParams::default(), &secret).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            let what = format!("revision {} is {}", revision.revision, revision.status.as_str());
+            step.done_as(format!("{what}, and nobody finishes it: marked failed"));
+            Ok(())
+        }
         Err(kube::Error::Api(status)) if status.code == 409 => Err(changed()),
         Err(error) => Err(read_failed(&format!("the Secret {}", revision.secret), error)),
     }
-}
-
-/// Helm's encoding: base64 of gzip of JSON (`pkg/storage/driver/util.go`).
-fn with_status_failed(payload: &[u8], run: &str) -> Result<Vec<u8>, String> {
-    let mut release = decode(payload)?;
-    let info = release.get_mut("info").and_then(serde_json::Value::as_object_mut).ok_or("it has no info")?;
-    info.insert("status".to_owned(), "failed".into());
-    info.insert("description".to_owned(), format!("Interrupted; {MARKED} (run {run})").into());
-    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
-    encoder.write_all(release.to_string().as_bytes()).map_err(|error| error.to_string())?;
-    let zipped = encoder.finish().map_err(|error| error.to_string())?;
-    Ok(STANDARD.encode(zipped).into_bytes())
-}
-
-fn decode(payload: &[u8]) -> Result<serde_json::Value, String> {
-    let zipped = STANDARD.decode(payload).map_err(|error| error.to_string())?;
-    let mut json = String::new();
-    GzDecoder::new(zipped.as_slice()).read_to_string(&mut json).map_err(|error| error.to_string())?;
-    serde_json::from_str(&json).map_err(|error| error.to_string())
 }
 
 /// The Secret as it was, in this run's folder, for this user's eyes only.
@@ -751,21 +595,6 @@ fn keep_copy(context: &Context, secret: &Secret, revision: &Revision) -> Result<
     write().map_err(|error| {
         Failure::new("disk-full", Exit::NotReady, format!("cannot keep a copy of the Secret in {path}: {error}"))
     })
-}
-
-/// The status of each release's highest revision, by `namespace/name`.
-pub async fn newest(client: &Client, wanted: &[Release]) -> Result<BTreeMap<String, Revision>, Failure> {
-    let mut found = BTreeMap::new();
-    for release in wanted {
-        if let Some(newest) = history(client, &release.namespace, &release.name)
-            .await?
-            .into_iter()
-            .max_by_key(|revision| revision.revision)
-        {
-            found.insert(format!("{}/{}", release.namespace, release.name), newest);
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]
@@ -863,30 +692,8 @@ mod tests {
     #[test]
     fn what_holds_data_is_found_in_the_manifest() {
         let manifest = "---\nkind: Service\nmetadata:\n  name: web\n---\nkind: PersistentVolumeClaim\nmetadata:\n  name: kept\n  annotations:\n    helm.sh/resource-policy: keep\n---\nkind: PersistentVolumeClaim\nmetadata:\n  name: gone\n---\nkind: StatefulSet\nmetadata:\n  name: db\nspec:\n  volumeClaimTemplates: []\n";
-        let stored = serde_json::json!({"manifest": manifest});
+        let stored = Stored { manifest: manifest.to_owned(), ..Stored::default() };
         assert_eq!(data_of(&stored), ["PersistentVolumeClaim gone", "StatefulSet db"]);
         assert_eq!(objects(&stored).len(), 4);
-    }
-
-    #[test]
-    fn marking_failed_changes_the_status_and_nothing_else() {
-        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(br#"{"name":"minio","info":{"status":"pending-install","description":"x"},"manifest":"a: b\n","version":1}"#).unwrap();
-        let payload = STANDARD.encode(encoder.finish().unwrap());
-        let changed = STANDARD.decode(with_status_failed(payload.as_bytes(), "r1").unwrap()).unwrap();
-        let mut json = String::new();
-        GzDecoder::new(changed.as_slice()).read_to_string(&mut json).unwrap();
-        let release: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(release["info"]["status"], "failed");
-        assert_eq!(
-            (&release["name"], &release["manifest"], &release["version"]),
-            (&"minio".into(), &"a: b\n".into(), &1.into())
-        );
-    }
-
-    #[test]
-    fn a_payload_that_is_not_helms_is_refused() {
-        assert!(with_status_failed(b"not base64!", "r").is_err());
-        assert!(with_status_failed(STANDARD.encode("not gzip").as_bytes(), "r").is_err());
     }
 }

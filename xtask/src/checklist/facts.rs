@@ -3,12 +3,10 @@
 //! taken for "there is nothing".
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use flate2::read::GzDecoder;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
@@ -22,7 +20,8 @@ use crate::exit::Failure;
 use crate::kubernetes::{self, NamespacePhase, read_failed};
 use crate::lock::{ClusterLock, Holder};
 use crate::registry;
-use crate::releases::{self, Revision};
+use crate::releases::Revision;
+use crate::releases::storage::{Stored, newest};
 use crate::tree;
 use crate::up;
 use crate::wanted::{self, WantedRelease};
@@ -160,10 +159,14 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
             wanted::releases(context, &layers).await
         })
         .await;
-        let revisions = seen(async { newest_revisions(&client.clone()?).await }).await;
-        let known = (wanted.result.clone(), revisions.result.clone());
-        let tests = seen(async { test_runs(&client.clone()?, &known.0?, &known.1?).await }).await;
-        (wanted, revisions, tests)
+        let newest = seen(async { newest(&client.clone()?, None).await }).await;
+        let tests = wanted
+            .result
+            .clone()
+            .and_then(|wanted| Ok(test_runs(&wanted, newest.result.as_ref().map_err(Clone::clone)?)));
+        let tests = Seen { result: tests, took: newest.took };
+        let revisions = newest.result.map(|newest| newest.into_iter().map(|(revision, _)| revision).collect());
+        (wanted, Seen { result: revisions, took: newest.took }, tests)
     };
     let ((cluster, images), lock, api, nodes, namespaces, registry, pods, workloads, releases) = tokio::join!(
         cluster,
@@ -289,68 +292,24 @@ fn secret_state(secret: &Secret) -> SecretState {
     }
 }
 
-/// The highest revision of every release on the cluster.
-async fn newest_revisions(client: &Client) -> Result<Vec<Revision>, Failure> {
-    let mut newest: std::collections::BTreeMap<(String, String), Revision> = Default::default();
-    for revision in releases::all_revisions(client).await? {
-        let key = (revision.namespace.clone(), revision.release.clone());
-        if newest.get(&key).is_none_or(|known| known.revision < revision.revision) {
-            newest.insert(key, revision);
-        }
-    }
-    Ok(newest.into_values().collect())
-}
-
-async fn test_runs(client: &Client, wanted: &[WantedRelease], revisions: &[Revision]) -> Result<Vec<TestRun>, Failure> {
+/// The test hooks of the wanted releases that are there.
+fn test_runs(wanted: &[WantedRelease], newest: &[(Revision, Stored)]) -> Vec<TestRun> {
     let mut runs = Vec::new();
     for release in wanted {
-        let revision =
-            revisions.iter().find(|found| found.release == release.name && found.namespace == release.namespace);
-        let Some(revision) = revision else { continue };
-        let secret = Api::<Secret>::namespaced(client.clone(), &revision.namespace).get_opt(&revision.secret).await;
-        let secret = secret.map_err(|error| read_failed(&format!("the Secret {}", revision.secret), error))?;
-        let payload = secret.and_then(|secret| secret.data?.remove("release"));
-        let hooks = payload.and_then(|payload| hooks(&payload.0)).unwrap_or_default();
-        for hook in hooks.into_iter().filter(|hook| hook.events.iter().any(|event| event == "test")) {
-            let run = hook.last_run.unwrap_or_default();
+        let is = |found: &Revision| found.release == release.name && found.namespace == release.namespace;
+        let Some((revision, stored)) = newest.iter().find(|(revision, _)| is(revision)) else { continue };
+        for hook in stored.hooks.iter().filter(|hook| hook.events.iter().any(|event| event == "test")) {
+            let run = hook.last_run.clone();
             runs.push(TestRun {
                 release: release.clone(),
                 revision: revision.revision,
-                test: hook.name,
-                phase: run.phase.filter(|phase| !phase.is_empty()),
+                test: hook.name.clone(),
+                phase: Some(run.phase).filter(|phase| !phase.is_empty()),
                 completed: run.completed_at,
             });
         }
     }
-    Ok(runs)
-}
-
-/// A hook in Helm's stored release (`pkg/release/v1/hook.go`).
-#[derive(Deserialize)]
-struct Hook {
-    name: String,
-    #[serde(default)]
-    events: Vec<String>,
-    last_run: Option<HookRun>,
-}
-
-#[derive(Default, Deserialize)]
-struct HookRun {
-    phase: Option<String>,
-    completed_at: Option<String>,
-}
-
-/// Helm's encoding: base64 of gzip of JSON (`pkg/storage/driver/util.go`).
-fn hooks(payload: &[u8]) -> Option<Vec<Hook>> {
-    #[derive(Deserialize)]
-    struct Release {
-        #[serde(default)]
-        hooks: Vec<Hook>,
-    }
-    let zipped = STANDARD.decode(payload).ok()?;
-    let mut json = String::new();
-    GzDecoder::new(zipped.as_slice()).read_to_string(&mut json).ok()?;
-    serde_json::from_str::<Release>(&json).ok().map(|release| release.hooks)
+    runs
 }
 
 async fn workloads(client: &Client, namespaces: &BTreeSet<String>) -> Result<Vec<Workload>, Failure> {
@@ -440,19 +399,6 @@ mod tests {
         for empty in [auth(":"), auth("user:"), auth(":token"), auth(""), r#"{"auths":{}}"#.into(), "no json".into()] {
             assert_eq!(state_of(&empty), SecretState::Empty, "{empty}");
         }
-    }
-
-    #[test]
-    fn the_tests_last_run_is_read_from_helms_own_record() {
-        use flate2::{Compression, write::GzEncoder};
-        use std::io::Write;
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        // As Helm 4.3.1 stored it for the release minio.
-        encoder.write_all(br#"{"name":"minio","hooks":[{"name":"minio-test","kind":"Pod","events":["test"],"last_run":{"started_at":"2026-11-24T03:40:05Z","completed_at":"2026-11-24T03:40:08Z","phase":"Succeeded"}},{"name":"minio-buckets","kind":"Job","events":["post-install"],"last_run":{"phase":""}}]}"#).unwrap();
-        let found = hooks(STANDARD.encode(encoder.finish().unwrap()).as_bytes()).unwrap();
-        assert_eq!(found[0].last_run.as_ref().unwrap().phase.as_deref(), Some("Succeeded"));
-        assert_eq!(found[1].events, ["post-install"]);
-        assert!(hooks(b"not helm's").is_none());
     }
 
     #[test]
