@@ -82,6 +82,8 @@ pub enum Kind {
     Protocol,
     Platform,
     Invalid,
+    /// Something before the registry, mostly a reverse proxy, takes no body of this size.
+    BodyLimit,
     DiskFull,
     Lock,
 }

@@ -530,8 +530,8 @@ impl Registry {
             // Distribution answers 500 to a manifest with layers that lie elsewhere.
             _ if text.contains("DIGEST_INVALID") || text.contains("MANIFEST_") => Kind::Invalid,
             _ if status.is_server_error() => Kind::Unreachable,
-            // "Client sent an HTTP request to an HTTPS server."
-            StatusCode::BAD_REQUEST if text.contains("HTTPS") => Kind::Protocol,
+            StatusCode::PAYLOAD_TOO_LARGE => Kind::BodyLimit,
+            // Among them "Client sent an HTTP request to an HTTPS server."
             _ => Kind::Protocol,
         };
         self.error(kind, url, format!("{status} {text}").trim())

@@ -57,7 +57,7 @@ fn a_target_may_say_less_than_the_specification_and_fail_for_a_while() {
 fn a_target_that_refuses_is_told_by_its_words_and_holds_nothing_that_can_be_pulled() {
     let lock = image("refused/a", &[40_000]);
     type Rule = fn(&proxy::Seen) -> Do;
-    let cases: [(Kind, &str, Rule); 5] = [
+    let cases: [(Kind, &str, Rule); 6] = [
         (Kind::Unreachable, "out of order", |seen| match seen.is("PUT", "/blobs/") {
             true => Do::Answer(500, vec![], "out of order".into()),
             false => Do::Pass,
@@ -68,6 +68,10 @@ fn a_target_that_refuses_is_told_by_its_words_and_holds_nothing_that_can_be_pull
         }),
         (Kind::Invalid, "MANIFEST_INVALID", |seen| match seen.is("PUT", "/manifests/") {
             true => Do::Answer(400, vec![], r#"{"errors":[{"code":"MANIFEST_INVALID"}]}"#.into()),
+            false => Do::Pass,
+        }),
+        (Kind::BodyLimit, "413", |seen| match seen.is("PUT", "/blobs/") {
+            true => Do::Answer(413, vec![], "<h1>413 Request Entity Too Large</h1>".into()),
             false => Do::Pass,
         }),
         (Kind::Protocol, "gave no Location", |seen| match seen.method == "POST" {

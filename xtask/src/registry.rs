@@ -131,6 +131,11 @@ fn failure(error: image_mirror::Error) -> Failure {
             "free space where the registry keeps its images (docker system df), then run it again: what was copied stays",
         ),
         Kind::Protocol => ("registry-protocol", Exit::Registry, "check registry.plainHTTP in env.yaml"),
+        Kind::BodyLimit => (
+            "registry-body-limit",
+            Exit::Registry,
+            "raise the body limit of the proxy before the registry (nginx: client_max_body_size 0), then run it again: what was copied stays",
+        ),
         Kind::Platform => ("image-platform", Exit::Registry, "check the platforms in infra/images/images.yaml"),
         Kind::Lock => ("usage", Exit::Usage, "correct the file"),
         Kind::Invalid => ("image-invalid", Exit::Registry, "cargo xtask mirror --update"),
