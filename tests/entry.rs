@@ -10,7 +10,9 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{succeeds, text};
+use support::{edit_revision, succeeds, text};
+use xtask::releases::Status;
+use xtask::releases::storage::set_status;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
@@ -221,9 +223,9 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
     green(&["--fix"]);
 
     // releases-deployed and no-pending-release: --fix repairs, syncs, and all is well.
-    kubectl(&["-n", "ameide", "label", "secret", &newest_secret("redis"), "status=failed", "--overwrite"]);
+    edit_revision(kubectl, &newest_secret("redis"), |secret| set_status(secret, Status::Failed, "").unwrap());
     first_failed("releases-deployed", 7, "ameide/redis (layer 40-data-plane): revision");
-    kubectl(&["-n", "ameide", "label", "secret", &newest_secret("redis"), "status=pending-upgrade", "--overwrite"]);
+    edit_revision(kubectl, &newest_secret("redis"), |secret| set_status(secret, Status::PendingUpgrade, "").unwrap());
     first_failed("no-pending-release", 7, "is pending-upgrade");
     green(&["--fix"]);
 
@@ -372,9 +374,12 @@ fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
 
     // A release that somebody unknown seems to work on.
     let redis = newest_secret("redis");
-    kubectl(&["-n", "ameide", "label", "secret", &redis, "status=pending-upgrade", "run-", "--overwrite"]);
+    edit_revision(kubectl, &redis, |secret| {
+        set_status(secret, Status::PendingUpgrade, "Preparing upgrade").unwrap();
+        secret.metadata.labels.as_mut().unwrap().remove("run");
+    });
     let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "40-data-plane");
-    kubectl(&["-n", "ameide", "label", "secret", &redis, "status=deployed", "--overwrite"]);
+    edit_revision(kubectl, &redis, |secret| set_status(secret, Status::Deployed, "Upgrade complete").unwrap());
     assert_eq!(code, 7, "{log}");
     assert!(log.contains("❌ FAIL No pending release"), "{log}");
     let last = last_lines(&log, 4);

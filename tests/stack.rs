@@ -11,7 +11,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Secret;
 use support::{ends, succeeds, text};
 use xtask::releases::Status;
 use xtask::releases::storage::set_status;
@@ -251,15 +250,12 @@ fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
 fn a_release_that_is_pending_under_the_label_failed_is_repaired() {
     let _turn = cluster();
     succeeds(xtask(&["up"]));
-    let newest =
-        kubectl(&["-n", "ameide", "get", "secrets", "-l", "owner=helm,name=temporal,status=deployed", "-o", "name"]);
-    let mut secret: Secret =
-        serde_json::from_str(&kubectl(&["-n", "ameide", "get", newest.trim(), "-o", "json"])).unwrap();
-    set_status(&mut secret, Status::PendingUpgrade, "Preparing upgrade").unwrap();
-    secret.metadata.labels.as_mut().unwrap().insert("status".into(), "failed".into());
-    let file = tempfile::NamedTempFile::new().unwrap();
-    serde_json::to_writer(&file, &secret).unwrap();
-    kubectl(&["replace", "-f", file.path().to_str().unwrap()]);
+    let newest = ["-l", "owner=helm,name=temporal,status=deployed", "-o", "jsonpath={.items[0].metadata.name}"];
+    let newest = kubectl(&[&["-n", "ameide", "get", "secrets"], &newest[..]].concat());
+    support::edit_revision(kubectl, &newest, |secret| {
+        set_status(secret, Status::PendingUpgrade, "Preparing upgrade").unwrap();
+        secret.metadata.labels.as_mut().unwrap().insert("status".into(), "failed".into());
+    });
     assert!(some_release_is_pending(), "Helm does not take it for pending: {:?}", releases());
 
     let said = ends(xtask(&["checklist"]), 7);

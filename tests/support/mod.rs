@@ -11,6 +11,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Secret;
+
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -114,6 +116,16 @@ pub fn releases(mut helm: Command, kube_context: &str) -> Vec<(String, String)> 
     let listed: Vec<serde_json::Value> = serde_json::from_str(&succeeds(helm)).unwrap();
     let word = |release: &serde_json::Value, key: &str| release[key].as_str().unwrap().to_owned();
     listed.iter().map(|release| (word(release, "name"), word(release, "status"))).collect()
+}
+
+/// Changes the Secret of a revision, as another Helm would.
+pub fn edit_revision(kubectl: impl Fn(&[&str]) -> String, secret: &str, edit: impl FnOnce(&mut Secret)) {
+    let mut object: Secret =
+        serde_json::from_str(&kubectl(&["-n", "ameide", "get", "secret", secret, "-o", "json"])).unwrap();
+    edit(&mut object);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    serde_json::to_writer(&file, &object).unwrap();
+    kubectl(&["replace", "-f", file.path().to_str().unwrap()]);
 }
 
 pub fn text(output: &Output) -> String {
