@@ -560,6 +560,27 @@ fn a_target_without_mounts_costs_no_second_pull() {
     assert_eq!(from.count("GET", &format!("/blobs/{}", Digest::of(&shared))), 1);
 }
 
+/// Some registries begin an upload whatever a mount asks for.
+#[test]
+fn a_target_that_never_mounts_keeps_what_it_has_of_a_newer_image() {
+    let (old, new) = (noise(13, 2_000_000), noise(14, 2_000_000));
+    push_index(source(), "unmounting/a", "1", std::slice::from_ref(&old));
+    let target = Registry::start();
+    let proxy = Proxy::before(&target.address, |seen| match seen.path.split_once("?mount=") {
+        Some((path, _)) => Do::As(path.to_owned()),
+        None => Do::Pass,
+    });
+    copied(&locked(&["unmounting/a"]), &options(source(), &proxy.address));
+    push_index(source(), "unmounting/a", "1", &[old.clone(), new.clone()]);
+    let lock = locked(&["unmounting/a"]);
+    let from = Proxy::before(source(), |_| Do::Pass);
+    let summary = copied(&lock, &options(&from.address, &proxy.address));
+    assert_complete(&target.address, &lock);
+    assert_eq!((summary.there, summary.mounted), (1, 0), "{summary:?}");
+    let pulled = |blob: &[u8]| from.count("GET", &format!("/blobs/{}", Digest::of(blob)));
+    assert_eq!((pulled(&old), pulled(&new)), (0, 1));
+}
+
 #[test]
 fn a_target_that_is_restarted_in_the_middle_of_an_upload_is_gone_on_with() {
     let lock = image("restart/a", &[BIG, 10_000]);

@@ -24,6 +24,10 @@ use crate::registry::{Ask, Registry, Scope};
 use crate::transport::{Endpoint, Proxies};
 use crate::{Error, Event, Kind, referrers};
 
+/// From this size on, in bytes, a blob is looked for before it is uploaded: moving it
+/// takes longer than a HEAD.
+const LOOKED_FOR: u64 = 1 << 20;
+
 #[derive(Clone, Debug)]
 pub struct Options {
     pub target: Endpoint,
@@ -568,13 +572,11 @@ impl Act<'_> {
         let location = match self.start(repository, &query, &scope).await? {
             Start::Placed if from == repository => return placed(&self.counts.there),
             Start::Placed => return placed(&self.counts.mounted),
+            // Registries may begin an upload instead of mounting, also what they have.
+            Start::Upload(location) if job.source.size < LOOKED_FOR => Some(location),
+            _ if self.target.has_blob(repository, digest).await? => return placed(&self.counts.there),
             Start::Upload(location) => Some(location),
-            Start::Refused => {
-                if self.target.has_blob(repository, digest).await? {
-                    return placed(&self.counts.there);
-                }
-                None
-            }
+            Start::Refused => None,
         };
         // Where the target has it, but does not mount it, it need not be pulled again.
         let source = match at {

@@ -37,6 +37,8 @@ pub enum Do {
     CutAfter(usize),
     /// The registry's answer with that byte of its body changed.
     Spoil(usize),
+    /// Passed on as a request for this path.
+    As(String),
     /// Passed on without this header.
     Without(&'static str),
     /// The registry's answer with this header instead.
@@ -170,6 +172,7 @@ impl Inner {
                 act();
                 return client.shutdown(Shutdown::Both);
             }
+            Do::As(ref path) => head.first = format!("{} {path} HTTP/1.1", seen.method),
             Do::Without(name) => head.headers.retain(|(key, _)| key != name),
             Do::Pass | Do::CutAfter(_) | Do::Spoil(_) | Do::Rewrite(..) | Do::Drop(_) => {}
         }
