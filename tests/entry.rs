@@ -140,15 +140,6 @@ fn green(arguments: &[&str]) {
     assert!(output.status.success(), "checklist {arguments:?}\n{}", text(&output));
 }
 
-/// The newest revision's Secret of a release, and its number.
-fn newest_secret(release: &str) -> String {
-    let selector = format!("owner=helm,name={release}");
-    let columns = "custom-columns=VERSION:.metadata.labels.version,NAME:.metadata.name";
-    let table = kubectl(&["-n", "ameide", "get", "secrets", "-l", &selector, "--no-headers", "-o", columns]);
-    let newest = table.lines().max_by_key(|line| line.split_whitespace().next().unwrap().parse::<u32>().unwrap());
-    newest.unwrap().split_whitespace().nth(1).unwrap().to_owned()
-}
-
 #[test]
 fn each_item_of_the_checklist_fails_for_its_own_cause() {
     let _turn = cluster();
@@ -223,9 +214,9 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
     green(&["--fix"]);
 
     // releases-deployed and no-pending-release: --fix repairs, syncs, and all is well.
-    edit_revision(kubectl, &newest_secret("redis"), |secret| set_status(secret, Status::Failed, "").unwrap());
+    edit_revision(kubectl, "redis", |secret| set_status(secret, Status::Failed, "").unwrap());
     first_failed("releases-deployed", 7, "ameide/redis (layer 40-data-plane): revision");
-    edit_revision(kubectl, &newest_secret("redis"), |secret| set_status(secret, Status::PendingUpgrade, "").unwrap());
+    edit_revision(kubectl, "redis", |secret| set_status(secret, Status::PendingUpgrade, "").unwrap());
     first_failed("no-pending-release", 7, "is pending-upgrade");
     green(&["--fix"]);
 
@@ -373,13 +364,12 @@ fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
     assert_eq!(log.lines().last(), Some("12 of 12 hold"), "{log}");
 
     // A release that somebody unknown seems to work on.
-    let redis = newest_secret("redis");
-    edit_revision(kubectl, &redis, |secret| {
+    edit_revision(kubectl, "redis", |secret| {
         set_status(secret, Status::PendingUpgrade, "Preparing upgrade").unwrap();
         secret.metadata.labels.as_mut().unwrap().remove("run");
     });
     let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "40-data-plane");
-    edit_revision(kubectl, &redis, |secret| set_status(secret, Status::Deployed, "Upgrade complete").unwrap());
+    edit_revision(kubectl, "redis", |secret| set_status(secret, Status::Deployed, "Upgrade complete").unwrap());
     assert_eq!(code, 7, "{log}");
     assert!(log.contains("❌ FAIL No pending release"), "{log}");
     let last = last_lines(&log, 4);

@@ -250,9 +250,7 @@ fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
 fn a_release_that_is_pending_under_the_label_failed_is_repaired() {
     let _turn = cluster();
     succeeds(xtask(&["up"]));
-    let newest = ["-l", "owner=helm,name=temporal,status=deployed", "-o", "jsonpath={.items[0].metadata.name}"];
-    let newest = kubectl(&[&["-n", "ameide", "get", "secrets"], &newest[..]].concat());
-    support::edit_revision(kubectl, &newest, |secret| {
+    support::edit_revision(kubectl, "temporal", |secret| {
         set_status(secret, Status::PendingUpgrade, "Preparing upgrade").unwrap();
         secret.metadata.labels.as_mut().unwrap().insert("status".into(), "failed".into());
     });

@@ -118,13 +118,17 @@ pub fn releases(mut helm: Command, kube_context: &str) -> Vec<(String, String)> 
     listed.iter().map(|release| (word(release, "name"), word(release, "status"))).collect()
 }
 
-/// Changes the Secret of a revision, as another Helm would.
-pub fn edit_revision(kubectl: impl Fn(&[&str]) -> String, secret: &str, edit: impl FnOnce(&mut Secret)) {
-    let mut object: Secret =
-        serde_json::from_str(&kubectl(&["-n", "ameide", "get", "secret", secret, "-o", "json"])).unwrap();
-    edit(&mut object);
+/// Changes the Secret of a release's newest revision, as another Helm would.
+pub fn edit_revision(kubectl: impl Fn(&[&str]) -> String, release: &str, edit: impl FnOnce(&mut Secret)) {
+    let selector = format!("owner=helm,name={release}");
+    let listed = kubectl(&["-n", "ameide", "get", "secrets", "-l", &selector, "-o", "json"]);
+    let mut listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let secrets: Vec<Secret> = serde_json::from_value(listed["items"].take()).unwrap();
+    let number = |secret: &Secret| secret.metadata.labels.as_ref().unwrap()["version"].parse::<u32>().unwrap();
+    let mut newest = secrets.into_iter().max_by_key(number).unwrap();
+    edit(&mut newest);
     let file = tempfile::NamedTempFile::new().unwrap();
-    serde_json::to_writer(&file, &object).unwrap();
+    serde_json::to_writer(&file, &newest).unwrap();
     kubectl(&["replace", "-f", file.path().to_str().unwrap()]);
 }
 

@@ -214,6 +214,13 @@ pub struct Past {
     pub description: String,
 }
 
+impl Past {
+    fn of(revision: &Revision, stored: &Stored) -> Self {
+        let info = stored.info.clone();
+        Self { revision: revision.revision, status: info.status, description: info.description }
+    }
+}
+
 /// What becomes of a release whose forward attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AfterFailure {
@@ -257,30 +264,26 @@ pub fn decide_after_failure(past: &[Past], data: &[String]) -> AfterFailure {
 pub async fn after_failure(context: &Context, client: &Client, wanted: &[Release]) -> Result<bool, Failure> {
     let mut again = false;
     for release in wanted.iter().filter(|release| release.installed) {
-        let revisions = history(client, &release.namespace, &release.name).await?;
-        let Some(newest) = revisions.iter().max_by_key(|revision| revision.revision) else { continue };
-        let newest = newest.clone();
-        if newest.status != Status::Failed {
-            continue;
+        let mut revisions = history(client, &release.namespace, &release.name).await?;
+        revisions.sort_by_key(|revision| revision.revision);
+        let Some(newest) = revisions.last().filter(|newest| newest.status == Status::Failed) else { continue };
+        let stored = stored(client, newest).await?;
+        let mut past = vec![Past::of(newest, &stored)];
+        for revision in &revisions[..revisions.len() - 1] {
+            past.push(Past::of(revision, &storage::stored(client, revision).await?));
         }
-        let mut past = Vec::new();
-        for revision in &revisions {
-            let info = stored(client, revision).await?.info;
-            past.push(Past { revision: revision.revision, status: info.status, description: info.description });
-        }
-        let stored = stored(client, &newest).await?;
         match decide_after_failure(&past, &data_of(&stored)) {
             AfterFailure::Nothing => {}
             AfterFailure::RollBack(good) => {
                 context.reporter.warn(&release.name, format!("failed again after a repair: back to revision {good}"));
-                helm(context, &newest, &["rollback", &release.name, &good.to_string(), "--wait"]).await?;
+                helm(context, newest, &["rollback", &release.name, &good.to_string(), "--wait"]).await?;
             }
             AfterFailure::Reinstall => {
                 for line in objects(&stored) {
                     context.reporter.note(&release.name, format!("uninstalling would delete {line}"));
                 }
                 context.confirm(&format!("uninstall release {} and install it again", release.name))?;
-                helm(context, &newest, &["uninstall", &release.name, "--wait"]).await?;
+                helm(context, newest, &["uninstall", &release.name, "--wait"]).await?;
                 again = true;
             }
             AfterFailure::Stop(data) => context.reporter.warn(
@@ -553,11 +556,7 @@ fn changes(arguments: &[String], kube_context: &str, release: &str) -> bool {
 /// else wrote in between.
 async fn mark_failed(context: &Context, client: &Client, revision: &Revision) -> Result<(), Failure> {
     let step = context.reporter.step(&revision.release, "repairing");
-    let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
-    let mut secret = api
-        .get(&revision.secret)
-        .await
-        .map_err(|error| read_failed(&format!("the Secret {}", revision.secret), error))?;
+    let mut secret = storage::secret(client, revision).await?;
     let changed = || {
         Failure::new(
             "release-owned",
@@ -573,6 +572,7 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
     let description = format!("Interrupted; {MARKED} (run {})", context.run_id);
     storage::set_status(&mut secret, Status::Failed, &description)
         .map_err(|error| storage::unreadable(revision, error))?;
+    let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
     match api.replace(&revision.secret, &PostParams::default(), &secret).await {
         Ok(_) => {
             let what = format!("revision {} is {}", revision.revision, revision.status.as_str());

@@ -160,10 +160,10 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         })
         .await;
         let newest = seen(async { newest(&client.clone()?, None).await }).await;
-        let tests = wanted
-            .result
-            .clone()
-            .and_then(|wanted| Ok(test_runs(&wanted, newest.result.as_ref().map_err(Clone::clone)?)));
+        let tests = match (&wanted.result, &newest.result) {
+            (Ok(wanted), Ok(newest)) => Ok(test_runs(wanted, newest)),
+            (Err(failure), _) | (_, Err(failure)) => Err(failure.clone()),
+        };
         let tests = Seen { result: tests, took: newest.took };
         let revisions = newest.result.map(|newest| newest.into_iter().map(|(revision, _)| revision).collect());
         (wanted, Seen { result: revisions, took: newest.took }, tests)

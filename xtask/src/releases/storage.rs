@@ -156,10 +156,8 @@ pub async fn newest(client: &Client, of: Option<&[Release]>) -> Result<Vec<(Revi
         let names: Vec<&str> = wanted.iter().map(|release| release.name.as_str()).collect();
         labels = format!("{labels},name in ({})", names.join(","));
     }
-    let listed = Api::<Secret>::all(client.clone()).list_metadata(&ListParams::default().labels(&labels)).await;
-    let listed = listed.map_err(|error| read_failed("Helm's release Secrets", error))?;
     let mut newest: BTreeMap<(String, String), Revision> = BTreeMap::new();
-    for revision in listed.items.iter().filter_map(|secret| Revision::of(&secret.metadata)) {
+    for revision in list(Api::all(client.clone()), &labels, "Helm's release Secrets").await? {
         let is = |release: &Release| release.name == revision.release && release.namespace == revision.namespace;
         let key = (revision.namespace.clone(), revision.release.clone());
         if of.is_none_or(|wanted| wanted.iter().any(is))
@@ -187,10 +185,20 @@ pub async fn current(client: &Client, revision: &Revision) -> Result<Option<(Rev
 
 /// Every revision of a release, by its label.
 pub async fn history(client: &Client, namespace: &str, release: &str) -> Result<Vec<Revision>, Failure> {
-    let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
-    let listed = secrets.list_metadata(&ListParams::default().labels(&format!("owner=helm,name={release}"))).await;
-    let listed = listed.map_err(|error| read_failed(&format!("the revisions of release {release}"), error))?;
+    let (labels, what) = (format!("owner=helm,name={release}"), format!("the revisions of release {release}"));
+    list(Api::namespaced(client.clone(), namespace), &labels, &what).await
+}
+
+async fn list(secrets: Api<Secret>, labels: &str, what: &str) -> Result<Vec<Revision>, Failure> {
+    let listed = secrets.list_metadata(&ListParams::default().labels(labels)).await;
+    let listed = listed.map_err(|error| read_failed(what, error))?;
     Ok(listed.items.iter().filter_map(|secret| Revision::of(&secret.metadata)).collect())
+}
+
+/// The Secret of a revision.
+pub async fn secret(client: &Client, revision: &Revision) -> Result<Secret, Failure> {
+    let secret = Api::<Secret>::namespaced(client.clone(), &revision.namespace).get(&revision.secret).await;
+    secret.map_err(|error| read_failed(&format!("the Secret {}", revision.secret), error))
 }
 
 /// The stored release of a revision.
@@ -198,8 +206,7 @@ pub async fn history(client: &Client, namespace: &str, release: &str) -> Result<
 /// # Errors
 /// `release-pending` where the Secret holds none.
 pub async fn stored(client: &Client, revision: &Revision) -> Result<Stored, Failure> {
-    let secret = Api::<Secret>::namespaced(client.clone(), &revision.namespace).get(&revision.secret).await;
-    let secret = secret.map_err(|error| read_failed(&format!("the Secret {}", revision.secret), error))?;
+    let secret = secret(client, revision).await?;
     decode(payload(&secret)).map_err(|error| unreadable(revision, error))
 }
 
