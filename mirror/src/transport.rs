@@ -26,7 +26,7 @@ use rustls::pki_types::pem::PemObject;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::{Error, Kind};
+use crate::{Error, Kind, NoProxy};
 
 /// Where a registry is really reached.
 #[derive(Clone, Debug)]
@@ -83,18 +83,27 @@ fn is_loopback(host: &str) -> bool {
 #[derive(Clone, Default)]
 pub struct Proxies {
     matcher: Option<Arc<Matcher>>,
+    no_proxy: NoProxy,
     direct: Vec<String>,
 }
 
 impl Proxies {
     /// As `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
     pub fn from_env() -> Self {
-        Self { matcher: Some(Arc::new(Matcher::from_env())), direct: Vec::new() }
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let either = |upper: &str, lower: &str| set(upper).or_else(|| set(lower)).unwrap_or_default();
+        let matcher = Matcher::builder()
+            .all(either("ALL_PROXY", "all_proxy"))
+            .http(either("HTTP_PROXY", "http_proxy"))
+            .https(either("HTTPS_PROXY", "https_proxy"))
+            .build();
+        let no_proxy = NoProxy::parse(&either("NO_PROXY", "no_proxy"));
+        Self { matcher: Some(Arc::new(matcher)), no_proxy, direct: Vec::new() }
     }
 
     /// One for everything.
     pub fn all(proxy: &str) -> Self {
-        Self { matcher: Some(Arc::new(Matcher::builder().all(proxy).build())), direct: Vec::new() }
+        Self { matcher: Some(Arc::new(Matcher::builder().all(proxy).build())), ..Self::default() }
     }
 
     /// This host is reached without one, whatever else is said: a cluster's own registry.
@@ -107,7 +116,8 @@ impl Proxies {
     /// This machine itself is never reached through one.
     fn intercept(&self, uri: &Uri) -> Option<Intercept> {
         let host = uri.host()?;
-        let direct = is_loopback(host) || self.direct.iter().any(|name| name == host);
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
+        let direct = self.no_proxy.covers(host, port) || self.direct.iter().any(|name| name == host);
         self.matcher.as_ref().filter(|_| !direct)?.intercept(uri)
     }
 }
