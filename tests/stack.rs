@@ -266,7 +266,7 @@ fn a_release_that_is_pending_under_the_label_failed_is_repaired() {
 #[test]
 fn up_killed_at_random_moments_always_converges() {
     let _turn = cluster();
-    succeeds(xtask(&["cluster", "delete"]));
+    succeeds(xtask(&["cluster", "delete", "--allow-destroy=cluster,registry"]));
     let mut random = Random::seeded();
     for round in 0..10 {
         let mut child = xtask(&["up"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -282,7 +282,7 @@ fn up_killed_at_random_moments_always_converges() {
         all_deployed();
         if round % 3 == 2 {
             // Again from nothing, so that kills meet the creation as well.
-            succeeds(xtask(&["cluster", "delete"]));
+            succeeds(xtask(&["cluster", "delete", "--allow-destroy=cluster,registry"]));
         }
     }
 }
@@ -336,7 +336,7 @@ fn with_the_mirror_complete_an_empty_cluster_comes_up_without_the_upstream() {
     let _turn = cluster();
     succeeds(xtask(&["cluster"]));
     succeeds(xtask(&["mirror"]));
-    succeeds(xtask(&["cluster", "recreate"]));
+    succeeds(xtask(&["cluster", "recreate", "--allow-destroy=cluster"]));
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut up = xtask(&["up", "--skip-tests"]);
     up.env("AMEIDE_LAB_UPSTREAM", &nobody);
@@ -351,7 +351,7 @@ fn with_the_mirror_complete_an_empty_cluster_comes_up_without_the_upstream() {
 #[test]
 fn the_whole_way_and_nothing_is_left_behind() {
     let _turn = cluster();
-    succeeds(xtask(&["cluster", "delete"]));
+    succeeds(xtask(&["cluster", "delete", "--allow-destroy=cluster,registry"]));
     succeeds(xtask(&["cluster"]));
     succeeds(xtask(&["mirror"]));
     succeeds(xtask(&["layer", "10-45"]));
@@ -369,7 +369,7 @@ fn the_whole_way_and_nothing_is_left_behind() {
     let volumes = docker(&[&["container", "inspect", "--format", mounts], &ours[..]].concat());
     assert!(volumes.len() > 1, "{volumes:?}");
     let bystander = Bystander::beside("ameide-ci");
-    succeeds(xtask(&["cluster", "delete"]));
+    succeeds(xtask(&["cluster", "delete", "--allow-destroy=cluster,registry"]));
     let left = [
         docker(&["ps", "-a", "--format", "{{.Names}}"]),
         docker(&["network", "ls", "--format", "{{.Name}}"]),
@@ -394,5 +394,5 @@ fn the_whole_way_and_nothing_is_left_behind() {
         assert!(!docker(&["ps", "-a", "--format", "{{.Names}}"]).contains(&NODE.to_owned()));
         drop(holder);
     }
-    succeeds(xtask(&["cluster", "delete"]));
+    succeeds(xtask(&["cluster", "delete", "--allow-destroy=cluster,registry"]));
 }

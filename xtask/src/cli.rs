@@ -6,6 +6,7 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
+use crate::consent;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::output::{Event, Format, Reporter};
@@ -17,7 +18,7 @@ use crate::{checklist, cluster, doctor, lab, layer, registry, releases, report, 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 unclassified, 2 usage or bad file, 3 lock not obtained, 4 Kubernetes API\nunreachable, 5 registry, 6 namespace terminating, 7 stuck or owned release, 8 not ready, 9 tests\nfailed, 130/143 interrupted. Every command is safe to repeat."
+    after_help = "Exit codes: 0 done, 1 unclassified, 2 usage or bad file, 3 lock not obtained, 4 Kubernetes API\nunreachable, 5 registry, 6 namespace terminating, 7 stuck or owned release, 8 not ready, 9 tests\nfailed, 10 consent needed, 130/143 interrupted. Every command is safe to repeat."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -42,9 +43,12 @@ pub struct Common {
     /// How to print
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub output: Format,
-    /// Consent to what is asked about on a terminal (also XTASK_CONFIRM=1)
+    /// Consent to what is asked about on a terminal and loses nothing (also XTASK_CONFIRM=1)
     #[arg(long, global = true)]
     pub yes: bool,
+    /// Consent to losing what is named, where nobody can be asked (also XTASK_ALLOW_DESTROY)
+    #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "WHAT")]
+    pub allow_destroy: Vec<consent::Kind>,
     /// How long to wait for the cluster lock, and for releases that others work on
     #[arg(long, global = true, default_value = "30m", value_parser = duration)]
     pub lock_timeout: Duration,
@@ -173,6 +177,7 @@ impl Common {
             tree,
             dry_run: self.dry_run,
             yes: self.yes || confirmed,
+            allow_destroy: consent::allowed(&self.allow_destroy)?,
             json: self.output == Format::Json,
             lock_timeout: self.lock_timeout,
             reporter,

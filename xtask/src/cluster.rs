@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::consent::{self, Consent};
 use crate::context::Context;
 use crate::devcontainer;
 use crate::engine::{self, Container};
@@ -138,12 +139,10 @@ pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failur
             Ok(())
         }
         Some(Action::Recreate) => {
-            let what =
-                format!("delete the cluster {} with everything deployed on it, and create it again", config.name());
-            context.confirm(&what)?;
+            let consent = context.may_destroy::<consent::Cluster>(&recreation(&config)).await?;
             let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
             remove_marker(context)?;
-            delete_cluster(context, &config, &toolbox).await?;
+            delete_cluster(context, &config, &toolbox, Some(&consent)).await?;
             up(context, &lock).await.map(drop)
         }
         Some(Action::Kubeconfig) => {
@@ -154,6 +153,11 @@ pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failur
         }
         Some(Action::Status) => Ok(()),
     }
+}
+
+/// What recreating loses, as consent is asked for.
+fn recreation(config: &K3dConfig) -> String {
+    format!("delete the cluster {} with everything deployed on it, and create it again", config.name())
 }
 
 pub async fn lock(context: &Context) -> Result<ClusterLock, Failure> {
@@ -189,17 +193,16 @@ pub async fn up(context: &Context, _held: &ClusterLock) -> Result<Ready, Failure
     let plan = decide(&facts);
     let reporter = &context.reporter;
     let marker_before = ReadyMarker::read(&context.state.ready_marker());
-    if plan != Plan::Nothing {
-        remove_marker(context)?;
-    }
+    let mut consent = None;
     if let Plan::Recreate(reasons) = &plan {
         for reason in reasons {
             reporter.warn(config.name(), reason);
         }
-        context.confirm(&format!(
-            "delete the cluster {} with everything deployed on it, and create it again",
-            config.name()
-        ))?;
+        let what = recreation(&config);
+        consent = Some(context.may_destroy::<consent::Cluster>(&what).await?);
+    }
+    if plan != Plan::Nothing {
+        remove_marker(context)?;
     }
     ensure_registry(context, &config, &toolbox, lab.as_ref()).await?;
     match &plan {
@@ -211,7 +214,7 @@ pub async fn up(context: &Context, _held: &ClusterLock) -> Result<Ready, Failure
         }
         Plan::Create => create(context, &config, &toolbox, lab.as_ref()).await?,
         Plan::ClearAndCreate | Plan::Recreate(_) => {
-            delete_cluster(context, &config, &toolbox).await?;
+            delete_cluster(context, &config, &toolbox, consent.as_ref()).await?;
             create(context, &config, &toolbox, lab.as_ref()).await?;
         }
     }
@@ -636,13 +639,15 @@ async fn stop(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
 
 async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
-    context.confirm(&format!(
+    let what = format!(
         "delete the cluster {} and its registry with all their data, and the records of its runs",
         config.name()
-    ))?;
+    );
+    let consent = context.may_destroy::<(consent::Cluster, consent::Registry)>(&what).await?;
+    let (consent, _registry) = consent.split();
     let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
     remove_marker(context)?;
-    delete_cluster(context, config, &toolbox).await?;
+    delete_cluster(context, config, &toolbox, Some(&consent)).await?;
     if let Some(name) = config.registry_container() {
         let step = context.reporter.step(&name, "deleting the registry");
         if !engine::containers(std::slice::from_ref(&name)).await?.is_empty() {
@@ -669,7 +674,12 @@ async fn remove_if_there(kind: &str, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn delete_cluster(context: &Context, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
+async fn delete_cluster(
+    context: &Context,
+    config: &K3dConfig,
+    toolbox: &Toolbox,
+    _consent: Option<&Consent<consent::Cluster>>,
+) -> Result<(), Failure> {
     let step = context.reporter.step(config.name(), "deleting the cluster");
     let existing = observe_containers(config).await?;
     if existing.is_empty() {

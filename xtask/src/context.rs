@@ -1,12 +1,13 @@
 //! What every command is given: the tree, the chosen environment, the common
 //! flags, and where to report.
 
-use std::io::{IsTerminal, Write};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
 
+use crate::consent;
 use crate::exit::Failure;
 use crate::k3d::K3dConfig;
 use crate::output::Reporter;
@@ -24,7 +25,10 @@ pub struct Context {
     /// The kubeconfig context to use: the environment's, or `--context`.
     pub kube_context: String,
     pub dry_run: bool,
+    /// Consent to what loses nothing; see `consent`.
     pub yes: bool,
+    /// Consent to what destroys, by what is lost.
+    pub allow_destroy: BTreeSet<consent::Kind>,
     pub json: bool,
     pub lock_timeout: Duration,
     pub reporter: Arc<Reporter>,
@@ -54,25 +58,5 @@ impl Context {
     /// A log file of this run.
     pub fn log(&self, name: &str) -> Utf8PathBuf {
         self.run_dir.join(format!("{name}.log"))
-    }
-
-    /// Consent to something destructive or far-reaching: asked for on a terminal,
-    /// elsewhere only by `--yes` or `XTASK_CONFIRM=1`.
-    pub fn confirm(&self, what: &str) -> Result<(), Failure> {
-        if self.yes {
-            return Ok(());
-        }
-        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return Err(Failure::usage(format!("this would {what}: confirmation needed"))
-                .remedy("run it again with --yes (or XTASK_CONFIRM=1)"));
-        }
-        eprint!("This will {what}. Go on? [y/N] ");
-        let _ = std::io::stderr().flush();
-        let mut answer = String::new();
-        let read = std::io::stdin().read_line(&mut answer);
-        match (read, answer.trim()) {
-            (Ok(_), "y" | "Y" | "yes") => Ok(()),
-            _ => Err(Failure::usage("not confirmed: nothing was changed")),
-        }
     }
 }

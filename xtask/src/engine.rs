@@ -111,7 +111,7 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
         reporter.planned("docker", what);
         return Err(unavailable(error));
     }
-    context.confirm(what)?;
+    context.confirm(what).await?;
     if !installed {
         let step = reporter.step("docker", "installing Docker Engine");
         // A killed installation leaves packages unpacked but not configured.

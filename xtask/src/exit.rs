@@ -17,6 +17,8 @@ pub enum Exit {
     Release = 7,
     NotReady = 8,
     TestsFailed = 9,
+    /// Something would be lost or changed that nobody consented to.
+    ConsentNeeded = 10,
     /// 128 + SIGINT.
     Interrupted = 130,
     /// 128 + SIGTERM.

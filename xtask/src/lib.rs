@@ -7,6 +7,7 @@
 pub mod checklist;
 pub mod cli;
 pub mod cluster;
+pub mod consent;
 pub mod context;
 pub mod devcontainer;
 pub mod diagnosis;

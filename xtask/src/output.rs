@@ -309,6 +309,22 @@ impl Reporter {
         }
     }
 
+    /// A question, whose answer the caller reads: nothing is drawn over it.
+    pub fn prompt(&self, text: &str) {
+        let inner = self.lock();
+        if let Some(bar) = &inner.bar {
+            bar.disable_steady_tick();
+        }
+        let print = || {
+            eprint!("{text}");
+            let _ = std::io::stderr().flush();
+        };
+        match &inner.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
     fn data_to_stderr(&self, text: &str) {
         let inner = self.lock();
         let print = || eprintln!("   {text}");

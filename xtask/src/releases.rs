@@ -17,6 +17,7 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use serde::Serialize;
 
+use crate::consent::{self, Consent};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::kubernetes::{read_failed, server_time};
@@ -139,8 +140,9 @@ async fn repair(
         if context.dry_run {
             return Ok(());
         }
-        context.confirm(&format!("uninstall release {} in {}", newest.release, newest.namespace))?;
-        return helm(context, &newest, &["uninstall", &newest.release, "--wait"]).await;
+        let what = format!("uninstall release {} in {}", newest.release, newest.namespace);
+        let consent = context.may_destroy::<consent::Release>(&what).await?;
+        return uninstall_release(context, &newest, &consent).await;
     }
     if let [name, revision] = rollback {
         let (newest, _) = find(client, name).await?;
@@ -157,7 +159,7 @@ async fn repair(
             reporter.planned(&newest.release, format!("roll back to revision {number}"));
             return Ok(());
         }
-        context.confirm(&format!("roll release {} back to revision {number}", newest.release))?;
+        context.confirm(&format!("roll release {} back to revision {number}", newest.release)).await?;
         return helm(context, &newest, &["rollback", &newest.release, &number.to_string(), "--wait"]).await;
     }
     let now = server_time(client).await?;
@@ -182,6 +184,15 @@ async fn find(client: &Client, name: &str) -> Result<(Revision, Stored), Failure
             Err(Failure::usage(format!("{name:?} may be any of {}", names.join(", "))))
         }
     }
+}
+
+/// Uninstalls a release, with whatever its chart made.
+async fn uninstall_release(
+    context: &Context,
+    revision: &Revision,
+    _: &Consent<consent::Release>,
+) -> Result<(), Failure> {
+    helm(context, revision, &["uninstall", &revision.release, "--wait"]).await
 }
 
 /// Runs Helm on one release; its lines go to a log.
@@ -282,8 +293,9 @@ pub async fn after_failure(context: &Context, client: &Client, wanted: &[Release
                 for line in objects(&stored) {
                     context.reporter.note(&release.name, format!("uninstalling would delete {line}"));
                 }
-                context.confirm(&format!("uninstall release {} and install it again", release.name))?;
-                helm(context, newest, &["uninstall", &release.name, "--wait"]).await?;
+                let what = format!("uninstall release {} and install it again", release.name);
+                let consent = context.may_destroy::<consent::Release>(&what).await?;
+                uninstall_release(context, newest, &consent).await?;
                 again = true;
             }
             AfterFailure::Stop(data) => context.reporter.warn(
@@ -416,10 +428,12 @@ async fn treat(
                 return Ok(false);
             }
             if owner == Owner::Unknown {
-                context.confirm(&format!(
-                    "mark revision {} of release {name} ({what}, nobody works on it) as failed",
-                    revision.revision
-                ))?;
+                context
+                    .confirm(&format!(
+                        "mark revision {} of release {name} ({what}, nobody works on it) as failed",
+                        revision.revision
+                    ))
+                    .await?;
                 // Unchanged while we watch, and then only if nobody wrote in between.
                 Interrupt::global().or(tokio::time::sleep(UNCHANGED_FOR)).await?;
             }

@@ -35,7 +35,11 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let lock = cluster::lock(context).await?;
     match bring(context, &lock, &layers, &layer_args).await {
         Ok(()) => checklist::conclude(context).await,
-        Err(failure) if matches!(failure.exit, Exit::Usage | Exit::Interrupted | Exit::Terminated) => Err(failure),
+        Err(failure)
+            if matches!(failure.exit, Exit::Usage | Exit::ConsentNeeded | Exit::Interrupted | Exit::Terminated) =>
+        {
+            Err(failure)
+        }
         Err(failure) => {
             // What holds and what does not, and last, what ended the run.
             let _ = checklist::conclude(context).await;
