@@ -20,8 +20,9 @@ use crate::credentials::Credentials;
 use crate::lock::{Digest, Lock, LockedImage};
 use crate::manifest::{Descriptor, Manifest};
 use crate::pace::{self, Came, Next, Quota, Retry};
+use crate::proxy::Proxies;
 use crate::registry::{Ask, Registry, Scope};
-use crate::transport::{Endpoint, Proxies};
+use crate::transport::Endpoint;
 use crate::{Error, Event, Kind, referrers};
 
 /// From this size on, in bytes, a blob is looked for before it is uploaded: moving it

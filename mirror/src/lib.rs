@@ -9,6 +9,7 @@ mod lock;
 mod manifest;
 mod no_proxy;
 mod pace;
+mod proxy;
 mod referrers;
 mod registry;
 mod resolve;
@@ -21,9 +22,10 @@ pub use credentials::{Account, Credentials};
 pub use lock::{Child, Digest, Lock, LockedImage, Mode, Platform, Wanted, WantedImage};
 pub use no_proxy::NoProxy;
 pub use pace::{Quota, Retry};
+pub use proxy::Proxies;
 pub use registry::answers;
 pub use resolve::resolve;
-pub use transport::{Endpoint, Proxies};
+pub use transport::{Connector, Endpoint};
 
 /// What a copy tells while it goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub enum Kind {
     Dns,
     Unreachable,
     Tls,
+    /// A proxy that is mistyped, or that leads nowhere.
+    Proxy,
     Protocol,
     Platform,
     Invalid,

@@ -25,14 +25,18 @@ enum Entry {
 impl NoProxy {
     /// Entries that cannot be read are passed over, as Go does; empty ones are none.
     pub fn parse(list: &str) -> Self {
-        Self { entries: list.split(',').filter_map(entry).collect() }
+        // Go knows commas only; nothing that it takes has a blank in it.
+        Self { entries: list.split(|c: char| c == ',' || c.is_whitespace()).filter_map(entry).collect() }
     }
 
-    /// Whether this host is reached directly. `localhost` and loopback addresses always are.
+    /// Whether this host is reached directly. `localhost` (with the names below it) and
+    /// loopback addresses always are.
     pub fn covers(&self, host: &str, port: u16) -> bool {
         let host = bare(host).to_ascii_lowercase();
+        // A name may end in its root's dot.
+        let host = host.strip_suffix('.').unwrap_or(&host);
         let address = host.parse::<IpAddr>().ok().map(|address| address.to_canonical());
-        if host == "localhost" || address.is_some_and(|address| address.is_loopback()) {
+        if is_loopback(host) {
             return true;
         }
         let on = |wanted: &Option<u16>| wanted.is_none_or(|wanted| wanted == port);
@@ -41,11 +45,18 @@ impl NoProxy {
             (Entry::Network(network, prefix), Some(address)) => contains(*network, *prefix, address),
             (Entry::Address(wanted, port), Some(address)) => *wanted == address && on(port),
             (Entry::Domain { suffix, itself, port }, None) => {
-                (host.ends_with(suffix.as_str()) || (*itself && host == suffix[1..])) && on(port)
+                (host.ends_with(suffix.as_str()) || (*itself && *host == suffix[1..])) && on(port)
             }
             _ => false,
         })
     }
+}
+
+/// `localhost`, names below it (RFC 6761, 6.3), `127.0.0.0/8` and `::1`.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let host = bare(host).to_ascii_lowercase();
+    let address = host.parse::<IpAddr>().map(|address| address.to_canonical());
+    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn entry(text: &str) -> Option<Entry> {
@@ -147,6 +158,9 @@ mod tests {
             ("", "127.8.8.8", 6443, true),
             ("", "[::1]", 6443, true),
             ("", "::1", 6443, true),
+            ("", "k3d-ameide.localhost", 5001, true),
+            ("a.example b.example", "b.example", 443, true),
+            ("b.example", "b.example.", 443, true),
             ("", "localhost.example", 6443, false),
         ] {
             assert_eq!(NoProxy::parse(list).covers(host, port), covered, "NO_PROXY={list} for {host}:{port}");

@@ -16,7 +16,8 @@ use crate::credentials::{Account, Credentials};
 use crate::lock::Digest;
 use crate::manifest::{self, Manifest};
 use crate::pace::{self, Came, Gate, Next, Quota, Retry};
-use crate::transport::{Body, Endpoint, Proxies, Transport, full};
+use crate::proxy::Proxies;
+use crate::transport::{Body, Endpoint, Transport, full};
 use crate::{Error, Event, Kind};
 
 /// Manifests larger than this are refused, as registries do (distribution: 4 MiB).

@@ -2,7 +2,6 @@
 //! when an address asks for it: reading the machine's certificates costs more
 //! than a warm run.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -15,18 +14,19 @@ use http::{Request, Response, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::{Error, Kind, NoProxy};
+use crate::no_proxy::is_loopback;
+use crate::proxy::{Proxies, Proxy, Speaks};
+use crate::{Error, Kind, auth};
 
 /// Where a registry is really reached.
 #[derive(Clone, Debug)]
@@ -74,61 +74,6 @@ fn is_component(text: &str) -> bool {
     text.starts_with(plain) && text.ends_with(plain) && text.chars().all(|c| plain(c) || "._-".contains(c))
 }
 
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// The proxies in force; by default none.
-#[derive(Clone, Default)]
-pub struct Proxies {
-    matcher: Option<Arc<Matcher>>,
-    no_proxy: NoProxy,
-    direct: Vec<String>,
-}
-
-impl Proxies {
-    /// As `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
-    pub fn from_env() -> Self {
-        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let either = |upper: &str, lower: &str| set(upper).or_else(|| set(lower)).unwrap_or_default();
-        let matcher = Matcher::builder()
-            .all(either("ALL_PROXY", "all_proxy"))
-            .http(either("HTTP_PROXY", "http_proxy"))
-            .https(either("HTTPS_PROXY", "https_proxy"))
-            .build();
-        let no_proxy = NoProxy::parse(&either("NO_PROXY", "no_proxy"));
-        Self { matcher: Some(Arc::new(matcher)), no_proxy, direct: Vec::new() }
-    }
-
-    /// One for everything.
-    pub fn all(proxy: &str) -> Self {
-        Self { matcher: Some(Arc::new(Matcher::builder().all(proxy).build())), ..Self::default() }
-    }
-
-    /// This host is reached without one, whatever else is said: a cluster's own registry.
-    #[must_use]
-    pub fn never_for(mut self, host: &str) -> Self {
-        self.direct.push(host.to_owned());
-        self
-    }
-
-    /// This machine itself is never reached through one.
-    fn intercept(&self, uri: &Uri) -> Option<Intercept> {
-        let host = uri.host()?;
-        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
-        let direct = self.no_proxy.covers(host, port) || self.direct.iter().any(|name| name == host);
-        self.matcher.as_ref().filter(|_| !direct)?.intercept(uri)
-    }
-}
-
-/// A proxy's address may hold a password.
-impl fmt::Debug for Proxies {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxies").field("direct", &self.direct).finish_non_exhaustive()
-    }
-}
-
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Body = UnsyncBoxBody<Bytes, Error>;
 
@@ -138,15 +83,35 @@ pub(crate) fn full(bytes: Bytes) -> Body {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Direct, or by CONNECT through a proxy.
+/// Opens connections: direct, or through a proxy (CONNECT, also over TLS, or SOCKS 5).
+/// For whatever is spoken over them, TLS to the address itself comes on top.
 #[derive(Clone)]
-struct Connector {
+pub struct Connector {
     http: HttpConnector,
     proxies: Proxies,
+    trust: Arc<Trust>,
 }
 
+impl Connector {
+    /// Reads nothing and asks nobody; what is wrong shows when a connection is asked for.
+    pub fn new(proxies: Proxies) -> Self {
+        Self::trusting(proxies, Arc::default())
+    }
+
+    fn trusting(proxies: Proxies, trust: Arc<Trust>) -> Self {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        Self { http, proxies, trust }
+    }
+}
+
+/// How long a proxy may take until it leads somewhere.
+const TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
+
 impl Service<Uri> for Connector {
-    type Response = TokioIo<TcpStream>;
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -155,49 +120,68 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let mut http = self.http.clone();
-        let proxy = self.proxies.intercept(&uri);
+        let (mut http, trust) = (self.http.clone(), self.trust.clone());
+        let proxy = self.proxies.to(&uri).cloned();
         Box::pin(async move {
-            let Some(proxy) = proxy else { return Ok(http.call(uri).await?) };
-            let mut tunnel = Tunnel::new(proxy.uri().clone(), http);
-            if let Some(auth) = proxy.basic_auth() {
-                tunnel = tunnel.with_auth(auth.clone());
-            }
-            tunnel.call(uri).await.map_err(|error| format!("proxy {}: {error}", proxy.uri()).into())
+            let Some(proxy) = proxy else { return Ok(http.call(uri).await?.into()) };
+            let led = tokio::time::timeout(TUNNEL_TIMEOUT, through(&proxy, uri, http, &trust)).await;
+            let led = led.unwrap_or_else(|_| Err(format!("no answer within {} s", TUNNEL_TIMEOUT.as_secs()).into()));
+            led.map_err(|error| ProxyFailed { proxy: proxy.uri.to_string(), error }.into())
         })
     }
 }
 
-pub(crate) struct Transport {
-    connector: Connector,
-    plain: Client<Connector, Body>,
-    tls: OnceLock<Client<HttpsConnector<Connector>, Body>>,
-    ca: Option<Utf8PathBuf>,
+async fn through(
+    proxy: &Proxy,
+    uri: Uri,
+    http: HttpConnector,
+    trust: &Trust,
+) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>, BoxError> {
+    match (proxy.speaks, proxy.uri.scheme_str()) {
+        (Speaks::Socks5 { local_dns }, _) => {
+            let mut socks = SocksV5::new(proxy.uri.clone(), http).local_dns(local_dns);
+            if let Some((username, password)) = proxy.account.clone() {
+                socks = socks.with_auth(username, password);
+            }
+            Ok(socks.call(uri).await?.into())
+        }
+        (Speaks::Http, Some("https")) => {
+            let tls = HttpsConnectorBuilder::new().with_tls_config(trust.config()?).https_only();
+            Ok(tunnel(proxy, tls.enable_http1().wrap_connector(http)).call(uri).await?)
+        }
+        (Speaks::Http, _) => Ok(tunnel(proxy, http).call(uri).await?.into()),
+    }
 }
 
-impl Transport {
-    pub fn new(ca: Option<Utf8PathBuf>, proxies: &Proxies) -> Self {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let connector = Connector { http, proxies: proxies.clone() };
-        let plain = Client::builder(TokioExecutor::new()).build(connector.clone());
-        Self { connector, plain, tls: OnceLock::new(), ca }
+fn tunnel<C>(proxy: &Proxy, connector: C) -> Tunnel<C> {
+    let tunnel = Tunnel::new(proxy.uri.clone(), connector);
+    let basic = proxy.account.as_ref().and_then(|(username, password)| auth::basic(username, password));
+    match basic {
+        Some(basic) => tunnel.with_auth(basic),
+        None => tunnel,
     }
+}
 
-    pub async fn request(&self, request: Request<Body>) -> Result<Response<Incoming>, Error> {
-        let sent = if request.uri().scheme_str() == Some("http") {
-            self.plain.request(request)
-        } else {
-            self.tls()?.request(request)
-        };
-        sent.await.map_err(|error| failure(&error))
-    }
+#[derive(Debug, thiserror::Error)]
+#[error("proxy {proxy}")]
+struct ProxyFailed {
+    proxy: String,
+    #[source]
+    error: BoxError,
+}
 
-    fn tls(&self) -> Result<&Client<HttpsConnector<Connector>, Body>, Error> {
-        if let Some(client) = self.tls.get() {
-            return Ok(client);
+/// Whose certificates are believed: the machine's, and a further authority's. Read when
+/// an address asks for it, since that costs more than a warm run.
+#[derive(Default)]
+struct Trust {
+    ca: Option<Utf8PathBuf>,
+    config: OnceLock<rustls::ClientConfig>,
+}
+
+impl Trust {
+    fn config(&self) -> Result<rustls::ClientConfig, Error> {
+        if let Some(config) = self.config.get() {
+            return Ok(config.clone());
         }
         let mut roots = rustls::RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -217,8 +201,38 @@ impl Transport {
             .map_err(|error| Error::new(Kind::Tls, error.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        Ok(self.config.get_or_init(|| config).clone())
+    }
+}
+
+pub(crate) struct Transport {
+    connector: Connector,
+    plain: Client<Connector, Body>,
+    tls: OnceLock<Client<HttpsConnector<Connector>, Body>>,
+}
+
+impl Transport {
+    pub fn new(ca: Option<Utf8PathBuf>, proxies: &Proxies) -> Self {
+        let connector = Connector::trusting(proxies.clone(), Arc::new(Trust { ca, config: OnceLock::new() }));
+        let plain = Client::builder(TokioExecutor::new()).build(connector.clone());
+        Self { connector, plain, tls: OnceLock::new() }
+    }
+
+    pub async fn request(&self, request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let sent = if request.uri().scheme_str() == Some("http") {
+            self.plain.request(request)
+        } else {
+            self.tls()?.request(request)
+        };
+        sent.await.map_err(|error| failure(&error))
+    }
+
+    fn tls(&self) -> Result<&Client<HttpsConnector<Connector>, Body>, Error> {
+        if let Some(client) = self.tls.get() {
+            return Ok(client);
+        }
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(config)
+            .with_tls_config(self.connector.trust.config()?)
             .https_only()
             .enable_http1()
             .wrap_connector(self.connector.clone());

@@ -131,7 +131,7 @@ fn a_company_s_proxy_leads_to_every_registry_but_this_machine_s_and_the_cluster_
     let tunnel = Tunnel::to(source());
     let mut options = options(source(), &target.address);
     let named = Endpoint { host: "registry.company.invalid:5000".to_owned(), plain_http: true, ca: None };
-    options.proxies = Proxies::all(&format!("http://anna:s3cret@{}", tunnel.address));
+    options.proxies = Proxies::all(&format!("http://anna:s3cret@{}", tunnel.address)).unwrap();
     // Whoever asks whether it is there must ask the same way.
     block(image_mirror::answers(&named, &options.proxies)).unwrap();
     assert_eq!(block(image_mirror::answers(&named, &Proxies::default())).unwrap_err().kind(), Kind::Dns);
@@ -149,7 +149,7 @@ fn a_company_s_proxy_leads_to_every_registry_but_this_machine_s_and_the_cluster_
     let error = copy(&lock, &Options { force: true, ..options.clone() }).unwrap_err();
     assert_eq!(error.kind(), Kind::Dns, "{error}");
     // Nor does anybody wait for a proxy that is not there.
-    options.proxies = Proxies::all("http://anna:s3cret@127.0.0.1:1");
+    options.proxies = Proxies::all("http://anna:s3cret@127.0.0.1:1").unwrap();
     let error = copy(&lock, &Options { force: true, ..options }).unwrap_err();
     assert!(error.kind() == Kind::Unreachable && error.to_string().contains("proxy"), "{error}");
     assert!(!error.to_string().contains("s3cret"), "{error}");

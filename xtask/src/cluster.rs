@@ -257,7 +257,7 @@ async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<
         (Some(wanted), _) => wanted,
         (None, Some(made)) => made,
         (None, None) => {
-            let reachable = lab::upstream_reachable().await;
+            let reachable = lab::upstream_reachable().await?;
             if !reachable {
                 context.reporter.note(
                     "lab",

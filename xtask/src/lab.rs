@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use image_mirror::{Endpoint, Proxies};
+use image_mirror::Endpoint;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -108,10 +108,13 @@ pub fn lock_file() -> Result<Utf8PathBuf, Failure> {
 }
 
 /// Whether Docker Hub answers from here at all, through a proxy too (any HTTP status does).
-pub async fn upstream_reachable() -> bool {
-    let (hub, proxies) = (Endpoint::named("docker.io"), Proxies::from_env());
+///
+/// # Errors
+/// A proxy that is mistyped: without it nothing is reachable, and that says nothing.
+pub async fn upstream_reachable() -> Result<bool, Failure> {
+    let (hub, proxies) = (Endpoint::named("docker.io"), crate::registry::proxies()?);
     let asked = tokio::time::timeout(Duration::from_secs(4), image_mirror::answers(&hub, &proxies)).await;
-    matches!(asked, Ok(Ok(())))
+    Ok(matches!(asked, Ok(Ok(()))))
 }
 
 /// Builds what is missing of the lab and starts its upstream registry.

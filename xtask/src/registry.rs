@@ -67,11 +67,19 @@ fn target(context: &Context, to: Option<&str>) -> Endpoint {
     }
 }
 
+/// The proxies that the environment names.
+///
+/// # Errors
+/// `usage` for one that is mistyped.
+pub fn proxies() -> Result<Proxies, Failure> {
+    Proxies::from_env().map_err(failure)
+}
+
 fn options(context: &Context, lab: bool) -> Result<Options, Failure> {
     let variable = |name: &str| std::env::var(name).ok();
     let mut options = Options::to(target(context, None));
     options.credentials.docker_config = Credentials::docker_config_path(variable);
-    options.proxies = Proxies::from_env();
+    options.proxies = proxies()?;
     if context.env.cluster.k3d.is_some() {
         // It is on this machine or on the cluster's network, where no proxy reaches.
         let (authority, _) = options.target.parts().map_err(failure)?;
@@ -137,6 +145,7 @@ fn failure(error: image_mirror::Error) -> Failure {
             "raise the body limit of the proxy before the registry (nginx: client_max_body_size 0), then run it again: what was copied stays",
         ),
         Kind::Platform => ("image-platform", Exit::Registry, "check the platforms in infra/images/images.yaml"),
+        Kind::Proxy => ("usage", Exit::Usage, "correct the variable; NO_PROXY names what is reached without it"),
         Kind::Lock => ("usage", Exit::Usage, "correct the file"),
         Kind::Invalid => ("image-invalid", Exit::Registry, "cargo xtask mirror --update"),
     };

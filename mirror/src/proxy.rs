@@ -1,0 +1,290 @@
+//! Which proxy leads to an address, as Go's programs read the environment, and so
+//! docker, kubectl, helm and k3d (<https://pkg.go.dev/golang.org/x/net/http/httpproxy>).
+//! What Go passes over in silence, a proxy that is mistyped, is an error here.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use http::Uri;
+use http::uri::Authority;
+
+use crate::{Error, Kind, NoProxy};
+
+/// How a proxy is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// CONNECT, perhaps over TLS.
+    Http,
+    /// `local_dns`: names are looked up here (`socks5`), or by the proxy (`socks5h`).
+    Socks5 { local_dns: bool },
+}
+
+/// A proxy: its address, and who we are there.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Proxy {
+    /// Without the account.
+    pub uri: Uri,
+    pub speaks: Speaks,
+    pub account: Option<(String, String)>,
+}
+
+/// The account is never printed.
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.uri)
+    }
+}
+
+impl Proxy {
+    /// `http://[user:password@]host[:port]`, `https`, `socks5`, `socks5h`; without a scheme it is `http`.
+    fn parse(text: &str) -> Option<Self> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        let scheme = scheme.to_ascii_lowercase();
+        let (speaks, port) = match scheme.as_str() {
+            "http" => (Speaks::Http, 80),
+            "https" => (Speaks::Http, 443),
+            "socks5" => (Speaks::Socks5 { local_dns: true }, 1080),
+            "socks5h" => (Speaks::Socks5 { local_dns: false }, 1080),
+            _ => return None,
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        // `http//host` is a scheme that lost its colon, not the host `http`.
+        if !text.contains("://") && !matches!(&rest[end..], "" | "/") {
+            return None;
+        }
+        let rest = &rest[..end];
+        let (account, host) = match rest.rsplit_once('@') {
+            Some((account, host)) => (Some(account), host),
+            None => (None, rest),
+        };
+        let authority = authority(host)?;
+        let account = account.map(|account| {
+            let (username, password) = account.split_once(':').unwrap_or((account, ""));
+            (decoded(username), decoded(password))
+        });
+        let scheme = if scheme == "https" { "https" } else { "http" };
+        let host = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(port));
+        let uri = Uri::builder().scheme(scheme).authority(host).path_and_query("/").build().ok()?;
+        Some(Self { uri, speaks, account })
+    }
+}
+
+/// A host that a URL can have, with a port that is one.
+fn authority(text: &str) -> Option<Authority> {
+    let authority = Authority::try_from(text).ok()?;
+    let host = authority.host();
+    let named = host.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) && host != ".";
+    let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let good = !host.is_empty() && (named || literal.is_some_and(|host| host.parse::<IpAddr>().is_ok()));
+    let whole = text == host || authority.port_u16().is_some_and(|port| port > 0);
+    (good && whole).then_some(authority)
+}
+
+/// `%40` is `@`; what is no escape stays as it is.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let escaped = after.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        match escaped.filter(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            Some(hex) => {
+                bytes.push(u8::from_str_radix(hex, 16).unwrap_or_default());
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The proxies in force; by default none. Also for clients of other protocols than a
+/// registry's: see [`crate::Connector`].
+#[derive(Clone, Debug, Default)]
+pub struct Proxies {
+    http: Option<Proxy>,
+    https: Option<Proxy>,
+    no_proxy: NoProxy,
+    /// Reached without one, whatever else is said.
+    direct: Vec<String>,
+}
+
+impl Proxies {
+    /// As `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, each in capitals or not.
+    ///
+    /// # Errors
+    /// `Kind::Proxy` for one that is mistyped, naming its variable, never its text, which
+    /// may hold a password.
+    pub fn from_env() -> Result<Self, Error> {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    /// As [`Proxies::from_env`], of variables that come from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Proxies::from_env`].
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        let either = |name: &str| {
+            // A server hands its clients' headers to a CGI program, `Proxy:` as HTTP_PROXY (CVE-2016-5385).
+            let upper = set(name).filter(|_| name != "HTTP_PROXY" || variable("REQUEST_METHOD").is_none());
+            let lower = name.to_ascii_lowercase();
+            upper.map(|value| (name.to_owned(), value)).or_else(|| set(&lower).map(|value| (lower, value)))
+        };
+        let proxy = |name: &str| {
+            let found = either(name).or_else(|| either("ALL_PROXY"));
+            found.map(|(name, value)| named(&name, &value)).transpose()
+        };
+        let no_proxy = either("NO_PROXY").map(|(_, value)| NoProxy::parse(&value)).unwrap_or_default();
+        Ok(Self { http: proxy("HTTP_PROXY")?, https: proxy("HTTPS_PROXY")?, no_proxy, direct: Vec::new() })
+    }
+
+    /// One for everything but this machine itself.
+    ///
+    /// # Errors
+    /// `Kind::Proxy` for what is no proxy's address.
+    pub fn all(proxy: &str) -> Result<Self, Error> {
+        let proxy = named("the proxy", proxy)?;
+        Ok(Self { http: Some(proxy.clone()), https: Some(proxy), ..Self::default() })
+    }
+
+    /// This host is reached without one, whatever else is said: a cluster's own registry.
+    #[must_use]
+    pub fn never_for(mut self, host: &str) -> Self {
+        self.direct.push(host.to_ascii_lowercase());
+        self
+    }
+
+    /// Whether any of them is in force.
+    pub fn is_empty(&self) -> bool {
+        self.http.is_none() && self.https.is_none()
+    }
+
+    /// Whether an address is reached through one: `https://host:6443`.
+    pub fn leads_to(&self, uri: &Uri) -> bool {
+        self.to(uri).is_some()
+    }
+
+    /// The proxy that leads there. This machine itself is never reached through one.
+    pub(crate) fn to(&self, uri: &Uri) -> Option<&Proxy> {
+        let (host, tls) = (uri.host()?.to_ascii_lowercase(), uri.scheme_str() != Some("http"));
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let proxy = if tls { self.https.as_ref() } else { self.http.as_ref() }?;
+        let direct = self.direct.contains(&host) || self.no_proxy.covers(&host, port);
+        (!direct).then_some(proxy)
+    }
+}
+
+fn named(variable: &str, value: &str) -> Result<Proxy, Error> {
+    Proxy::parse(value.trim()).ok_or_else(|| {
+        let message = format!(
+            "{variable} is no proxy's address: expected http://[user:password@]host:port, with https, socks5 or socks5h"
+        );
+        Error::new(Kind::Proxy, message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxies(variables: &[(&str, &str)]) -> Result<Proxies, Error> {
+        Proxies::from_variables(|name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn an_address_is_reached_directly_by_its_host_and_port() {
+        let rows: &[(&str, &str, bool)] = &[
+            ("registry.example:5000", "https://registry.example:5000", true),
+            ("registry.example:5000", "https://registry.example", false),
+            ("registry.example:443", "https://registry.example", true),
+            ("registry.example:443", "http://registry.example", false),
+            ("registry.example:80", "http://registry.example/v2/", true),
+            ("registry.example", "https://REGISTRY.Example", true),
+            ("registry.example", "https://registry.example./v2/", true),
+            ("a.example registry.example", "https://registry.example", true),
+            ("[fd12::1]:6443", "https://[fd12::1]:6443", true),
+            ("[fd12::1]:6443", "https://[fd12::1]", false),
+            // This machine, whatever is said.
+            ("", "https://localhost:6443", true),
+            ("", "https://127.3.2.1:6443", true),
+            ("", "https://[::1]:6443", true),
+            ("", "https://k3d-ameide.localhost:5001", true),
+        ];
+        for (no_proxy, address, direct) in rows {
+            let proxies = proxies(&[
+                ("HTTPS_PROXY", "http://proxy.example:3128"),
+                ("HTTP_PROXY", "http://proxy.example:3128"),
+                ("NO_PROXY", no_proxy),
+            ]);
+            assert_eq!(proxies.unwrap().to(&address.parse().unwrap()).is_none(), *direct, "{no_proxy:?} {address}");
+        }
+    }
+
+    #[test]
+    fn each_scheme_has_its_proxy_and_either_case_will_do() {
+        let to = |variables: &[(&str, &str)], address: &str| {
+            let proxies = proxies(variables).unwrap();
+            proxies.to(&address.parse().unwrap()).map(|proxy| proxy.uri.to_string())
+        };
+        let (plain, tls) = ("http://x.example", "https://x.example");
+        assert_eq!(to(&[], tls), None);
+        assert_eq!(to(&[("HTTPS_PROXY", "")], tls), None);
+        assert_eq!(to(&[("HTTPS_PROXY", "p:1")], tls).as_deref(), Some("http://p:1/"));
+        assert_eq!(to(&[("HTTPS_PROXY", "p:1")], plain), None);
+        assert_eq!(to(&[("https_proxy", "http://p:1/")], tls).as_deref(), Some("http://p:1/"));
+        assert_eq!(to(&[("HTTPS_PROXY", ""), ("https_proxy", "p:1")], tls).as_deref(), Some("http://p:1/"));
+        assert_eq!(to(&[("HTTPS_PROXY", "p:1"), ("https_proxy", "p:2")], tls).as_deref(), Some("http://p:1/"));
+        assert_eq!(to(&[("http_proxy", "p")], plain).as_deref(), Some("http://p:80/"));
+        assert_eq!(to(&[("ALL_PROXY", "p:1")], plain).as_deref(), Some("http://p:1/"));
+        assert_eq!(to(&[("ALL_PROXY", "p:1"), ("HTTPS_PROXY", "p:2")], tls).as_deref(), Some("http://p:2/"));
+        assert_eq!(to(&[("HTTP_PROXY", "p:1"), ("no_proxy", "x.example")], plain), None);
+        assert_eq!(to(&[("HTTP_PROXY", "p:1"), ("REQUEST_METHOD", "GET")], plain), None);
+        assert_eq!(to(&[("HTTPS_PROXY", "https://p")], tls).as_deref(), Some("https://p:443/"));
+        assert_eq!(to(&[("HTTPS_PROXY", "socks5h://p")], tls).as_deref(), Some("http://p:1080/"));
+    }
+
+    #[test]
+    fn a_mistyped_proxy_is_an_error_that_names_its_variable_and_no_secret() {
+        for wrong in [
+            "htp://anna:s3cret@proxy.example:3128",
+            "http:/anna:s3cret@proxy.example:3128",
+            "http//anna:s3cret@proxy.example:3128",
+            "http://anna:s3cret@",
+            "http://anna:s3cret@:3128",
+            "http://anna:s3cret@proxy.example:31280000",
+            "http://anna:s3cret@proxy.example:port",
+            "http://anna:s3cret@proxy example:3128",
+            "http://anna:s3cret@proxy.example:0",
+            "\"http://anna:s3cret@proxy.example:3128\"",
+            "://s3cret",
+            "ftp://s3cret",
+            "http://[::s3cret]:3128",
+        ] {
+            let error = proxies(&[("https_proxy", wrong)]).unwrap_err();
+            let said = error.to_string();
+            assert!(error.kind() == Kind::Proxy && said.contains("https_proxy"), "{said}");
+            assert!(!format!("{error:?}").contains("s3cret"), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_account_is_decoded_and_never_printed() {
+        let proxies = proxies(&[("HTTPS_PROXY", "http://an%6ea:s3%40cr%zzet%@proxy.example:3128")]).unwrap();
+        let proxy = proxies.to(&"https://x.example".parse().unwrap()).unwrap();
+        assert_eq!(proxy.account, Some(("anna".to_owned(), "s3@cr%zzet%".to_owned())));
+        assert!(!format!("{proxies:?}").contains("s3@cr"), "{proxies:?}");
+    }
+
+    #[test]
+    fn a_host_that_is_named_is_reached_directly() {
+        let proxies = Proxies::all("http://proxy.example:3128").unwrap().never_for("Registry.example");
+        assert!(!proxies.leads_to(&"http://registry.example:5000".parse().unwrap()));
+        assert!(proxies.leads_to(&"http://other.example:5000".parse().unwrap()));
+        assert!(Proxies::all("no proxy").is_err());
+    }
+}
