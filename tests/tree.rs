@@ -122,3 +122,34 @@ fn every_blocker_is_explained_with_what_to_do() {
         assert!(cells.len() == 3 && cells.iter().all(|cell| cell.trim().len() > 3), "{name}: {cells:?}");
     }
 }
+
+/// `tests/messages.tsv` is what the rules of the diagnosis are measured by: a row
+/// that is broken, or there twice, would measure nothing.
+#[test]
+fn the_table_of_messages_has_its_form() {
+    const SOURCES: [&str; 10] =
+        ["event", "state", "scheduler", "controller", "api", "helm", "helmfile", "warning", "k3d", "log"];
+    let table = std::fs::read_to_string(root().join("tests/messages.tsv")).unwrap();
+    let mut lines = table.lines().filter(|line| !line.starts_with('#'));
+    assert_eq!(lines.next(), Some("source\treason\tmessage\tcode\tmay_end\torigin"));
+    let mut seen = std::collections::BTreeSet::new();
+    let mut sources = std::collections::BTreeSet::new();
+    for line in lines {
+        let row: Vec<&str> = line.split('\t').collect();
+        let [source, reason, message, code, may_end, origin] = row[..] else { panic!("{} cells: {line}", row.len()) };
+        assert!(SOURCES.contains(&source), "an unknown source: {line}");
+        assert!(seen.insert((source, reason, message)), "there twice: {line}");
+        assert!(!reason.is_empty() && (!message.trim().is_empty() || reason != "-"), "nothing to judge: {line}");
+        let kebab = |code: &str| code.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
+        assert!(!code.is_empty() && kebab(code), "no code: {line}");
+        assert!(["at-once", "after", "never"].contains(&may_end), "no such end: {line}");
+        // Only a state, or an answer of a program that has ended, tells that nothing heals.
+        let may_tell = ["state", "api", "helm", "helmfile", "k3d"].contains(&source);
+        assert!(may_end != "at-once" || may_tell, "ends a run by a text alone: {line}");
+        assert!(code != "-" || may_end == "never", "says nothing, and may end a run: {line}");
+        assert!(origin.trim().len() > 5, "of no known origin: {line}");
+        sources.insert(source);
+    }
+    assert!(seen.len() >= 230, "only {} rows", seen.len());
+    assert_eq!(sources.len(), SOURCES.len(), "a source without a row: {sources:?}");
+}
