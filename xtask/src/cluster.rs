@@ -381,7 +381,7 @@ async fn ensure_registry(
         }
         if let Err(failure) = k3d(context, toolbox, lab, &arguments).await {
             // k3d leaves the container that could not start (say its port is taken).
-            let _ = process::capture(engine::docker(["rm", "-f", "-v", &name])).await;
+            let _ = process::tidy_up(engine::docker(["rm", "-f", "-v", &name]), process::ANSWER).await;
             return Err(failure);
         }
         step.done_as(format!("created the registry, {push}"));

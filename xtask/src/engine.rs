@@ -40,7 +40,9 @@ pub async fn docker_output<S: AsRef<std::ffi::OsStr>>(
 ) -> Result<String, Failure> {
     let command = docker(arguments);
     let shown = format!("{:?}", command.as_std()).replace('"', "");
-    let captured = process::capture(command).await.map_err(|error| unavailable(error.to_string()))?;
+    let at_most = if looks(&command) { process::ANSWER } else { process::ACT };
+    let captured =
+        process::capture_within(command, at_most).await.map_err(|failure| unavailable(failure.to_string()))?;
     if captured.status.success() {
         return Ok(captured.stdout);
     }
@@ -52,6 +54,12 @@ pub async fn docker_output<S: AsRef<std::ffi::OsStr>>(
     let cause = captured.stderr.lines().find(|line| line.contains("Error response from daemon")).map(str::to_owned);
     let evidence = cause.unwrap_or_else(|| captured.ok().err().unwrap_or_default());
     Err(Failure::new("docker-failed", Exit::NotReady, format!("`{shown}` failed")).evidence(evidence))
+}
+
+/// Whether a command only asks the engine; what it does (saving, pushing, deleting) may take longer.
+fn looks(command: &tokio::process::Command) -> bool {
+    let looks = ["info", "inspect", "ps", "images", "version", "ls"];
+    command.as_std().get_args().take(2).any(|word| looks.iter().any(|look| word == *look))
 }
 
 /// Starts a stopped container, or removes it where the engine cannot: made under
@@ -155,7 +163,8 @@ async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure
     if !wrapper && std::path::Path::new("/run/systemd/system").is_dir() {
         let mut command = process::command("systemctl");
         command.args(["start", "docker"]);
-        process::capture(command).await.map_err(io)?.ok().map_err(unavailable)?;
+        let answer = process::capture_within(command, process::ACT).await;
+        answer.map_err(|failure| unavailable(failure.to_string()))?.ok().map_err(unavailable)?;
         return Ok(None);
     }
     for pid_file in ["/var/run/docker.pid", "/var/run/docker/containerd/containerd.pid"] {
@@ -168,6 +177,7 @@ async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure
         command.arg(format!("--add-runtime=ameide={WRAPPER}")).arg("--default-runtime=ameide");
     }
     let log = std::fs::File::options().create(true).append(true).open(DOCKERD_LOG).map_err(io)?;
+    command.env_clear().envs(process::environment::of("dockerd"));
     command.stdin(std::process::Stdio::null()).stderr(log.try_clone().map_err(io)?).stdout(log);
     {
         use std::os::unix::process::CommandExt;

@@ -257,7 +257,7 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
         Ok(())
     })
     .await;
-    let _ = api.delete(NAME, &now).await;
+    let _ = Interrupt::global().tidy(Duration::from_secs(5), api.delete(NAME, &now)).await;
     match outcome {
         Ok(()) if last.is_empty() => Ok(()),
         Err(failure) if failure.code == "interrupted" => Err(failure),

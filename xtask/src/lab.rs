@@ -377,7 +377,8 @@ async fn go_module_folder(module: &Utf8Path, go: &str) -> Result<Utf8PathBuf, Fa
     let mut command = process::command(require_go()?);
     command.current_dir(module).args(["mod", "download", "-json", go]).env("GOTOOLCHAIN", "local");
     let failed = |error: String| Failure::usage(format!("{module}: cannot find the module {go}: {error}"));
-    let output = process::capture(command).await.map_err(|error| failed(error.to_string()))?.ok().map_err(failed)?;
+    let output = process::capture_within(command, process::ACT).await.map_err(|error| failed(error.to_string()))?;
+    let output = output.ok().map_err(failed)?;
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Downloaded {

@@ -242,7 +242,7 @@ impl Runner<'_> {
         let client = kubernetes::client(&self.context.kube_context).await?;
         kubernetes::ready(&client).await.map_err(|error| kubernetes::unreachable(&self.context.kube_context, error))?;
         let mut lease = ClusterLease::acquire(self.context, &client).await?;
-        let run = async {
+        let run = Interrupt::global().until(async {
             for layer in layers {
                 let since = jiff::Timestamp::now();
                 let result = self.run_layer(&client, layer).await;
@@ -250,7 +250,7 @@ impl Runner<'_> {
                 result?;
             }
             Ok(())
-        };
+        });
         let result = lease.guard(run).await;
         lease.release().await;
         result
@@ -295,11 +295,12 @@ impl Runner<'_> {
             let Err(failure) = self.sync(client, layer, wanted, &budgets, &mut spent).await else { return Ok(()) };
             let retry = spent.decide(failure.code, &budgets);
             let (Retry::RateLimit(next) | Retry::Repair(next) | Retry::Api(next)) = retry else {
-                let stopped = matches!(failure.exit, Exit::Interrupted | Exit::Terminated);
+                let stopped = Interrupt::global().check().is_err();
                 if !stopped && !reinstalled && releases::after_failure(self.context, client, wanted).await? {
                     reinstalled = true;
                     continue;
                 }
+                let _tidying = Interrupt::global().tidying();
                 releases::settle(self.context, client, wanted).await;
                 return Err(failure);
             };

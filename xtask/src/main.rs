@@ -3,24 +3,41 @@ use std::sync::Arc;
 use clap::Parser;
 use xtask::cli::{Cli, dispatch};
 use xtask::devcontainer;
+use xtask::exit::{Exit, Failure};
 use xtask::github;
-use xtask::process::Interrupt;
+use xtask::process::{Interrupt, environment};
 
-// One thread: children are tied to the thread that starts them (see `process`).
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> std::process::ExitCode {
+fn main() -> std::process::ExitCode {
+    // SAFETY: no other thread runs yet.
+    unsafe { environment::take_accounts() };
+    // One thread: children are tied to the thread that starts them (see `process`).
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(_) => return std::process::ExitCode::from(Exit::Unclassified as u8),
+    };
+    let exit = runtime.block_on(run());
+    // What waits in a thread of its own (a name that is being looked up) is not waited for.
+    runtime.shutdown_background();
+    std::process::ExitCode::from(exit as u8)
+}
+
+async fn run() -> i32 {
     let cli = Cli::parse();
     let reporter = Arc::new(cli.common.reporter());
-    if let Err(error) = Interrupt::global().listen() {
+    let interrupt = Interrupt::global();
+    if let Err(error) = interrupt.listen() {
         reporter.warn("signals", format!("interrupts are not handled: {error}"));
     }
     let (context, result) = match cli.common.context(&cli.command, reporter.clone()) {
         Ok(mut context) => {
-            devcontainer::adapt(&mut context).await;
-            let result = dispatch(&context, &cli.command).await;
+            let work = async {
+                devcontainer::adapt(&mut context).await;
+                dispatch(&context, &cli.command).await
+            };
+            let result = interrupt.until(work).await;
             (Some(context), result)
         }
-        Err(failure) => (None, Err(failure)),
+        Err(failure) => (None, Err::<(), Failure>(failure)),
     };
     let exit = match result {
         Ok(()) => 0,
@@ -33,5 +50,5 @@ async fn main() -> std::process::ExitCode {
     if let Some(context) = context.filter(|_| cli.command.is_a_run()) {
         github::summarize(&context);
     }
-    std::process::ExitCode::from(exit as u8)
+    exit
 }

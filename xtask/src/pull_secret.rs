@@ -61,7 +61,7 @@ pub fn account(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Accou
 /// Creates the secret, or rotates what it says of Docker Hub, in each of its
 /// namespaces that exists; a namespace that does not is met again before the next layer.
 pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -> Result<(), Failure> {
-    let Some(account) = account(|name| std::env::var(name).ok())? else { return Ok(()) };
+    let Some(account) = account(crate::process::environment::variable)? else { return Ok(()) };
     for namespace in &need.namespaces {
         if kubernetes::namespace_phase(client, namespace).await? != NamespacePhase::Active {
             continue;

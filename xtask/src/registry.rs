@@ -76,7 +76,7 @@ pub fn proxies() -> Result<Proxies, Failure> {
 }
 
 fn options(context: &Context, lab: bool) -> Result<Options, Failure> {
-    let variable = |name: &str| std::env::var(name).ok();
+    let variable = crate::process::environment::variable;
     let mut options = Options::to(target(context, None));
     options.credentials.docker_config = Credentials::docker_config_path(variable);
     options.proxies = proxies()?;
