@@ -20,7 +20,7 @@ use crate::kubeconfig;
 use crate::kubernetes;
 use crate::lab::{self, Lab};
 use crate::lock::{ClusterLock, Holder};
-use crate::process::{self, Job};
+use crate::process::{self, Interrupt, Job};
 use crate::registry;
 use crate::registry_hosting;
 use crate::state;
@@ -147,7 +147,7 @@ pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failur
         }
         Some(Action::Kubeconfig) => {
             let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
-            merge_kubeconfig(context, &config, &toolbox, None).await?;
+            merge_kubeconfig(context, &config, &toolbox).await?;
             context.reporter.note(config.name(), format!("kubeconfig context {}", context.kube_context));
             Ok(())
         }
@@ -180,8 +180,8 @@ fn remove_marker(context: &Context) -> Result<(), Failure> {
 pub async fn up(context: &Context, _held: &ClusterLock) -> Result<Ready, Failure> {
     let Some(config) = context.k3d_config()? else {
         let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
-        let client = kubernetes::client(&context.kube_context).await?;
-        kubernetes::ready(&client).await.map_err(|error| kubernetes::unreachable(&context.kube_context, error))?;
+        let client = kubernetes::client(context).await?;
+        kubernetes::require(&client).await?;
         context.reporter.note(&context.kube_context, "a shared cluster: it is used as it is");
         return Ok(Ready { toolbox, lab: None });
     };
@@ -428,11 +428,8 @@ fn port_taken(port: u16) -> Failure {
 }
 
 async fn k3d(context: &Context, toolbox: &Toolbox, lab: Option<&Lab>, arguments: &[&str]) -> Result<(), Failure> {
-    let mut command = toolbox.command("k3d");
+    let mut command = k3d_command(context, toolbox, lab);
     command.args(arguments);
-    if let Some(lab) = lab {
-        command.env("K3D_IMAGE_TOOLS", &lab.tools).env("K3D_IMAGE_LOADBALANCER", &lab.loadbalancer);
-    }
     let log = context.log("k3d");
     let ended = Job { command, log: &log, inherit: None }
         .run_to_end(|line| context.reporter.progress(&format!("[k3d] {}", without_prefix(line))))
@@ -441,6 +438,17 @@ async fn k3d(context: &Context, toolbox: &Toolbox, lab: Option<&Lab>, arguments:
         return Ok(());
     }
     Err(k3d_failure(arguments, &ended.tail).log(log))
+}
+
+/// k3d refuses a `KUBECONFIG` of several files and takes no lock on the one it rewrites:
+/// it gets a file of this run's own, and what it would have written `kubeconfig` writes.
+fn k3d_command(context: &Context, toolbox: &Toolbox, lab: Option<&Lab>) -> tokio::process::Command {
+    let mut command = toolbox.command("k3d");
+    if let Some(lab) = lab {
+        command.env("K3D_IMAGE_TOOLS", &lab.tools).env("K3D_IMAGE_LOADBALANCER", &lab.loadbalancer);
+    }
+    command.env("KUBECONFIG", context.run_dir.join("kubeconfig"));
+    command
 }
 
 /// logrus prefixes lines with `INFO[0003] `.
@@ -476,20 +484,17 @@ fn k3d_failure(arguments: &[&str], tail: &[String]) -> Failure {
 }
 
 /// The cluster's context in the kubeconfig, by a name that is reached from here.
-async fn merge_kubeconfig(
-    context: &Context,
-    config: &K3dConfig,
-    toolbox: &Toolbox,
-    lab: Option<&Lab>,
-) -> Result<(), Failure> {
-    let switch = if kubernetes::has_current_context() {
-        "--kubeconfig-switch-context=false"
-    } else {
-        "--kubeconfig-switch-context=true"
-    };
-    k3d(context, toolbox, lab, &["kubeconfig", "merge", config.name(), "--kubeconfig-merge-default", switch]).await?;
+async fn merge_kubeconfig(context: &Context, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
+    // Its output holds the cluster's keys, and goes into no log.
+    let mut command = k3d_command(context, toolbox, None);
+    command.args(["kubeconfig", "get", config.name()]);
+    let failed = |tail: Vec<String>| k3d_failure(&["kubeconfig", "get"], &tail);
+    let captured = process::capture(command).await?;
+    if !captured.status.success() {
+        return Err(failed(captured.stderr.lines().map(str::to_owned).collect()));
+    }
     devcontainer::join(context, config, &[]).await?;
-    devcontainer::point_kubeconfig(context, config)
+    kubeconfig::put(&captured.stdout, devcontainer::api_server(context, config).as_deref()).await
 }
 
 /// From "containers run" to "things can be deployed", and the marker that says so.
@@ -502,8 +507,8 @@ async fn ready(
 ) -> Result<(), Failure> {
     let reporter = &context.reporter;
     let step = reporter.step(config.name(), "waiting for the cluster");
-    merge_kubeconfig(context, config, toolbox, lab).await?;
-    let client = kubernetes::client(&context.kube_context).await?;
+    merge_kubeconfig(context, config, toolbox).await?;
+    let client = kubernetes::client(context).await?;
     let expected = (config.simple.servers + config.simple.agents) as usize;
     let timeout = Duration::from_secs(180);
     let named = |what: &'static str| {
@@ -659,7 +664,7 @@ async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     devcontainer::leave(context, config).await;
     remove_if_there("network", &config.network()).await?;
     remove_if_there("volume", &format!("k3d-{}-images", config.name())).await?;
-    kubeconfig::forget(config.name())?;
+    kubeconfig::forget(config.name()).await?;
     context.state.clear().map_err(|error| {
         let path = &context.state.path;
         Failure::new("state-unwritable", Exit::Unclassified, format!("cannot clear the state folder {path}: {error}"))

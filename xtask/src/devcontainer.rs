@@ -11,7 +11,6 @@ use crate::context::Context;
 use crate::engine;
 use crate::exit::Failure;
 use crate::k3d::K3dConfig;
-use crate::kubeconfig;
 use crate::process;
 
 /// Asks the engine whether it runs the container that this process is in, and if so
@@ -71,13 +70,11 @@ pub async fn leave(context: &Context, config: &K3dConfig) {
     }
 }
 
-/// Lets the kubeconfig name the API server as it is reached from here.
-pub fn point_kubeconfig(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
-    if context.inside.is_none() {
-        return Ok(());
-    }
+/// The API server as it is reached from here; none where that is as k3d says.
+pub fn api_server(context: &Context, config: &K3dConfig) -> Option<String> {
+    context.inside.as_ref()?;
     let host = config.loadbalancer_container().unwrap_or_else(|| config.server_container());
-    kubeconfig::point_at(config.name(), &format!("https://{host}:6443"))
+    Some(format!("https://{host}:6443"))
 }
 
 #[cfg(test)]

@@ -1,52 +1,21 @@
 //! The cluster's API as this tool uses it: a client for one kubeconfig context,
 //! and waiting for the things that a fresh cluster needs before anything runs on it.
 
+pub mod answers;
+mod connect;
+
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
+use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+
+pub use answers::{in_words, is_forbidden, read_failed, unreachable, write_failed};
+pub use connect::client;
 
 use crate::exit::{Exit, Failure};
 use crate::process::Interrupt;
-
-pub fn unreachable(context: &str, error: impl std::fmt::Display) -> Failure {
-    Failure::new(
-        "api-unreachable",
-        Exit::ApiUnreachable,
-        format!("the Kubernetes API of context {context:?} cannot be reached"),
-    )
-    .evidence(error.to_string())
-    .remedy("cargo xtask cluster")
-}
-
-/// Reading one kind of object failed: never taken for "there is none".
-pub fn read_failed(what: &str, error: kube::Error) -> Failure {
-    match &error {
-        kube::Error::Api(status) if status.code == 403 => {
-            Failure::new("forbidden", Exit::NotReady, format!("not allowed to read {what}")).evidence(error.to_string())
-        }
-        kube::Error::Api(_) => {
-            Failure::new("unknown", Exit::Unclassified, format!("reading {what} failed")).evidence(error.to_string())
-        }
-        _ => Failure::new("api-unreachable", Exit::ApiUnreachable, format!("reading {what} failed"))
-            .evidence(error.to_string())
-            .remedy("cargo xtask cluster"),
-    }
-}
-
-pub async fn client(context: &str) -> Result<Client, Failure> {
-    let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
-    let mut config = Config::from_kubeconfig(&options).await.map_err(|error| unreachable(context, error))?;
-    config.connect_timeout = Some(Duration::from_secs(5));
-    // A 503 is often the very answer that is asked for; retries are ours, and reported.
-    config.default_retry = false;
-    // Watches live longer than any one read.
-    config.read_timeout = Some(Duration::from_secs(300));
-    Client::try_from(config).map_err(|error| unreachable(context, error))
-}
 
 /// The API server's own clock (its `Date` header), to which its timestamps belong.
 pub async fn server_time(client: &Client) -> Result<jiff::Timestamp, Failure> {
@@ -56,15 +25,10 @@ pub async fn server_time(client: &Client) -> Result<jiff::Timestamp, Failure> {
     };
     let request = http::Request::get("/version").body(kube::client::Body::empty());
     let request = request.map_err(|error| failed(error.to_string()))?;
-    let response = client.send(request).await.map_err(|error| failed(error.to_string()))?;
+    let response = client.send(request).await.map_err(|error| read_failed("the API server's time", error))?;
     let date = response.headers().get("date").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date);
     parsed.map_err(|error| failed(format!("its Date {date:?}: {error}")))
-}
-
-/// Whether the kubeconfig names a current context.
-pub fn has_current_context() -> bool {
-    Kubeconfig::read().is_ok_and(|config| config.current_context.is_some_and(|name| !name.is_empty()))
 }
 
 /// Whether the API server answers at all, whatever it says.
@@ -72,19 +36,39 @@ pub async fn answers(client: &Client) -> Result<(), String> {
     let request = http::Request::get("/version").body(Vec::new()).map_err(|error| error.to_string())?;
     match client.request_text(request).await {
         Ok(_) | Err(kube::Error::Api(_)) => Ok(()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(in_words(&error)),
+    }
+}
+
+/// The API server is ready for this run's requests.
+///
+/// # Errors
+/// `api-unreachable`, `unauthenticated` and their like. One who may not ask for `/readyz`
+/// goes on: what is needed is asked for by itself.
+pub async fn require(client: &Client) -> Result<(), Failure> {
+    match asked_ready(client).await {
+        Ok(()) => Ok(()),
+        Err(error) if is_forbidden(&error) => Ok(()),
+        Err(error) => Err(read_failed("/readyz of the API server", error)),
+    }
+}
+
+async fn asked_ready(client: &Client) -> Result<(), kube::Error> {
+    const WITHIN: Duration = Duration::from_secs(5);
+    let request = http::Request::get("/readyz").body(Vec::new()).map_err(kube::Error::HttpError)?;
+    match tokio::time::timeout(WITHIN, client.request_text(request)).await {
+        Ok(Ok(text)) if text.trim() == "ok" => Ok(()),
+        Ok(Ok(text)) => Err(kube::Error::Service(text.into())),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(kube::Error::Service(format!("no answer within {} s", WITHIN.as_secs()).into())),
     }
 }
 
 /// One look at `/readyz`.
 pub async fn ready(client: &Client) -> Result<(), String> {
-    let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| error.to_string())?;
-    let answer = tokio::time::timeout(Duration::from_secs(5), client.request_text(request)).await;
-    match answer {
-        Ok(Ok(text)) if text.trim() == "ok" => Ok(()),
-        Ok(Ok(text)) => Err(text),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("/readyz did not answer within 5 s".to_owned()),
+    match asked_ready(client).await {
+        Err(error) if !is_forbidden(&error) => Err(in_words(&error)),
+        _ => Ok(()),
     }
 }
 
@@ -109,7 +93,7 @@ pub async fn wait_until<F: AsyncFnMut() -> Result<(), String>>(timeout: Duration
 /// Every node is Ready, and there are at least `expected`.
 pub async fn nodes_ready(client: &Client, expected: usize) -> Result<(), String> {
     let nodes =
-        Api::<Node>::all(client.clone()).list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        Api::<Node>::all(client.clone()).list(&ListParams::default()).await.map_err(|error| in_words(&error))?;
     let waiting: Vec<String> =
         nodes.items.iter().filter(|node| !is_ready(node)).filter_map(|node| node.metadata.name.clone()).collect();
     if !waiting.is_empty() {
@@ -131,7 +115,7 @@ pub async fn dns_ready(client: &Client) -> Result<(), String> {
     let pods = Api::<Pod>::namespaced(client.clone(), "kube-system")
         .list(&ListParams::default().labels("k8s-app=kube-dns"))
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| in_words(&error))?;
     if pods.items.iter().any(pod_ready) { Ok(()) } else { Err("no DNS pod (k8s-app=kube-dns) is Ready".to_owned()) }
 }
 
@@ -144,7 +128,7 @@ pub async fn default_storage_class(client: &Client) -> Result<(), String> {
     let classes = Api::<StorageClass>::all(client.clone())
         .list(&ListParams::default())
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| in_words(&error))?;
     let is_default = |class: &StorageClass| {
         let annotations = class.metadata.annotations.as_ref();
         annotations.is_some_and(|all| {
@@ -198,7 +182,8 @@ pub async fn pod_logs(client: &Client, pod: &Pod) -> String {
     let mut text = String::new();
     for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
         let parameters = LogParams { container: Some(container.name.clone()), ..Default::default() };
-        let logs = api.logs(&name, &parameters).await.unwrap_or_else(|error| format!("(no logs: {error})\n"));
+        let logs =
+            api.logs(&name, &parameters).await.unwrap_or_else(|error| format!("(no logs: {})\n", in_words(&error)));
         text.push_str(&format!("--- {namespace}/{name} {}\n{logs}", container.name));
     }
     text
@@ -233,13 +218,13 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
     // The service account of a new cluster's namespace comes a moment after the
     // namespace, and a pod of an earlier run may still be going.
     wait_until(timeout, async || {
-        api.create(&PostParams::default(), &pod).await.map(drop).map_err(|error| error.to_string())
+        api.create(&PostParams::default(), &pod).await.map(drop).map_err(|error| in_words(&error))
     })
     .await
     .map_err(|failure| failed(failure.evidence.join("; ")))?;
     let mut last = String::from("the pod did not start");
     let outcome = wait_until(timeout, async || {
-        let pod = api.get(NAME).await.map_err(|error| error.to_string())?;
+        let pod = api.get(NAME).await.map_err(|error| in_words(&error))?;
         let status = pod.status.clone().unwrap_or_default();
         match status.phase.as_deref() {
             Some("Succeeded") => last.clear(),

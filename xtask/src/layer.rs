@@ -114,7 +114,7 @@ pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<us
     let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
     let args = Args::default();
     let reader = Reader { context, toolbox: &toolbox, lab, args: &args };
-    let client = match kubernetes::client(&context.kube_context).await {
+    let client = match kubernetes::client(context).await {
         Ok(client) if kubernetes::ready(&client).await.is_ok() => Some(client),
         _ => None,
     };
@@ -239,8 +239,8 @@ impl Runner<'_> {
 
     /// Each layer in order; the first that fails ends the run.
     pub async fn run_all(&self, layers: &[Layer]) -> Result<(), Failure> {
-        let client = kubernetes::client(&self.context.kube_context).await?;
-        kubernetes::ready(&client).await.map_err(|error| kubernetes::unreachable(&self.context.kube_context, error))?;
+        let client = kubernetes::client(self.context).await?;
+        kubernetes::require(&client).await?;
         let mut lease = ClusterLease::acquire(self.context, &client).await?;
         let run = Interrupt::global().until(async {
             for layer in layers {

@@ -13,13 +13,12 @@ use tokio::sync::oneshot;
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::kubernetes::read_failed;
+use crate::kubernetes::{read_failed, write_failed};
 use crate::lock::Holder;
 use crate::output::human_seconds;
 use crate::process::Interrupt;
 
 const NAME: &str = "ameide-deploy";
-const NAMESPACE: &str = "kube-system";
 /// Who holds it, for people: the text of the lock file.
 const HOLDER: &str = "ameide.dev/holder";
 /// How long a lease counts after its last renewal, in seconds.
@@ -68,14 +67,16 @@ impl ClusterLease {
     /// # Errors
     /// `lock-timeout`, `forbidden`, `api-unreachable`.
     pub async fn acquire(context: &Context, client: &Client) -> Result<Self, Failure> {
-        let api = Api::<Lease>::namespaced(client.clone(), NAMESPACE);
+        let namespace = &context.env.cluster.lease_namespace;
+        let what = format!("the Lease {namespace}/{NAME}");
+        let api = Api::<Lease>::namespaced(client.clone(), namespace);
         let machine = machine(context);
         let identity = format!("{machine}#{}", context.run_id);
         let started = Instant::now();
         let mut seen: Option<(String, Instant)> = None;
         let mut told = false;
         loop {
-            let found = api.get_opt(NAME).await.map_err(|error| read_failed("the Lease of the cluster", error))?;
+            let found = api.get_opt(NAME).await.map_err(|error| read_failed(&what, error))?;
             let version = found.as_ref().and_then(|lease| lease.metadata.resource_version.clone()).unwrap_or_default();
             let since = match &seen {
                 Some((before, since)) if *before == version => *since,
@@ -103,7 +104,7 @@ impl ClusterLease {
                 Ok(None) => {}
                 // Somebody was faster: look again.
                 Err(kube::Error::Api(status)) if status.code == 409 => continue,
-                Err(error) => return Err(read_failed("the Lease of the cluster", error)),
+                Err(error) => return Err(write_failed(&what, error)),
             }
             let who = found.as_ref().map(describe).unwrap_or_default();
             if !told {
@@ -114,7 +115,7 @@ impl ClusterLease {
                 let waited = human_seconds(context.lock_timeout.as_secs_f64());
                 let message = format!("the cluster's Lease was not free within {waited}");
                 return Err(Failure::new("lock-timeout", Exit::LockTimeout, message)
-                    .evidence(format!("{NAMESPACE}/{NAME} is held by {who}"))
+                    .evidence(format!("{namespace}/{NAME} is held by {who}"))
                     .remedy("wait for that run to end, or give more time with --lock-timeout"));
             }
             // What is waited for is that nothing happens, which no watch tells.
@@ -184,7 +185,7 @@ fn write_holder(context: &Context, lease: &mut Lease, identity: &str) {
     annotations.insert(HOLDER.to_owned(), holder);
     lease.metadata = ObjectMeta {
         name: Some(NAME.to_owned()),
-        namespace: Some(NAMESPACE.to_owned()),
+        namespace: Some(context.env.cluster.lease_namespace.clone()),
         resource_version: old.resource_version,
         uid: old.uid,
         labels: old.labels,

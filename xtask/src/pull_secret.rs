@@ -1,6 +1,7 @@
-//! The pull secret: with an account's credentials in the environment, pods that
-//! pull from Docker Hub after all do so as that account. Where the mirror is
-//! complete nothing needs it, and without credentials nothing is done.
+//! The pull secret: with an account's credentials in the shell, and where the environment's
+//! `env.yaml` says `pullSecret: {fromShell: true}`, pods that pull from Docker Hub after all
+//! do so as that account. Where the mirror is complete nothing needs it, and without
+//! credentials nothing is done.
 //!
 //! The format is `kubernetes.io/dockerconfigjson`, a Docker `config.json`:
 //! <https://kubernetes.io/docs/tasks/configure-pod-container/pull-image-private-registry/>.
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::kubernetes::{self, NamespacePhase, read_failed};
+use crate::kubernetes::{self, NamespacePhase, read_failed, write_failed};
 use crate::tree::PullSecretNeed;
 
 const KIND: &str = "kubernetes.io/dockerconfigjson";
@@ -36,32 +37,62 @@ impl Account {
     }
 }
 
-/// The account that the environment names.
+/// The account that the environment names. A variable that is empty is one that is not
+/// set: the devcontainers CLI gives the empty string for `${localEnv:…}` of a variable that
+/// somebody without an account does not have, and GitHub for a secret that a fork lacks.
+/// White space around a value, such as the line break of a pasted token, is none of it.
 ///
 /// # Errors
-/// Half an account, or an empty one: it would be refused by the registry, in
-/// words that name no variable.
+/// `registry-auth` for half an account, or for one that no header can hold: the registry
+/// would refuse it in words that name no variable.
 pub fn account(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Account>, Failure> {
     for (user_variable, token_variable) in VARIABLES {
-        let (username, token) = match (variable(user_variable), variable(token_variable)) {
-            (None, None) => continue,
-            (username, token) => (username.unwrap_or_default(), token.unwrap_or_default()),
-        };
-        let empty = [(user_variable, &username), (token_variable, &token)];
-        if let Some((name, _)) = empty.iter().find(|(_, value)| value.trim().is_empty()) {
-            return Err(Failure::new("registry-auth", Exit::Registry, format!("{name} is not set, or empty"))
+        let set = |name: &str| variable(name).unwrap_or_default().trim().to_owned();
+        let (username, token) = (set(user_variable), set(token_variable));
+        let refused = |message: String| {
+            Failure::new("registry-auth", Exit::Registry, message)
                 .evidence(format!("{user_variable} and {token_variable} are one account: both or none"))
-                .remedy(format!("set both, or unset both: `unset {user_variable} {token_variable}`")));
+                .remedy(format!("set both, or unset both: `unset {user_variable} {token_variable}`"))
+        };
+        let half = match (username.is_empty(), token.is_empty()) {
+            (true, true) => continue,
+            (true, false) => Some((user_variable, token_variable)),
+            (false, true) => Some((token_variable, user_variable)),
+            (false, false) => None,
+        };
+        if let Some((missing, there)) = half {
+            return Err(refused(format!("{missing} is not set, or empty, and {there} is set")));
         }
-        return Ok(Some(Account { username: username.trim().to_owned(), token: token.trim().to_owned() }));
+        for (name, value) in [(user_variable, &username), (token_variable, &token)] {
+            if value.contains(char::is_control) {
+                return Err(refused(format!("{name} has a line break or another control character in it")));
+            }
+        }
+        return Ok(Some(Account { username, token }));
     }
     Ok(None)
 }
 
 /// Creates the secret, or rotates what it says of Docker Hub, in each of its
 /// namespaces that exists; a namespace that does not is met again before the next layer.
+/// Only where the environment's file lets a person's own account into the cluster.
 pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -> Result<(), Failure> {
-    let Some(account) = account(crate::process::environment::variable)? else { return Ok(()) };
+    let account = account(crate::process::environment::variable);
+    if !context.env.pull_secret.from_shell {
+        static TOLD: std::sync::Once = std::sync::Once::new();
+        // Half an account is the mirror's to refuse: nothing of it is used here.
+        if matches!(account, Ok(Some(_))) {
+            TOLD.call_once(|| {
+                let text = format!(
+                    "the Docker Hub account of this shell is not written into the Secrets of {}: its env.yaml does not say pullSecret.fromShell",
+                    context.env_name
+                );
+                context.reporter.note(&need.name, text);
+            });
+        }
+        return Ok(());
+    }
+    let Some(account) = account? else { return Ok(()) };
     for namespace in &need.namespaces {
         if kubernetes::namespace_phase(client, namespace).await? != NamespacePhase::Active {
             continue;
@@ -83,9 +114,7 @@ pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -
         } else {
             api.create(&parameters, &secret).await
         };
-        written.map_err(|error| {
-            Failure::new("config-missing", Exit::NotReady, format!("cannot write {what}")).evidence(error.to_string())
-        })?;
+        written.map_err(|error| write_failed(&what, error))?;
         let verb = if existed { "rotated" } else { "created" };
         context.reporter.note(namespace, format!("{verb} the pull secret {} for {}", need.name, account.username));
     }
@@ -153,9 +182,22 @@ mod tests {
             (&[], Ok(None)),
             (&[("DOCKERHUB_USERNAME", "alice"), ("DOCKERHUB_TOKEN", "t")], Ok(Some("alice"))),
             (&[("DCKR_USERNAME", "bob"), ("DCKR_PAT", "t\n")], Ok(Some("bob"))),
+            (&[("DCKR_USERNAME", " bob\n"), ("DCKR_PAT", "\tt\r\n")], Ok(Some("bob"))),
             (&[("DOCKERHUB_USERNAME", "alice")], Err("DOCKERHUB_TOKEN")),
             (&[("DOCKERHUB_USERNAME", ""), ("DOCKERHUB_TOKEN", "t")], Err("DOCKERHUB_USERNAME")),
             (&[("DCKR_USERNAME", "bob"), ("DCKR_PAT", " ")], Err("DCKR_PAT")),
+            (&[("DCKR_USERNAME", "bob"), ("DCKR_PAT", "")], Err("DCKR_PAT")),
+            (&[("DCKR_PAT", "t")], Err("DCKR_USERNAME")),
+            (&[("DCKR_USERNAME", "bob"), ("DCKR_PAT", "one\ntwo")], Err("DCKR_PAT")),
+            // What somebody without an account gets of a devcontainer, or a fork of GitHub.
+            (&[("DCKR_USERNAME", ""), ("DCKR_PAT", "")], Ok(None)),
+            (&[("DOCKERHUB_USERNAME", ""), ("DOCKERHUB_TOKEN", "")], Ok(None)),
+            (&[("DCKR_USERNAME", " "), ("DCKR_PAT", "\n")], Ok(None)),
+            (&[("DCKR_USERNAME", "")], Ok(None)),
+            (
+                &[("DOCKERHUB_USERNAME", ""), ("DOCKERHUB_TOKEN", ""), ("DCKR_USERNAME", "bob"), ("DCKR_PAT", "t")],
+                Ok(Some("bob")),
+            ),
         ];
         for (variables, expected) in rows {
             let found = account(|name| {

@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::consent::{self, Consent};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::kubernetes::{read_failed, server_time};
+use crate::kubernetes::{server_time, write_failed};
 use crate::layer::Release;
 use crate::lease::ClusterLease;
 use crate::process::{Interrupt, Job};
@@ -110,7 +110,7 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 const MARKED: &str = "marked failed by xtask";
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
-    let client = crate::kubernetes::client(&context.kube_context).await?;
+    let client = crate::kubernetes::client(context).await?;
     let Some(Action::Repair { older_than, uninstall, rollback }) = &args.action else {
         return show(context, &client).await;
     };
@@ -594,7 +594,7 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
             Ok(())
         }
         Err(kube::Error::Api(status)) if status.code == 409 => Err(changed()),
-        Err(error) => Err(read_failed(&format!("the Secret {}", revision.secret), error)),
+        Err(error) => Err(write_failed(&format!("the Secret {}/{}", revision.namespace, revision.secret), error)),
     }
 }
 

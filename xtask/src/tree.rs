@@ -64,7 +64,17 @@ impl Tree {
                 known.join(", ")
             )));
         }
-        read_yaml(&self.path("infra/kubernetes/environments").join(name).join("env.yaml"))
+        let path = self.path("infra/kubernetes/environments").join(name).join("env.yaml");
+        let environment: Environment = read_yaml(&path)?;
+        let namespace = &environment.cluster.lease_namespace;
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let is_label = namespace.starts_with(plain) && namespace.ends_with(plain) && namespace.len() <= 63;
+        if !is_label || !namespace.chars().all(|c| plain(c) || c == '-') {
+            return Err(Failure::usage(format!(
+                "{path}: cluster.leaseNamespace {namespace:?}: expected the name of a namespace"
+            )));
+        }
+        Ok(environment)
     }
 
     pub fn layer_needs(&self) -> Result<LayerNeeds, Failure> {
@@ -80,19 +90,36 @@ pub fn read_yaml<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, Failure> {
 
 /// `infra/kubernetes/environments/<env>/env.yaml`, which Helmfile reads as well.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Environment {
     pub cluster: ClusterSettings,
     pub registry: RegistrySettings,
+    #[serde(default)]
+    pub pull_secret: PullSecretSettings,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ClusterSettings {
     /// The k3d config file, relative to the root; none for a shared cluster.
     pub k3d: Option<Utf8PathBuf>,
     /// The kubeconfig context.
     pub context: String,
+    /// Where the Lease is that keeps runs apart: the same for everybody who deploys there.
+    #[serde(default = "kube_system")]
+    pub lease_namespace: String,
+}
+
+fn kube_system() -> String {
+    "kube-system".to_owned()
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct PullSecretSettings {
+    /// Whether the Docker Hub account of whoever runs a layer is written into Secrets there.
+    #[serde(default)]
+    pub from_shell: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -141,7 +141,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         .flat_map(|n| [&n.namespaces[..], &n.creates].concat())
         .collect();
     let pull = context.env.registry.pull.clone();
-    let client = kubernetes::client(&context.kube_context).await;
+    let client = kubernetes::client(context).await;
     let health = registry::health_url(context);
     let cluster = async {
         let standing = seen(cluster::standing(context)).await;

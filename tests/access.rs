@@ -1,0 +1,532 @@
+//! The way to a cluster and what its API server answers, with the real binary against API
+//! servers on loopback: every answer in words, with its exit code; kubeconfigs of several
+//! files; proxies.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// Status, `Retry-After` where there is one, body.
+type Answer = (u16, Option<u64>, String);
+
+/// An API server that answers as it is told, and notes `METHOD path?query`.
+struct Api {
+    address: String,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+impl Api {
+    fn start(answer: impl Fn(&str, usize) -> Answer + Send + Sync + 'static) -> Self {
+        Self::serve(answer, |stream| Box::new(stream))
+    }
+
+    fn serve(
+        answer: impl Fn(&str, usize) -> Answer + Send + Sync + 'static,
+        wrap: impl Fn(TcpStream) -> Box<dyn Stream> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (noted, answer, wrap) = (seen.clone(), Arc::new(answer), Arc::new(wrap));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (noted, answer, wrap) = (noted.clone(), answer.clone(), wrap.clone());
+                std::thread::spawn(move || {
+                    let mut stream = BufReader::new(wrap(stream));
+                    while one(&mut stream, &noted, &*answer).is_some() {}
+                });
+            }
+        });
+        Self { address, seen }
+    }
+
+    fn seen(&self, part: &str) -> usize {
+        self.seen.lock().unwrap().iter().filter(|line| line.contains(part)).count()
+    }
+}
+
+/// One request and its answer; none when the connection has ended, or is cut (status 0).
+fn one(
+    stream: &mut BufReader<Box<dyn Stream>>,
+    seen: &Mutex<Vec<String>>,
+    answer: &(dyn Fn(&str, usize) -> Answer + Send + Sync),
+) -> Option<()> {
+    let mut line = String::new();
+    stream.read_line(&mut line).ok().filter(|read| *read > 0)?;
+    let request = line.rsplit_once(" HTTP/").map(|(request, _)| request.to_owned())?;
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        stream.read_line(&mut header).ok()?;
+        if header.trim().is_empty() {
+            break;
+        }
+        if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+    }
+    stream.read_exact(&mut vec![0; length]).ok()?;
+    let before = {
+        let mut seen = seen.lock().unwrap();
+        let before = seen.iter().filter(|other| **other == request).count();
+        seen.push(request.clone());
+        before
+    };
+    let (status, retry_after, body) = answer(&request, before);
+    if status == 0 {
+        return None;
+    }
+    let after = retry_after.map(|seconds| format!("Retry-After: {seconds}\r\n")).unwrap_or_default();
+    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+    let head = format!("HTTP/1.1 {status} X\r\nDate: {date}\r\nContent-Length: {}\r\n{after}\r\n", body.len());
+    stream.get_mut().write_all((head + &body).as_bytes()).ok()?;
+    stream.get_mut().flush().ok()
+}
+
+fn failure(code: u16, reason: &str, message: &str) -> String {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message})
+        .to_string()
+}
+
+fn nothing(request: &str) -> Answer {
+    if request.contains("/readyz") {
+        return (200, None, "ok".into());
+    }
+    if request.contains("/version") {
+        return (200, None, "{}".into());
+    }
+    (
+        200,
+        None,
+        json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": []}).to_string(),
+    )
+}
+
+/// A home, a state folder and a kubeconfig of one's own.
+struct Machine {
+    folder: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// With `releases`, which asks the API for Helm's Secrets and needs nothing else.
+    fn releases(&self, env: &str, kubeconfig: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.args(["--env", env, "releases"]).current_dir(root()).stdin(Stdio::null());
+        command.env("AMEIDE_STATE_DIR", self.path("state")).env("HOME", self.path("home"));
+        command.env("KUBECONFIG", kubeconfig);
+        for variable in ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "ALL_PROXY"] {
+            command.env_remove(variable).env_remove(variable.to_lowercase());
+        }
+        command
+    }
+}
+
+fn kubeconfig(context: &str, server: &str, more: Value) -> String {
+    let mut cluster = json!({"server": server});
+    cluster.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": context,
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": "secret-token"}}],
+        "contexts": [{"name": context, "context": {"cluster": "c", "user": "u"}}],
+    })
+    .to_string()
+}
+
+const STAGING: &str = "ameide-staging";
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// What only a program's author can read.
+const DEBUG: [&str; 9] =
+    ["ApiError", "ServiceError", "HyperError", "Some(", "Status {", "os error", "hyper", "Error {", "secret-token"];
+
+#[track_caller]
+fn ends(mut command: Command, exit: i32, parts: &[&str]) -> String {
+    let output = command.output().unwrap();
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(exit), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    for word in DEBUG {
+        assert!(!text.contains(word), "{word:?} is in:\n{text}");
+    }
+    text
+}
+
+#[test]
+fn every_answer_of_the_api_server_is_told_in_words_with_its_own_exit_code() {
+    let rbac = "secrets is forbidden: User \"system:serviceaccount:ci:deployer\" cannot list resource \"secrets\" in API group \"\" at the cluster scope";
+    let rows: &[(u16, &str, &str, i32, &[&str])] = &[
+        (401, "Unauthorized", "Unauthorized", 8, &["unauthenticated", "ameide-staging", "log in again"]),
+        (
+            403,
+            "Forbidden",
+            rbac,
+            8,
+            &["forbidden", "not allowed to list secrets in the whole cluster", "auth can-i list secrets -A"],
+        ),
+        (
+            403,
+            "Forbidden",
+            "denied by an authorizer of its own",
+            8,
+            &["forbidden", "not allowed to read", "denied by an authorizer"],
+        ),
+        (404, "NotFound", "the server could not find the requested resource", 8, &["crd-missing"]),
+        (
+            429,
+            "TooManyRequests",
+            "too many requests, please try again later",
+            4,
+            &["api-overloaded", "turns requests away"],
+        ),
+        (500, "InternalError", "Internal error occurred: database is locked", 4, &["api-failed", "database is locked"]),
+        (500, "", "etcdserver: leader changed", 4, &["api-unreachable", "leader changed"]),
+        (
+            503,
+            "ServiceUnavailable",
+            "apiserver is shutting down, please try again later",
+            4,
+            &["api-unreachable", "shutting down"],
+        ),
+        (
+            504,
+            "Timeout",
+            "request did not complete within the allotted timeout",
+            4,
+            &["api-unreachable", "504 Gateway Timeout"],
+        ),
+        (418, "", "a teapot", 1, &["unknown", "418", "a teapot"]),
+    ];
+    std::thread::scope(|scope| {
+        for &(code, reason, message, exit, parts) in rows {
+            scope.spawn(move || {
+                let machine = Machine::new();
+                let body = failure(code, reason, message);
+                let api = Api::start(move |request, _| {
+                    if request.contains("/secrets") { (code, None, body.clone()) } else { nothing(request) }
+                });
+                let config =
+                    machine.write("config", &kubeconfig(STAGING, &format!("http://{}", api.address), json!({})));
+                let text = ends(machine.releases("staging", &config), exit, parts);
+                // A shared cluster is not this tool's to bring up.
+                assert!(!text.contains("cargo xtask cluster"), "{text}");
+            });
+        }
+    });
+}
+
+#[test]
+fn what_is_no_api_server_is_told_as_that() {
+    let rows: &[(u16, &str, &[&str])] = &[
+        (
+            502,
+            "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>",
+            &["a page of HTML (502 Bad Gateway)"],
+        ),
+        (200, "<html>Please log in</html>", &["not one of a Kubernetes API"]),
+        (0, "", &["cannot be reached", "GET /api/v1/secrets"]),
+    ];
+    for &(code, body, parts) in rows {
+        let machine = Machine::new();
+        let api =
+            Api::start(
+                move |request, _| {
+                    if request.contains("/secrets") { (code, None, body.to_owned()) } else { nothing(request) }
+                },
+            );
+        let config = machine.write("config", &kubeconfig(STAGING, &format!("http://{}", api.address), json!({})));
+        ends(machine.releases("staging", &config), 4, parts);
+    }
+    // Nobody there, and a remedy that fits the environment.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let machine = Machine::new();
+    let config = machine.write("config", &kubeconfig("k3d-ameide-ci", &format!("http://{free}"), json!({})));
+    ends(machine.releases("ci", &config), 4, &["api-unreachable", "refused", "remedy:   cargo xtask cluster"]);
+    let config = machine.write("config", &kubeconfig(STAGING, &format!("http://{free}"), json!({})));
+    let text = ends(machine.releases("staging", &config), 4, &["api-unreachable", "refused", "VPN"]);
+    assert!(!text.contains("cargo xtask cluster"), "{text}");
+}
+
+#[test]
+fn a_server_that_asks_for_patience_is_asked_again_and_not_for_ever() {
+    let again: &[(u16, Option<u64>, &str)] = &[
+        (429, Some(1), "too many requests, please try again later"),
+        (503, None, "the server is currently unable to handle the request"),
+        (504, None, "timeout"),
+        (500, None, "etcdserver: leader changed"),
+        (0, None, ""),
+    ];
+    for &(code, after, message) in again {
+        let machine = Machine::new();
+        let body = failure(code, "", message);
+        let api = Api::start(move |request, before| {
+            let refused = request.contains("/secrets") && before < 2;
+            if refused { (code, after, body.clone()) } else { nothing(request) }
+        });
+        let config = machine.write("config", &kubeconfig(STAGING, &format!("http://{}", api.address), json!({})));
+        let text = ends(machine.releases("staging", &config), 0, &["asks again"]);
+        assert!(api.seen("/secrets") >= 3, "{code}: {text}");
+    }
+    // One that never gives in is given up, also one that asks for an hour.
+    for after in [None, Some(3600)] {
+        let machine = Machine::new();
+        let api = Api::start(move |request, _| {
+            if request.contains("/secrets") { (503, after, failure(503, "", "no")) } else { nothing(request) }
+        });
+        let config = machine.write("config", &kubeconfig(STAGING, &format!("http://{}", api.address), json!({})));
+        ends(machine.releases("staging", &config), 4, &["api-unreachable"]);
+        let asked = api.seen("/secrets");
+        assert_eq!(asked, if after.is_some() { 1 } else { 5 }, "{after:?}");
+    }
+}
+
+#[test]
+fn a_credential_plugin_that_fails_is_told_in_its_own_words() {
+    let machine = Machine::new();
+    let api = Api::start(|request, _| nothing(request));
+    let plugin = |command: &str, arguments: &[&str]| {
+        let mut config: Value =
+            serde_json::from_str(&kubeconfig(STAGING, &format!("http://{}", api.address), json!({}))).unwrap();
+        config["users"][0]["user"] = json!({"exec": {
+            "apiVersion": "client.authentication.k8s.io/v1", "command": command, "args": arguments,
+            "interactiveMode": "Never",
+        }});
+        machine.write("config", &config.to_string())
+    };
+    let refusing = plugin("sh", &["-c", "echo secret-token; echo 'Token has expired: run cloud login' >&2; exit 3"]);
+    ends(machine.releases("staging", &refusing), 8, &["unauthenticated", "plugin sh ended with 3", "run cloud login"]);
+    let absent = plugin("no-such-plugin", &[]);
+    ends(machine.releases("staging", &absent), 8, &["unauthenticated", "cannot be started"]);
+}
+
+#[test]
+fn a_list_of_kubeconfigs_is_read_as_kubectl_reads_it() {
+    let machine = Machine::new();
+    let api = Api::start(|request, _| nothing(request));
+    let good = kubeconfig(STAGING, &format!("http://{}", api.address), json!({}));
+    let dead = kubeconfig(STAGING, "http://127.0.0.1:1", json!({}));
+    let good = machine.write("a folder/kube config", &good);
+    let dead = machine.write("dead", &dead);
+    let empty = machine.write("empty", "");
+    let absent = machine.path("absent").to_str().unwrap().to_owned();
+    // Absent and empty files and entries are passed over; the first that says something wins.
+    for list in [
+        good.clone(),
+        format!("{absent}:{good}"),
+        format!("{good}:{absent}"),
+        format!(":{empty}::{good}:"),
+        format!("{good}:{dead}"),
+        format!("{good}:{good}"),
+    ] {
+        ends(machine.releases("staging", &list), 0, &[]);
+    }
+    ends(machine.releases("staging", &format!("{dead}:{good}")), 4, &["refused"]);
+    // Relative to where one stands.
+    let mut relative = machine.releases("staging", "kube config");
+    relative.env("KUBECONFIG", pathdiff(&root(), Path::new(&good)));
+    ends(relative, 0, &[]);
+    // Without any, the context is what is missing, with what there is.
+    ends(machine.releases("staging", &absent), 4, &["ameide-staging", "absent", "it has none"]);
+    ends(machine.releases("ci", &good), 4, &["k3d-ameide-ci", "it has ameide-staging", "cargo xtask cluster"]);
+    // A broken one is named, and nothing that stands in it is shown.
+    let broken = machine.write("broken", "users:\n- name: x\n  user: {token: secret-token\n");
+    ends(machine.releases("staging", &format!("{good}:{broken}")), 2, &["broken", "line "]);
+    let folder = machine.path("a folder").to_str().unwrap().to_owned();
+    ends(machine.releases("staging", &format!("{folder}:{good}")), 2, &["a folder", "cannot be read"]);
+}
+
+fn pathdiff(from: &Path, to: &Path) -> PathBuf {
+    let up: PathBuf = from.components().skip(1).map(|_| "..").collect();
+    up.join(to.strip_prefix("/").unwrap())
+}
+
+/// A proxy that takes CONNECT, and leads to wherever it is told, whatever it is asked for.
+struct Proxy {
+    address: String,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Proxy {
+    fn before(upstream: &str, answer: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (noted, upstream) = (seen.clone(), upstream.to_owned());
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (noted, upstream) = (noted.clone(), upstream.clone());
+                std::thread::spawn(move || {
+                    let mut reader = BufReader::new(client.try_clone().unwrap());
+                    let mut head = String::new();
+                    while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|read| read > 0) {}
+                    noted.lock().unwrap().push(head);
+                    let mut client = client;
+                    let _ = client.write_all(answer.as_bytes());
+                    if !answer.contains(" 200 ") {
+                        return;
+                    }
+                    let there = TcpStream::connect(upstream).unwrap();
+                    let (mut from, mut to) = (there.try_clone().unwrap(), client.try_clone().unwrap());
+                    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+                    let mut there = there;
+                    let _ = std::io::copy(&mut client, &mut there);
+                });
+            }
+        });
+        Self { address, seen }
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// An API server with TLS, for the name `api.example`; and its authority.
+fn api_with_tls(machine: &Machine) -> (Api, String) {
+    let openssl = |arguments: &[&str]| {
+        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
+        let mut command = Command::new("openssl");
+        let made = command.args(["req", "-x509"]).args(arguments).args(key).current_dir(machine.folder.path()).output();
+        let made = made.unwrap();
+        assert!(made.status.success(), "{}", text(&made));
+    };
+    openssl(&["-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"]);
+    let leaf = ["-subj", "/CN=api", "-keyout", "key.pem", "-out", "cert.pem", "-CA", "ca.pem", "-CAkey", "ca.key"];
+    let names = ["-addext", "subjectAltName=DNS:api.example", "-addext", "basicConstraints=critical,CA:FALSE"];
+    openssl(&[&leaf[..], &names].concat());
+    use rustls::pki_types::pem::PemObject;
+    let certificate = rustls::pki_types::CertificateDer::from_pem_file(machine.path("cert.pem")).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(machine.path("key.pem")).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let api = Api::serve(
+        |request, _| nothing(request),
+        move |stream| {
+            let session = rustls::ServerConnection::new(config.clone()).unwrap();
+            Box::new(rustls::StreamOwned::new(session, stream))
+        },
+    );
+    (api, machine.path("ca.pem").to_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_proxy_leads_to_the_api_server_as_kubectl_has_it() {
+    let machine = Machine::new();
+    let (api, authority) = api_with_tls(&machine);
+    let proxy = Proxy::before(&api.address, ESTABLISHED);
+    let of = |more: Value| {
+        let mut cluster = json!({"certificate-authority": authority});
+        cluster.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        machine.write("config", &kubeconfig(STAGING, "https://api.example:6443", cluster))
+    };
+    let config = of(json!({}));
+    // By the variable, in either case, with and without a scheme, with an account.
+    for (variable, value) in [
+        ("HTTPS_PROXY", format!("http://{}", proxy.address)),
+        ("https_proxy", format!("http://{}/", proxy.address)),
+        ("HTTPS_PROXY", proxy.address.clone()),
+        ("HTTPS_PROXY", format!("http://me:p%40ss@{}", proxy.address)),
+    ] {
+        let mut command = machine.releases("staging", &config);
+        command.env(variable, value);
+        ends(command, 0, &[]);
+    }
+    let seen = proxy.seen();
+    assert!(seen.iter().all(|head| head.starts_with("CONNECT api.example:6443 HTTP/1.1")), "{seen:?}");
+    // `me:p@ss`
+    assert!(seen.last().unwrap().to_lowercase().contains("basic bwu6cebzcw=="), "{seen:?}");
+    // The kubeconfig's own goes before the variable, and asks no NO_PROXY.
+    let mut command = machine.releases("staging", &of(json!({"proxy-url": format!("http://{}", proxy.address)})));
+    command.env("HTTPS_PROXY", "http://127.0.0.1:1").env("NO_PROXY", "*");
+    let before = proxy.seen().len();
+    ends(command, 0, &[]);
+    assert!(proxy.seen().len() > before);
+    // What NO_PROXY names is not reached through it.
+    for list in ["api.example", "other.example, .example", "*.example", "api.example:6443", "*"] {
+        let before = proxy.seen().len();
+        let mut command = machine.releases("staging", &of(json!({})));
+        command.env("HTTPS_PROXY", format!("http://{}", proxy.address)).env("NO_PROXY", list);
+        ends(command, 4, &["api-unreachable"]);
+        assert_eq!(proxy.seen().len(), before, "{list}");
+    }
+    let mut command = machine.releases("staging", &of(json!({})));
+    command.env("HTTPS_PROXY", format!("http://{}", proxy.address)).env("NO_PROXY", "api.example:443,notapi.example");
+    ends(command, 0, &[]);
+}
+
+#[test]
+fn a_proxy_that_fails_or_is_mistyped_is_named_with_its_variable() {
+    let machine = Machine::new();
+    let config = machine.write("config", &kubeconfig(STAGING, "https://api.example:6443", json!({})));
+    let refusing = Proxy::before("", "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
+    for (value, exit, part) in [
+        ("http://me:secret-token@127.0.0.1:1".to_owned(), 4, "127.0.0.1:1"),
+        (format!("http://{}", refusing.address), 4, "authorization required"),
+        ("ftp://proxy.example:21".to_owned(), 2, "ftp://proxy.example:21"),
+        ("http://proxy.example:port".to_owned(), 2, "proxy.example:port"),
+        ("http://me:secret-token@proxy.example:99999".to_owned(), 2, "proxy.example:99999"),
+        ("http:/proxy.example".to_owned(), 2, "http:/proxy.example"),
+        ("two words".to_owned(), 2, "two words"),
+    ] {
+        let mut command = machine.releases("staging", &config);
+        command.env("HTTPS_PROXY", &value);
+        ends(command, exit, &["HTTPS_PROXY", part]);
+    }
+    let config = kubeconfig(STAGING, "https://api.example:6443", json!({"proxy-url": "proxy.example:3128"}));
+    let config = machine.write("config", &config);
+    ends(machine.releases("staging", &config), 2, &["proxy-url", "proxy.example:3128"]);
+}
+
+#[test]
+fn a_local_cluster_and_this_machine_are_reached_directly() {
+    let machine = Machine::new();
+    let api = Api::start(|request, _| nothing(request));
+    let config = machine.write("config", &kubeconfig("k3d-ameide-ci", &format!("http://{}", api.address), json!({})));
+    for value in ["http://127.0.0.1:1", "no proxy at all"] {
+        let mut command = machine.releases("ci", &config);
+        command.env("HTTP_PROXY", value).env("HTTPS_PROXY", value);
+        ends(command, 0, &[]);
+    }
+    let config = machine.write("config", &kubeconfig(STAGING, &format!("http://{}", api.address), json!({})));
+    let mut command = machine.releases("staging", &config);
+    command.env("HTTP_PROXY", "http://127.0.0.1:1");
+    ends(command, 0, &[]);
+}
