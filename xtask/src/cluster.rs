@@ -20,7 +20,7 @@ use crate::kubeconfig;
 use crate::kubernetes;
 use crate::lab::{self, Lab};
 use crate::lock::{ClusterLock, Holder};
-use crate::process::{self, Interrupt, Job};
+use crate::process::{self, Job};
 use crate::registry;
 use crate::registry_hosting;
 use crate::state;
