@@ -165,11 +165,7 @@ async fn act(context: &Context, fix: &Fix) -> Result<(), Failure> {
         Fix::Cluster => cluster::run(context, None).await,
         Fix::Mirror => registry::run(context, &registry::Args::default()).await,
         Fix::Repair => {
-            let action = Some(releases::Action::Repair {
-                older_than: releases::ORPHAN_AFTER,
-                uninstall: None,
-                rollback: Vec::new(),
-            });
+            let action = Some(releases::Action::Repair { older_than: None, uninstall: None, rollback: Vec::new() });
             releases::run(context, &releases::Args { action }).await
         }
         Fix::Layers(names) => layer::run(context, &layer::Args::of(names.clone())).await,

@@ -28,6 +28,7 @@ use crate::retry::{Budgets, Retry, Spent};
 use crate::tools::{self, Toolbox};
 use crate::trace;
 use crate::tree::{self, Layer};
+use crate::wanted::{NO_RELEASES, WantedRelease};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
@@ -49,12 +50,21 @@ pub struct Args {
     /// Helmfile's label selector, to sync a part of a layer
     #[arg(short = 'l', long, env = "HELM_LAYER_SELECTOR", value_name = "LABEL=VALUE")]
     pub selector: Option<String>,
+    /// Take fields back that others have changed since (kubectl, a controller): the tree's
+    /// values win, and the flag is the consent
+    #[arg(long)]
+    pub force_conflicts: bool,
 }
 
 impl Args {
     /// Whole layers with their tests, as a command line without flags asks for them.
     pub fn of(selectors: Vec<String>) -> Self {
-        Self { selectors, all: false, list: false, critical_path: false, skip_tests: false, selector: None }
+        Self { selectors, ..Self::default() }
+    }
+
+    /// Helmfile's selector; an empty variable is none.
+    fn selector(&self) -> Option<&str> {
+        self.selector.as_deref().map(str::trim).filter(|selector| !selector.is_empty())
     }
 
     /// With `HELM_LAYER_SELECTOR`, as the command line would have taken it.
@@ -68,8 +78,27 @@ impl Args {
 pub struct Release {
     pub name: String,
     pub namespace: String,
+    /// Its `condition:` holds; Helmfile does nothing about one whose does not.
     pub enabled: bool,
+    /// To be there when the layer is in place.
     pub installed: bool,
+}
+
+impl From<&WantedRelease> for Release {
+    fn from(wanted: &WantedRelease) -> Self {
+        Self { name: wanted.name.clone(), namespace: wanted.namespace.clone(), enabled: true, installed: true }
+    }
+}
+
+/// What `helmfile list` says: only what it would do something about, and nothing counts as
+/// wanted that Helmfile leaves alone.
+fn listed(json: &str, default_namespace: &str) -> Result<Vec<Release>, String> {
+    let releases: Vec<Release> = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    let mut enabled: Vec<Release> = releases.into_iter().filter(|release| release.enabled).collect();
+    // One without a namespace goes where the kubeconfig's context points.
+    let nowhere = enabled.iter_mut().filter(|release| release.namespace.is_empty());
+    nowhere.for_each(|release| release.namespace = default_namespace.to_owned());
+    Ok(enabled)
 }
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
@@ -82,6 +111,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         context.reporter.data(&text);
         return Ok(());
     }
+    releases::storage::check_driver()?;
     let selected = if args.all { layers } else { tree::select(&layers, &args.selectors)? };
     if context.dry_run {
         return plan(context, &selected, args).await;
@@ -95,12 +125,10 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 
 async fn plan(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Failure> {
     for layer in layers {
-        let selector = args.selector.as_ref().filter(|selector| !selector.is_empty());
-        let selector = selector.map(|selector| format!(" -l {selector}")).unwrap_or_default();
-        context.reporter.planned(
-            &layer.name(),
-            format!("check what it needs, then `helmfile -f {} -e {}{selector} sync`", layer.path, context.env_name),
-        );
+        let selector = args.selector().map(|selector| format!(" -l {selector}")).unwrap_or_default();
+        let force = if args.force_conflicts { " --sync-args=--force-conflicts" } else { "" };
+        let sync = format!("helmfile -f {} -e {}{selector} sync{force}", layer.path, context.env_name);
+        context.reporter.planned(&layer.name(), format!("check what it needs, then `{sync}`"));
         if !args.skip_tests {
             context.reporter.planned(&layer.name(), "run `helm test` of its releases");
         }
@@ -158,7 +186,7 @@ impl Reader<'_> {
             self.toolbox.path("helm").as_str(),
             "--no-color",
         ]);
-        if let Some(selector) = self.args.selector.as_ref().filter(|selector| !selector.is_empty()) {
+        if let Some(selector) = self.args.selector() {
             command.args(["--selector", selector]);
         }
         command.args(arguments);
@@ -166,23 +194,29 @@ impl Reader<'_> {
         command.env("AMEIDE_RUN", &self.context.run_id);
         // Helmfile would ask the network for a newer version of itself.
         command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
+        // Helm is to work where this tool looks.
+        for variable in ELSEWHERE {
+            command.env_remove(variable);
+        }
         command
     }
 
-    /// The layer's releases, as Helmfile reads the tree.
-    async fn releases(&self, layer: &Layer) -> Result<Vec<Release>, Failure> {
-        let listed = self.read(layer, &["list", "--output", "json"]).await?;
-        serde_json::from_str(&listed)
-            .map_err(|error| self.unreadable(layer, "list", format!("`helmfile list` printed no list: {error}")))
+    /// The layer's releases, as Helmfile reads the tree; none where no release matches the selector.
+    async fn releases(&self, layer: &Layer, default_namespace: &str) -> Result<Vec<Release>, Failure> {
+        match self.read(layer, &["list", "--output", "json"]).await? {
+            None => Ok(Vec::new()),
+            Some(text) => listed(&text, default_namespace)
+                .map_err(|error| self.unreadable(layer, "list", format!("`helmfile list` printed no list: {error}"))),
+        }
     }
 
     /// All that the layer's releases would put into the cluster, hooks, tests and definitions included.
     async fn render(&self, layer: &Layer) -> Result<String, Failure> {
-        self.read(layer, &["--quiet", "template", "--include-crds"]).await
+        Ok(self.read(layer, &["--quiet", "template", "--include-crds"]).await?.unwrap_or_default())
     }
 
-    /// What Helmfile prints of a layer's file.
-    async fn read(&self, layer: &Layer, arguments: &[&str]) -> Result<String, Failure> {
+    /// What Helmfile prints of a layer's file; none where none of its releases is selected.
+    async fn read(&self, layer: &Layer, arguments: &[&str]) -> Result<Option<String>, Failure> {
         let verb = arguments.iter().find(|word| !word.starts_with('-')).copied().unwrap_or_default();
         let ask = async || {
             let captured = capture(self.helmfile(layer, arguments)).await;
@@ -194,7 +228,18 @@ impl Reader<'_> {
             captured = ask().await?;
         }
         if captured.status.success() {
-            return Ok(captured.stdout);
+            return Ok(Some(captured.stdout));
+        }
+        if captured.stderr.contains(NO_RELEASES) {
+            return Ok(None);
+        }
+        if let (Some(selector), Some(line)) =
+            (self.args.selector(), captured.stderr.lines().find(|line| line.contains(MALFORMED_SELECTOR)))
+        {
+            return Err(Failure::usage(format!(
+                "the selector {selector:?} (-l, HELM_LAYER_SELECTOR) is none of Helmfile's"
+            ))
+            .evidence(line.trim()));
         }
         // The cause is the last line that says something; the first ones repeat the file.
         let lines: Vec<&str> = captured.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -243,34 +288,51 @@ impl Runner<'_> {
         kubernetes::require(&client).await?;
         let mut lease = ClusterLease::acquire(self.context, &client).await?;
         let run = Interrupt::global().until(async {
+            let mut some = false;
             for layer in layers {
                 let since = jiff::Timestamp::now();
                 let result = self.run_layer(&client, layer).await;
                 trace::record(self.context, &client, layer, since).await;
-                result?;
+                some |= result?;
             }
-            Ok(())
+            match self.args.selector() {
+                Some(selector) if !some => Err(nothing_selected(selector, layers)),
+                _ => Ok(()),
+            }
         });
         let result = lease.guard(run).await;
         lease.release().await;
         result
     }
 
-    async fn run_layer(&self, client: &Client, layer: &Layer) -> Result<(), Failure> {
+    /// Whether there was anything to do: of a layer without a release that the selector
+    /// matches nothing is checked or changed.
+    async fn run_layer(&self, client: &Client, layer: &Layer) -> Result<bool, Failure> {
         let name = layer.name();
         let reporter = &self.context.reporter;
         let started = Instant::now();
         let reader = self.reader();
-        let (wanted, manifests) = futures_util::future::try_join(reader.releases(layer), reader.render(layer)).await?;
+        let (wanted, manifests) =
+            tokio::join!(reader.releases(layer, client.default_namespace()), reader.render(layer));
+        let (wanted, manifests) = (wanted?, manifests?);
+        if let (Some(selector), true) = (self.args.selector(), wanted.is_empty()) {
+            reporter.note(&name, format!("skipped: none of its releases matches {selector}"));
+            return Ok(false);
+        }
         let step = reporter.step(&name, "preflight");
         let images = reader.check_images(layer, &manifests, Some(client));
-        preflight::check(self.context, client, layer, self.lab, images).await?;
+        let own = preflight::Own::of(&manifests, &wanted);
+        preflight::check(self.context, client, layer, self.lab, &own, images).await?;
         step.done();
         if let Some(need) = &self.context.tree.layer_needs()?.pull_secret {
             pull_secret::ensure(self.context, client, need).await?;
         }
         releases::watch_over(self.context, client, &wanted).await?;
-        self.sync_until_settled(client, layer, &wanted).await?;
+        releases::consent_to_uninstalls(self.context, client, &wanted).await?;
+        // Helmfile calls a file of which it would do nothing an error.
+        if !wanted.is_empty() {
+            self.sync_until_settled(client, layer, &wanted).await?;
+        }
         if !self.args.skip_tests {
             self.test(client, layer, &wanted).await?;
         }
@@ -282,7 +344,7 @@ impl Runner<'_> {
             outcome: crate::output::Outcome::Done,
             seconds,
         });
-        Ok(())
+        Ok(true)
     }
 
     /// Syncs, and syncs again where the retry table says so.
@@ -296,13 +358,24 @@ impl Runner<'_> {
             let retry = spent.decide(failure.code, &budgets);
             let (Retry::RateLimit(next) | Retry::Repair(next) | Retry::Api(next)) = retry else {
                 let stopped = Interrupt::global().check().is_err();
-                if !stopped && !reinstalled && releases::after_failure(self.context, client, wanted).await? {
+                let force = self.args.force_conflicts;
+                let helped = match stopped || reinstalled {
+                    true => Ok(false),
+                    false => releases::after_failure(self.context, client, wanted, force).await,
+                };
+                if let Ok(true) = helped {
                     reinstalled = true;
                     continue;
                 }
                 let _tidying = Interrupt::global().tidying();
                 releases::settle(self.context, client, wanted).await;
-                return Err(failure);
+                return Err(match helped {
+                    // What the run waits for is consent; what failed is why.
+                    Err(needed) if needed.exit == Exit::ConsentNeeded => needed.evidence(failure.to_string()),
+                    Err(stopped) if matches!(stopped.exit, Exit::Interrupted | Exit::Terminated) => stopped,
+                    Err(other) => failure.evidence(format!("also {other}")),
+                    Ok(_) => failure,
+                });
             };
             reporter.warn(&layer.name(), failure.to_string());
             let wait = if matches!(retry, Retry::RateLimit(_)) { next.wait } else { Duration::ZERO };
@@ -337,7 +410,10 @@ impl Runner<'_> {
         let reporter = &self.context.reporter;
         let step = reporter.step(&name, "helmfile sync");
         let log = self.context.log(&name);
-        let command = self.reader().helmfile(layer, &["sync", "--sync-release-labels"]);
+        let mut arguments = vec!["sync", "--sync-release-labels"];
+        // Helmfile knows it only as a line of a file; Helm does, also for the rollback after a failure.
+        arguments.extend(self.args.force_conflicts.then_some("--sync-args=--force-conflicts"));
+        let command = self.reader().helmfile(layer, &arguments);
         let mut durations: BTreeMap<String, String> = BTreeMap::new();
         let job = Job { command, log: &log, inherit: Some(self.lock.descriptor()) };
         let diagnosis = Diagnosis::begin(self.context, client, &name, wanted, budgets).await;
@@ -420,6 +496,33 @@ impl Runner<'_> {
     }
 }
 
+/// Helmfile's words for a selector that is none (`ParseLabels`).
+const MALFORMED_SELECTOR: &str = "malformed label";
+
+/// What would send Helm to another cluster, account or namespace than the one that this
+/// tool names and looks at (`helm env`).
+const ELSEWHERE: &[&str] = &[
+    "HELM_KUBEAPISERVER",
+    "HELM_KUBEASGROUPS",
+    "HELM_KUBEASUSER",
+    "HELM_KUBECAFILE",
+    "HELM_KUBECONTEXT",
+    "HELM_KUBEINSECURE_SKIP_TLS_VERIFY",
+    "HELM_KUBETLS_SERVER_NAME",
+    "HELM_KUBETOKEN",
+    "HELM_NAMESPACE",
+];
+
+fn nothing_selected(selector: &str, layers: &[Layer]) -> Failure {
+    let names: Vec<String> = layers.iter().map(Layer::name).collect();
+    let message =
+        format!("the selector {selector:?} (-l, HELM_LAYER_SELECTOR) matches no release of {}", names.join(", "));
+    Failure::usage(message).remedy(match layers {
+        [layer] => format!("helmfile -f {} list shows the releases with their labels", layer.path),
+        _ => "helmfile -f infra/kubernetes/helmfile.yaml list shows the releases with their labels".to_owned(),
+    })
+}
+
 async fn test_logs(client: &Client, release: &Release) -> String {
     let labels = format!("app.kubernetes.io/component=test,app.kubernetes.io/instance={}", release.name);
     // A release may test from other namespaces than its own.
@@ -451,6 +554,23 @@ fn release_duration(line: &str, wanted: &[Release]) -> Option<(String, String)> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_helmfile_leaves_alone_is_no_release_of_the_layer() {
+        // As Helmfile 1.8.0 prints it.
+        let json = r#"[{"name":"a","namespace":"x","enabled":true,"installed":true,"labels":"","chart":"c","version":""},
+            {"name":"off","namespace":"x","enabled":false,"installed":true,"labels":"","chart":"c","version":""},
+            {"name":"gone","namespace":"x","enabled":true,"installed":false,"labels":"","chart":"c","version":""},
+            {"name":"b","namespace":"","enabled":true,"installed":true,"labels":"","chart":"c","version":""}]"#;
+        let found: Vec<(String, String, bool)> = listed(json, "default")
+            .unwrap()
+            .into_iter()
+            .map(|release| (release.name, release.namespace, release.installed))
+            .collect();
+        let row = |name: &str, namespace: &str, installed| (name.to_owned(), namespace.to_owned(), installed);
+        assert_eq!(found, [row("a", "x", true), row("gone", "x", false), row("b", "default", true)]);
+        assert!(listed("Listing releases", "default").is_err());
+    }
 
     #[test]
     fn durations_are_read_from_the_table_only() {

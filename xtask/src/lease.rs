@@ -173,6 +173,30 @@ impl ClusterLease {
     }
 }
 
+/// By how much the clock of a holder may differ from the API server's, in a look that decides nothing.
+const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
+
+/// Who else holds the Lease, as far as one look can tell: taking it over needs more than that.
+///
+/// # Errors
+/// Those of reading it.
+pub async fn other_holder(context: &Context, client: &Client) -> Result<Option<String>, Failure> {
+    let found = Api::<Lease>::namespaced(client.clone(), NAMESPACE).get_opt(NAME).await;
+    let found = found.map_err(|error| read_failed("the Lease of the cluster", error))?;
+    let Some(lease) = found else { return Ok(None) };
+    let spec = lease.spec.clone().unwrap_or_default();
+    let holder = spec.holder_identity.unwrap_or_default();
+    let ours = holder.strip_prefix(&machine(context)).is_some_and(|rest| rest.starts_with('#'));
+    if holder.is_empty() || ours {
+        return Ok(None);
+    }
+    let now = crate::kubernetes::server_time(client).await?;
+    let renewed = spec.renew_time.and_then(|time| time.0.to_string().parse::<jiff::Timestamp>().ok());
+    let lasts = jiff::SignedDuration::from_secs(spec.lease_duration_seconds.unwrap_or(DURATION).max(0).into());
+    let silent = renewed.is_some_and(|renewed| now.duration_since(renewed) > lasts.saturating_add(SKEW));
+    Ok((!silent).then(|| describe(&lease)))
+}
+
 fn now() -> Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime> {
     let text = jiff::Timestamp::now().to_string();
     serde_json::from_value(serde_json::Value::String(text)).ok()

@@ -6,12 +6,13 @@
 //! is what Helm itself would have written, and the next upgrade goes on from the
 //! last good one.
 
+pub mod manifest;
 pub mod storage;
 
 use std::io::Write;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, PostParams};
@@ -25,6 +26,7 @@ use crate::layer::Release;
 use crate::lease::ClusterLease;
 use crate::process::{Interrupt, Job};
 
+use manifest::{data_of, objects};
 pub use storage::{Revision, Status};
 use storage::{Stored, history, newest, stored};
 
@@ -32,7 +34,7 @@ use storage::{Stored, history, newest, stored};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "owner")]
 pub enum Owner {
-    /// Says who: a helm process on this machine.
+    /// Says who: a helm process on this machine, the holder of the lock or of the Lease.
     Alive { who: String },
     /// A run of this machine that has ended: its lock is ours now.
     Dead { run: String },
@@ -58,18 +60,20 @@ pub enum Plan {
     HalfUninstalled,
 }
 
-/// The decision table. `age` and `orphan_after` matter for unknown owners only.
-pub fn decide(status: Status, owner: &Owner, age: Duration, orphan_after: Duration) -> Plan {
-    match (status, owner) {
-        (status, Owner::Alive { who }) if status.is_pending() || status == Status::Uninstalling => {
-            Plan::WaitFor { who: who.clone() }
+/// The decision table. `age` is how long nobody wrote the revision, negative where the
+/// clock went back; it and `orphan_after` matter for unknown owners only.
+pub fn decide(status: Status, owner: &Owner, age: SignedDuration, orphan_after: Duration) -> Plan {
+    let working = status.is_pending() || status == Status::Uninstalling;
+    let left = SignedDuration::try_from(orphan_after).unwrap_or(SignedDuration::MAX).saturating_sub(age);
+    match owner {
+        Owner::Alive { who } if working => Plan::WaitFor { who: who.clone() },
+        Owner::Unknown if working && left.is_positive() => {
+            Plan::TooYoung { seconds: left.as_secs().max(1).unsigned_abs() }
         }
-        (status, Owner::Dead { .. }) if status.is_pending() => Plan::MarkFailed,
-        (status, Owner::Unknown) if status.is_pending() && age >= orphan_after => Plan::MarkFailed,
-        (status, Owner::Unknown) if status.is_pending() => {
-            Plan::TooYoung { seconds: (orphan_after - age).as_secs().max(1) }
-        }
-        (Status::Uninstalling, _) => Plan::HalfUninstalled,
+        _ if status.is_pending() => Plan::MarkFailed,
+        _ if status == Status::Uninstalling => Plan::HalfUninstalled,
+        // Nobody works on such a one, and Helm upgrades none that has no deployed revision.
+        _ if status == Status::Unknown => Plan::MarkFailed,
         // Helm goes forward by itself from these.
         _ => Plan::Leave,
     }
@@ -85,9 +89,10 @@ pub struct Args {
 pub enum Action {
     /// Mark what nobody finishes any more as failed, so that the next layer run goes on
     Repair {
-        /// From which age a pending release of an unknown owner counts as orphaned
-        #[arg(long, default_value = "5m", value_parser = crate::cli::duration)]
-        older_than: Duration,
+        /// From which age a pending release of an unknown owner counts as orphaned: counted
+        /// from its last change; if not given, 5m, and never less than its own timeout
+        #[arg(long, value_parser = crate::cli::duration)]
+        older_than: Option<Duration>,
         /// Uninstall this release (NAME or NAMESPACE/NAME), after showing what goes with it
         #[arg(long, value_name = "NAME", conflicts_with = "rollback")]
         uninstall: Option<String>,
@@ -97,11 +102,15 @@ pub enum Action {
     },
 }
 
-/// The age from which an unknown owner's pending release is taken for orphaned.
+/// The least age from which an unknown owner's pending release is taken for orphaned.
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(300);
 
-/// How long a revision of an unknown owner is watched before it is repaired.
-const UNCHANGED_FOR: Duration = Duration::from_secs(3);
+/// What a Helm needs beyond its timeout to say that it failed.
+const TO_SAY_SO: Duration = Duration::from_secs(60);
+
+/// For a release whose timeout nobody here knows: it is not the tree's, or Helmfile cannot
+/// read its layer.
+const STRANGERS_AFTER: Duration = Duration::from_secs(3600);
 
 /// How long a run that ends anyway may take to tidy up after Helm.
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
@@ -115,11 +124,14 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         return show(context, &client).await;
     };
     if context.dry_run {
-        return repair(context, &client, *older_than, uninstall.as_deref(), rollback).await;
+        let others = Others::look(context, &client).await;
+        return repair(context, &client, &others, *older_than, uninstall.as_deref(), rollback).await;
     }
     let _lock = crate::cluster::lock(context).await?;
     let mut lease = ClusterLease::acquire(context, &client).await?;
-    let result = lease.guard(repair(context, &client, *older_than, uninstall.as_deref(), rollback)).await;
+    let others = Others::kept_out();
+    let work = repair(context, &client, &others, *older_than, uninstall.as_deref(), rollback);
+    let result = lease.guard(work).await;
     lease.release().await;
     result
 }
@@ -127,13 +139,15 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 async fn repair(
     context: &Context,
     client: &Client,
-    older_than: Duration,
+    others: &Others,
+    older_than: Option<Duration>,
     uninstall: Option<&str>,
     rollback: &[String],
 ) -> Result<(), Failure> {
     let reporter = &context.reporter;
     if let Some(name) = uninstall {
-        let (newest, stored) = find(client, name).await?;
+        let newest = find(client, name).await?;
+        let stored = stored(client, &newest).await?;
         for line in objects(&stored) {
             reporter.planned(&newest.release, format!("delete {line}"));
         }
@@ -145,7 +159,7 @@ async fn repair(
         return uninstall_release(context, &newest, &consent).await;
     }
     if let [name, revision] = rollback {
-        let (newest, _) = find(client, name).await?;
+        let newest = find(client, name).await?;
         let number: u32 = revision.parse().map_err(|_| {
             Failure::usage(format!("--rollback {name} {revision:?}: expected the number of a revision"))
         })?;
@@ -162,25 +176,22 @@ async fn repair(
         context.confirm(&format!("roll release {} back to revision {number}", newest.release)).await?;
         return helm(context, &newest, &["rollback", &newest.release, &number.to_string(), "--wait"]).await;
     }
-    let now = server_time(client).await?;
-    let mut repaired = 0;
-    for revision in unhealthy(client, None).await? {
-        repaired += usize::from(treat(context, client, &revision, older_than, now).await?);
-    }
+    let found = unhealthy(client, None).await?;
+    let (repaired, result) = treat_all(context, client, others, &found, older_than).await;
     reporter.note("releases", format!("{repaired} repaired"));
-    Ok(())
+    result
 }
 
 /// The newest revision of a release by `NAME` or `NAMESPACE/NAME`.
-async fn find(client: &Client, name: &str) -> Result<(Revision, Stored), Failure> {
+async fn find(client: &Client, name: &str) -> Result<Revision, Failure> {
     let full = |revision: &Revision| format!("{}/{}", revision.namespace, revision.release);
-    let mut found = newest(client, None).await?;
-    found.retain(|(revision, _)| revision.release == name || full(revision) == name);
+    let mut found: Vec<Revision> = newest(client, None).await?.into_iter().map(|(revision, _)| revision).collect();
+    found.retain(|revision| revision.release == name || full(revision) == name);
     match (found.pop(), found.as_slice()) {
         (Some(one), []) => Ok(one),
         (None, _) => Err(Failure::usage(format!("no release {name:?}")).remedy("helm list -A")),
-        (Some((last, _)), others) => {
-            let names: Vec<String> = others.iter().map(|(revision, _)| full(revision)).chain([full(&last)]).collect();
+        (Some(last), others) => {
+            let names: Vec<String> = others.iter().map(full).chain([full(&last)]).collect();
             Err(Failure::usage(format!("{name:?} may be any of {}", names.join(", "))))
         }
     }
@@ -272,101 +283,217 @@ pub fn decide_after_failure(past: &[Past], data: &[String]) -> AfterFailure {
 
 /// After a layer failed: releases that were repaired and failed again. True when
 /// one was uninstalled, so that the layer may be synced once more.
-pub async fn after_failure(context: &Context, client: &Client, wanted: &[Release]) -> Result<bool, Failure> {
+pub async fn after_failure(
+    context: &Context,
+    client: &Client,
+    wanted: &[Release],
+    force_conflicts: bool,
+) -> Result<bool, Failure> {
     let mut again = false;
+    let mut failed: Option<Failure> = None;
     for release in wanted.iter().filter(|release| release.installed) {
-        let mut revisions = history(client, &release.namespace, &release.name).await?;
-        revisions.sort_by_key(|revision| revision.revision);
-        let Some(newest) = revisions.last().filter(|newest| newest.status == Status::Failed) else { continue };
-        let stored = stored(client, newest).await?;
-        let mut past = vec![Past::of(newest, &stored)];
-        for revision in &revisions[..revisions.len() - 1] {
-            past.push(Past::of(revision, &storage::stored(client, revision).await?));
-        }
-        match decide_after_failure(&past, &data_of(&stored)) {
-            AfterFailure::Nothing => {}
-            AfterFailure::RollBack(good) => {
-                context.reporter.warn(&release.name, format!("failed again after a repair: back to revision {good}"));
-                helm(context, newest, &["rollback", &release.name, &good.to_string(), "--wait"]).await?;
+        match after_failure_of(context, client, release, force_conflicts).await {
+            Ok(reinstall) => again |= reinstall,
+            Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => return Err(failure),
+            // One that cannot be helped keeps no other from it.
+            Err(failure) => {
+                context.reporter.warn(&release.name, failure.to_string());
+                failed.get_or_insert(failure);
             }
-            AfterFailure::Reinstall => {
-                for line in objects(&stored) {
-                    context.reporter.note(&release.name, format!("uninstalling would delete {line}"));
-                }
-                let what = format!("uninstall release {} and install it again", release.name);
-                let consent = context.may_destroy::<consent::Release>(&what).await?;
-                uninstall_release(context, newest, &consent).await?;
-                again = true;
-            }
-            AfterFailure::Stop(data) => context.reporter.warn(
-                &release.name,
-                format!(
-                    "failed again after a repair, with no good revision; uninstalling it would delete {}: `cargo xtask releases repair --uninstall {}` if that may go",
-                    data.join(", "),
-                    release.name
-                ),
-            ),
         }
     }
-    Ok(again)
+    failed.map_or(Ok(again), Err)
 }
 
-/// `kind name` of each object of a stored release.
-fn objects(stored: &Stored) -> Vec<String> {
-    documents(stored).map(|(kind, name, _)| format!("{kind} {name}")).collect()
-}
-
-fn documents(stored: &Stored) -> impl Iterator<Item = (String, String, &str)> {
-    stored.manifest.split("\n---").filter_map(|text| {
-        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(|rest| rest.trim().to_owned());
-        Some((value("kind:")?, value("  name:").unwrap_or_default(), text))
-    })
-}
-
-/// Those that hold data, or that others live in. What Helm keeps does not count.
-fn data_of(stored: &Stored) -> Vec<String> {
-    let holds = |kind: &str, text: &str| match kind {
-        "PersistentVolumeClaim" | "Namespace" | "CustomResourceDefinition" => {
-            !text.contains("helm.sh/resource-policy: keep")
+async fn after_failure_of(
+    context: &Context,
+    client: &Client,
+    release: &Release,
+    force_conflicts: bool,
+) -> Result<bool, Failure> {
+    let mut revisions = history(client, &release.namespace, &release.name).await?;
+    revisions.sort_by_key(|revision| revision.revision);
+    let Some(newest) = revisions.last().filter(|newest| newest.status == Status::Failed) else { return Ok(false) };
+    let stored = stored(client, newest).await?;
+    let mut past = vec![Past::of(newest, &stored)];
+    for revision in &revisions[..revisions.len() - 1] {
+        // One that cannot be read, which Helm passes over, is none to go back to.
+        if let Some((revision, stored)) = storage::current(client, revision).await?
+            && stored.unreadable.is_none()
+        {
+            past.push(Past::of(&revision, &stored));
         }
-        "StatefulSet" => text.contains("volumeClaimTemplates:"),
-        _ => false,
-    };
-    documents(stored)
-        .filter(|(kind, _, text)| holds(kind, text))
-        .map(|(kind, name, _)| format!("{kind} {name}"))
-        .collect()
+    }
+    match decide_after_failure(&past, &data_of(&stored)) {
+        AfterFailure::Nothing => {}
+        AfterFailure::RollBack(good) => {
+            context.reporter.warn(&release.name, format!("failed again after a repair: back to revision {good}"));
+            let number = good.to_string();
+            let mut arguments = vec!["rollback", &release.name, &number, "--wait"];
+            arguments.extend(force_conflicts.then_some("--force-conflicts"));
+            helm(context, newest, &arguments).await?;
+        }
+        AfterFailure::Reinstall => {
+            for line in objects(&stored) {
+                context.reporter.note(&release.name, format!("uninstalling would delete {line}"));
+            }
+            let what = format!("uninstall release {} and install it again", release.name);
+            let consent = context.may_destroy::<consent::Release>(&what).await?;
+            uninstall_release(context, newest, &consent).await?;
+            return Ok(true);
+        }
+        AfterFailure::Stop(data) => context.reporter.warn(
+            &release.name,
+            format!(
+                "failed again after a repair, with no good revision; uninstalling it would delete {}: `cargo xtask --env {} releases repair --uninstall {}/{}` if that may go",
+                data.join(", "),
+                context.env_name,
+                release.namespace,
+                release.name
+            ),
+        ),
+    }
+    Ok(false)
+}
+
+/// Who else may be at work, where this is only looked at and neither lock nor Lease is ours.
+#[derive(Default)]
+struct Others {
+    /// The holder of the lock on this machine, and of the cluster's Lease, by their words.
+    working: Vec<String>,
+}
+
+impl Others {
+    /// Lock and Lease are ours: whoever honours them does nothing now.
+    fn kept_out() -> Self {
+        Self::default()
+    }
+
+    async fn look(context: &Context, client: &Client) -> Self {
+        let mut working = Vec::new();
+        if let Some(holder) = crate::lock::ClusterLock::holder(&context.state.lock()) {
+            working.push(holder.map_or("a run on this machine".to_owned(), |holder| holder.describe(Timestamp::now())));
+        } else {
+            match crate::lease::other_holder(context, client).await {
+                Ok(Some(who)) => working.push(who),
+                Ok(None) => {}
+                // It cannot be said that nobody holds it.
+                Err(failure) => working.push(format!("somebody perhaps ({})", failure.message)),
+            }
+        }
+        Self { working }
+    }
+}
+
+/// What a person reads of a revision that is not deployed.
+fn words(status: Status) -> &'static str {
+    match status {
+        Status::PendingInstall => "is being installed",
+        Status::PendingUpgrade => "is being upgraded",
+        Status::PendingRollback => "is being rolled back",
+        Status::Uninstalling => "is being uninstalled",
+        Status::Failed => "failed",
+        Status::Superseded => "is superseded, and no newer one is there",
+        Status::Uninstalled => "is uninstalled",
+        Status::Unknown => "has the status unknown",
+        Status::Other => "has a status that this tool does not know",
+        Status::Deployed => "is deployed",
+    }
+}
+
+/// What a person reads of an owner and of what a repair would do.
+fn outlook(context: &Context, revision: &Revision, stored: &Stored, owner: &Owner, plan: &Plan) -> String {
+    let full = format!("{}/{}", revision.namespace, revision.release);
+    if let Some(reason) = &stored.unreadable {
+        return format!("its Secret {} cannot be read as a release ({reason}), and is left", revision.secret);
+    }
+    let layer = revision.layer.as_deref().filter(|layer| !layer.is_empty());
+    match plan {
+        Plan::WaitFor { who } => format!("{who} works on it: a repair would wait"),
+        Plan::TooYoung { seconds } => {
+            format!("by somebody unknown: a repair would leave it, and count it as orphaned in {seconds} s")
+        }
+        Plan::MarkFailed => match owner {
+            Owner::Dead { run } => format!("its run {run} has ended: a repair would mark it failed"),
+            _ => "nobody is known to work on it: a repair would mark it failed".to_owned(),
+        },
+        Plan::HalfUninstalled => format!(
+            "that was interrupted: cargo xtask --env {} releases repair --uninstall {full} finishes it",
+            context.env_name
+        ),
+        Plan::Leave => match (revision.status, layer) {
+            (Status::Uninstalled, Some(layer)) => {
+                format!("the next run of its layer installs it: cargo xtask --env {} layer {layer}", context.env_name)
+            }
+            (_, Some(layer)) => {
+                format!("the next run of its layer upgrades it: cargo xtask --env {} layer {layer}", context.env_name)
+            }
+            (Status::Uninstalled, None) => "its history was kept; nothing is to be repaired".to_owned(),
+            (_, None) => "nothing is to be repaired: Helm goes on from there".to_owned(),
+        },
+    }
 }
 
 async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
-    let found = unhealthy(client, None).await?;
-    let now = server_time(client).await?;
-    if context.json {
-        let rows: Vec<serde_json::Value> = found
-            .iter()
-            .map(|revision| {
-                let owner = owner(context, revision);
-                let plan = decide(revision.status, &owner, age(revision, now), ORPHAN_AFTER);
-                serde_json::json!({"release": revision, "owner": owner, "plan": plan})
-            })
-            .collect();
-        context.reporter.data(&serde_json::Value::from(rows).to_string());
-        return Ok(());
-    }
-    for revision in &found {
-        let owner = owner(context, revision);
-        let plan = decide(revision.status, &owner, age(revision, now), ORPHAN_AFTER);
+    let all = newest(client, None).await?;
+    let count = all.len();
+    let found: Vec<(Revision, Stored)> = all
+        .into_iter()
+        .filter(|(revision, stored)| revision.status != Status::Deployed || stored.unreadable.is_some())
+        .collect();
+    let (others, now) = if found.is_empty() {
+        (Others::kept_out(), Timestamp::now())
+    } else {
+        (Others::look(context, client).await, server_time(client).await?)
+    };
+    let mut rows = Vec::new();
+    for (revision, stored) in &found {
+        let owner = owner(context, &others, revision);
+        let after = orphan_after(context, revision, &owner, None).await;
+        let plan = decide(revision.status, &owner, age(revision, now), after);
+        if context.json {
+            rows.push(serde_json::json!({"release": revision, "owner": owner, "plan": plan}));
+            continue;
+        }
         context.reporter.data(&format!(
-            "{}/{} revision {}: {:?} for {} s; owner {owner:?}; repair would: {plan:?}",
+            "{}/{} revision {} {}, for {}: {}",
             revision.namespace,
             revision.release,
             revision.revision,
-            revision.status,
-            age(revision, now).as_secs()
+            words(revision.status),
+            crate::output::human_seconds(age(revision, now).as_secs_f64().max(0.0)),
+            outlook(context, revision, stored, &owner, &plan)
         ));
     }
-    if found.is_empty() {
-        context.reporter.data("every release is deployed");
+    match (context.json, found.len()) {
+        (true, _) => context.reporter.data(&serde_json::Value::from(rows).to_string()),
+        (false, 0) if count == 0 => context.reporter.data("there is no release"),
+        (false, 0) => context.reporter.data("every release is deployed"),
+        (false, _) => {}
+    }
+    Ok(())
+}
+
+/// Before a layer: releases that the tree does not want installed any more, which Helmfile
+/// would uninstall without asking anybody.
+///
+/// # Errors
+/// `consent-needed` where one is there; those of reading Helm's storage.
+pub async fn consent_to_uninstalls(context: &Context, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
+    let unwanted: Vec<Release> = wanted.iter().filter(|release| !release.installed).cloned().collect();
+    for (revision, _) in newest(client, Some(&unwanted)).await? {
+        if revision.status == Status::Uninstalled {
+            continue;
+        }
+        let full = format!("{}/{}", revision.namespace, revision.release);
+        // What it holds cannot always be said; that it goes can.
+        if let Some((_, stored)) = storage::current(client, &revision).await? {
+            for line in objects(&stored) {
+                context.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
+            }
+        }
+        let what = format!("uninstall release {full}, which the tree says is not to be installed");
+        let _: Consent<consent::Release> = context.may_destroy(&what).await?;
     }
     Ok(())
 }
@@ -374,14 +501,68 @@ async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
 /// Before a layer: each of its releases is waited for, repaired, or reported.
 pub async fn watch_over(context: &Context, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
     let found = unhealthy(client, Some(wanted)).await?;
+    treat_all(context, client, &Others::kept_out(), &found, None).await.1
+}
+
+/// Carries every plan out, those that wait last: one release that cannot be repaired keeps
+/// no other from it. How many were repaired, and the first failure with the others.
+async fn treat_all(
+    context: &Context,
+    client: &Client,
+    others: &Others,
+    found: &[Revision],
+    older_than: Option<Duration>,
+) -> (usize, Result<(), Failure>) {
     if found.is_empty() {
-        return Ok(());
+        return (0, Ok(()));
     }
-    let now = server_time(client).await?;
+    let now = match server_time(client).await {
+        Ok(now) => now,
+        Err(failure) => return (0, Err(failure)),
+    };
+    let mut planned = Vec::new();
     for revision in found {
-        treat(context, client, &revision, ORPHAN_AFTER, now).await?;
+        let owner = owner(context, others, revision);
+        let after = orphan_after(context, revision, &owner, older_than).await;
+        planned.push((revision, decide(revision.status, &owner, age(revision, now), after), owner));
     }
-    Ok(())
+    planned.sort_by_key(|(_, plan, _)| matches!(plan, Plan::WaitFor { .. }));
+    let (mut repaired, mut failed) = (0, None::<Failure>);
+    for (revision, plan, owner) in planned {
+        match treat(context, client, revision, plan, &owner, now).await {
+            Ok(done) => repaired += usize::from(done),
+            Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => {
+                return (repaired, Err(failure));
+            }
+            Err(failure) => match &mut failed {
+                None => failed = Some(failure),
+                Some(first) => {
+                    first.evidence.push(format!("also {failure}"));
+                    first.evidence.extend(failure.remedy.map(|remedy| format!("  remedy: {remedy}")));
+                }
+            },
+        }
+    }
+    (repaired, failed.map_or(Ok(()), Err))
+}
+
+/// From which age on a revision of an unknown owner counts as orphaned: what a person says,
+/// else no less than the longest that a Helm may wait between two writes, which is the
+/// release's own timeout. Helm stores none, so that the release's layer is asked.
+async fn orphan_after(context: &Context, revision: &Revision, owner: &Owner, asked: Option<Duration>) -> Duration {
+    let working = revision.status.is_pending() || revision.status == Status::Uninstalling;
+    match asked {
+        Some(asked) => asked,
+        None if !working || *owner != Owner::Unknown => ORPHAN_AFTER,
+        None => match crate::wanted::timeout(context, revision).await {
+            Ok(Some(timeout)) => ORPHAN_AFTER.max(timeout.saturating_add(TO_SAY_SO)),
+            Ok(None) => STRANGERS_AFTER,
+            Err(failure) => {
+                context.reporter.warn(&revision.release, format!("its timeout is not known: {failure}"));
+                STRANGERS_AFTER
+            }
+        },
+    }
 }
 
 /// Carries the plan for one revision out; whether it repaired something.
@@ -389,15 +570,18 @@ async fn treat(
     context: &Context,
     client: &Client,
     revision: &Revision,
-    orphan_after: Duration,
+    plan: Plan,
+    owner: &Owner,
     now: Timestamp,
 ) -> Result<bool, Failure> {
     let name = &revision.release;
-    let owner = owner(context, revision);
-    let plan = decide(revision.status, &owner, age(revision, now), orphan_after);
     let what = format!("revision {} is {}", revision.revision, revision.status.as_str());
     match plan {
         Plan::Leave => Ok(false),
+        Plan::WaitFor { who } if context.dry_run => {
+            context.reporter.planned(name, format!("wait: {what}, and {who} works on it"));
+            Ok(false)
+        }
         Plan::WaitFor { who } => {
             context.reporter.waiting(name, format!("{what}, and {who} works on it"));
             wait_while_owned(context, client, revision, &who).await?;
@@ -408,34 +592,33 @@ async fn treat(
             Exit::Release,
             format!("release {name} in {}: {what}, by somebody unknown", revision.namespace),
         )
-        .evidence(format!("Secret {}, created {} s ago", revision.secret, age(revision, now).as_secs()))
+        .evidence(format!("Secret {}, last written {} s ago", revision.secret, age(revision, now).as_secs()))
         .remedy(format!(
-            "wait: it counts as orphaned in {seconds} s; or now: cargo xtask releases repair --older-than 0s --yes"
+            "wait: it counts as orphaned in {seconds} s; or, if you know that nobody works on it: cargo xtask --env {} releases repair --older-than 0s --yes",
+            context.env_name
         ))),
         Plan::HalfUninstalled => Err(Failure::new(
             "release-pending",
             Exit::Release,
             format!("release {name} in {}: an uninstall was interrupted", revision.namespace),
         )
-        .evidence(format!("Secret {} is {what}", revision.secret))
+        .evidence(format!("Secret {}: {what}", revision.secret))
         .remedy(format!(
-            "helm uninstall {name} -n {} finishes it (its claims stay), then run the layer again",
-            revision.namespace
+            "cargo xtask --env {} releases repair --uninstall {}/{name} finishes it, after showing what goes; then run the layer again",
+            context.env_name, revision.namespace
         ))),
         Plan::MarkFailed => {
             if context.dry_run {
                 context.reporter.planned(name, format!("mark revision {} as failed: {what}", revision.revision));
                 return Ok(false);
             }
-            if owner == Owner::Unknown {
+            if *owner == Owner::Unknown && revision.status.is_pending() {
                 context
                     .confirm(&format!(
-                        "mark revision {} of release {name} ({what}, nobody works on it) as failed",
+                        "mark revision {} of release {name} ({what}, nobody is known to work on it) as failed",
                         revision.revision
                     ))
                     .await?;
-                // Unchanged while we watch, and then only if nobody wrote in between.
-                Interrupt::global().or(tokio::time::sleep(UNCHANGED_FOR)).await?;
             }
             mark_failed(context, client, revision).await?;
             Ok(true)
@@ -449,8 +632,9 @@ async fn treat(
 pub async fn settle(context: &Context, client: &Client, wanted: &[Release]) {
     let settled = async {
         for revision in unhealthy(client, Some(wanted)).await? {
-            let owner = owner(context, &revision);
-            if decide(revision.status, &owner, Duration::ZERO, ORPHAN_AFTER) == Plan::MarkFailed {
+            let owner = owner(context, &Others::kept_out(), &revision);
+            // Of an unknown owner nothing is said here: it has no age at all.
+            if decide(revision.status, &owner, SignedDuration::ZERO, ORPHAN_AFTER) == Plan::MarkFailed {
                 mark_failed(context, client, &revision).await?;
             }
         }
@@ -464,7 +648,7 @@ async fn wait_while_owned(context: &Context, client: &Client, revision: &Revisio
     loop {
         let current = storage::current(client, revision).await?;
         let still_pending = current.is_some_and(|(now, _)| now.status == revision.status);
-        if !still_pending || !matches!(owner(context, revision), Owner::Alive { .. }) {
+        if !still_pending || !matches!(owner(context, &Others::kept_out(), revision), Owner::Alive { .. }) {
             return Ok(());
         }
         if started.elapsed() >= context.lock_timeout {
@@ -481,24 +665,28 @@ async fn wait_while_owned(context: &Context, client: &Client, revision: &Revisio
     }
 }
 
-/// The highest revisions that are neither deployed nor simply failed.
+/// The highest revisions that Helm does not go on from by itself.
 async fn unhealthy(client: &Client, of: Option<&[Release]>) -> Result<Vec<Revision>, Failure> {
     let found = newest(client, of).await?.into_iter().map(|(revision, _)| revision);
-    Ok(found.filter(|revision| revision.status.is_pending() || revision.status == Status::Uninstalling).collect())
+    let stuck = |status: Status| status.is_pending() || matches!(status, Status::Uninstalling | Status::Unknown);
+    Ok(found.filter(|revision| stuck(revision.status)).collect())
 }
 
-/// By the API server's clock, which wrote the time of creation as well.
-fn age(revision: &Revision, now: Timestamp) -> Duration {
-    let created = revision.created.unwrap_or(now);
-    Duration::try_from(now.duration_since(created)).unwrap_or_default()
+/// Since it was last written, by the API server's clock, which wrote that time as well;
+/// less than nothing where that clock went back.
+fn age(revision: &Revision, now: Timestamp) -> SignedDuration {
+    now.duration_since(revision.written.unwrap_or(now))
 }
 
-/// The cluster lock is ours while this is asked, and Helm processes of earlier
-/// runs hold it as long as they live: so a revision of a run recorded in this
-/// state folder (this run among them) has no living owner but a helm process.
-fn owner(context: &Context, revision: &Revision) -> Owner {
+/// Helm processes of earlier runs hold the cluster lock as long as they live: so where it
+/// is ours a revision of a run recorded in this state folder (this run among them) has no
+/// living owner but a helm process.
+fn owner(context: &Context, others: &Others, revision: &Revision) -> Owner {
     if let Some(who) = helm_process(&context.kube_context, &revision.release) {
         return Owner::Alive { who };
+    }
+    if let Some(who) = others.working.first() {
+        return Owner::Alive { who: who.clone() };
     }
     match &revision.run {
         Some(run) if is_recorded(context, run) => Owner::Dead { run: run.clone() },
@@ -554,7 +742,11 @@ fn helm_process(kube_context: &str, release: &str) -> Option<String> {
 /// context works on the current one, which may be ours; another context is another
 /// cluster, whose release may have the same name.
 fn changes(arguments: &[String], kube_context: &str, release: &str) -> bool {
-    let is_helm = arguments.first().is_some_and(|program| camino::Utf8Path::new(program).file_name() == Some("helm"));
+    // Also `helm4`, `helm-v4.3.1`.
+    let is_named_so =
+        |name: &str| name.strip_prefix("helm").is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphabetic()));
+    let program = arguments.first().and_then(|program| camino::Utf8Path::new(program).file_name());
+    let is_helm = program.is_some_and(is_named_so);
     let writes = arguments
         .iter()
         .any(|word| matches!(word.as_str(), "install" | "upgrade" | "rollback" | "uninstall" | "delete"));
@@ -615,8 +807,8 @@ fn keep_copy(context: &Context, secret: &Secret, revision: &Revision) -> Result<
 mod tests {
     use super::*;
 
-    const YOUNG: Duration = Duration::from_secs(10);
-    const OLD: Duration = Duration::from_secs(301);
+    const YOUNG: SignedDuration = SignedDuration::from_secs(10);
+    const OLD: SignedDuration = SignedDuration::from_secs(301);
 
     #[test]
     fn every_row_of_the_recovery_table() {
@@ -638,13 +830,34 @@ mod tests {
         }
         for owner in [&dead, &Owner::Unknown] {
             assert_eq!(decide(Status::Uninstalling, owner, OLD, ORPHAN_AFTER), Plan::HalfUninstalled);
+            assert_eq!(decide(Status::Unknown, owner, YOUNG, ORPHAN_AFTER), Plan::MarkFailed);
         }
+        assert_eq!(decide(Status::Uninstalling, &dead, YOUNG, ORPHAN_AFTER), Plan::HalfUninstalled);
+        assert_eq!(
+            decide(Status::Uninstalling, &Owner::Unknown, YOUNG, ORPHAN_AFTER),
+            Plan::TooYoung { seconds: 290 },
+            "somebody may be uninstalling it"
+        );
         assert_eq!(decide(Status::Uninstalling, &alive, OLD, ORPHAN_AFTER), wait);
-        for status in [Status::Deployed, Status::Failed, Status::Superseded, Status::Uninstalled, Status::Unknown] {
+        for status in [Status::Deployed, Status::Failed, Status::Superseded, Status::Uninstalled, Status::Other] {
             for owner in [&alive, &dead, &Owner::Unknown] {
                 assert_eq!(decide(status, owner, OLD, ORPHAN_AFTER), Plan::Leave, "{status:?} {owner:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_clock_that_went_back_makes_no_orphan() {
+        let plan = |age: i64, after: u64| {
+            let age = SignedDuration::from_secs(age);
+            decide(Status::PendingUpgrade, &Owner::Unknown, age, Duration::from_secs(after))
+        };
+        assert_eq!(plan(-3600, 300), Plan::TooYoung { seconds: 3900 });
+        assert_eq!(plan(299, 300), Plan::TooYoung { seconds: 1 });
+        assert_eq!(plan(300, 300), Plan::MarkFailed);
+        assert_eq!(plan(0, 0), Plan::MarkFailed);
+        assert!(matches!(plan(i64::MIN, u64::MAX), Plan::TooYoung { .. }));
+        assert!(matches!(plan(i64::MAX, u64::MAX), Plan::TooYoung { .. } | Plan::MarkFailed));
     }
 
     fn past(rows: &[(u32, Status, &str)]) -> Vec<Past> {
@@ -692,6 +905,9 @@ mod tests {
             ("/cache/bin/helm upgrade --install minio ../charts/minio --kube-context k3d-a", true),
             ("helm upgrade minio chart --kube-context=k3d-a", true),
             ("helm uninstall minio", true),
+            ("/opt/helm-v4.3.1 upgrade minio chart", true),
+            ("helm3 rollback minio 2", true),
+            ("helmfile upgrade minio", false),
             ("helm upgrade minio chart --kube-context k3d-b", false),
             ("helm upgrade minio chart --kube-context=k3d-b", false),
             ("helm upgrade temporal chart --kube-context k3d-a", false),
@@ -701,13 +917,5 @@ mod tests {
             let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
             assert_eq!(changes(&words, "k3d-a", "minio"), ours, "{line}");
         }
-    }
-
-    #[test]
-    fn what_holds_data_is_found_in_the_manifest() {
-        let manifest = "---\nkind: Service\nmetadata:\n  name: web\n---\nkind: PersistentVolumeClaim\nmetadata:\n  name: kept\n  annotations:\n    helm.sh/resource-policy: keep\n---\nkind: PersistentVolumeClaim\nmetadata:\n  name: gone\n---\nkind: StatefulSet\nmetadata:\n  name: db\nspec:\n  volumeClaimTemplates: []\n";
-        let stored = Stored { manifest: manifest.to_owned(), ..Stored::default() };
-        assert_eq!(data_of(&stored), ["PersistentVolumeClaim gone", "StatefulSet db"]);
-        assert_eq!(objects(&stored).len(), 4);
     }
 }

@@ -18,6 +18,7 @@ use crate::cluster::{self, Standing};
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::kubernetes::{self, NamespacePhase, read_failed};
+use crate::layer::Release;
 use crate::lock::{ClusterLock, Holder};
 use crate::registry;
 use crate::releases::Revision;
@@ -159,14 +160,16 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
             wanted::releases(context, &layers).await
         })
         .await;
-        let newest = seen(async { newest(&client.clone()?, None).await }).await;
-        let tests = match (&wanted.result, &newest.result) {
-            (Ok(wanted), Ok(newest)) => Ok(test_runs(wanted, newest)),
-            (Err(failure), _) | (_, Err(failure)) => Err(failure.clone()),
-        };
-        let tests = Seen { result: tests, took: newest.took };
-        let revisions = newest.result.map(|newest| newest.into_iter().map(|(revision, _)| revision).collect());
-        (wanted, Seen { result: revisions, took: newest.took }, tests)
+        let all = seen(async { newest(&client.clone()?, None).await }).await;
+        let tests = seen(async {
+            let wanted = wanted.result.clone()?;
+            let named: Vec<Release> = wanted.iter().map(Release::from).collect();
+            let opened = newest(&client.clone()?, Some(&named)).await?;
+            Ok(test_runs(&wanted, &opened))
+        })
+        .await;
+        let revisions = all.result.map(|all| all.into_iter().map(|(revision, _)| revision).collect());
+        (wanted, Seen { result: revisions, took: all.took }, tests)
     };
     let ((cluster, images), lock, api, nodes, namespaces, registry, pods, workloads, releases) = tokio::join!(
         cluster,

@@ -7,19 +7,22 @@
 //! record can end with the label `failed` beside a release that says
 //! `pending-upgrade` (`action/upgrade.go` and `action/hooks.go` share the release
 //! without a lock). Helm refuses the next upgrade by what the release says, and finds
-//! the last deployed revision by the label; so does this module.
+//! the last deployed revision by the label; so does this module. `failed` is the only
+//! label that can be wrong like that (`newSecretsObject` writes the release first and
+//! the label after it, and only a failure is written beside a hook), so that only
+//! releases with this label, and those that somebody names, are opened at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Client;
 use kube::api::{Api, ListParams};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
@@ -41,15 +44,18 @@ pub enum Status {
     PendingInstall,
     PendingUpgrade,
     PendingRollback,
+    /// Helm's own word: nobody works on such a revision, and Helm goes on from none.
     #[default]
-    #[serde(other)]
     Unknown,
+    /// A word of a later Helm, which may mean anything.
+    #[serde(other)]
+    Other,
 }
 
 impl Status {
     fn parse(text: &str) -> Self {
         let text: value::StrDeserializer<'_, value::Error> = text.into_deserializer();
-        Self::deserialize(text).unwrap_or_default()
+        Self::deserialize(text).unwrap_or(Self::Other)
     }
 
     /// As Helm writes it.
@@ -64,6 +70,7 @@ impl Status {
             Self::PendingUpgrade => "pending-upgrade",
             Self::PendingRollback => "pending-rollback",
             Self::Unknown => "unknown",
+            Self::Other => "of a later Helm",
         }
     }
 
@@ -82,6 +89,12 @@ pub struct Revision {
     /// The run that started it, where it was stamped.
     pub run: Option<String>,
     pub created: Option<Timestamp>,
+    /// When anybody last wrote it, by the API server's clock: Helm writes at each hook.
+    #[serde(skip)]
+    pub written: Option<Timestamp>,
+    /// The layer that brought it, where it was stamped.
+    #[serde(skip)]
+    pub layer: Option<String>,
     #[serde(skip)]
     pub secret: String,
     #[serde(skip)]
@@ -91,29 +104,84 @@ pub struct Revision {
 const STAMP_LABEL: &str = "run";
 
 impl Revision {
+    /// None where it is not a revision: labels are anybody's to set, the name is Helm's.
     fn of(metadata: &ObjectMeta) -> Option<Self> {
         let labels = metadata.labels.as_ref()?;
+        let (release, version) = (labels.get("name")?, labels.get("version")?);
+        let revision: u32 = version.parse().ok()?;
+        let secret = metadata.name.clone().filter(|name| *name == key(release, revision))?;
+        let time = |time: &Time| time.0.to_string().parse::<Timestamp>().ok();
+        let created = metadata.creation_timestamp.as_ref().and_then(time);
+        let writes = metadata.managed_fields.iter().flatten().filter_map(|entry| entry.time.as_ref().and_then(time));
         Some(Self {
-            release: labels.get("name")?.clone(),
+            release: release.clone(),
             namespace: metadata.namespace.clone()?,
-            revision: labels.get("version")?.parse().ok()?,
+            revision,
             status: Status::parse(labels.get("status")?),
             run: labels.get(STAMP_LABEL).cloned(),
-            created: metadata.creation_timestamp.as_ref().and_then(|time| time.0.to_string().parse().ok()),
-            secret: metadata.name.clone()?,
+            created,
+            written: writes.chain(created).max(),
+            layer: labels.get("layer").cloned(),
+            secret,
             resource_version: metadata.resource_version.clone(),
         })
     }
 }
 
+#[cfg(test)]
+impl Revision {
+    pub fn named(namespace: &str, release: &str, revision: u32) -> Self {
+        Self {
+            release: release.to_owned(),
+            namespace: namespace.to_owned(),
+            revision,
+            status: Status::Deployed,
+            run: None,
+            created: None,
+            written: None,
+            layer: None,
+            secret: key(release, revision),
+            resource_version: None,
+        }
+    }
+}
+
+/// `makeKey` of `pkg/storage/storage.go`.
+fn key(release: &str, revision: u32) -> String {
+    format!("sh.helm.release.v1.{release}.v{revision}")
+}
+
 /// What is asked of a stored release (`pkg/release/v1/release.go`).
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Stored {
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub namespace: String,
+    #[serde(default)]
+    pub version: u32,
     pub info: Info,
     #[serde(default)]
     pub manifest: String,
     #[serde(default)]
     pub hooks: Vec<Hook>,
+    /// Why the Secret could not be read as a release.
+    #[serde(skip)]
+    pub unreadable: Option<String>,
+}
+
+impl Stored {
+    /// Whether it is of this revision, and not another one's content under its name.
+    fn is(&self, revision: &Revision) -> bool {
+        self.name == revision.release && self.namespace == revision.namespace && self.version == revision.revision
+    }
+
+    /// Without what is large, for keeping many.
+    fn slim(mut self) -> Self {
+        self.manifest = String::new();
+        self.hooks.iter_mut().for_each(|hook| hook.manifest = String::new());
+        self
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -128,6 +196,8 @@ pub struct Info {
 pub struct Hook {
     pub name: String,
     #[serde(default)]
+    pub manifest: String,
+    #[serde(default)]
     pub events: Vec<String>,
     #[serde(default)]
     pub last_run: HookExecution,
@@ -141,33 +211,92 @@ pub struct HookExecution {
     pub completed_at: Option<String>,
 }
 
-/// How many stored releases are read at a time.
-const READS: usize = 8;
+/// How many Secrets are fetched at a time; each is at most 1 MiB.
+const READS: usize = 4;
 
-/// The highest revision of each release, or of each of these, with its status as the
-/// stored release has it. One that cannot be read as a release, which Helm passes
-/// over, is judged by its label.
-pub async fn newest(client: &Client, of: Option<&[Release]>) -> Result<Vec<(Revision, Stored)>, Failure> {
-    let mut labels = "owner=helm".to_owned();
-    if let Some(wanted) = of {
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let names: Vec<&str> = wanted.iter().map(|release| release.name.as_str()).collect();
-        labels = format!("{labels},name in ({})", names.join(","));
+/// Where Helm keeps its releases is for this module to know: with another driver Helm
+/// would see none of them, and install a second time.
+///
+/// # Errors
+/// `usage` where `HELM_DRIVER` names another storage than Secrets.
+pub fn check_driver() -> Result<(), Failure> {
+    let driver = std::env::var("HELM_DRIVER").unwrap_or_default();
+    if is_read_here(&driver) {
+        return Ok(());
     }
+    let message = format!("HELM_DRIVER={driver}: Helm would keep its releases where this tool does not look");
+    Err(Failure::usage(message).remedy("unset HELM_DRIVER (releases are kept in Secrets, Helm's default)"))
+}
+
+/// As Helm reads the variable (`action.Configuration.Init`).
+fn is_read_here(driver: &str) -> bool {
+    matches!(driver, "" | "secret" | "secrets")
+}
+
+/// The highest revision of each release, or of each of these.
+///
+/// Releases that are named are opened, and have the status that the stored release says;
+/// of all others only the metadata is read, but for those labelled `failed`. One that
+/// cannot be read as a release, which Helm passes over, is judged by its label and says
+/// why. Manifests are left out.
+pub async fn newest(client: &Client, of: Option<&[Release]>) -> Result<Vec<(Revision, Stored)>, Failure> {
+    let newest = by_label(client, of).await?;
+    let reads = newest.into_iter().map(|revision| async move {
+        if of.is_none() && revision.status != Status::Failed {
+            let info = Info { status: revision.status, ..Info::default() };
+            return Ok(Some((revision, Stored { info, ..Stored::default() })));
+        }
+        let found = current(client, &revision).await?;
+        Ok(found.map(|(revision, stored)| (revision, stored.slim())))
+    });
+    futures_util::stream::iter(reads).buffered(READS).try_filter_map(async |found| Ok(found)).try_collect().await
+}
+
+/// The highest revision of each release, or of each of these, by its label.
+async fn by_label(client: &Client, of: Option<&[Release]>) -> Result<Vec<Revision>, Failure> {
     let mut newest: BTreeMap<(String, String), Revision> = BTreeMap::new();
-    for revision in list(Api::all(client.clone()), &labels, "Helm's release Secrets").await? {
-        let is = |release: &Release| release.name == revision.release && release.namespace == revision.namespace;
+    for revision in revisions(client, of, "owner=helm").await? {
         let key = (revision.namespace.clone(), revision.release.clone());
-        if of.is_none_or(|wanted| wanted.iter().any(is))
-            && newest.get(&key).is_none_or(|known| known.revision < revision.revision)
-        {
+        if newest.get(&key).is_none_or(|known| known.revision < revision.revision) {
             newest.insert(key, revision);
         }
     }
-    let reads = newest.into_values().map(|revision| async move { current(client, &revision).await });
-    futures_util::stream::iter(reads).buffered(READS).try_filter_map(async |found| Ok(found)).try_collect().await
+    Ok(newest.into_values().collect())
+}
+
+/// All revisions with these labels, or those of these releases, looked for only in
+/// their namespaces.
+async fn revisions(client: &Client, of: Option<&[Release]>, labels: &str) -> Result<Vec<Revision>, Failure> {
+    let Some(wanted) = of else {
+        return list(Api::all(client.clone()), labels, "Helm's release Secrets").await;
+    };
+    let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for release in wanted {
+        names.entry(&release.namespace).or_default().insert(&release.name);
+    }
+    let lists = names.iter().map(async |(namespace, names)| {
+        let labels = format!("{labels},name in ({})", names.iter().copied().collect::<Vec<_>>().join(","));
+        let what = format!("Helm's release Secrets in {namespace}");
+        list(Api::namespaced(client.clone(), namespace), &labels, &what).await
+    });
+    Ok(futures_util::future::try_join_all(lists).await?.into_iter().flatten().collect())
+}
+
+/// Those of these releases that have no deployed revision: one that Helm finds as such by
+/// its label, and that is a stored release of that very name, namespace and revision.
+pub async fn not_deployed<'a>(client: &Client, wanted: &'a [Release]) -> Result<Vec<&'a Release>, Failure> {
+    let labelled = revisions(client, Some(wanted), "owner=helm,status=deployed").await?;
+    let checks = wanted.iter().map(async |release| {
+        let of_it = |found: &&Revision| found.release == release.name && found.namespace == release.namespace;
+        for revision in labelled.iter().filter(of_it) {
+            let found = current(client, revision).await?;
+            if found.is_some_and(|(now, stored)| now.status == Status::Deployed && stored.is(revision)) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(release))
+    });
+    Ok(futures_util::future::try_join_all(checks).await?.into_iter().flatten().collect())
 }
 
 /// A revision as it is now; none where it is gone.
@@ -178,7 +307,10 @@ pub async fn current(client: &Client, revision: &Revision) -> Result<Option<(Rev
         let labelled = Revision::of(&secret.metadata)?;
         Some(match decode::<Stored>(payload(&secret)) {
             Ok(stored) => (Revision { status: stored.info.status, ..labelled }, stored),
-            Err(_) => (labelled, Stored::default()),
+            Err(error) => {
+                let info = Info { status: labelled.status, ..Info::default() };
+                (labelled, Stored { info, unreadable: Some(error), ..Stored::default() })
+            }
         })
     }))
 }
@@ -190,6 +322,7 @@ pub async fn history(client: &Client, namespace: &str, release: &str) -> Result<
 }
 
 async fn list(secrets: Api<Secret>, labels: &str, what: &str) -> Result<Vec<Revision>, Failure> {
+    check_driver()?;
     let listed = secrets.list_metadata(&ListParams::default().labels(labels)).await;
     let listed = listed.map_err(|error| read_failed(what, error))?;
     Ok(listed.items.iter().filter_map(|secret| Revision::of(&secret.metadata)).collect())
@@ -212,7 +345,10 @@ pub async fn stored(client: &Client, revision: &Revision) -> Result<Stored, Fail
 
 pub fn unreadable(revision: &Revision, error: String) -> Failure {
     let message = format!("the Secret {} cannot be read as a Helm release", revision.secret);
-    Failure::new("release-pending", Exit::Release, message).evidence(error)
+    Failure::new("release-pending", Exit::Release, message).evidence(error).remedy(format!(
+        "Helm passes over it, and fails at that revision's name: keep a copy, then kubectl -n {} delete secret {}",
+        revision.namespace, revision.secret
+    ))
 }
 
 fn payload(secret: &Secret) -> &[u8] {
@@ -240,12 +376,35 @@ fn with_status(payload: &[u8], status: Status, description: &str) -> Result<Vec<
     Ok(STANDARD.encode(zipped).into_bytes())
 }
 
+/// What a stored release may inflate to. The API server takes at most 1 MiB of data in a
+/// Secret (`MaxSecretSize`), hence 768 KiB of gzip. Charts and manifests shrink to a tenth
+/// or twentieth, some 15 MiB; gzip itself could hold a thousand times its size.
+const INFLATED: u64 = 64 << 20;
+
+const GZIP: [u8; 3] = [0x1f, 0x8b, 0x08];
+
 /// `pkg/storage/driver/util.go`.
 fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
-    let zipped = STANDARD.decode(payload).map_err(|error| error.to_string())?;
-    let mut json = String::new();
-    GzDecoder::new(zipped.as_slice()).read_to_string(&mut json).map_err(|error| error.to_string())?;
-    serde_json::from_str(&json).map_err(|error| error.to_string())
+    let lines: Vec<u8> = payload.iter().copied().filter(|byte| !matches!(byte, b'\n' | b'\r')).collect();
+    let zipped = STANDARD.decode(lines).map_err(|error| error.to_string())?;
+    let json = if zipped.starts_with(&GZIP) { inflate(&zipped)? } else { zipped };
+    serde_json::from_slice(&json).map_err(|error| {
+        // Its text may hold values that are nobody's to read.
+        format!("no release of Helm's: line {}, column {} of its JSON", error.line(), error.column())
+    })
+}
+
+fn inflate(zipped: &[u8]) -> Result<Vec<u8>, String> {
+    let too_large = || format!("it inflates to more than {} MiB, which no release of Helm's does", INFLATED >> 20);
+    // The last four bytes say how much it will be: for believing no less than that.
+    let says = zipped.last_chunk::<4>().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)));
+    if says > INFLATED {
+        return Err(too_large());
+    }
+    let mut json = Vec::with_capacity(usize::try_from(says).unwrap_or_default() + 1);
+    let read = MultiGzDecoder::new(zipped).take(INFLATED + 1).read_to_end(&mut json);
+    read.map_err(|error| error.to_string())?;
+    if json.len() as u64 > INFLATED { Err(too_large()) } else { Ok(json) }
 }
 
 #[cfg(test)]
@@ -273,7 +432,8 @@ mod tests {
         ] {
             assert_eq!(Status::parse(status.as_str()), status);
         }
-        assert_eq!(Status::parse("of a later Helm"), Status::Unknown);
+        assert_eq!(Status::parse("pending-approval"), Status::Other);
+        assert_eq!(Status::parse("unknown"), Status::Unknown);
     }
 
     #[test]
@@ -298,6 +458,54 @@ mod tests {
         for payload in [b"not base64!".to_vec(), STANDARD.encode("not gzip").into_bytes(), encode("[]"), Vec::new()] {
             assert!(with_status(&payload, Status::Failed, "").is_err());
             assert!(decode::<Stored>(&payload).is_err());
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_refused_and_a_large_release_is_read() {
+        let release = |filler: usize| {
+            format!(r#"{{"name":"x","info":{{"status":"deployed"}},"manifest":"{}"}}"#, "a".repeat(filler))
+        };
+        let large = decode::<Stored>(&encode(&release(20 << 20))).unwrap();
+        assert_eq!((large.manifest.len(), large.slim().manifest.len()), (20 << 20, 0));
+        let mut zipped = STANDARD.decode(encode(&release(70 << 20))).unwrap();
+        let honest = decode::<Stored>(STANDARD.encode(&zipped).as_bytes()).unwrap_err();
+        // One that lies about its size is found out on the way.
+        let end = zipped.len();
+        zipped[end - 4..].copy_from_slice(&7_u32.to_le_bytes());
+        let lying = decode::<Stored>(STANDARD.encode(&zipped).as_bytes()).unwrap_err();
+        assert!(honest.contains("64 MiB") && lying == honest, "{honest} {lying}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_payload_is_told_without_its_text() {
+        let error = decode::<Stored>(&encode(r#"{"info":{"status":"deployed","description":hunter2}}"#)).unwrap_err();
+        assert!(error.contains("column") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn only_what_has_helms_name_is_a_revision() {
+        let metadata = |name: &str| -> ObjectMeta {
+            serde_json::from_value(serde_json::json!({
+                "name": name, "namespace": "ameide", "creationTimestamp": "2026-11-25T10:00:00Z",
+                "labels": {"owner": "helm", "name": "redis", "version": "3", "status": "deployed", "layer": "40-data-plane"},
+                "managedFields": [{"manager": "helm", "time": "2026-11-25T10:04:00Z"}, {"manager": "x"}],
+            }))
+            .unwrap()
+        };
+        let revision = Revision::of(&metadata("sh.helm.release.v1.redis.v3")).unwrap();
+        assert_eq!(revision.written.unwrap().to_string(), "2026-11-25T10:04:00Z");
+        for foreign in ["anything", "sh.helm.release.v1.redis.v4", "sh.helm.release.v1.minio.v3"] {
+            assert!(Revision::of(&metadata(foreign)).is_none(), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn only_secrets_are_read_here() {
+        for (driver, here) in
+            [("", true), ("secret", true), ("secrets", true), ("configmap", false), ("sql", false), ("memory", false)]
+        {
+            assert_eq!(is_read_here(driver), here, "{driver:?}");
         }
     }
 

@@ -25,6 +25,8 @@ fn revision(status: Status) -> Revision {
         status,
         run: None,
         created: None,
+        written: None,
+        layer: None,
         secret: "sh.helm.release.v1.minio.v2".into(),
         resource_version: None,
     }

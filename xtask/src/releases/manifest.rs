@@ -1,0 +1,270 @@
+//! The objects of a manifest, parsed as Helm parses them; and what uninstalling a release
+//! would delete of its stored manifest and hooks, and which of it holds data.
+
+use serde_json::Value;
+
+use super::storage::Stored;
+
+/// Built-in kinds, with their API group, that hold nothing which the tree could not make
+/// again: a closed list. Every other kind counts as data, custom resources with it, whose
+/// controller may delete a database when the resource goes.
+const STATELESS: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "ConfigMap",
+            "Endpoints",
+            "LimitRange",
+            "Pod",
+            "PodTemplate",
+            "ReplicationController",
+            "ResourceQuota",
+            "Secret",
+            "Service",
+            "ServiceAccount",
+        ],
+    ),
+    (
+        "admissionregistration.k8s.io",
+        &[
+            "MutatingAdmissionPolicy",
+            "MutatingAdmissionPolicyBinding",
+            "MutatingWebhookConfiguration",
+            "ValidatingAdmissionPolicy",
+            "ValidatingAdmissionPolicyBinding",
+            "ValidatingWebhookConfiguration",
+        ],
+    ),
+    ("apps", &["DaemonSet", "Deployment", "ReplicaSet"]),
+    ("autoscaling", &["HorizontalPodAutoscaler"]),
+    ("batch", &["CronJob", "Job"]),
+    ("coordination.k8s.io", &["Lease"]),
+    ("discovery.k8s.io", &["EndpointSlice"]),
+    ("flowcontrol.apiserver.k8s.io", &["FlowSchema", "PriorityLevelConfiguration"]),
+    ("networking.k8s.io", &["Ingress", "IngressClass", "NetworkPolicy"]),
+    ("node.k8s.io", &["RuntimeClass"]),
+    ("policy", &["PodDisruptionBudget"]),
+    ("rbac.authorization.k8s.io", &["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]),
+    ("scheduling.k8s.io", &["PriorityClass"]),
+    ("storage.k8s.io", &["CSIDriver", "StorageClass"]),
+];
+
+/// An object that goes when the release is uninstalled, or is kept by its annotation.
+struct Object {
+    /// `PersistentVolumeClaim data`
+    name: String,
+    data: bool,
+    keep: bool,
+}
+
+/// Every object of a stored release, with what becomes of it: `Deployment web`,
+/// `PersistentVolumeClaim data (kept)`.
+pub fn objects(stored: &Stored) -> Vec<String> {
+    let Ok(found) = judged(&stored.manifest, true) else {
+        return vec!["everything that its manifest names, which is no YAML".to_owned()];
+    };
+    found.into_iter().map(|object| if object.keep { format!("{} (kept)", object.name) } else { object.name }).collect()
+}
+
+/// What of a release holds data, or may take some with it, when it is uninstalled and
+/// installed again. What cannot be read counts as such.
+pub fn data_of(stored: &Stored) -> Vec<String> {
+    let mut data: Vec<String> = match judged(&stored.manifest, true) {
+        Ok(found) => found.into_iter().filter(|object| object.data && !object.keep).map(|object| object.name).collect(),
+        Err(place) => vec![format!("what its manifest holds, which is no YAML{place}")],
+    };
+    for hook in &stored.hooks {
+        // A test is neither run nor deleted by an uninstall, nor by an install.
+        if !hook.events.is_empty() && hook.events.iter().all(|event| event.starts_with("test")) {
+            continue;
+        }
+        // Helm deletes a hook's objects before it makes them anew, whatever their annotations say.
+        match judged(&hook.manifest, false) {
+            Ok(found) => data.extend(
+                found.into_iter().filter(|object| object.data).map(|object| format!("{} (a hook)", object.name)),
+            ),
+            Err(place) => data.push(format!("what the hook {} holds, which is no YAML{place}", hook.name)),
+        }
+        // A program of the chart's, which may drop anything.
+        if hook.events.iter().any(|event| matches!(event.as_str(), "pre-delete" | "post-delete")) {
+            data.push(format!("whatever the hook {} deletes, which runs at an uninstall", hook.name));
+        }
+    }
+    data
+}
+
+fn judged(manifest: &str, keeps: bool) -> Result<Vec<Object>, String> {
+    let judge = |(object, kept): (Value, bool)| {
+        let kind = kind(&object);
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+        let name = text("/metadata/name").or(text("/metadata/generateName")).unwrap_or("without a name");
+        let shown = if kind.is_empty() { "object" } else { kind };
+        Object { name: format!("{shown} {name}"), data: holds_data(&object, kind), keep: keeps && kept }
+    };
+    Ok(parse(manifest)?.into_iter().map(judge).collect())
+}
+
+pub fn kind(object: &Value) -> &str {
+    object.get("kind").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The objects of a manifest, those of lists one by one, and whether Helm keeps each at an
+/// uninstall.
+///
+/// # Errors
+/// Where it is no YAML, in words that hold nothing of its text.
+pub fn parse(manifest: &str) -> Result<Vec<(Value, bool)>, String> {
+    let manifest = manifest.strip_prefix('\u{feff}').unwrap_or(manifest);
+    let documents: Vec<Value> = serde_saphyr::from_multiple(manifest).map_err(|error| {
+        // The text itself may hold a Secret's values.
+        let place = error.location().map(|place| format!(" (line {}, column {})", place.line(), place.column()));
+        place.unwrap_or_default()
+    })?;
+    let mut found = Vec::new();
+    for document in documents.into_iter().filter(|document| !document.is_null()) {
+        // Helm looks at the document alone: an annotation within a List keeps nothing.
+        let kept = is_kept(&document);
+        flatten(document, kept, &mut found);
+    }
+    Ok(found)
+}
+
+fn flatten(mut object: Value, kept: bool, found: &mut Vec<(Value, bool)>) {
+    let of = kind(&object).strip_suffix("List").map(str::to_owned);
+    let version = object.get("apiVersion").cloned();
+    match (of, object.get_mut("items").and_then(Value::as_array_mut)) {
+        (Some(of), Some(items)) => {
+            for mut item in std::mem::take(items).into_iter().filter(|item| !item.is_null()) {
+                // The items of a typed list may leave their kind to it.
+                if let (Some(fields), false) = (item.as_object_mut(), of.is_empty()) {
+                    fields.entry("kind").or_insert_with(|| of.as_str().into());
+                    fields.entry("apiVersion").or_insert_with(|| version.clone().unwrap_or_default());
+                }
+                flatten(item, kept, found);
+            }
+        }
+        _ => found.push((object, kept)),
+    }
+}
+
+fn holds_data(object: &Value, kind: &str) -> bool {
+    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or("?/");
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    // Its claims can go with it (persistentVolumeClaimRetentionPolicy), and nobody uses those that stay.
+    if (group, kind) == ("apps", "StatefulSet") {
+        return object.pointer("/spec/volumeClaimTemplates").is_some_and(|claims| !claims.is_null());
+    }
+    !STATELESS.iter().any(|(stateless, kinds)| *stateless == group && kinds.contains(&kind))
+}
+
+/// `filterManifestsToKeep` of `pkg/action/resource_policy.go`.
+fn is_kept(document: &Value) -> bool {
+    let policy = document.pointer("/metadata/annotations").and_then(|all| all.get("helm.sh/resource-policy"));
+    policy.and_then(Value::as_str).is_some_and(|policy| policy.trim().eq_ignore_ascii_case("keep"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::releases::storage::Hook;
+
+    fn data(manifest: &str) -> Vec<String> {
+        data_of(&Stored { manifest: manifest.to_owned(), ..Stored::default() })
+    }
+
+    #[test]
+    fn what_holds_data_is_found_however_it_is_written() {
+        let claim = ["PersistentVolumeClaim gone"];
+        for manifest in [
+            "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: gone\n",
+            "apiVersion: v1\nkind: \"PersistentVolumeClaim\"\nmetadata: {name: 'gone'}\n",
+            "# Source: x/y.yaml\napiVersion: v1\nkind: PersistentVolumeClaim # of the database\nmetadata:\n    name: gone\n",
+            "metadata:\r\n  name: gone\r\nkind: PersistentVolumeClaim\r\napiVersion: v1\r\n",
+            "\u{feff}{\"apiVersion\": \"v1\", \"kind\": \"PersistentVolumeClaim\", \"metadata\": {\"name\": \"gone\"}}",
+            "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items:\n  - {apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: gone}}\n",
+            "apiVersion: v1\nkind: PersistentVolumeClaimList\nitems: [{metadata: {name: gone}}]\n",
+            "apiVersion: v1\nkind: &kind PersistentVolumeClaim\nmetadata: {name: gone, labels: {of: *kind}}\n",
+            // Words of others about keeping.
+            "apiVersion: v1\nkind: PersistentVolumeClaim\n# helm.sh/resource-policy: keep\nmetadata:\n  name: gone\n",
+            "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: gone\n  labels: {helm.sh/resource-policy: keep}\n",
+            "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: gone\n  annotations: {note: 'helm.sh/resource-policy: keep'}\n",
+            "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: gone, annotations: {helm.sh/resource-policy: keep}}}]\n",
+            // A line of dashes within a text is no new document.
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\ndata:\n  x: |\n    ---\n    kind: PersistentVolumeClaim\n---\n---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: gone}\n",
+        ] {
+            assert_eq!(data(manifest), claim, "{manifest}");
+        }
+    }
+
+    #[test]
+    fn only_known_built_in_kinds_hold_none() {
+        for (version, kind, holds) in [
+            ("v1", "Service", false),
+            ("v1", "Secret", false),
+            ("apps/v1", "Deployment", false),
+            ("batch/v1", "CronJob", false),
+            ("networking.k8s.io/v1", "Ingress", false),
+            ("v1", "Namespace", true),
+            ("v1", "PersistentVolume", true),
+            ("apiextensions.k8s.io/v1", "CustomResourceDefinition", true),
+            ("postgresql.cnpg.io/v1", "Cluster", true),
+            ("snapshot.storage.k8s.io/v1", "VolumeSnapshot", true),
+            // A kind of the same name in a group of somebody's.
+            ("example.com/v1", "Deployment", true),
+            ("serving.knative.dev/v1", "Service", true),
+        ] {
+            let manifest = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n");
+            assert_eq!(!data(&manifest).is_empty(), holds, "{version} {kind}");
+        }
+        assert_eq!(data("kind: Service\nmetadata: {name: x}\n"), ["Service x"], "of an unknown group");
+        assert_eq!(data("a text\n"), ["object without a name"]);
+    }
+
+    #[test]
+    fn a_stateful_set_holds_data_where_it_has_claims() {
+        let set =
+            |spec: &str| format!("apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: db}}\nspec: {spec}\n");
+        assert_eq!(data(&set("{volumeClaimTemplates: [{metadata: {name: data}}]}")), ["StatefulSet db"]);
+        assert!(data(&set("{replicas: 1}")).is_empty());
+    }
+
+    #[test]
+    fn what_helm_keeps_is_said_and_does_not_count() {
+        let manifest = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: kept\n  annotations:\n    helm.sh/resource-policy: ' Keep'\n---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\n";
+        let stored = Stored { manifest: manifest.to_owned(), ..Stored::default() };
+        assert!(data_of(&stored).is_empty());
+        assert_eq!(objects(&stored), ["PersistentVolumeClaim kept (kept)", "Service web"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_counts_as_data_and_is_not_repeated() {
+        for manifest in
+            ["kind: [hunter2", "kind: Service\nkind: hunter2\n", "a: *hunter2\n", "kind: Service\n\thunter2"]
+        {
+            let found = data(manifest).join(" ");
+            assert!(found.contains("no YAML") && !found.contains("hunter2"), "{manifest:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn hooks_count_by_what_is_made_anew_and_by_what_runs_at_an_uninstall() {
+        let hook = |name: &str, events: &[&str], manifest: &str| Hook {
+            name: name.to_owned(),
+            manifest: manifest.to_owned(),
+            events: events.iter().map(|event| (*event).to_owned()).collect(),
+            last_run: Default::default(),
+        };
+        let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: x}\n";
+        let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: x, annotations: {helm.sh/resource-policy: keep}}\n";
+        for (events, manifest, expected) in [
+            (["post-install"], job, None),
+            (["test"], claim, None),
+            (["pre-install"], claim, Some("PersistentVolumeClaim x (a hook)")),
+            (["pre-delete"], job, Some("whatever the hook h deletes, which runs at an uninstall")),
+            (["post-install"], "kind: [", Some("what the hook h holds, which is no YAML (line 1, column 7)")),
+        ] {
+            let stored = Stored { hooks: vec![hook("h", &events, manifest)], ..Stored::default() };
+            assert_eq!(data_of(&stored), expected.into_iter().collect::<Vec<_>>(), "{events:?}");
+        }
+    }
+}
