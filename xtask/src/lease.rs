@@ -181,8 +181,9 @@ const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
 /// # Errors
 /// Those of reading it.
 pub async fn other_holder(context: &Context, client: &Client) -> Result<Option<String>, Failure> {
-    let found = Api::<Lease>::namespaced(client.clone(), NAMESPACE).get_opt(NAME).await;
-    let found = found.map_err(|error| read_failed("the Lease of the cluster", error))?;
+    let namespace = &context.env.cluster.lease_namespace;
+    let found = Api::<Lease>::namespaced(client.clone(), namespace).get_opt(NAME).await;
+    let found = found.map_err(|error| read_failed(&format!("the Lease {namespace}/{NAME}"), error))?;
     let Some(lease) = found else { return Ok(None) };
     let spec = lease.spec.clone().unwrap_or_default();
     let holder = spec.holder_identity.unwrap_or_default();
