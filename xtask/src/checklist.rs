@@ -15,7 +15,7 @@ pub use items::{Fix, ITEMS, Item, State};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::process::Interrupt;
-use crate::{cluster, layer, registry, releases, state};
+use crate::{cluster, foreign, layer, registry, releases, state};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
@@ -94,7 +94,10 @@ pub async fn conclude(context: &Context) -> Result<(), Failure> {
 /// Observes and decides; the run's folder keeps the result for `report`.
 async fn look(context: &Context) -> Result<Vec<Item>, Failure> {
     let facts = Interrupt::global().or(facts::observe(context)).await??;
-    let items = items::decide(&facts);
+    let mut items = items::decide(&facts);
+    for item in &mut items {
+        item.evidence.iter_mut().chain(&mut item.remedy).for_each(|text| *text = foreign::line(text));
+    }
     // For reading later: losing it must not fail the checklist.
     let _ = state::write_atomically(
         &context.run_dir.join("checklist.json"),

@@ -9,8 +9,9 @@ use clap::{Parser, Subcommand};
 use crate::consent;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::foreign;
 use crate::output::{Event, Format, Reporter};
-use crate::state::StateDir;
+use crate::state::{self, StateDir};
 use crate::tree::Tree;
 use crate::{checklist, cluster, doctor, lab, layer, registry, releases, report, scripts, tools, up};
 
@@ -162,11 +163,10 @@ impl Common {
         let failed = |error: std::io::Error| {
             Failure::new("disk-full", Exit::NotReady, format!("cannot write the run's record in {run_dir}: {error}"))
         };
-        std::fs::create_dir_all(&run_dir).map_err(failed)?;
+        state::create_private_dir(&run_dir).map_err(failed)?;
         reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;
         state.prune();
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
-        reporter.event(&Event::Run { command: format!("cargo xtask {}", arguments.join(" ")), env: &env_name });
+        reporter.event(&Event::Run { command: foreign::own_command_line(), env: &env_name });
         let confirmed = std::env::var("XTASK_CONFIRM").is_ok_and(|value| value == "1");
         Ok(Context {
             kube_context: self.context.clone().unwrap_or(cluster),

@@ -14,6 +14,7 @@ pub mod diagnosis;
 pub mod doctor;
 pub mod engine;
 pub mod exit;
+pub mod foreign;
 pub mod github;
 pub mod gomodule;
 pub mod k3d;

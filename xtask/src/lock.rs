@@ -16,8 +16,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure};
+use crate::foreign;
 use crate::output::{Reporter, human_seconds};
 use crate::process::{Interrupt, descriptor};
+use crate::state;
 
 /// Who holds the lock, as the lock file tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +38,7 @@ impl Holder {
         let user = std::env::var("USER")
             .or_else(|_| std::env::var("LOGNAME"))
             .unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()));
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
-        let command = format!("cargo xtask {}", arguments.join(" "));
+        let command = foreign::own_command_line();
         Self { pid: std::process::id(), host, user, command, run: run.to_owned(), since: Timestamp::now() }
     }
 
@@ -97,10 +98,11 @@ impl ClusterLock {
         };
         if let Some(folder) = path.parent() {
             // It goes with the cluster, while others may wait for the lock in it.
-            std::fs::create_dir_all(folder).map_err(failed)?;
+            state::create_private_dir(folder).map_err(failed)?;
         }
-        let mut file =
-            File::options().create(true).read(true).write(true).truncate(false).open(path).map_err(failed)?;
+        let mut options = File::options();
+        options.create(true).read(true).write(true).truncate(false);
+        let mut file = state::private(&mut options).open(path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),

@@ -14,7 +14,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
+use crate::foreign;
 use crate::github::{self, Annotations};
+use crate::state;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -190,7 +192,7 @@ impl Reporter {
 
     /// From now on (and for what came before) the record goes to `path`.
     pub fn record_to(&self, path: Utf8PathBuf) -> std::io::Result<()> {
-        let mut file = File::options().create(true).append(true).open(&path)?;
+        let mut file = state::private(File::options().create(true).append(true)).open(&path)?;
         let mut inner = self.lock();
         for line in &inner.buffered {
             writeln!(file, "{line}")?;
@@ -204,7 +206,12 @@ impl Reporter {
         self.lock().record_path.clone()
     }
 
+    /// The one way into everything that reads the run: foreign text is made safe here.
     pub fn event(&self, event: &Event) {
+        made_safe(event, |event| self.write(event));
+    }
+
+    fn write(&self, event: &Event) {
         #[derive(Serialize)]
         struct Line<'a> {
             time: String,
@@ -257,6 +264,7 @@ impl Reporter {
 
     /// What a long step is at; shown on a terminal, or everywhere with `--verbose`.
     pub fn progress(&self, text: &str) {
+        let text = &foreign::line(text);
         if self.verbose {
             self.data_to_stderr(text);
             return;
@@ -302,7 +310,8 @@ impl Reporter {
     /// Data that the command was asked for (tables, JSON): goes to standard output.
     pub fn data(&self, text: &str) {
         let inner = self.lock();
-        let print = || println!("{}", text.trim_end());
+        let text = foreign::lines(text.trim_end());
+        let print = || println!("{text}");
         match &inner.bar {
             Some(bar) => bar.suspend(print),
             None => print(),
@@ -327,7 +336,8 @@ impl Reporter {
 
     fn data_to_stderr(&self, text: &str) {
         let inner = self.lock();
-        let print = || eprintln!("   {text}");
+        // GitHub's runner looks past leading spaces for its commands, not past this.
+        let print = || eprintln!("   │ {text}");
         match &inner.bar {
             Some(bar) => bar.suspend(print),
             None => print(),
@@ -346,6 +356,8 @@ impl Reporter {
             }
             return;
         };
+        // The runner takes this for a command wherever in a line it stands.
+        let text = if inner.github.is_some() { text.replace("##[", "##\u{200b}[") } else { text };
         let print = || eprintln!("{text}");
         match &inner.bar {
             Some(bar) => bar.suspend(print),
@@ -385,6 +397,59 @@ impl Step<'_> {
     fn finish(self, outcome: Outcome) {
         let seconds = self.started.elapsed().as_secs_f64();
         self.reporter.event(&Event::Finished { resource: &self.resource, step: &self.step, outcome, seconds });
+    }
+}
+
+/// Hands on the event with every text of it as [`foreign::line`] makes it.
+fn made_safe(event: &Event, then: impl FnOnce(&Event)) {
+    let safe = foreign::line;
+    match event {
+        Event::Run { command, env } => then(&Event::Run { command: safe(command), env: &safe(env) }),
+        Event::Started { resource, step } => then(&Event::Started { resource: &safe(resource), step: &safe(step) }),
+        Event::Finished { resource, step, outcome, seconds } => then(&Event::Finished {
+            resource: &safe(resource),
+            step: &safe(step),
+            outcome: *outcome,
+            seconds: *seconds,
+        }),
+        Event::Note { resource, text } => then(&Event::Note { resource: &safe(resource), text: &safe(text) }),
+        Event::Warning { resource, text } => then(&Event::Warning { resource: &safe(resource), text: &safe(text) }),
+        Event::Waiting { resource, text } => then(&Event::Waiting { resource: &safe(resource), text: &safe(text) }),
+        Event::Planned { resource, text } => then(&Event::Planned { resource: &safe(resource), text: &safe(text) }),
+        Event::Blocker { code, resource, text, message, since, then: what } => then(&Event::Blocker {
+            code,
+            resource: &safe(resource),
+            text: &safe(text),
+            message: &safe(message),
+            since: since.as_deref().map(safe),
+            then: &safe(what),
+        }),
+        Event::Failure(failure) => then(&Event::Failure(&Failure {
+            code: failure.code,
+            exit: failure.exit,
+            message: safe(&failure.message),
+            evidence: failure.evidence.iter().map(|line| safe(line)).collect(),
+            remedy: failure.remedy.as_deref().map(safe),
+            log: failure.log.clone(),
+        })),
+        Event::Release(release) => then(&Event::Release(ReleaseEvent {
+            layer: safe(&release.layer),
+            name: safe(&release.name),
+            namespace: safe(&release.namespace),
+            revision: safe(&release.revision),
+            status: safe(&release.status),
+            started: release.started,
+        })),
+        Event::Pod(pod) => then(&Event::Pod(PodEvent {
+            layer: safe(&pod.layer),
+            release: safe(&pod.release),
+            name: safe(&pod.name),
+            namespace: safe(&pod.namespace),
+            phase: safe(&pod.phase),
+            waiting: pod.waiting.as_deref().map(safe),
+            ..pod.clone()
+        })),
+        Event::Retry { .. } | Event::Images(_) | Event::End { .. } => then(event),
     }
 }
 
@@ -453,6 +518,34 @@ mod tests {
         let cases = [(0.04, "0.0s"), (12.44, "12.4s"), (59.96, "1m00s"), (187.0, "3m07s")];
         for (seconds, text) in cases {
             assert_eq!(human_seconds(seconds), text);
+        }
+    }
+
+    #[test]
+    fn whatever_reads_the_run_gets_foreign_text_as_one_harmless_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("record.jsonl")).unwrap();
+        let reporter = Reporter::new(Format::Json, false);
+        reporter.record_to(path.clone()).unwrap();
+        let shouted = "\u{1b}[31mfatal\n::add-mask::x https://me:s3cret@registry.example/v2/";
+        let failure = Failure::usage(shouted).evidence(shouted).remedy(shouted);
+        let text = shouted;
+        reporter.event(&Event::Run { command: shouted.to_owned(), env: "ci" });
+        reporter.event(&Event::Failure(&failure));
+        reporter.note("pod", text);
+        reporter.warn(text, text);
+        reporter.waiting("pod", text);
+        reporter.planned("pod", text);
+        reporter.step("pod", text).done_as(text);
+        let since = None;
+        reporter.event(&Event::Blocker { code: "x", resource: text, text, message: text, since, then: text });
+        let record = std::fs::read_to_string(path).unwrap();
+        assert_eq!(record.lines().count(), 9, "an event is a line: {record}");
+        for line in record.lines() {
+            let read: serde_json::Value = serde_json::from_str(line).unwrap();
+            let harmless = "fatal ::add-mask::x https://***@registry.example/v2/";
+            assert!(read.to_string().contains(harmless) || line.contains("started"), "{line}");
+            assert!(!line.contains("s3cret") && !line.contains("u001b") && !line.contains("\\n"), "{line}");
         }
     }
 

@@ -12,7 +12,9 @@ pub use record::{Run, read};
 
 use crate::context::Context;
 use crate::exit::Failure;
+use crate::foreign;
 use crate::output::human_seconds;
+use crate::state;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
@@ -66,7 +68,11 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         Some(path) => path.clone(),
         None => folder.join(if args.format == Form::Html { "report.html" } else { "report.md" }),
     };
-    std::fs::write(&path, text).map_err(|error| Failure::usage(format!("--to {path}: {error}")))?;
+    let written = match &args.to {
+        Some(path) => std::fs::write(path, text),
+        None => state::write_atomically(&path, text.as_bytes()),
+    };
+    written.map_err(|error| Failure::usage(format!("--to {path}: {error}")))?;
     context.reporter.data(path.as_str());
     Ok(())
 }
@@ -138,20 +144,8 @@ fn checklist(folder: &Utf8Path) -> Vec<Checkpoint> {
 fn log(path: &Utf8Path) -> Option<String> {
     let bytes = std::fs::read(path).ok()?;
     let left_out = bytes.len().saturating_sub(LOG_BYTES);
-    let text = without_colours(&String::from_utf8_lossy(&bytes[left_out..]));
+    let text = foreign::lines(&String::from_utf8_lossy(&bytes[left_out..]));
     Some(if left_out == 0 { text } else { format!("({left_out} bytes before this left out)\n{text}") })
-}
-
-/// Without the terminal's escape sequences (`ESC [ … letter`), which some tools
-/// write wherever they write.
-fn without_colours(text: &str) -> String {
-    let mut parts = text.split("\u{1b}[");
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let end = part.find(|c: char| c.is_ascii_alphabetic()).map_or(0, |index| index + 1);
-        plain.push_str(&part[end..]);
-    }
-    plain
 }
 
 impl Run {
@@ -185,11 +179,6 @@ fn takes_value(flag: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn colours_are_taken_out() {
-        assert_eq!(without_colours("\u{1b}[36mINFO\u{1b}[0m[0000] Using\n\u{1b}[1;31mé"), "INFO[0000] Using\né");
-    }
 
     #[test]
     fn the_title_is_the_command_and_its_environment() {

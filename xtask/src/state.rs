@@ -100,8 +100,29 @@ fn lives(run: &Utf8Path) -> bool {
 }
 
 fn writable(folder: &Utf8Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder)?;
+    create_private_dir(folder)?;
     tempfile::tempfile_in(folder).map(drop)
+}
+
+/// Creates a folder that only its owner may enter, and makes one that an earlier
+/// version left open to others so. Those above it are left as they are.
+pub fn create_private_dir(folder: &Utf8Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let mut permissions = std::fs::metadata(folder)?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        permissions.set_mode(permissions.mode() & !0o077);
+        // Somebody else's folder that we may write to: what we put there is private all the same.
+        let _ = std::fs::set_permissions(folder, permissions);
+    }
+    Ok(())
+}
+
+/// Files that are made this way may be read by their owner only: records, logs and
+/// locks hold command lines and what tools printed.
+pub fn private(options: &mut std::fs::OpenOptions) -> &mut std::fs::OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+    options.mode(0o600)
 }
 
 pub fn env_path(name: &str) -> Option<Utf8PathBuf> {
@@ -191,6 +212,22 @@ mod tests {
         std::fs::remove_file(state.lock()).unwrap();
         state.remove_if_empty();
         assert!(!state.path.exists());
+    }
+
+    #[test]
+    fn what_is_kept_may_be_read_by_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("a/b")).unwrap();
+        let mode = |path: &Utf8Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        create_private_dir(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        create_private_dir(&path).unwrap();
+        assert_eq!(mode(&path), 0o700, "a folder of an earlier version is closed");
+        let file = path.join("record.jsonl");
+        private(std::fs::File::options().create(true).append(true)).open(&file).unwrap();
+        assert_eq!(mode(&file), 0o600);
     }
 
     #[test]
