@@ -135,7 +135,7 @@ impl Random {
 #[test]
 fn layer_45_runs_back_to_back() {
     let _turn = cluster();
-    succeeds(xtask(&["up"]));
+    succeeds(xtask(&["up", "--skip-tests"]));
     for _ in 0..3 {
         succeeds(xtask(&["layer", "45"]));
         all_deployed();
@@ -145,7 +145,7 @@ fn layer_45_runs_back_to_back() {
 #[test]
 fn two_layer_runs_at_once_take_turns_and_say_for_whom() {
     let _turn = cluster();
-    succeeds(xtask(&["up"]));
+    succeeds(xtask(&["up", "--skip-tests"]));
     let spawn =
         || xtask(&["layer", "45", "--skip-tests"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let children = [spawn(), spawn()];
@@ -203,7 +203,7 @@ fn some_release_is_pending() -> bool {
 #[test]
 fn an_interrupt_leaves_the_release_failed_and_no_process_behind() {
     let _turn = cluster();
-    succeeds(xtask(&["up"]));
+    succeeds(xtask(&["up", "--skip-tests"]));
     let cordon = Cordon::set();
     let child = xtask(&["layer", "45"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     eventually("a release is being upgraded", some_release_is_pending);
@@ -222,7 +222,7 @@ fn an_interrupt_leaves_the_release_failed_and_no_process_behind() {
 #[test]
 fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
     let _turn = cluster();
-    succeeds(xtask(&["up"]));
+    succeeds(xtask(&["up", "--skip-tests"]));
     let columns = "custom-columns=NAME:.metadata.name,UID:.metadata.uid";
     let claims = || kubectl(&["-n", "ameide", "get", "pvc", "--no-headers", "-o", columns]);
     let before = claims();
@@ -249,7 +249,7 @@ fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
 #[test]
 fn a_release_that_is_pending_under_the_label_failed_is_repaired() {
     let _turn = cluster();
-    succeeds(xtask(&["up"]));
+    succeeds(xtask(&["up", "--skip-tests"]));
     support::edit_revision(kubectl, "temporal", |secret| {
         set_status(secret, Status::PendingUpgrade, "Preparing upgrade").unwrap();
         secret.metadata.labels.as_mut().unwrap().insert("status".into(), "failed".into());

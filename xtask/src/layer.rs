@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, ListParams};
@@ -445,56 +446,76 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// `helm test` of each installed release, with the logs of its test pods in a file.
+    /// `helm test` of each installed release, some of them beside each other: most of a
+    /// test's time is Helm waiting. Each runs to its end, also where another fails, so
+    /// that all that fail are told and no child is left to itself.
     async fn test(&self, client: &Client, layer: &Layer, wanted: &[Release]) -> Result<(), Failure> {
-        for release in wanted.iter().filter(|release| release.installed) {
-            let log = self.context.log(&format!("{}-test-{}", layer.name(), release.name));
-            let mut command = self.toolbox.command("helm");
-            command.args([
-                "test",
-                &release.name,
-                "--namespace",
-                &release.namespace,
-                "--kube-context",
-                &self.context.kube_context,
-            ]);
-            command.args(["--timeout", "3m"]);
-            let step = self.context.reporter.step(&release.name, "helm test");
-            let job = Job { command, log: &log, inherit: Some(self.lock.descriptor()) };
-            let budgets = self.context.tree.layer_needs()?.retries;
-            let alone = std::slice::from_ref(release);
-            let diagnosis = Diagnosis::begin(self.context, client, &layer.name(), alone, &budgets).await;
-            let mut spent = Spent::default();
-            let watch = diagnosis.watch(&budgets, &mut spent);
-            let ended = job.run(|line| self.context.reporter.progress(line), watch).await;
-            let ended = ended.map_err(|failure| failure.log(&log))?;
-            // `helm test --logs` prints nothing for hooks that are already deleted.
-            let logs = test_logs(client, release).await;
-            append(&log, &logs);
-            if !ended.status.success() {
-                step.failed("helm test");
-                let cause = diagnosis.explain(&ended.tail).await;
-                // A test that ran and said no is a failed test; one that could not run has its own cause.
-                if !matches!(cause.code, "unknown" | "hook-failed" | "crash-loop" | "dependency-unreachable") {
-                    return Err(cause.log(log));
-                }
-                let evidence = logs.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned);
-                return Err(Failure::new(
-                    "test-failed",
-                    Exit::TestsFailed,
-                    format!("the test of release {} in layer {} failed", release.name, layer.name()),
-                )
-                .evidence(evidence.or(ended.tail.last().cloned()).unwrap_or_default())
-                .remedy(format!(
-                    "helm test {} -n {} --kube-context {}",
-                    release.name, release.namespace, self.context.kube_context
-                ))
-                .log(log));
+        let installed = wanted.iter().filter(|release| release.installed);
+        let tests = installed.map(|release| self.test_release(client, layer, release));
+        let results: Vec<_> = futures_util::stream::iter(tests).buffered(TESTS_AT_ONCE).collect().await;
+        Interrupt::global().check()?;
+        all_or_first(results)
+    }
+
+    /// `helm test` of one release, with the logs of its test pods in a file.
+    async fn test_release(&self, client: &Client, layer: &Layer, release: &Release) -> Result<(), Failure> {
+        let log = self.context.log(&format!("{}-test-{}", layer.name(), release.name));
+        let mut command = self.toolbox.command("helm");
+        command.args([
+            "test",
+            &release.name,
+            "--namespace",
+            &release.namespace,
+            "--kube-context",
+            &self.context.kube_context,
+        ]);
+        command.args(["--timeout", "3m"]);
+        let step = self.context.reporter.step(&release.name, "helm test");
+        let job = Job { command, log: &log, inherit: Some(self.lock.descriptor()) };
+        let budgets = self.context.tree.layer_needs()?.retries;
+        let alone = std::slice::from_ref(release);
+        let diagnosis = Diagnosis::begin(self.context, client, &layer.name(), alone, &budgets).await;
+        let mut spent = Spent::default();
+        let watch = diagnosis.watch(&budgets, &mut spent);
+        let ended = job.run(|line| self.context.reporter.progress(line), watch).await;
+        let ended = ended.map_err(|failure| failure.log(&log))?;
+        // `helm test --logs` prints nothing for hooks that are already deleted.
+        let logs = test_logs(client, release).await;
+        append(&log, &logs);
+        if !ended.status.success() {
+            step.failed("helm test");
+            let cause = diagnosis.explain(&ended.tail).await;
+            // A test that ran and said no is a failed test; one that could not run has its own cause.
+            if !matches!(cause.code, "unknown" | "hook-failed" | "crash-loop" | "dependency-unreachable") {
+                return Err(cause.log(log));
             }
-            step.done();
+            let evidence = logs.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned);
+            return Err(Failure::new(
+                "test-failed",
+                Exit::TestsFailed,
+                format!("the test of release {} in layer {} failed", release.name, layer.name()),
+            )
+            .evidence(evidence.or(ended.tail.last().cloned()).unwrap_or_default())
+            .remedy(format!(
+                "helm test {} -n {} --kube-context {}",
+                release.name, release.namespace, self.context.kube_context
+            ))
+            .log(log));
         }
+        step.done();
         Ok(())
     }
+}
+
+/// How many releases of a layer are tested at once: each test is a Helm and some pods,
+/// and a small machine has to hold them all.
+const TESTS_AT_ONCE: usize = 3;
+
+/// The first failure, with the others as its evidence.
+fn all_or_first(results: Vec<Result<(), Failure>>) -> Result<(), Failure> {
+    let mut failures = results.into_iter().filter_map(Result::err);
+    let Some(first) = failures.next() else { return Ok(()) };
+    Err(failures.fold(first, |first, other| first.evidence(format!("also {other}"))))
 }
 
 /// Helmfile's words for a selector that is none (`ParseLabels`).
