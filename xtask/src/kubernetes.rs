@@ -12,7 +12,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
 
 pub use answers::{in_words, is_forbidden, read_failed, unreachable, write_failed};
-pub use connect::client;
+pub use connect::{client, connector};
 
 use crate::exit::{Exit, Failure};
 use crate::process::Interrupt;

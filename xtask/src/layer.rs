@@ -178,7 +178,7 @@ pub struct Reader<'a> {
 
 impl Reader<'_> {
     fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = self.toolbox.command("helmfile");
+        let mut command = self.toolbox.command_on("helmfile", &self.context.kube_context);
         command.current_dir(&self.context.tree.root);
         command.args(["--file", layer.path.as_str(), "--environment", &self.context.env_name]);
         command.args([
@@ -194,8 +194,6 @@ impl Reader<'_> {
         command.args(arguments);
         command.env("AMEIDE_IMAGES_LOCK", registry::lock_path(self.context, self.lab));
         command.env("AMEIDE_RUN", &self.context.run_id);
-        // Helmfile would ask the network for a newer version of itself.
-        command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
         // Helm is to work where this tool looks.
         for variable in ELSEWHERE {
             command.env_remove(variable);
@@ -288,8 +286,8 @@ impl Runner<'_> {
     pub async fn run_all(&self, layers: &[Layer]) -> Result<(), Failure> {
         let client = kubernetes::client(self.context).await?;
         kubernetes::require(&client).await?;
-        let mut lease = ClusterLease::acquire(self.context, &client).await?;
-        let run = Interrupt::global().until(async {
+        let lease = ClusterLease::acquire(self.context, &client).await?;
+        let run = async {
             let mut some = false;
             for layer in layers {
                 let since = jiff::Timestamp::now();
@@ -301,7 +299,7 @@ impl Runner<'_> {
                 Some(selector) if !some => Err(nothing_selected(selector, layers)),
                 _ => Ok(()),
             }
-        });
+        };
         let result = lease.guard(run).await;
         lease.release().await;
         result
@@ -369,8 +367,11 @@ impl Runner<'_> {
                     reinstalled = true;
                     continue;
                 }
-                let _tidying = Interrupt::global().tidying();
-                releases::settle(self.context, client, wanted).await;
+                // What another run has by now is that run's to settle.
+                if Interrupt::global().check().map_err(|cause| cause.code) != Err("lock-lost") {
+                    let _tidying = Interrupt::global().tidying();
+                    releases::settle(self.context, client, wanted).await;
+                }
                 return Err(match helped {
                     // What the run waits for is consent; what failed is why.
                     Err(needed) if needed.exit == Exit::ConsentNeeded => needed.evidence(failure.to_string()),
@@ -417,7 +418,7 @@ impl Runner<'_> {
         arguments.extend(self.args.force_conflicts.then_some("--sync-args=--force-conflicts"));
         let command = self.reader().helmfile(layer, &arguments);
         let mut durations: BTreeMap<String, String> = BTreeMap::new();
-        let job = Job { command, log: &log, inherit: Some(self.lock.descriptor()) };
+        let job = Job { command, log: &log, inherit: self.lock.descriptor() };
         let diagnosis = Diagnosis::begin(self.context, client, &name, wanted, budgets).await;
         // What an earlier run left in back-off would wait for up to 300 s.
         diagnosis.replace_backing_off().await;
@@ -460,7 +461,7 @@ impl Runner<'_> {
     /// `helm test` of one release, with the logs of its test pods in a file.
     async fn test_release(&self, client: &Client, layer: &Layer, release: &Release) -> Result<(), Failure> {
         let log = self.context.log(&format!("{}-test-{}", layer.name(), release.name));
-        let mut command = self.toolbox.command("helm");
+        let mut command = self.toolbox.command_on("helm", &self.context.kube_context);
         command.args([
             "test",
             &release.name,
@@ -471,7 +472,7 @@ impl Runner<'_> {
         ]);
         command.args(["--timeout", "3m"]);
         let step = self.context.reporter.step(&release.name, "helm test");
-        let job = Job { command, log: &log, inherit: Some(self.lock.descriptor()) };
+        let job = Job { command, log: &log, inherit: self.lock.descriptor() };
         let budgets = self.context.tree.layer_needs()?.retries;
         let alone = std::slice::from_ref(release);
         let diagnosis = Diagnosis::begin(self.context, client, &layer.name(), alone, &budgets).await;

@@ -48,10 +48,11 @@ impl Holder {
     }
 }
 
-/// Held until dropped.
+/// Held until dropped, and for as long as a child that inherited it lives.
 #[derive(Debug)]
 pub struct ClusterLock {
-    file: File,
+    /// There until it is dropped.
+    file: Option<File>,
     path: Utf8PathBuf,
 }
 
@@ -115,12 +116,12 @@ impl ClusterLock {
         }
         let text = serde_json::to_string(holder).unwrap_or_default();
         file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(failed)?;
-        Ok(Some(Self { file, path: path.to_owned() }))
+        Ok(Some(Self { file: Some(file), path: path.to_owned() }))
     }
 
     /// For [`crate::process::Job::inherit`].
-    pub fn descriptor(&self) -> RawFd {
-        descriptor(&self.file)
+    pub fn descriptor(&self) -> Option<RawFd> {
+        self.file.as_ref().map(descriptor)
     }
 
     /// Whether anybody holds the lock now, and who says so.
@@ -135,8 +136,13 @@ impl ClusterLock {
 
 impl Drop for ClusterLock {
     fn drop(&mut self) {
-        // Removed while still locked, and only if it is still ours.
-        if is_named(&self.file, &self.path) {
+        let Some(file) = self.file.take() else { return };
+        let ours = is_named(&file, &self.path);
+        drop(file);
+        // A child that still has it open holds the lock: the file stays, so that others
+        // go on waiting for it. Else it is removed while it is locked again.
+        let Some(file) = File::open(&self.path).ok().filter(|_| ours) else { return };
+        if file.try_lock().is_ok() && is_named(&file, &self.path) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -207,6 +213,22 @@ mod tests {
         assert!(second.is_some(), "the new file is a new lock");
         drop(first);
         assert!(path.exists(), "the first holder leaves the second one's file alone");
+    }
+
+    #[test]
+    fn the_file_stays_as_long_as_a_child_holds_the_lock() {
+        let (_folder, path) = folder();
+        let lock = ClusterLock::try_acquire(&path, &Holder::this_process("one")).unwrap().unwrap();
+        // What a child inherits: the same open file.
+        let inherited = lock.file.as_ref().unwrap().try_clone().unwrap();
+        drop(lock);
+        assert!(path.exists());
+        assert!(ClusterLock::try_acquire(&path, &Holder::this_process("two")).unwrap().is_none());
+        assert_eq!(ClusterLock::holder(&path).unwrap().unwrap().run, "one");
+        drop(inherited);
+        let next = ClusterLock::try_acquire(&path, &Holder::this_process("two")).unwrap().unwrap();
+        drop(next);
+        assert!(!path.exists());
     }
 
     #[tokio::test]

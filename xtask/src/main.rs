@@ -1,10 +1,12 @@
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use xtask::cli::{Cli, dispatch};
 use xtask::devcontainer;
 use xtask::exit::{Exit, Failure};
 use xtask::github;
+use xtask::output::printer;
 use xtask::process::{Interrupt, environment};
 
 fn main() -> std::process::ExitCode {
@@ -50,5 +52,15 @@ async fn run() -> i32 {
     if let Some(context) = context.filter(|_| cli.command.is_a_run()) {
         github::summarize(&context);
     }
-    exit
+    // An interrupted run waits for no terminal that takes nothing.
+    let last_words = Instant::now() + Duration::from_millis(500);
+    let give_up = || interrupt.check().is_err() && Instant::now() > last_words;
+    match printer::finish(give_up) {
+        Err(error) if exit == 0 => {
+            printer::words(&format!("❌ unknown: cannot write to standard output: {error}\n"));
+            let _ = printer::finish(give_up);
+            Exit::Unclassified as i32
+        }
+        _ => exit,
+    }
 }

@@ -3,13 +3,15 @@
 //!
 //! Nothing else in this program prints, but for `--help` and final data output.
 
+pub mod printer;
+
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -179,7 +181,9 @@ impl Reporter {
     pub fn new(format: Format, verbose: bool) -> Self {
         let mut inner = Inner::default();
         if format == Format::Text && std::io::stderr().is_terminal() {
-            let bars = MultiProgress::new();
+            // As often as indicatif draws on a terminal of its own.
+            let screen = Box::new(printer::Screen::default());
+            let bars = MultiProgress::with_draw_target(ProgressDrawTarget::term_like_with_hz(screen, 20));
             let bar = bars.add(ProgressBar::no_length());
             let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
@@ -231,9 +235,9 @@ impl Reporter {
         }
         if self.format == Format::Text {
             let (before, after) = inner.github.as_mut().map(|github| github.commands(event, file)).unwrap_or_default();
-            before.iter().for_each(|line| eprintln!("{line}"));
+            before.iter().for_each(|line| printer::words(&format!("{line}\n")));
             self.print(&inner, event);
-            after.iter().for_each(|line| eprintln!("{line}"));
+            after.iter().for_each(|line| printer::words(&format!("{line}\n")));
             inner.last_sign = Some(Instant::now());
         }
     }
@@ -275,7 +279,7 @@ impl Reporter {
         } else if self.format == Format::Text && inner.last_sign.is_none_or(|last| last.elapsed() >= SIGN_OF_LIFE) {
             // The first of these is the moment from which silence is counted.
             if inner.last_sign.replace(Instant::now()).is_some() {
-                eprintln!("   … {text}");
+                printer::words(&format!("   … {text}\n"));
             }
         }
     }
@@ -302,7 +306,7 @@ impl Reporter {
         }
         if self.format == Format::Json {
             for line in &inner.buffered {
-                println!("{line}");
+                printer::data(&format!("{line}\n"));
             }
         }
     }
@@ -311,7 +315,7 @@ impl Reporter {
     pub fn data(&self, text: &str) {
         let inner = self.lock();
         let text = foreign::lines(text.trim_end());
-        let print = || println!("{text}");
+        let print = || printer::data(&format!("{text}\n"));
         match &inner.bar {
             Some(bar) => bar.suspend(print),
             None => print(),
@@ -324,10 +328,7 @@ impl Reporter {
         if let Some(bar) = &inner.bar {
             bar.disable_steady_tick();
         }
-        let print = || {
-            eprint!("{text}");
-            let _ = std::io::stderr().flush();
-        };
+        let print = || printer::words(text);
         match &inner.bar {
             Some(bar) => bar.suspend(print),
             None => print(),
@@ -337,7 +338,7 @@ impl Reporter {
     fn data_to_stderr(&self, text: &str) {
         let inner = self.lock();
         // GitHub's runner looks past leading spaces for its commands, not past this.
-        let print = || eprintln!("   │ {text}");
+        let print = || printer::words(&format!("   │ {text}\n"));
         match &inner.bar {
             Some(bar) => bar.suspend(print),
             None => print(),
@@ -358,7 +359,7 @@ impl Reporter {
         };
         // The runner takes this for a command wherever in a line it stands.
         let text = if inner.github.is_some() { text.replace("##[", "##\u{200b}[") } else { text };
-        let print = || eprintln!("{text}");
+        let print = || printer::words(&format!("{text}\n"));
         match &inner.bar {
             Some(bar) => bar.suspend(print),
             None => print(),

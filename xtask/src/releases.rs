@@ -128,7 +128,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         return repair(context, &client, &others, *older_than, uninstall.as_deref(), rollback).await;
     }
     let _lock = crate::cluster::lock(context).await?;
-    let mut lease = ClusterLease::acquire(context, &client).await?;
+    let lease = ClusterLease::acquire(context, &client).await?;
     let others = Others::kept_out();
     let work = repair(context, &client, &others, *older_than, uninstall.as_deref(), rollback);
     let result = lease.guard(work).await;
@@ -209,7 +209,7 @@ async fn uninstall_release(
 /// Runs Helm on one release; its lines go to a log.
 async fn helm(context: &Context, revision: &Revision, arguments: &[&str]) -> Result<(), Failure> {
     let toolbox = crate::tools::ensure(&context.tree, &["helm"], &context.reporter).await?;
-    let mut command = toolbox.command("helm");
+    let mut command = toolbox.command_on("helm", &context.kube_context);
     command.args(arguments).args(["--namespace", &revision.namespace, "--kube-context", &context.kube_context]);
     let log = context.log(&format!("{}-{}", arguments[0], revision.release));
     let step = context.reporter.step(&revision.release, arguments.join(" "));

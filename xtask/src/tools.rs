@@ -3,6 +3,7 @@
 //! otherwise it is built from its module into the cache.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
@@ -26,6 +27,9 @@ struct ToolsFile {
 struct ToolEntry {
     /// Arguments that make the tool print its version.
     version: Vec<String>,
+    /// Variables that it is always run with.
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
     /// The Go variable that holds the version.
     stamp: String,
 }
@@ -37,12 +41,14 @@ pub struct Tool {
     pub version: String,
     program: Program,
     version_arguments: Vec<String>,
+    environment: BTreeMap<String, String>,
 }
 
 /// Where the tools that a run needs are.
 #[derive(Clone, Debug)]
 pub struct Toolbox {
     paths: BTreeMap<String, Utf8PathBuf>,
+    environments: BTreeMap<String, BTreeMap<String, String>>,
     /// For the PATH of children: Helmfile looks `helm` up there.
     pub search_path: String,
 }
@@ -56,6 +62,17 @@ impl Toolbox {
     pub fn command(&self, name: &str) -> tokio::process::Command {
         let mut command = process::command(self.path(name));
         command.env("PATH", &self.search_path);
+        if let Some(environment) = self.environments.get(name) {
+            command.envs(environment);
+        }
+        command
+    }
+
+    /// A command of a tool that works on the cluster of this kubeconfig context: with
+    /// the cloud's account where the context's user signs in by a plugin.
+    pub fn command_on(&self, name: &str, kube_context: &str) -> tokio::process::Command {
+        let mut command = self.command(name);
+        command.envs(process::environment::for_plugins_of(kube_context));
         command
     }
 }
@@ -70,7 +87,8 @@ pub fn pinned(tree: &Tree) -> Result<Vec<Tool>, Failure> {
             let (package, version) = pinned_in(&module.join("go.mod"))?;
             let stamp = Some(format!("{}={version}", entry.stamp));
             let program = Program { name: name.clone(), module, package, stamp };
-            Ok(Tool { name, version, program, version_arguments: entry.version })
+            let (version_arguments, environment) = (entry.version, entry.environment);
+            Ok(Tool { name, version, program, version_arguments, environment })
         })
         .collect()
 }
@@ -102,9 +120,12 @@ impl Tool {
     async fn on_path(&self) -> Option<Utf8PathBuf> {
         let path = Utf8PathBuf::from_path_buf(which::which(&self.name).ok()?).ok()?;
         let mut command = process::command(&path);
-        command.args(&self.version_arguments);
-        let output = process::capture(command).await.ok()?.ok().ok()?;
-        prints_version(&output, &self.version).then_some(path)
+        command.args(&self.version_arguments).envs(&self.environment);
+        // What it says counts, not how it ends: a tool may find more to complain about
+        // (a newer version that it could not ask for, a plugin that is broken). One
+        // that does not answer is not used.
+        let answer = process::capture_within(command, VERSION).await.ok()?;
+        prints_version(&answer.stdout, &self.version).then_some(path)
     }
 
     /// Where the tool is: on PATH, in the cache, or built now.
@@ -120,22 +141,39 @@ impl Tool {
     }
 }
 
-/// Whether a version stands in the output as a word of its own (`v1.8.0` is not in `v1.8.01`).
+/// How long a tool may take to tell its version.
+const VERSION: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 20 });
+
+/// Whether this is the version that the output tells: the one that stands alone on
+/// a line, where there is such a line, else the first of all. Notices name others.
 fn prints_version(output: &str, version: &str) -> bool {
-    let bare = version.trim_start_matches('v');
-    output
-        .split(|c: char| !(c.is_ascii_alphanumeric() || ".-+".contains(c)))
-        .any(|word| word.trim_start_matches('v').split('+').next() == Some(bare))
+    let alone = output.lines().map(str::trim).find(|line| is_version(line));
+    let first =
+        || output.split(|c: char| !(c.is_ascii_alphanumeric() || ".-+".contains(c))).find(|word| is_version(word));
+    alone.or_else(first).is_some_and(|told| bare(told) == bare(version))
+}
+
+/// `v1.8.0+build` is told for what Go modules call `v1.8.0`.
+fn bare(version: &str) -> &str {
+    version.trim_start_matches('v').split('+').next().unwrap_or_default()
+}
+
+/// `1.2.3`, with a `v` before it, or what a pre-release or build has after it.
+fn is_version(word: &str) -> bool {
+    let core = bare(word).split('-').next().unwrap_or_default();
+    let numbers: Vec<&str> = core.split('.').collect();
+    numbers.len() == 3 && numbers.iter().all(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Finds or builds the named tools (all of them for an empty list).
 pub async fn ensure(tree: &Tree, names: &[&str], reporter: &Reporter) -> Result<Toolbox, Failure> {
     let cache = state::cache_dir()?;
-    let mut paths = BTreeMap::new();
+    let (mut paths, mut environments) = (BTreeMap::new(), BTreeMap::new());
     for tool in pinned(tree)? {
         if names.is_empty() || names.contains(&tool.name.as_str()) {
             let path = tool.find_or_build(&cache, reporter).await?;
-            paths.insert(tool.name, path);
+            paths.insert(tool.name.clone(), path);
+            environments.insert(tool.name, tool.environment);
         }
     }
     // One folder with all of them, for people's PATH and for children's.
@@ -146,7 +184,7 @@ pub async fn ensure(tree: &Tree, names: &[&str], reporter: &Reporter) -> Result<
         link(path, &bin.join(name)).map_err(failed)?;
     }
     let search_path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
-    Ok(Toolbox { paths, search_path })
+    Ok(Toolbox { paths, environments, search_path })
 }
 
 /// Points `link` at `target`, in one step for whoever looks at the same time.
@@ -185,6 +223,36 @@ mod tests {
         assert_eq!(pinned_in(&path).unwrap(), ("helm.sh/helm/v4/cmd/helm".to_owned(), "v4.3.1".to_owned()));
     }
 
+    /// What a stand-in on PATH answers, and whether it is taken for `v1.8.0`.
+    async fn taken(script: &str) -> bool {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("stand-in")).unwrap();
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let program = Program { name: path.to_string(), module: path.clone(), package: String::new(), stamp: None };
+        let environment = BTreeMap::from([("QUIET".to_owned(), "true".to_owned())]);
+        let version_arguments = vec!["version".to_owned()];
+        let tool = Tool { name: path.to_string(), version: "v1.8.0".into(), program, version_arguments, environment };
+        tool.on_path().await.is_some()
+    }
+
+    #[tokio::test]
+    async fn a_tool_is_taken_for_what_it_says_however_it_ends() {
+        assert!(taken("echo 1.8.0").await);
+        assert!(taken("echo 1.8.0; echo 'Get \"https://api.github.com\": dial tcp: timeout' >&2; exit 3").await);
+        assert!(taken("[ \"$1$QUIET\" = versiontrue ] && echo 1.8.0").await, "with its own variables");
+        for script in ["exit 0", "echo 1.8.1", "echo 1.8.0 >&2; exit 1", "kill -SEGV $$", "head -c 100000000 /dev/zero"]
+        {
+            assert!(!taken(script).await, "{script}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tool_that_hangs_is_not_used() {
+        assert!(!taken("echo 1.8.0; exec sleep 3600").await);
+    }
+
     #[test]
     fn a_version_is_a_word_of_its_own() {
         for (output, version, found) in [
@@ -195,6 +263,13 @@ mod tests {
             ("v4.3.10", "v4.3.1", false),
             ("v14.3.1", "v4.3.1", false),
             ("4.3.1", "v4.3.1", true),
+            // Notices before it, after it, and of the very version that is wanted.
+            ("A new release is there: 1.9.0, you have v1.8.0\n1.8.0\n", "v1.8.0", true),
+            ("1.8.0\nhelmfile v1.9.0 is there: https://example.org/v1.9.0\n", "v1.9.0", false),
+            ("k3d version v5.8.3\nupdate to v5.9.0\n", "v5.9.0", false),
+            ("v4.3.1-rc.1", "v4.3.1", false),
+            ("WARNING: 10.0.0.1 is not reached\nv4.3.1\n", "v4.3.1", true),
+            ("", "v4.3.1", false),
         ] {
             assert_eq!(prints_version(output, version), found, "{output:?} {version}");
         }

@@ -27,6 +27,7 @@ use crate::exit::Failure;
 use crate::kubeconfig;
 use crate::output::Reporter;
 use crate::process::Interrupt;
+use crate::process::environment::limit_plugins;
 
 /// A client for the run's context.
 ///
@@ -41,13 +42,25 @@ pub async fn client(context: &Context) -> Result<Client, Failure> {
     connect(&config, &place, variable, context.reporter.clone())
 }
 
+/// Makes clients like that of [`client`], for a thread that has its own.
+pub fn connector(context: &Context) -> impl Fn() -> Result<Client, Failure> + Send + 'static {
+    let place = Place { context: context.kube_context.clone(), local: context.env.cluster.k3d.is_some() };
+    let reporter = context.reporter.clone();
+    move || {
+        let variable = |name: &str| std::env::var(name).ok();
+        connect(&kubeconfig::load()?, &place, variable, reporter.clone())
+    }
+}
+
 fn connect(
     kubeconfig: &Kubeconfig,
     place: &Place,
     variable: impl Fn(&str) -> Option<String>,
     reporter: Arc<Reporter>,
 ) -> Result<Client, Failure> {
-    let (mut config, cluster) = config(kubeconfig, place)?;
+    let mut kubeconfig = kubeconfig.clone();
+    limit_plugins(&mut kubeconfig);
+    let (mut config, cluster) = config(&kubeconfig, place)?;
     config.connect_timeout = Some(Duration::from_secs(5));
     // Retries are ours, bounded, and reported.
     config.default_retry = false;

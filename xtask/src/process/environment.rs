@@ -95,7 +95,7 @@ pub fn of(program: impl AsRef<Path>) -> Vec<(OsString, OsString)> {
 
 /// What a program needs besides where this context's user signs in by a plugin.
 pub fn for_plugins_of(kube_context: &str) -> Vec<(OsString, OsString)> {
-    if !Kubeconfig::read().is_ok_and(|config| signs_in_by_plugin(&config, kube_context)) {
+    if !crate::kubeconfig::load().is_ok_and(|config| signs_in_by_plugin(&config, kube_context)) {
         return Vec::new();
     }
     std::env::vars_os().filter(|(name, _)| listed(&lists().plugins, &name.to_string_lossy(), true)).collect()
