@@ -4,6 +4,7 @@
 pub mod answers;
 mod connect;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
@@ -29,6 +30,21 @@ pub async fn server_time(client: &Client) -> Result<jiff::Timestamp, Failure> {
     let date = response.headers().get("date").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date);
     parsed.map_err(|error| failed(format!("its Date {date:?}: {error}")))
+}
+
+/// The pods with these labels, wherever they are; where the whole cluster may not be
+/// listed, those of these namespaces.
+pub async fn pods_anywhere(client: &Client, labels: &str, namespaces: &BTreeSet<String>) -> kube::Result<Vec<Pod>> {
+    let parameters = ListParams::default().labels(labels);
+    match Api::<Pod>::all(client.clone()).list(&parameters).await {
+        Err(error) if is_forbidden(&error) => {}
+        listed => return listed.map(|list| list.items),
+    }
+    let mut pods = Vec::new();
+    for namespace in namespaces {
+        pods.extend(Api::<Pod>::namespaced(client.clone(), namespace).list(&parameters).await?.items);
+    }
+    Ok(pods)
 }
 
 /// Whether the API server answers at all, whatever it says.

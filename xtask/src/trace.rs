@@ -9,6 +9,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 
 use crate::context::Context;
+use crate::kubernetes::{is_forbidden, pods_anywhere};
 use crate::output::{Event, PodEvent, ReleaseEvent};
 use crate::tree::Layer;
 
@@ -23,9 +24,19 @@ async fn observe(context: &Context, client: &Client, layer: &Layer, since: Times
     // The API server's times have whole seconds.
     let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
     let ours = ListParams::default().labels(&format!("owner=helm,layer={}", layer.name()));
-    let secrets = Api::<Secret>::all(client.clone()).list_metadata(&ours).await?;
+    let namespaces = context.tree.layer_needs().map(|needs| needs.namespaces_of(layer)).unwrap_or_default();
+    let mut secrets = Vec::new();
+    match Api::<Secret>::all(client.clone()).list_metadata(&ours).await {
+        // Who may not see the whole cluster sees what layers.yaml says of the layer.
+        Err(error) if is_forbidden(&error) => {
+            for namespace in &namespaces {
+                secrets.extend(Api::<Secret>::namespaced(client.clone(), namespace).list_metadata(&ours).await?.items);
+            }
+        }
+        listed => secrets.extend(listed?.items),
+    }
     let mut releases = Vec::new();
-    for secret in &secrets.items {
+    for secret in &secrets {
         let label = |name: &str| secret.metadata.labels.as_ref()?.get(name).cloned();
         let (Some(name), Some(started)) = (label("name"), time(secret.metadata.creation_timestamp.as_ref())) else {
             continue;
@@ -48,8 +59,7 @@ async fn observe(context: &Context, client: &Client, layer: &Layer, since: Times
     if releases.is_empty() {
         return Ok(());
     }
-    let pods = Api::<Pod>::all(client.clone()).list(&ListParams::default().labels(&instances)).await?;
-    for pod in &pods.items {
+    for pod in &pods_anywhere(client, &instances, &namespaces).await? {
         if let Some(event) = pod_event(layer, pod).filter(|event| event.created >= since) {
             context.reporter.event(&Event::Pod(event));
         }

@@ -1,7 +1,7 @@
 //! The repository's own tree as configuration: environments, layers and what
 //! they need. Nothing about a layer, an image or a namespace is written in Rust.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
@@ -227,6 +227,14 @@ pub struct LayerNeeds {
     /// Images that may come from elsewhere than the mirror, whole or up to a `*`.
     #[serde(default)]
     pub unmirrored: Vec<String>,
+}
+
+impl LayerNeeds {
+    /// The namespaces that a layer needs or makes, as far as layers.yaml says.
+    pub fn namespaces_of(&self, layer: &Layer) -> BTreeSet<String> {
+        let needs = self.layers.get(&layer.name());
+        needs.into_iter().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).cloned().collect()
+    }
 }
 
 /// The secret that pods pull from Docker Hub with, where there are credentials.
