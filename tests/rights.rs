@@ -21,7 +21,7 @@ struct Deployer {
 impl Deployer {
     fn new() -> Self {
         let tree = turn();
-        tree.kubectl(&["apply", "-f", MANIFEST]);
+        tree.kubectl(&["apply", "-f", tree.path(MANIFEST).to_str().unwrap()]);
         let token = tree.kubectl(&["-n", "ameide", "create", "token", "ameide-deployer", "--duration=1h"]);
         let mut config: Value =
             serde_json::from_str(&tree.kubectl(&["config", "view", "--raw", "--minify", "-o", "json"])).unwrap();
@@ -35,7 +35,8 @@ impl Deployer {
 
     /// The roles of the manifest.
     fn objects(&self) -> Vec<Value> {
-        let listed = self.tree.kubectl(&["apply", "--dry-run=client", "-o", "json", "-f", MANIFEST]);
+        let listed = self.tree.path(MANIFEST);
+        let listed = self.tree.kubectl(&["apply", "--dry-run=client", "-o", "json", "-f", listed.to_str().unwrap()]);
         let listed: Value = serde_json::from_str(&listed).unwrap();
         let is_role = |object: &&Value| object["kind"].as_str().unwrap().ends_with("Role");
         listed["items"].as_array().unwrap().iter().filter(is_role).cloned().collect()
@@ -119,8 +120,8 @@ impl Deployer {
 
 impl Drop for Deployer {
     fn drop(&mut self) {
-        let arguments = ["--context", &context(), "delete", "-f", MANIFEST, "--ignore-not-found", "--wait=false"];
-        let _ = self.tree.tool("kubectl").current_dir(self.tree.path("")).args(arguments).output();
+        let arguments = ["--context", &context(), "delete", "--ignore-not-found", "--wait=false", "-f"];
+        let _ = self.tree.tool("kubectl").args(arguments).arg(self.tree.path(MANIFEST)).output();
     }
 }
 

@@ -1,7 +1,7 @@
 //! What must hold before Helm starts: `infra/kubernetes/layers.yaml` says it per
 //! layer. All checks run, and all that fail are shown, not the first alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -21,7 +21,7 @@ use crate::layer::Release;
 use crate::process::Interrupt;
 use crate::registry;
 use crate::releases::{Status, manifest, storage};
-use crate::tree::{Layer, SecretNeed, ServiceNeed};
+use crate::tree::{Layer, Needs, SecretNeed, ServiceNeed};
 use crate::wanted;
 
 /// `preflight:` of layers.yaml: how long is waited, in seconds.
@@ -114,7 +114,7 @@ pub async fn check(
         let needed = needs.namespaces.contains(name) && !own.has("Namespace", "", name);
         namespace_active(context, client, name, needed, budgets)
     }));
-    let layers = layers_in_place(context, client, &needs.layers);
+    let layers = layers_in_place(context, client, &needs);
     let secrets = join_all(needs.secrets.iter().map(async |need| match secret_has_keys(context, client, need).await {
         Err(failure) if failure.code == "config-missing" && own.has("Secret", &need.namespace, &need.name) => {
             context.reporter.note(&need.name, format!("{}: this layer makes it", failure.message));
@@ -200,8 +200,10 @@ fn held_by(held: &[String]) -> String {
 }
 
 /// Earlier layers are in place when each of the releases that the tree gives them is
-/// deployed, in the namespace where the tree has it.
-async fn layers_in_place(context: &Context, client: &Client, names: &[String]) -> Vec<Result<(), Failure>> {
+/// deployed, in the namespace where the tree has it. In a namespace that this layer has no
+/// business in, one who may not look is told so and goes on.
+async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> Vec<Result<(), Failure>> {
+    let names = &needs.layers;
     if names.is_empty() {
         return Vec::new();
     }
@@ -228,13 +230,30 @@ async fn layers_in_place(context: &Context, client: &Client, names: &[String]) -
                 release
             })
             .collect();
-        let missing = storage::not_deployed(client, &releases).await?;
-        // In the order of `releases`, hence of `wanted`.
-        let of = |at: &Release| releases.iter().position(|release| std::ptr::eq(release, at));
-        Ok(missing
-            .into_iter()
-            .filter_map(|release| Some((wanted[of(release)?].layer.clone(), release.clone())))
-            .collect::<Vec<_>>())
+        let mut by_namespace: BTreeMap<String, (Vec<&String>, Vec<Release>)> = BTreeMap::new();
+        for (wanted, release) in wanted.iter().zip(releases) {
+            let (layers, releases) = by_namespace.entry(release.namespace.clone()).or_default();
+            layers.push(&wanted.layer);
+            releases.push(release);
+        }
+        let mut missing = Vec::new();
+        for (namespace, (layers, releases)) in &by_namespace {
+            let found = match storage::not_deployed(client, releases).await {
+                Err(failure) if failure.code == "forbidden" && !needs.namespaces.contains(namespace) => {
+                    let names: BTreeSet<&str> = layers.iter().map(|layer| layer.as_str()).collect();
+                    let names = names.into_iter().collect::<Vec<_>>().join(", ");
+                    let text = format!("what {names} has there is not looked at: {}", failure.message);
+                    context.reporter.note(namespace, text);
+                    continue;
+                }
+                found => found?,
+            };
+            for release in found {
+                let at = releases.iter().position(|other| std::ptr::eq(release, other));
+                missing.extend(at.map(|at| (layers[at].clone(), release.clone())));
+            }
+        }
+        Ok(missing)
     };
     let missing: Vec<(String, Release)> = match look.await {
         Ok(missing) => missing,
