@@ -1,7 +1,7 @@
 //! `cargo xtask layer`: brings one layer or several to the state that the tree
 //! describes: lock, preflight, watchdog, `helmfile sync`, `helm test`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
