@@ -1,21 +1,27 @@
 //! Why a layer does not come up: pods and events of its namespaces, watched while
-//! Helm works, and what Helm and Helmfile print, sorted into a closed list of
-//! blockers ([`rules::RULES`]).
+//! Helm works, and what Helm and Helmfile print, sorted by their source into a closed
+//! list of blockers ([`rules::RULES`], [`sources`]).
 //!
-//! A timeout is a symptom and never a verdict.
+//! A timeout is a symptom and never a verdict. Ending a deploy that would have come up
+//! is the worst mistake: a run is ended early only by a state of the cluster that stands
+//! at a last look ([`looks::confirm`]), never by the text of an event or a log alone.
 
+mod looks;
 pub mod rules;
+pub mod said;
+pub mod sources;
 pub mod tracker;
+mod watches;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use camino::{Utf8Path, Utf8PathBuf};
+use futures_util::FutureExt;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, LogParams, WatchEvent, WatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
@@ -23,8 +29,12 @@ use crate::layer::Release;
 use crate::output;
 use crate::releases::storage;
 use crate::retry::{Budgets, Spent};
-use rules::{Ends, Rule};
-use tracker::{Sighting, Tracker};
+use looks::{Crash, Owners, Releases, Standing};
+use rules::Rule;
+use said::{Said, Statement};
+use sources::Verdict;
+use tracker::{Owner, Sighting, Tracker};
+use watches::Seen;
 
 /// Watches one layer run. Shared between the watch itself, which runs beside
 /// Helmfile, and the verdict after it.
@@ -34,96 +44,108 @@ pub struct Diagnosis<'a> {
     layer: String,
     namespaces: BTreeSet<String>,
     wanted: Vec<Release>,
+    owners: Owners<'a>,
     tracker: RefCell<Tracker>,
+    /// The last words of what crashed, by pod and container, with its count of restarts.
+    crashes: RefCell<BTreeMap<(String, String), (i32, Crash)>>,
     /// Where each namespace's watches begin: what came before is not this run's.
     start: Vec<Start>,
+    /// The job's log, and how long it was before this run of it.
+    log: (Utf8PathBuf, u64),
+    began: jiff::Timestamp,
+    /// How long Helm may go on waiting where everything is ready.
+    stuck: Duration,
 }
 
 struct Start {
     namespace: String,
-    pods: String,
-    events: String,
-}
-
-enum Seen {
-    Pod(Box<Pod>),
-    Gone(String),
-    Event(Box<Event>),
-    /// The API does not answer any more, and why; or does again.
-    Silent(Option<String>),
+    /// None where pods may not be looked at; empty where they are listed first.
+    pods: Option<String>,
+    events: Option<String>,
 }
 
 impl<'a> Diagnosis<'a> {
-    /// Notes what is there before the run begins. Never fails: a cluster that does
-    /// not answer is told by Helm as well.
+    /// Notes what is there before the run begins, and how long `log` is by now. Never
+    /// fails: a cluster that does not answer is told by Helm as well, and what may not be
+    /// watched is told here.
     pub async fn begin(
         context: &'a Context,
         client: &'a Client,
         layer: &str,
         wanted: &[Release],
         budgets: &Budgets,
+        log: &Utf8Path,
     ) -> Self {
-        let installed = wanted.iter().filter(|release| release.installed);
-        let namespaces: BTreeSet<String> = installed.clone().map(|release| release.namespace.clone()).collect();
-        let releases = installed.map(|release| release.name.clone()).collect();
-        let mut tracker = Tracker::new(releases, budgets.patience.clone());
+        // Helm's namespace of a release that names none is that of the context.
+        let wanted: Vec<Release> = wanted
+            .iter()
+            .cloned()
+            .map(|mut release| {
+                if release.namespace.is_empty() {
+                    client.default_namespace().clone_into(&mut release.namespace);
+                }
+                release
+            })
+            .collect();
+        let releases = Releases::of(wanted.iter().filter(|release| release.installed));
+        let namespaces = releases.namespaces();
+        let mut tracker = Tracker::new(budgets.patience.clone());
         let mut start = Vec::new();
         for namespace in &namespaces {
-            let pods = Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await;
-            let events = Api::<Event>::namespaced(client.clone(), namespace)
-                .list_metadata(&ListParams::default().limit(1))
-                .await;
-            let (Ok(pods), Ok(events)) = (pods, events) else { continue };
-            pods.items.iter().for_each(|pod| tracker.remember(pod));
-            start.push(Start {
-                namespace: namespace.clone(),
-                pods: pods.metadata.resource_version.unwrap_or_default(),
-                events: events.metadata.resource_version.unwrap_or_default(),
-            });
+            let (pods, events) = futures_util::future::join(
+                begin_pods(context, client, namespace, &mut tracker),
+                begin_events(context, client, namespace),
+            )
+            .await;
+            start.push(Start { namespace: namespace.clone(), pods, events });
         }
+        if start.is_empty() {
+            context.reporter.note(layer, "nothing is to be installed: there is nothing to watch");
+        }
+        let stuck = rules::of("helm-stuck").map_or(Duration::MAX, |rule| match rule.lasts {
+            rules::Lasts::For(seconds) => Duration::from_secs(budgets.patience.get(rule.code).copied().unwrap_or(seconds)),
+            rules::Lasts::Always => Duration::MAX,
+        });
         Self {
             context,
             client,
             layer: layer.to_owned(),
             namespaces,
-            wanted: wanted.to_vec(),
+            wanted,
+            owners: Owners::new(client, releases),
             tracker: RefCell::new(tracker),
+            crashes: RefCell::default(),
             start,
+            log: (log.to_owned(), std::fs::metadata(log).map_or(0, |file| file.len())),
+            began: jiff::Timestamp::now(),
+            stuck,
         }
     }
 
     /// Resolves when something is seen that cannot heal; else never.
     pub async fn watch(&self, budgets: &Budgets, spent: &mut Spent) -> Failure {
         let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
-        let watches = self.start.iter().flat_map(|start| {
-            let pods = Api::<Pod>::namespaced(self.client.clone(), &start.namespace);
-            let events = Api::<Event>::namespaced(self.client.clone(), &start.namespace);
-            [
-                watch_pods(pods, start.pods.clone(), sender.clone()).left_future(),
-                watch_events(events, start.events.clone(), sender.clone()).right_future(),
-            ]
+        let pods = self.start.iter().filter_map(|start| {
+            let api = Api::<Pod>::namespaced(self.client.clone(), &start.namespace);
+            Some(watches::pods(api, &start.namespace, start.pods.clone()?, sender.clone()).left_future())
         });
-        let watches = futures_util::future::join_all(watches);
-        let heartbeat = heartbeat(self.client, sender.clone());
-        tokio::pin!(watches, heartbeat);
+        let events = self.start.iter().filter_map(|start| {
+            let api = Api::<Event>::namespaced(self.client.clone(), &start.namespace);
+            Some(watches::events(api, &start.namespace, start.events.clone()?, sender.clone()).right_future())
+        });
+        // Where there is nothing to watch, all of nothing has ended at once; and what is
+        // ready at once would be chosen below for ever, and nothing else.
+        let watches = futures_util::future::join_all(pods.chain(events)).then(|_| std::future::pending::<()>());
+        let heartbeat = watches::heartbeat(self.client, sender.clone());
+        let stuck = self.helm_is_stuck();
+        tokio::pin!(watches, heartbeat, stuck);
         let mut limited: Option<tokio::time::Instant> = None;
         loop {
             let next = self.tracker.borrow().next_due();
-            let due = async {
-                match next {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let retry = async {
-                match limited {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                _ = &mut watches => {}
+                () = &mut watches => {}
                 () = &mut heartbeat => {}
+                failure = &mut stuck => return failure,
                 Some(news) = seen.recv() => {
                     if self.take(news).await && limited.is_none() {
                         match self.rate_limited(budgets, spent).await {
@@ -132,12 +154,12 @@ impl<'a> Diagnosis<'a> {
                         }
                     }
                 }
-                () = due => {
+                () = at(next.map(Into::into)) => {
                     if let Some(failure) = self.verdict().await {
                         return failure;
                     }
                 }
-                () = retry => {
+                () = at(limited) => {
                     self.replace_backing_off().await;
                     limited = None;
                 }
@@ -147,10 +169,9 @@ impl<'a> Diagnosis<'a> {
 
     /// Takes one piece of news in; whether it was a rate limit.
     async fn take(&self, news: Seen) -> bool {
-        let now = Instant::now();
         let found: Vec<Sighting> = match &news {
-            Seen::Pod(pod) => self.tracker.borrow_mut().pod(pod, now),
-            Seen::Event(event) => self.tracker.borrow_mut().event(event, now).into_iter().collect(),
+            Seen::Pod(pod) => self.take_pod(pod).await,
+            Seen::Event(event) => self.take_event(event).await.into_iter().collect(),
             Seen::Gone(uid) => {
                 self.tracker.borrow_mut().gone(uid);
                 Vec::new()
@@ -159,30 +180,75 @@ impl<'a> Diagnosis<'a> {
                 self.tell_of_the_api(reason.as_deref());
                 Vec::new()
             }
+            Seen::Refused(what, answer) => {
+                self.context.reporter.warn(&self.layer, cannot_watch(what, answer));
+                Vec::new()
+            }
         };
         let mut limited = false;
-        for mut sighting in found {
-            if sighting.rule.code == "crash-loop"
-                && let Some((rule, line)) = self.why_it_crashes(&sighting).await
-                && let Some(explained) = self.tracker.borrow_mut().explain_crash(&sighting.uid, rule, &line)
-            {
-                sighting = explained;
-            }
-            limited |= sighting.rule.code == "registry-rate-limited";
+        for sighting in &found {
+            limited |= sighting.rule.code == "registry-rate-limited" && sighting.owner == Owner::Ours;
+            let then = self.tracker.borrow().then(sighting);
             self.context.reporter.event(&output::Event::Blocker {
                 code: sighting.rule.code,
                 resource: &sighting.object,
                 text: sighting.rule.sentence,
                 message: &sighting.message,
                 since: sighting.since.map(|time| time.to_string()),
-                then: &match sighting.rule.ends {
-                    Ends::AtOnce => "ends the run".to_owned(),
-                    Ends::After(seconds) => format!("ends the run if it lasts {seconds} s"),
-                    Ends::Never => "may heal".to_owned(),
-                },
+                then: &then,
             });
         }
         limited
+    }
+
+    async fn take_pod(&self, pod: &Pod) -> Vec<Sighting> {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if !self.tracker.borrow().counts(&uid) {
+            return Vec::new();
+        }
+        let owner = self.owners.of_pod(pod).await;
+        let mut found = self.tracker.borrow_mut().pod(pod, owner, Instant::now());
+        if owner != Owner::Ours || !self.crashed_again(pod, &uid) {
+            return found;
+        }
+        for crash in looks::crashes(self.client, pod).await {
+            // What it said names the blocker, in place of that it crashes.
+            let explained = self.tracker.borrow_mut().explain_crash(&uid, crash.verdict(), &crash.in_words());
+            if let Some(explained) = explained {
+                found.retain(|sighting| sighting.rule.code != "crash-loop");
+                found.push(explained);
+            }
+            let restarts = restarts(pod, &crash.container);
+            self.crashes.borrow_mut().insert((uid.clone(), crash.container.clone()), (restarts, crash));
+        }
+        found
+    }
+
+    /// Whether a container of it ended since its last words were read.
+    fn crashed_again(&self, pod: &Pod, uid: &str) -> bool {
+        let crashes = self.crashes.borrow();
+        tracker::statuses(pod).any(|status| {
+            let known = crashes.get(&(uid.to_owned(), status.name.clone()));
+            tracker::ended(status).is_some_and(|ended| ended.exit_code != 0)
+                && known.is_none_or(|(restarts, _)| *restarts < status.restart_count)
+        })
+    }
+
+    async fn take_event(&self, event: &Event) -> Option<Sighting> {
+        let uid = event.involved_object.uid.as_deref().unwrap_or_default();
+        if !self.tracker.borrow().counts(uid) {
+            return None;
+        }
+        let warning = event.type_.as_deref() == Some("Warning");
+        let reason = event.reason.as_deref().unwrap_or_default();
+        let text = event.message.as_deref().unwrap_or_default();
+        // Whose it is takes a look, which only what a rule knows is worth.
+        let owner = if warning && sources::event(tracker::component(event), reason, text).is_some() {
+            self.owners.of_event(event).await
+        } else {
+            Owner::Unclear
+        };
+        self.tracker.borrow_mut().event(event, owner, Instant::now())
     }
 
     /// Told and no more: Helm and the watches go on by themselves when the API is
@@ -231,93 +297,125 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// The kubelet waits up to 300 s before it pulls again; a new pod pulls at once.
+    /// The kubelet waits up to 300 s before it pulls again; a new pod pulls at once. Only
+    /// pods that Helm's own annotation names as this layer's, and in which nothing runs:
+    /// what runs beside a failing sidecar may hold data.
     pub async fn replace_backing_off(&self) {
         for namespace in &self.namespaces {
             let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
-            let Ok(pods) = api.list(&ListParams::default()).await else { continue };
-            for pod in pods.items.iter().filter(|pod| tracker::in_pull_back_off(pod)) {
-                // A pod that nothing makes again is left to the kubelet.
-                let (Some(name), Some(_)) = (&pod.metadata.name, tracker::controller(pod)) else { continue };
-                // A Job counts a deleted pod as a failed one.
-                let of_job = pod.metadata.owner_references.iter().flatten().any(|owner| owner.kind == "Job");
-                if !of_job && api.delete(name, &DeleteParams::default().grace_period(0)).await.is_ok() {
+            let pods = match api.list(&ListParams::default()).await {
+                Ok(pods) => pods,
+                Err(error) => {
+                    let text = format!("pods that wait for their image are left to the kubelet: {error}");
+                    self.context.reporter.note(namespace, text);
+                    continue;
+                }
+            };
+            for pod in pods.items.iter().filter(|pod| may_be_replaced(pod)) {
+                let Some(name) = &pod.metadata.name else { continue };
+                if !self.owners.is_surely_ours(pod).await {
+                    continue;
+                }
+                // As it was seen: one that started something meanwhile is left alone.
+                let seen = Preconditions {
+                    uid: pod.metadata.uid.clone(),
+                    resource_version: pod.metadata.resource_version.clone(),
+                };
+                let parameters = DeleteParams { preconditions: Some(seen), ..DeleteParams::default() };
+                // A StatefulSet's pod ends in its own time, on a node that may be away too.
+                let parameters = if of_kind(pod, "StatefulSet") { parameters } else { parameters.grace_period(0) };
+                if api.delete(name, &parameters).await.is_ok() {
                     self.context.reporter.note(name, "replaced: it pulls its image again at once");
                 }
             }
         }
     }
 
-    /// The failure of what is due, after a second look at pods of controllers that
-    /// were there before: those of a revision that is being replaced do not count.
+    /// The failure of what is due and stands at a last look.
     async fn verdict(&self) -> Option<Failure> {
         let due = self.tracker.borrow().due(Instant::now()).cloned()?;
-        if due.inherited && !self.is_current(&due).await {
-            self.tracker.borrow_mut().gone(&due.uid);
+        match looks::confirm(self.client, &due).await {
+            Standing::Stands => Some(self.failure(&due)),
+            Standing::Healed => {
+                self.tracker.borrow_mut().healed(&due);
+                None
+            }
+            Standing::Unsure => {
+                self.tracker.borrow_mut().postpone(&due, Instant::now() + LOOK_AGAIN);
+                None
+            }
+        }
+    }
+
+    /// Resolves when Helm has gone on waiting for long though all that it made is ready.
+    async fn helm_is_stuck(&self) -> Failure {
+        let Some(rule) = rules::of("helm-stuck") else { return std::future::pending().await };
+        let mut since: Option<Instant> = None;
+        let mut told = false;
+        loop {
+            tokio::time::sleep(STUCK_EVERY).await;
+            let Some(pending) = self.waits_for_nothing().await else {
+                since = None;
+                continue;
+            };
+            let stands = since.get_or_insert_with(Instant::now).elapsed();
+            let about = format!("release {} in {}", pending.release, pending.namespace);
+            let message = format!(
+                "revision {} is {}, and no pod, workload, job or claim of the layer is not ready, for {} s",
+                pending.revision,
+                pending.status.as_str(),
+                stands.as_secs()
+            );
+            if stands >= STUCK_TOLD && !std::mem::replace(&mut told, true) {
+                self.context.reporter.event(&output::Event::Blocker {
+                    code: rule.code,
+                    resource: &about,
+                    text: rule.sentence,
+                    message: &message,
+                    since: None,
+                    then: &format!("ends the run if it lasts {} s", self.stuck.as_secs()),
+                });
+            }
+            if stands >= self.stuck {
+                return self.failure_of(rule, &about, &message, &pending.namespace, "pods");
+            }
+        }
+    }
+
+    /// The release that Helm still works on where everything of the layer is ready; none
+    /// where anything is not, or where one look failed.
+    async fn waits_for_nothing(&self) -> Option<storage::Revision> {
+        if !self.tracker.borrow().standing().is_empty() {
             return None;
         }
-        Some(self.failure(&due))
-    }
-
-    /// Whether a pod is of its workload's newest revision. In doubt it is.
-    async fn is_current(&self, sighting: &Sighting) -> bool {
-        let Some(name) = sighting.object.strip_prefix("pod/") else { return true };
-        let Ok(Some(pod)) = Api::<Pod>::namespaced(self.client.clone(), &sighting.namespace).get_opt(name).await else {
-            return true;
-        };
-        let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-        let revision = "deployment.kubernetes.io/revision";
-        match owner.map(|owner| (owner.kind.as_str(), owner.name.as_str())) {
-            Some(("ReplicaSet", name)) => {
-                let sets = Api::<ReplicaSet>::namespaced(self.client.clone(), &sighting.namespace);
-                let Ok(Some(set)) = sets.get_opt(name).await else { return true };
-                let Some(of) = set.metadata.owner_references.iter().flatten().next() else { return true };
-                let deployments = Api::<Deployment>::namespaced(self.client.clone(), &sighting.namespace);
-                let Ok(Some(deployment)) = deployments.get_opt(&of.name).await else { return true };
-                let of = |annotations: &Option<std::collections::BTreeMap<String, String>>| {
-                    annotations.as_ref().and_then(|all| all.get(revision).cloned())
-                };
-                of(&set.metadata.annotations) == of(&deployment.metadata.annotations)
+        for namespace in &self.namespaces {
+            if !looks::unready(&self.owners, namespace).await.ok()?.is_empty() {
+                return None;
             }
-            Some(("StatefulSet", name)) => {
-                let sets = Api::<StatefulSet>::namespaced(self.client.clone(), &sighting.namespace);
-                let Ok(Some(set)) = sets.get_opt(name).await else { return true };
-                let wanted = set.status.and_then(|status| status.update_revision);
-                let has = pod.metadata.labels.and_then(|labels| labels.get("controller-revision-hash").cloned());
-                has == wanted
-            }
-            _ => true,
-        }
-    }
-
-    /// What the last log of a crashing container says, if a rule knows it.
-    async fn why_it_crashes(&self, sighting: &Sighting) -> Option<(&'static Rule, String)> {
-        let name = sighting.object.strip_prefix("pod/")?;
-        let api = Api::<Pod>::namespaced(self.client.clone(), &sighting.namespace);
-        let pod = api.get_opt(name).await.ok()??;
-        let status = pod.status.as_ref()?;
-        let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-        for container in all.filter(|container| container.restart_count > 0) {
-            let parameters = LogParams {
-                container: Some(container.name.clone()),
-                previous: true,
-                tail_lines: Some(20),
-                ..Default::default()
-            };
-            let log = api.logs(name, &parameters).await.unwrap_or_default();
-            // The last line that a rule knows is nearest to the end.
-            let known = log.lines().rev().find_map(|line| Some((rules::classify_log(line)?, line.to_owned())));
-            if known.is_some() {
-                return known;
+            let (api, all) = (Api::<Pod>::namespaced(self.client.clone(), namespace), ListParams::default());
+            let pods = tokio::time::timeout(LOOK_AGAIN, api.list(&all)).await.ok()?.ok()?;
+            let waits = |pod: &Pod| tracker::phase(pod) != Some("Succeeded") && !crate::kubernetes::pod_ready(pod);
+            for pod in pods.items.iter().filter(|pod| waits(pod)) {
+                if self.owners.of_pod(pod).await != Owner::Others {
+                    return None;
+                }
             }
         }
-        None
+        let newest = storage::newest(self.client, Some(&self.wanted)).await.ok()?;
+        newest.into_iter().map(|(revision, _)| revision).find(|revision| revision.status.is_pending())
     }
 
     fn failure(&self, sighting: &Sighting) -> Failure {
         let object = format!("{} in {}", sighting.object, sighting.namespace);
         let mut failure =
             self.failure_of(sighting.rule, &object, &sighting.message, &sighting.namespace, &sighting.object);
+        let crashes = self.crashes.borrow();
+        let of_it = crashes.iter().filter(|((uid, _), _)| *uid == sighting.uid).map(|(_, (_, crash))| crash.in_words());
+        for words in of_it {
+            if !failure.evidence.contains(&words) {
+                failure = failure.evidence(words);
+            }
+        }
         if let Some(since) = sighting.since {
             failure = failure.evidence(format!("since {since}"));
         }
@@ -338,38 +436,57 @@ impl<'a> Diagnosis<'a> {
     }
 
     /// What blocked a Helm or Helmfile run that has ended by itself with an error.
+    ///
+    /// In this order: the API server's own refusal, what stands in the cluster and is
+    /// final or has lasted its time, what Helm or Helmfile say of themselves, what else
+    /// stands, and symptoms.
     pub async fn explain(&self, tail: &[String]) -> Failure {
-        let said = tail.iter().rev().filter(|line| !rules::is_timeout(line));
-        let mut helm_says = said.filter_map(|line| Some((rules::classify(line)?, line)));
-        let says = helm_says.clone().find(|(rule, _)| rule.ends == Ends::AtOnce && rule.code != "hook-failed");
-        let first = self.namespaces.first().cloned().unwrap_or_default();
-        if let Some((rule, line)) = says {
-            return self.failure_of(rule, &self.layer, line, &first, "pods");
+        let (log, from) = &self.log;
+        let mut said = said::read(log, *from).unwrap_or_default();
+        if said == Said::default() {
+            // A log that cannot be read: its last lines are at hand.
+            said = said::of_lines(tail.iter().map(String::as_str));
         }
-        // Whatever it left, the next try repairs it or waits for it.
-        let killed = tail.iter().rev().find(|line| rules::is_killed(line));
-        if let (Some(line), Some(rule)) = (killed, rules::of("release-pending")) {
-            return self.failure_of(
-                rule,
-                &self.layer,
-                &format!("Helm or Helmfile was killed: {}", line.trim()),
-                &first,
-                "pods",
-            );
+        // How Helmfile itself ended is not in its log.
+        let killed = tail.iter().rev().find(|line| said::is_killed(line)).cloned();
+        let killed = killed.or(said.killed.clone());
+        let mut verdicts: Vec<(Verdict, String, &Statement)> = said
+            .errors
+            .iter()
+            .filter_map(|error| error.verdict().map(|(verdict, line)| (verdict, line, error)))
+            .collect();
+        verdicts.sort_by_key(|(verdict, ..)| said::rank(verdict));
+        let says = verdicts.first();
+        if let Some((verdict, line, error)) = says.filter(|(verdict, ..)| sources::is_refusal(verdict)) {
+            return self.of_helm(verdict.rule, line, error).await;
         }
         // Once more what is there now: the watch may have been cut with the API.
-        for namespace in &self.namespaces {
-            let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
-            for pod in api.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
-                self.take(Seen::Pod(Box::new(pod))).await;
-            }
+        self.look_at_all_pods().await;
+        let standing = self.standing().await;
+        let heavy = |sighting: &Sighting| self.tracker.borrow().is_heavy(sighting, Instant::now());
+        if let Some(sighting) = standing.iter().find(|sighting| heavy(sighting)) {
+            return self.failure(sighting);
         }
-        let standing: Option<Sighting> = self.tracker.borrow().standing().first().map(|sighting| (*sighting).clone());
-        if let Some(sighting) = standing {
-            return self.failure(&sighting);
+        if let Some((verdict, line, error)) = says.filter(|(verdict, ..)| !sources::is_symptom(verdict)) {
+            let failure = self.of_helm(verdict.rule, line, error).await;
+            return standing.iter().fold(failure, |failure, other| {
+                failure.evidence(format!("also {} in {}: {}", other.object, other.namespace, other.message))
+            });
         }
-        if let Some((rule, line)) = helm_says.next() {
-            return self.failure_of(rule, &self.layer, line, &first, "pods");
+        // Whatever it left, the next try repairs it or waits for it.
+        if let (Some(line), Some(rule)) = (killed, rules::of("release-pending")) {
+            let message = format!("Helm or Helmfile was killed: {}", line.trim());
+            return self.failure_of(rule, &self.layer, &message, self.namespace(), "pods");
+        }
+        // A probe that fails is what a slow start looks like: a crash goes before it.
+        if let Some(sighting) = standing.iter().find(|sighting| sighting.rule.code != "probe-failing") {
+            return self.failure(sighting);
+        }
+        if let Some((verdict, line, error)) = says {
+            return self.of_helm(verdict.rule, line, error).await;
+        }
+        if let Some(sighting) = standing.first() {
+            return self.with_what_is_wrong(self.failure(sighting)).await;
         }
         // Helm was killed: it said nothing, and left its release pending.
         let newest = storage::newest(self.client, Some(&self.wanted)).await.unwrap_or_default();
@@ -380,95 +497,165 @@ impl<'a> Diagnosis<'a> {
             let about = format!("release {} in {}", pending.release, pending.namespace);
             return self.failure_of(rule, &about, &message, &pending.namespace, "pods");
         }
-        let raw = tail.iter().rev().filter(|line| !line.trim().is_empty()).take(5).cloned().collect::<Vec<_>>();
-        raw.into_iter().rev().fold(
-            Failure::new("unknown", Exit::Unclassified, format!("{}: Helmfile failed", self.layer)),
-            |failure, line| failure.evidence(line),
-        )
+        self.unknown(&said, tail).await
+    }
+
+    fn namespace(&self) -> &str {
+        self.namespaces.first().map_or("default", String::as_str)
+    }
+
+    async fn look_at_all_pods(&self) {
+        self.tracker.borrow_mut().count_all();
+        for namespace in &self.namespaces {
+            let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
+            for pod in api.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
+                self.take(Seen::Pod(Box::new(pod))).await;
+            }
+        }
+    }
+
+    /// What stands of this layer's own, the most telling first, without what an earlier
+    /// revision left and what has healed.
+    async fn standing(&self) -> Vec<Sighting> {
+        let all: Vec<Sighting> = self.tracker.borrow().standing().into_iter().cloned().collect();
+        let mut standing = Vec::new();
+        for sighting in all.into_iter().filter(|sighting| sighting.owner == Owner::Ours) {
+            let limited = sighting.rule.code == "registry-rate-limited";
+            let light = sighting.ends == rules::Ends::Never && !limited;
+            if light || looks::confirm(self.client, &sighting).await != Standing::Healed {
+                standing.push(sighting);
+            }
+        }
+        standing
+    }
+
+    /// A failure by what Helm or Helmfile said.
+    async fn of_helm(&self, rule: &'static Rule, line: &str, error: &Statement) -> Failure {
+        let failure = self.failure_of(rule, &self.layer, line, self.namespace(), "pods");
+        match rule.code {
+            "field-conflict" => self.of_conflict(failure, &error.text),
+            "hook-failed" => self.with_what_is_wrong(failure).await,
+            _ => failure,
+        }
+    }
+
+    /// Who holds which field, and both ways out.
+    fn of_conflict(&self, mut failure: Failure, text: &str) -> Failure {
+        let conflicts = said::conflicts(text);
+        if conflicts.is_empty() {
+            return failure;
+        }
+        failure.evidence.clear();
+        let autoscaled = conflicts.iter().all(said::Conflict::is_of_autoscaler);
+        for conflict in &conflicts {
+            let object = conflict.object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
+            let by = conflict.subresource.as_ref().map(|sub| format!(" (by its subresource {sub})")).unwrap_or_default();
+            failure =
+                failure.evidence(format!("{object}{:?} set {}{by}", conflict.manager, conflict.fields.join(", ")));
+        }
+        if autoscaled {
+            return failure
+                .evidence("an autoscaler sets the number of replicas, which is its business: it is left as it is")
+                .remedy("take `replicas` out of the chart's template where an autoscaler is enabled");
+        }
+        failure.evidence("to keep the other value, give the release the same one, or take the field out of the chart")
+    }
+
+    /// Adds the last words of what crashed, what is not ready and the newest warnings.
+    async fn with_what_is_wrong(&self, mut failure: Failure) -> Failure {
+        let mut lines: Vec<String> = self.crashes.borrow().values().map(|(_, crash)| crash.in_words()).collect();
+        lines.extend(looks::what_is_wrong(&self.owners, &self.namespaces, self.began).await);
+        for line in lines {
+            if !failure.evidence.contains(&line) {
+                failure = failure.evidence(line);
+            }
+        }
+        failure
+    }
+
+    /// None of the rules: everything that may help whoever reads it.
+    async fn unknown(&self, said: &Said, tail: &[String]) -> Failure {
+        let failure = Failure::new("unknown", Exit::Unclassified, format!("{}: Helmfile failed", self.layer))
+            .remedy(format!("kubectl --context {} -n {} get events,pods", self.context.kube_context, self.namespace()));
+        let errors = said.errors.iter().map(|error| looks::cut(&error.text.replace('\n', " ")));
+        let mut lines: Vec<String> = errors.collect();
+        if lines.is_empty() {
+            lines = said.last.clone();
+        }
+        if lines.is_empty() {
+            let said = tail.iter().filter(|line| !line.trim().is_empty());
+            lines = said.rev().take(5).map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+            lines.reverse();
+        }
+        let failure = lines.into_iter().fold(failure, Failure::evidence);
+        let failure = self.with_what_is_wrong(failure).await;
+        if failure.evidence.is_empty() {
+            return failure.evidence("Helmfile ended without a word, and nothing in the cluster is not ready");
+        }
+        failure
     }
 }
 
-use futures_util::FutureExt;
+/// How soon what a last look could not confirm is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How often it is asked whether Helm waits for nothing, and from when on that is told.
+const STUCK_EVERY: Duration = Duration::from_secs(20);
+const STUCK_TOLD: Duration = Duration::from_secs(60);
 
-type News = tokio::sync::mpsc::UnboundedSender<Seen>;
-
-/// How often the API is asked whether it is there, and how long it may take: a
-/// server that hangs says nothing on the watches, as one that has nothing to tell.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-const HEARTBEAT_WITHIN: Duration = Duration::from_secs(2);
-
-async fn heartbeat(client: &Client, to: News) {
-    let mut silent = false;
-    loop {
-        tokio::time::sleep(HEARTBEAT).await;
-        let answer = tokio::time::timeout(HEARTBEAT_WITHIN, crate::kubernetes::answers(client)).await;
-        let reason = answer.unwrap_or_else(|_| Err(format!("no answer within {} s", HEARTBEAT_WITHIN.as_secs()))).err();
-        if reason.is_some() != silent {
-            silent = reason.is_some();
-            drop(to.send(Seen::Silent(reason)));
-        }
+async fn at(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
-/// How long after a watch was cut it is opened again.
-const REOPEN: Duration = Duration::from_millis(500);
+fn restarts(pod: &Pod, container: &str) -> i32 {
+    tracker::statuses(pod).find(|status| status.name == container).map_or(0, |status| status.restart_count)
+}
 
-/// Pods from `version` on; opened again where it was cut, and listed again where
-/// the API server has forgotten that version.
-async fn watch_pods(api: Api<Pod>, mut version: String, to: News) {
-    loop {
-        if version.is_empty() {
-            match api.list(&ListParams::default()).await {
-                Ok(list) => {
-                    version = list.metadata.resource_version.unwrap_or_default();
-                    list.items.into_iter().for_each(|pod| drop(to.send(Seen::Pod(Box::new(pod)))));
-                }
-                Err(_) => {
-                    tokio::time::sleep(REOPEN).await;
-                    continue;
-                }
-            }
+fn of_kind(pod: &Pod, kind: &str) -> bool {
+    pod.metadata.owner_references.iter().flatten().any(|owner| owner.kind == kind)
+}
+
+/// A pod that waits for its image, that somebody makes again, and in which nothing runs.
+/// A Job counts a deleted pod as a failed one.
+fn may_be_replaced(pod: &Pod) -> bool {
+    tracker::in_pull_back_off(pod)
+        && !tracker::anything_runs(pod)
+        && tracker::controller(pod).is_some()
+        && pod.metadata.deletion_timestamp.is_none()
+        && !of_kind(pod, "Job")
+}
+
+fn cannot_watch(what: &str, answer: &str) -> String {
+    format!("{what} cannot be watched: what goes wrong there is told by Helm alone ({answer})")
+}
+
+/// Where the watch of pods begins. None where it is not allowed; empty where they have
+/// to be listed once the API answers.
+async fn begin_pods(context: &Context, client: &Client, namespace: &str, tracker: &mut Tracker) -> Option<String> {
+    match Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await {
+        Ok(pods) => {
+            pods.items.iter().for_each(|pod| tracker.remember(pod));
+            Some(pods.metadata.resource_version.unwrap_or_default())
         }
-        if let Ok(stream) = api.watch(&WatchParams::default(), &version).await {
-            let mut stream = std::pin::pin!(stream);
-            while let Some(Ok(event)) = stream.next().await {
-                match event {
-                    WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                        version = pod.metadata.resource_version.clone().unwrap_or_default();
-                        drop(to.send(Seen::Pod(Box::new(pod))));
-                    }
-                    WatchEvent::Deleted(pod) => {
-                        version = pod.metadata.resource_version.clone().unwrap_or_default();
-                        drop(to.send(Seen::Gone(pod.metadata.uid.unwrap_or_default())));
-                    }
-                    WatchEvent::Bookmark(_) => {}
-                    WatchEvent::Error(_) => version.clear(),
-                }
-            }
-        }
-        tokio::time::sleep(REOPEN).await;
+        Err(error) => begin_failed(context, &format!("pods in {namespace}"), error),
     }
 }
 
-async fn watch_events(api: Api<Event>, mut version: String, to: News) {
-    loop {
-        if let Ok(stream) = api.watch(&WatchParams::default(), &version).await {
-            let mut stream = std::pin::pin!(stream);
-            while let Some(Ok(event)) = stream.next().await {
-                match event {
-                    WatchEvent::Added(event) | WatchEvent::Modified(event) => {
-                        version = event.metadata.resource_version.clone().unwrap_or_default();
-                        drop(to.send(Seen::Event(Box::new(event))));
-                    }
-                    WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) => {}
-                    // Forgotten: go on from now; pods tell what was missed.
-                    WatchEvent::Error(_) => {
-                        let now = api.list_metadata(&ListParams::default().limit(1)).await;
-                        version = now.ok().and_then(|list| list.metadata.resource_version).unwrap_or_default();
-                    }
-                }
-            }
+async fn begin_events(context: &Context, client: &Client, namespace: &str) -> Option<String> {
+    match Api::<Event>::namespaced(client.clone(), namespace).list_metadata(&ListParams::default().limit(1)).await {
+        Ok(events) => Some(events.metadata.resource_version.unwrap_or_default()),
+        Err(error) => begin_failed(context, &format!("events in {namespace}"), error),
+    }
+}
+
+fn begin_failed(context: &Context, what: &str, error: kube::Error) -> Option<String> {
+    match error {
+        kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
+            context.reporter.warn(&context.kube_context, cannot_watch(what, &status.message));
+            None
         }
-        tokio::time::sleep(REOPEN).await;
+        _ => Some(String::new()),
     }
 }

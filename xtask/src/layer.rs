@@ -425,7 +425,7 @@ impl Runner<'_> {
         let command = self.reader().helmfile(layer, &arguments);
         let mut durations: BTreeMap<String, String> = BTreeMap::new();
         let job = Job { command, log: &log, inherit: self.lock.descriptor() };
-        let diagnosis = Diagnosis::begin(self.context, client, &name, wanted, budgets).await;
+        let diagnosis = Diagnosis::begin(self.context, client, &name, wanted, budgets, &log).await;
         // What an earlier run left in back-off would wait for up to 300 s.
         diagnosis.replace_backing_off().await;
         let watch = diagnosis.watch(budgets, spent);
@@ -481,7 +481,7 @@ impl Runner<'_> {
         let job = Job { command, log: &log, inherit: self.lock.descriptor() };
         let budgets = self.context.tree.layer_needs()?.retries;
         let alone = std::slice::from_ref(release);
-        let diagnosis = Diagnosis::begin(self.context, client, &layer.name(), alone, &budgets).await;
+        let diagnosis = Diagnosis::begin(self.context, client, &layer.name(), alone, &budgets, &log).await;
         let mut spent = Spent::default();
         let watch = diagnosis.watch(&budgets, &mut spent);
         let ended = job.run(|line| self.context.reporter.progress(line), watch).await;

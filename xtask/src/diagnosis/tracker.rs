@@ -1,18 +1,71 @@
-//! What was seen of pods and events since a run began, and which of it ends the
+//! What was seen of pods and events since a run began, and which of it may end the
 //! run: pure, with the clock handed in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Event, Pod};
 
 use super::rules::{self, Ends, Rule};
+use super::sources::{self, Verdict};
+use crate::exit::Exit;
+
+/// Whose an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Of a release of this layer.
+    Ours,
+    Others,
+    /// Nothing says it, or it could not be looked at: told, and never the end of a run.
+    Unclear,
+}
+
+/// At which point of a pod's life it was seen, which says what disproves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Schedule,
+    /// Volumes, sandbox, network.
+    Setup,
+    Pull,
+    /// Making and starting a container.
+    Start,
+    Crash,
+    /// Probes, controllers, evictions.
+    Other,
+}
+
+fn stage(reason: &str, message: &str) -> Stage {
+    match reason {
+        "FailedScheduling" | "Unschedulable" | "Preempted" => Stage::Schedule,
+        "FailedMount" | "FailedAttachVolume" | "FailedMapVolume" | "FailedCreatePodSandBox" | "NetworkNotReady"
+        | "FailedMountOnFilesystemMismatch" | "CreatePodSandboxError" | "ConfigPodSandboxError" => Stage::Setup,
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
+        | "RegistryUnavailable" | "SignatureValidationFailed" | "InspectFailed" => Stage::Pull,
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PreCreateHookError"
+        | "PreStartHookError" | "VerifyNonRootError" => Stage::Start,
+        "CrashLoopBackOff" | "OOMKilled" | "StartError" | "ContainerCannotRun" | "PostStartHookError"
+        | "FailedPostStartHook" => Stage::Crash,
+        "BackOff" if message.contains("restarting") => Stage::Crash,
+        "Failed" | "BackOff" => {
+            let lower = message.to_lowercase();
+            let of_start = ["secret", "configmap", "container", "key", "runasnonroot"];
+            if lower.starts_with("error: ") && of_start.iter().any(|word| lower.contains(word)) {
+                Stage::Start
+            } else {
+                Stage::Pull
+            }
+        }
+        _ => Stage::Other,
+    }
+}
 
 /// A blocker on one object.
 #[derive(Clone, Debug)]
 pub struct Sighting {
     pub rule: &'static Rule,
+    pub ends: Ends,
+    pub stage: Stage,
     /// As `kubectl` takes it: `pod/minio-0`.
     pub object: String,
     pub namespace: String,
@@ -20,12 +73,22 @@ pub struct Sighting {
     /// When Kubernetes says that it happened, by its own clock.
     pub since: Option<Timestamp>,
     pub first: Instant,
+    /// How often it was seen anew: each pull that failed so counts.
+    pub times: u32,
     /// Of the pod, or of the object that the event is about.
     pub uid: String,
+    pub owner: Owner,
+    /// Whether a state of the object says so itself, and not an event alone.
+    pub of_state: bool,
     /// A pod of a controller that was there before this run: it may be of a
     /// revision that this run replaces.
     pub inherited: bool,
+    /// Not judged before: a last look did not confirm it.
+    not_before: Option<Instant>,
 }
+
+/// One sighting an object and code; of all crashes of a pod, one.
+type Key = (String, &'static str);
 
 /// Keeps the first cause per object and code until it is healed.
 #[derive(Default)]
@@ -34,18 +97,34 @@ pub struct Tracker {
     before: BTreeSet<String>,
     /// Controllers (ReplicaSets …) from before this run.
     controllers: BTreeSet<String>,
-    /// Releases whose pods count; a pod that names no release counts as well.
-    releases: BTreeSet<String>,
-    seen: BTreeMap<(String, &'static str), Sighting>,
+    seen: BTreeMap<Key, Sighting>,
     /// Pods that are not of these releases, or are gone.
     ignored: BTreeSet<String>,
+    /// Why a container waited for its image at the last look, by pod and name.
+    waiting: BTreeMap<(String, String), String>,
+    /// What was told already, so that a crash that changes its words is told once each.
+    told: BTreeSet<Key>,
     /// Seconds by code, where layers.yaml says other than the rule.
     patience: BTreeMap<String, u64>,
 }
 
+struct News<'a> {
+    object: String,
+    namespace: String,
+    uid: &'a str,
+    owner: Owner,
+    reason: &'a str,
+    message: &'a str,
+    verdict: Verdict,
+    since: Option<Timestamp>,
+    of_state: bool,
+    /// A try of its own, and not the same one seen again.
+    anew: bool,
+}
+
 impl Tracker {
-    pub fn new(releases: BTreeSet<String>, patience: BTreeMap<String, u64>) -> Self {
-        Self { releases, patience, ..Self::default() }
+    pub fn new(patience: BTreeMap<String, u64>) -> Self {
+        Self { patience, ..Self::default() }
     }
 
     /// A pod that was there before the run.
@@ -54,109 +133,196 @@ impl Tracker {
         self.controllers.extend(controller(pod));
     }
 
+    /// From now on pods from before count as well: what Helm waited for in vain.
+    pub fn count_all(&mut self) {
+        self.before.clear();
+    }
+
+    /// Whether a pod is looked at: not one from before, or that is gone.
+    pub fn counts(&self, uid: &str) -> bool {
+        !self.before.contains(uid) && !self.ignored.contains(uid)
+    }
+
     /// A pod as it is now; returns what is new about it.
-    pub fn pod(&mut self, pod: &Pod, now: Instant) -> Vec<Sighting> {
+    pub fn pod(&mut self, pod: &Pod, owner: Owner, now: Instant) -> Vec<Sighting> {
         let Some(uid) = pod.metadata.uid.clone() else { return Vec::new() };
-        if self.before.contains(&uid) || self.ignored.contains(&uid) {
+        if !self.counts(&uid) {
             return Vec::new();
         }
-        let instance = pod.metadata.labels.as_ref().and_then(|labels| labels.get("app.kubernetes.io/instance"));
-        if pod.metadata.deletion_timestamp.is_some() || instance.is_some_and(|name| !self.releases.contains(name)) {
+        if pod.metadata.deletion_timestamp.is_some() || owner == Owner::Others {
             self.gone(&uid);
             return Vec::new();
         }
-        self.heal(pod, &uid);
+        let facts = facts(pod);
+        self.heal(pod, &uid, &facts);
         let mut found = Vec::new();
-        for message in container_messages(pod) {
-            found.extend(self.see(pod_object(pod), namespace(pod), &uid, &message, since(pod), now));
+        for fact in &facts {
+            let pulls = stage(&fact.reason, "") == Stage::Pull;
+            let place = (uid.clone(), fact.container.clone());
+            let anew = pulls && self.waiting.insert(place, fact.reason.clone()).is_none_or(|last| last != fact.reason);
+            let Some(verdict) = sources::state(&fact.reason, &fact.message) else { continue };
+            found.extend(self.see(
+                News {
+                    object: pod_object(pod),
+                    namespace: namespace(pod),
+                    uid: &uid,
+                    owner,
+                    reason: &fact.reason,
+                    message: &format!("{}: {}", fact.reason, fact.message),
+                    verdict,
+                    since: since(pod),
+                    of_state: true,
+                    // The kubelet's back-off repeats what the last pull said.
+                    anew: anew && fact.reason != "ImagePullBackOff",
+                },
+                now,
+            ));
         }
-        if let Some(controller) = controller(pod).filter(|controller| self.controllers.contains(controller)) {
-            for sighting in self.seen.values_mut().filter(|sighting| sighting.uid == uid) {
-                sighting.inherited = !controller.is_empty();
-            }
+        if controller(pod).is_some_and(|controller| self.controllers.contains(&controller)) {
+            self.seen.values_mut().filter(|sighting| sighting.uid == uid).for_each(|seen| seen.inherited = true);
+            found.iter_mut().for_each(|sighting| sighting.inherited = true);
         }
         found
     }
 
     /// An event that came in since the run began.
-    pub fn event(&mut self, event: &Event, now: Instant) -> Option<Sighting> {
-        if event.type_.as_deref() != Some("Warning") {
-            return None;
-        }
+    pub fn event(&mut self, event: &Event, owner: Owner, now: Instant) -> Option<Sighting> {
         let about = &event.involved_object;
         let uid = about.uid.clone().unwrap_or_default();
-        if self.before.contains(&uid) || self.ignored.contains(&uid) {
+        if !self.counts(&uid) || owner == Owner::Others {
             return None;
         }
-        let message = format!(
-            "{}: {}",
-            event.reason.as_deref().unwrap_or_default(),
-            event.message.as_deref().unwrap_or_default()
-        );
+        let reason = event.reason.as_deref().unwrap_or_default();
+        let text = event.message.as_deref().unwrap_or_default();
+        if event.type_.as_deref() != Some("Warning") {
+            self.progress(&uid, reason);
+            return None;
+        }
+        let verdict = sources::event(component(event), reason, text)?;
         let kind = about.kind.as_deref().unwrap_or("object").to_lowercase();
-        let object = format!("{kind}/{}", about.name.as_deref().unwrap_or_default());
         let at = event.last_timestamp.as_ref().map(|time| time.0.to_string());
         let at = at.or_else(|| event.event_time.as_ref().map(|time| time.0.to_string()));
-        let since = at.and_then(|text| text.parse().ok());
-        self.see(object, event.metadata.namespace.clone().unwrap_or_default(), &uid, &message, since, now)
+        let news = News {
+            object: format!("{kind}/{}", about.name.as_deref().unwrap_or_default()),
+            namespace: event.metadata.namespace.clone().unwrap_or_default(),
+            uid: &uid,
+            owner,
+            reason,
+            message: &format!("{reason}: {text}"),
+            verdict,
+            since: at.and_then(|text| text.parse().ok()),
+            of_state: false,
+            anew: false,
+        };
+        self.see(news, now)
     }
 
-    fn see(
-        &mut self,
-        object: String,
-        namespace: String,
-        uid: &str,
-        message: &str,
-        since: Option<Timestamp>,
-        now: Instant,
-    ) -> Option<Sighting> {
-        let rule = rules::classify(message)?;
-        let key = (uid.to_owned(), rule.code);
-        if self.seen.contains_key(&key) {
+    /// What the kubelet does next disproves what held it before.
+    fn progress(&mut self, uid: &str, reason: &str) {
+        let past: &[Stage] = match reason {
+            "Scheduled" => &[Stage::Schedule],
+            // The image comes after volumes and sandbox.
+            "Pulling" | "Pulled" => &[Stage::Schedule, Stage::Setup],
+            "Created" | "Started" => &[Stage::Schedule, Stage::Setup],
+            // Of a controller, which makes its pods now.
+            "SuccessfulCreate" | "ProvisioningSucceeded" => &[Stage::Other],
+            _ => return,
+        };
+        self.seen.retain(|(seen, _), sighting| seen != uid || !past.contains(&sighting.stage));
+    }
+
+    fn see(&mut self, news: News, now: Instant) -> Option<Sighting> {
+        let stage = stage(news.reason, news.message.split_once(": ").map_or("", |(_, text)| text));
+        let slot = if stage == Stage::Crash { CRASH } else { news.verdict.rule.code };
+        let key = (news.uid.to_owned(), slot);
+        if let Some(known) = self.seen.get_mut(&key) {
+            known.times += u32::from(news.anew);
+            if news.of_state {
+                known.of_state = true;
+                known.owner = news.owner;
+                // The state says what the event could only hint at.
+                if known.rule.code == news.verdict.rule.code && news.verdict.ends == Ends::AtOnce {
+                    known.ends = Ends::AtOnce;
+                }
+                if known.rule.code == "crash-loop" && news.verdict.rule.code != "crash-loop" {
+                    known.rule = news.verdict.rule;
+                    known.ends = news.verdict.ends;
+                    known.message = news.message.trim().to_owned();
+                }
+            }
             return None;
         }
         let sighting = Sighting {
-            rule,
-            object,
-            namespace,
-            message: message.trim().to_owned(),
-            since,
+            rule: news.verdict.rule,
+            ends: news.verdict.ends,
+            stage,
+            object: news.object,
+            namespace: news.namespace,
+            message: news.message.trim().to_owned(),
+            since: news.since,
             first: now,
-            uid: uid.to_owned(),
+            times: 1,
+            uid: news.uid.to_owned(),
+            owner: news.owner,
+            of_state: news.of_state,
             inherited: false,
+            not_before: None,
         };
         self.seen.insert(key, sighting.clone());
-        Some(sighting)
+        self.told.insert((news.uid.to_owned(), news.verdict.rule.code)).then_some(sighting)
     }
 
-    /// What a crashing container's log says replaces that it crashes.
-    pub fn explain_crash(&mut self, uid: &str, rule: &'static Rule, line: &str) -> Option<Sighting> {
-        let crash = self.seen.remove(&(uid.to_owned(), "crash-loop"))?;
-        let sighting = Sighting { rule, message: line.trim().to_owned(), ..crash };
-        self.seen.insert((uid.to_owned(), rule.code), sighting.clone());
-        Some(sighting)
+    /// What a crashing container's log says replaces that it crashes; since when it
+    /// does stays. Returns what was not told before.
+    pub fn explain_crash(&mut self, uid: &str, verdict: Option<Verdict>, line: &str) -> Option<Sighting> {
+        let sighting = self.seen.get_mut(&(uid.to_owned(), CRASH))?;
+        // That it was killed for its memory is the kernel's word, and not the log's.
+        if sighting.rule.code == "oom-killed" || sighting.rule.code == "image-platform" {
+            return None;
+        }
+        let Some(verdict) = verdict.or_else(|| crash_loop()) else { return None };
+        sighting.rule = verdict.rule;
+        sighting.ends = verdict.ends;
+        sighting.message = line.trim().to_owned();
+        let sighting = sighting.clone();
+        self.told.insert((uid.to_owned(), verdict.rule.code)).then_some(sighting)
     }
 
     /// What a pod's state disproves: pulled images, a container that is up.
-    fn heal(&mut self, pod: &Pod, uid: &str) {
+    fn heal(&mut self, pod: &Pod, uid: &str, facts: &[Fact]) {
         let ready = crate::kubernetes::pod_ready(pod);
-        let succeeded = pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Succeeded"));
+        let succeeded = phase(pod) == Some("Succeeded");
         let scheduled = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
         let statuses: Vec<&ContainerStatus> = statuses(pod).collect();
         let pulling = statuses.iter().any(|status| status.image_id.is_empty());
-        let created = !statuses.is_empty()
-            && statuses.iter().all(|status| {
-                status.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
-            });
-        self.seen.retain(|(seen, code), sighting| {
-            let pull = sighting.rule.exit == crate::exit::Exit::Registry;
-            let healed = ready
-                || succeeded
-                || (pull && !pulling)
-                || (scheduled && *code == "unschedulable")
-                || (created && matches!(*code, "volume-pending" | "config-missing"));
-            seen != uid || !healed
+        let set_up = statuses.iter().any(|status| !status.image_id.is_empty())
+            || facts.iter().any(|fact| matches!(stage(&fact.reason, ""), Stage::Pull | Stage::Start | Stage::Crash))
+            || condition(pod, "PodReadyToStartContainers");
+        let says = |wanted: &Sighting| {
+            facts.iter().any(|fact| {
+                sources::state(&fact.reason, &fact.message).is_some_and(|now| now.rule.code == wanted.rule.code)
+            })
+        };
+        // A pull that failed otherwise: the cause before it is no longer the cause.
+        let other_pull = facts.iter().any(|fact| {
+            fact.reason == "ErrImagePull" && sources::state(&fact.reason, &fact.message).is_some()
         });
+        self.seen.retain(|(seen, _), sighting| {
+            if seen != uid {
+                return true;
+            }
+            let healed = match sighting.stage {
+                Stage::Schedule => scheduled,
+                Stage::Setup => set_up,
+                Stage::Pull => !pulling || (other_pull && sighting.of_state && !says(sighting)),
+                Stage::Start => sighting.of_state && !says(sighting),
+                Stage::Crash | Stage::Other => false,
+            };
+            !(ready || succeeded || healed)
+        });
+        if ready {
+            self.told.retain(|(told, _)| told != uid);
+        }
     }
 
     /// A pod was deleted, or does not count.
@@ -165,46 +331,103 @@ impl Tracker {
         self.seen.retain(|(seen, _), _| seen != uid);
     }
 
-    /// How long a blocker may last before it ends the run.
-    fn patience(&self, sighting: &Sighting) -> Option<Duration> {
-        let given = match sighting.rule.ends {
-            Ends::Never => return None,
-            Ends::AtOnce => self.patience.get(sighting.rule.code).copied().unwrap_or(0),
-            Ends::After(seconds) => self.patience.get(sighting.rule.code).copied().unwrap_or(seconds),
-        };
-        // Helm may be about to replace what an earlier revision left.
-        Some(Duration::from_secs(if sighting.inherited { given.max(INHERITED) } else { given }))
+    /// A last look found that it does not stand any more.
+    pub fn healed(&mut self, sighting: &Sighting) {
+        self.seen.retain(|_, seen| seen.uid != sighting.uid || seen.rule.code != sighting.rule.code);
     }
 
-    /// The blocker that ends the run now, if one does; the longest-standing first.
-    pub fn due(&self, now: Instant) -> Option<&Sighting> {
-        let over = |sighting: &&Sighting| {
-            self.patience(sighting).is_some_and(|patience| now.duration_since(sighting.first) >= patience)
+    /// A last look did not confirm it: it is judged again at `then`.
+    pub fn postpone(&mut self, sighting: &Sighting, then: Instant) {
+        for seen in self.seen.values_mut() {
+            if seen.uid == sighting.uid && seen.rule.code == sighting.rule.code {
+                seen.not_before = Some(then);
+            }
+        }
+    }
+
+    /// How long a blocker may last before it ends the run, after which it is looked at
+    /// once more.
+    fn patience(&self, sighting: &Sighting) -> Option<Duration> {
+        if sighting.owner != Owner::Ours {
+            return None;
+        }
+        let asked = self.patience.get(sighting.rule.code).copied();
+        let given = match sighting.ends {
+            Ends::Never => return None,
+            Ends::AtOnce if sighting.times > 1 => Duration::from_secs(asked.unwrap_or(0)),
+            Ends::AtOnce => second_look(sighting).max(Duration::from_secs(asked.unwrap_or(0))),
+            Ends::After(seconds) => Duration::from_secs(asked.unwrap_or(seconds)),
         };
+        // Helm may be about to replace what an earlier revision left.
+        Some(if sighting.inherited { given.max(INHERITED) } else { given })
+    }
+
+    fn due_at(&self, sighting: &Sighting) -> Option<Instant> {
+        // So long that it never comes is never.
+        let at = sighting.first.checked_add(self.patience(sighting)?)?;
+        Some(sighting.not_before.map_or(at, |then| at.max(then)))
+    }
+
+    /// The blocker that may end the run now, if one does; the longest-standing first.
+    pub fn due(&self, now: Instant) -> Option<&Sighting> {
+        let over = |sighting: &&Sighting| self.due_at(sighting).is_some_and(|at| now >= at);
         self.seen.values().filter(over).min_by_key(|sighting| sighting.first)
     }
 
     /// When `due` has to be asked again.
     pub fn next_due(&self) -> Option<Instant> {
-        self.seen.values().filter_map(|sighting| Some(sighting.first + self.patience(sighting)?)).min()
+        self.seen.values().filter_map(|sighting| self.due_at(sighting)).min()
+    }
+
+    /// How a sighting goes on, in words.
+    pub fn then(&self, sighting: &Sighting) -> String {
+        match (self.patience(sighting), sighting.ends) {
+            (None, _) if sighting.owner == Owner::Unclear => "of no release that is known".to_owned(),
+            (None, _) => "may heal".to_owned(),
+            (Some(_), Ends::AtOnce) => "ends the run if it is seen again".to_owned(),
+            (Some(patience), _) => format!("ends the run if it lasts {} s", patience.as_secs()),
+        }
     }
 
     /// What stands, the most telling first: what ends a run before what may heal.
     pub fn standing(&self) -> Vec<&Sighting> {
         let mut all: Vec<&Sighting> = self.seen.values().collect();
-        let rank = |rule: &Rule| match rule.ends {
-            Ends::AtOnce => 0,
-            _ if rule.code == "registry-rate-limited" => 0,
-            Ends::After(_) => 1,
-            Ends::Never => 2,
-        };
-        all.sort_by_key(|sighting| (rank(sighting.rule), sighting.first));
+        all.sort_by_key(|sighting| (rank(sighting), sighting.first));
         all
+    }
+
+    /// Whether it is final, or has lasted its time: what Helm says does not go before it.
+    pub fn is_heavy(&self, sighting: &Sighting, now: Instant) -> bool {
+        rank(sighting) == 0 || self.due_at(sighting).is_some_and(|at| now >= at)
     }
 }
 
-/// Seconds for which a pod of a controller from before the run is not judged.
-const INHERITED: u64 = 15;
+fn rank(sighting: &Sighting) -> u8 {
+    match sighting.ends {
+        _ if sighting.owner != Owner::Ours => 3,
+        Ends::AtOnce => 0,
+        _ if sighting.rule.code == "registry-rate-limited" => 0,
+        Ends::After(_) => 1,
+        Ends::Never => 2,
+    }
+}
+
+fn crash_loop() -> Option<Verdict> {
+    rules::of("crash-loop").map(|rule| Verdict { rule, ends: rule.lasts.into() })
+}
+
+/// The slot of all that is seen of a crash.
+const CRASH: &str = "crash";
+
+/// For which time a pod of a controller from before the run is not judged.
+const INHERITED: Duration = Duration::from_secs(15);
+
+/// When something final that was seen once counts as seen twice. The kubelet pulls
+/// again after 10 s, and says so by itself; what it does not try again it still says.
+fn second_look(sighting: &Sighting) -> Duration {
+    let pulls = sighting.rule.exit == Exit::Registry && sighting.message.starts_with("ErrImagePull");
+    Duration::from_secs(if pulls { 45 } else { 5 })
+}
 
 pub fn namespace(pod: &Pod) -> String {
     pod.metadata.namespace.clone().unwrap_or_default()
@@ -212,6 +435,21 @@ pub fn namespace(pod: &Pod) -> String {
 
 fn pod_object(pod: &Pod) -> String {
     format!("pod/{}", pod.metadata.name.as_deref().unwrap_or_default())
+}
+
+pub fn phase(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
+}
+
+fn condition(pod: &Pod, kind: &str) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|condition| condition.type_ == kind && condition.status == "True"))
+}
+
+/// Who tells an event, in either form of events.
+pub fn component(event: &Event) -> Option<&str> {
+    let source = event.source.as_ref().and_then(|source| source.component.as_deref());
+    source.or(event.reporting_component.as_deref()).filter(|name| !name.is_empty())
 }
 
 /// When a container of it last ended; of one whose containers never ran, its creation.
@@ -232,7 +470,7 @@ pub fn controller(pod: &Pod) -> Option<String> {
 }
 
 /// Init containers count.
-fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+pub fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let status = pod.status.as_ref();
     let init = status.into_iter().flat_map(|status| status.init_container_statuses.iter().flatten());
     init.chain(status.into_iter().flat_map(|status| status.container_statuses.iter().flatten()))
@@ -247,142 +485,98 @@ pub fn in_pull_back_off(pod: &Pod) -> bool {
     })
 }
 
-/// What the statuses of a pod's containers say against it.
-pub fn container_messages(pod: &Pod) -> Vec<String> {
-    let mut messages = Vec::new();
-    for container in statuses(pod) {
-        let Some(state) = &container.state else { continue };
-        if let Some(waiting) = &state.waiting {
-            let reason = waiting.reason.clone().unwrap_or_default();
-            if !matches!(reason.as_str(), "ContainerCreating" | "PodInitializing") {
-                messages.push(format!("{reason}: {}", waiting.message.clone().unwrap_or_default()));
-            }
-        }
-        let ended =
-            state.terminated.as_ref().or(container.last_state.as_ref().and_then(|last| last.terminated.as_ref()));
-        if let Some(ended) = ended.filter(|ended| ended.exit_code != 0) {
-            messages.push(format!(
-                "{}: exit code {}: {}",
-                ended.reason.clone().unwrap_or_default(),
-                ended.exit_code,
-                ended.message.clone().unwrap_or_default()
-            ));
-        }
-    }
-    messages
+/// Whether anything of a pod runs, of its ephemeral containers too.
+pub fn anything_runs(pod: &Pod) -> bool {
+    let ephemeral = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
+    statuses(pod).chain(ephemeral).any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
+/// What one container's state says against a pod, or the pod's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fact {
+    /// Empty of the pod itself.
+    pub container: String,
+    pub reason: String,
+    pub message: String,
+}
 
-    fn pod(uid: &str, release: &str, status: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({
-            "metadata": {"name": uid, "namespace": "ameide", "uid": uid, "labels": {"app.kubernetes.io/instance": release}},
-            "spec": {"containers": []}, "status": status,
-        }))
-        .unwrap()
+/// What the state of a pod and of its containers says against it.
+pub fn facts(pod: &Pod) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    let mut fact = |container: &str, reason: Option<&str>, message: Option<&str>| {
+        facts.push(Fact {
+            container: container.to_owned(),
+            reason: reason.unwrap_or_default().to_owned(),
+            message: message.unwrap_or_default().to_owned(),
+        });
+    };
+    let status = pod.status.as_ref();
+    let unscheduled = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten().find(|condition| {
+        condition.type_ == "PodScheduled" && condition.status == "False" && condition.reason.is_some()
+    });
+    if let Some(condition) = unscheduled {
+        fact("", condition.reason.as_deref(), condition.message.as_deref());
     }
-
-    fn waiting(key: &str, reason: &str, message: &str) -> serde_json::Value {
-        json!({key: [{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
-            "state": {"waiting": {"reason": reason, "message": message}}}]})
+    if let Some(status) = status.filter(|status| status.reason.is_some()) {
+        fact("", status.reason.as_deref(), status.message.as_deref());
     }
-
-    fn tracker() -> Tracker {
-        Tracker::new(["minio".to_owned()].into(), BTreeMap::new())
+    for container in statuses(pod) {
+        let Some(state) = &container.state else { continue };
+        let waiting = state.waiting.as_ref();
+        let ended = ended(container).filter(|ended| ended.exit_code != 0);
+        // That it was killed for its memory says more than that it crashes.
+        if let Some(ended) = ended.filter(|ended| ended.reason.as_deref() != Some("Error")) {
+            fact(&container.name, ended.reason.as_deref(), ended.message.as_deref());
+        }
+        let idle = ["ContainerCreating", "PodInitializing"];
+        if let Some(waiting) =
+            waiting.filter(|waiting| !idle.contains(&waiting.reason.as_deref().unwrap_or("ContainerCreating")))
+        {
+            fact(&container.name, waiting.reason.as_deref(), waiting.message.as_deref());
+        }
     }
+    facts
+}
 
-    const NOT_FOUND: &str = "failed to resolve reference \"reg:5000/x:9\": reg:5000/x:9: not found";
+/// How a container ended, or how it did the last time.
+pub fn ended(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    let now = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+    now.or_else(|| container.last_state.as_ref()?.terminated.as_ref())
+}
 
-    #[test]
-    fn a_blocker_that_cannot_heal_is_due_at_once_and_told_once() {
-        let (mut tracker, now) = (tracker(), Instant::now());
-        let broken = pod("a", "minio", waiting("containerStatuses", "ErrImagePull", NOT_FOUND));
-        assert_eq!(tracker.pod(&broken, now).len(), 1);
-        assert_eq!(tracker.due(now).unwrap().rule.code, "image-not-found");
-        // Later the kubelet only says that it backs off.
-        let backing_off = pod("a", "minio", waiting("containerStatuses", "ImagePullBackOff", "Back-off pulling image"));
-        assert!(tracker.pod(&backing_off, now).is_empty());
-        assert_eq!(tracker.due(now).unwrap().message, format!("ErrImagePull: {NOT_FOUND}"), "the first cause stays");
-    }
+/// How a container ended, in words: `exit code 137 (killed: SIGKILL)`.
+pub fn exit_in_words(ended: &ContainerStateTerminated) -> String {
+    let code = ended.exit_code;
+    let signal = ended.signal.filter(|signal| *signal > 0).or((code > 128 && code < 160).then_some(code - 128));
+    let meaning = match (ended.reason.as_deref(), signal, code) {
+        (Some("OOMKilled"), ..) => "killed by the kernel for its memory".to_owned(),
+        (_, Some(signal), _) => format!("ended by {}", signal_name(signal)),
+        (.., 126) => "its command cannot be executed".to_owned(),
+        (.., 127) => "its command was not found".to_owned(),
+        (.., 128) if ended.reason.as_deref() == Some("StartError") => "it could not be started".to_owned(),
+        (.., 1) => "its program says that it failed".to_owned(),
+        (.., 2) => "its program says that it failed, often over its arguments".to_owned(),
+        (Some(reason), ..) if reason != "Error" => reason.to_owned(),
+        _ => "its program says that it failed".to_owned(),
+    };
+    format!("exit code {code} ({meaning})")
+}
 
-    #[test]
-    fn init_containers_count() {
-        let mut tracker = tracker();
-        let broken = pod("a", "minio", waiting("initContainerStatuses", "ErrImagePull", NOT_FOUND));
-        assert_eq!(tracker.pod(&broken, Instant::now()).len(), 1);
-    }
-
-    #[test]
-    fn pods_from_before_and_of_other_releases_are_ignored() {
-        let (mut tracker, now) = (tracker(), Instant::now());
-        let old = pod("old", "minio", waiting("containerStatuses", "ErrImagePull", NOT_FOUND));
-        tracker.remember(&old);
-        assert!(tracker.pod(&old, now).is_empty());
-        let other = pod("other", "temporal", waiting("containerStatuses", "ErrImagePull", NOT_FOUND));
-        assert!(tracker.pod(&other, now).is_empty());
-        assert!(tracker.due(now).is_none());
-    }
-
-    #[test]
-    fn a_crash_gets_grace_and_is_forgotten_when_the_pod_is_ready() {
-        let (mut tracker, now) = (tracker(), Instant::now());
-        let crashing = pod(
-            "a",
-            "minio",
-            waiting("containerStatuses", "CrashLoopBackOff", "back-off 10s restarting failed container=c"),
-        );
-        tracker.pod(&crashing, now);
-        assert!(tracker.due(now).is_none());
-        assert_eq!(tracker.next_due(), Some(now + Duration::from_secs(45)));
-        assert_eq!(tracker.due(now + Duration::from_secs(45)).unwrap().rule.code, "crash-loop");
-        tracker.pod(&pod("a", "minio", json!({"conditions": [{"type": "Ready", "status": "True"}]})), now);
-        assert!(tracker.due(now + Duration::from_secs(45)).is_none());
-    }
-
-    #[test]
-    fn a_log_that_names_a_dependency_gives_more_grace() {
-        let (mut tracker, now) = (tracker(), Instant::now());
-        tracker.pod(&pod("a", "minio", waiting("containerStatuses", "CrashLoopBackOff", "back-off")), now);
-        let line = "dial tcp 10.43.0.7:5432: connect: connection refused";
-        tracker.explain_crash("a", rules::classify_log(line).unwrap(), line).unwrap();
-        assert!(tracker.due(now + Duration::from_secs(100)).is_none());
-        assert_eq!(tracker.due(now + Duration::from_secs(120)).unwrap().rule.code, "dependency-unreachable");
-    }
-
-    #[test]
-    fn a_rate_limit_never_ends_the_run_by_itself_and_heals_when_the_image_is_there() {
-        let (mut tracker, now) = (tracker(), Instant::now());
-        let limited = waiting("containerStatuses", "ErrImagePull", "429 Too Many Requests");
-        tracker.pod(&pod("a", "minio", limited), now);
-        assert!(tracker.due(now + Duration::from_secs(9999)).is_none());
-        assert_eq!(tracker.standing()[0].rule.code, "registry-rate-limited");
-        let pulled = json!({"containerStatuses": [{"name": "c", "image": "i", "imageID": "sha256:1", "ready": false,
-            "restartCount": 0, "state": {"running": {}}}]});
-        tracker.pod(&pod("a", "minio", pulled), now);
-        assert!(tracker.standing().is_empty());
-    }
-
-    #[test]
-    fn layers_yaml_may_give_more_patience() {
-        let mut tracker = Tracker::new(["minio".to_owned()].into(), [("image-not-found".to_owned(), 7)].into());
-        let now = Instant::now();
-        tracker.pod(&pod("a", "minio", waiting("containerStatuses", "ErrImagePull", NOT_FOUND)), now);
-        assert!(tracker.due(now).is_none());
-        assert!(tracker.due(now + Duration::from_secs(7)).is_some());
-    }
-
-    #[test]
-    fn an_event_of_a_deleted_pod_is_ignored() {
-        let (mut tracker, now) = (tracker(), Instant::now());
-        tracker.gone("a");
-        let event: Event = serde_json::from_value(json!({
-            "metadata": {"namespace": "ameide"}, "type": "Warning", "reason": "Failed", "message": NOT_FOUND,
-            "involvedObject": {"kind": "Pod", "name": "a", "uid": "a"},
-        }))
-        .unwrap();
-        assert!(tracker.event(&event, now).is_none());
-    }
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL, an instruction that this processor does not have",
+        6 => "SIGABRT, its own abort",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV, a memory fault of its own",
+        13 => "SIGPIPE",
+        15 => "SIGTERM",
+        31 => "SIGSYS, a system call that is not allowed",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
 }

@@ -1,0 +1,572 @@
+//! What Helm and Helmfile said, found in a job's log wherever it stands: Helmfile
+//! repeats Helm's error in a frame of forty lines (`PATH:`, `ARGS:`, `STDERR:` …), and
+//! goes on with other releases after it.
+//!
+//! Only errors are taken: what a hook or a test printed may stand in the same log, and
+//! its words are not Helm's.
+
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+
+use camino::Utf8Path;
+
+use super::rules::Ends;
+use super::sources::{self, Verdict};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaker {
+    Helm,
+    Helmfile,
+}
+
+/// One error, of one line or several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    pub speaker: Speaker,
+    pub text: String,
+}
+
+impl Statement {
+    /// The most telling verdict on it, and the line that it was read from.
+    pub fn verdict(&self) -> Option<(Verdict, String)> {
+        let classify = match self.speaker {
+            Speaker::Helm => sources::helm,
+            Speaker::Helmfile => sources::helmfile,
+        };
+        let lines = self.text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let mut found: Vec<(Verdict, String)> =
+            lines.filter_map(|line| Some((classify(line)?, line.to_owned()))).collect();
+        found.sort_by_key(|(verdict, _)| rank(verdict));
+        let first = found.into_iter().next();
+        // Over several lines: the list of a conflict's fields, a wrapped sentence.
+        let whole = self.text.split_whitespace().collect::<Vec<_>>().join(" ");
+        first.or_else(|| Some((classify(&whole)?, whole)))
+    }
+}
+
+/// A refusal of the API before what may heal, and that before a symptom.
+pub fn rank(verdict: &Verdict) -> u8 {
+    match verdict {
+        verdict if verdict.ends == Ends::AtOnce => 0,
+        verdict if sources::is_symptom(verdict) => 2,
+        _ => 1,
+    }
+}
+
+/// A log that was read to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    pub errors: Vec<Statement>,
+    /// That Helm was killed, in the words of Helmfile.
+    pub killed: Option<String>,
+    /// The last lines that say something and are no frame: for whom nothing else helps.
+    pub last: Vec<String>,
+}
+
+/// Where in Helmfile's frame a line stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Section {
+    Outside,
+    Stderr,
+    /// `ERROR:`: how the command ended.
+    Error,
+    /// The command line, and what stands in `STDERR:` already.
+    Other,
+}
+
+/// Longer lines are cut: no sentence of Helm's is as long.
+const LINE: usize = 64 * 1024;
+/// Of a longer log, the first and the last half of this are read.
+const READ: u64 = 64 * 1024 * 1024;
+/// Lines of one error; a list of conflicts names each field in one.
+const LINES: usize = 200;
+const LAST: usize = 5;
+
+/// Reads what was appended to a log since it had `from` bytes.
+pub fn read(log: &Utf8Path, from: u64) -> std::io::Result<Said> {
+    let mut file = std::fs::File::open(log)?;
+    let end = file.metadata()?.len();
+    let mut reader = Reader::default();
+    let mut part = |from: u64, to: u64| -> std::io::Result<()> {
+        file.seek(SeekFrom::Start(from))?;
+        let mut lines = BufReader::new((&mut file).take(to.saturating_sub(from)));
+        while let Some(line) = bounded_line(&mut lines)? {
+            reader.line(&line);
+        }
+        Ok(())
+    };
+    if end.saturating_sub(from) > READ {
+        part(from, from + READ / 2)?;
+        part(end - READ / 2, end)?;
+    } else {
+        part(from, end)?;
+    }
+    Ok(reader.finish())
+}
+
+/// The next line without its end, cut at [`LINE`] bytes; the rest of it is passed over.
+fn bounded_line(lines: &mut impl BufRead) -> std::io::Result<Option<String>> {
+    let mut line = Vec::new();
+    if lines.take(LINE as u64).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    if line.last() != Some(&b'\n') {
+        loop {
+            let (skip, found) = {
+                let buffer = lines.fill_buf()?;
+                match buffer.iter().position(|byte| *byte == b'\n') {
+                    Some(at) => (at + 1, true),
+                    None => (buffer.len(), buffer.is_empty()),
+                }
+            };
+            lines.consume(skip);
+            if found {
+                break;
+            }
+        }
+    }
+    Ok(Some(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+/// The errors in lines that are at hand.
+pub fn of_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Said {
+    let mut reader = Reader::default();
+    lines.into_iter().for_each(|line| reader.line(line));
+    reader.finish()
+}
+
+struct Reader {
+    section: Section,
+    open: Option<Statement>,
+    /// Helm's errors of frames, and Helmfile's own.
+    errors: Vec<Statement>,
+    /// `Error: …` outside of a frame: Helm's, where it is run without Helmfile.
+    bare: Vec<Statement>,
+    killed: Option<String>,
+    last: std::collections::VecDeque<String>,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self {
+            section: Section::Outside,
+            open: None,
+            errors: Vec::new(),
+            bare: Vec::new(),
+            killed: None,
+            last: std::collections::VecDeque::new(),
+        }
+    }
+}
+
+impl Reader {
+    fn line(&mut self, line: &str) {
+        let text = line.trim();
+        if let Some(section) = header(line) {
+            self.close();
+            self.section = section;
+            return;
+        }
+        let indented = line.starts_with([' ', '\t']);
+        if !indented && !text.is_empty() {
+            if self.section != Section::Outside {
+                self.close();
+            }
+            self.section = Section::Outside;
+        }
+        match self.section {
+            Section::Outside => self.outside(line, text),
+            Section::Stderr => self.helm(text),
+            Section::Error if is_killed(text) => self.killed = Some(text.to_owned()),
+            Section::Error | Section::Other => {}
+        }
+    }
+
+    /// A line of Helm's standard error, with its indentation taken off.
+    fn helm(&mut self, text: &str) {
+        if is_warning(text) {
+            return;
+        }
+        if text.starts_with("Error: ") || text.starts_with("error: ") {
+            self.close();
+            self.open = Some(Statement { speaker: Speaker::Helm, text: text.to_owned() });
+            self.remember(text);
+        } else if let Some(open) = &mut self.open
+            && open.text.lines().count() < LINES
+        {
+            open.text.push('\n');
+            open.text.push_str(text);
+        }
+    }
+
+    fn outside(&mut self, line: &str, text: &str) {
+        if text.is_empty() {
+            return self.close_bare();
+        }
+        if is_killed(text) {
+            self.killed = Some(text.to_owned());
+            return;
+        }
+        if is_warning(text) {
+            return;
+        }
+        self.remember(text);
+        if let Some(says) = of_helmfile(text) {
+            self.close_bare();
+            self.errors.push(Statement { speaker: Speaker::Helmfile, text: says.to_owned() });
+        } else if line.starts_with("Error: ") {
+            self.close_bare();
+            self.open = Some(Statement { speaker: Speaker::Helm, text: text.to_owned() });
+        } else if let Some(open) = &mut self.open
+            && open.text.lines().count() < LINES
+        {
+            open.text.push('\n');
+            open.text.push_str(text);
+        }
+    }
+
+    fn remember(&mut self, text: &str) {
+        if self.last.len() == LAST {
+            self.last.pop_front();
+        }
+        self.last.push_back(text.to_owned());
+    }
+
+    fn close(&mut self) {
+        let of_frame = self.section == Section::Stderr;
+        if let Some(open) = self.open.take() {
+            if of_frame { self.errors.push(open) } else { self.bare.push(open) }
+        }
+    }
+
+    fn close_bare(&mut self) {
+        self.bare.extend(self.open.take());
+    }
+
+    fn finish(mut self) -> Said {
+        self.close();
+        let framed = self.errors.iter().any(|error| error.speaker == Speaker::Helm);
+        if !framed {
+            self.errors.append(&mut self.bare);
+        }
+        Said { errors: self.errors, killed: self.killed, last: self.last.into() }
+    }
+}
+
+fn header(line: &str) -> Option<Section> {
+    Some(match line.trim_end() {
+        "STDERR:" => Section::Stderr,
+        "ERROR:" => Section::Error,
+        "PATH:" | "ARGS:" | "EXIT STATUS" | "STDOUT:" | "COMBINED OUTPUT:" => Section::Other,
+        _ => return None,
+    })
+}
+
+/// What Helmfile says of a state file, without the names of the files it goes through.
+fn of_helmfile(text: &str) -> Option<&str> {
+    if let Some(says) = text.strip_prefix("err: ") {
+        return Some(says);
+    }
+    let numbered = text.strip_prefix("err ").and_then(|rest| rest.split_once(": "));
+    if let Some((number, says)) = numbered
+        && number.chars().all(|c| c.is_ascii_digit())
+    {
+        return Some(says);
+    }
+    let mut rest = text.strip_prefix("in ")?;
+    loop {
+        let (file, says) = rest.split_once(": ")?;
+        if !(file.contains(".yaml") || file.contains(".gotmpl") || file.starts_with("./")) {
+            return None;
+        }
+        match says.strip_prefix("in ") {
+            Some(inner) if inner.contains(": ") => rest = inner,
+            _ => return Some(says),
+        }
+    }
+}
+
+/// Helmfile's words for a Helm that was killed (Go's `exec.ExitError`), on a line of
+/// their own; and Rust's for a Helmfile that was.
+pub fn is_killed(line: &str) -> bool {
+    matches!(line.trim(), "signal: killed" | "signal: 9 (SIGKILL)")
+}
+
+/// Lines that Helm's libraries log beside its errors: klog's (`E0204 17:06:35.898427 …`),
+/// slog's (`level=WARN msg=…`), and `WARNING: …`. None of them is why Helm failed.
+pub fn is_warning(line: &str) -> bool {
+    let line = line.trim_start();
+    let klog = {
+        let bytes = line.as_bytes();
+        bytes.len() > 14
+            && matches!(bytes[0], b'I' | b'W' | b'E' | b'F')
+            && bytes[1..5].iter().all(u8::is_ascii_digit)
+            && bytes[5] == b' '
+            && line.contains("] ")
+    };
+    let slog = line.starts_with("level=") || line.starts_with("time=") && line.contains(" level=");
+    let go_log = line.len() > 20 && line.as_bytes()[4] == b'/' && line.as_bytes()[..4].iter().all(u8::is_ascii_digit);
+    let words = ["WARNING: ", "Warning: ", "coalesce.go", "walk.go", "I! ", "W! "];
+    klog || slog || go_log || words.iter().any(|word| line.starts_with(word))
+}
+
+/// What one other manager holds of an object that Helm applies (server-side apply;
+/// `apimachinery/pkg/util/managedfields/internal/conflict.go`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// `Deployment ameide/temporal`, where the message says it.
+    pub object: Option<String>,
+    pub manager: String,
+    pub subresource: Option<String>,
+    pub fields: Vec<String>,
+}
+
+impl Conflict {
+    /// An autoscaler that sets `replicas`, which is its business. `kubectl scale` writes
+    /// the same subresource, and is not.
+    pub fn is_of_autoscaler(&self) -> bool {
+        let scales = self.subresource.as_deref() == Some("scale")
+            || self.manager.contains("autoscaler")
+            || self.manager.contains("keda");
+        scales && !self.manager.starts_with("kubectl") && self.fields.iter().all(|field| field.ends_with(".replicas"))
+    }
+}
+
+/// The conflicts that an error lists, in each of its forms: one in the sentence itself,
+/// several by manager, each field on a line.
+pub fn conflicts(text: &str) -> Vec<Conflict> {
+    let mut found = Vec::new();
+    for (before, after) in occurrences(text, "Apply failed with ") {
+        let object = object_of(before);
+        let mut rest = after;
+        while let Some((_, tail)) = split_any(rest, &["conflicts with \"", "conflict with \""]) {
+            let Some((conflict, tail)) = one_conflict(tail, object.clone()) else { break };
+            found.push(conflict);
+            rest = tail;
+        }
+    }
+    found
+}
+
+/// Each occurrence, with the text of its error before it and after it.
+fn occurrences<'a>(text: &'a str, word: &'a str) -> Vec<(&'a str, &'a str)> {
+    let starts: Vec<usize> = text.match_indices(word).map(|(at, _)| at).collect();
+    let mut begin = 0;
+    let mut found = Vec::new();
+    for (index, at) in starts.iter().enumerate() {
+        let end = starts.get(index + 1).copied().unwrap_or(text.len());
+        found.push((&text[begin..*at], &text[at + word.len()..end]));
+        begin = at + word.len();
+    }
+    found
+}
+
+fn split_any<'a>(text: &'a str, words: &[&str]) -> Option<(&'a str, &'a str)> {
+    let (at, word) = words.iter().filter_map(|word| Some((text.find(word)?, word))).min()?;
+    Some((&text[..at], &text[at + word.len()..]))
+}
+
+/// After `conflict with "`.
+fn one_conflict(text: &str, object: Option<String>) -> Option<(Conflict, &str)> {
+    let (manager, mut rest) = quoted(text)?;
+    let mut subresource = None;
+    if let Some(tail) = rest.strip_prefix(" with subresource \"") {
+        let (name, tail) = quoted(tail)?;
+        subresource = Some(name);
+        rest = tail;
+    }
+    // ` using apps/v1 at 2025-11-25T12:00:00Z`: ends at the colon before white space.
+    let colon = rest.match_indices(':').find(|(at, _)| rest[at + 1..].starts_with([' ', '\n', '\r']))?.0;
+    rest = &rest[colon + 1..];
+    let line_end = rest.find('\n').unwrap_or(rest.len());
+    let same_line = rest[..line_end].trim();
+    if !same_line.is_empty() && !same_line.starts_with("- ") {
+        let fields = vec![same_line.to_owned()];
+        return Some((Conflict { object, manager, subresource, fields }, &rest[line_end..]));
+    }
+    let mut fields = Vec::new();
+    // On lines of their own, or joined by spaces where somebody joined the lines.
+    let mut tail = rest;
+    while let Some(item) = tail.trim_start().strip_prefix("- ") {
+        let ends = [item.find('\n'), item.find(" - ."), item.find(" conflicts with ")];
+        let end = ends.into_iter().flatten().min().unwrap_or(item.len());
+        fields.push(item[..end].trim().to_owned());
+        tail = &item[end..];
+    }
+    (!fields.is_empty()).then_some((Conflict { object, manager, subresource, fields }, tail))
+}
+
+/// The rest of a string in Go's `%q`, and what follows it.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => value.push(chars.next()?.1),
+            c => value.push(c),
+        }
+    }
+    None
+}
+
+/// `conflict occurred while applying object ameide/temporal apps/v1, Kind=Deployment: `
+fn object_of(before: &str) -> Option<String> {
+    let (_, object) = before.rsplit_once("object ")?;
+    let (name, kind) = object.split_once(' ')?;
+    let kind = kind.split_once("Kind=")?.1;
+    let kind: String = kind.chars().take_while(char::is_ascii_alphanumeric).collect();
+    Some(format!("{kind} {}", name.trim_start_matches('/')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Helmfile 1.8 about a Helm that failed, as it stands in a log.
+    const FRAME: &str = r#"Upgrading release=web, chart=../charts/web, namespace=shop
+level=WARN msg="unable to find exact version; falling back to closest available version" chart=web
+
+UPDATED RELEASES:
+NAME   NAMESPACE   CHART           VERSION   DURATION
+db     shop        ../charts/db    0.1.0     3s
+
+FAILED RELEASES:
+NAME   NAMESPACE   CHART           VERSION   DURATION
+web    shop        ../charts/web             1s
+
+in ./helmfile.yaml: in .helmfiles[0]: failed processing release web: command "/usr/local/bin/helm" exited with non-zero status:
+
+PATH:
+  /usr/local/bin/helm
+
+ARGS:
+  0: helm (4 bytes)
+  1: upgrade (7 bytes)
+  2: web (3 bytes)
+  3: ../charts/yaml: template: (7 bytes)
+
+ERROR:
+  exit status 1
+
+EXIT STATUS
+  1
+
+STDERR:
+  W1125 12:00:00.123456   77 warnings.go:110] "Warning: unknown field \"spec.x\""
+  Error: UPGRADE FAILED: conflict occurred while applying object shop/web apps/v1, Kind=Deployment: Apply failed with 2 conflicts: conflicts with "kubectl-edit" using apps/v1:
+  - .spec.replicas
+  - .spec.template.spec.containers[name="web"].image
+
+COMBINED OUTPUT:
+  Error: UPGRADE FAILED: conflict occurred while applying object shop/web apps/v1
+"#;
+
+    #[test]
+    fn helms_error_is_found_in_helmfiles_frame_and_the_frame_is_no_cause() {
+        let said = of_lines(FRAME.lines());
+        let verdicts: Vec<_> = said.errors.iter().filter_map(Statement::verdict).collect();
+        assert_eq!(verdicts.len(), 1, "{:?}", said.errors);
+        assert_eq!(verdicts[0].0.rule.code, "field-conflict");
+        assert!(said.killed.is_none());
+        let helm = said.errors.iter().find(|error| error.speaker == Speaker::Helm).unwrap();
+        let conflicts = conflicts(&helm.text);
+        assert_eq!(conflicts.len(), 1);
+        assert_eq!(conflicts[0].object.as_deref(), Some("Deployment shop/web"));
+        assert_eq!(conflicts[0].fields, [".spec.replicas", ".spec.template.spec.containers[name=\"web\"].image"]);
+    }
+
+    #[test]
+    fn a_cause_is_found_however_much_is_written_after_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = Utf8Path::from_path(file.path()).unwrap();
+        let old = "Error: UPGRADE FAILED: another operation (install/upgrade/rollback) is in progress\n\n";
+        let noise = format!("Upgrading release=x, chart=y\n{}\n", "z".repeat(LINE * 3));
+        std::fs::write(path, format!("{old}{FRAME}\n{}", noise.repeat(300))).unwrap();
+        let said = read(path, old.len() as u64).unwrap();
+        let codes: Vec<&str> = said.errors.iter().filter_map(|e| Some(e.verdict()?.0.rule.code)).collect();
+        assert_eq!(codes, ["field-conflict"]);
+    }
+
+    #[test]
+    fn what_a_hook_prints_is_not_helms_word() {
+        let lines = "Logs for pod web-hook\n  Error: UPGRADE FAILED: another operation is in progress\nnamespace x is being terminated\n";
+        assert_eq!(of_lines(lines.lines()).errors, []);
+        // Beside a frame, what stands bare is not Helm's error either.
+        let mixed = format!("Error: secrets is forbidden: User \"x\" cannot list resource\n\n{FRAME}");
+        let codes: Vec<&str> =
+            of_lines(mixed.lines()).errors.iter().filter_map(|e| Some(e.verdict()?.0.rule.code)).collect();
+        assert_eq!(codes, ["field-conflict"]);
+    }
+
+    #[test]
+    fn a_killed_helm_is_told_from_what_a_container_says() {
+        assert!(is_killed("  signal: killed") && is_killed("signal: 9 (SIGKILL)"));
+        assert!(!is_killed("Unhealthy: Liveness probe errored: command timed out: signal: killed"));
+        let frame = "in ./x.yaml: failed processing release web: command \"helm\" exited\n\nERROR:\n  signal: killed\n";
+        assert_eq!(of_lines(frame.lines()).killed.as_deref(), Some("signal: killed"));
+    }
+
+    #[test]
+    fn every_form_of_a_conflict_names_manager_and_fields() {
+        let cases = [
+            (
+                r#"Apply failed with 1 conflict: conflict with "kubectl-set" using apps/v1: .spec.template.spec.containers[name="temporal"].image"#,
+                vec![("kubectl-set", None, vec![".spec.template.spec.containers[name=\"temporal\"].image"])],
+            ),
+            (
+                r#"Apply failed with 1 conflict: conflict with "kubectl-set" using apps/v1 at 2025-11-25T12:00:00Z: .spec.x"#,
+                vec![("kubectl-set", None, vec![".spec.x"])],
+            ),
+            (
+                r#"Apply failed with 1 conflict: conflict with "kube-controller-manager" with subresource "scale" using apps/v1: .spec.replicas"#,
+                vec![("kube-controller-manager", Some("scale"), vec![".spec.replicas"])],
+            ),
+            (
+                "Apply failed with 1 conflict: conflict with \"argocd-controller\": .data.key",
+                vec![("argocd-controller", None, vec![".data.key"])],
+            ),
+            (
+                "Apply failed with 4 conflicts: conflicts with \"flux\":\n- .spec.a\nconflicts with \"kubectl-edit\" using apps/v1:\n  - .spec.b\n  - .spec.c\nconflicts with \"hpa\" with subresource \"scale\" using apps/v1:\n- .spec.replicas",
+                vec![
+                    ("flux", None, vec![".spec.a"]),
+                    ("kubectl-edit", None, vec![".spec.b", ".spec.c"]),
+                    ("hpa", Some("scale"), vec![".spec.replicas"]),
+                ],
+            ),
+            (
+                "Apply failed with 2 conflicts: conflicts with \"kubectl edit\" using v1: - .data.a - .data.b",
+                vec![("kubectl edit", None, vec![".data.a", ".data.b"])],
+            ),
+        ];
+        for (text, expected) in cases {
+            let found = conflicts(text);
+            let found: Vec<_> = found
+                .iter()
+                .map(|c| (c.manager.as_str(), c.subresource.as_deref(), c.fields.iter().map(String::as_str).collect()))
+                .collect();
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_autoscalers_replicas_are_its_own_and_those_of_kubectl_scale_are_not() {
+        let of = |text: &str| conflicts(text)[0].is_of_autoscaler();
+        assert!(of(r#"Apply failed with 1 conflict: conflict with "k3s" with subresource "scale" using apps/v1: .spec.replicas"#));
+        assert!(!of(r#"Apply failed with 1 conflict: conflict with "kubectl" with subresource "scale" using apps/v1: .spec.replicas"#));
+        assert!(!of(r#"Apply failed with 1 conflict: conflict with "kubectl-set" using apps/v1: .spec.replicas"#));
+    }
+
+    #[test]
+    fn what_helms_libraries_log_is_no_error() {
+        for line in [
+            "E0204 17:06:35.898427   76690 memcache.go:121] \"Unhandled Error\" err=\"couldn't get resource list\"",
+            "W1125 12:00:00.123456       1 warnings.go:70] would violate PodSecurity \"restricted:latest\"",
+            "level=WARN msg=\"x509: certificate signed by unknown authority\"",
+            "time=2025-11-25T12:00:00Z level=ERROR msg=\"yaml: x\"",
+            "WARNING: Kubernetes configuration file is group-readable. This is insecure.",
+        ] {
+            assert!(is_warning(line), "{line}");
+        }
+        assert!(!is_warning("Error: UPGRADE FAILED: x") && !is_warning("E") && !is_warning(""));
+    }
+}
