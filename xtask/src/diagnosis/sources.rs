@@ -58,8 +58,9 @@ struct Reason {
 /// As [`Reason`], of a source whose word is a fact about the cluster.
 struct Fact {
     reason: Reason,
-    /// Codes that are final when read from this reason.
-    final_codes: &'static [&'static str],
+    /// What is final when read from this reason: a code, with the texts of it that are
+    /// (all where there are none).
+    finals: &'static [(&'static str, &'static [Parts])],
 }
 
 /// Some: a row holds, with its code.
@@ -91,8 +92,8 @@ const PULL: &[Row] = &[
             &["containerd.sock"],
             &["cri-dockerd.sock"],
             &["crio.sock"],
+            &["code = unavailable"],
             &["unknown service runtime.v1"],
-            &["failed to get reader from content store"],
             &["failed to mount", "tmpmounts"],
             &["failed to prepare extraction snapshot"],
             &["failed to create snapshot"],
@@ -100,6 +101,12 @@ const PULL: &[Row] = &[
             &["parent snapshot", "does not exist"],
         ],
     ),
+    // What a pull left behind is broken, or was cut as it was unpacked.
+    row(
+        "image-invalid",
+        &[&["content digest", "not found"], &["failed to get reader from content store"], &["unexpected media type"]],
+    ),
+    row("registry-unreachable", &[&["failed to extract layer", "eof"], &["failed to extract layer", "connection"]]),
     row("node-pull-qps", &[&["pull qps exceeded"]]),
     row(
         "registry-rate-limited",
@@ -123,10 +130,13 @@ const PULL: &[Row] = &[
             &["lookup ", "i/o timeout"],
             &["lookup ", "connection refused"],
             &["lookup ", ":53:"],
+            &["lookup ", "try again"],
+            &["lookup ", "no answer"],
             &["temporary failure in name resolution"],
             &["no answer from dns server"],
         ],
     ),
+    row("registry-auth", &[&["no basic auth credentials"]]),
     row(
         "registry-denied-or-missing",
         &[
@@ -134,7 +144,9 @@ const PULL: &[Row] = &[
             &["insufficient_scope"],
             &["requested access to the resource is denied"],
             &["repository does not exist or may require"],
-            &["denied: "],
+            &[": denied: "],
+            &["denied: permission"],
+            &["denied: requested"],
         ],
     ),
     row(
@@ -197,6 +209,8 @@ const PULL: &[Row] = &[
         "registry-unreachable",
         &[
             &["unexpected status", ": 5"],
+            &["unexpected status", ": 400"],
+            &["unexpected status", ": 408"],
             &["unexpected http status", ": 5"],
             &["received unexpected http status"],
             &["http status: 5"],
@@ -252,7 +266,6 @@ const PULL: &[Row] = &[
             &["client.timeout"],
             &["timeout awaiting"],
             &["failed to do request"],
-            &["code = unavailable"],
             &["pull progress"],
         ],
     ),
@@ -260,7 +273,14 @@ const PULL: &[Row] = &[
 
 /// What the kubelet lacks to make a container.
 const CONFIG: &[Row] = &[
-    harmless(&[&["services have not yet been read"], &["host ip unknown"], &["unable to retrieve some image pull secrets"]]),
+    harmless(&[
+        &["services have not yet been read"],
+        &["host ip unknown"],
+        &["failed to sync secret cache"],
+        &["failed to sync configmap cache"],
+        &["cannot find volume"],
+    ]),
+    row("volume-pending", &[&["subpath"]]),
     row(
         "object-invalid",
         &[
@@ -269,7 +289,6 @@ const CONFIG: &[Row] = &[
             &["non-numeric user"],
             &["invalid environment variable"],
             &["no command specified"],
-            &["subpath"],
         ],
     ),
     row(
@@ -283,8 +302,6 @@ const CONFIG: &[Row] = &[
             &["secret not found"],
             &["configmap not found"],
             &["references non-existent"],
-            &["failed to sync secret cache"],
-            &["failed to sync configmap cache"],
             &["secret", "is forbidden"],
             &["serviceaccount", "not found"],
         ],
@@ -294,6 +311,7 @@ const CONFIG: &[Row] = &[
 /// What the runtime says when it makes or starts a container.
 const START: &[Row] = &[
     row("disk-full", &[&["no space left on device"], &["input/output error"]]),
+    row("node-runtime", &[&["shared or slave mount"], &["not a shared mount"]]),
     row("oom-killed", &[&["oom-killed"], &["oomkilled"], &["memory limit too low"]]),
     row("image-platform", &[&["exec format error"], &["exec user process caused", "format"]]),
     row(
@@ -339,6 +357,9 @@ const START: &[Row] = &[
 /// Volumes, as the kubelet and the controllers speak of them.
 const VOLUME: &[Row] = &[
     row("disk-full", &[&["no space left on device"], &["input/output error"]]),
+    // The kubelet has not seen them yet; it asks again within seconds.
+    harmless(&[&["not registered"], &["failed to sync configmap cache"], &["failed to sync secret cache"]]),
+    row("volume-pending", &[&["failed to fetch token"]]),
     row(
         "config-missing",
         &[
@@ -347,7 +368,6 @@ const VOLUME: &[Row] = &[
             &["secrets \"", "not found"],
             &["configmaps \"", "not found"],
             &["references non-existent"],
-            &["serviceaccount", "not found"],
             &["secretproviderclass", "not found"],
         ],
     ),
@@ -362,6 +382,7 @@ const SANDBOX: &[Row] = &[
             &["setup network for sandbox"],
             &["set up sandbox container", "network"],
             &["set up pod", "network"],
+            &["destroy network for sandbox"],
             &["cni"],
             &["network plugin"],
             &["networkplugin"],
@@ -376,9 +397,12 @@ const SANDBOX: &[Row] = &[
 
 /// What the kubelet tells of pods in events. None of these ends a run by itself.
 const KUBELET: &[Reason] = &[
-    Reason { of: &["Unhealthy", "ProbeWarning", "ProbeError"], texts: &[], rest: Some("probe-failing") },
-    // `Failed` is said of pulling an image, and of making and starting a container.
-    Reason { of: &["Failed"], texts: &[CREATE_EVENT, CONFIG, PULL, START], rest: None },
+    Reason { of: &["Unhealthy", "ProbeError"], texts: &[], rest: Some("probe-failing") },
+    Reason { of: &["Killing"], texts: &[KILLING], rest: None },
+    // `Failed` is said of pulling an image, and of making and starting a container: two
+    // tables, told apart by how the kubelet begins the sentence ([`sentence`]).
+    Reason { of: &[PULL_FAILED], texts: &[PULL], rest: None },
+    Reason { of: &[MAKE_FAILED], texts: &[MAKE, CONFIG, START, STARTED], rest: None },
     Reason { of: &["InspectFailed"], texts: &[PULL], rest: Some("image-invalid") },
     Reason { of: &["ErrImageNeverPull"], texts: &[], rest: Some("image-not-found") },
     Reason { of: &["BackOff"], texts: &[BACK_OFF, PULL], rest: None },
@@ -396,39 +420,55 @@ const KUBELET: &[Reason] = &[
         rest: Some("volume-pending"),
     },
     Reason {
-        of: &["FailedCreatePodSandBox", "FailedPodSandBoxStatus", "FailedCreatePodContainer"],
+        of: &["FailedCreatePodSandBox", "FailedPodSandBoxStatus", "FailedCreatePodContainer", "FailedKillPod", "FailedSync"],
         texts: &[SANDBOX, SANDBOX_IMAGE],
         rest: Some("node-runtime"),
     },
     Reason { of: &["NetworkNotReady"], texts: &[], rest: Some("pod-network") },
     Reason { of: &["FailedPostStartHook"], texts: &[], rest: Some("crash-loop") },
-    Reason { of: &["Evicted", "EvictionThresholdMet"], texts: &[EVICTED], rest: Some("unschedulable") },
+    Reason { of: &["Evicted", "EvictionThresholdMet"], texts: &[EVICTED], rest: Some("node-runtime") },
     Reason { of: &["FreeDiskSpaceFailed", "ImageGCFailed", "NodeHasDiskPressure"], texts: &[], rest: Some("disk-full") },
-    Reason { of: &["SystemOOM", "OOMKilling"], texts: &[], rest: Some("oom-killed") },
+    Reason { of: &["OOMKilling"], texts: &[], rest: Some("oom-killed") },
     Reason {
         of: &["OutOf*", "NodeAffinity", "NodePorts", "NodeResources", "UnexpectedAdmissionError", "Preempting", "Preempted"],
         texts: &[],
         rest: Some("unschedulable"),
     },
     Reason {
-        of: &["FailedPrepareDynamicResources", "HostPortConflict", "UnsupportedPodOS", "InvalidNodeInfo"],
+        of: &["HostPortConflict", "UnsupportedPodOS", "PodOSNotSupported", "InvalidNodeInfo", "TopologyAffinityError"],
         texts: &[],
         rest: Some("unschedulable"),
     },
-    Reason { of: &["SysctlForbidden", "SupplementalGroupsPolicyNotSupported"], texts: &[], rest: Some("pod-security") },
-    Reason { of: &["AppArmor", "HostNetworkNotSupported", "FailedValidation"], texts: &[], rest: Some("object-invalid") },
+    Reason {
+        of: &[
+            "AppArmor",
+            "HostNetworkNotSupported",
+            "FailedValidation",
+            "SysctlForbidden",
+            "SupplementalGroupsPolicyNotSupported",
+            "PodFeatureUnsupported",
+            "InitContainerRestartPolicyForbidden",
+        ],
+        texts: &[],
+        rest: Some("object-invalid"),
+    },
+    Reason {
+        of: &["VolumeConditionAbnormal", "VolumeAttachmentLimitExceeded"],
+        texts: &[],
+        rest: Some("volume-pending"),
+    },
+    Reason { of: &["FailedPrepareDynamicResources", "ContainerGCFailed"], texts: &[], rest: Some("node-runtime") },
     Reason {
         of: &[
             "NodeNotReady",
             "KubeletSetupFailed",
-            "ContainerGCFailed",
-            "FailedNodeAllocatableEnforcement",
             "NodeShutdown",
             "Shutdown",
             "Terminated",
             "NodeLost",
-            "FailedMakePodDataDirectories",
-            "FailedToMakePodDataDirectories",
+            "SystemOOM",
+            "NodeHasInsufficientMemory",
+            "NodeHasInsufficientPID",
         ],
         texts: &[],
         rest: Some("node-runtime"),
@@ -438,8 +478,44 @@ const KUBELET: &[Reason] = &[
     // InvalidDiskCapacity, ExceededGracePeriod, Rebooted, PossibleMemoryBackedVolumesOnDisk …
 ];
 
-/// `Error: ErrImagePull` and its like say nothing that did not come before.
-const CREATE_EVENT: &[Row] = &[row("image-not-found", &[&["errimageneverpull"], &["pull policy of never"]])];
+const PULL_FAILED: &str = "Failed: pull";
+const MAKE_FAILED: &str = "Failed: make";
+
+/// Which of the two the kubelet speaks of. Of a container: `Error: …` and `Internal
+/// PreStartContainer hook failed: …` (`kuberuntime_container.go`), and of a pod's folders
+/// on the node (`kubelet.go`).
+fn sentence<'a>(reason: &'a str, lower: &str) -> &'a str {
+    let of_making = ["error: ", "error making pod data", "internal pre", "failed to create container", "failed to start container"];
+    match reason {
+        "Failed" if of_making.iter().any(|begin| lower.starts_with(begin)) => MAKE_FAILED,
+        "Failed" => PULL_FAILED,
+        reason => reason,
+    }
+}
+
+const MAKE: &[Row] = &[
+    row("image-not-found", &[&["errimageneverpull"], &["pull policy of never"]]),
+    // Said again after the pull said why.
+    harmless(&[&["errimagepull"], &["imagepullbackoff"], &["error: imageinspecterror"], &["error: invalidimagename"]]),
+    row("disk-full", &[&["no space left on device"], &["input/output error"]]),
+    row("node-runtime", &[&["error making pod data directories"], &["internal pre"]]),
+];
+
+/// A container that was made, and whose program could not be started.
+const STARTED: &[Row] = &[row(
+    "crash-loop",
+    &[
+        &["failed to create containerd task"],
+        &["failed to start container"],
+        &["failed to create shim task"],
+        &["oci runtime"],
+        &["unable to start container process"],
+        &["runc"],
+        &["crun"],
+    ],
+)];
+
+const KILLING: &[Row] = &[row("probe-failing", &[&["failed liveness probe"], &["failed startup probe"]])];
 
 const BACK_OFF: &[Row] = &[row("crash-loop", &[&["restarting failed container"]])];
 
@@ -466,19 +542,40 @@ const EVICTED: &[Row] = &[row(
 )];
 
 const SCHEDULER: &[Reason] = &[
-    Reason { of: &["FailedScheduling", "Unschedulable"], texts: &[SCHEDULING], rest: Some("unschedulable") },
+    Reason {
+        of: &["FailedScheduling", "Unschedulable", "SchedulingGated", "SchedulerError"],
+        texts: &[SCHEDULING],
+        rest: Some("unschedulable"),
+    },
     Reason { of: &["Preempted"], texts: &[], rest: Some("unschedulable") },
 ];
 
 const SCHEDULING: &[Row] = &[
-    harmless(&[&["skip schedule deleting pod"], &["object has been modified"]]),
+    harmless(&[&["skip schedule deleting pod"], &["object has been modified"], &["operation cannot be fulfilled"]]),
+    // What some nodes lack is room, and not health.
+    row("unschedulable", &[&["insufficient "], &["too many pods"]]),
     row("disk-full", &[&["disk-pressure"]]),
+    row(
+        "node-runtime",
+        &[
+            &["node.kubernetes.io/not-ready"],
+            &["node.kubernetes.io/unreachable"],
+            &["node.kubernetes.io/memory-pressure"],
+            &["node.kubernetes.io/pid-pressure"],
+            &["node.kubernetes.io/network-unavailable"],
+            &["cloudprovider.kubernetes.io/uninitialized"],
+        ],
+    ),
     row(
         "volume-pending",
         &[
             &["unbound immediate persistentvolumeclaims"],
             &["persistentvolumeclaim \""],
             &["volume node affinity conflict"],
+            &["persistentvolume's node affinity"],
+            &["enough free storage"],
+            &["unavailable due to pvc"],
+            &["volume limit"],
             &["persistent volumes to bind"],
             &["volumebinding"],
             &["binding volumes"],
@@ -494,14 +591,31 @@ const SCHEDULING: &[Row] = &[
 const CONTROLLER: &[Reason] = &[
     Reason {
         of: &["FailedCreate", "ReplicaSetCreateError", "FailedDaemonPod", "FailedUpdate", "ReplicaFailure", "RolloutFailed"],
-        texts: &[API_ANSWERS],
+        texts: &[TRIED_AGAIN, API_ANSWERS],
         rest: None,
     },
     Reason { of: &["ProvisioningFailed", "FailedBinding", "FailedAttachVolume", "VolumeMismatch", "ClaimLost"], texts: &[VOLUME], rest: Some("volume-pending") },
     Reason { of: &["BackoffLimitExceeded", "DeadlineExceeded", "PodFailurePolicy", "FailedIndexes", "MaxFailedIndexesExceeded"], texts: &[], rest: Some("hook-failed") },
     Reason { of: &["FailedPlacement"], texts: &[], rest: Some("unschedulable") },
     Reason { of: &["NodeNotReady"], texts: &[], rest: Some("node-runtime") },
+    Reason { of: &["TaintManagerEviction"], texts: &[TAINTED], rest: None },
+    Reason {
+        of: &["UnparseableCronJobSchedule", "InvalidSchedule", "UnknownTimeZone", "SelectingAll"],
+        texts: &[],
+        rest: Some("object-invalid"),
+    },
+    // external-secrets.
+    Reason { of: &["UpdateFailed"], texts: &[SECRET_STORE], rest: None },
 ];
+
+/// No more than a slow API: the controller asks again.
+const TRIED_AGAIN: &[Row] =
+    &[harmless(&[&["could not be completed at this time"], &["object has been modified"], &["already exists"]])];
+
+const TAINTED: &[Row] = &[row("node-runtime", &[&["marking for deletion"]])];
+
+const SECRET_STORE: &[Row] =
+    &[row("layer-missing", &[&["could not get clustersecretstore"], &["could not get secretstore"], &["secretstore", "not found"]])];
 
 /// The text of a Status of the API server, wherever it is quoted.
 const API_ANSWERS: &[Row] = &[
@@ -515,7 +629,7 @@ const API_ANSWERS: &[Row] = &[
             &["trying to send message larger"],
         ],
     ),
-    row("disk-full", &[&["database space exceeded"], &["etcdserver: no space"]]),
+    row("disk-full", &[&["database space exceeded"], &["etcdserver: no space"], &["database or disk is full"]]),
     row("webhook-denied", &[&["admission webhook", "denied the request"], &["validatingadmissionpolicy", "denied request"]]),
     row(
         "webhook-unavailable",
@@ -550,12 +664,11 @@ const API_ANSWERS: &[Row] = &[
         ],
     ),
     row("namespace-missing", &[&["namespaces \"", "not found"]]),
+    row("object-invalid", &[&["no priorityclass with name"], &["runtimeclass", "not found"]]),
     row(
         "config-missing",
         &[
             &["error looking up service account"],
-            &["no priorityclass with name"],
-            &["runtimeclass", "not found"],
             &["serviceaccount \"", "not found"],
         ],
     ),
@@ -655,14 +768,15 @@ const API_ANSWERS: &[Row] = &[
             &["storage is (re)initializing"],
             &["error on the server"],
             &["the server is not yet ready"],
+            &["could not be completed at this time"],
             &["kine: "],
             &["database is locked"],
         ],
     ),
 ];
 
-/// Codes that are the API server's own refusal of what the tree says: asked again, it
-/// says the same.
+/// Codes that are the API server's own refusal: what stands in the cluster is not the
+/// cause of it.
 const REFUSALS: &[&str] = &[
     "release-too-large",
     "webhook-denied",
@@ -676,11 +790,42 @@ const REFUSALS: &[&str] = &[
     "immutable-field",
     "crd-missing",
     "object-invalid",
+    "name-in-use",
+];
+
+/// Refusals of what the tree says: asked again, the API says the same. Of the others
+/// somebody else may change the reason: a quota, a right, a definition.
+const FINAL_REFUSALS: &[&str] = &[
+    "release-too-large",
+    "webhook-denied",
+    "field-conflict",
+    "pod-security",
+    "immutable-field",
+    "object-invalid",
+    "name-in-use",
 ];
 
 /// Helm's own words, the API's quoted in them apart. Above [`API_ANSWERS`].
 const HELM_FIRST: &[Row] = &[
-    row("release-pending", &[&["another operation (install/upgrade/rollback) is in progress"], &["has no deployed releases"], &["\"sh.helm.release", "already exists"]]),
+    row(
+        "release-pending",
+        &[
+            &["another operation (install/upgrade/rollback) is in progress"],
+            &["has no deployed releases"],
+            &["\"sh.helm.release", "already exists"],
+            &["release: already exists"],
+        ],
+    ),
+    row(
+        "usage",
+        &[
+            &["invalid client update option"],
+            &["unknown flag"],
+            &["unknown shorthand flag"],
+            &["unknown command"],
+            &["context \"", "does not exist"],
+        ],
+    ),
     row(
         "name-in-use",
         &[
@@ -688,7 +833,6 @@ const HELM_FIRST: &[Row] = &[
             &["cannot re-use a name that is still in use"],
             &["invalid ownership metadata"],
             &["cannot be imported into the current release"],
-            &["release: already exists"],
             &["resource that already exists"],
         ],
     ),
@@ -772,7 +916,8 @@ const HELM_LAST: &[Row] = &[
             &["connect: connection refused"],
         ],
     ),
-    row("usage", &[&["release: not found"], &["release not loaded"], &["unknown flag"], &["unknown command"], &["context \"", "does not exist"]]),
+    row("name-in-use", &[&["\" already exists"]]),
+    harmless(&[&["release: not found"]]),
     // What Helm waited for and saw fail: it names the object, the cluster the cause.
     row(
         "hook-failed",
@@ -794,10 +939,12 @@ const SYMPTOMS: &[&str] = &["hook-failed"];
 
 const HELMFILE: &[Row] = &[
     // Its frame around a command that failed, which said itself what is wrong.
-    harmless(&[&["exited with non-zero status"], &["command \"", "exited"]]),
+    harmless(&[&["exited with non-zero status"], &["command \"", "exited"], &["skipping missing"]]),
     row(
         "usage",
         &[
+            &["environment \"", "is not defined"],
+            &["does not match the selectors"],
             &["no releases found that matches"],
             &["specified state file"],
             &["no state file found"],
@@ -854,14 +1001,30 @@ const LOG: &[Row] = &[
     harmless(&[&["terminating connection due to administrator command"]]),
     row("image-platform", &[&["exec format error"]]),
     row("disk-full", &[&["no space left on device"], &["enospc"], &["disk full"]]),
-    row("oom-killed", &[&["java.lang.outofmemoryerror"], &["heap out of memory"]]),
-    row("layer-missing", &[&["schema version", "mismatch"], &["schema version compatibility check failed"], &["relation \"", "does not exist"], &["could not get clustersecretstore"], &["no such table"], &["unknown database"], &["database \"", "does not exist"]]),
+    row(
+        "config-missing",
+        &[&["no pg_hba.conf entry"], &["password authentication failed"], &["superuser password is not specified"], &["you must specify postgres_password"]],
+    ),
+    row(
+        "dependency-unreachable",
+        &[
+            // The schema of a database is made by somebody else, who may be about to.
+            &["schema version", "mismatch"],
+            &["schema version compatibility check failed"],
+            &["unable to read db schema version"],
+            &["relation \"", "does not exist"],
+            &["no such table"],
+            &["unknown database"],
+            &["database \"", "does not exist"],
+            &["connection to ", " refused"],
+        ],
+    ),
+    row("layer-missing", &[&["could not get clustersecretstore"]]),
     row(
         "config-missing",
         &[
             &["password authentication failed"],
             &["access denied for user"],
-            &["noauth authentication required"],
             &["wrongpass"],
             &["invalid username-password pair"],
             &["sasl authentication failed"],
@@ -935,27 +1098,35 @@ const LOG: &[Row] = &[
 const STATES: &[Fact] = &[
     Fact {
         reason: Reason { of: &["ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"], texts: &[PULL], rest: None },
-        final_codes: &["image-not-found", "image-platform", "registry-protocol"],
+        finals: &[
+            ("image-not-found", &[]),
+            ("image-platform", &[]),
+            ("registry-protocol", &[]),
+            // An expired certificate is renewed, a clock is set; a CA is not trusted by waiting.
+            ("registry-tls", &[&["unknown authority"], &["certificate is valid for"], &["ip sans"], &["not standards compliant"]]),
+            ("image-invalid", &[&["no longer supported"], &["unsupported media type"], &["invalid reference format"], &["couldn't parse image"]]),
+        ],
     },
     Fact {
         reason: Reason { of: &["InvalidImageName"], texts: &[], rest: Some("image-invalid") },
-        final_codes: &["image-invalid"],
+        finals: &[("image-invalid", &[])],
     },
     Fact {
         reason: Reason { of: &["ErrImageNeverPull"], texts: &[], rest: Some("image-not-found") },
-        final_codes: &["image-not-found"],
+        // Somebody may load it into the node.
+        finals: &[],
     },
     Fact {
         reason: Reason { of: &["ImageInspectError", "SignatureValidationFailed"], texts: &[INSPECT], rest: Some("image-invalid") },
-        final_codes: &[],
+        finals: &[],
     },
     Fact {
         reason: Reason { of: &["CreateContainerConfigError", "VerifyNonRootError"], texts: &[CONFIG], rest: Some("config-missing") },
-        final_codes: &["object-invalid"],
+        finals: &[("object-invalid", &[])],
     },
     Fact {
         reason: Reason { of: &["CreateContainerError", "PreCreateHookError"], texts: &[CONFIG, START], rest: Some("node-runtime") },
-        final_codes: &[],
+        finals: &[],
     },
     Fact {
         reason: Reason {
@@ -963,33 +1134,38 @@ const STATES: &[Fact] = &[
             texts: &[START],
             rest: Some("crash-loop"),
         },
-        final_codes: &["image-platform"],
+        finals: &[("image-platform", &[])],
     },
     Fact {
         reason: Reason { of: &["PostStartHookError", "CrashLoopBackOff"], texts: &[], rest: Some("crash-loop") },
-        final_codes: &[],
+        finals: &[],
     },
-    Fact { reason: Reason { of: &["OOMKilled"], texts: &[], rest: Some("oom-killed") }, final_codes: &[] },
+    Fact { reason: Reason { of: &["OOMKilled"], texts: &[], rest: Some("oom-killed") }, finals: &[] },
     Fact {
         reason: Reason {
             of: &["CreatePodSandboxError", "ConfigPodSandboxError"],
             texts: &[SANDBOX],
             rest: Some("node-runtime"),
         },
-        final_codes: &[],
+        finals: &[],
     },
+    // A Job's condition; a pod whose own deadline passed has the reason as well.
     Fact {
-        reason: Reason { of: &["ContainerStatusUnknown"], texts: &[], rest: Some("node-runtime") },
-        final_codes: &[],
+        reason: Reason {
+            of: &["BackoffLimitExceeded", "DeadlineExceeded", "PodFailurePolicy", "FailedIndexes", "MaxFailedIndexesExceeded"],
+            texts: &[],
+            rest: Some("hook-failed"),
+        },
+        finals: &[("hook-failed", &[&["job "], &["failjob"], &["index"]])],
     },
     Fact {
         reason: Reason { of: &["ErrPrepareDynamicResources"], texts: &[], rest: Some("unschedulable") },
-        final_codes: &[],
+        finals: &[],
     },
     // Of a pod's status, and of its condition PodScheduled.
     Fact {
-        reason: Reason { of: &["Unschedulable"], texts: &[SCHEDULING], rest: Some("unschedulable") },
-        final_codes: &[],
+        reason: Reason { of: &["Unschedulable", "SchedulingGated", "SchedulerError"], texts: &[SCHEDULING], rest: Some("unschedulable") },
+        finals: &[],
     },
 ];
 
@@ -1003,12 +1179,30 @@ pub fn state(reason: &str, message: &str) -> Option<Verdict> {
     let fact = STATES.iter().find(|fact| fact.reason.of.iter().any(|of| matches_reason(of, reason)));
     let Some(fact) = fact else {
         // A pod's own reason (`Evicted`, `OutOfcpu`) is written as the kubelet's event is.
-        let of_pod = ["Evicted", "NodeAffinity", "UnexpectedAdmissionError", "NodeLost", "SysctlForbidden", "AppArmor"];
+        let of_pod = [
+            "Evicted",
+            "NodeAffinity",
+            "NodePorts",
+            "UnexpectedAdmissionError",
+            "TopologyAffinityError",
+            "VolumeAttachmentLimitExceeded",
+            "NodeLost",
+            "NodeShutdown",
+            "Terminated",
+            "Preempting",
+            "SysctlForbidden",
+            "AppArmor",
+            "PodOSNotSupported",
+            "PodFeatureUnsupported",
+        ];
         let known = of_pod.contains(&reason) || reason.starts_with("OutOf");
-        return if known { event(None, reason, message) } else { None };
+        return if known { event(Some("kubelet"), reason, message) } else { None };
     };
-    let code = in_reason(&fact.reason, &message.to_lowercase())?;
-    if fact.final_codes.contains(&code) { Verdict::cannot_heal(code) } else { Verdict::may_heal(code) }
+    let lower = message.to_lowercase();
+    let code = in_reason(&fact.reason, &lower)?;
+    let holds = |any: &[Parts]| any.is_empty() || any.iter().any(|parts| parts.iter().all(|part| lower.contains(part)));
+    let is_final = fact.finals.iter().any(|(of, any)| *of == code && holds(any));
+    if is_final { Verdict::cannot_heal(code) } else { Verdict::may_heal(code) }
 }
 
 /// Who told an event.
@@ -1034,7 +1228,7 @@ fn teller(component: Option<&str>, reason: &str) -> Teller {
         name if name.ends_with("controller") || name.ends_with("-manager") => Teller::Controller,
         // Schedulers and provisioners have any name, and these reasons one meaning.
         _ if matches!(reason, "FailedScheduling") => Teller::Scheduler,
-        _ if matches!(reason, "ProvisioningFailed" | "FailedAttachVolume") => Teller::Controller,
+        _ if matches!(reason, "ProvisioningFailed" | "FailedAttachVolume" | "UpdateFailed") => Teller::Controller,
         _ => Teller::Other,
     }
 }
@@ -1047,7 +1241,8 @@ pub fn event(component: Option<&str>, reason: &str, message: &str) -> Option<Ver
         Teller::Controller => CONTROLLER,
         Teller::Other => return None,
     };
-    Verdict::may_heal(in_reason(for_reason(table, reason)?, &message.to_lowercase())?)
+    let lower = message.to_lowercase();
+    Verdict::may_heal(in_reason(for_reason(table, sentence(reason, &lower))?, &lower)?)
 }
 
 /// A line of Helm's error: an answer of the API in it, or Helm's own words.
@@ -1056,27 +1251,28 @@ pub fn helm(message: &str) -> Option<Verdict> {
     if said::is_warning(message) {
         return None;
     }
-    if is_timeout(message) && !lower.contains("webhook") && !lower.contains("client rate limiter") {
+    // An answer that was waited for in vain is one of the API, or of a webhook.
+    if is_timeout(message) && !lower.contains("webhook") && !lower.contains("\"https://") {
         return hook_of_timeout(&lower);
     }
     if let Some(code) = in_rows(HELM_FIRST, &lower) {
         return Verdict::may_heal(code?);
     }
     if let Some(code) = in_rows(API_ANSWERS, &lower) {
-        let code = code?;
-        return if REFUSALS.contains(&code) { Verdict::cannot_heal(code) } else { Verdict::may_heal(code) };
+        return of_api(code?);
     }
     Verdict::may_heal(in_rows(HELM_LAST, &lower)??)
 }
 
 /// That a hook's Job failed is said beside the deadline as well.
 fn hook_of_timeout(lower: &str) -> Option<Verdict> {
-    if lower.contains("backofflimitexceeded") { Verdict::may_heal("hook-failed") } else { None }
+    let failed = lower.contains("backofflimitexceeded") || lower.contains("job/") && lower.contains("status: failed");
+    if failed { Verdict::may_heal("hook-failed") } else { None }
 }
 
 /// Whether it is the API server's own refusal, before which nothing goes.
 pub fn is_refusal(verdict: &Verdict) -> bool {
-    verdict.ends == Ends::AtOnce && REFUSALS.contains(&verdict.rule.code)
+    REFUSALS.contains(&verdict.rule.code)
 }
 
 /// Whether Helm only says that something it waited for failed.
@@ -1088,6 +1284,10 @@ pub fn is_symptom(verdict: &Verdict) -> bool {
 pub fn helmfile(message: &str) -> Option<Verdict> {
     if said::is_warning(message) || is_timeout(message) {
         return None;
+    }
+    // Of a short command it quotes the error on the same line.
+    if let Some((_, quoted)) = message.split_once("exited with non-zero status: ") {
+        return helm(quoted);
     }
     Verdict::may_heal(in_rows(HELMFILE, &message.to_lowercase())??)
 }
@@ -1121,4 +1321,101 @@ pub fn is_timeout(message: &str) -> bool {
         || lower.contains("timed out waiting for the condition")
         || lower.contains("resource not ready")
         || lower.contains(" not ready. status:")
+}
+
+/// What the API server answers: a Status, by its reason where that says it all, and by
+/// its message.
+pub fn api(reason: &str, message: &str) -> Option<Verdict> {
+    let lower = message.to_lowercase();
+    if let Some(code) = in_rows(API_ANSWERS, &lower) {
+        return of_api(code?);
+    }
+    match reason {
+        // Of an eviction: a PodDisruptionBudget holds it back for a while.
+        "TooManyRequests" if lower.contains("disruption budget") => None,
+        "AlreadyExists" => of_api("name-in-use"),
+        "Unauthorized" | "Forbidden" => of_api("forbidden"),
+        "Invalid" => of_api("object-invalid"),
+        "ServerTimeout" | "ServiceUnavailable" | "Timeout" | "TooManyRequests" => of_api("api-unreachable"),
+        _ => None,
+    }
+}
+
+fn of_api(code: &str) -> Option<Verdict> {
+    if FINAL_REFUSALS.contains(&code) { Verdict::cannot_heal(code) } else { Verdict::may_heal(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Line {
+        source: &'static str,
+        reason: &'static str,
+        message: String,
+        code: Option<&'static str>,
+        may_end: &'static str,
+    }
+
+    fn table() -> Vec<Line> {
+        let rows = include_str!("../../../tests/messages.tsv").lines().filter(|line| !line.starts_with('#')).skip(1);
+        rows.map(|row| {
+            let [source, reason, message, code, may_end, _origin] = row.split('\t').collect::<Vec<_>>()[..] else {
+                panic!("{row}")
+            };
+            let message = message.replace("\\n", "\n").replace("\\t", "\t");
+            Line { source, reason, message, code: (code != "-").then_some(code), may_end }
+        })
+        .collect()
+    }
+
+    fn judged(line: &Line) -> Option<Verdict> {
+        match line.source {
+            "event" => event(Some("kubelet"), line.reason, &line.message),
+            "scheduler" => event(Some("default-scheduler"), line.reason, &line.message),
+            "controller" => event(Some("replicaset-controller"), line.reason, &line.message),
+            "state" => state(line.reason, &line.message),
+            "api" => api(line.reason, &line.message),
+            "helm" | "warning" => helm_text(&line.message),
+            "helmfile" => helmfile_text(&line.message),
+            "log" => line.message.lines().rev().find_map(log),
+            other => panic!("{other}"),
+        }
+    }
+
+    fn helm_text(text: &str) -> Option<Verdict> {
+        let statement = said::Statement { speaker: said::Speaker::Helm, text: text.to_owned() };
+        statement.verdict().map(|(verdict, _)| verdict)
+    }
+
+    fn helmfile_text(text: &str) -> Option<Verdict> {
+        if text.contains("STDERR:") {
+            let said = said::of_lines(text.lines());
+            return said.errors.iter().find_map(|error| error.verdict()).map(|(verdict, _)| verdict);
+        }
+        let statement = said::Statement { speaker: said::Speaker::Helmfile, text: text.to_owned() };
+        statement.verdict().map(|(verdict, _)| verdict)
+    }
+
+    #[test]
+    fn every_message_on_record_has_its_verdict() {
+        let mut wrong = Vec::new();
+        for line in table().iter().filter(|line| line.source != "k3d") {
+            let verdict = judged(line);
+            let code = verdict.map(|verdict| verdict.rule.code);
+            let ended = matches!(line.source, "helm" | "helmfile" | "warning");
+            let ends = match verdict.map(|verdict| verdict.ends) {
+                Some(Ends::AtOnce) => "at-once",
+                Some(Ends::After(_)) => "after",
+                Some(Ends::Never) | None => "never",
+            };
+            if code != line.code || (!ended && ends != line.may_end) {
+                wrong.push(format!(
+                    "{} {} {:?}\n   is {code:?} {ends}, should be {:?} {}",
+                    line.source, line.reason, line.message, line.code, line.may_end
+                ));
+            }
+        }
+        assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
+    }
 }
