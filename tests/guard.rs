@@ -278,6 +278,8 @@ fn a_rate_limit_without_retry_after_heals() {
 #[test]
 fn wrong_credentials_end_the_run_without_a_retry() {
     let tree = turn();
+    // The Secret with the right ones may be about to come: it gets minutes.
+    patience(&tree, "{registry-auth: 5}");
     // `puller:right`
     let login = Some("Basic cHVsbGVyOnJpZ2h0");
     let refusal =

@@ -314,12 +314,12 @@ pub fn lag(tree: &Tree, code: &str) -> String {
     let warnings = events["items"].as_array().unwrap().iter().filter(|event| {
         event["type"] == "Warning"
             && event["involvedObject"]["name"] == name
-            && xtask::diagnosis::rules::classify(&format!(
-                "{}: {}",
+            && xtask::diagnosis::sources::event(
+                event["source"]["component"].as_str().or(event["reportingComponent"].as_str()),
                 event["reason"].as_str().unwrap_or_default(),
-                event["message"].as_str().unwrap_or_default()
-            ))
-            .is_some_and(|rule| rule.code == code)
+                event["message"].as_str().unwrap_or_default(),
+            )
+            .is_some_and(|verdict| verdict.rule.code == code)
     });
     let event = warnings.filter_map(|event| time(&event["eventTime"]).or(time(&event["firstTimestamp"]))).min();
     // A container that was killed has no event of that name: then it is when it ended.

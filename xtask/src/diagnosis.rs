@@ -10,6 +10,8 @@ mod looks;
 pub mod rules;
 pub mod said;
 pub mod sources;
+#[cfg(test)]
+mod tests;
 pub mod tracker;
 mod watches;
 
@@ -103,7 +105,9 @@ impl<'a> Diagnosis<'a> {
             context.reporter.note(layer, "nothing is to be installed: there is nothing to watch");
         }
         let stuck = rules::of("helm-stuck").map_or(Duration::MAX, |rule| match rule.lasts {
-            rules::Lasts::For(seconds) => Duration::from_secs(budgets.patience.get(rule.code).copied().unwrap_or(seconds)),
+            rules::Lasts::For(seconds) => {
+                Duration::from_secs(budgets.patience.get(rule.code).copied().unwrap_or(seconds))
+            }
             rules::Lasts::Always => Duration::MAX,
         });
         Self {
@@ -549,7 +553,8 @@ impl<'a> Diagnosis<'a> {
         let autoscaled = conflicts.iter().all(said::Conflict::is_of_autoscaler);
         for conflict in &conflicts {
             let object = conflict.object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
-            let by = conflict.subresource.as_ref().map(|sub| format!(" (by its subresource {sub})")).unwrap_or_default();
+            let by =
+                conflict.subresource.as_ref().map(|sub| format!(" (by its subresource {sub})")).unwrap_or_default();
             failure =
                 failure.evidence(format!("{object}{:?} set {}{by}", conflict.manager, conflict.fields.join(", ")));
         }

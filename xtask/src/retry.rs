@@ -18,7 +18,17 @@ pub struct Budgets {
     pub release_pending: ReleasePending,
     pub api_unreachable: ApiUnreachable,
     /// Seconds that a blocker may last before it ends the run, by code.
+    #[serde(deserialize_with = "of_known_codes")]
     pub patience: BTreeMap<String, u64>,
+}
+
+/// A code that no blocker has would be patience with nothing.
+fn of_known_codes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<String, u64>, D::Error> {
+    let patience = BTreeMap::<String, u64>::deserialize(from)?;
+    match patience.keys().find(|code| crate::diagnosis::rules::of(code).is_none()) {
+        Some(code) => Err(serde::de::Error::custom(format!("patience: no blocker is called {code:?}"))),
+        None => Ok(patience),
+    }
 }
 
 /// Seconds throughout.
@@ -210,6 +220,13 @@ mod tests {
                 assert_eq!(Spent::default().decide(rule.code, &budgets), Retry::None, "{}", rule.code);
             }
         }
+    }
+
+    #[test]
+    fn patience_is_with_blockers_that_there_are() {
+        let read = |yaml: &str| serde_saphyr::from_str::<Budgets>(yaml);
+        assert_eq!(read("patience: {config-missing: 300}").unwrap().patience["config-missing"], 300);
+        assert!(read("patience: {config-mising: 300}").unwrap_err().to_string().contains("config-mising"));
     }
 
     #[test]

@@ -291,7 +291,12 @@ async fn replica_set_lacks(client: &Client, namespace: &str, name: &str, count: 
     }))
 }
 
-async fn stateful_set_lacks(client: &Client, namespace: &str, name: &str, count: Count) -> Result<Option<bool>, String> {
+async fn stateful_set_lacks(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    count: Count,
+) -> Result<Option<bool>, String> {
     let found = within(Api::<StatefulSet>::namespaced(client.clone(), namespace).get_opt(name)).await?;
     Ok(found.map(|set| {
         let wanted = set.spec.and_then(|spec| spec.replicas).unwrap_or(1);
@@ -462,8 +467,12 @@ async fn newest_warnings(owners: &Owners<'_>, namespace: &str, since: jiff::Time
         let at = series.map(|time| time.0.to_string()).or(last);
         at.or_else(|| event.event_time.as_ref().map(|time| time.0.to_string()))?.parse().ok()
     };
-    let mut events: Vec<(jiff::Timestamp, Event)> =
-        listed.items.into_iter().filter_map(|event| Some((time(&event)?, event))).filter(|(at, _)| *at >= since).collect();
+    let mut events: Vec<(jiff::Timestamp, Event)> = listed
+        .items
+        .into_iter()
+        .filter_map(|event| Some((time(&event)?, event)))
+        .filter(|(at, _)| *at >= since)
+        .collect();
     events.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
     let mut found = Vec::new();
     for (at, event) in events {
@@ -519,9 +528,10 @@ pub async fn unready(owners: &Owners<'_>, namespace: &str) -> Result<Vec<String>
         let current = status.observed_generation >= one.metadata.generation;
         let (ready, updated) = (status.ready_replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
         if !current || ready < wanted || updated < wanted {
-            let says = conditions(status.conditions.iter().flatten().map(|one| {
-                (one.type_.as_str(), one.status.as_str(), one.reason.as_deref(), one.message.as_deref())
-            }));
+            let says =
+                conditions(status.conditions.iter().flatten().map(|one| {
+                    (one.type_.as_str(), one.status.as_str(), one.reason.as_deref(), one.message.as_deref())
+                }));
             found.push((one.metadata, format!("Deployment NAME: {ready} of {wanted} ready{says}")));
         }
     }
@@ -538,17 +548,20 @@ pub async fn unready(owners: &Owners<'_>, namespace: &str) -> Result<Vec<String>
     for one in daemons?.items {
         let status = one.status.unwrap_or_default();
         if status.number_ready < status.desired_number_scheduled {
-            let line =
-                format!("DaemonSet NAME: {} of {} ready", status.number_ready, status.desired_number_scheduled);
+            let line = format!("DaemonSet NAME: {} of {} ready", status.number_ready, status.desired_number_scheduled);
             found.push((one.metadata, line));
         }
     }
     for one in jobs?.items {
         let status = one.status.unwrap_or_default();
         if status.completion_time.is_none() && one.spec.as_ref().and_then(|spec| spec.suspend) != Some(true) {
-            let says = conditions(status.conditions.iter().flatten().map(|one| {
-                (one.type_.as_str(), "False", one.reason.as_deref(), one.message.as_deref())
-            }));
+            let says = conditions(
+                status
+                    .conditions
+                    .iter()
+                    .flatten()
+                    .map(|one| (one.type_.as_str(), "False", one.reason.as_deref(), one.message.as_deref())),
+            );
             let line = format!("Job NAME: not complete, {} pods failed{says}", status.failed.unwrap_or(0));
             found.push((one.metadata, line));
         }

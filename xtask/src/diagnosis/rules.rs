@@ -369,7 +369,8 @@ mod tests {
 
     #[test]
     fn what_may_heal_gets_minutes() {
-        for code in ["config-missing", "webhook-unavailable", "registry-unreachable", "registry-auth", "layer-missing"] {
+        for code in ["config-missing", "webhook-unavailable", "registry-unreachable", "registry-auth", "layer-missing"]
+        {
             assert!(matches!(of(code).unwrap().lasts, Lasts::For(seconds) if seconds >= 120), "{code}");
         }
     }

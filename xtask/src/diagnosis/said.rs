@@ -551,8 +551,12 @@ COMBINED OUTPUT:
     #[test]
     fn an_autoscalers_replicas_are_its_own_and_those_of_kubectl_scale_are_not() {
         let of = |text: &str| conflicts(text)[0].is_of_autoscaler();
-        assert!(of(r#"Apply failed with 1 conflict: conflict with "k3s" with subresource "scale" using apps/v1: .spec.replicas"#));
-        assert!(!of(r#"Apply failed with 1 conflict: conflict with "kubectl" with subresource "scale" using apps/v1: .spec.replicas"#));
+        assert!(of(
+            r#"Apply failed with 1 conflict: conflict with "k3s" with subresource "scale" using apps/v1: .spec.replicas"#
+        ));
+        assert!(!of(
+            r#"Apply failed with 1 conflict: conflict with "kubectl" with subresource "scale" using apps/v1: .spec.replicas"#
+        ));
         assert!(!of(r#"Apply failed with 1 conflict: conflict with "kubectl-set" using apps/v1: .spec.replicas"#));
     }
 

@@ -38,13 +38,33 @@ pub enum Stage {
 fn stage(reason: &str, message: &str) -> Stage {
     match reason {
         "FailedScheduling" | "Unschedulable" | "Preempted" => Stage::Schedule,
-        "FailedMount" | "FailedAttachVolume" | "FailedMapVolume" | "FailedCreatePodSandBox" | "NetworkNotReady"
-        | "FailedMountOnFilesystemMismatch" | "CreatePodSandboxError" | "ConfigPodSandboxError" => Stage::Setup,
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
-        | "RegistryUnavailable" | "SignatureValidationFailed" | "InspectFailed" => Stage::Pull,
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PreCreateHookError"
-        | "PreStartHookError" | "VerifyNonRootError" => Stage::Start,
-        "CrashLoopBackOff" | "OOMKilled" | "StartError" | "ContainerCannotRun" | "PostStartHookError"
+        "FailedMount"
+        | "FailedAttachVolume"
+        | "FailedMapVolume"
+        | "FailedCreatePodSandBox"
+        | "NetworkNotReady"
+        | "FailedMountOnFilesystemMismatch"
+        | "CreatePodSandboxError"
+        | "ConfigPodSandboxError" => Stage::Setup,
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "ImageInspectError"
+        | "RegistryUnavailable"
+        | "SignatureValidationFailed"
+        | "InspectFailed" => Stage::Pull,
+        "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError"
+        | "PreCreateHookError"
+        | "PreStartHookError"
+        | "VerifyNonRootError" => Stage::Start,
+        "CrashLoopBackOff"
+        | "OOMKilled"
+        | "StartError"
+        | "ContainerCannotRun"
+        | "PostStartHookError"
         | "FailedPostStartHook" => Stage::Crash,
         "BackOff" if message.contains("restarting") => Stage::Crash,
         "Failed" | "BackOff" => {
@@ -280,7 +300,7 @@ impl Tracker {
         if sighting.rule.code == "oom-killed" || sighting.rule.code == "image-platform" {
             return None;
         }
-        let Some(verdict) = verdict.or_else(|| crash_loop()) else { return None };
+        let verdict = verdict.or_else(crash_loop)?;
         sighting.rule = verdict.rule;
         sighting.ends = verdict.ends;
         sighting.message = line.trim().to_owned();
@@ -304,9 +324,9 @@ impl Tracker {
             })
         };
         // A pull that failed otherwise: the cause before it is no longer the cause.
-        let other_pull = facts.iter().any(|fact| {
-            fact.reason == "ErrImagePull" && sources::state(&fact.reason, &fact.message).is_some()
-        });
+        let other_pull = facts
+            .iter()
+            .any(|fact| fact.reason == "ErrImagePull" && sources::state(&fact.reason, &fact.message).is_some());
         self.seen.retain(|(seen, _), sighting| {
             if seen != uid {
                 return true;
@@ -579,4 +599,237 @@ fn signal_name(signal: i32) -> String {
         other => return format!("signal {other}"),
     };
     name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(uid: &str, status: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": uid, "namespace": "ameide", "uid": uid},
+            "spec": {"containers": []}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn waiting(key: &str, reason: &str, message: &str) -> serde_json::Value {
+        json!({key: [{"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": reason, "message": message}}}]})
+    }
+
+    fn event(kind: &str, reason: &str, message: &str) -> Event {
+        serde_json::from_value(json!({
+            "metadata": {"namespace": "ameide"}, "type": kind, "reason": reason, "message": message,
+            "source": {"component": "kubelet"}, "involvedObject": {"kind": "Pod", "name": "a", "uid": "a"},
+        }))
+        .unwrap()
+    }
+
+    fn ours(tracker: &mut Tracker, pod: &Pod, now: Instant) -> Vec<Sighting> {
+        tracker.pod(pod, Owner::Ours, now)
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    const NOT_FOUND: &str = "failed to resolve reference \"reg:5000/x:9\": reg:5000/x:9: not found";
+
+    #[test]
+    fn what_is_final_is_told_once_and_due_when_it_is_seen_twice() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let broken = pod("a", waiting("containerStatuses", "ErrImagePull", NOT_FOUND));
+        assert_eq!(ours(&mut tracker, &broken, now).len(), 1, "told when it is seen");
+        assert!(tracker.due(now + seconds(10)).is_none(), "one pull that failed ends nothing");
+        // The same state once more, and the kubelet's back-off, are no second look.
+        assert!(ours(&mut tracker, &broken, now).is_empty());
+        let backing_off = pod("a", waiting("containerStatuses", "ImagePullBackOff", "Back-off pulling image"));
+        assert!(ours(&mut tracker, &backing_off, now + seconds(1)).is_empty());
+        assert!(tracker.due(now + seconds(11)).is_none());
+        // The kubelet pulled again.
+        ours(&mut tracker, &broken, now + seconds(12));
+        let due = tracker.due(now + seconds(12)).unwrap();
+        assert_eq!(
+            (due.rule.code, due.message.as_str()),
+            ("image-not-found", format!("ErrImagePull: {NOT_FOUND}").as_str())
+        );
+    }
+
+    #[test]
+    fn what_the_kubelet_does_not_try_again_is_looked_at_twice() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        ours(&mut tracker, &pod("a", waiting("containerStatuses", "InvalidImageName", "couldn't parse")), now);
+        assert!(tracker.due(now + seconds(4)).is_none());
+        assert_eq!(tracker.due(now + seconds(5)).unwrap().rule.code, "image-invalid");
+    }
+
+    #[test]
+    fn the_last_pull_says_why() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let cut =
+            "failed to do request: Head \"http://reg:5000/v2/\": dial tcp 172.18.0.2:5000: connect: connection refused";
+        ours(&mut tracker, &pod("a", waiting("containerStatuses", "ErrImagePull", cut)), now);
+        ours(&mut tracker, &pod("a", waiting("containerStatuses", "ErrImagePull", NOT_FOUND)), now + seconds(10));
+        let standing: Vec<&str> = tracker.standing().iter().map(|sighting| sighting.rule.code).collect();
+        assert_eq!(standing, ["image-not-found"], "the registry answers now");
+    }
+
+    #[test]
+    fn init_containers_count() {
+        let mut tracker = Tracker::default();
+        let broken = pod("a", waiting("initContainerStatuses", "ErrImagePull", NOT_FOUND));
+        assert_eq!(ours(&mut tracker, &broken, Instant::now()).len(), 1);
+    }
+
+    #[test]
+    fn pods_from_before_and_of_others_are_ignored_and_what_is_of_nobody_ends_nothing() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let state = || waiting("containerStatuses", "InvalidImageName", "couldn't parse");
+        tracker.remember(&pod("old", state()));
+        assert!(ours(&mut tracker, &pod("old", state()), now).is_empty());
+        assert!(tracker.pod(&pod("other", state()), Owner::Others, now).is_empty());
+        let told = tracker.pod(&pod("unclear", state()), Owner::Unclear, now);
+        assert_eq!(told.len(), 1);
+        assert_eq!(tracker.then(&told[0]), "of no release that is known");
+        assert!(tracker.due(now + seconds(9999)).is_none() && tracker.next_due().is_none());
+        // Once Helm has ended, what was there before counts: it is what Helm waited for.
+        tracker.count_all();
+        assert_eq!(ours(&mut tracker, &pod("old", state()), now).len(), 1);
+    }
+
+    #[test]
+    fn a_crash_gets_grace_and_is_forgotten_when_the_pod_is_ready() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let crashing = pod("a", waiting("containerStatuses", "CrashLoopBackOff", "back-off 10s restarting"));
+        ours(&mut tracker, &crashing, now);
+        assert!(tracker.due(now + seconds(119)).is_none());
+        assert_eq!(tracker.next_due(), Some(now + seconds(120)));
+        assert_eq!(tracker.due(now + seconds(120)).unwrap().rule.code, "crash-loop");
+        ours(&mut tracker, &pod("a", json!({"conditions": [{"type": "Ready", "status": "True"}]})), now);
+        assert!(tracker.due(now + seconds(120)).is_none());
+    }
+
+    #[test]
+    fn a_log_that_names_a_dependency_gives_more_grace_and_counts_from_the_first_crash() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let crashing = || pod("a", waiting("containerStatuses", "CrashLoopBackOff", "back-off"));
+        ours(&mut tracker, &crashing(), now);
+        let line = "dial tcp 10.43.0.7:5432: connect: connection refused";
+        assert!(tracker.explain_crash("a", sources::log(line), line).is_some());
+        assert!(tracker.due(now + seconds(299)).is_none());
+        // It crashes again, and says it again: that is told once, and counts from the first.
+        assert!(ours(&mut tracker, &crashing(), now + seconds(60)).is_empty());
+        assert!(tracker.explain_crash("a", sources::log(line), line).is_none());
+        assert_eq!(tracker.due(now + seconds(300)).unwrap().rule.code, "dependency-unreachable");
+    }
+
+    #[test]
+    fn that_it_was_killed_for_its_memory_goes_before_that_it_crashes() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let killed = json!({"containerStatuses": [{"name": "c", "image": "i", "imageID": "x", "ready": false, "restartCount": 2,
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+            "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}]});
+        let told = ours(&mut tracker, &pod("a", killed), now);
+        assert_eq!(told.iter().map(|sighting| sighting.rule.code).collect::<Vec<_>>(), ["oom-killed"]);
+        assert!(tracker.explain_crash("a", sources::log("connection refused"), "connection refused").is_none());
+    }
+
+    #[test]
+    fn a_rate_limit_never_ends_the_run_by_itself_and_heals_when_the_image_is_there() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        ours(&mut tracker, &pod("a", waiting("containerStatuses", "ErrImagePull", "429 Too Many Requests")), now);
+        assert!(tracker.due(now + seconds(9999)).is_none());
+        assert_eq!(tracker.standing()[0].rule.code, "registry-rate-limited");
+        let pulled = json!({"containerStatuses": [{"name": "c", "image": "i", "imageID": "sha256:1", "ready": false,
+            "restartCount": 0, "state": {"running": {}}}]});
+        ours(&mut tracker, &pod("a", pulled), now);
+        assert!(tracker.standing().is_empty());
+    }
+
+    #[test]
+    fn layers_yaml_may_give_more_patience_and_never_less_than_a_second_look() {
+        let now = Instant::now();
+        let invalid = pod("a", waiting("containerStatuses", "InvalidImageName", "x"));
+        for (given, due) in [(30, 30), (0, 5), (u64::MAX, u64::MAX)] {
+            let mut tracker = Tracker::new([("image-invalid".to_owned(), given)].into());
+            ours(&mut tracker, &invalid, now);
+            if due == u64::MAX {
+                assert!(tracker.next_due().is_none());
+                continue;
+            }
+            assert!(tracker.due(now + seconds(due - 1)).is_none());
+            assert!(tracker.due(now + seconds(due)).is_some());
+        }
+    }
+
+    #[test]
+    fn what_comes_next_in_a_pods_life_disproves_what_held_it() {
+        let now = Instant::now();
+        let mount =
+            event("Warning", "FailedMount", "MountVolume.SetUp failed for volume \"c\" : secret \"s\" not found");
+        let mut tracker = Tracker::default();
+        assert_eq!(tracker.event(&mount, Owner::Ours, now).unwrap().rule.code, "config-missing");
+        tracker.event(&event("Normal", "Pulling", "Pulling image"), Owner::Unclear, now);
+        assert!(tracker.standing().is_empty(), "volumes come before the image");
+        let mut tracker = Tracker::default();
+        tracker.event(&mount, Owner::Ours, now);
+        ours(
+            &mut tracker,
+            &pod("a", json!({"conditions": [{"type": "PodReadyToStartContainers", "status": "True"}]})),
+            now,
+        );
+        assert!(tracker.standing().is_empty());
+        // The Secret is there now: the kubelet waits for something else.
+        let mut tracker = Tracker::default();
+        ours(
+            &mut tracker,
+            &pod("a", waiting("containerStatuses", "CreateContainerConfigError", "secret \"s\" not found")),
+            now,
+        );
+        assert_eq!(tracker.standing().len(), 1);
+        ours(&mut tracker, &pod("a", waiting("containerStatuses", "ContainerCreating", "")), now);
+        assert!(tracker.standing().is_empty());
+    }
+
+    #[test]
+    fn an_event_of_a_deleted_pod_is_ignored() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        tracker.gone("a");
+        assert!(tracker.event(&event("Warning", "Failed", NOT_FOUND), Owner::Ours, now).is_none());
+    }
+
+    /// What an event says is told, and is never final.
+    #[test]
+    fn no_event_is_final() {
+        let rows = include_str!("../../../tests/messages.tsv").lines().filter(|line| !line.starts_with('#')).skip(1);
+        let now = Instant::now();
+        let mut count = 0;
+        for row in rows.map(|row| row.split('\t').collect::<Vec<_>>()).filter(|row| row[0] == "event") {
+            let mut tracker = Tracker::default();
+            tracker.event(&event("Warning", row[1], row[2]), Owner::Ours, now);
+            assert!(tracker.standing().iter().all(|sighting| sighting.ends != Ends::AtOnce && !sighting.of_state));
+            assert!(tracker.due(now + seconds(29)).is_none(), "{row:?}");
+            count += 1;
+        }
+        assert!(count > 100, "{count}");
+    }
+
+    #[test]
+    fn an_exit_is_told_in_words() {
+        let cases = [
+            (json!({"exitCode": 137, "reason": "OOMKilled"}), "exit code 137 (killed by the kernel for its memory)"),
+            (json!({"exitCode": 137, "reason": "Error"}), "exit code 137 (ended by SIGKILL)"),
+            (json!({"exitCode": 143, "reason": "Error"}), "exit code 143 (ended by SIGTERM)"),
+            (json!({"exitCode": 127, "reason": "Error"}), "exit code 127 (its command was not found)"),
+            (json!({"exitCode": 126, "reason": "Error"}), "exit code 126 (its command cannot be executed)"),
+            (json!({"exitCode": 128, "reason": "StartError"}), "exit code 128 (it could not be started)"),
+            (json!({"exitCode": 1, "reason": "Error"}), "exit code 1 (its program says that it failed)"),
+            (json!({"exitCode": 3}), "exit code 3 (its program says that it failed)"),
+        ];
+        for (ended, words) in cases {
+            assert_eq!(exit_in_words(&serde_json::from_value(ended).unwrap()), words);
+        }
+    }
 }

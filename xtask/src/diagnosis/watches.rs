@@ -153,7 +153,9 @@ pub async fn events(api: Api<Event>, namespace: &str, mut version: String, to: N
                                 follow(&mut version, event.metadata.resource_version.as_deref());
                                 drop(to.send(Seen::Event(Box::new(event))));
                             }
-                            WatchEvent::Deleted(event) => follow(&mut version, event.metadata.resource_version.as_deref()),
+                            WatchEvent::Deleted(event) => {
+                                follow(&mut version, event.metadata.resource_version.as_deref())
+                            }
                             WatchEvent::Bookmark(mark) => follow(&mut version, Some(&mark.metadata.resource_version)),
                             WatchEvent::Error(_) => {
                                 version.clear();

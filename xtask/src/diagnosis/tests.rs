@@ -1,0 +1,659 @@
+//! The diagnosis against an API server that answers as one does, over HTTP on loopback.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// What the API server answers to one request.
+enum Answer {
+    Json(u16, Value),
+    /// A container's log.
+    Text(&'static str),
+    /// The lines of a watch, which is then held open, or closed.
+    Watch(Vec<Value>, Held),
+}
+
+#[derive(PartialEq)]
+enum Held {
+    Open,
+    Closed,
+}
+
+struct Server {
+    address: std::net::SocketAddr,
+    /// Method, path with query, and body of each request.
+    asked: Arc<Mutex<Vec<(String, String, String)>>>,
+}
+
+impl Server {
+    /// `answer` is given method, path, and how often that very request came before.
+    fn start(answer: impl Fn(&str, &str, usize) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Self { address: listener.local_addr().unwrap(), asked: Arc::default() };
+        let (asked, answer) = (server.asked.clone(), Arc::new(answer));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (asked, answer) = (asked.clone(), answer.clone());
+                // A client that goes away is the client's own affair.
+                std::thread::spawn(move || drop(serve(stream, &asked, &*answer)));
+            }
+        });
+        server
+    }
+
+    fn client(&self) -> Client {
+        let mut config = kube::Config::new(format!("http://{}", self.address).parse().unwrap());
+        config.default_retry = false;
+        Client::try_from(config).unwrap()
+    }
+
+    fn count(&self, method: &str, part: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|(of, path, _)| of == method && path.contains(part)).count()
+    }
+}
+
+fn serve(
+    mut stream: TcpStream,
+    asked: &Mutex<Vec<(String, String, String)>>,
+    answer: &dyn Fn(&str, &str, usize) -> Answer,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut first = String::new();
+    reader.read_line(&mut first)?;
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 || line == "\r\n" {
+            break;
+        }
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let mut words = first.split(' ');
+    let (method, path) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
+    let before = {
+        let mut asked = asked.lock().unwrap();
+        let before = asked.iter().filter(|(of, at, _)| (of, at) == (&method, &path)).count();
+        asked.push((method.clone(), path.clone(), String::from_utf8_lossy(&body).into_owned()));
+        before
+    };
+    match answer(&method, &path, before) {
+        Answer::Json(status, json) => {
+            let body = json.to_string();
+            write!(
+                stream,
+                "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            )
+        }
+        Answer::Text(text) => {
+            let length = text.len();
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}")
+        }
+        Answer::Watch(lines, held) => {
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n")?;
+            for line in lines {
+                writeln!(stream, "{line}")?;
+            }
+            stream.flush()?;
+            if held == Held::Open {
+                std::thread::sleep(Duration::from_secs(60));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn refusal(code: u16, reason: &str, message: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message})
+}
+
+fn gone() -> Value {
+    refusal(410, "Expired", "too old resource version: 7 (9)")
+}
+
+fn forbidden(what: &str) -> Answer {
+    Answer::Json(403, refusal(403, "Forbidden", &format!("{what} is forbidden: User \"ci\" cannot list resource")))
+}
+
+fn not_found() -> Answer {
+    Answer::Json(404, refusal(404, "NotFound", "not found"))
+}
+
+fn list(kind: &str, items: Vec<Value>) -> Answer {
+    Answer::Json(
+        200,
+        json!({"kind": format!("{kind}List"), "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": items}),
+    )
+}
+
+/// Whatever is not asked for by a test: empty lists, watches that bring nothing.
+fn nothing(path: &str) -> Answer {
+    if path.contains("watch=true") {
+        return Answer::Watch(Vec::new(), Held::Open);
+    }
+    if path.starts_with("/version") {
+        return Answer::Json(200, json!({"major": "1", "minor": "33"}));
+    }
+    list("Any", Vec::new())
+}
+
+/// A context, with the folder that it keeps its files in.
+fn context() -> (Context, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
+    let tree = crate::tree::Tree::discover(Utf8Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let reporter = Arc::new(output::Reporter::new(output::Format::Json, false));
+    reporter.record_to(path.join("record.jsonl")).unwrap();
+    let context = Context {
+        env: tree.environment("ci").unwrap(),
+        tree,
+        env_name: "ci".to_owned(),
+        registry_host: String::new(),
+        inside: None,
+        kube_context: "k3d-test".to_owned(),
+        dry_run: false,
+        yes: false,
+        allow_destroy: BTreeSet::new(),
+        json: true,
+        lock_timeout: Duration::from_secs(1),
+        reporter,
+        state: crate::state::StateDir { path: path.clone() },
+        run_dir: path,
+        run_id: "run".to_owned(),
+        lab: None,
+    };
+    (context, folder)
+}
+
+fn told(context: &Context) -> String {
+    std::fs::read_to_string(context.run_dir.join("record.jsonl")).unwrap()
+}
+
+fn release(name: &str) -> Release {
+    Release { name: name.to_owned(), namespace: "shop".to_owned(), enabled: true, installed: true }
+}
+
+fn patient(patience: &[(&str, u64)]) -> Budgets {
+    let patience: BTreeMap<String, u64> =
+        patience.iter().map(|(code, seconds)| ((*code).to_owned(), *seconds)).collect();
+    Budgets { patience, ..Budgets::default() }
+}
+
+fn pod(name: &str, owner: (&str, &str), status: Value) -> Value {
+    json!({
+        "kind": "Pod", "apiVersion": "v1",
+        "metadata": {
+            "name": name, "namespace": "shop", "uid": format!("uid-{name}"), "resourceVersion": "8",
+            "creationTimestamp": "2025-11-25T12:00:00Z",
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": owner.0, "name": owner.1, "uid": format!("uid-{}", owner.1), "controller": true}],
+        },
+        "spec": {"containers": [{"name": "main", "image": "i"}], "nodeName": "n"},
+        "status": status,
+    })
+}
+
+fn labelled(mut pod: Value, release: &str) -> Value {
+    pod["metadata"]["labels"] = json!({"app.kubernetes.io/instance": release});
+    pod
+}
+
+fn waiting(reason: &str, message: &str) -> Value {
+    json!({"phase": "Pending", "containerStatuses": [{
+        "name": "main", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": {"reason": reason, "message": message}},
+    }]})
+}
+
+/// An object as a request for its metadata shows it.
+fn metadata(kind: &str, name: &str, release: Option<&str>, owner: Option<(&str, &str)>) -> Answer {
+    let annotations =
+        release.map(|release| json!({"meta.helm.sh/release-name": release, "meta.helm.sh/release-namespace": "shop"}));
+    let owners: Vec<Value> = owner
+        .iter()
+        .map(|(kind, name)| json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": format!("uid-{name}"), "controller": true}))
+        .collect();
+    Answer::Json(
+        200,
+        json!({
+            "kind": kind, "apiVersion": "apps/v1",
+            "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}"), "annotations": annotations, "ownerReferences": owners},
+        }),
+    )
+}
+
+const NOT_FOUND: &str = "failed to pull and unpack image \"reg:5000/x:9\": failed to resolve reference \"reg:5000/x:9\": reg:5000/x:9: not found";
+
+fn event(reason: &str, message: &str, kind: &str, name: &str) -> Value {
+    json!({"type": "ADDED", "object": {
+        "kind": "Event", "apiVersion": "v1", "metadata": {"name": "e", "namespace": "shop", "resourceVersion": "9"},
+        "type": "Warning", "reason": reason, "message": message, "source": {"component": "kubelet"},
+        "involvedObject": {"apiVersion": "v1", "kind": kind, "name": name, "namespace": "shop", "uid": format!("uid-{name}")},
+        "lastTimestamp": "2035-11-25T12:00:00Z",
+    }})
+}
+
+/// The watch's verdict, if it comes within the time.
+async fn watched(diagnosis: &Diagnosis<'_>, budgets: &Budgets, within: Duration) -> Option<Failure> {
+    let mut spent = Spent::default();
+    tokio::time::timeout(within, diagnosis.watch(budgets, &mut spent)).await.ok()
+}
+
+/// On a thread of its own: what never yields would hold any timer of its runtime up.
+fn ends_by_itself<F: Future<Output = ()>>(what: &str, work: impl FnOnce() -> F + Send + 'static) {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work());
+        done.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("it spins: {what}"));
+}
+
+#[test]
+fn a_run_with_nothing_to_watch_waits_and_does_not_spin() {
+    let none = Release { installed: false, ..release("web") };
+    let no_namespace = Release { namespace: String::new(), ..release("web") };
+    for (what, wanted, allowed) in [
+        ("nothing is installed", vec![none], true),
+        ("no release at all", vec![], true),
+        ("no namespace", vec![no_namespace], true),
+        ("nothing may be watched", vec![release("web")], false),
+    ] {
+        ends_by_itself(what, move || async move {
+            let server = Server::start(move |_, path, _| {
+                if !allowed && (path.contains("/pods") || path.contains("/events")) {
+                    return forbidden("it");
+                }
+                nothing(path)
+            });
+            let ((context, _folder), client) = (context(), server.client());
+            let budgets = Budgets::default();
+            let log = context.log("x");
+            let diagnosis = Diagnosis::begin(&context, &client, "45-x", &wanted, &budgets, &log).await;
+            assert!(watched(&diagnosis, &budgets, Duration::from_millis(1500)).await.is_none(), "{what}");
+            if !allowed {
+                let told = told(&context);
+                assert!(told.contains("pods in shop cannot be watched") && told.contains("events in shop"), "{told}");
+                assert_eq!(server.count("GET", "watch=true"), 0);
+            }
+            if what == "no namespace" {
+                assert!(server.count("GET", "/namespaces/default/pods") > 0);
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_see_events_still_sees_pods() {
+    let server = Server::start(|_, path, _| match path {
+        _ if path.contains("/events") => forbidden("events"),
+        _ if path.contains("/pods") && path.contains("watch=true") => {
+            let pod = labelled(pod("web-1", ("ReplicaSet", "web"), waiting("ErrImagePull", NOT_FOUND)), "web");
+            Answer::Watch(vec![json!({"type": "ADDED", "object": pod})], Held::Open)
+        }
+        _ => nothing(path),
+    });
+    let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
+    let diagnosis = Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
+    assert!(watched(&diagnosis, &budgets, Duration::from_secs(2)).await.is_none(), "seen once ends nothing");
+    let told = told(&context);
+    assert!(told.contains("events in shop cannot be watched"), "{told}");
+    assert!(told.contains("image-not-found") && told.contains("ends the run if it is seen again"), "{told}");
+}
+
+#[tokio::test]
+async fn a_watch_that_is_cut_or_forgotten_is_begun_anew_and_never_in_a_busy_loop() {
+    let cases = [
+        ("gone as an event", true),
+        ("gone as an answer", true),
+        ("closed", false),
+        ("refused", false),
+        ("bookmark", false),
+    ].map(|(what, listed_again)| async move {
+        let server = Server::start(move |_, path, before| {
+            if !(path.contains("/pods") && path.contains("watch=true")) {
+                return nothing(path);
+            }
+            let mark = json!({"type": "BOOKMARK", "object": {"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "99"}}});
+            match what {
+                "gone as an event" if before == 0 => {
+                    Answer::Watch(vec![json!({"type": "ERROR", "object": gone()})], Held::Closed)
+                }
+                "gone as an answer" if before == 0 => Answer::Json(410, gone()),
+                "closed" => Answer::Watch(Vec::new(), Held::Closed),
+                "refused" => forbidden("pods"),
+                "bookmark" if path.contains("resourceVersion=7") => Answer::Watch(vec![mark], Held::Closed),
+                _ => Answer::Watch(Vec::new(), Held::Open),
+            }
+        });
+        let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
+        let diagnosis =
+            Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
+        assert!(watched(&diagnosis, &budgets, Duration::from_secs(4)).await.is_none(), "{what}");
+        let watches = server
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(_, path, _)| path.contains("/pods") && path.contains("watch=true"))
+            .count();
+        // 0.5 s, 1 s, 2 s: a pause that doubles.
+        assert!((2..=5).contains(&watches), "{what}: {watches} watches in 4 s");
+        let relisted = server
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(_, path, _)| path.contains("/pods") && !path.contains("watch=true"))
+            .count();
+        assert_eq!(relisted > 1, listed_again, "{what}: {relisted} lists");
+        if what == "refused" {
+            assert!(told(&context).matches("pods in shop cannot be watched").count() == 1, "told once");
+        }
+        if what == "bookmark" {
+            assert!(server.count("GET", "resourceVersion=99") > 0, "goes on from the bookmark");
+        }
+    });
+    futures_util::future::join_all(cases).await;
+}
+
+/// A ReplicaSet `web` of a Deployment `web`; whose it is, by what Helm wrote.
+fn owned_by(release: Option<&'static str>) -> impl Fn(&str) -> Option<Answer> {
+    move |path| match path {
+        _ if path.contains("/replicasets/web") => {
+            Some(metadata("ReplicaSet", "web", None, Some(("Deployment", "web"))))
+        }
+        _ if path.contains("/deployments/web") => Some(metadata("Deployment", "web", release, None)),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_pod_without_a_label_is_of_whom_made_it() {
+    let cases = [(Some("web"), true, true), (Some("other"), false, false), (None, true, false)].map(
+        |(release_of_owner, tells, ends)| async move {
+            let owned = owned_by(release_of_owner);
+            let broken = || {
+                pod("web-1", ("ReplicaSet", "web"), waiting("InvalidImageName", "couldn't parse image name \"a//b\""))
+            };
+            let server = Server::start(move |_, path, _| {
+                if let Some(answer) = owned(path) {
+                    return answer;
+                }
+                match path {
+                    _ if path.contains("/pods/web-1") => Answer::Json(200, broken()),
+                    _ if path.contains("/pods") && path.contains("watch=true") => {
+                        Answer::Watch(vec![json!({"type": "ADDED", "object": broken()})], Held::Open)
+                    }
+                    _ => nothing(path),
+                }
+            });
+            let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
+            let diagnosis =
+                Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
+            let failure = watched(&diagnosis, &budgets, Duration::from_secs(8)).await;
+            assert_eq!(
+                failure.as_ref().map(|failure| failure.code),
+                ends.then_some("image-invalid"),
+                "{release_of_owner:?}"
+            );
+            assert_eq!(told(&context).contains("image-invalid"), tells, "{release_of_owner:?}: {}", told(&context));
+        },
+    );
+    futures_util::future::join_all(cases).await;
+}
+
+#[tokio::test]
+async fn what_an_event_says_ends_a_run_only_where_a_state_stands_behind_it() {
+    let creating = waiting("ContainerCreating", "");
+    let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    let cases =
+        [("the pod waits", Some(creating), true), ("it is ready", Some(ready), false), ("it is gone", None, false)]
+            .map(|(what, state, ends)| async move {
+                let server = Server::start(move |_, path, _| match (path, &state) {
+                    _ if path.contains("/pods/web-1") && state.is_none() => not_found(),
+                    (_, Some(state)) if path.contains("/pods/web-1") => {
+                        Answer::Json(200, labelled(pod("web-1", ("ReplicaSet", "web"), state.clone()), "web"))
+                    }
+                    _ if path.contains("/events") && path.contains("watch=true") => {
+                        let text =
+                            "MountVolume.SetUp failed for volume \"cert\" : secret \"webhook-server-cert\" not found";
+                        Answer::Watch(vec![event("FailedMount", text, "Pod", "web-1")], Held::Open)
+                    }
+                    _ => nothing(path),
+                });
+                let ((context, _folder), client) = (context(), server.client());
+                let budgets = patient(&[("config-missing", 1)]);
+                let diagnosis =
+                    Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
+                let failure = watched(&diagnosis, &budgets, Duration::from_secs(4)).await;
+                assert_eq!(failure.map(|failure| failure.code), ends.then_some("config-missing"), "{what}");
+            });
+    futures_util::future::join_all(cases).await;
+}
+
+#[tokio::test]
+async fn only_pods_of_this_layer_in_which_nothing_runs_are_replaced() {
+    let sidecar = || {
+        let mut status = waiting("ImagePullBackOff", "Back-off pulling image");
+        status["containerStatuses"].as_array_mut().unwrap().push(json!({
+            "name": "db", "image": "i", "imageID": "sha256:1", "ready": true, "restartCount": 0, "state": {"running": {}},
+        }));
+        status
+    };
+    let stuck = || waiting("ImagePullBackOff", "Back-off pulling image");
+    let server = Server::start(move |method, path, _| match path {
+        _ if method == "DELETE" => {
+            Answer::Json(200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+        }
+        _ if path.contains("/replicasets/web") => metadata("ReplicaSet", "web", Some("web"), None),
+        _ if path.contains("/replicasets/other") => metadata("ReplicaSet", "other", Some("other"), None),
+        _ if path.contains("/replicasets/nobody") => metadata("ReplicaSet", "nobody", None, None),
+        _ if path.contains("/replicasets/hidden") => forbidden("replicasets"),
+        _ if path.contains("/statefulsets/db") => metadata("StatefulSet", "db", Some("web"), None),
+        _ if path.contains("/pods") && !path.contains("watch") => list(
+            "Pod",
+            vec![
+                labelled(pod("ours", ("ReplicaSet", "web"), stuck()), "web"),
+                pod("ours-without-label", ("ReplicaSet", "web"), stuck()),
+                labelled(pod("beside-a-database", ("ReplicaSet", "web"), sidecar()), "web"),
+                labelled(pod("db-0", ("StatefulSet", "db"), stuck()), "web"),
+                labelled(pod("db-1", ("StatefulSet", "db"), sidecar()), "web"),
+                pod("of-others", ("ReplicaSet", "other"), stuck()),
+                // Its label says what its maker does not.
+                labelled(pod("says-so", ("ReplicaSet", "other"), stuck()), "web"),
+                labelled(pod("of-nobody", ("ReplicaSet", "nobody"), stuck()), "web"),
+                labelled(pod("hidden", ("ReplicaSet", "hidden"), stuck()), "web"),
+                labelled(pod("of-a-job", ("Job", "web"), stuck()), "web"),
+            ],
+        ),
+        _ => nothing(path),
+    });
+    let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
+    let diagnosis = Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
+    diagnosis.replace_backing_off().await;
+    let asked = server.asked.lock().unwrap();
+    let deleted: Vec<(&str, Value)> = asked
+        .iter()
+        .filter(|(method, ..)| method == "DELETE")
+        .map(|(_, path, body)| {
+            (
+                path.split(['/', '?']).nth_back(usize::from(path.contains('?'))).unwrap(),
+                serde_json::from_str(body).unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(deleted.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["ours", "ours-without-label", "db-0"]);
+    for (name, body) in &deleted {
+        assert_eq!(body["preconditions"], json!({"uid": format!("uid-{name}"), "resourceVersion": "8"}), "{name}");
+        let grace = if *name == "db-0" { Value::Null } else { json!(0) };
+        assert_eq!(body["gracePeriodSeconds"], grace, "{name}");
+    }
+}
+
+/// What a run is told that has ended with these lines in its log, on a cluster that
+/// answers so.
+async fn explained(log: &str, answer: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static) -> Failure {
+    let server = Server::start(move |_, path, _| answer(path).unwrap_or_else(|| nothing(path)));
+    let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
+    let path = context.log("x");
+    std::fs::write(
+        &path,
+        "Error: UPGRADE FAILED: of an earlier try: another operation (install/upgrade/rollback) is in progress\n",
+    )
+    .unwrap();
+    let diagnosis = Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &path).await;
+    let mut file = std::fs::File::options().append(true).open(&path).unwrap();
+    file.write_all(log.as_bytes()).unwrap();
+    let tail: Vec<String> = log.lines().rev().take(40).map(str::to_owned).collect();
+    let tail: Vec<String> = tail.into_iter().rev().collect();
+    diagnosis.explain(&tail).await
+}
+
+fn frame(error: &str) -> String {
+    let indented: String = error.lines().map(|line| format!("  {line}\n")).collect();
+    format!(
+        "in ./45-x.yaml: failed processing release web: command \"/bin/helm\" exited with non-zero status:\n\nPATH:\n  /bin/helm\n\nARGS:\n  0: helm (4 bytes)\n  1: upgrade (7 bytes)\n\nERROR:\n  exit status 1\n\nEXIT STATUS\n  1\n\nSTDERR:\n{indented}\nCOMBINED OUTPUT:\n{indented}"
+    )
+}
+
+/// A pod of the release whose image is not in the registry.
+fn without_its_image(path: &str) -> Option<Answer> {
+    let broken = || labelled(pod("web-1", ("ReplicaSet", "web"), waiting("ErrImagePull", NOT_FOUND)), "web");
+    match path {
+        _ if path.contains("/pods/web-1") => Some(Answer::Json(200, broken())),
+        _ if path.contains("/pods") && !path.contains("watch") => Some(list("Pod", vec![broken()])),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn what_stands_goes_before_helms_words_but_not_before_the_apis_refusal() {
+    let refused = "Error: UPGRADE FAILED: failed to create resource: Deployment.apps \"web\" is invalid: spec.template: Required value";
+    for (error, code) in [
+        ("Error: UPGRADE FAILED: context deadline exceeded", "image-not-found"),
+        (
+            "Error: UPGRADE FAILED: pre-upgrade hooks failed: job web-hook failed: BackoffLimitExceeded",
+            "image-not-found",
+        ),
+        ("Error: UPGRADE FAILED: yaml: hook x509: 401 Unauthorized", "image-not-found"),
+        (
+            "Error: UPGRADE FAILED: resource Deployment/shop/web not ready. status: InProgress, message: x",
+            "image-not-found",
+        ),
+        (refused, "object-invalid"),
+    ] {
+        assert_eq!(explained(&frame(error), without_its_image).await.code, code, "{error}");
+        // However much other releases write after it.
+        let long = format!("{}{}", frame(error), "Upgrading release=x, chart=y, namespace=shop\n".repeat(3000));
+        assert_eq!(explained(&long, without_its_image).await.code, code, "{error}");
+    }
+    let failure = explained(&frame(refused), |_| None).await;
+    assert!(failure.evidence[0].contains("Required value"), "{:?}", failure.evidence);
+}
+
+#[tokio::test]
+async fn a_conflict_names_manager_field_and_both_ways_out() {
+    let set = "Error: UPGRADE FAILED: conflict occurred while applying object shop/web apps/v1, Kind=Deployment: Apply failed with 1 conflict: conflict with \"kubectl-set\" using apps/v1: .spec.template.spec.containers[name=\"web\"].image";
+    let failure = explained(&frame(set), |_| None).await;
+    assert_eq!((failure.code, failure.exit), ("field-conflict", Exit::Release));
+    assert_eq!(failure.remedy.as_deref(), Some("cargo xtask --env ci layer 45-x --force-conflicts"));
+    let evidence = failure.evidence.join("\n");
+    let named = "Deployment shop/web: \"kubectl-set\" set .spec.template.spec.containers[name=\"web\"].image";
+    assert!(evidence.contains(named) && evidence.contains("to keep the other value"), "{evidence}");
+    // What an autoscaler sets is left to it.
+    let scaled = "Error: UPGRADE FAILED: conflict occurred while applying object shop/web apps/v1, Kind=Deployment: Apply failed with 1 conflict: conflict with \"k3s\" with subresource \"scale\" using apps/v1: .spec.replicas";
+    let failure = explained(&frame(scaled), |_| None).await;
+    assert!(!failure.remedy.unwrap().contains("--force-conflicts"));
+    assert!(failure.evidence.join("\n").contains("an autoscaler sets"), "{:?}", failure.evidence);
+}
+
+#[tokio::test]
+async fn unknown_is_never_empty() {
+    let failure = explained("", |_| None).await;
+    assert_eq!(failure.code, "unknown");
+    assert!(!failure.evidence.is_empty());
+    let failure = explained(&frame("Error: UPGRADE FAILED: something that nobody wrote down"), |path| match path {
+        _ if path.contains("/deployments/web") => Some(metadata("Deployment", "web", Some("web"), None)),
+        _ if path.contains("/deployments/theirs") => Some(metadata("Deployment", "theirs", Some("other"), None)),
+        _ if path.contains("/deployments") => Some(list(
+            "Deployment",
+            ["web", "theirs"].iter().map(|name| json!({
+                "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}"), "generation": 2,
+                    "annotations": {"meta.helm.sh/release-name": if *name == "web" { "web" } else { "other" }, "meta.helm.sh/release-namespace": "shop"}},
+                "spec": {"replicas": 1, "selector": {}, "template": {}},
+                "status": {"observedGeneration": 2, "conditions": [
+                    {"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable", "message": "Deployment does not have minimum availability."},
+                ]},
+            })).collect(),
+        )),
+        _ if path.contains("/events") && path.contains("fieldSelector") => Some(list(
+            "Event",
+            vec![event("Odd", "a word of an operator", "Deployment", "web")["object"].clone(),
+                 event("Odd", "of somebody else", "Deployment", "theirs")["object"].clone()],
+        )),
+        _ if path.contains("/statefulsets") => None,
+        _ => None,
+    })
+    .await;
+    let evidence = failure.evidence.join("\n");
+    assert_eq!(failure.code, "unknown", "{evidence}");
+    for part in [
+        "something that nobody wrote down",
+        "Deployment shop/web: 0 of 1 ready",
+        "MinimumReplicasUnavailable",
+        "a word of an operator",
+    ] {
+        assert!(evidence.contains(part), "{part}: {evidence}");
+    }
+    assert!(!evidence.contains("theirs") && !evidence.contains("somebody else"), "{evidence}");
+    assert!(failure.remedy.is_some());
+    // Looks that fail are told, and are no "nothing".
+    let failure = explained("", |path| path.contains("/apis/apps").then(|| forbidden("deployments"))).await;
+    assert!(failure.evidence.join("\n").contains("the workloads in shop cannot be read"), "{:?}", failure.evidence);
+}
+
+#[tokio::test]
+async fn a_crash_shows_the_containers_last_words_and_its_exit_in_words() {
+    for (log, code, words) in [
+        (
+            "starting\nsomething odd\n\n",
+            "crash-loop",
+            "exit code 139 (ended by SIGSEGV, a memory fault of its own): something odd",
+        ),
+        (
+            "x\ndial tcp 10.43.0.7:5432: connect: connection refused\nbye\n",
+            "dependency-unreachable",
+            "connection refused",
+        ),
+        ("", "crash-loop", "it wrote nothing"),
+    ] {
+        let crashing = || {
+            let status = json!({"phase": "Running", "containerStatuses": [{
+                "name": "main", "image": "i", "imageID": "sha256:1", "ready": false, "restartCount": 3,
+                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container=main"}},
+                "lastState": {"terminated": {"exitCode": 139, "reason": "Error", "finishedAt": "2025-11-25T12:00:00Z"}},
+            }]});
+            labelled(pod("web-1", ("ReplicaSet", "web"), status), "web")
+        };
+        let failure = explained(&frame("Error: UPGRADE FAILED: context deadline exceeded"), move |path| match path {
+            _ if path.contains("/log") => Some(Answer::Text(log)),
+            _ if path.contains("/pods/web-1") => Some(Answer::Json(200, crashing())),
+            _ if path.contains("/pods") && !path.contains("watch") => Some(list("Pod", vec![crashing()])),
+            _ => None,
+        })
+        .await;
+        let evidence = failure.evidence.join("\n");
+        assert_eq!(failure.code, code, "{evidence}");
+        assert!(evidence.contains("container main: ") && evidence.contains(words), "{words}: {evidence}");
+    }
+}
