@@ -128,6 +128,11 @@ impl<'a> Diagnosis<'a> {
 
     /// Resolves when something is seen that cannot heal; else never.
     pub async fn watch(&self, budgets: &Budgets, spent: &mut Spent) -> Failure {
+        // On the heap: a layer's futures are nested, and would be as large as a stack.
+        Box::pin(self.watch_on(budgets, spent)).await
+    }
+
+    async fn watch_on(&self, budgets: &Budgets, spent: &mut Spent) -> Failure {
         let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
         let pods = self.start.iter().filter_map(|start| {
             let api = Api::<Pod>::namespaced(self.client.clone(), &start.namespace);
@@ -445,6 +450,10 @@ impl<'a> Diagnosis<'a> {
     /// final or has lasted its time, what Helm or Helmfile say of themselves, what else
     /// stands, and symptoms.
     pub async fn explain(&self, tail: &[String]) -> Failure {
+        Box::pin(self.explained(tail)).await
+    }
+
+    async fn explained(&self, tail: &[String]) -> Failure {
         let (log, from) = &self.log;
         let mut said = said::read(log, *from).unwrap_or_default();
         if said == Said::default() {

@@ -293,7 +293,8 @@ impl Runner<'_> {
         let client = kubernetes::client(self.context).await?;
         kubernetes::require(&client).await?;
         let lease = ClusterLease::acquire(self.context, &client).await?;
-        let run = async {
+        // On the heap: what a layer's run holds is as large as a stack, and is moved.
+        let run = Box::pin(async {
             let mut some = false;
             for layer in layers {
                 let since = jiff::Timestamp::now();
@@ -305,7 +306,7 @@ impl Runner<'_> {
                 Some(selector) if !some => Err(nothing_selected(selector, layers)),
                 _ => Ok(()),
             }
-        };
+        });
         let result = lease.guard(run).await;
         lease.release().await;
         result
