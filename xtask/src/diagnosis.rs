@@ -361,6 +361,8 @@ impl<'a> Diagnosis<'a> {
         let Some(rule) = rules::of("helm-stuck") else { return std::future::pending().await };
         let mut since: Option<Instant> = None;
         let mut told = false;
+        // Most runs are over by then, and are asked nothing.
+        tokio::time::sleep(STUCK_TOLD).await;
         loop {
             tokio::time::sleep(STUCK_EVERY).await;
             let Some(pending) = self.waits_for_nothing().await else {
@@ -521,8 +523,16 @@ impl<'a> Diagnosis<'a> {
         self.tracker.borrow_mut().count_all();
         for namespace in &self.namespaces {
             let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
-            for pod in api.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
-                self.take(Seen::Pod(Box::new(pod))).await;
+            match api.list(&ListParams::default()).await {
+                Ok(pods) => {
+                    for pod in pods.items {
+                        self.take(Seen::Pod(Box::new(pod))).await;
+                    }
+                }
+                Err(error) => {
+                    let text = format!("pods cannot be looked at: what is said of them is what was seen before: {error}");
+                    self.context.reporter.note(namespace, text);
+                }
             }
         }
     }

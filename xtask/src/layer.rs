@@ -363,7 +363,7 @@ impl Runner<'_> {
         loop {
             let Err(failure) = self.sync(client, layer, wanted, &budgets, &mut spent).await else { return Ok(()) };
             let retry = spent.decide(failure.code, &budgets);
-            let (Retry::RateLimit(next) | Retry::Repair(next) | Retry::Api(next)) = retry else {
+            let (Retry::RateLimit(next) | Retry::Repair(next) | Retry::Api(next) | Retry::Webhook(next)) = retry else {
                 let stopped = Interrupt::global().check().is_err();
                 let force = self.args.force_conflicts;
                 let helped = match stopped || reinstalled {
@@ -388,7 +388,7 @@ impl Runner<'_> {
                 });
             };
             reporter.warn(&layer.name(), failure.to_string());
-            let wait = if matches!(retry, Retry::RateLimit(_)) { next.wait } else { Duration::ZERO };
+            let wait = if matches!(retry, Retry::RateLimit(_) | Retry::Webhook(_)) { next.wait } else { Duration::ZERO };
             reporter.event(&crate::output::Event::Retry {
                 reason: failure.code,
                 attempt: next.attempt,
@@ -396,7 +396,7 @@ impl Runner<'_> {
                 wait_seconds: wait.as_secs(),
             });
             match retry {
-                Retry::RateLimit(_) => Interrupt::global().or(tokio::time::sleep(wait)).await?,
+                Retry::RateLimit(_) | Retry::Webhook(_) => Interrupt::global().or(tokio::time::sleep(wait)).await?,
                 Retry::Api(_) => {
                     let bound = format!("the API server is waited for, at most {} s", next.wait.as_secs());
                     reporter.waiting(&layer.name(), bound);

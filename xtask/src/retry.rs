@@ -17,6 +17,7 @@ pub struct Budgets {
     pub rate_limit: RateLimit,
     pub release_pending: ReleasePending,
     pub api_unreachable: ApiUnreachable,
+    pub webhook_unavailable: WebhookUnavailable,
     /// Seconds that a blocker may last before it ends the run, by code.
     #[serde(deserialize_with = "of_known_codes")]
     pub patience: BTreeMap<String, u64>,
@@ -72,12 +73,28 @@ impl Default for ApiUnreachable {
     }
 }
 
+/// A webhook that is coming up: Helm gives up at its first refusal.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct WebhookUnavailable {
+    pub attempts: u32,
+    /// Before each, in seconds.
+    pub wait: u64,
+}
+
+impl Default for WebhookUnavailable {
+    fn default() -> Self {
+        Self { attempts: 12, wait: 15 }
+    }
+}
+
 /// What a layer run has used of its budgets.
 #[derive(Clone, Debug, Default)]
 pub struct Spent {
     rate_limit: u32,
     release_pending: u32,
     api_unreachable: u32,
+    webhook_unavailable: u32,
 }
 
 /// The next try.
@@ -98,6 +115,8 @@ pub enum Retry {
     Repair(Next),
     /// Wait until the API is back, repair what it left, sync again.
     Api(Next),
+    /// Wait, sync again.
+    Webhook(Next),
 }
 
 impl Spent {
@@ -117,6 +136,10 @@ impl Spent {
             "api-unreachable" => {
                 count(&mut self.api_unreachable, budgets.api_unreachable.attempts, budgets.api_unreachable.within)
                     .map_or(Retry::None, Retry::Api)
+            }
+            "webhook-unavailable" => {
+                let budget = &budgets.webhook_unavailable;
+                count(&mut self.webhook_unavailable, budget.attempts, budget.wait).map_or(Retry::None, Retry::Webhook)
             }
             _ => Retry::None,
         }
@@ -215,8 +238,14 @@ mod tests {
             assert_eq!((next.attempt, next.budget), (attempt, 8));
         }
         assert_eq!(spent.decide("registry-rate-limited", &budgets), Retry::None);
+        for attempt in 1..=12 {
+            let next = Next { attempt, budget: 12, wait: Duration::from_secs(15) };
+            assert_eq!(spent.decide("webhook-unavailable", &budgets), Retry::Webhook(next));
+        }
+        assert_eq!(spent.decide("webhook-unavailable", &budgets), Retry::None);
+        let retried = ["registry-rate-limited", "release-pending", "api-unreachable", "webhook-unavailable"];
         for rule in crate::diagnosis::rules::RULES {
-            if !matches!(rule.code, "registry-rate-limited" | "release-pending" | "api-unreachable") {
+            if !retried.contains(&rule.code) {
                 assert_eq!(Spent::default().decide(rule.code, &budgets), Retry::None, "{}", rule.code);
             }
         }

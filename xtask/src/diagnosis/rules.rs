@@ -74,7 +74,7 @@ pub const RULES: &[Rule] = &[
         code: "registry-tls",
         exit: Exit::Registry,
         sentence: "the registry's certificate is not accepted",
-        remedy: "openssl s_client -connect REGISTRY shows its certificate; its CA belongs into registries.config of k3d.yaml",
+        remedy: "openssl s_client -connect REGISTRY </dev/null   # shows its certificate; its CA belongs into registries.config of k3d.yaml",
         lasts: Lasts::For(120),
     },
     Rule {
@@ -88,7 +88,7 @@ pub const RULES: &[Rule] = &[
         code: "registry-auth",
         exit: Exit::Registry,
         sentence: "the registry refuses the credentials, or wants some",
-        remedy: "docker login, then cargo xtask --env {env} mirror",
+        remedy: "docker login && cargo xtask --env {env} mirror",
         lasts: Lasts::For(120),
     },
     Rule {
@@ -130,7 +130,7 @@ pub const RULES: &[Rule] = &[
         code: "namespace-terminating",
         exit: Exit::NamespaceTerminating,
         sentence: "the namespace is being deleted",
-        remedy: "kubectl --context {context} get namespaces; run the layer again when it is gone",
+        remedy: "kubectl --context {context} get namespaces   # run the layer again when it is gone",
         lasts: Lasts::For(60),
     },
     Rule {
@@ -165,7 +165,7 @@ pub const RULES: &[Rule] = &[
         code: "release-too-large",
         exit: Exit::Release,
         sentence: "the release does not fit into the Secret that Helm keeps it in (1 MiB), or a request into the API",
-        remedy: "du -a infra/kubernetes/charts | sort -n | tail; take large files out of the chart, or split the release",
+        remedy: "du -a infra/kubernetes/charts | sort -n | tail   # take large files out of the chart, or split the release",
         lasts: Lasts::Always,
     },
     Rule {
@@ -193,7 +193,7 @@ pub const RULES: &[Rule] = &[
         code: "pod-security",
         exit: Exit::NotReady,
         sentence: "the security policy of the namespace or the node does not admit the pod",
-        remedy: "kubectl --context {context} get namespace {namespace} --show-labels; correct the pod's securityContext as the evidence says",
+        remedy: "kubectl --context {context} get namespace {namespace} --show-labels   # correct the pod's securityContext as the evidence says",
         lasts: Lasts::For(60),
     },
     Rule {
@@ -221,14 +221,14 @@ pub const RULES: &[Rule] = &[
         code: "forbidden",
         exit: Exit::NotReady,
         sentence: "the credentials do not allow it",
-        remedy: "kubectl --context {context} auth can-i --list; use a context with more rights (--context)",
+        remedy: "kubectl --context {context} auth can-i --list   # use a context with more rights (--context)",
         lasts: Lasts::For(60),
     },
     Rule {
         code: "config-missing",
         exit: Exit::NotReady,
         sentence: "a Secret, ConfigMap, key or account is missing or wrong",
-        remedy: "kubectl --context {context} -n {namespace} get secrets,configmaps,serviceaccounts; run the layer that makes it",
+        remedy: "kubectl --context {context} -n {namespace} get secrets,configmaps,serviceaccounts   # run the layer that makes it",
         lasts: Lasts::For(180),
     },
     Rule {
@@ -298,7 +298,7 @@ pub const RULES: &[Rule] = &[
         code: "hook-failed",
         exit: Exit::NotReady,
         sentence: "a hook or a job of the release failed",
-        remedy: "kubectl --context {context} -n {namespace} get jobs,pods; the log below has what the hook said",
+        remedy: "kubectl --context {context} -n {namespace} get jobs,pods   # the log below has what the hook said",
         lasts: Lasts::For(60),
     },
     Rule {
@@ -312,7 +312,7 @@ pub const RULES: &[Rule] = &[
         code: "chart-missing",
         exit: Exit::Usage,
         sentence: "a chart is not in the tree",
-        remedy: "git status; charts are vendored under infra/kubernetes/charts",
+        remedy: "git status   # charts are vendored under infra/kubernetes/charts",
         lasts: Lasts::Always,
     },
     Rule {
@@ -365,6 +365,23 @@ mod tests {
     fn codes_are_told_apart() {
         let codes: std::collections::BTreeSet<&str> = RULES.iter().map(|rule| rule.code).collect();
         assert_eq!(codes.len(), RULES.len());
+    }
+
+    /// What begins with a program is a command to its end: words for people are a comment.
+    #[test]
+    fn remedies_work_when_pasted() {
+        for rule in RULES {
+            let (command, _) = rule.remedy.split_once("   # ").unwrap_or((rule.remedy, ""));
+            let programs = ["kubectl", "cargo", "helmfile", "docker", "git", "du", "openssl"];
+            if !programs.iter().any(|program| command.starts_with(program)) {
+                continue;
+            }
+            for part in command.split("; ").flat_map(|part| part.split(" && ")).flat_map(|part| part.split(" | ")) {
+                let first = part.split(' ').next().unwrap_or_default();
+                assert!(programs.contains(&first) || ["sort", "tail"].contains(&first), "{}: {part}", rule.code);
+                assert!(!part.contains(", "), "{}: {part}", rule.code);
+            }
+        }
     }
 
     #[test]
