@@ -530,7 +530,8 @@ impl<'a> Diagnosis<'a> {
                     }
                 }
                 Err(error) => {
-                    let text = format!("pods cannot be looked at: what is said of them is what was seen before: {error}");
+                    let text =
+                        format!("pods cannot be looked at: what is said of them is what was seen before: {error}");
                     self.context.reporter.note(namespace, text);
                 }
             }

@@ -388,7 +388,8 @@ impl Runner<'_> {
                 });
             };
             reporter.warn(&layer.name(), failure.to_string());
-            let wait = if matches!(retry, Retry::RateLimit(_) | Retry::Webhook(_)) { next.wait } else { Duration::ZERO };
+            let wait =
+                if matches!(retry, Retry::RateLimit(_) | Retry::Webhook(_)) { next.wait } else { Duration::ZERO };
             reporter.event(&crate::output::Event::Retry {
                 reason: failure.code,
                 attempt: next.attempt,
