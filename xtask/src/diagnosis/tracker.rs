@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Even
 
 use super::rules::{self, Ends, Rule};
 use super::sources::{self, Verdict};
-use crate::exit::Exit;
 
 /// Whose an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +92,11 @@ pub struct Sighting {
     /// When Kubernetes says that it happened, by its own clock.
     pub since: Option<Timestamp>,
     pub first: Instant,
-    /// How often it was seen anew: each pull that failed so counts.
+    /// How often a state showed it anew: each pull that failed so counts. The kubelet's
+    /// event about a pull is the same sight once more.
     pub times: u32,
+    /// Whether the kubelet tries it again by itself, and says so.
+    tried: bool,
     /// Of the pod, or of the object that the event is about.
     pub uid: String,
     pub owner: Owner,
@@ -281,7 +283,9 @@ impl Tracker {
             message: news.message.trim().to_owned(),
             since: news.since,
             first: now,
-            times: 1,
+            times: u32::from(news.of_state),
+            tried: stage == Stage::Pull
+                && !matches!(news.reason, "InvalidImageName" | "ErrImageNeverPull" | "InspectFailed"),
             uid: news.uid.to_owned(),
             owner: news.owner,
             of_state: news.of_state,
@@ -445,8 +449,7 @@ const INHERITED: Duration = Duration::from_secs(15);
 /// When something final that was seen once counts as seen twice. The kubelet pulls
 /// again after 10 s, and says so by itself; what it does not try again it still says.
 fn second_look(sighting: &Sighting) -> Duration {
-    let pulls = sighting.rule.exit == Exit::Registry && sighting.message.starts_with("ErrImagePull");
-    Duration::from_secs(if pulls { 45 } else { 5 })
+    Duration::from_secs(if sighting.tried { 45 } else { 5 })
 }
 
 pub fn namespace(pod: &Pod) -> String {
@@ -655,6 +658,33 @@ mod tests {
             (due.rule.code, due.message.as_str()),
             ("image-not-found", format!("ErrImagePull: {NOT_FOUND}").as_str())
         );
+    }
+
+    /// The kubelet tells of one pull by an event and by a state, in either order.
+    #[test]
+    fn a_pull_that_is_told_twice_has_failed_once() {
+        let state = pod("a", waiting("containerStatuses", "ErrImagePull", NOT_FOUND));
+        let backing_off = pod(
+            "a",
+            waiting(
+                "containerStatuses",
+                "ImagePullBackOff",
+                &format!("Back-off pulling image: ErrImagePull: {NOT_FOUND}"),
+            ),
+        );
+        let told = event("Warning", "Failed", &format!("Failed to pull image \"reg:5000/x:9\": {NOT_FOUND}"));
+        for event_first in [true, false] {
+            let (mut tracker, now) = (Tracker::default(), Instant::now());
+            if event_first {
+                tracker.event(&told, Owner::Ours, now);
+            }
+            ours(&mut tracker, &state, now);
+            tracker.event(&told, Owner::Ours, now);
+            ours(&mut tracker, &backing_off, now);
+            assert!(tracker.due(now + seconds(12)).is_none(), "{event_first}");
+            ours(&mut tracker, &state, now + seconds(12));
+            assert_eq!(tracker.due(now + seconds(12)).unwrap().rule.code, "image-not-found");
+        }
     }
 
     #[test]
