@@ -165,7 +165,7 @@ fn describe(fix: &Fix) -> String {
 
 async fn act(context: &Context, fix: &Fix) -> Result<(), Failure> {
     match fix {
-        Fix::Cluster => cluster::run(context, None).await,
+        Fix::Cluster => cluster::mend(context).await,
         Fix::Mirror => registry::run(context, &registry::Args::default()).await,
         Fix::Repair => {
             let action = Some(releases::Action::Repair { older_than: None, uninstall: None, rollback: Vec::new() });

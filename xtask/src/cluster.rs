@@ -1,5 +1,9 @@
 //! `cargo xtask cluster`: reconciles the local k3d cluster with its config file.
 
+mod decide;
+mod loadbalancer;
+mod said;
+
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,7 +16,8 @@ use sha2::{Digest, Sha256};
 use crate::consent::{self, Consent};
 use crate::context::Context;
 use crate::devcontainer;
-use crate::engine::{self, Container};
+use crate::docker::{self, Container, Kind, Looked, Thing, docker_output};
+use crate::engine;
 use crate::exit::{Exit, Failure};
 use crate::gomodule::short_hex;
 use crate::k3d::{Difference, K3dConfig};
@@ -26,12 +31,13 @@ use crate::registry_hosting;
 use crate::state;
 use crate::tools::{self, Toolbox};
 
+pub use decide::{Facts, Leftovers, Node, Plan, decide, describe};
+
 /// The label that holds the config that a cluster was made from.
 const CONFIG_LABEL: &str = "ameide.dev/config";
 /// The label of a cluster whose images come from the lab.
 const LAB_LABEL: &str = "ameide.dev/lab";
-/// A file in the server's container, written when its creation was complete:
-/// without it, nothing was ever deployed there.
+/// A file in the server's container, written when its creation was complete.
 const CREATED_STAMP: &str = "/etc/ameide-created";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
@@ -63,49 +69,6 @@ impl ReadyMarker {
     pub fn read(path: &Utf8Path) -> Option<Self> {
         serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
     }
-}
-
-/// What is there, as far as deciding needs to know.
-#[derive(Clone, Debug, Default)]
-pub struct Facts {
-    /// Of those that the config asks for.
-    pub missing: Vec<String>,
-    pub stopped: Vec<String>,
-    /// Any container that k3d made for this cluster.
-    pub exists: bool,
-    /// Creation once came to its end.
-    pub complete: bool,
-    pub drift: Vec<Difference>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Plan {
-    Create,
-    /// An interrupted creation left parts that never held anything.
-    ClearAndCreate,
-    /// Destroys what the cluster holds: asked for first.
-    Recreate(Vec<String>),
-    Start(Vec<String>),
-    Nothing,
-}
-
-/// Facts to plan. A cluster that was once complete is never cleared without consent.
-pub fn decide(facts: &Facts) -> Plan {
-    if !facts.exists {
-        return Plan::Create;
-    }
-    if !facts.complete {
-        return Plan::ClearAndCreate;
-    }
-    let mut reasons: Vec<String> = facts.drift.iter().map(ToString::to_string).collect();
-    reasons.extend(facts.missing.iter().map(|name| format!("the container {name} is gone")));
-    if !reasons.is_empty() {
-        return Plan::Recreate(reasons);
-    }
-    if !facts.stopped.is_empty() {
-        return Plan::Start(facts.stopped.clone());
-    }
-    Plan::Nothing
 }
 
 /// Everything that later steps need to know of a cluster that is up.
@@ -140,9 +103,13 @@ pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failur
         }
         Some(Action::Recreate) => {
             let consent = context.may_destroy::<consent::Cluster>(&recreation(&config)).await?;
+            engine::ensure(context).await?;
+            // Before anything goes: whether the new one can be made as the old one was.
+            let lab = choose_lab(context, &observe(&config).await?).await?;
             let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+            remember_kind(context, lab.is_some())?;
             remove_marker(context)?;
-            delete_cluster(context, &config, &toolbox, Some(&consent)).await?;
+            delete_cluster(context, &config, &toolbox, Warrant::Consent(&consent)).await?;
             up(context, &lock).await.map(drop)
         }
         Some(Action::Kubeconfig) => {
@@ -177,7 +144,22 @@ fn remove_marker(context: &Context) -> Result<(), Failure> {
 }
 
 /// Brings the cluster up. The lock is the caller's, who goes on using it.
-pub async fn up(context: &Context, _held: &ClusterLock) -> Result<Ready, Failure> {
+pub async fn up(context: &Context, held: &ClusterLock) -> Result<Ready, Failure> {
+    bring_up(context, held, true).await
+}
+
+/// As [`up`], but where only consent would help, it fails: nobody is asked, and nothing
+/// that somebody consented to for another reason is destroyed.
+pub async fn mend(context: &Context) -> Result<(), Failure> {
+    if context.dry_run {
+        return plan(context).await;
+    }
+    context.require_k3d_config()?;
+    let lock = lock(context).await?;
+    bring_up(context, &lock, false).await.map(drop)
+}
+
+async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Ready, Failure> {
     let Some(config) = context.k3d_config()? else {
         let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
         let client = kubernetes::client(context).await?;
@@ -186,7 +168,7 @@ pub async fn up(context: &Context, _held: &ClusterLock) -> Result<Ready, Failure
         return Ok(Ready { toolbox, lab: None });
     };
     engine::ensure(context).await?;
-    let existing = observe_containers(&config).await?;
+    let existing = observe(&config).await?;
     let lab = choose_lab(context, &existing).await?;
     let toolbox = tools::ensure(&context.tree, &["helm", "helmfile", "k3d"], &context.reporter).await?;
     let facts = facts(&config, &existing, lab.as_ref()).await?;
@@ -198,23 +180,38 @@ pub async fn up(context: &Context, _held: &ClusterLock) -> Result<Ready, Failure
         for reason in reasons {
             reporter.warn(config.name(), reason);
         }
-        let what = recreation(&config);
-        consent = Some(context.may_destroy::<consent::Cluster>(&what).await?);
+        if !may_destroy {
+            return Err(Failure::new(
+                "consent-needed",
+                Exit::ConsentNeeded,
+                format!("this would {}", recreation(&config)),
+            )
+            .evidence(reasons.join("; "))
+            .remedy("cargo xtask cluster, which asks first"));
+        }
+        consent = Some(context.may_destroy::<consent::Cluster>(&recreation(&config)).await?);
     }
     if plan != Plan::Nothing {
         remove_marker(context)?;
     }
-    ensure_registry(context, &config, &toolbox, lab.as_ref()).await?;
+    ensure_registry(context, &config, &toolbox, lab.as_ref(), may_destroy).await?;
+    let warrant = match (&plan, &consent) {
+        (Plan::ClearAndCreate(leftovers), _) => Some(Warrant::NeverRan(leftovers)),
+        (Plan::Recreate(_), Some(consent)) => Some(Warrant::Consent(consent)),
+        _ => None,
+    };
+    if let Some(warrant) = warrant {
+        delete_cluster(context, &config, &toolbox, warrant).await?;
+    }
     match &plan {
         Plan::Nothing => {}
-        Plan::Start(_) => {
-            let step = reporter.step(config.name(), "starting the cluster");
-            k3d(context, &toolbox, lab.as_ref(), &["cluster", "start", config.name(), "--wait"]).await?;
-            step.done_as("started the cluster");
+        Plan::Start(_) => start(context, &config, &toolbox, lab.as_ref(), "started the cluster").await?,
+        Plan::Finish => finish(context, &config, &toolbox, lab.as_ref()).await?,
+        Plan::Mend(_) => {
+            replace_load_balancer(context, &config, lab.as_ref()).await?;
+            start(context, &config, &toolbox, lab.as_ref(), "started what stood still").await?;
         }
-        Plan::Create => create(context, &config, &toolbox, lab.as_ref()).await?,
-        Plan::ClearAndCreate | Plan::Recreate(_) => {
-            delete_cluster(context, &config, &toolbox, consent.as_ref()).await?;
+        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
             create(context, &config, &toolbox, lab.as_ref()).await?;
         }
     }
@@ -228,32 +225,27 @@ pub async fn plan(context: &Context) -> Result<(), Failure> {
         context.reporter.planned(&context.kube_context, "change nothing: it is a shared cluster");
         return Ok(());
     };
-    let Ok(_) = engine::observe().await else {
+    if let Err((fault, error)) = docker::info().await {
+        // What cannot be looked at is not planned for.
+        if fault != docker::Fault::Away {
+            return Err(docker::unavailable(fault, error));
+        }
         context.reporter.planned("docker", "start Docker Engine, installing it where it may");
-        context.reporter.planned(config.name(), describe(&Plan::Create));
+        context.reporter.planned(config.name(), "look at what is there then, and create the cluster if nothing is");
         return Ok(());
-    };
-    let existing = observe_containers(&config).await?;
+    }
+    let existing = observe(&config).await?;
     let facts = facts(&config, &existing, None).await?;
     context.reporter.planned(config.name(), describe(&decide(&facts)));
     Ok(())
 }
 
-pub fn describe(plan: &Plan) -> String {
-    match plan {
-        Plan::Create => "create the cluster".to_owned(),
-        Plan::ClearAndCreate => "remove the rest of an interrupted creation and create the cluster".to_owned(),
-        Plan::Recreate(reasons) => format!("recreate the cluster: {}", reasons.join("; ")),
-        Plan::Start(names) => format!("start {}", names.join(", ")),
-        Plan::Nothing => "change nothing: the cluster is as the file says".to_owned(),
-    }
-}
-
-/// The lab serves a cluster that was made with it, or a new one where the
-/// upstream registries do not answer; never one that was made without it.
+/// A cluster keeps its kind, also when it is made again: from the lab's images or from
+/// public ones. Where there is none yet, the lab serves if the public registries do not
+/// answer.
 async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<Lab>, Failure> {
     let made_with_lab = existing.iter().find_map(|container| container.label(LAB_LABEL)).map(|value| value == "true");
-    let wanted = match (context.lab, made_with_lab) {
+    let wanted = match (context.lab, made_with_lab.or_else(|| remembered_kind(context))) {
         (Some(wanted), _) => wanted,
         (None, Some(made)) => made,
         (None, None) => {
@@ -270,32 +262,42 @@ async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<
     if wanted { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
+/// The kind of the cluster that was here, while it is being made again; also when that
+/// was interrupted, or k3d failed.
+fn remembered_kind(context: &Context) -> Option<bool> {
+    match std::fs::read_to_string(context.state.cluster_kind()).ok()?.trim() {
+        "lab" => Some(true),
+        "public" => Some(false),
+        _ => None,
+    }
+}
+
+fn remember_kind(context: &Context, lab: bool) -> Result<(), Failure> {
+    let path = context.state.cluster_kind();
+    state::write_atomically(&path, if lab { b"lab" } else { b"public" })
+        .map_err(|error| Failure::new("state-unwritable", Exit::Unclassified, format!("cannot write {path}: {error}")))
+}
+
 /// Whether the cluster that exists was made with the lab's images.
 pub async fn made_with_lab(context: &Context) -> Result<bool, Failure> {
     let Some(config) = context.k3d_config()? else { return Ok(false) };
-    let labels = [cluster_label(&config), format!("{LAB_LABEL}=true")];
-    Ok(!engine::containers_labelled(&labels.each_ref().map(String::as_str)).await?.is_empty())
+    Ok(!docker::containers_labelled(&[(CLUSTER_LABEL, config.name()), (LAB_LABEL, "true")]).await?.is_empty())
 }
 
 /// What k3d labels each container of a cluster with.
-fn cluster_label(config: &K3dConfig) -> String {
-    format!("k3d.cluster={}", config.name())
-}
+const CLUSTER_LABEL: &str = "k3d.cluster";
 
-async fn observe_containers(config: &K3dConfig) -> Result<Vec<Container>, Failure> {
-    let names = engine::containers_labelled(&[&cluster_label(config)]).await?;
-    engine::containers(&names).await
+/// Every container of the cluster; a look that did not see all of them has failed.
+async fn observe(config: &K3dConfig) -> Result<Vec<Container>, Failure> {
+    docker::containers_labelled(&[(CLUSTER_LABEL, config.name())]).await
 }
 
 async fn facts(config: &K3dConfig, existing: &[Container], lab: Option<&Lab>) -> Result<Facts, Failure> {
-    let wanted = config.containers();
-    let nodes: Vec<&Container> = existing
-        .iter()
-        .filter(|container| wanted.iter().any(|name| container.name.trim_start_matches('/') == name))
-        .collect();
-    let named = |name: &String| nodes.iter().find(|container| container.name.trim_start_matches('/') == name);
-    let server = named(&config.server_container());
+    let server = existing.iter().find(|container| container.name() == config.server_container());
     let mut drift = Vec::new();
+    let nodes: Vec<Node> = existing.iter().map(Node::of).collect();
+    let foreign =
+        existing.iter().zip(&nodes).any(|(container, node)| node.holds_data && container.label(CONFIG_LABEL).is_none());
     if let Some(server) = server {
         let label = server
             .label(CONFIG_LABEL)
@@ -317,31 +319,84 @@ async fn facts(config: &K3dConfig, existing: &[Container], lab: Option<&Lab>) ->
             });
         }
     }
-    let complete = match server {
-        // A cluster made by something else may hold anything: consent is asked for.
-        Some(server) if server.label(CONFIG_LABEL).is_none() => true,
-        Some(_) => has_stamp(&config.server_container()).await?,
-        None => false,
+    let stamp = match server {
+        Some(server) if !server.never_ran() && server.label(CONFIG_LABEL).is_some() => {
+            docker::look_at_file(server.name(), CREATED_STAMP).await?
+        }
+        _ => Looked::Found(()),
     };
     Ok(Facts {
-        missing: wanted.iter().filter(|name| named(name).is_none()).cloned().collect(),
-        stopped: wanted
-            .iter()
-            .filter(|name| named(name).is_some_and(|container| !container.state.running))
-            .cloned()
-            .collect(),
-        exists: !nodes.is_empty(),
-        complete,
+        nodes,
+        servers: config.servers(),
+        others: config.agents().into_iter().chain(config.loadbalancer_container()).collect(),
+        replaceable: loadbalancer::spec(config).ok().and(config.loadbalancer_container()),
+        stamp,
         drift,
+        foreign,
     })
 }
 
-async fn has_stamp(server: &str) -> Result<bool, Failure> {
-    // `docker cp` reads stopped containers as well.
-    let captured = process::capture(engine::docker(["cp", &format!("{server}:{CREATED_STAMP}"), "-"])).await;
-    captured
-        .map(|captured| captured.status.success())
-        .map_err(|error| Failure::new("docker-unavailable", Exit::NotReady, error.to_string()))
+/// Makes the load balancer's container again. One that is there never ran.
+async fn replace_load_balancer(context: &Context, config: &K3dConfig, lab: Option<&Lab>) -> Result<(), Failure> {
+    let spec = loadbalancer::spec(config).map_err(Failure::usage)?;
+    let existing = observe(config).await?;
+    let named = |name: &str| existing.iter().find(|container| container.name() == name);
+    let server = named(&config.server_container()).ok_or_else(|| missing(&config.server_container()))?;
+    let name = config.loadbalancer_container().unwrap_or_default();
+    let step = context.reporter.step(&name, "making the load balancer again");
+    if let Some(container) = named(&name) {
+        // Without --force: the engine refuses if it runs by now.
+        docker_output(["rm", "-v", &container.id]).await?;
+    } else {
+        for port in config.host_ports() {
+            require_port_free(port)?;
+        }
+    }
+    let image = loadbalancer::image(lab.map(|lab| lab.loadbalancer.as_str()), server);
+    loadbalancer::make(&spec, server, &image).await?;
+    step.done_as("made the load balancer again, which holds no data");
+    Ok(())
+}
+
+async fn start(
+    context: &Context,
+    config: &K3dConfig,
+    toolbox: &Toolbox,
+    lab: Option<&Lab>,
+    done: &str,
+) -> Result<(), Failure> {
+    let step = context.reporter.step(config.name(), "starting the cluster");
+    k3d(context, toolbox, lab, &["cluster", "start", config.name(), "--wait"]).await?;
+    step.done_as(done);
+    Ok(())
+}
+
+/// Goes on with a creation that was interrupted when nodes ran already: stopped and
+/// started, k3d does the steps that follow a start (names for CoreDNS and the nodes).
+async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: Option<&Lab>) -> Result<(), Failure> {
+    let remedy = || format!("cargo xtask --env {} cluster recreate --allow-destroy=cluster", context.env_name);
+    let reporter = &context.reporter;
+    reporter.note(config.name(), "its creation was interrupted: going on with it");
+    let finished = async {
+        let balancer = config.loadbalancer_container();
+        let existing = observe(config).await?;
+        let ran =
+            existing.iter().any(|container| Some(container.name()) == balancer.as_deref() && !container.never_ran());
+        if balancer.is_some() && !ran {
+            replace_load_balancer(context, config, lab).await?;
+        }
+        k3d(context, toolbox, lab, &["cluster", "stop", config.name()]).await?;
+        start(context, config, toolbox, lab, "finished creating the cluster").await?;
+        stamp(config).await
+    };
+    finished.await.map_err(|failure: Failure| match failure.exit {
+        Exit::Interrupted | Exit::Terminated => failure,
+        _ => failure.remedy(remedy()),
+    })
+}
+
+async fn stamp(config: &K3dConfig) -> Result<(), Failure> {
+    docker_output(["exec", &config.server_container(), "touch", CREATED_STAMP]).await.map(drop)
 }
 
 /// Creates or starts the registry container. It stands apart from the cluster,
@@ -351,19 +406,27 @@ async fn ensure_registry(
     config: &K3dConfig,
     toolbox: &Toolbox,
     lab: Option<&Lab>,
+    may_destroy: bool,
 ) -> Result<(), Failure> {
     let Some(name) = config.registry_container() else { return Ok(()) };
     let push = &context.env.registry.push;
     let reporter = &context.reporter;
-    let existing = engine::containers(std::slice::from_ref(&name)).await?;
-    let runs = match existing.first() {
-        None => false,
-        Some(container) if container.state.running => true,
-        Some(_) => {
+    let runs = match docker::look::<Container>(Kind::Container, &name).await? {
+        Looked::Absent => false,
+        Looked::Found(container) if container.state.running => true,
+        Looked::Found(container) => {
             let step = reporter.step(&name, "starting the registry");
-            let started = engine::start_or_remove(&name).await?;
-            step.done_as(if started { "started the registry" } else { "removed a registry that does not start" });
-            started
+            match docker_output(["start", &container.id]).await {
+                Ok(_) => {
+                    step.done_as("started the registry");
+                    true
+                }
+                Err(failure) => {
+                    step.failed("the registry does not start");
+                    remove_registry_that_does_not_start(context, &container, failure, may_destroy).await?;
+                    false
+                }
+            }
         }
     };
     if !runs {
@@ -374,14 +437,13 @@ async fn ensure_registry(
         let short = name.strip_prefix("k3d-").ok_or_else(|| {
             Failure::usage(format!("{}: registries.use: {name:?}: expected a name that starts with k3d-", config.path))
         })?;
-        let volume = format!("{name}:/var/lib/registry");
+        let volume = format!("{name}:{REGISTRY_DATA}");
         let mut arguments = vec!["registry", "create", short, "--port", push, "--volume", &volume, "--no-help"];
         if let Some(lab) = lab {
             arguments.extend(["--image", &lab.registry]);
         }
         if let Err(failure) = k3d(context, toolbox, lab, &arguments).await {
-            // k3d leaves the container that could not start (say its port is taken).
-            let _ = process::tidy_up(engine::docker(["rm", "-f", "-v", &name]), process::ANSWER).await;
+            remove_what_never_ran(&name).await;
             return Err(failure);
         }
         step.done_as(format!("created the registry, {push}"));
@@ -391,11 +453,88 @@ async fn ensure_registry(
     registry::healthy(&registry::health_url(context)).await
 }
 
+/// Where a registry keeps its images, in its container.
+const REGISTRY_DATA: &str = "/var/lib/registry";
+
+/// Whether k3d made this container as a registry.
+fn is_k3d_registry(container: &Container) -> bool {
+    container.label("app") == Some("k3d") && container.label(decide::ROLE_LABEL) == Some("registry")
+}
+
+fn not_ours(name: &str) -> Failure {
+    Failure::new("not-ours", Exit::NotReady, format!("there is a container {name}, which k3d did not make"))
+        .evidence("it lacks the labels app=k3d, k3d.role=registry")
+        .remedy(format!("docker inspect {name} tells what it is; rename it, or the registry in k3d.yaml"))
+}
+
+/// Removes a registry that the engine refuses to start (its port is taken, its runtime
+/// or its image is gone), so that it can be made again. Without consent only where its
+/// images positively outlive it.
+async fn remove_registry_that_does_not_start(
+    context: &Context,
+    container: &Container,
+    failure: Failure,
+    may_destroy: bool,
+) -> Result<(), Failure> {
+    let name = container.name();
+    // No engine, or one that said nothing about the container: nothing is known of it.
+    let refusal = failure.evidence.first().filter(|_| failure.code == "docker-failed");
+    let Some(refusal) = refusal.filter(|line| line.starts_with("Error response from daemon: ")) else {
+        return Err(failure);
+    };
+    if let Some(taken) = said::port_failure(refusal) {
+        return Err(taken);
+    }
+    if !is_k3d_registry(container) {
+        return Err(Failure { evidence: failure.evidence, ..not_ours(name) });
+    }
+    let kept = container.keeps_in_volume(REGISTRY_DATA, name)
+        && docker::look::<Thing>(Kind::Volume, name).await?.found().is_some();
+    if !kept {
+        let what = format!("remove the registry {name}, which does not start, with the images in it");
+        if !may_destroy {
+            return Err(Failure::new("consent-needed", Exit::ConsentNeeded, format!("this would {what}"))
+                .evidence(failure.evidence.first().cloned().unwrap_or_default())
+                .remedy("cargo xtask cluster, which asks first"));
+        }
+        let consent = context.may_destroy::<consent::Registry>(&what).await?;
+        return remove_registry(container, &consent).await;
+    }
+    // Without --force: the engine refuses if it runs by now.
+    docker_output(["rm", &container.id]).await?;
+    context.reporter.note(name, "removed the container, which does not start; its images stay in the volume");
+    Ok(())
+}
+
+/// After a creation that failed: k3d leaves the container that could not start. It was
+/// positively not there before, and is removed only if it never ran.
+async fn remove_what_never_ran(name: &str) {
+    let removed = async {
+        if let Looked::Found(container) = docker::look::<Container>(Kind::Container, name).await?
+            && is_k3d_registry(&container)
+            && container.never_ran()
+        {
+            docker_output(["rm", "-v", &container.id]).await?;
+        }
+        Ok::<(), Failure>(())
+    };
+    // The failure that is told is that of the creation; the next run looks again.
+    let _ = removed.await;
+}
+
+async fn remove_registry(container: &Container, _: &Consent<consent::Registry>) -> Result<(), Failure> {
+    if !is_k3d_registry(container) {
+        return Err(not_ours(container.name()));
+    }
+    docker_output(["rm", "-f", "-v", &container.id]).await.map(drop)
+}
+
 async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: Option<&Lab>) -> Result<(), Failure> {
     for port in config.host_ports() {
         require_port_free(port)?;
     }
     let step = context.reporter.step(config.name(), "creating the cluster");
+    remember_kind(context, lab.is_some())?;
     let label = format!("{CONFIG_LABEL}={}@all", URL_SAFE_NO_PAD.encode(config.canonical()));
     let lab_label = format!("{LAB_LABEL}={}@all", lab.is_some());
     let mut arguments = vec!["cluster", "create", "--config", config.path.as_str(), "--wait", "--timeout", "300s"];
@@ -404,7 +543,7 @@ async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: O
         arguments.extend(["--image", &lab.node]);
     }
     k3d(context, toolbox, lab, &arguments).await?;
-    engine::docker_output(["exec", &config.server_container(), "touch", CREATED_STAMP]).await?;
+    stamp(config).await?;
     step.done_as("created the cluster");
     Ok(())
 }
@@ -413,31 +552,31 @@ async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: O
 fn require_port_free(port: u16) -> Result<(), Failure> {
     match std::net::TcpListener::bind(("127.0.0.1", port)) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(port_taken(port)),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Err(said::port_taken(Some(port), format!("bind 127.0.0.1:{port}: address already in use")))
+        }
         // A low port may be refused to us and yet be free for Docker.
         Err(_) => Ok(()),
     }
-}
-
-fn port_taken(port: u16) -> Failure {
-    Failure::new("port-taken", Exit::NotReady, format!("port {port} on this machine is taken"))
-        .evidence(format!("bind 127.0.0.1:{port}: address already in use"))
-        .remedy(format!(
-            "see who holds it with `ss -ltnp sport = :{port}`, and stop that or change the port in k3d.yaml or env.yaml"
-        ))
 }
 
 async fn k3d(context: &Context, toolbox: &Toolbox, lab: Option<&Lab>, arguments: &[&str]) -> Result<(), Failure> {
     let mut command = k3d_command(context, toolbox, lab);
     command.args(arguments);
     let log = context.log("k3d");
+    let mut lines = Vec::new();
     let ended = Job { command, log: &log, inherit: None }
-        .run_to_end(|line| context.reporter.progress(&format!("[k3d] {}", without_prefix(line))))
+        .run_to_end(|line| {
+            context.reporter.progress(&format!("[k3d] {}", said::readable(line)));
+            if lines.len() < MOST_LINES {
+                lines.push(line.to_owned());
+            }
+        })
         .await?;
     if ended.status.success() {
         return Ok(());
     }
-    Err(k3d_failure(arguments, &ended.tail).log(log))
+    Err(said::failure(arguments, &lines).log(log))
 }
 
 /// k3d refuses a `KUBECONFIG` of several files and takes no lock on the one it rewrites:
@@ -451,44 +590,15 @@ fn k3d_command(context: &Context, toolbox: &Toolbox, lab: Option<&Lab>) -> tokio
     command
 }
 
-/// logrus prefixes lines with `INFO[0003] `.
-fn without_prefix(line: &str) -> &str {
-    line.split_once("] ").map_or(line, |(_, text)| text)
-}
-
-fn k3d_failure(arguments: &[&str], tail: &[String]) -> Failure {
-    let said = |needle: &str| tail.iter().find(|line| line.contains(needle));
-    let taken = said("port is already allocated").or_else(|| said("address already in use"));
-    let limited = said("toomanyrequests").or_else(|| said("Too Many Requests"));
-    let last = tail.iter().rev().find(|line| line.contains("ERRO") || line.contains("FATA")).or(tail.last());
-    if let Some(line) = taken {
-        let port = line.split("0.0.0.0:").nth(1).or(line.split("127.0.0.1:").nth(1));
-        let port =
-            port.map(|rest| rest.chars().take_while(char::is_ascii_digit).collect::<String>()).unwrap_or_default();
-        let mut failure = port_taken(port.parse().unwrap_or(0));
-        failure.evidence = vec![without_prefix(line).to_owned()];
-        failure
-    } else if let Some(line) = limited {
-        Failure::new("registry-rate-limited", Exit::Registry, "Docker Hub's pull rate limit stopped k3d")
-            .evidence(without_prefix(line))
-            .remedy("docker login, then run it again")
-    } else {
-        Failure::new(
-            "cluster-failed",
-            Exit::NotReady,
-            format!("`k3d {} {}` failed", arguments[0], arguments.get(1).unwrap_or(&"")),
-        )
-        .evidence(last.map(|line| without_prefix(line).to_owned()).unwrap_or_default())
-        .remedy("cargo xtask doctor")
-    }
-}
+/// So many lines of k3d are kept to find the cause in; it prints some thirty.
+const MOST_LINES: usize = 1000;
 
 /// The cluster's context in the kubeconfig, by a name that is reached from here.
 async fn merge_kubeconfig(context: &Context, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
     // Its output holds the cluster's keys, and goes into no log.
     let mut command = k3d_command(context, toolbox, None);
     command.args(["kubeconfig", "get", config.name()]);
-    let failed = |tail: Vec<String>| k3d_failure(&["kubeconfig", "get"], &tail);
+    let failed = |tail: Vec<String>| said::failure(&["kubeconfig", "get"], &tail);
     let captured = process::capture(command).await?;
     if !captured.status.success() {
         return Err(failed(captured.stderr.lines().map(str::to_owned).collect()));
@@ -562,13 +672,15 @@ async fn probe(context: &Context, client: &kube::Client, lab: Option<&Lab>) -> R
     Ok(())
 }
 
+fn missing(name: &str) -> Failure {
+    Failure::new("cluster-missing", Exit::ApiUnreachable, format!("the container {name} does not exist"))
+        .remedy("cargo xtask cluster")
+}
+
 async fn cluster_id(config: &K3dConfig) -> Result<String, Failure> {
     let name = config.server_container();
-    let found = engine::containers(std::slice::from_ref(&name)).await?;
-    found.first().map(|container| container.id.clone()).ok_or_else(|| {
-        Failure::new("cluster-missing", Exit::ApiUnreachable, format!("the container {name} does not exist"))
-            .remedy("cargo xtask cluster")
-    })
+    let found = docker::look::<Container>(Kind::Container, &name).await?.found();
+    found.map(|container| container.id).ok_or_else(|| missing(&name))
 }
 
 fn config_hash(config: &K3dConfig) -> String {
@@ -594,10 +706,10 @@ pub struct Standing {
 /// `docker-unavailable`, `docker-failed`, or `usage` for a broken k3d.yaml.
 pub async fn standing(context: &Context) -> Result<Option<Standing>, Failure> {
     let Some(config) = context.k3d_config()? else { return Ok(None) };
-    let existing = observe_containers(&config).await?;
+    let existing = observe(&config).await?;
     let facts = facts(&config, &existing, None).await?;
     let server = config.server_container();
-    let id = existing.iter().find(|container| container.name.trim_start_matches('/') == server);
+    let id = existing.iter().find(|container| container.name() == server);
     let unmarked = unmarked(context, &config, id.map_or("", |server| &server.id));
     let lab = existing.iter().any(|container| container.label(LAB_LABEL) == Some("true"));
     Ok(Some(Standing { plan: decide(&facts), unmarked, lab }))
@@ -649,21 +761,21 @@ async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
         config.name()
     );
     let consent = context.may_destroy::<(consent::Cluster, consent::Registry)>(&what).await?;
-    let (consent, _registry) = consent.split();
+    let (of_cluster, of_registry) = consent.split();
     let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
     remove_marker(context)?;
-    delete_cluster(context, config, &toolbox, Some(&consent)).await?;
+    delete_cluster(context, config, &toolbox, Warrant::Consent(&of_cluster)).await?;
     if let Some(name) = config.registry_container() {
         let step = context.reporter.step(&name, "deleting the registry");
-        if !engine::containers(std::slice::from_ref(&name)).await?.is_empty() {
-            engine::docker_output(["rm", "-f", "-v", &name]).await?;
+        if let Looked::Found(container) = docker::look::<Container>(Kind::Container, &name).await? {
+            remove_registry(&container, &of_registry).await?;
         }
-        remove_if_there("volume", &name).await?;
+        remove_if_there(Kind::Volume, &name).await?;
         step.done_as("deleted the registry and its volume");
     }
     devcontainer::leave(context, config).await;
-    remove_if_there("network", &config.network()).await?;
-    remove_if_there("volume", &format!("k3d-{}-images", config.name())).await?;
+    delete_network(context, config).await?;
+    remove_if_there(Kind::Volume, &format!("k3d-{}-images", config.name())).await?;
     kubeconfig::forget(config.name()).await?;
     context.state.clear().map_err(|error| {
         let path = &context.state.path;
@@ -671,30 +783,64 @@ async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     })
 }
 
-async fn remove_if_there(kind: &str, name: &str) -> Result<(), Failure> {
-    let inspected = process::capture(engine::docker([kind, "inspect", name])).await;
-    if inspected.is_ok_and(|captured| captured.status.success()) {
-        engine::docker_output([kind, "rm", name]).await?;
+/// Removes the cluster's network, if k3d or this tool made it; another's stays.
+async fn delete_network(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
+    let name = config.network();
+    let Looked::Found(network) = docker::look::<Thing>(Kind::Network, &name).await? else { return Ok(()) };
+    if network.label("app") == Some("k3d") || network.label(devcontainer::NETWORK_LABEL) == Some(config.name()) {
+        return docker_output(["network", "rm", &name]).await.map(drop);
+    }
+    context.reporter.note(&name, "left the network, which something else made");
+    Ok(())
+}
+
+async fn remove_if_there(kind: Kind, name: &str) -> Result<(), Failure> {
+    if docker::look::<Thing>(kind, name).await?.found().is_some() {
+        docker_output([kind.word(), "rm", name]).await?;
     }
     Ok(())
+}
+
+/// What allows the containers of a cluster to go.
+enum Warrant<'a> {
+    #[expect(dead_code, reason = "it proves, and says nothing more")]
+    Consent(&'a Consent<consent::Cluster>),
+    /// Positive facts: none of them ever held anything.
+    NeverRan(&'a Leftovers),
 }
 
 async fn delete_cluster(
     context: &Context,
     config: &K3dConfig,
     toolbox: &Toolbox,
-    _consent: Option<&Consent<consent::Cluster>>,
+    warrant: Warrant<'_>,
 ) -> Result<(), Failure> {
     let step = context.reporter.step(config.name(), "deleting the cluster");
-    let existing = observe_containers(config).await?;
-    if existing.is_empty() {
-        step.unchanged("no cluster to delete");
-        return Ok(());
+    match warrant {
+        Warrant::Consent(_) => {
+            if observe(config).await?.is_empty() {
+                step.unchanged("no cluster to delete");
+                return Ok(());
+            }
+            k3d(context, toolbox, None, &["cluster", "delete", config.name()]).await?;
+            // What k3d does not know of: containers of a creation that was killed early.
+            for container in observe(config).await? {
+                docker_output(["rm", "-f", "-v", &container.id]).await?;
+            }
+        }
+        Warrant::NeverRan(leftovers) => {
+            for node in leftovers.nodes() {
+                // Without --force the engine itself refuses if it runs by now.
+                let force: &[&str] = if node.holds_data { &[] } else { &["-f"] };
+                docker_output([&["rm", "-v"], force, &[&node.id]].concat()).await?;
+            }
+        }
     }
-    k3d(context, toolbox, None, &["cluster", "delete", config.name()]).await?;
-    // What k3d does not know of: containers of a creation that was killed early.
-    for container in observe_containers(config).await? {
-        engine::docker_output(["rm", "-f", "-v", container.name.trim_start_matches('/')]).await?;
+    if let Some(left) = observe(config).await?.first() {
+        let message = format!("the container {} of the cluster {} is still there", left.name(), config.name());
+        return Err(Failure::new("docker-failed", Exit::NotReady, message)
+            .evidence(format!("its state is {}", left.state.status))
+            .remedy("run it again"));
     }
     step.done_as("deleted the cluster");
     Ok(())
@@ -702,21 +848,29 @@ async fn delete_cluster(
 
 async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
-    let existing = observe_containers(config).await?;
+    let existing = observe(config).await?;
     let facts = facts(config, &existing, None).await?;
     let plan = decide(&facts);
     let marker = ReadyMarker::read(&context.state.ready_marker());
     if context.json {
+        let has = |name: &&String| facts.nodes.iter().any(|node| node.name == **name);
+        let runs = |name: &&String| facts.nodes.iter().any(|node| node.name == **name && node.running);
+        let wanted = config.containers();
         let json = serde_json::json!({
-            "cluster": config.name(), "exists": facts.exists, "complete": facts.complete, "missing": facts.missing,
-            "stopped": facts.stopped, "drift": facts.drift, "ready": marker,
+            "cluster": config.name(),
+            "exists": !existing.is_empty(),
+            "complete": !existing.is_empty() && facts.stamp != Looked::Absent,
+            "missing": wanted.iter().filter(|name| !has(name)).collect::<Vec<_>>(),
+            "stopped": wanted.iter().filter(|name| has(name) && !runs(name)).collect::<Vec<_>>(),
+            "drift": facts.drift,
+            "ready": marker,
         });
         context.reporter.data(&json.to_string());
     } else {
         for container in &existing {
             context.reporter.data(&format!(
                 "{:<32} {:<10} {}",
-                container.name.trim_start_matches('/'),
+                container.name(),
                 container.state.status,
                 container.config.image
             ));
@@ -729,46 +883,5 @@ async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
         other => {
             Err(Failure::new("cluster-not-ready", Exit::ApiUnreachable, describe(&other)).remedy("cargo xtask cluster"))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Every combination of what can be there; each row the first that holds.
-    #[test]
-    fn every_state_has_its_plan() {
-        let drift = Difference { field: "servers".into(), cluster: "1".into(), file: "2".into() };
-        for bits in 0..32u32 {
-            let [exists, complete, missing, stopped, drifted] = std::array::from_fn(|bit| bits & (1 << bit) != 0);
-            let facts = Facts {
-                exists,
-                complete,
-                missing: Vec::from_iter(missing.then(|| "lb".to_owned())),
-                stopped: Vec::from_iter(stopped.then(|| "a".to_owned())),
-                drift: Vec::from_iter(drifted.then(|| drift.clone())),
-            };
-            match (exists, complete, missing || drifted, stopped, decide(&facts)) {
-                (false, _, _, _, Plan::Create)
-                | (true, false, _, _, Plan::ClearAndCreate)
-                | (true, true, false, false, Plan::Nothing) => {}
-                (true, true, false, true, Plan::Start(names)) => assert_eq!(names, ["a"]),
-                (true, true, true, _, Plan::Recreate(reasons)) => {
-                    let named = |what: &str| reasons.iter().any(|reason| reason.contains(what));
-                    assert_eq!((named("servers"), named("lb")), (drifted, missing), "{reasons:?}");
-                }
-                (.., plan) => panic!("{facts:?}: {plan:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn k3d_failures_are_told_by_their_cause() {
-        let line = "ERRO[0001] Failed to start: Bind for 127.0.0.1:5000 failed: port is already allocated".to_owned();
-        let failure = k3d_failure(&["registry", "create"], &[line]);
-        assert_eq!((failure.code, failure.message.as_str()), ("port-taken", "port 5000 on this machine is taken"));
-        let line = "FATA[0002] toomanyrequests: You have reached your unauthenticated pull rate limit.".to_owned();
-        assert_eq!(k3d_failure(&["cluster", "create"], &[line]).exit, Exit::Registry);
     }
 }

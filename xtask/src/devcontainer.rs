@@ -8,10 +8,13 @@
 //! machine and needs none of this.
 
 use crate::context::Context;
-use crate::engine;
+use crate::docker::{self, Kind, Looked, Thing, docker_output};
 use crate::exit::Failure;
 use crate::k3d::K3dConfig;
 use crate::process;
+
+/// The label of a network that was made here, before k3d had a reason to.
+pub const NETWORK_LABEL: &str = "ameide.dev/cluster";
 
 /// Asks the engine whether it runs the container that this process is in, and if so
 /// lets the context know. Outside a container it costs one look at a file.
@@ -21,7 +24,7 @@ pub async fn adapt(context: &mut Context) {
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let Some(id) = own_id(&mounts) else { return };
-    let inspect = engine::docker(["container", "inspect", "--format", "{{.HostConfig.NetworkMode}}", &id]);
+    let inspect = docker::docker(["container", "inspect", "--format", "{{.HostConfig.NetworkMode}}", &id]);
     // An engine that does not know us is one inside, or none: then nothing is to be joined.
     let Ok(Ok(mode)) = process::capture(inspect).await.map(process::Captured::ok) else { return };
     if mode.trim() != "host" {
@@ -46,12 +49,12 @@ fn own_id(mountinfo: &str) -> Option<String> {
 pub async fn join(context: &Context, config: &K3dConfig, others: &[&str]) -> Result<(), Failure> {
     let Some(own) = &context.inside else { return Ok(()) };
     let network = config.network();
-    let there = process::capture(engine::docker(["network", "inspect", &network])).await;
-    if !there.is_ok_and(|captured| captured.status.success()) {
-        engine::docker_output(["network", "create", &network]).await?;
+    if docker::look::<Thing>(Kind::Network, &network).await? == Looked::Absent {
+        let label = format!("{NETWORK_LABEL}={}", config.name());
+        docker_output(["network", "create", "--label", &label, &network]).await?;
     }
     for container in others.iter().chain([&own.as_str()]) {
-        let connected = engine::docker_output(["network", "connect", &network, container]).await;
+        let connected = docker_output(["network", "connect", &network, container]).await;
         match connected {
             Err(failure) if !failure.evidence.iter().any(|line| line.contains("already exists in network")) => {
                 return Err(failure);
@@ -66,7 +69,7 @@ pub async fn join(context: &Context, config: &K3dConfig, others: &[&str]) -> Res
 pub async fn leave(context: &Context, config: &K3dConfig) {
     if let Some(own) = &context.inside {
         // Not joined, or already gone: both are what is wanted.
-        let _ = engine::docker_output(["network", "disconnect", "--force", &config.network(), own]).await;
+        let _ = docker_output(["network", "disconnect", "--force", &config.network(), own]).await;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 
 use crate::context::Context;
+use crate::docker::{self, Container};
 use crate::engine;
 use crate::exit::{Exit, Failure};
 use crate::state::{cache_dir, human_bytes};
@@ -125,8 +126,8 @@ async fn ports(context: &Context) -> Result<Vec<Check>, Failure> {
     let Some(config) = context.k3d_config()? else { return Ok(Vec::new()) };
     let mut ours = config.containers();
     ours.extend(config.registry_container());
-    let running =
-        engine::containers(&ours).await.is_ok_and(|found| found.iter().any(|container| container.state.running));
+    let ours = docker::inspect::<Container>(docker::Kind::Container, &ours).await;
+    let running = ours.is_ok_and(|found| found.iter().any(|container| container.state.running));
     let registry_port = context.env.registry.push.rsplit(':').next().and_then(|port| port.parse().ok());
     let ports = config.host_ports().into_iter().chain(registry_port);
     let check = |port: u16| match TcpListener::bind(("127.0.0.1", port)) {

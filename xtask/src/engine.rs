@@ -1,109 +1,37 @@
 //! Docker Engine: is it there, what is it like, and, for root on a Debian-like
 //! machine that has none running, installing and starting it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-use serde_json::Value;
-
 use crate::context::Context;
+use crate::docker::{self, EngineInfo, Fault, docker_output, unavailable};
 use crate::exit::{Exit, Failure};
 use crate::process::{self, Interrupt, Job};
 
-/// What `docker info` says of the engine.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct EngineInfo {
-    pub server_version: String,
-    pub driver: String,
-    #[serde(default)]
-    pub cgroup_version: String,
-    #[serde(default)]
-    pub cgroup_driver: String,
-    #[serde(default)]
-    pub default_runtime: String,
-    #[serde(default)]
-    pub docker_root_dir: String,
-}
-
-/// A `docker` command.
-pub fn docker<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> tokio::process::Command {
-    let mut command = process::command("docker");
-    command.args(arguments);
-    command
-}
-
-/// The output of a `docker` command that is expected to succeed.
-pub async fn docker_output<S: AsRef<std::ffi::OsStr>>(
-    arguments: impl IntoIterator<Item = S>,
-) -> Result<String, Failure> {
-    let command = docker(arguments);
-    let shown = format!("{:?}", command.as_std()).replace('"', "");
-    let at_most = if looks(&command) { process::ANSWER } else { process::ACT };
-    let captured =
-        process::capture_within(command, at_most).await.map_err(|failure| unavailable(failure.to_string()))?;
-    if captured.status.success() {
-        return Ok(captured.stdout);
-    }
-    let said = captured.stderr.to_lowercase();
-    if said.contains("docker daemon") && (said.contains("cannot connect") || said.contains("permission denied")) {
-        return Err(unavailable(captured.ok().err().unwrap_or_default()));
-    }
-    // The client's last line only counts what failed; the engine's own words come before it.
-    let cause = captured.stderr.lines().find(|line| line.contains("Error response from daemon")).map(str::to_owned);
-    let evidence = cause.unwrap_or_else(|| captured.ok().err().unwrap_or_default());
-    Err(Failure::new("docker-failed", Exit::NotReady, format!("`{shown}` failed")).evidence(evidence))
-}
-
-/// Whether a command only asks the engine; what it does (saving, pushing, deleting) may take longer.
-fn looks(command: &tokio::process::Command) -> bool {
-    let looks = ["info", "inspect", "ps", "images", "version", "ls"];
-    command.as_std().get_args().take(2).any(|word| looks.iter().any(|look| word == *look))
-}
-
-/// Starts a stopped container, or removes it where the engine cannot: made under
-/// a runtime that this engine does not know, its port taken, its image half gone.
-/// Only for containers whose content is in a named volume. Returns whether it runs.
-pub async fn start_or_remove(name: &str) -> Result<bool, Failure> {
-    if docker_output(["start", name]).await.is_ok() {
-        return Ok(true);
-    }
-    docker_output(["rm", "-f", name]).await?;
-    Ok(false)
-}
-
 /// The engine's description, or why it cannot be had.
 pub async fn observe() -> Result<EngineInfo, String> {
-    let captured =
-        process::capture(docker(["info", "--format", "{{json .}}"])).await.map_err(|error| error.to_string())?;
-    let output = captured.ok()?;
-    // Without an engine the client answers all the same, with `ServerErrors`.
-    let value: Value = serde_json::from_str(&output).map_err(|error| error.to_string())?;
-    if let Some(error) = value.get("ServerErrors").and_then(Value::as_array).and_then(|errors| errors.first()) {
-        return Err(error.as_str().unwrap_or("unknown").to_owned());
-    }
-    serde_json::from_value(value).map_err(|error| error.to_string())
-}
-
-fn unavailable(evidence: impl Into<String>) -> Failure {
-    Failure::new("docker-unavailable", Exit::NotReady, "Docker Engine cannot be reached").evidence(evidence).remedy(
-        "start Docker Engine (`systemctl start docker`, or Docker Desktop), or as root on Debian: cargo xtask up --yes",
-    )
+    docker::info().await.map_err(|(_, error)| error)
 }
 
 pub async fn require() -> Result<EngineInfo, Failure> {
-    observe().await.map_err(unavailable)
+    docker::info().await.map_err(|(fault, error)| unavailable(fault, error))
 }
 
 /// The engine, installed and started if this machine allows it.
 pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
-    let error = match observe().await {
+    let (fault, error) = match docker::info().await {
         Ok(info) => return Ok(info),
         Err(error) => error,
     };
+    let unavailable = |error: String| unavailable(fault, error);
+    // One that answers, and be it with an error, needs no other beside it.
+    if fault != Fault::Away {
+        return Err(unavailable(error));
+    }
     let debian = which::which("apt-get").is_ok() && which::which("dpkg").is_ok();
-    let remote = std::env::var("DOCKER_HOST").is_ok_and(|host| !host.is_empty());
+    let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
+    let remote = set("DOCKER_HOST") || set("DOCKER_CONTEXT");
     if !rustix::process::geteuid().is_root() || !debian || remote {
         return Err(unavailable(error));
     }
@@ -158,13 +86,14 @@ const DOCKERD_LOG: &str = "/var/log/dockerd.log";
 
 /// Starts the engine: by systemd, or as a process of its own, which is returned.
 async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure> {
-    let io = |error: std::io::Error| unavailable(error.to_string());
+    let io = |error: std::io::Error| unavailable(Fault::Away, error.to_string());
     let wrapper = !has_sys_resource();
     if !wrapper && std::path::Path::new("/run/systemd/system").is_dir() {
         let mut command = process::command("systemctl");
         command.args(["start", "docker"]);
         let answer = process::capture_within(command, process::ACT).await;
-        answer.map_err(|failure| unavailable(failure.to_string()))?.ok().map_err(unavailable)?;
+        let failed = |error: String| unavailable(Fault::Away, error);
+        answer.map_err(|failure| failed(failure.to_string()))?.ok().map_err(failed)?;
         return Ok(None);
     }
     for pid_file in ["/var/run/docker.pid", "/var/run/docker/containerd/containerd.pid"] {
@@ -227,7 +156,7 @@ async fn wait_until_it_answers(mut dockerd: Option<&mut std::process::Child>) ->
                 .log(DOCKERD_LOG));
         }
         if started.elapsed() > Duration::from_secs(60) {
-            return Err(unavailable(error).log(DOCKERD_LOG));
+            return Err(unavailable(Fault::Away, error).log(DOCKERD_LOG));
         }
         // dockerd has no way to tell that it listens now but to be asked.
         Interrupt::global().or(tokio::time::sleep(Duration::from_millis(200))).await?;
@@ -241,57 +170,6 @@ pub fn has_sys_resource() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
     bounding.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_none_or(|set| set & (1 << 24) != 0)
-}
-
-/// A container as `docker inspect` describes it.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct Container {
-    pub id: String,
-    pub name: String,
-    pub state: ContainerState,
-    pub config: ContainerConfig,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct ContainerState {
-    pub running: bool,
-    pub status: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct ContainerConfig {
-    pub image: String,
-    #[serde(default)]
-    pub labels: Option<BTreeMap<String, String>>,
-}
-
-impl Container {
-    pub fn label(&self, name: &str) -> Option<&str> {
-        self.config.labels.as_ref()?.get(name).map(String::as_str)
-    }
-}
-
-/// The named containers that exist.
-pub async fn containers(names: &[String]) -> Result<Vec<Container>, Failure> {
-    if names.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut command = docker(["container", "inspect"]);
-    command.args(names);
-    let captured = process::capture(command).await.map_err(|error| unavailable(error.to_string()))?;
-    // Exit code 1 with a list of what was found means that some do not exist.
-    serde_json::from_str(&captured.stdout).map_err(|_| unavailable(captured.stderr.trim().to_owned()))
-}
-
-/// The names of all containers with all of these labels, running or not.
-pub async fn containers_labelled(labels: &[&str]) -> Result<Vec<String>, Failure> {
-    let filters = labels.iter().flat_map(|label| ["--filter".to_owned(), format!("label={label}")]);
-    let arguments = ["ps", "-a", "--format", "{{.Names}}"].map(str::to_owned).into_iter().chain(filters);
-    let output = docker_output(arguments).await?;
-    Ok(output.lines().map(str::to_owned).collect())
 }
 
 /// Every image whose repository matches, as `repository:tag`.

@@ -213,14 +213,30 @@ impl K3dConfig {
         (disabled != Some(true)).then(|| format!("k3d-{}-serverlb", self.name()))
     }
 
+    fn nodes(&self, role: &str, count: u32) -> Vec<String> {
+        (0..count).map(|n| format!("k3d-{}-{role}-{n}", self.name())).collect()
+    }
+
+    pub fn servers(&self) -> Vec<String> {
+        self.nodes("server", self.simple.servers)
+    }
+
+    pub fn agents(&self) -> Vec<String> {
+        self.nodes("agent", self.simple.agents)
+    }
+
     /// Every container that the cluster consists of.
     pub fn containers(&self) -> Vec<String> {
-        let nodes =
-            |role: &str, count: u32| (0..count).map(|n| format!("k3d-{}-{role}-{n}", self.name())).collect::<Vec<_>>();
-        let mut names = nodes("server", self.simple.servers);
-        names.extend(nodes("agent", self.simple.agents));
-        names.extend(self.loadbalancer_container());
-        names
+        let others = self.agents().into_iter().chain(self.loadbalancer_container());
+        self.servers().into_iter().chain(others).collect()
+    }
+
+    /// Where the API is published on this machine, `IP:PORT`.
+    pub fn api_binding(&self) -> Option<String> {
+        let api = self.simple.kube_api.as_ref()?;
+        let port: u16 = api.host_port.as_ref()?.parse().ok()?;
+        let ip = api.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or("0.0.0.0");
+        Some(if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") })
     }
 
     /// The registry container that the cluster uses, `k3d-dev-reg`.
@@ -249,12 +265,32 @@ impl K3dConfig {
     }
 }
 
-/// `[IP:]HOSTPORT:CONTAINERPORT[/PROTOCOL]`
+/// `[IP:]HOSTPORT:CONTAINERPORT[/PROTOCOL]`, of single ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// On the host: `IP:PORT`, or the port.
+    pub outside: String,
+    pub inside: u16,
+    pub protocol: String,
+}
+
+impl Mapping {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (mapping, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let (outside, inside) = mapping.rsplit_once(':')?;
+        outside.rsplit(':').next()?.parse::<u16>().ok()?;
+        Some(Self { outside: outside.to_owned(), inside: inside.parse().ok()?, protocol: protocol.to_owned() })
+    }
+
+    /// As `docker create --publish` takes it.
+    pub fn publish(&self) -> String {
+        format!("{}:{}/{}", self.outside, self.inside, self.protocol)
+    }
+}
+
+/// The port on the host.
 fn host_port(mapping: &str) -> Option<u16> {
-    let mapping = mapping.split('/').next()?;
-    let mut parts = mapping.rsplit(':');
-    parts.next()?;
-    parts.next()?.parse().ok()
+    Mapping::parse(mapping)?.outside.rsplit(':').next()?.parse().ok()
 }
 
 /// A field that differs, by its path in the file.

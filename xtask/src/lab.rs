@@ -14,6 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::context::Context;
+use crate::docker::{self, Container, Kind, Looked, docker_output};
 use crate::engine;
 use crate::exit::{Exit, Failure};
 use crate::gomodule::{Program, files_below, require_go, short_hex};
@@ -254,7 +255,7 @@ impl<'a> Builder<'a> {
         let stage = self.stage(image).await?;
         let reporter = &self.context.reporter;
         let step = reporter.step("lab", format!("building the image {name}"));
-        let mut command = engine::docker(["build", "--network", "host", "-t", &tag]);
+        let mut command = docker::docker(["build", "--network", "host", "-t", &tag]);
         if let Some(base) = base {
             command.arg("--build-arg").arg(format!("BASE={base}"));
         }
@@ -300,8 +301,8 @@ impl<'a> Builder<'a> {
             let path = target.join("archives").join(format!("{archive}.tar"));
             // Saved under a name that the node can rely on, whatever the content's key.
             let stable = format!("ameide-lab/{archive}:lab");
-            engine::docker_output(["tag", &self.tag(archive)?, &stable]).await?;
-            engine::docker_output(["save", "-o", path.as_str(), &stable]).await?;
+            docker_output(["tag", &self.tag(archive)?, &stable]).await?;
+            docker_output(["save", "-o", path.as_str(), &stable]).await?;
         }
         for files in &image.files {
             let folder = go_module_folder(&self.folder.join("go").join(&files.module), &files.go).await?;
@@ -337,7 +338,7 @@ impl<'a> Builder<'a> {
         let mut command = process::command("tar");
         command.arg("-C").arg(&root).arg("--exclude=./var/cache/apt/archives/*.deb").arg("-cf").arg(&archive).arg(".");
         self.job("lab-base", command, "is the disk full?").await?;
-        let mut command = engine::docker(["import"]);
+        let mut command = docker::docker(["import"]);
         command.arg(&archive).arg(&tag);
         self.job("lab-base", command, "is the disk full?").await?;
         step.done_as("built the base image (debootstrap)");
@@ -367,10 +368,7 @@ fn base_key() -> String {
 }
 
 async fn image_exists(tag: &str) -> Result<bool, Failure> {
-    let captured = process::capture(engine::docker(["image", "inspect", "--format", "{{.Id}}", tag])).await;
-    captured
-        .map(|captured| captured.status.success())
-        .map_err(|error| Failure::new("docker-unavailable", Exit::NotReady, error.to_string()))
+    Ok(docker::look::<docker::Image>(Kind::Image, tag).await?.found().is_some())
 }
 
 async fn go_module_folder(module: &Utf8Path, go: &str) -> Result<Utf8PathBuf, Failure> {
@@ -410,17 +408,20 @@ fn copy_folder(from: &Utf8Path, to: &Utf8Path) -> std::io::Result<()> {
 
 /// Runs the upstream registry; its content lives in a volume of its own.
 async fn start_upstream(image: &str) -> Result<(), Failure> {
-    let name = UPSTREAM_CONTAINER.to_owned();
-    let existing = engine::containers(std::slice::from_ref(&name)).await?;
-    let runs = match existing.first() {
-        None => false,
-        Some(container) if container.config.image == image => {
-            container.state.running || engine::start_or_remove(UPSTREAM_CONTAINER).await?
-        }
-        Some(_) => {
-            // The content is in the volume, which stays.
-            engine::docker_output(["rm", "-f", UPSTREAM_CONTAINER]).await?;
-            false
+    let runs = match docker::look::<Container>(Kind::Container, UPSTREAM_CONTAINER).await? {
+        Looked::Absent => false,
+        Looked::Found(container) if container.config.image == image && container.state.running => true,
+        Looked::Found(container) => {
+            let started = container.config.image == image
+                && match docker_output(["start", &container.id]).await {
+                    Ok(_) => true,
+                    Err(refused) if refused.code == "docker-failed" => false,
+                    Err(failure) => return Err(failure),
+                };
+            if !started {
+                remove_upstream(&container).await?;
+            }
+            started
         }
     };
     if !runs {
@@ -428,9 +429,22 @@ async fn start_upstream(image: &str) -> Result<(), Failure> {
         let volume = format!("{UPSTREAM_CONTAINER}:/var/lib/registry");
         let mut arguments = vec!["run", "-d", "--name", UPSTREAM_CONTAINER, "--label", "ameide.dev/lab=upstream"];
         arguments.extend(["-p", &publish, "-v", &volume, image]);
-        engine::docker_output(arguments).await?;
+        docker_output(arguments).await?;
     }
     registry::wait_until_it_answers(UPSTREAM_ADDRESS, Duration::from_secs(30)).await
+}
+
+/// Removes the upstream's container, whose content positively is in a volume, which stays.
+async fn remove_upstream(container: &Container) -> Result<(), Failure> {
+    let ours = container.label("ameide.dev/lab") == Some("upstream")
+        && container.keeps_in_volume("/var/lib/registry", UPSTREAM_CONTAINER);
+    if !ours {
+        let message = format!("there is a container {UPSTREAM_CONTAINER}, which is not the lab's");
+        return Err(Failure::new("not-ours", Exit::NotReady, message)
+            .evidence("it lacks the label ameide.dev/lab=upstream, or the volume of that name")
+            .remedy(format!("docker inspect {UPSTREAM_CONTAINER} tells what it is; rename or remove it")));
+    }
+    docker_output(["rm", "-f", &container.id]).await.map(drop)
 }
 
 /// Pushes what the upstream registry lacks and writes the lab's lock.
@@ -452,9 +466,9 @@ async fn serve(
         let step = context.reporter.step("lab", format!("serving {reference}"));
         let path = reference.split_once('/').map_or(reference.as_str(), |(_, path)| path);
         let target = format!("{UPSTREAM_ADDRESS}/{path}");
-        engine::docker_output(["tag", tag, &target]).await?;
-        engine::docker_output(["push", "--quiet", &target]).await?;
-        engine::docker_output(["rmi", &target]).await?;
+        docker_output(["tag", tag, &target]).await?;
+        docker_output(["push", "--quiet", &target]).await?;
+        docker_output(["rmi", &target]).await?;
         step.done();
     }
     registry::resolve_lab_lock(context, &lab.lock).await?;

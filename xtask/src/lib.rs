@@ -11,6 +11,7 @@ pub mod consent;
 pub mod context;
 pub mod devcontainer;
 pub mod diagnosis;
+pub mod docker;
 pub mod doctor;
 pub mod engine;
 pub mod exit;

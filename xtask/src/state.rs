@@ -48,6 +48,12 @@ impl StateDir {
         self.path.join("k3d-cluster-ready")
     }
 
+    /// Whether the cluster's images are the lab's or public ones: it stays so when the
+    /// cluster is made again.
+    pub fn cluster_kind(&self) -> Utf8PathBuf {
+        self.path.join("k3d-cluster-kind")
+    }
+
     pub fn runs(&self) -> Utf8PathBuf {
         self.path.join("runs")
     }

@@ -1,0 +1,553 @@
+//! Nothing is destroyed without its consent, whatever Docker's command answers: with
+//! `docker`, `k3d`, `helm` and `helmfile` as stand-ins that log every call, each answer
+//! is given to each look, in each state that a cluster can be in.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+use xtask::k3d::K3dConfig;
+
+const SERVER: &str = "k3d-ameide-ci-server-0";
+const BALANCER: &str = "k3d-ameide-ci-serverlb";
+const REGISTRY: &str = "k3d-ci-reg";
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// A machine with its own tree, state and stand-ins.
+struct Machine {
+    folder: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let machine = Self { folder: tempfile::tempdir().unwrap() };
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
+        let copied = Command::new("cp").arg("-r").arg(root.join("infra")).arg(machine.folder.path()).status().unwrap();
+        assert!(copied.success());
+        // Ports of its own; where the registry is asked, something answers.
+        machine.edit("infra/docker/ci/k3d.yaml", |text| {
+            text.replace("6551", &free_port()).replace("127.0.0.1:8443", &format!("127.0.0.1:{}", free_port()))
+        });
+        let registry = answers_ok();
+        machine.edit("infra/kubernetes/environments/ci/env.yaml", |text| text.replace("127.0.0.1:5001", &registry));
+        for folder in ["bin", "world/container", "world/volume", "world/network", "world/image", "cache", "state"] {
+            std::fs::create_dir_all(machine.path(folder)).unwrap();
+        }
+        std::fs::write(machine.path("calls"), "").unwrap();
+        machine.write_program("docker", &DOCKER.replace("HERE", machine.folder.path().to_str().unwrap()));
+        for tool in ["k3d", "helm", "helmfile"] {
+            let version = pinned(&root, tool);
+            let log = machine.path("calls");
+            machine.write_program(
+                tool,
+                &format!(
+                    "#!/bin/sh\ncase \"$*\" in *version*) echo '{version}'; exit 0;; esac\n\
+                     echo \"{tool} $*\" >> {}\nif [ -e {} ]; then cat {} >&2; exit 1; fi\n",
+                    log.display(),
+                    machine.path(&format!("{tool}.fails")).display(),
+                    machine.path(&format!("{tool}.fails")).display(),
+                ),
+            );
+        }
+        machine
+    }
+
+    fn path(&self, relative: &str) -> PathBuf {
+        self.folder.path().join(relative)
+    }
+
+    fn edit(&self, relative: &str, change: impl FnOnce(String) -> String) {
+        let text = change(std::fs::read_to_string(self.path(relative)).unwrap());
+        std::fs::write(self.path(relative), text).unwrap();
+    }
+
+    fn write_program(&self, name: &str, text: &str) {
+        let path = self.path("bin").join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn config(&self) -> K3dConfig {
+        let path = camino::Utf8PathBuf::from_path_buf(self.path("infra/docker/ci/k3d.yaml")).unwrap();
+        K3dConfig::read(&path).unwrap()
+    }
+
+    fn put(&self, kind: &str, name: &str, thing: &Value) {
+        std::fs::write(self.path(&format!("world/{kind}/{name}")), thing.to_string()).unwrap();
+    }
+
+    fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        let _ = std::fs::remove_dir_all(self.path("state/k3d-ameide-ci"));
+        std::fs::write(self.path("calls"), "").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        command.current_dir(self.folder.path()).args(["--env", "ci", "--no-lab"]).args(arguments).stdin(Stdio::null());
+        command.env("PATH", path).env("AMEIDE_STATE_DIR", self.path("state"));
+        command.env("AMEIDE_CACHE_DIR", self.path("cache")).env("KUBECONFIG", self.path("kubeconfig"));
+        for variable in ["XTASK_CONFIRM", "XTASK_ALLOW_DESTROY", "DOCKER_CONTEXT", "HELMFILE_ENVIRONMENT"] {
+            command.env_remove(variable);
+        }
+        // No engine is installed or started on the machine that runs the tests.
+        command.env("DOCKER_HOST", "unix:///nowhere/docker.sock").envs(variables.iter().copied());
+        command.output().unwrap()
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::fs::read_to_string(self.path("calls")).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// Calls that take something away.
+    fn destructive(&self) -> Vec<String> {
+        let takes = |call: &String| {
+            let words: Vec<&str> = call.split(' ').collect();
+            words.iter().skip(1).take(2).any(|word| matches!(*word, "rm" | "rmi" | "prune" | "delete" | "kill"))
+        };
+        self.calls().into_iter().filter(takes).collect()
+    }
+}
+
+/// The version that the tree pins a tool to.
+fn pinned(root: &Path, tool: &str) -> String {
+    let text = std::fs::read_to_string(root.join("infra/tools").join(tool).join("go.mod")).unwrap();
+    let package = text.lines().find_map(|line| line.strip_prefix("tool ")).unwrap().trim().to_owned();
+    let version = |line: &str| {
+        let (module, version) = line.trim().trim_start_matches("require ").split_once(' ')?;
+        package.starts_with(module).then(|| version.split(' ').next().unwrap().to_owned())
+    };
+    text.lines().filter(|line| !line.starts_with("tool")).find_map(version).unwrap()
+}
+
+fn free_port() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port().to_string()
+}
+
+/// The address of a server that says 200 to everything.
+fn answers_ok() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut head = [0; 4096];
+            let _ = client.read(&mut head);
+            let _ = client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}");
+        }
+    });
+    address
+}
+
+/// Docker's command over a folder of things. `fault/WHAT` is what a look answers instead:
+/// a script, given the arguments.
+const DOCKER: &str = r#"#!/bin/sh
+here=HERE
+echo "docker $*" >> $here/calls
+what=$1
+case "$2" in inspect) what=$1-inspect;; esac
+if [ -x $here/fault/$what ]; then . $here/fault/$what; fi
+case $what in
+info) echo '{"ServerVersion":"20.10.24","Driver":"overlay2","CgroupVersion":"2","CgroupDriver":"systemd","DefaultRuntime":"runc"}';;
+ps)
+  label=${6#label=}; key=${label%%=*}; value=${label#*=}
+  for file in $here/world/container/*; do
+    if grep -q "\"$key\":\"$value\"" $file 2>/dev/null; then basename $file; fi
+  done;;
+container-inspect|volume-inspect|network-inspect|image-inspect)
+  kind=$1; shift 2; status=0; comma=; printf '['
+  for name; do
+    if [ -e $here/world/$kind/$name ]; then printf %s "$comma"; cat $here/world/$kind/$name; comma=,
+    else
+      case $kind in
+      container) echo "Error response from daemon: No such container: $name" >&2;;
+      volume) echo "Error response from daemon: get $name: no such volume" >&2;;
+      network) echo "Error response from daemon: network $name not found" >&2;;
+      image) echo "Error response from daemon: No such image: $name" >&2;;
+      esac
+      status=1
+    fi
+  done
+  echo ']'; exit $status;;
+cp)
+  case "$2" in
+  *:/etc/ameide-created)
+    if [ -e $here/world/unfinished ]; then
+      echo "Error response from daemon: Could not find the file /etc/ameide-created in container ${2%%:*}" >&2; exit 1
+    fi
+    printf 'ameide-created'; head -c 1010 /dev/zero;;
+  esac;;
+start) if [ -e $here/world/no-start ]; then echo "Error response from daemon: unknown or invalid runtime name: ameide" >&2; exit 1; fi;;
+rm)
+  for word; do last=$word; done
+  for file in $here/world/container/*; do if grep -q "\"Id\":\"$last\"" $file; then rm $file; fi; done;;
+esac
+"#;
+
+/// An id as the engine's are, told from others by its first letters.
+fn id(name: &str) -> String {
+    format!("{:0<64}", name.bytes().map(|byte| format!("{byte:02x}")).collect::<String>()).chars().take(64).collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Is {
+    Running,
+    Stopped,
+    NeverRan,
+}
+
+fn container(name: &str, is: Is, labels: Value) -> Value {
+    let (status, started) = match is {
+        Is::Running => ("running", "2026-11-25T10:00:00Z"),
+        Is::Stopped => ("exited", "2026-11-25T10:00:00Z"),
+        Is::NeverRan => ("created", NEVER),
+    };
+    json!({
+        "Id": id(name), "Name": format!("/{name}"), "RestartCount": 0, "Mounts": [],
+        "State": {"Running": is == Is::Running, "Status": status, "StartedAt": started},
+        "Config": {"Image": "rancher/k3s:v1.33.4-k3s1", "Labels": labels},
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum World {
+    Healthy,
+    Stopped,
+    Drifted,
+    Foreign,
+    BalancerLost,
+    ServerLost,
+    Unfinished,
+    NeverRan,
+    RegistryStands,
+    RegistryBroken,
+    RegistryBrokenWithoutVolume,
+    RegistryForeign,
+}
+
+const WORLDS: [World; 12] = [
+    World::Healthy,
+    World::Stopped,
+    World::Drifted,
+    World::Foreign,
+    World::BalancerLost,
+    World::ServerLost,
+    World::Unfinished,
+    World::NeverRan,
+    World::RegistryStands,
+    World::RegistryBroken,
+    World::RegistryBrokenWithoutVolume,
+    World::RegistryForeign,
+];
+
+impl World {
+    fn machine(self) -> Machine {
+        let machine = Machine::new();
+        let applied = machine.config().canonical();
+        let applied = if self == Self::Drifted { applied.replace("\"servers\":1", "\"servers\":3") } else { applied };
+        let labels = |role: &str| {
+            let mut labels = json!({
+                "app": "k3d", "k3d.cluster": "ameide-ci", "k3d.role": role, "k3d.version": "v5.8.3",
+                "ameide.dev/config": URL_SAFE_NO_PAD.encode(&applied), "ameide.dev/lab": "false",
+                "k3d.cluster.token": "secret-token",
+            });
+            if self == Self::Foreign {
+                labels.as_object_mut().unwrap().remove("ameide.dev/config");
+            }
+            labels
+        };
+        let is = match self {
+            Self::Stopped => Is::Stopped,
+            Self::NeverRan => Is::NeverRan,
+            _ => Is::Running,
+        };
+        if self != Self::ServerLost {
+            machine.put("container", SERVER, &container(SERVER, is, labels("server")));
+        } else {
+            let agent = "k3d-ameide-ci-agent-0";
+            machine.put("container", agent, &container(agent, Is::Running, labels("agent")));
+        }
+        if !matches!(self, Self::BalancerLost | Self::Unfinished) {
+            machine.put("container", BALANCER, &container(BALANCER, is, labels("loadbalancer")));
+        }
+        if self == Self::Unfinished {
+            std::fs::write(machine.path("world/unfinished"), "").unwrap();
+        }
+        let mut registry = container(REGISTRY, Is::Running, json!({"app": "k3d", "k3d.role": "registry"}));
+        let volume = json!([{"Type": "volume", "Name": REGISTRY, "Destination": "/var/lib/registry"}]);
+        registry["Mounts"] = volume;
+        let broken = matches!(
+            self,
+            Self::RegistryBroken | Self::RegistryBrokenWithoutVolume | Self::RegistryForeign | Self::RegistryStands
+        );
+        if broken {
+            registry["State"] = container("", Is::Stopped, json!({}))["State"].clone();
+        }
+        match self {
+            Self::RegistryBrokenWithoutVolume => registry["Mounts"] = json!([]),
+            Self::RegistryForeign => registry["Config"]["Labels"] = json!({"app": "theirs"}),
+            _ => {}
+        }
+        if broken && self != Self::RegistryStands {
+            std::fs::write(machine.path("world/no-start"), "").unwrap();
+        }
+        machine.put("container", REGISTRY, &registry);
+        machine.put("volume", REGISTRY, &json!({"Name": REGISTRY, "Labels": null}));
+        machine
+    }
+
+    /// What may go without consent: what never ran, what holds no data, what outlives it.
+    fn may_go(self) -> BTreeSet<String> {
+        let names: &[&str] = match self {
+            Self::NeverRan => &[SERVER, BALANCER],
+            // Its images are positively in the volume.
+            Self::RegistryBroken | Self::RegistryStands => &[REGISTRY],
+            _ => &[],
+        };
+        names.iter().map(|name| id(name)).collect()
+    }
+
+    /// What is asked of the engine in it, or acted on by its answer.
+    fn looks(self) -> &'static [&'static str] {
+        match self {
+            Self::Healthy => &["info", "ps", "container-inspect", "cp"],
+            Self::NeverRan => &["info", "ps", "container-inspect"],
+            Self::Unfinished => &["ps", "container-inspect", "cp"],
+            Self::Stopped | Self::Drifted | Self::BalancerLost => &["ps", "container-inspect"],
+            Self::Foreign | Self::ServerLost => &["container-inspect"],
+            Self::RegistryStands | Self::RegistryBroken | Self::RegistryBrokenWithoutVolume | Self::RegistryForeign => {
+                &["container-inspect", "volume-inspect", "start"]
+            }
+        }
+    }
+
+    /// Whether going on needs consent.
+    fn needs_consent(self) -> bool {
+        matches!(self, Self::Drifted | Self::Foreign | Self::ServerLost | Self::RegistryBrokenWithoutVolume)
+    }
+}
+
+/// What a look may answer: a name, and the script that answers.
+fn answers() -> Vec<(&'static str, String)> {
+    let said = [
+        (
+            "20.10 away",
+            "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",
+        ),
+        (
+            "29 away",
+            "failed to connect to the docker API at unix:///var/run/docker.sock; check if the path is correct and if the daemon is running: dial unix /var/run/docker.sock: connect: no such file or directory",
+        ),
+        ("connecting", "error during connect: Get \"http://%2Fvar%2Frun%2Fdocker.sock/v1.41/containers/json\": EOF"),
+        (
+            "denied",
+            "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock: Get \"http://%2Fvar%2Frun%2Fdocker.sock/v1.24/info\": dial unix /var/run/docker.sock: connect: permission denied",
+        ),
+        (
+            "500",
+            "request returned 500 Internal Server Error for API route and version http://%2Fvar%2Frun%2Fdocker.sock/v1.47/containers/json, check if the server supports the requested API version",
+        ),
+        ("desktop", "Error response from daemon: dial unix docker.raw.sock: connect: connection refused"),
+        (
+            "context",
+            "Failed to initialize: unable to resolve docker endpoint: context \"desktop-linux\": context not found: open /root/.docker/contexts/meta/x/meta.json: no such file or directory",
+        ),
+        (
+            "version",
+            "Error response from daemon: client version 1.52 is too new. Maximum supported API version is 1.41",
+        ),
+        ("another", "Error response from daemon: No such container: somebody-else"),
+        ("storage", "Error response from daemon: open /var/lib/docker/overlay2/x: no such file or directory"),
+        (
+            "podman",
+            "Error: unable to connect to Podman socket: failed to connect: dial unix /run/podman/podman.sock: connect: no such file or directory",
+        ),
+        ("nothing", ""),
+    ];
+    let mut all: Vec<(&str, String)> = Vec::new();
+    for (name, text) in said {
+        all.push((name, format!("echo '[]'; cat >&2 <<'EOT'\n{text}\nEOT\nexit 1\n")));
+    }
+    all.push(("killed", "printf '[{\"Id\"'; kill -KILL $$; sleep 5\n".to_owned()));
+    all.push(("garbage", "echo '<html>proxy</html>'; exit 0\n".to_owned()));
+    all.push(("truncated", "printf '[{\"Id\":\"01\",'; exit 0\n".to_owned()));
+    all.push(("empty", "exit 0\n".to_owned()));
+    all.push(("none of it", "echo '[]'; exit 0\n".to_owned()));
+    all.push(("slow", "sleep 0.3\n".to_owned()));
+    all
+}
+
+fn give(machine: &Machine, look: &str, script: &str) {
+    let _ = std::fs::remove_dir_all(machine.path("fault"));
+    std::fs::create_dir(machine.path("fault")).unwrap();
+    let path = machine.path("fault").join(look);
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Every destructive call is about what may go in this world, and by its id.
+#[track_caller]
+fn nothing_else_went(world: World, machine: &Machine, how: &str, output: &Output) {
+    for call in machine.destructive() {
+        let target = call.split(' ').next_back().unwrap().to_owned();
+        let forced = call.split(' ').any(|word| word == "-f" || word == "--force");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(world.may_go().contains(&target), "{world:?}, {how}: `{call}`\n{text}");
+        // The load balancer of a creation that never ended holds nothing, running or not.
+        assert!(!forced || target == id(BALANCER), "{world:?}, {how}: `{call}`\n{text}");
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!text.contains("secret-token") && !machine.calls().iter().any(|call| call.contains("secret-token")));
+}
+
+#[test]
+fn nothing_is_destroyed_without_consent_whatever_a_look_answers() {
+    let queue: Mutex<Vec<World>> = Mutex::new(WORLDS.to_vec());
+    let runs = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while let Some(world) = { queue.lock().unwrap().pop() } {
+                    let machine = world.machine();
+                    let pristine = machine.path("pristine");
+                    copy(&machine.path("world"), &pristine);
+                    for look in world.looks() {
+                        for (name, script) in answers() {
+                            give(&machine, look, &script);
+                            for arguments in [&["cluster", "--yes"][..], &["checklist", "--fix", "--yes"]] {
+                                // The longer way in a few worlds: it ends in the same one.
+                                if arguments[0] == "checklist" && (world != World::Healthy || *look == "info") {
+                                    continue;
+                                }
+                                copy(&pristine, &machine.path("world"));
+                                let output = machine.run(arguments, &[("XTASK_CONFIRM", "1")]);
+                                let how = format!("{look} answers {name:?} to {arguments:?}");
+                                nothing_else_went(world, &machine, &how, &output);
+                                runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                                // No container at all is an answer too.
+                                let answered = name == "slow" || (*look == "ps" && name == "empty");
+                                if !answered && matches!(*look, "ps" | "info") {
+                                    assert!(!output.status.success(), "{world:?}, {how}");
+                                    assert!(machine.destructive().is_empty(), "{world:?}, {how}");
+                                }
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let runs = runs.into_inner();
+    println!("{runs} runs");
+    assert!(runs > 500, "{runs}");
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+}
+
+#[test]
+fn each_state_is_left_mended_or_asked_about() {
+    for world in WORLDS {
+        for flags in [&[][..], &["--yes"], &["--allow-destroy=release"], &["--yes", "--allow-destroy=release"]] {
+            let machine = world.machine();
+            let output = machine.run(&[&["cluster"], flags].concat(), &[]);
+            nothing_else_went(world, &machine, &format!("{flags:?}"), &output);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code() == Some(10), world.needs_consent(), "{world:?} {flags:?}\n{text}");
+            if world.needs_consent() {
+                let kind = if world == World::RegistryBrokenWithoutVolume { "registry" } else { "cluster" };
+                assert!(text.contains("consent-needed"), "{text}");
+                assert!(text.contains(&format!("--allow-destroy={kind} ")), "{text}");
+            }
+            let called = |what: &str| machine.calls().iter().any(|call| call.starts_with(what));
+            match world {
+                World::BalancerLost => {
+                    assert!(called(&format!("docker create --name {BALANCER}")), "{text}\n{:?}", machine.calls());
+                    assert!(called(&format!("docker start {BALANCER}")) && !called("k3d cluster create"), "{text}");
+                }
+                World::Unfinished => assert!(called("k3d cluster stop") && called("k3d cluster start"), "{text}"),
+                World::Stopped => assert!(called("k3d cluster start"), "{text}"),
+                World::NeverRan => {
+                    assert!(called(&format!("docker rm -v {}", id(SERVER))), "{text}\n{:?}", machine.calls());
+                    assert!(called("k3d cluster create"), "{text}");
+                }
+                World::RegistryBroken => assert!(called(&format!("docker rm {}", id(REGISTRY))), "{text}"),
+                World::RegistryForeign => assert!(text.contains("not-ours"), "{text}"),
+                _ => assert!(!called("k3d cluster create") && !called("k3d registry create"), "{text}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn each_destructive_command_wants_its_own_flag() {
+    let rows = [(&["cluster", "recreate"][..], "cluster"), (&["cluster", "delete"], "cluster,registry")];
+    for (command, needed) in rows {
+        for given in ["", "release", "registry", "cluster", "cluster,registry", "cluster,registry,release"] {
+            let has: BTreeSet<&str> = given.split(',').collect();
+            let enough = needed.split(',').all(|kind| has.contains(kind));
+            for by_variable in [false, true] {
+                let machine = World::Healthy.machine();
+                let flag = format!("--allow-destroy={given}");
+                let (mut arguments, mut variables) = ([command, &["--yes"]].concat(), vec![("XTASK_CONFIRM", "1")]);
+                if by_variable {
+                    variables.push(("XTASK_ALLOW_DESTROY", given));
+                } else if !given.is_empty() {
+                    arguments.push(&flag);
+                }
+                let output = machine.run(&arguments, &variables);
+                let text = String::from_utf8_lossy(&output.stderr);
+                let how = format!("{arguments:?} {variables:?}\n{text}");
+                assert_eq!(output.status.code() == Some(10), !enough, "{how}");
+                let deleted = machine.calls().iter().any(|call| call == "k3d cluster delete ameide-ci");
+                assert_eq!(deleted, enough, "{how}");
+                if !enough {
+                    assert_eq!(machine.destructive(), [] as [&str; 0], "{how}");
+                    assert!(text.contains(&format!("--allow-destroy={needed} ")), "{how}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn up_and_fix_say_what_they_would_lose_and_lose_nothing() {
+    for arguments in [&["up", "--yes"][..], &["checklist", "--fix", "--yes", "--allow-destroy=cluster"]] {
+        let machine = World::Drifted.machine();
+        let output = machine.run(arguments, &[]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{text}");
+        assert_eq!(machine.destructive(), [] as [&str; 0], "{arguments:?}\n{text}");
+    }
+}
+
+#[test]
+fn a_cluster_that_is_made_again_keeps_its_kind() {
+    let machine = World::Healthy.machine();
+    // Made from public images, and nothing of them answers here.
+    let mut arguments = vec!["cluster", "recreate", "--allow-destroy=cluster"];
+    let output = machine.run(&arguments, &[("HTTPS_PROXY", "http://127.0.0.1:9")]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(machine.calls().iter().any(|call| call.starts_with("k3d cluster create")), "{text}");
+    assert!(!text.contains("building what is missing"), "{text}");
+    assert_eq!(std::fs::read_to_string(machine.path("state/k3d-ameide-ci/k3d-cluster-kind")).unwrap(), "public");
+    arguments.clear();
+}
+
+#[test]
+fn what_is_deleted_is_what_was_meant() {
+    let machine = World::RegistryForeign.machine();
+    machine.put("network", "ameide-ci-network", &json!({"Name": "ameide-ci-network", "Labels": {"theirs": "1"}}));
+    let output = machine.run(&["cluster", "delete", "--allow-destroy=cluster,registry"], &[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(8), "{text}");
+    assert!(text.contains("not-ours"), "{text}");
+    let gone = machine.destructive();
+    assert!(gone.iter().all(|call| !call.contains(&id(REGISTRY)) && !call.contains("network rm")), "{gone:?}");
+    assert!(machine.path("state/k3d-ameide-ci/runs").exists(), "the records stay while something stays");
+}

@@ -1,0 +1,205 @@
+//! From what is there to what is done about it. Only positive facts lead to anything
+//! that deletes: a look that failed never comes this far.
+
+use crate::docker::{Container, Looked};
+use crate::k3d::Difference;
+
+/// What k3d calls the part that a container plays (`k3d.role`).
+pub const ROLE_LABEL: &str = "k3d.role";
+
+/// A container of the cluster, as far as deciding needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: String,
+    pub id: String,
+    /// Servers and agents hold what is deployed: etcd or SQLite, and local volumes.
+    pub holds_data: bool,
+    pub running: bool,
+    /// Positively created and never started.
+    pub never_ran: bool,
+}
+
+impl Node {
+    pub fn of(container: &Container) -> Self {
+        Self {
+            name: container.name().to_owned(),
+            id: container.id.clone(),
+            // Any part that is not known to be without data may have some.
+            holds_data: !matches!(container.label(ROLE_LABEL), Some("loadbalancer" | "noRole")),
+            running: container.state.running,
+            never_ran: container.never_ran(),
+        }
+    }
+}
+
+/// What is there.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// All that the engine says belong to the cluster, as k3d labels them.
+    pub nodes: Vec<Node>,
+    /// The names that the config asks for, servers first.
+    pub servers: Vec<String>,
+    pub others: Vec<String>,
+    /// The load balancer of them, if it can be made again from the config.
+    pub replaceable: Option<String>,
+    /// Creation once came to its end. Nobody looks where no node ever ran.
+    pub stamp: Looked<()>,
+    pub drift: Vec<Difference>,
+    /// Made by something else: it may hold anything.
+    pub foreign: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    Create,
+    /// An interrupted creation left parts that positively never held anything.
+    ClearAndCreate(Leftovers),
+    /// Destroys what the cluster holds: asked for first.
+    Recreate(Vec<String>),
+    /// Creation was interrupted when nodes ran already: it is gone on with.
+    Finish,
+    /// The load balancer is made again: it holds nothing.
+    Mend(String),
+    Start(Vec<String>),
+    Nothing,
+}
+
+/// Containers that may go without consent. Only [`decide`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftovers {
+    nodes: Vec<Node>,
+}
+
+impl Leftovers {
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+}
+
+/// Facts to plan.
+pub fn decide(facts: &Facts) -> Plan {
+    let Facts { nodes, servers, others, .. } = facts;
+    if nodes.is_empty() {
+        return Plan::Create;
+    }
+    if !facts.foreign && nodes.iter().all(|node| node.never_ran || !node.holds_data) && !any_server_ran(facts) {
+        return Plan::ClearAndCreate(Leftovers { nodes: nodes.clone() });
+    }
+    let find = |name: &String| nodes.iter().find(|node| node.name == *name);
+    let mendable = |name: &String| facts.replaceable.as_ref() == Some(name);
+    let mut reasons: Vec<String> = facts.drift.iter().map(ToString::to_string).collect();
+    let gone = servers.iter().chain(others).filter(|name| find(name).is_none());
+    reasons.extend(gone.filter(|name| !mendable(name)).map(|name| format!("the container {name} is gone")));
+    if !reasons.is_empty() {
+        return Plan::Recreate(reasons);
+    }
+    if facts.stamp == Looked::Absent {
+        return Plan::Finish;
+    }
+    if let Some(name) = &facts.replaceable
+        && find(name).is_none_or(|node| node.never_ran)
+    {
+        return Plan::Mend(name.clone());
+    }
+    let stopped: Vec<String> =
+        servers.iter().chain(others).filter(|name| find(name).is_some_and(|node| !node.running)).cloned().collect();
+    if stopped.is_empty() { Plan::Nothing } else { Plan::Start(stopped) }
+}
+
+/// Without its servers a cluster is only parts; with one that ran it may hold anything.
+fn any_server_ran(facts: &Facts) -> bool {
+    facts.nodes.iter().any(|node| facts.servers.contains(&node.name) && !node.never_ran)
+}
+
+pub fn describe(plan: &Plan) -> String {
+    match plan {
+        Plan::Create => "create the cluster".to_owned(),
+        Plan::ClearAndCreate(_) => {
+            "remove the rest of an interrupted creation, which never ran, and create the cluster".to_owned()
+        }
+        Plan::Recreate(reasons) => format!("recreate the cluster: {}", reasons.join("; ")),
+        Plan::Finish => "finish an interrupted creation".to_owned(),
+        Plan::Mend(name) => format!("make {name} again, which holds no data"),
+        Plan::Start(names) => format!("start {}", names.join(", ")),
+        Plan::Nothing => "change nothing: the cluster is as the file says".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Is {
+        Gone,
+        NeverRan,
+        Stopped,
+        Running,
+    }
+
+    const ALL: [Is; 4] = [Is::Gone, Is::NeverRan, Is::Stopped, Is::Running];
+
+    fn node(name: &str, is: Is) -> Option<Node> {
+        (is != Is::Gone).then(|| Node {
+            name: name.to_owned(),
+            id: format!("id of {name}"),
+            holds_data: name != "lb" && name != "tools",
+            running: is == Is::Running,
+            never_ran: is == Is::NeverRan,
+        })
+    }
+
+    /// Every combination of what can be there. What is deleted without consent never
+    /// ran, or holds no data; all else is asked for, mended, started or left.
+    #[test]
+    fn every_state_has_its_plan_and_none_destroys_what_ever_ran() {
+        let drift = Difference { field: "servers".into(), cluster: "1".into(), file: "2".into() };
+        let mut seen = std::collections::BTreeMap::<String, usize>::new();
+        for server in ALL {
+            for agent in ALL {
+                for lb in ALL {
+                    for tools in [Is::Gone, Is::Running] {
+                        for bits in 0..16u8 {
+                            let [stamped, drifted, foreign, replaceable] =
+                                std::array::from_fn(|bit| bits & (1 << bit) != 0);
+                            let all = [("s", server), ("a", agent), ("lb", lb), ("tools", tools)];
+                            let facts = Facts {
+                                nodes: all.into_iter().filter_map(|(name, is)| node(name, is)).collect(),
+                                servers: vec!["s".to_owned()],
+                                others: vec!["a".to_owned(), "lb".to_owned()],
+                                replaceable: replaceable.then(|| "lb".to_owned()),
+                                stamp: if stamped { Looked::Found(()) } else { Looked::Absent },
+                                drift: Vec::from_iter(drifted.then(|| drift.clone())),
+                                foreign,
+                            };
+                            check(&facts, [server, agent, lb]);
+                            let plan = format!("{:?}", decide(&facts));
+                            *seen.entry(plan.split(['(', '{']).next().unwrap().to_owned()).or_default() += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(seen.len(), 7, "each plan is met: {seen:?}");
+    }
+
+    fn check(facts: &Facts, [server, agent, lb]: [Is; 3]) {
+        let ran = |is: Is| matches!(is, Is::Stopped | Is::Running);
+        match decide(facts) {
+            Plan::Create => assert!(facts.nodes.is_empty()),
+            Plan::ClearAndCreate(leftovers) => {
+                assert!(!ran(server) && !ran(agent) && !facts.foreign, "{facts:?}");
+                assert!(leftovers.nodes().iter().all(|node| node.never_ran || !node.holds_data));
+            }
+            Plan::Recreate(reasons) => {
+                let gone = server == Is::Gone || agent == Is::Gone || (lb == Is::Gone && facts.replaceable.is_none());
+                assert!(gone || !facts.drift.is_empty(), "{facts:?}: {reasons:?}");
+                assert_eq!(reasons.iter().any(|reason| reason.contains("servers")), !facts.drift.is_empty());
+            }
+            Plan::Finish => assert_eq!(facts.stamp, Looked::Absent),
+            Plan::Mend(name) => assert!(name == "lb" && !ran(lb)),
+            Plan::Start(names) => assert!(!names.is_empty()),
+            Plan::Nothing => assert_eq!([server, agent, lb], [Is::Running; 3]),
+        }
+    }
+}

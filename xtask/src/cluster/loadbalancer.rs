@@ -1,0 +1,129 @@
+//! The load balancer in front of the servers, made again from k3d.yaml when its
+//! container is lost: it passes connections on and holds nothing, and k3d has no
+//! command for it (5.8.3: `node create` knows servers and agents).
+//!
+//! As k3d makes it: `pkg/client/loadbalancer.go`, `pkg/client/ports.go` and
+//! `pkg/runtimes/docker/translate.go` of k3d 5.8.3.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use super::decide::ROLE_LABEL;
+use crate::docker::{Container, docker_output};
+use crate::exit::{Exit, Failure};
+use crate::k3d::{K3dConfig, Mapping};
+
+/// Where k3d's proxy image reads which ports to pass on to whom.
+const CONFIG: &str = "/etc/confd/values.yaml";
+const API_PORT: u16 = 6443;
+
+/// What the container is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    name: String,
+    network: String,
+    /// Host side to port in the container, as `docker create --publish` takes it.
+    published: Vec<String>,
+    values: String,
+}
+
+/// The load balancer of a config.
+///
+/// # Errors
+/// Why it cannot be made from the config alone.
+pub fn spec(config: &K3dConfig) -> Result<Spec, String> {
+    let name = config.loadbalancer_container().ok_or("the config disables it")?;
+    let overridden = config.simple.options.as_ref().and_then(|o| o.k3d.as_ref()).and_then(|k| k.loadbalancer.as_ref());
+    if overridden.is_some_and(|value| !value.is_null()) {
+        return Err("options.k3d.loadbalancer is set".to_owned());
+    }
+    let servers = config.servers();
+    let all: Vec<String> = servers.iter().cloned().chain(config.agents()).collect();
+    let mut targets = BTreeMap::from([(format!("{API_PORT}.tcp"), servers.clone())]);
+    let mut published = vec![format!("{}:{API_PORT}", config.api_binding().ok_or("kubeAPI.hostPort is not set")?)];
+    for port in &config.simple.ports {
+        let filters: Vec<&str> = port.node_filters.iter().map(String::as_str).collect();
+        if filters.iter().all(|filter| filter.ends_with(":direct")) && !filters.is_empty() {
+            continue;
+        }
+        if !filters.iter().all(|filter| filter.starts_with("loadbalancer")) {
+            return Err(format!("ports: {} names single nodes", port.port));
+        }
+        let mapping =
+            Mapping::parse(&port.port).ok_or_else(|| format!("ports: {} is a range, or random", port.port))?;
+        targets.insert(format!("{}.{}", mapping.inside, mapping.protocol), all.clone());
+        published.push(mapping.publish());
+    }
+    let mut values = "ports:\n".to_owned();
+    for (port, nodes) in &targets {
+        values.push_str(&format!("  {port}:\n"));
+        nodes.iter().for_each(|node| values.push_str(&format!("  - {node}\n")));
+    }
+    let connections = 1024 + published.len() * servers.len();
+    values.push_str(&format!("settings:\n  workerConnections: {connections}\n"));
+    Ok(Spec { name, network: config.network(), published, values })
+}
+
+/// Creates the container and starts it. Its labels are those of the server, which k3d
+/// finds it by.
+pub async fn make(spec: &Spec, server: &Container, image: &str) -> Result<(), Failure> {
+    let disk = |error: std::io::Error| {
+        Failure::new("disk-full", Exit::NotReady, format!("cannot write the load balancer's config: {error}"))
+    };
+    // One of the labels is the cluster's token: never an argument.
+    let mut labels = tempfile::NamedTempFile::new().map_err(disk)?;
+    for (key, value) in labels_of(server) {
+        writeln!(labels, "{key}={value}").map_err(disk)?;
+    }
+    let folder = tempfile::tempdir().map_err(disk)?;
+    let root = lay_out(folder.path(), &spec.values).map_err(disk)?;
+
+    let mut arguments = vec!["create", "--name", &spec.name, "--hostname", &spec.name, "--network", &spec.network];
+    arguments.extend(["--init", "--privileged", "--userns", "host", "--tmpfs", "/run", "--tmpfs", "/var/run"]);
+    arguments.extend(["--restart", "unless-stopped"]);
+    let label_file = labels.path().to_string_lossy().into_owned();
+    arguments.extend(["--label-file", &label_file]);
+    spec.published.iter().for_each(|port| arguments.extend(["--publish", port]));
+    arguments.push(image);
+    docker_output(arguments).await?;
+    docker_output(["cp", &format!("{}/.", root.display()), &format!("{}:/", spec.name)]).await?;
+    docker_output(["start", &spec.name]).await?;
+    Ok(())
+}
+
+/// The config below a folder that stands for the container's root: whether its image has
+/// the folders in between or not, they are there then. Their modes are the container's.
+fn lay_out(folder: &std::path::Path, values: &str) -> std::io::Result<std::path::PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let root = folder.join("root");
+    let config = root.join(CONFIG.trim_start_matches('/'));
+    let parent = config.parent().unwrap_or(&root);
+    std::fs::create_dir_all(parent)?;
+    std::fs::write(&config, values)?;
+    for path in parent.ancestors().take_while(|path| path.starts_with(&root)) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o644))?;
+    Ok(root)
+}
+
+/// The server's labels but those that are about itself.
+fn labels_of(server: &Container) -> BTreeMap<String, String> {
+    let labels = server.config.labels.iter().flatten();
+    let ours = labels.filter(|(key, value)| {
+        let known = *key == "app" || key.starts_with("k3d.") || key.starts_with("ameide.dev/");
+        let own = key.starts_with("k3d.server.api.") || matches!(key.as_str(), "k3d.server.init" | "k3d.node.staticIP");
+        known && !own && !value.contains('\n')
+    });
+    let mut labels: BTreeMap<String, String> = ours.map(|(key, value)| (key.clone(), value.clone())).collect();
+    labels.insert(ROLE_LABEL.to_owned(), "loadbalancer".to_owned());
+    labels
+}
+
+/// k3d's image of it: the lab's, what `K3D_IMAGE_LOADBALANCER` names, or the published one
+/// of the k3d that made the server.
+pub fn image(lab: Option<&str>, server: &Container) -> String {
+    let set = std::env::var("K3D_IMAGE_LOADBALANCER").ok().filter(|image| !image.is_empty());
+    let version = server.label("k3d.version").unwrap_or("latest").trim_start_matches('v');
+    lab.map(str::to_owned).or(set).unwrap_or_else(|| format!("ghcr.io/k3d-io/k3d-proxy:{version}"))
+}

@@ -1,0 +1,386 @@
+//! Why k3d failed, from what it said. Its last sentence only tells that changes were
+//! rolled back: the cause is the first error that says more than that something failed.
+//!
+//! The words are k3d's frames (`failed to …: docker failed to …:`) around Docker
+//! Engine's own, which are what is matched.
+
+use crate::docker::{self, Fault};
+use crate::exit::{Exit, Failure};
+
+/// A sentence of Docker Engine, known by any of these alternatives, each a list of
+/// parts (lower case) that must all be there.
+struct Rule {
+    code: &'static str,
+    exit: Exit,
+    any: &'static [&'static [&'static str]],
+    sentence: &'static str,
+    remedy: &'static str,
+}
+
+/// Most specific first.
+const RULES: &[Rule] = &[
+    Rule {
+        code: "registry-rate-limited",
+        exit: Exit::Registry,
+        any: &[&["toomanyrequests"], &["too many requests"], &["pull rate limit"]],
+        sentence: "the registry's pull rate limit stopped k3d",
+        remedy: "docker login, then run it again",
+    },
+    Rule {
+        code: "address-pool",
+        exit: Exit::NotReady,
+        any: &[
+            &["non-overlapping", "address pool"],
+            &["all predefined address pools have been fully subnetted"],
+            &["pool overlaps with other one"],
+            &["no available ipv4 addresses"],
+        ],
+        sentence: "Docker has no address range left for another network",
+        remedy: "docker network prune removes the networks that nothing uses; or widen default-address-pools in /etc/docker/daemon.json",
+    },
+    Rule {
+        code: "disk-full",
+        exit: Exit::NotReady,
+        any: &[&["no space left on device"], &["disk quota exceeded"]],
+        sentence: "the disk that Docker keeps its data on is full",
+        remedy: "docker system df shows what takes it",
+    },
+    Rule {
+        code: "image-platform",
+        exit: Exit::Registry,
+        any: &[&["no matching manifest for"], &["exec format error"]],
+        sentence: "an image that k3d needs has no build for this machine",
+        remedy: "change `image` in k3d.yaml to one that has",
+    },
+    Rule {
+        code: "image-not-found",
+        exit: Exit::Registry,
+        any: &[&["manifest unknown"], &["manifest for", "not found"], &["failed to resolve reference", "not found"]],
+        sentence: "the registry does not have an image that k3d needs",
+        remedy: "correct `image` in k3d.yaml",
+    },
+    Rule {
+        code: "registry-denied-or-missing",
+        exit: Exit::Registry,
+        any: &[
+            &["pull access denied"],
+            &["requested access to the resource is denied"],
+            &["may require 'docker login'"],
+            &["unauthorized:"],
+            &["authentication required"],
+            &["no basic auth credentials"],
+        ],
+        sentence: "the registry denies an image that k3d needs, or does not have it",
+        remedy: "docker login, or correct `image` in k3d.yaml",
+    },
+    Rule {
+        code: "registry-tls",
+        exit: Exit::Registry,
+        any: &[&["x509:"], &["tls: failed to verify"], &["http: server gave http response to https client"]],
+        sentence: "Docker does not trust the certificate of the registry that k3d pulls from",
+        remedy: "put the certificate authority (a company's proxy, say) into /etc/docker/certs.d/HOST/ca.crt or the system's store, and restart Docker",
+    },
+    Rule {
+        code: "registry-dns",
+        exit: Exit::Registry,
+        any: &[
+            &["lookup", "no such host"],
+            &["lookup", "server misbehaving"],
+            &["lookup", "i/o timeout"],
+            &["lookup", "try again"],
+            &["temporary failure in name resolution"],
+        ],
+        sentence: "the name of the registry that k3d pulls from does not resolve",
+        remedy: "check the DNS of the machine that Docker runs on; or without internet: cargo xtask up --lab",
+    },
+    Rule {
+        code: "registry-unreachable",
+        exit: Exit::Registry,
+        any: &[
+            &["/v2/", "connection refused"],
+            &["/v2/", "i/o timeout"],
+            &["/v2/", "client.timeout exceeded"],
+            &["/v2/", "request canceled"],
+            &["/v2/", "deadline exceeded"],
+            &["/v2/", "tls handshake timeout"],
+            &["/v2/", "connection reset"],
+            &["/v2/", "no route to host"],
+            &["/v2/", "network is unreachable"],
+            &["/v2/", "eof"],
+            &["/v2/", "proxyconnect"],
+            &["pull", "received unexpected http status: 5"],
+        ],
+        sentence: "the registry that k3d pulls from does not answer Docker",
+        remedy: "check Docker's way to it (docker info shows its proxy); or without internet: cargo xtask up --lab",
+    },
+    Rule {
+        code: "not-ours",
+        exit: Exit::NotReady,
+        any: &[&["the container name", "is already in use by container"]],
+        sentence: "a container that k3d did not make has a name that the cluster needs",
+        remedy: "docker ps -a shows it; rename or remove it, or change metadata.name in k3d.yaml",
+    },
+    Rule {
+        code: "machine-not-ready",
+        exit: Exit::NotReady,
+        any: &[&["too many open files"], &["inotify"], &["cgroup", "mountpoint does not exist"]],
+        sentence: "this machine's limits stop a node",
+        remedy: "cargo xtask doctor",
+    },
+    Rule {
+        code: "docker-failed",
+        exit: Exit::NotReady,
+        any: &[
+            &["oci runtime create failed"],
+            &["failed to create shim task"],
+            &["failed to create task for container"],
+            &["unknown runtime"],
+            &["unknown or invalid runtime name"],
+            &["invalid ip address in add-host"],
+            &["privileged port"],
+            &["bind: permission denied"],
+        ],
+        sentence: "Docker Engine cannot start a container as k3d wants it",
+        remedy: "cargo xtask doctor; docker info tells how the engine is set up",
+    },
+];
+
+/// k3d's error for a command, given the lines that it printed.
+pub fn failure(arguments: &[&str], lines: &[String]) -> Failure {
+    let errors: Vec<String> = lines.iter().filter_map(|line| error(line)).collect();
+    let lines: Vec<String> = lines.iter().map(|line| without_prefix(&plain(line)).to_owned()).collect();
+    // Without a line of its own level (a panic, a loader's error) all of them may tell.
+    let said = if errors.is_empty() { &lines } else { &errors };
+    if let Some(failure) = said.iter().find_map(|line| known(line)) {
+        return failure;
+    }
+    let frame = |line: &&String| {
+        let line = line.to_lowercase();
+        line.contains("rolling back") || line.contains("rolled back") || line.contains("creation failed")
+    };
+    let mut telling: Vec<&String> = said.iter().filter(|line| line.contains("Error response from daemon")).collect();
+    if telling.is_empty() {
+        // The first error and, before it rolls back, the whole chain of it.
+        telling = said.iter().filter(|line| !frame(line)).collect();
+    }
+    telling.dedup();
+    let what = arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+    let mut failure = Failure::new("cluster-failed", Exit::NotReady, format!("`k3d {what}` failed"));
+    failure.evidence = telling.into_iter().take(3).cloned().collect();
+    if failure.evidence.is_empty() {
+        failure.evidence = vec![said.first().cloned().unwrap_or_else(|| "k3d said nothing".to_owned())];
+    }
+    failure.remedy("cargo xtask doctor")
+}
+
+/// A line that names its cause.
+fn known(line: &str) -> Option<Failure> {
+    let lower = line.to_lowercase();
+    if let Some(failure) = port_failure(line) {
+        return Some(failure);
+    }
+    let rule = RULES.iter().find(|rule| rule.any.iter().any(|parts| parts.iter().all(|part| lower.contains(part))));
+    // What the engine could not reach is told above; here it is the engine itself.
+    let Some(rule) = rule else {
+        return match docker::fault(line) {
+            Fault::Other => None,
+            fault => Some(docker::unavailable(fault, line)),
+        };
+    };
+    Some(Failure::new(rule.code, rule.exit, rule.sentence).evidence(line).remedy(rule.remedy))
+}
+
+/// A port that something else on this machine holds, where it is known.
+pub fn port_taken(port: Option<u16>, evidence: impl Into<String>) -> Failure {
+    let (message, look) = match port {
+        Some(port) => (format!("port {port} on this machine is taken"), format!("ss -ltnp sport = :{port}")),
+        None => ("a port that the cluster needs is taken on this machine".to_owned(), "ss -ltnp".to_owned()),
+    };
+    Failure::new("port-taken", Exit::NotReady, message)
+        .evidence(evidence)
+        .remedy(format!("see who holds it with `{look}`, and stop that or change the port in k3d.yaml or env.yaml"))
+}
+
+/// A line of the engine that says that a host port is taken, as a failure.
+pub fn port_failure(line: &str) -> Option<Failure> {
+    taken_port(&line.to_lowercase()).map(|port| port_taken(port, line))
+}
+
+/// Whether a line (lower case) says that a host port is taken, and which.
+fn taken_port(line: &str) -> Option<Option<u16>> {
+    if !["port is already allocated", "address already in use", "ports are not available", "only one usage of each"]
+        .iter()
+        .any(|said| line.contains(said))
+    {
+        return None;
+    }
+    // dockerd to 27, its proxy, dockerd from 28, Docker Desktop.
+    let places = ["bind for ", "listen tcp ", "listen tcp4 ", "listen tcp6 ", "listen udp ", "listen udp6 "];
+    let newer = ["bind host port for ", "bind host port ", "exposing port tcp ", "exposing port udp "];
+    let mut named = false;
+    for place in places.iter().chain(&newer) {
+        for (at, _) in line.match_indices(place) {
+            named = true;
+            if let Some(port) = port_of(&line[at + place.len()..]) {
+                return Some(Some(port));
+            }
+        }
+    }
+    // "Address already in use" alone is about an address in a network of Docker's.
+    (named || line.contains("port is already allocated") || line.contains("ports are not available")).then_some(None)
+}
+
+/// The port of what a text begins with: `0.0.0.0:80`, `[::]:80`, `:::80`, `:80`.
+fn port_of(text: &str) -> Option<u16> {
+    let end = text.find(|c: char| c.is_whitespace() || matches!(c, '/' | ',')).unwrap_or(text.len());
+    let address = &text[..end];
+    let rest = if let Some(bracketed) = address.strip_prefix('[') {
+        bracketed.split_once("]:")?.1
+    } else if let Some(rest) = address.strip_prefix(":::") {
+        rest
+    } else {
+        // An unbracketed IPv6 address has its port last; an IPv4 one has it first,
+        // and from Docker 28 on the container's side after it.
+        let (host, rest) = address.split_once(':')?;
+        if host.is_empty() || host.contains('.') || host == "*" || host == "localhost" {
+            rest
+        } else {
+            address.rsplit_once(':')?.1
+        }
+    };
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok().filter(|port| *port > 0)
+}
+
+/// The message of a line at the level of an error.
+fn error(line: &str) -> Option<String> {
+    let line = plain(line);
+    let level = ["ERRO[", "FATA[", "level=error", "level=fatal"].iter().any(|level| line.contains(level));
+    level.then(|| without_prefix(&line).to_owned())
+}
+
+/// Without the colours that k3d writes everywhere (logrus, `ForceColors`).
+fn plain(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once('\u{1b}') {
+        plain.push_str(before);
+        let after = after.strip_prefix('[').unwrap_or(after);
+        rest = after.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+        rest = rest.strip_prefix(|c: char| c.is_ascii_alphabetic()).unwrap_or(rest);
+    }
+    plain.push_str(rest);
+    plain
+}
+
+/// logrus prefixes lines with `INFO[0003] `, with or without colours.
+pub fn without_prefix(line: &str) -> &str {
+    let level = line.get(..4).is_some_and(|level| level.bytes().all(|byte| byte.is_ascii_uppercase()));
+    match line.split_once("] ") {
+        Some((before, text)) if level && before.contains('[') => text.trim(),
+        _ => line.trim(),
+    }
+}
+
+/// For progress: one line as people read it.
+pub fn readable(line: &str) -> String {
+    without_prefix(&plain(line)).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(lines: &[&str]) -> Failure {
+        let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        failure(&["cluster", "create"], &lines)
+    }
+
+    /// A creation that fails as k3d 5.8.3 prints it, with `cause` in the middle.
+    fn rolled_back(cause: &str) -> Failure {
+        of(&[
+            "\u{1b}[36mINFO\u{1b}[0m[0000] Prep: Network",
+            "\u{1b}[31mERRO\u{1b}[0m[0001] Failed to run tools container for cluster 'ameide'",
+            &format!("\u{1b}[31mERRO\u{1b}[0m[0001] {cause}"),
+            "\u{1b}[31mERRO\u{1b}[0m[0001] Failed to create cluster >>> Rolling Back",
+            "\u{1b}[36mINFO\u{1b}[0m[0001] Deleting cluster 'ameide'",
+            "\u{1b}[33mWARN\u{1b}[0m[0001] Failed to delete cluster network 'x' because it's still in use",
+            "\u{1b}[31mFATA\u{1b}[0m[0001] Cluster creation FAILED, all changes have been rolled back!",
+        ])
+    }
+
+    #[test]
+    fn the_cause_is_told_and_not_that_changes_were_rolled_back() {
+        let node = "failed to start node 'k3d-a-tools': runtime failed to create node 'k3d-a-tools': failed to create container for node 'k3d-a-tools': docker failed to";
+        let rows = [
+            ("address-pool", "Failed Cluster Preparation: Failed Network Preparation: failed to create cluster network: failed to create network: docker failed to create new network 'x': Error response from daemon: could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network".to_owned()),
+            ("address-pool", "docker failed to create new network 'x': Error response from daemon: all predefined address pools have been fully subnetted".to_owned()),
+            ("address-pool", "Error response from daemon: invalid pool request: Pool overlaps with other one on this address space".to_owned()),
+            ("registry-dns", format!("{node} pull image 'docker.io/rancher/k3s:v1': Error response from daemon: Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io on 127.0.0.53:53: no such host")),
+            ("registry-dns", format!("{node} pull image 'ghcr.io/x': Error response from daemon: Get \"https://ghcr.io/v2/\": dial tcp: lookup ghcr.io: Temporary failure in name resolution")),
+            ("registry-tls", format!("{node} pull image 'x': Error response from daemon: Get \"https://registry-1.docker.io/v2/\": tls: failed to verify certificate: x509: certificate signed by unknown authority")),
+            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: Get \"https://registry-1.docker.io/v2/\": net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)")),
+            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: Get \"https://ghcr.io/v2/\": dial tcp 140.82.121.33:443: connect: connection refused")),
+            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: Get \"https://ghcr.io/v2/\": proxyconnect tcp: dial tcp 10.0.0.1:3128: connect: no route to host")),
+            ("registry-rate-limited", format!("{node} pull image 'x': Error response from daemon: toomanyrequests: You have reached your unauthenticated pull rate limit.")),
+            ("registry-denied-or-missing", format!("{node} pull image 'x': Error response from daemon: pull access denied for rancher/k3z, repository does not exist or may require 'docker login'")),
+            ("image-not-found", format!("{node} pull image 'x': Error response from daemon: manifest for rancher/k3s:v9 not found: manifest unknown: manifest unknown")),
+            ("image-platform", format!("{node} pull image 'x': Error response from daemon: no matching manifest for linux/riscv64 in the manifest list entries")),
+            ("disk-full", "failed to start: Error response from daemon: mkdir /var/lib/docker/overlay2/x: no space left on device".to_owned()),
+            ("not-ours", format!("{node} create container 'k3d-a-tools': Error response from daemon: Conflict. The container name \"/k3d-a-tools\" is already in use by container \"0123\". You have to remove (or rename) that container to be able to reuse that name.")),
+            ("docker-failed", "failed to start: Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed".to_owned()),
+            ("docker-failed", format!("{node} create container: Error response from daemon: invalid IP address in add-host: \"host-gateway\"")),
+            ("docker-unavailable", "Failed to list docker networks: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?".to_owned()),
+            ("docker-unavailable", "failed to connect to the docker API at unix:///var/run/docker.sock; check if the path is correct and if the daemon is running: dial unix /var/run/docker.sock: connect: no such file or directory".to_owned()),
+            ("cluster-failed", "Failed Cluster Start: Failed to start server k3d-a-server-0: Error response from daemon: Address already in use".to_owned()),
+            ("cluster-failed", "Failed Cluster Start: Failed to start server k3d-a-server-0: Node k3d-a-server-0 failed to get ready: Failed waiting for log message 'k3s is up and running' from node 'k3d-a-server-0': stopped returning log lines: context deadline exceeded".to_owned()),
+        ];
+        for (code, cause) in rows {
+            let failure = rolled_back(&cause);
+            assert_eq!((failure.code, failure.evidence.last()), (code, Some(&cause)), "{failure:?}");
+            assert!(failure.remedy.is_some());
+        }
+    }
+
+    #[test]
+    fn a_reason_that_nobody_knows_is_evidence_before_the_frames() {
+        let failure = rolled_back("failed to translate config: something new");
+        assert_eq!(failure.code, "cluster-failed");
+        let tools = "Failed to run tools container for cluster 'ameide'";
+        assert_eq!(failure.evidence, [tools, "failed to translate config: something new"]);
+        let failure = rolled_back("docker failed to start: Error response from daemon: something new");
+        assert!(failure.evidence[0].ends_with("something new"), "{failure:?}");
+        assert_eq!(of(&[]).evidence, ["k3d said nothing"]);
+        assert_eq!(of(&["panic: runtime error", "goroutine 1 [running]:"]).evidence[0], "panic: runtime error");
+    }
+
+    #[test]
+    fn a_taken_port_is_named_whatever_the_family_and_the_version() {
+        let rows = [
+            ("Bind for 127.0.0.1:5000 failed: port is already allocated", Some(5000)),
+            ("Bind for 0.0.0.0:443 failed: port is already allocated", Some(443)),
+            ("Bind for :::5001 failed: port is already allocated", Some(5001)),
+            ("Bind for [::]:5001 failed: port is already allocated", Some(5001)),
+            ("Error starting userland proxy: listen tcp4 0.0.0.0:6550: bind: address already in use", Some(6550)),
+            ("Error starting userland proxy: listen tcp6 [::]:6551: bind: address already in use", Some(6551)),
+            ("Error starting userland proxy: listen tcp6 [::1]:6551: bind: address already in use", Some(6551)),
+            ("failed to bind host port for 0.0.0.0:8443:172.18.0.3:443/tcp: address already in use", Some(8443)),
+            ("failed to bind host port for [::]:8443:172.18.0.3:443/tcp: address already in use", Some(8443)),
+            ("failed to bind host port 127.0.0.1:8443/tcp: address already in use", Some(8443)),
+            ("failed to bind host port [::1]:8443/tcp: address already in use", Some(8443)),
+            (
+                "Ports are not available: exposing port TCP 127.0.0.1:443 -> 127.0.0.1:0: listen tcp 127.0.0.1:443: bind: address already in use",
+                Some(443),
+            ),
+            ("driver failed programming external connectivity: port is already allocated", None),
+        ];
+        for (said, port) in rows {
+            let failure = rolled_back(&format!("docker failed to start container: Error response from daemon: {said}"));
+            assert_eq!(failure.code, "port-taken", "{said}");
+            let expected = port.map_or("a port that".to_owned(), |port| format!("port {port} on"));
+            assert!(failure.message.starts_with(&expected), "{said}: {failure}");
+            assert!(!failure.message.contains("port 0"));
+        }
+        assert_eq!(taken_port("failed to allocate: address already in use"), None);
+    }
+}
