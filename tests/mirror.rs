@@ -763,7 +763,7 @@ fn the_command_takes_its_account_from_docker_and_keeps_it_to_itself() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("\"event\":\"images\""), "{said}");
     for (answer, expected) in [
-        ("echo boom >&2; exit 1", "docker-credential-test"),
+        ("echo boom >&2; exit 1", "line 1): exit status: 1: boom"),
         ("echo 'credentials not found in native keychain'; exit 1", "there is none for it"),
         (r#"echo '{"Username":"bob","Secret":""}'"#, "is empty"),
         ("exec sleep 60", "no answer within 20 s"),

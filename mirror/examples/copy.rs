@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn options(source: &str, target: &str) -> Options {
-    let plain = |host: &str| Endpoint { host: host.to_owned(), plain_http: true, ca: None };
+    let plain = |host: &str| Endpoint { host: host.to_owned(), plain_http: true, ca: None, anonymous: false };
     let sources = BTreeMap::from([(source.to_owned(), plain(source))]);
     Options { sources, ..Options::to(plain(target)) }
 }

@@ -12,41 +12,98 @@ use serde::Deserialize;
 
 use crate::credentials::Account;
 
-/// Tokens without a life of their own live a minute (same page, "expires_in").
-const TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// Tokens live a minute at least, and so long where nothing is said (same page, "expires_in").
+const LEAST_LIFE: f64 = 60.0;
+/// Nobody keeps one longer than a day, in seconds: what ended sooner is refused, and got again.
+const MOST_LIFE: f64 = 86_400.0;
 
 /// What a registry asked for with a 401.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Challenge {
     Basic,
-    Bearer { realm: String, service: Option<String> },
+    /// `insufficient`: what was sent is good, and does not reach that far (RFC 6750, 3.1).
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        insufficient: bool,
+    },
 }
 
 impl Challenge {
-    /// The one that can be answered; a token before a password.
+    /// The one that can be answered; a token before a password. As lenient as Docker's own
+    /// reading: `realm=/` without quotes is a realm.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut basic = None;
         for value in headers.get_all(header::WWW_AUTHENTICATE) {
-            let Some(challenges) = value.to_str().ok().and_then(|text| http_auth::parse_challenges(text).ok()) else {
-                continue;
-            };
-            for challenge in challenges {
+            for (scheme, parameters) in challenges(&String::from_utf8_lossy(value.as_bytes())) {
                 let parameter = |name: &str| {
-                    let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-                    found.map(|(_, value)| value.to_unescaped())
+                    let found = parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+                    found.map(|(_, value)| value.clone())
                 };
-                if challenge.scheme.eq_ignore_ascii_case("bearer")
-                    && let Some(realm) = parameter("realm")
+                if scheme.eq_ignore_ascii_case("bearer")
+                    && let Some(realm) = parameter("realm").filter(|realm| !realm.is_empty())
                 {
-                    return Some(Self::Bearer { realm, service: parameter("service") });
+                    let insufficient = parameter("error").is_some_and(|error| error == "insufficient_scope");
+                    return Some(Self::Bearer { realm, service: parameter("service"), insufficient });
                 }
-                if challenge.scheme.eq_ignore_ascii_case("basic") {
+                if scheme.eq_ignore_ascii_case("basic") {
                     basic = Some(Self::Basic);
                 }
             }
         }
         basic
     }
+}
+
+impl Challenge {
+    pub fn is_insufficient(&self) -> bool {
+        matches!(self, Self::Bearer { insufficient: true, .. })
+    }
+}
+
+/// Schemes, each with its parameters: `Bearer realm="https://x/token",service=y, Basic realm=z`.
+fn challenges(text: &str) -> Vec<(String, Vec<(String, String)>)> {
+    let mut found: Vec<(String, Vec<(String, String)>)> = Vec::new();
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start_matches(|c: char| c == ',' || c == '=' || c.is_whitespace());
+        if rest.is_empty() {
+            return found;
+        }
+        let end = rest.find(|c: char| c == ',' || c == '=' || c.is_whitespace()).unwrap_or(rest.len());
+        let word = &rest[..end];
+        rest = &rest[end..];
+        let Some(value) = rest.trim_start().strip_prefix('=') else {
+            found.push((word.to_owned(), Vec::new()));
+            continue;
+        };
+        let (value, after) = parameter(value.trim_start());
+        rest = after;
+        if let Some((_, parameters)) = found.last_mut() {
+            parameters.push((word.to_owned(), value));
+        }
+    }
+}
+
+/// A quoted string without its quotes, or what stands before the next comma or blank; and what follows.
+fn parameter(text: &str) -> (String, &str) {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find(|c: char| c == ',' || c.is_whitespace()).unwrap_or(text.len());
+        return (text[..end].to_owned(), &text[end..]);
+    };
+    let (mut value, mut escaped) = (String::new(), false);
+    for (at, c) in quoted.char_indices() {
+        match c {
+            _ if escaped => {
+                value.push(c);
+                escaped = false;
+            }
+            '\\' => escaped = true,
+            '"' => return (value, &quoted[at + 1..]),
+            _ => value.push(c),
+        }
+    }
+    (value, "")
 }
 
 pub(crate) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
@@ -112,18 +169,28 @@ fn encode<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
 pub(crate) struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    /// Seconds.
-    expires_in: Option<u64>,
+    /// Seconds; registries write them as a number of any kind, or as text.
+    #[serde(default)]
+    expires_in: serde_json::Value,
 }
 
 impl TokenAnswer {
     pub fn token(&self) -> Option<Token> {
-        let text = self.token.as_ref().or(self.access_token.as_ref()).filter(|token| !token.is_empty())?;
+        let text = [&self.token, &self.access_token].into_iter().flatten().find(|token| !token.is_empty())?;
         let mut header = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
         header.set_sensitive(true);
-        let life = self.expires_in.map_or(TOKEN_LIFE, Duration::from_secs);
         // A tenth of it is for the way.
-        Some(Token { header, until: Some(Instant::now() + life.mul_f64(0.9)) })
+        Some(Token { header, until: Some(Instant::now() + self.life().mul_f64(0.9)) })
+    }
+
+    fn life(&self) -> Duration {
+        let seconds = match &self.expires_in {
+            serde_json::Value::Number(number) => number.as_f64(),
+            serde_json::Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        let seconds = seconds.filter(|seconds: &f64| !seconds.is_nan()).unwrap_or(LEAST_LIFE);
+        Duration::from_secs_f64(seconds.clamp(LEAST_LIFE, MOST_LIFE))
     }
 }
 
@@ -177,6 +244,7 @@ mod tests {
         let expected = Challenge::Bearer {
             realm: "https://auth.example/token".to_owned(),
             service: Some("registry.example".to_owned()),
+            insufficient: false,
         };
         assert_eq!(challenge(&[bearer]), Some(expected));
         assert_eq!(challenge(&["Basic realm=\"x\""]), Some(Challenge::Basic));
@@ -184,6 +252,66 @@ mod tests {
         assert_eq!(challenge(&[]), None);
         assert_eq!(challenge(&["Negotiate"]), None);
         assert_eq!(challenge(&["Bearer"]), None);
+        assert_eq!(challenge(&["Bearer realm="]), None);
+    }
+
+    /// As registries write them.
+    #[test]
+    fn a_challenge_need_not_be_written_as_the_specification_says() {
+        for basic in [
+            "Basic realm=/",
+            "basic",
+            "BASIC realm=Sonatype Nexus Repository Manager",
+            "Negotiate, Basic realm=\"x",
+            "Basic realm=\"a \\\"b\\\" c\", charset=\"UTF-8\"",
+            "NTLM TlRMTVNTUAAB==, Basic realm=x",
+        ] {
+            assert_eq!(challenge(&[basic]), Some(Challenge::Basic), "{basic}");
+        }
+        for bearer in [
+            "Bearer realm=https://a.example/t?x=1,service=s",
+            "bearer service=\"s\" , Realm = \"https://a.example/t?x=1\"",
+            "Basic realm=\"x, y\", Bearer realm=\"https://a.example/t?x=1\",service=\"s\"",
+        ] {
+            let expected = Challenge::Bearer {
+                realm: "https://a.example/t?x=1".to_owned(),
+                service: Some("s".to_owned()),
+                insufficient: false,
+            };
+            assert_eq!(challenge(&[bearer]), Some(expected), "{bearer}");
+        }
+        let short = r#"Bearer realm="https://a/t",error="insufficient_scope""#;
+        assert!(matches!(challenge(&[short]), Some(Challenge::Bearer { insufficient: true, .. })));
+    }
+
+    #[test]
+    fn a_token_lives_within_bounds_whatever_is_said() {
+        for (said, seconds) in [
+            ("300", 300),
+            ("3600.0", 3600),
+            ("\"300\"", 300),
+            ("0", 60),
+            ("-5", 60),
+            ("59.9", 60),
+            ("null", 60),
+            ("\"soon\"", 60),
+            ("\"NaN\"", 60),
+            ("\"inf\"", 86_400),
+            ("[]", 60),
+            ("{}", 60),
+            ("true", 60),
+            ("18446744073709551615", 86_400),
+            ("18446744073709551616", 86_400),
+            ("-9223372036854775808", 60),
+            ("1e308", 86_400),
+        ] {
+            let answer = format!(r#"{{"token":"","access_token":"t","expires_in":{said}}}"#);
+            let answer: TokenAnswer = serde_json::from_str(&answer).unwrap();
+            assert_eq!(answer.life(), Duration::from_secs(seconds), "{said}");
+            assert_eq!(answer.token().unwrap().header, "Bearer t");
+        }
+        let none: TokenAnswer = serde_json::from_str(r#"{"token":"t"}"#).unwrap();
+        assert_eq!(none.life(), Duration::from_secs(60));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::lock::Digest;
 use crate::pace::Came;
-use crate::registry::{Ask, Registry};
+use crate::registry::{Ask, Registry, Wants};
 use crate::transport::Body;
 use crate::{Error, Event, Kind};
 
@@ -125,7 +125,8 @@ impl Source {
         }
         let scope = self.registry.pull(&self.repository);
         let url = self.url();
-        let ask = Ask { method: Method::GET, url: &url, headers, body: Bytes::new(), scope: Some(&scope) };
+        let ask =
+            Ask { method: Method::GET, url: &url, headers, body: Bytes::new(), scope: Some(&scope), wants: Wants::All };
         let response = self.registry.send(ask).await?;
         match response.status() {
             StatusCode::OK => {
@@ -234,7 +235,7 @@ impl Reading {
         let (registry, url) = (&self.source.registry, self.source.url());
         let reason = format!("cut after {} of {} bytes: {reason}", self.offset, self.source.size);
         let error = registry.error(Kind::Unreachable, &url, &reason);
-        registry.again(Came::Nothing { known: true }, &mut self.cuts, error).await?;
+        registry.again(Came::Nothing { known: true }, &mut self.cuts, error, Wants::All).await?;
         let response = self.source.get(self.offset).await?;
         self.skip = if response.status() == StatusCode::OK { self.offset } else { 0 };
         self.body = response.into_body();

@@ -21,7 +21,7 @@ use crate::lock::{Digest, Lock, LockedImage};
 use crate::manifest::{Descriptor, Manifest};
 use crate::pace::{self, Came, Next, Quota, Retry};
 use crate::proxy::Proxies;
-use crate::registry::{Ask, Registry, Scope};
+use crate::registry::{Ask, Kept, Registry, Scope, Wants};
 use crate::transport::Endpoint;
 use crate::{Error, Event, Kind, referrers};
 
@@ -41,6 +41,9 @@ pub struct Options {
     pub transfers: usize,
     /// Looks at every blob also of images whose manifest is there.
     pub force: bool,
+    /// Manifests that were read at sources: what was resolved with the same is not asked
+    /// for again by a copy.
+    pub kept: Kept,
 }
 
 impl Options {
@@ -53,6 +56,7 @@ impl Options {
             retry: Retry::default(),
             transfers: 6,
             force: false,
+            kept: Kept::default(),
         }
     }
 }
@@ -156,7 +160,7 @@ pub async fn check(lock: &Lock, options: &Options) -> Result<Vec<Finding>, Error
             if target.has_manifest(&image.target, digest).await? {
                 return Ok(None);
             }
-            let (name, digest, tag) = (image.target.clone(), digest.to_string(), image.source()?.tag.to_owned());
+            let (name, digest, tag) = (image.target.clone(), digest.to_string(), image.source()?.tag);
             Ok(Some(match target.digest_of(&name, &tag).await?.flatten() {
                 Some(found) => Finding::Stale { target: name, tag, found: found.to_string(), digest },
                 None => Finding::Missing { target: name, digest },
@@ -234,6 +238,11 @@ fn plan(jobs: impl IntoIterator<Item = Job>, placed: &BTreeMap<Digest, String>) 
     jobs.into()
 }
 
+/// Sizes are what a manifest says they are.
+fn total(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
+}
+
 #[derive(Default)]
 struct Counts {
     blobs: AtomicUsize,
@@ -270,7 +279,7 @@ enum Done {
 type Going<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Done> + 'a>>>;
 
 impl Act<'_> {
-    fn tell(&self, event: Event) {
+    pub fn tell(&self, event: Event) {
         // The receiver lives as long as this.
         let _ = self.events.send(event);
     }
@@ -279,7 +288,7 @@ impl Act<'_> {
         &self.lock.images[index]
     }
 
-    fn id(&self, index: usize) -> String {
+    pub fn id(&self, index: usize) -> String {
         self.image(index).id.clone()
     }
 
@@ -287,7 +296,7 @@ impl Act<'_> {
     pub fn whence(&self, image: usize) -> Result<(Arc<Registry>, String, String), Error> {
         let image = self.image(image);
         let source = image.source()?;
-        Ok((self.sources.get(source.host)?, source.repository.to_owned(), image.target.clone()))
+        Ok((self.sources.get(&source.host)?, source.repository, image.target.clone()))
     }
 
     fn digest(&self, image: usize) -> Result<&Digest, Error> {
@@ -308,9 +317,9 @@ impl Act<'_> {
             futures_util::future::join(self.read(&missing, &mut failed), self.placed(&present, &missing)).await;
         self.carry_out(&trees, &placed, &mut failed).await;
         let copied = trees.iter().filter(|tree| !failed.contains_key(&tree.image)).count();
-        if let Some((_, first)) = failed.first_key_value() {
-            let images = failed.iter().map(|(image, error)| (self.id(*image), error.to_string())).collect();
-            return Err(Error { images, ..first.clone() });
+        let failed = failed.into_iter().map(|(image, error)| (self.id(image), error)).collect();
+        if let Some(error) = Error::of_images(failed) {
+            return Err(error);
         }
         let sources = self.sources.all();
         Ok(Summary {
@@ -330,7 +339,14 @@ impl Act<'_> {
     async fn look(&self) -> Result<(Vec<usize>, Vec<usize>), Error> {
         let looks = (0..self.lock.images.len()).map(|index| async move {
             let digest = self.digest(index)?;
-            let there = !self.options.force && self.target.has_manifest(&self.image(index).target, digest).await?;
+            let there = match self.options.force {
+                true => false,
+                false => match self.target.has_manifest(&self.image(index).target, digest).await {
+                    // So some answer of a repository that a push is going to make.
+                    Err(error) if error.kind == Kind::Denied => false,
+                    looked => looked?,
+                },
+            };
             Ok((index, there))
         });
         let looks: Vec<(usize, bool)> = futures_util::future::try_join_all(looks).await?;
@@ -358,7 +374,11 @@ impl Act<'_> {
 
     fn fail(&self, image: usize, error: Error, failed: &mut BTreeMap<usize, Error>) {
         failed.entry(image).or_insert_with(|| {
-            self.tell(Event::Failed { id: self.id(image), reason: error.to_string() });
+            let id = self.id(image);
+            self.tell(match error.whole {
+                true => Event::GivenUp { id },
+                false => Event::Failed { id, reason: error.to_string() },
+            });
             error
         });
     }
@@ -384,8 +404,12 @@ impl Act<'_> {
             if !self.options.force {
                 // They are pushed in this order: behind the first that is missing there is none.
                 for digest in &children {
-                    let Some(manifest) = self.target.manifest(&name, digest.as_str()).await? else { break };
-                    there.push(manifest);
+                    match self.target.manifest(&name, digest.as_str()).await {
+                        Ok(Some(manifest)) => there.push(manifest),
+                        Ok(None) => break,
+                        Err(error) if error.kind == Kind::Denied => break,
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             let rest =
@@ -460,7 +484,7 @@ impl Act<'_> {
         }
         for tree in trees {
             let own = queue.iter().filter(|job| job.images.first() == Some(&tree.image));
-            self.tell(Event::Planned { id: self.id(tree.image), bytes: own.map(|job| job.source.size).sum() });
+            self.tell(Event::Planned { id: self.id(tree.image), bytes: total(own.map(|job| job.source.size)) });
         }
         let mut going: Going<'_> = FuturesUnordered::new();
         for tree in trees.iter().filter(|tree| waiting.get(&tree.image) == Some(&0)) {
@@ -531,16 +555,16 @@ impl Act<'_> {
                 .put_manifest(name, &manifest.media_type, manifest.bytes.clone(), manifest.digest.as_str())
                 .await?;
         }
-        let referrers = referrers::copy(self, tree.image, &top.digest).await?;
+        let referrers = referrers::copy(self, tree.image, top).await?;
         self.counts.referrers.fetch_add(referrers, Ordering::Relaxed);
-        self.target.put_manifest(name, &top.media_type, top.bytes.clone(), image.source()?.tag).await?;
+        self.target.put_manifest(name, &top.media_type, top.bytes.clone(), &image.source()?.tag).await?;
         let blobs: BTreeMap<&Digest, u64> = tree
             .manifests
             .iter()
             .flat_map(|(manifest, _)| manifest.blobs())
             .map(|blob| (&blob.digest, blob.size))
             .collect();
-        self.tell(Event::Copied { id: image.id.clone(), bytes: blobs.values().sum() });
+        self.tell(Event::Copied { id: image.id.clone(), bytes: total(blobs.into_values()) });
         Ok(())
     }
 
@@ -592,17 +616,28 @@ impl Act<'_> {
 
     async fn start(&self, repository: &str, query: &str, scope: &Scope) -> Result<Start, Error> {
         let url = self.target.url(repository, &format!("blobs/uploads/{query}"));
-        let ask =
-            Ask { method: Method::POST, url: &url, headers: HeaderMap::new(), body: Bytes::new(), scope: Some(scope) };
-        let answer = self.target.send(ask).await?;
-        match answer.status() {
-            StatusCode::CREATED => Ok(Start::Placed),
-            StatusCode::ACCEPTED => self.target.resolve(&url, answer.headers()).map(Start::Upload),
-            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED if !query.is_empty() => {
-                Ok(Start::Refused)
+        // A mount saves an upload, and is nothing to insist on.
+        let wants = if query.is_empty() { Wants::All } else { Wants::Little };
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        let ask = Ask { method: Method::POST, url: &url, headers, body, scope: Some(scope), wants };
+        let error = match self.target.send(ask).await {
+            Ok(answer) if answer.status() == StatusCode::CREATED => return Ok(Start::Placed),
+            Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
+                return self.target.resolve(&url, answer.headers()).map(Start::Upload);
             }
-            _ => Err(self.target.refused(&url, answer).await),
+            Ok(answer) => self.target.refused(&url, answer).await,
+            Err(error) => error,
+        };
+        let final_too = matches!(error.kind, Kind::RateLimited | Kind::DiskFull);
+        if wants == Wants::Little && error.status.is_some() && !final_too {
+            return Ok(Start::Refused);
         }
+        // Registries that make no repository by themselves say that there is none.
+        if error.kind == Kind::NotFound {
+            let message = format!("{}: the repository has to be made there first", error.message);
+            return Err(Error { kind: Kind::Denied, message, ..error });
+        }
+        Err(error)
     }
 
     /// Moves a blob in one PUT; after a failure that can pass, in another one.
@@ -654,16 +689,17 @@ impl Act<'_> {
             match (sent, watch.failure()) {
                 // The target only saw a cut: the source knows why.
                 (_, Some(error)) if error.passing => {
-                    target.again(Came::Nothing { known: true }, &mut tries, error).await?;
+                    target.again(Came::Nothing { known: true }, &mut tries, error, Wants::All).await?;
                 }
                 (_, Some(error)) => return Err(error),
                 (Err(error), None) => {
                     let error = target.error(error.kind, &url, &error.message);
-                    target.again(Came::Nothing { known: true }, &mut tries, error).await?;
+                    target.again(Came::Nothing { known: true }, &mut tries, error, Wants::All).await?;
                 }
                 (Ok(answer), None) => {
                     let status = answer.status();
-                    if status == StatusCode::UNAUTHORIZED && !authorized {
+                    let ours = url.parse().is_ok_and(|uri| target.is_ours(&uri));
+                    if status == StatusCode::UNAUTHORIZED && ours && !authorized {
                         authorized = true;
                         let refused = answer.headers().contains_key(http::header::WWW_AUTHENTICATE);
                         let sent = if refused { target.token(&scope) } else { None };
@@ -682,7 +718,7 @@ impl Act<'_> {
                         Next::Take => return Err(error),
                         _ => came,
                     };
-                    target.again(came, &mut tries, error).await?;
+                    target.again(came, &mut tries, error, Wants::All).await?;
                 }
             }
         }

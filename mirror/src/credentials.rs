@@ -2,6 +2,9 @@
 //! credential helper, or `config.json` (<https://docs.docker.com/reference/cli/docker/login/>).
 //! The helper is a process of its own, spoken to over its standard input, so that
 //! one that hangs can be ended (`docker_credential` waits for it without end).
+//!
+//! Where Docker's file or helper cannot be read there may be an account or none: that is
+//! told, and a public image is had without.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,13 +15,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
+use crate::lock::{DOCKER_HUB, is_docker_hub};
 use crate::{Error, Kind};
 
 /// Docker's name for Docker Hub in `config.json`.
-const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+const HUB_KEY: &str = "https://index.docker.io/v1/";
 const HELPER_TIMEOUT: Duration = Duration::from_secs(20);
+/// What a helper may print, and `config.json` hold, in bytes.
+const MOST: u64 = 1 << 20;
 
 #[derive(Clone, PartialEq, Eq)]
 pub enum Account {
@@ -48,12 +54,13 @@ pub struct Credentials {
     pub docker_config: Option<Utf8PathBuf>,
 }
 
+/// Go writes what is empty as `null`.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Config {
-    auths: BTreeMap<String, Entry>,
+    auths: Option<BTreeMap<String, serde_json::Value>>,
     creds_store: Option<String>,
-    cred_helpers: BTreeMap<String, String>,
+    cred_helpers: Option<BTreeMap<String, Option<String>>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -65,11 +72,19 @@ struct Entry {
     identitytoken: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 struct Helped {
     username: String,
     secret: String,
+}
+
+/// What there is for a registry.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub account: Option<Account>,
+    /// Why there may be one that could not be read.
+    pub trouble: Option<String>,
 }
 
 impl Credentials {
@@ -85,43 +100,109 @@ impl Credentials {
     /// The account for a registry; none if there is none.
     ///
     /// # Errors
-    /// An unreadable configuration, a missing or hanging helper, an empty account:
-    /// going on without an account would only be refused later, in other words.
-    pub(crate) async fn find(&self, registry: &str) -> Result<Option<Account>, Error> {
-        if let Some(account) = self.accounts.get(registry) {
-            return complete(registry, "the environment", account.clone()).map(Some);
+    /// An account that is empty or broken: going on without it would only be refused
+    /// later, in other words.
+    pub(crate) async fn find(&self, registry: &str) -> Result<Found, Error> {
+        let wanted = host_of(registry);
+        if let Some((_, account)) = self.accounts.iter().find(|(name, _)| host_of(name) == wanted) {
+            let account = complete(registry, "the environment", account.clone())?;
+            return Ok(Found { account: Some(account), trouble: None });
         }
-        let Some(path) = &self.docker_config else { return Ok(None) };
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::new(Kind::Auth, format!("cannot read {path}: {error}"))),
+        let Some(path) = &self.docker_config else { return Ok(Found::default()) };
+        let text = match read_file(path) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(Found::default()),
+            Err(error) => return Ok(Found::without(format!("cannot read {path}: {error}"))),
         };
         // The parser's message may quote the line, and with it a secret: its position alone.
-        let config: Config = serde_json::from_str(&text).map_err(|error| {
-            let (line, column) = (error.line(), error.column());
-            Error::new(Kind::Auth, format!("{path}: line {line}, column {column}: expected Docker's config.json"))
-        })?;
-        let names = names(registry);
-        let helper = names.iter().find_map(|name| config.cred_helpers.get(*name)).or(config.creds_store.as_ref());
-        if let Some(helper) = helper.filter(|helper| !helper.is_empty()) {
-            for name in &names {
-                if let Some(account) = ask(helper, name, path).await? {
-                    return complete(registry, &format!("docker-credential-{helper}"), account).map(Some);
+        let config: Config = match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
+            Ok(config) => config,
+            Err(error) => {
+                let (line, column) = (error.line(), error.column());
+                let reason = format!("{path}: line {line}, column {column}: expected Docker's config.json");
+                return Ok(Found::without(reason));
+            }
+        };
+        let mut trouble = None;
+        let helpers = config.cred_helpers.unwrap_or_default();
+        let own = best(&helpers, &wanted).map(|helper| helper.clone().unwrap_or_default());
+        if let Some(helper) = own.or(config.creds_store).filter(|helper| !helper.is_empty()) {
+            let quoted = format!("\"{helper}\"");
+            let line = text.lines().position(|line| line.contains(&quoted)).map_or(1, |line| line + 1);
+            for name in names(registry, &wanted) {
+                match ask(&helper, name).await {
+                    Ok(Some(account)) => {
+                        let account = complete(registry, &format!("docker-credential-{helper}"), account)?;
+                        return Ok(Found { account: Some(account), trouble: None });
+                    }
+                    Ok(None) => {}
+                    Err(reason) => {
+                        trouble = Some(format!("docker-credential-{helper} (named by {path}, line {line}): {reason}"));
+                        break;
+                    }
                 }
             }
         }
-        let Some(entry) = names.iter().find_map(|name| config.auths.get(*name)) else { return Ok(None) };
-        match entry.account().map_err(|reason| Error::new(Kind::Auth, format!("{path}: {registry}: {reason}")))? {
-            Some(account) => complete(registry, path.as_str(), account).map(Some),
-            None => Ok(None),
+        let auths = config.auths.unwrap_or_default();
+        let Some(entry) = best(&auths, &wanted) else { return Ok(Found { account: None, trouble }) };
+        let broken = |reason: &str| Error::new(Kind::Auth, format!("{path}: {registry}: {reason}"));
+        let entry: Option<Entry> =
+            serde_json::from_value(entry.clone()).map_err(|_| broken("is no account as Docker stores it"))?;
+        match entry.unwrap_or_default().account().map_err(broken)? {
+            Some(account) => Ok(Found { account: Some(complete(registry, path.as_str(), account)?), trouble: None }),
+            None => Ok(Found { account: None, trouble }),
         }
     }
 }
 
-/// As which names Docker may have stored it.
-fn names(registry: &str) -> Vec<&str> {
-    if registry == "docker.io" { vec![DOCKER_HUB, "index.docker.io", "docker.io"] } else { vec![registry] }
+impl Found {
+    fn without(trouble: String) -> Self {
+        Self { account: None, trouble: Some(trouble) }
+    }
+}
+
+/// None: there is no such file.
+fn read_file(path: &Utf8Path) -> std::io::Result<Option<String>> {
+    use std::io::Read as _;
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut text = String::new();
+    file.take(MOST).read_to_string(&mut text)?;
+    Ok(Some(text))
+}
+
+/// The host of a name in `config.json`, as Docker's client compares them (`ConvertToHostname`):
+/// without scheme and path; and in small letters, without the port of its scheme, Docker
+/// Hub under one name.
+fn host_of(name: &str) -> String {
+    let name = name.trim().to_ascii_lowercase();
+    let (port, rest) = match name.split_once("://") {
+        Some(("http", rest)) => (":80", rest),
+        Some((_, rest)) => (":443", rest),
+        None => (":443", name.as_str()),
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    let host = host.strip_suffix(port).unwrap_or(host);
+    if is_docker_hub(host) { DOCKER_HUB.to_owned() } else { host.to_owned() }
+}
+
+/// The entry of this host: Docker's own name of Docker Hub before others, and what names
+/// no path before what names one.
+fn best<'a, T>(entries: &'a BTreeMap<String, T>, wanted: &str) -> Option<&'a T> {
+    let rank = |name: &str| {
+        let rest = name.split_once("://").map_or(name, |(_, rest)| rest).trim_end_matches('/');
+        (name != HUB_KEY && name != wanted, rest.contains('/'), name.len())
+    };
+    let of_it = entries.iter().filter(|(name, _)| host_of(name) == wanted);
+    of_it.min_by_key(|(name, _)| rank(name)).map(|(_, entry)| entry)
+}
+
+/// By which names a helper may know it.
+fn names<'a>(registry: &'a str, wanted: &str) -> Vec<&'a str> {
+    if wanted == DOCKER_HUB { vec![HUB_KEY, "index.docker.io", DOCKER_HUB] } else { vec![registry] }
 }
 
 impl Entry {
@@ -153,40 +234,68 @@ fn complete(registry: &str, whence: &str, account: Account) -> Result<Account, E
 }
 
 /// `docker-credential-NAME get`: the registry on its input, JSON on its output
-/// (<https://github.com/docker/docker-credential-helpers>).
-async fn ask(helper: &str, registry: &str, config: &Utf8Path) -> Result<Option<Account>, Error> {
-    let program = format!("docker-credential-{helper}");
-    let failed = |reason: String| Error::new(Kind::Auth, format!("{program} (named by {config}): {reason}"));
-    let mut child = tokio::process::Command::new(&program)
+/// (<https://github.com/docker/docker-credential-helpers>). What went wrong is told in
+/// the helper's own words.
+async fn ask(helper: &str, registry: &str) -> Result<Option<Account>, String> {
+    if helper.contains(['/', '\\']) {
+        return Err("is a path, and not the end of a program's name".to_owned());
+    }
+    let mut child = tokio::process::Command::new(format!("docker-credential-{helper}"))
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| failed(error.to_string()))?;
-    if let Some(mut input) = child.stdin.take() {
-        // A helper that does not read has answered already.
-        let _ = input.write_all(format!("{registry}\n").as_bytes()).await;
-    }
-    let output = match tokio::time::timeout(HELPER_TIMEOUT, child.wait_with_output()).await {
-        Ok(output) => output.map_err(|error| failed(error.to_string()))?,
-        Err(_) => return Err(failed(format!("no answer within {} s", HELPER_TIMEOUT.as_secs()))),
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => "there is no such program on PATH".to_owned(),
+            _ => error.to_string(),
+        })?;
+    let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let spoken = async {
+        if let Some(mut input) = input {
+            // A helper that does not read has answered already.
+            let _ = input.write_all(format!("{registry}\n").as_bytes()).await;
+        }
+        let (output, errors) = tokio::join!(read(output), read(errors));
+        Ok::<_, std::io::Error>((child.wait().await?, output?, errors?))
     };
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stdout);
+    let (status, output, errors) = match tokio::time::timeout(HELPER_TIMEOUT, spoken).await {
+        Ok(spoken) => spoken.map_err(|error| error.to_string())?,
+        Err(_) => return Err(format!("no answer within {} s", HELPER_TIMEOUT.as_secs())),
+    };
+    if !status.success() {
+        let said = [output, errors].map(|bytes| words(&bytes));
         // The one message that the protocol fixes.
-        if said.contains("credentials not found") {
+        if said.iter().any(|said| said.contains("credentials not found")) {
             return Ok(None);
         }
-        return Err(failed(format!("{}: {}", output.status, said.lines().next().unwrap_or_default())));
+        let said = said.iter().find(|said| !said.is_empty()).map_or("it says nothing", String::as_str);
+        return Err(format!("{status}: {said}"));
     }
     let helped: Helped =
-        serde_json::from_slice(&output.stdout).map_err(|_| failed("its answer is not the JSON expected".to_owned()))?;
-    if helped.username == "<token>" {
-        return Ok(Some(Account::IdentityToken(helped.secret)));
+        serde_json::from_slice(&output).map_err(|_| "its answer is not the JSON expected".to_owned())?;
+    Ok(match (helped.username.as_str(), helped.secret.as_str()) {
+        ("", "") => None,
+        ("<token>", _) => Some(Account::IdentityToken(helped.secret)),
+        _ => Some(Account::Password { username: helped.username, password: helped.secret }),
+    })
+}
+
+/// To its end, or as much as may be.
+async fn read(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        from.take(MOST).read_to_end(&mut bytes).await?;
     }
-    Ok(Some(Account::Password { username: helped.username, password: helped.secret }))
+    Ok(bytes)
+}
+
+/// What a helper says, in one line.
+fn words(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    line.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
 #[cfg(test)]
@@ -197,46 +306,125 @@ mod tests {
         Account::Password { username: username.to_owned(), password: password.to_owned() }
     }
 
-    async fn find(config: &str, registry: &str) -> Result<Option<Account>, Error> {
+    async fn found(config: &str, registry: &str) -> Result<Found, Error> {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8PathBuf::from_path_buf(folder.path().join("config.json")).unwrap();
         std::fs::write(&path, config).unwrap();
         Credentials { accounts: BTreeMap::new(), docker_config: Some(path) }.find(registry).await
     }
 
+    async fn find(config: &str, registry: &str) -> Option<Account> {
+        let found = found(config, registry).await.unwrap();
+        assert_eq!(found.trouble, None, "{config}");
+        found.account
+    }
+
     #[tokio::test]
     async fn docker_s_file_is_read_in_each_of_its_forms() {
         let auth = STANDARD.encode("anna:s3cret:with:colons");
         let config = format!(r#"{{"auths":{{"https://index.docker.io/v1/":{{"auth":"{auth}"}}}}}}"#);
-        assert_eq!(find(&config, "docker.io").await.unwrap(), Some(password("anna", "s3cret:with:colons")));
-        assert_eq!(find(&config, "quay.io").await.unwrap(), None);
+        assert_eq!(find(&config, "docker.io").await, Some(password("anna", "s3cret:with:colons")));
+        assert_eq!(find(&config, "quay.io").await, None);
         let plain = r#"{"auths":{"quay.io":{"username":"u","password":"p"}}}"#;
-        assert_eq!(find(plain, "quay.io").await.unwrap(), Some(password("u", "p")));
+        assert_eq!(find(plain, "quay.io").await, Some(password("u", "p")));
         let token = r#"{"auths":{"x.azurecr.io":{"auth":"MDAwMDo=","identitytoken":"t"}}}"#;
-        assert_eq!(find(token, "x.azurecr.io").await.unwrap(), Some(Account::IdentityToken("t".into())));
-        assert_eq!(find("{}", "docker.io").await.unwrap(), None);
-        assert_eq!(find(r#"{"auths":{"docker.io":{}}}"#, "docker.io").await.unwrap(), None);
+        assert_eq!(find(token, "x.azurecr.io").await, Some(Account::IdentityToken("t".into())));
+        for none in [
+            "{}",
+            r#"{"auths":{"docker.io":{}}}"#,
+            r#"{"auths":null,"credHelpers":null,"credsStore":null}"#,
+            r#"{"auths":{"docker.io":null}}"#,
+            r#"{"auths":{"docker.io":{"auth":""}}}"#,
+            r#"{"auths":{"docker.io":{"auth":null,"email":5}},"credsStore":""}"#,
+            r#"{"auths":{"quay.io":{"auth":7}}}"#,
+            r#"{"credHelpers":{"docker.io":""},"credsStore":"nobody-has-this-one"}"#,
+            "\u{feff}{}",
+        ] {
+            assert_eq!(find(none, "docker.io").await, None, "{none}");
+        }
+    }
+
+    /// As `docker login` and others wrote them over the years.
+    #[tokio::test]
+    async fn a_registry_is_found_by_its_host_however_it_is_written() {
+        let entry = r#"{"username":"u","password":"p"}"#;
+        for (key, registry) in [
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("index.docker.io", "docker.io"),
+            ("docker.io", "docker.io"),
+            ("https://registry-1.docker.io/v2/", "docker.io"),
+            ("https://index.docker.io/v1/", "registry-1.docker.io"),
+            ("https://quay.io", "quay.io"),
+            ("https://quay.io/", "quay.io"),
+            ("https://quay.io/v2/", "quay.io"),
+            ("http://quay.io/v1/", "quay.io"),
+            ("quay.io/", "quay.io"),
+            ("quay.io/team", "quay.io"),
+            ("quay.io:443", "quay.io"),
+            ("Quay.IO", "quay.io"),
+            ("quay.io", "quay.io:443"),
+            ("https://reg.example:5000", "reg.example:5000"),
+            ("http://reg.example:5000/v2/", "reg.example:5000"),
+        ] {
+            let config = format!(r#"{{"auths":{{"{key}":{entry}}}}}"#);
+            assert_eq!(find(&config, registry).await, Some(password("u", "p")), "{key} for {registry}");
+        }
+        for (key, registry) in [
+            ("reg.example", "reg.example:5000"),
+            ("reg.example:5000", "reg.example:5001"),
+            ("reg.example:5000", "reg.example"),
+            ("notquay.io", "quay.io"),
+            ("quay.io.evil.example", "quay.io"),
+            ("https://evil.example/quay.io", "quay.io"),
+        ] {
+            let config = format!(r#"{{"auths":{{"{key}":{entry}}}}}"#);
+            assert_eq!(find(&config, registry).await, None, "{key} for {registry}");
+        }
+        // The exact one first.
+        let both = r#"{"auths":{"a.quay.io":{"username":"0","password":"0"},"https://quay.io/other":{"username":"1","password":"1"},"quay.io":{"username":"2","password":"2"}}}"#;
+        assert_eq!(find(both, "quay.io").await, Some(password("2", "2")));
     }
 
     #[tokio::test]
-    async fn what_is_broken_or_empty_is_told_and_never_becomes_anonymous() {
+    async fn an_account_that_is_broken_or_empty_is_an_error_and_never_becomes_anonymous() {
         let cases = [
-            (r#"{"auths":"#, "line 1"),
             (r#"{"auths":{"quay.io":{"auth":"%%%"}}}"#, "base64"),
             (r#"{"auths":{"quay.io":{"auth":"Og=="}}}"#, "is empty"),
-            (r#"{"credHelpers":{"quay.io":"nobody-has-this-one"}}"#, "docker-credential-nobody-has-this-one"),
+            (r#"{"auths":{"quay.io":{"auth":7}}}"#, "no account"),
         ];
         for (config, expected) in cases {
-            let error = find(config, "quay.io").await.unwrap_err();
+            let error = found(config, "quay.io").await.unwrap_err();
             assert_eq!(error.kind(), Kind::Auth);
             assert!(error.to_string().contains(expected), "{error}");
         }
     }
 
+    /// Whether there is an account is not known then: that is told, with the line.
+    #[tokio::test]
+    async fn what_cannot_be_asked_is_told_with_its_line() {
+        let cases = [
+            (r#"{"auths":"#, "line 1, column"),
+            ("{\n  \"credsStore\": \"nobody-has-this-one\"\n}", "line 2): there is no such program on PATH"),
+            (
+                "{\n\n  \"credHelpers\": {\"https://quay.io/\": \"nobody-has-this-one\"}\n}",
+                "line 3): there is no such program on PATH",
+            ),
+            (r#"{"credsStore":"../../bin/sh"}"#, "is a path"),
+        ];
+        for (config, expected) in cases {
+            let found = found(config, "quay.io").await.unwrap();
+            let trouble = found.trouble.unwrap();
+            assert!(found.account.is_none() && trouble.contains(expected), "{trouble}");
+        }
+        // What the file itself holds is there all the same.
+        let both = r#"{"credsStore":"nobody-has-this-one","auths":{"quay.io":{"username":"u","password":"p"}}}"#;
+        assert_eq!(find(both, "quay.io").await, Some(password("u", "p")));
+    }
+
     #[tokio::test]
     async fn a_secret_is_in_no_message() {
-        let error = find(r#"{"auths":{"quay.io":{"password":"s3cret" "#, "quay.io").await.unwrap_err();
-        assert!(!format!("{error} {error:?}").contains("s3cret"));
+        let found = found(r#"{"auths":{"quay.io":{"password":"s3cret" "#, "quay.io").await.unwrap();
+        assert!(found.trouble.is_some() && !format!("{found:?}").contains("s3cret"));
         assert!(!format!("{:?}", password("anna", "s3cret")).contains("s3cret"));
     }
 

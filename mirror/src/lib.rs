@@ -1,6 +1,8 @@
 //! Gets images from one registry into another by digest, streaming, and says
 //! what is missing there. Speaks the OCI distribution spec; prints nothing.
 
+#[cfg(test)]
+mod arbitrary;
 mod auth;
 mod blob;
 mod copy;
@@ -23,7 +25,7 @@ pub use lock::{Child, Digest, Lock, LockedImage, Mode, Platform, Wanted, WantedI
 pub use no_proxy::NoProxy;
 pub use pace::{Quota, Retry};
 pub use proxy::Proxies;
-pub use registry::answers;
+pub use registry::{Kept, answers};
 pub use resolve::resolve;
 pub use transport::{Connector, Endpoint};
 
@@ -66,6 +68,15 @@ pub enum Event {
         id: String,
         reason: String,
     },
+    /// Given up with its registry, of which the error at the end tells once for all images.
+    GivenUp {
+        id: String,
+    },
+    /// Something that the copy goes on without; of an image or of a registry.
+    Warning {
+        id: String,
+        text: String,
+    },
     /// A registry asked for patience, or has to be asked again.
     Waiting {
         registry: String,
@@ -78,12 +89,20 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     RateLimited,
+    /// An account is wrong, or there is none.
     Auth,
+    /// Registries do not tell one from the other: no such repository, or no right to it.
+    Denied,
     NotFound,
     Dns,
     Unreachable,
+    /// Nobody here trusts who made its certificate, or TLS fails otherwise.
     Tls,
-    /// A proxy that is mistyped, or that leads nowhere.
+    /// Its certificate is for another name.
+    TlsName,
+    /// Its certificate is past its end or before its beginning, or this machine's clock is wrong.
+    TlsTime,
+    /// A proxy that cannot be reached, or leads nowhere.
     Proxy,
     Protocol,
     Platform,
@@ -103,16 +122,44 @@ pub struct Error {
     images: Vec<(String, String)>,
     /// Another try may do: the cause lies in one connection, not in the registry's answer.
     passing: bool,
+    /// What a registry answered.
+    status: Option<u16>,
+    /// When it gives again, from the answer on.
+    gives_again: Option<Duration>,
+    /// It is the registry's with all its images, and the message names no single address.
+    whole: bool,
 }
 
 impl Error {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), images: Vec::new(), passing: false }
+        Self {
+            kind,
+            message: message.into(),
+            images: Vec::new(),
+            passing: false,
+            status: None,
+            gives_again: None,
+            whole: false,
+        }
     }
 
     pub(crate) fn passing(mut self) -> Self {
         self.passing = true;
         self
+    }
+
+    /// All that could not be done, as one: the first one's kind, each reason of a whole
+    /// registry once, with the images that it concerns.
+    pub(crate) fn of_images(failed: Vec<(String, Error)>) -> Option<Self> {
+        let (_, first) = failed.first()?;
+        let mut error = first.clone();
+        if first.whole {
+            let same = failed.iter().filter(|(_, other)| other.message == first.message);
+            let ids: Vec<&str> = same.map(|(id, _)| id.as_str()).collect();
+            error.message = format!("{}; missing: {}", first.message, ids.join(", "));
+        }
+        error.images = failed.into_iter().map(|(id, error)| (id, error.message)).collect();
+        Some(error)
     }
 
     pub fn kind(&self) -> Kind {
@@ -122,5 +169,21 @@ impl Error {
     /// The images that could not be copied, each with its reason.
     pub fn images(&self) -> &[(String, String)] {
         &self.images
+    }
+
+    /// The same by reason: each reason once, with the images that it concerns; without
+    /// those that the error's own message names already.
+    pub fn other_images(&self) -> Vec<(Vec<&str>, &str)> {
+        let mut reasons: Vec<(Vec<&str>, &str)> = Vec::new();
+        for (id, reason) in &self.images {
+            if self.whole && self.message.starts_with(reason.as_str()) {
+                continue;
+            }
+            match reasons.iter_mut().find(|(_, known)| known == reason) {
+                Some((ids, _)) => ids.push(id),
+                None => reasons.push((vec![id], reason)),
+            }
+        }
+        reasons
     }
 }

@@ -8,6 +8,7 @@ use camino::Utf8Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::transport::{Endpoint, is_component};
 use crate::{Error, Kind};
 
 /// `sha256:` and 64 hexadecimal digits (OCI image spec, "Digests").
@@ -133,18 +134,107 @@ impl Child {
         format!("{}/{}{variant}", self.os, self.arch)
     }
 
-    /// `linux/arm64` is any variant of it, `linux/arm/v7` that one.
+    /// `linux/arm64` is any variant of it, `linux/arm/v7` that one. Names that mean the
+    /// same are the same: `linux/arm64/v8` is `linux/arm64` (containerd's `platforms.Normalize`).
     pub fn is_for(&self, platform: &str) -> bool {
-        let own = self.platform();
-        own == platform || own.strip_prefix(platform).is_some_and(|rest| rest.starts_with('/'))
+        let mut parts = platform.splitn(3, '/');
+        let (os, arch, variant) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
+        let own = normal(&self.os, &self.arch, self.variant.as_deref());
+        let wanted = normal(os, arch, variant);
+        // `linux/arm` alone asks for no variant, though it is one.
+        let any = variant.is_none() && !matches!(arch, "armhf" | "armel");
+        own == wanted || any && (own.0 == wanted.0 && own.1 == wanted.1)
     }
 }
 
-/// Where an image is: `docker.io`, `temporalio/server`, `1.29.0`.
-pub(crate) struct Source<'a> {
-    pub host: &'a str,
-    pub repository: &'a str,
-    pub tag: &'a str,
+/// Operating system, architecture and variant by the name that others call them too.
+fn normal(os: &str, arch: &str, variant: Option<&str>) -> (String, String, String) {
+    let (os, arch) = (os.to_ascii_lowercase(), arch.to_ascii_lowercase());
+    let variant = variant.unwrap_or_default().to_ascii_lowercase();
+    let numbered = if variant.starts_with(|c: char| c.is_ascii_digit()) { format!("v{variant}") } else { variant };
+    let (arch, variant) = match (arch.as_str(), numbered.as_str()) {
+        ("aarch64" | "arm64", "" | "v8" | "v8.0") => ("arm64", ""),
+        ("aarch64", variant) => ("arm64", variant),
+        ("x86_64" | "x86-64" | "amd64", "" | "v1") => ("amd64", ""),
+        ("x86_64" | "x86-64", variant) => ("amd64", variant),
+        ("i386" | "i486" | "i586" | "i686" | "x86", _) => ("386", ""),
+        ("armhf", _) | ("arm", "") => ("arm", "v7"),
+        ("armel", _) => ("arm", "v6"),
+        other => other,
+    };
+    let os = if os == "macos" { "darwin".to_owned() } else { os };
+    (os, arch.to_owned(), variant.to_owned())
+}
+
+/// Docker Hub has several names; images, accounts and limits know it by this one.
+pub(crate) const DOCKER_HUB: &str = "docker.io";
+
+/// Whether a host is Docker Hub.
+pub(crate) fn is_docker_hub(host: &str) -> bool {
+    matches!(host, DOCKER_HUB | "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com")
+}
+
+/// Where an image is: `docker.io`, `temporalio/server`, `1.29.0`, perhaps with a digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    pub host: String,
+    pub repository: String,
+    pub tag: String,
+    pub digest: Option<Digest>,
+}
+
+impl Source {
+    /// Registry, repository and tag are all named; Docker's short forms are none, but that
+    /// `docker.io/redis` is `docker.io/library/redis`. The grammar is that of
+    /// <https://pkg.go.dev/github.com/distribution/reference>.
+    fn parse(image: &str) -> Result<Self, String> {
+        let expected = "expected registry/repository:tag";
+        let (name, digest) = match image.split_once('@') {
+            Some((name, digest)) => (name, Some(Digest::parse(digest).map_err(|error| error.to_string())?)),
+            None => (image, None),
+        };
+        if name.contains("://") {
+            return Err(format!("{expected}, without a scheme"));
+        }
+        let (host, rest) = match name.split_once('/') {
+            Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
+            Some(_) => return Err(format!("names no registry: {DOCKER_HUB}/{image}?")),
+            None => return Err(format!("names no registry: {DOCKER_HUB}/library/{image}?")),
+        };
+        let host = host.to_ascii_lowercase();
+        if Endpoint::named(&host).parts().is_err() {
+            return Err(format!("{host:?} is no registry's name: {expected}"));
+        }
+        let (repository, tag) = rest
+            .rsplit_once(':')
+            .filter(|(_, tag)| !tag.contains('/'))
+            .ok_or_else(|| format!("has no tag: {expected}"))?;
+        if !is_repository(repository) {
+            return Err(format!("{repository:?} is no repository's name (lower case letters, digits, . _ - /)"));
+        }
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if !tag.starts_with(word) || tag.len() > 128 || !tag.chars().all(|c| word(c) || c == '.' || c == '-') {
+            return Err(format!("{tag:?} is no tag"));
+        }
+        let hub = is_docker_hub(&host);
+        let repository =
+            if hub && !repository.contains('/') { format!("library/{repository}") } else { repository.to_owned() };
+        let host = if hub { DOCKER_HUB.to_owned() } else { host };
+        Ok(Self { host, repository, tag: tag.to_owned(), digest })
+    }
+}
+
+/// OCI distribution spec, "Pulling manifests", `<name>`.
+fn is_repository(text: &str) -> bool {
+    text.len() <= 255 && text.split('/').all(is_component)
+}
+
+fn sound(id: &str, image: &str, target: &str) -> Result<(), String> {
+    Source::parse(image).map_err(|reason| format!("{id}: image {image:?} {reason}"))?;
+    if !is_repository(target) {
+        return Err(format!("{id}: target {target:?} is no repository's name (lower case letters, digits, . _ - /)"));
+    }
+    Ok(())
 }
 
 impl LockedImage {
@@ -157,20 +247,22 @@ impl LockedImage {
         Digest::parse(self.image.split_once('@')?.1).ok()
     }
 
-    pub(crate) fn source(&self) -> Result<Source<'_>, Error> {
-        let name = self.image.split('@').next().unwrap_or_default();
-        let parts = name
-            .split_once('/')
-            .and_then(|(host, rest)| rest.rsplit_once(':').map(|(repository, tag)| Source { host, repository, tag }));
-        parts.ok_or_else(|| {
-            Error::new(Kind::Lock, format!("{}: {:?}: expected registry/repository:tag", self.id, self.image))
-        })
+    pub(crate) fn source(&self) -> Result<Source, Error> {
+        Source::parse(&self.image)
+            .map_err(|reason| Error::new(Kind::Lock, format!("{}: image {:?} {reason}", self.id, self.image)))
     }
 }
 
 impl Wanted {
+    /// # Errors
+    /// `Kind::Lock` for what cannot be read, and names that no image can have.
     pub fn read(path: &Utf8Path) -> Result<Self, Error> {
-        read(path)
+        let wanted: Self = read(path)?;
+        for image in &wanted.images {
+            sound(&image.id, &image.image, &image.target)
+                .map_err(|reason| Error::new(Kind::Lock, format!("{path}: {reason}")))?;
+        }
+        Ok(wanted)
     }
 }
 
@@ -179,6 +271,10 @@ impl Lock {
         let lock: Self = read(path)?;
         if lock.version != 1 {
             return Err(Error::new(Kind::Lock, format!("{path}: version {}: expected 1", lock.version)));
+        }
+        for image in &lock.images {
+            sound(&image.id, &image.image, &image.target)
+                .map_err(|reason| Error::new(Kind::Lock, format!("{path}: {reason}")))?;
         }
         Ok(lock)
     }
@@ -260,10 +356,99 @@ mod tests {
 
     #[test]
     fn a_source_is_registry_repository_and_tag() {
-        let lock = Lock::unresolved(&wanted());
-        let source = lock.images[1].source().unwrap();
-        assert_eq!((source.host, source.repository, source.tag), ("docker.io", "x/y", "1"));
-        let bad = LockedImage { image: "redis".into(), ..lock.images[0].clone() };
-        assert!(bad.source().is_err());
+        let source = |image: &str| {
+            let found = Source::parse(image)?;
+            Ok::<_, String>(format!("{} {} {}", found.host, found.repository, found.tag))
+        };
+        for (image, expected) in [
+            ("docker.io/x/y:1", "docker.io x/y 1"),
+            ("docker.io/redis:7", "docker.io library/redis 7"),
+            ("index.docker.io/redis:7", "docker.io library/redis 7"),
+            ("registry-1.docker.io/library/redis:7", "docker.io library/redis 7"),
+            ("Docker.io/x/y:1", "docker.io x/y 1"),
+            ("quay.io/redis:7", "quay.io redis 7"),
+            ("localhost/a:1", "localhost a 1"),
+            ("localhost:5000/a/b:1", "localhost:5000 a/b 1"),
+            ("[::1]:5000/a:1", "[::1]:5000 a 1"),
+            ("r.example/a__b/c-d:V1.2_x-y", "r.example a__b/c-d V1.2_x-y"),
+        ] {
+            assert_eq!(source(image).as_deref(), Ok(expected), "{image}");
+        }
+        for (image, expected) in [
+            ("temporalio/server:1.29.0", "docker.io/temporalio/server:1.29.0?"),
+            ("redis:7", "docker.io/library/redis:7?"),
+            ("redis", "docker.io/library/redis?"),
+            ("", "names no registry"),
+            ("docker.io/redis", "has no tag"),
+            ("localhost:5000/a", "has no tag"),
+            ("docker.io/library/Redis:7", "no repository's name"),
+            ("docker.io/a//b:1", "no repository's name"),
+            ("docker.io/a/../b:1", "no repository's name"),
+            ("docker.io/a:b/c:", "no repository's name"),
+            ("docker.io/a:-x", "is no tag"),
+            ("https://docker.io/a:1", "without a scheme"),
+            ("user:secret@docker.io/a:1", "is no digest"),
+            ("docker.io/a:1@sha256:abc", "is no digest"),
+            ("docker.io:port/a:1", "no registry's name"),
+        ] {
+            let error = source(image).unwrap_err();
+            assert!(error.contains(expected), "{image}: {error}");
+        }
+        let digest = Digest::of(b"x");
+        assert_eq!(Source::parse(&format!("docker.io/a:1@{digest}")).unwrap().digest, Some(digest.clone()));
+        assert!(Source::parse(&format!("docker.io/a:1@{digest}@{digest}")).is_err());
+    }
+
+    #[test]
+    fn a_file_with_a_name_that_no_image_has_is_told_with_its_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = camino::Utf8PathBuf::from_path_buf(folder.path().join("images.yaml")).unwrap();
+        for (image, target, expected) in [
+            (
+                "temporalio/server:1.29.0",
+                "third-party/server",
+                "t: image \"temporalio/server:1.29.0\" names no registry",
+            ),
+            ("docker.io/x/y:1", "Third/../party", "t: target"),
+        ] {
+            let row = format!("{{id: t, image: '{image}', target: '{target}', platforms: [linux/amd64], why: z}}");
+            std::fs::write(&path, format!("images:\n- {row}\n")).unwrap();
+            let error = Wanted::read(&path).unwrap_err();
+            assert!(error.kind() == Kind::Lock && error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn platforms_that_mean_the_same_are_the_same() {
+        let child = |platform: &str| {
+            let mut parts = platform.splitn(3, '/').map(str::to_owned);
+            let (os, arch, variant) = (parts.next().unwrap(), parts.next().unwrap(), parts.next());
+            Child { os, arch, variant, digest: Digest::of(b"x"), size: 1 }
+        };
+        for (there, wanted, same) in [
+            ("linux/arm64", "linux/arm64/v8", true),
+            ("linux/arm64/v8", "linux/arm64", true),
+            ("linux/arm64/v8", "linux/arm64/v8", true),
+            ("linux/arm64/8", "linux/arm64/v8", true),
+            ("linux/arm64/v9", "linux/arm64", true),
+            ("linux/arm64/v9", "linux/arm64/v8", false),
+            ("linux/aarch64", "linux/arm64", true),
+            ("linux/amd64", "linux/amd64/v1", true),
+            ("linux/amd64", "linux/x86_64", true),
+            ("linux/amd64", "linux/amd64/v3", false),
+            ("linux/amd64/v3", "linux/amd64", true),
+            ("linux/arm", "linux/arm/v7", true),
+            ("linux/arm/v6", "linux/arm/v7", false),
+            ("linux/arm/v6", "linux/arm", true),
+            ("linux/arm/v7", "linux/armhf", true),
+            ("linux/arm/v6", "linux/armhf", false),
+            ("linux/386", "linux/i386", true),
+            ("windows/amd64", "linux/amd64", false),
+            ("linux/amd64", "linux/arm64", false),
+            ("linux/amd64", "linux", false),
+            ("linux/amd64", "", false),
+        ] {
+            assert_eq!(child(there).is_for(wanted), same, "{there} for {wanted}");
+        }
     }
 }

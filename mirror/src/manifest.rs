@@ -29,11 +29,23 @@ pub(crate) struct Manifest {
 pub(crate) struct Document {
     media_type: Option<String>,
     schema_version: Option<u32>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     pub manifests: Vec<Descriptor>,
     pub config: Option<Descriptor>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     pub layers: Vec<Descriptor>,
+    /// What it refers to (OCI image spec, "Image Manifest", subject).
+    pub subject: Option<Subject>,
+}
+
+/// Go writes a slice that is nil as `null`.
+fn or_null<'de, T: Deserialize<'de> + Default, D: serde::Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(from).map(Option::unwrap_or_default)
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Subject {
+    pub digest: Digest,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -43,13 +55,15 @@ pub(crate) struct Descriptor {
     pub digest: Digest,
     pub size: u64,
     pub platform: Option<DescribedPlatform>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     urls: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct DescribedPlatform {
+    #[serde(default, deserialize_with = "or_null")]
     pub os: String,
+    #[serde(default, deserialize_with = "or_null")]
     pub architecture: String,
     pub variant: Option<String>,
 }
@@ -68,7 +82,7 @@ impl Descriptor {
         Some(Child {
             os: platform.os.clone(),
             arch: platform.architecture.clone(),
-            variant: platform.variant.clone(),
+            variant: platform.variant.clone().filter(|variant| !variant.is_empty()),
             digest: self.digest.clone(),
             size: self.size,
         })
@@ -156,6 +170,23 @@ mod tests {
         ] {
             assert_eq!(parse(json, content_type).unwrap_err().kind(), Kind::Invalid, "{json}");
         }
+    }
+
+    #[test]
+    fn what_go_writes_of_nothing_is_nothing() {
+        let json = format!(
+            r#"{{"schemaVersion":2,"mediaType":null,"manifests":null,"subject":null,"annotations":null,
+            "config":{{"mediaType":null,"digest":"{}","size":1,"urls":null,"platform":null}},"layers":null}}"#,
+            digest("a")
+        );
+        let manifest = parse(&json, OCI_MANIFEST).unwrap();
+        assert!(!manifest.is_index() && manifest.blobs().count() == 1);
+        let json = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"digest":"{}","size":1,"platform":{{"os":null,"architecture":"amd64","variant":""}}}}],"layers":null}}"#,
+            digest("a")
+        );
+        let index = parse(&json, OCI_INDEX).unwrap();
+        assert_eq!(index.document.manifests[0].child().unwrap().platform(), "/amd64");
     }
 
     #[test]

@@ -70,24 +70,65 @@ impl Quota {
 impl std::fmt::Display for Quota {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} of {} pulls left at {}", self.remaining, self.limit, self.registry)?;
-        let minutes = self.window.as_secs() / 60;
-        match (minutes / 60, minutes % 60) {
-            (0, 0) => Ok(()),
-            (0, minutes) => write!(f, " in {minutes} min"),
-            (hours, 0) => write!(f, " in {hours} h"),
-            (hours, minutes) => write!(f, " in {hours} h {minutes} min"),
-        }
+        if self.window < Duration::from_secs(60) { Ok(()) } else { write!(f, " {}", span(self.window)) }
     }
 }
 
 /// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3); a date that is past is now.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
+    if let Some(wait) = whole_seconds(value) {
+        return Some(wait);
     }
     let date = httpdate::parse_http_date(value).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
+}
+
+/// A number of seconds that is none to wait for ever is one; a fraction is rounded up.
+fn whole_seconds(text: &str) -> Option<Duration> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let more = u64::from(fraction.bytes().any(|byte| byte != b'0'));
+    Some(Duration::from_secs(whole.parse::<u64>().unwrap_or(u64::MAX).saturating_add(more)))
+}
+
+/// When a registry gives again, from now: what it says itself, else the window of its quota,
+/// in which it does at the latest. Docker Hub writes the time as seconds since 1970
+/// (`X-Retry-After`, `X-RateLimit-Reset`), others as seconds from now.
+pub(crate) fn gives_again(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let read = |name: &str| {
+        let seconds = whole_seconds(headers.get(name)?.to_str().ok()?.trim())?;
+        // Nobody means thirty years from now.
+        Some(if seconds.as_secs() > 1_000_000_000 { seconds.saturating_sub(since_1970) } else { seconds })
+    };
+    let said = ["x-retry-after", "x-ratelimit-reset", "ratelimit-reset"].into_iter().find_map(read);
+    retry_after(headers, now).or(said)
+}
+
+/// `in 6 h, at 18:30 UTC`; without a time of day where that is not today's or tomorrow's.
+pub(crate) fn until(wait: Duration, now: SystemTime) -> String {
+    let span = span(wait);
+    let at = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_add(wait).as_secs();
+    if wait > Duration::from_secs(86_400) {
+        return span;
+    }
+    // A minute that has begun is not over.
+    let minutes = at.div_ceil(60);
+    format!("{span}, at {:02}:{:02} UTC", minutes / 60 % 24, minutes % 60)
+}
+
+/// `in 6 h 5 min`
+fn span(wait: Duration) -> String {
+    match (wait.as_secs() / 3600, wait.as_secs() / 60 % 60) {
+        (0, 0) => format!("in {} s", wait.as_secs()),
+        (0, minutes) => format!("in {minutes} min"),
+        (hours, 0) => format!("in {hours} h"),
+        (hours, minutes) => format!("in {hours} h {minutes} min"),
+    }
 }
 
 /// What came of one request.
@@ -167,7 +208,9 @@ impl Gate {
     /// Whether this is news: the gate was open, or opens later than was known.
     pub fn close(&self, wait: Duration) -> bool {
         let mut state = self.state();
-        let (now, until) = (Instant::now(), Instant::now() + wait);
+        let now = Instant::now();
+        // What no clock can hold is never waited for: patience ends before.
+        let until = now.checked_add(wait).unwrap_or(now);
         let open = state.closed_until.is_none_or(|known| known <= now);
         if state.closed_until.is_none_or(|known| known < until) {
             state.closed_until = Some(until);
@@ -175,9 +218,9 @@ impl Gate {
         open
     }
 
-    pub fn stop(&self, error: &Error) {
-        let mut state = self.state();
-        state.stopped.get_or_insert_with(|| error.clone());
+    /// Why nobody asks any more: the first reason, whoever comes later.
+    pub fn stop(&self, error: Error) -> Error {
+        self.state().stopped.get_or_insert(error).clone()
     }
 
     pub fn learn(&self, quota: Quota) {
@@ -191,7 +234,17 @@ impl Gate {
 
 /// What the failure of one transfer means for the others of the same registry.
 pub(crate) fn concerns_all(kind: Kind) -> bool {
-    matches!(kind, Kind::RateLimited | Kind::Dns | Kind::Unreachable | Kind::Tls | Kind::DiskFull)
+    matches!(
+        kind,
+        Kind::RateLimited
+            | Kind::Dns
+            | Kind::Unreachable
+            | Kind::Tls
+            | Kind::TlsName
+            | Kind::TlsTime
+            | Kind::Proxy
+            | Kind::DiskFull
+    )
 }
 
 #[cfg(test)]
@@ -271,7 +324,9 @@ mod tests {
         assert_eq!(read(&httpdate::fmt_http_date(now + seconds(30))), Some(seconds(30)));
         assert_eq!(read(&httpdate::fmt_http_date(now - seconds(30))), Some(seconds(0)));
         assert_eq!(read("18446744073709551615"), Some(seconds(u64::MAX)));
-        for garbage in ["", "-1", "soon", "1.5", "99999999999999999999999"] {
+        assert_eq!(read("99999999999999999999999"), Some(seconds(u64::MAX)));
+        assert_eq!((read("1.5"), read("2.0")), (Some(seconds(2)), Some(seconds(2))));
+        for garbage in ["", "-1", "soon", "1.", ".5", "1e9", "+1", "0x10", "1 2"] {
             assert_eq!(read(garbage), None, "{garbage}");
         }
         assert_eq!(retry_after(&HeaderMap::new(), now), None);
@@ -291,6 +346,26 @@ mod tests {
         assert_eq!(Quota::of("x", &headers(&[("ratelimit-limit", "a"), ("ratelimit-remaining", "0")])), None);
     }
 
+    #[test]
+    fn when_it_gives_again_is_told_in_hours_and_by_the_clock() {
+        let now = SystemTime::UNIX_EPOCH + seconds(1_700_000_000);
+        let read = |name: &'static str, value: &str| {
+            let headers: HeaderMap = [(name.parse().unwrap(), value.parse().unwrap())].into_iter().collect();
+            gives_again(&headers, now)
+        };
+        assert_eq!(read("x-retry-after", "1700003600"), Some(seconds(3600)));
+        assert_eq!(read("x-ratelimit-reset", "1600000000"), Some(seconds(0)));
+        assert_eq!(read("ratelimit-reset", "90"), Some(seconds(90)));
+        assert_eq!(read("retry-after", "90"), Some(seconds(90)));
+        assert_eq!(read("x-ratelimit-reset", "soon"), None);
+        // 22:13:20
+        assert_eq!(until(seconds(3600), now), "in 1 h, at 23:14 UTC");
+        assert_eq!(until(seconds(6 * 3600), now), "in 6 h, at 04:14 UTC");
+        assert_eq!(until(seconds(5), now), "in 5 s, at 22:14 UTC");
+        assert_eq!(until(seconds(200_000), now), "in 55 h 33 min");
+        assert_eq!(until(Duration::MAX, now), format!("in {} h", u64::MAX / 3600));
+    }
+
     #[tokio::test]
     async fn a_closed_gate_holds_all_and_a_stopped_one_refuses_all() {
         let gate = Gate::default();
@@ -300,7 +375,7 @@ mod tests {
         let started = Instant::now();
         gate.pass().await.unwrap();
         assert!(started.elapsed() >= Duration::from_millis(50));
-        gate.stop(&Error::new(Kind::RateLimited, "no more"));
+        gate.stop(Error::new(Kind::RateLimited, "no more"));
         assert_eq!(gate.pass().await.unwrap_err().kind(), Kind::RateLimited);
     }
 }

@@ -1,52 +1,264 @@
-//! Signatures, bills of materials and the like, which point at an image
-//! (OCI distribution spec 1.1, "Listing Referrers" and "Referrers Tag Schema").
+//! Signatures, bills of materials and the like, which point at an image: by a list of
+//! referrers (OCI distribution spec 1.1, "Listing Referrers" and "Referrers Tag Schema"),
+//! or by a tag that is made of the digest, as cosign has it
+//! (<https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md>).
+//!
+//! An image without them is still the image: what cannot be had of them is a warning.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use crate::Error;
 use crate::copy::{Act, Job};
 use crate::lock::Digest;
-use crate::manifest::{Descriptor, Manifest, OCI_INDEX};
-use crate::registry::Registry;
+use crate::manifest::{Manifest, OCI_INDEX};
+use crate::registry::{Registry, Wants};
+use crate::{Error, Event, Kind};
+
+/// Of cosign: `sha256-HEX.sig` and so on.
+const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
+/// Bounds on what a source can ask of us: pages of a list, and manifests in all.
+const PAGES: usize = 100;
+const MOST: usize = 1000;
+/// A bundle may be an index, of indexes.
+const DEEP: usize = 4;
 
 #[derive(Deserialize)]
 struct Index {
-    manifests: Vec<Descriptor>,
+    /// Go writes none as `null`; what is no index has no such field.
+    #[serde(deserialize_with = "Option::deserialize")]
+    manifests: Option<Vec<Value>>,
 }
 
-/// The tag under which registries without the API keep the list.
+/// The tag that is made of a digest.
 fn tag(digest: &Digest) -> String {
     digest.as_str().replacen(':', "-", 1)
 }
 
-async fn list(registry: &Registry, repository: &str, digest: &Digest) -> Result<Option<bytes::Bytes>, Error> {
-    if let Some(answer) = registry.get(repository, &format!("referrers/{digest}")).await? {
-        return Ok(Some(answer));
-    }
-    // A HEAD first: a manifest that is not there must not cost a pull.
-    if registry.digest_of(repository, &tag(digest)).await?.is_none() {
-        return Ok(None);
-    }
-    Ok(registry.manifest(repository, &tag(digest)).await?.filter(Manifest::is_index).map(|manifest| manifest.bytes))
+fn digest_of(descriptor: &Value) -> Option<Digest> {
+    Digest::parse(descriptor["digest"].as_str()?).ok()
+}
+
+/// Whether the image can do without: what was answered about this one thing. A connection
+/// that is gone, or a limit, is everybody's, and the next run finds the image missing.
+fn is_its_own(error: &Error) -> bool {
+    let answered = error.status.is_some() && !matches!(error.kind, Kind::RateLimited | Kind::DiskFull);
+    answered || matches!(error.kind, Kind::NotFound | Kind::Invalid | Kind::Denied | Kind::Protocol | Kind::Auth)
+}
+
+struct Copying<'a, 'b> {
+    act: &'a Act<'b>,
+    image: usize,
+    source: &'a std::sync::Arc<Registry>,
+    /// At the source, and at the target.
+    repository: &'a str,
+    name: &'a str,
 }
 
 /// Brings what refers to an image after it; how many there were.
-pub(crate) async fn copy(act: &Act<'_>, image: usize, digest: &Digest) -> Result<usize, Error> {
+pub(crate) async fn copy(act: &Act<'_>, image: usize, top: &Manifest) -> Result<usize, Error> {
     let (source, repository, name) = act.whence(image)?;
-    let Some(answer) = list(&source, &repository, digest).await? else { return Ok(0) };
-    // Proxies answer 200 to anything.
-    let Ok(index) = serde_json::from_slice::<Index>(&answer) else { return Ok(0) };
-    let mut listed = true;
-    for descriptor in &index.manifests {
-        let manifest = source.wanted_manifest(&repository, descriptor.digest.as_str()).await?;
-        for blob in manifest.blobs() {
-            act.place(&Job::alone(image, blob, &source, &repository, &name)).await?;
+    let copying = Copying { act, image, source: &source, repository: &repository, name: &name };
+    let mut count = copying.of(&top.digest).await?;
+    // Whoever signs an index may sign each of its platforms too; nobody signs these alone.
+    if count > 0 && top.is_index() {
+        for child in &top.document.manifests {
+            count += copying.of(&child.digest).await?;
         }
-        listed &=
-            act.target.put_manifest(&name, &manifest.media_type, manifest.bytes, manifest.digest.as_str()).await?;
     }
-    if !listed {
-        act.target.put_manifest(&name, OCI_INDEX, answer, &tag(digest)).await?;
+    Ok(count)
+}
+
+impl Copying<'_, '_> {
+    fn warn(&self, what: &str, error: &Error) {
+        let text = format!("copied without {what}: {error}");
+        self.act.tell(Event::Warning { id: self.act.id(self.image), text });
     }
-    Ok(index.manifests.len())
+
+    /// What came of a part that the image can do without.
+    fn part<T>(&self, what: &str, result: Result<T, Error>) -> Result<Option<T>, Error> {
+        match result {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if is_its_own(&error) => {
+                self.warn(what, &error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn of(&self, subject: &Digest) -> Result<usize, Error> {
+        let (listed, tagged) = futures_util::future::join(self.list(subject), self.tagged(subject)).await;
+        let (listed, tagged) = (listed?, tagged?);
+        let mut copied = Vec::new();
+        let mut noted = true;
+        for descriptor in listed {
+            let Some(digest) = digest_of(&descriptor) else { continue };
+            let what = format!("{digest}, which refers to it");
+            let Some(put) = self.part(&what, self.referrer(&digest, subject).await)? else { continue };
+            // Registries and proxies list all kinds of things.
+            let Some((manifest, by_target)) = put else { continue };
+            noted &= by_target;
+            copied.push(described(descriptor, &manifest));
+        }
+        let mut count = copied.len();
+        if !noted {
+            self.part("a list of what refers to it", self.note(subject, copied).await)?;
+        }
+        for tag in tagged {
+            let what = format!("the signature {tag}");
+            if self.part(&what, self.signature(&tag).await)?.is_some() {
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// What the source says refers to it.
+    async fn list(&self, subject: &Digest) -> Result<Vec<Value>, Error> {
+        let url = self.source.url(self.repository, &format!("referrers/{subject}"));
+        match self.part("what refers to it", self.pages(url).await)? {
+            // By the specification the tag counts only where there is no such list.
+            Some(Some(listed)) => return Ok(listed),
+            Some(None) | None => {}
+        }
+        let tag = tag(subject);
+        // A HEAD first: a manifest that is not there must not cost a pull.
+        let found = self.source.digest_at_once(self.repository, &tag, Wants::Little).await;
+        // Some read it as the digest itself, and give the image (GitLab's registry).
+        let Some(Some(Some(found))) = self.part("what refers to it", found)? else { return Ok(Vec::new()) };
+        if found == *subject {
+            return Ok(Vec::new());
+        }
+        let list = self.part("what refers to it", self.source.manifest(self.repository, &tag).await)?.flatten();
+        let list = list.filter(|list| list.is_index() && list.digest != *subject);
+        let list = list.and_then(|list| serde_json::from_slice::<Index>(&list.bytes).ok());
+        Ok(list.and_then(|list| list.manifests).unwrap_or_default())
+    }
+
+    /// The list of the referrers API; none of a registry that does not know it.
+    async fn pages(&self, first: String) -> Result<Option<Vec<Value>>, Error> {
+        let (mut listed, mut seen, mut next) = (None::<Vec<Value>>, BTreeSet::new(), Some(first));
+        while let Some(url) = next.take().filter(|url| seen.len() < PAGES && seen.insert(url.clone())) {
+            let Some((bytes, more)) = self.source.page(self.repository, &url).await? else { break };
+            // Proxies answer 200 to anything.
+            let Ok(index) = serde_json::from_slice::<Index>(&bytes) else { break };
+            listed.get_or_insert_default().extend(index.manifests.unwrap_or_default());
+            next = more.filter(|_| listed.as_ref().is_some_and(|listed| listed.len() < MOST));
+        }
+        Ok(listed)
+    }
+
+    /// Cosign's tags that the source has.
+    async fn tagged(&self, subject: &Digest) -> Result<Vec<String>, Error> {
+        let looks = COSIGN.map(|kind| async move {
+            let tag = format!("{}.{kind}", tag(subject));
+            let found = self.source.digest_at_once(self.repository, &tag, Wants::Little).await;
+            (tag, found)
+        });
+        let mut tags = Vec::new();
+        for (tag, found) in join_all(looks).await {
+            match self.part(&format!("the signature {tag}"), found)? {
+                // A registry that reads the digest out of it means the image.
+                Some(Some(digest)) if digest.as_ref() != Some(subject) => tags.push(tag),
+                _ => {}
+            }
+        }
+        Ok(tags)
+    }
+
+    /// Copies one, if it does refer to this image; whether the target took note of that.
+    async fn referrer(&self, digest: &Digest, subject: &Digest) -> Result<Option<(Manifest, bool)>, Error> {
+        let manifest = self.source.wanted_manifest(self.repository, digest.as_str()).await?;
+        if manifest.document.subject.as_ref().is_none_or(|it| it.digest != *subject) {
+            return Ok(None);
+        }
+        self.parts(&manifest).await?;
+        let noted = self.put(&manifest, manifest.digest.as_str()).await?;
+        Ok(Some((manifest, noted)))
+    }
+
+    async fn signature(&self, tag: &str) -> Result<(), Error> {
+        let manifest = self.source.wanted_manifest(self.repository, tag).await?;
+        self.parts(&manifest).await?;
+        self.put(&manifest, tag).await.map(drop)
+    }
+
+    async fn put(&self, manifest: &Manifest, reference: &str) -> Result<bool, Error> {
+        self.act.target.put_manifest(self.name, &manifest.media_type, manifest.bytes.clone(), reference).await
+    }
+
+    /// The blobs of a manifest, and of all that stands in an index.
+    async fn parts(&self, manifest: &Manifest) -> Result<(), Error> {
+        let (mut ordered, mut level) = (Vec::new(), vec![manifest.clone()]);
+        for _ in 0..DEEP {
+            let mut next = Vec::new();
+            for child in level.iter().flat_map(|manifest| &manifest.document.manifests) {
+                next.push(self.source.wanted_manifest(self.repository, child.digest.as_str()).await?);
+            }
+            ordered.append(&mut level);
+            level = next;
+        }
+        // Whatever refers to something is pushed after it.
+        for part in ordered.iter().rev() {
+            for blob in part.blobs() {
+                let job = Job::alone(self.image, blob, self.source, self.repository, self.name);
+                self.act.place(&job).await?;
+            }
+            if part.digest != manifest.digest {
+                self.put(part, part.digest.as_str()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds them to the list under the target's tag, beside what stands there already.
+    async fn note(&self, subject: &Digest, copied: Vec<Value>) -> Result<(), Error> {
+        let (target, tag) = (&self.act.target, tag(subject));
+        let known = target.manifest(self.name, &tag).await?;
+        let mut list = match &known {
+            None => json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}),
+            Some(known) if known.is_index() && known.digest != *subject => {
+                serde_json::from_slice(&known.bytes).unwrap_or_default()
+            }
+            Some(_) => {
+                let message =
+                    format!("{}: {}:{tag} is no list of referrers, and stays as it is", target.name, self.name);
+                return Err(Error::new(Kind::Invalid, message));
+            }
+        };
+        if !list["manifests"].is_array() {
+            list["manifests"] = json!([]);
+        }
+        let Some(manifests) = list["manifests"].as_array_mut() else { return Ok(()) };
+        let there: BTreeSet<Digest> = manifests.iter().filter_map(digest_of).collect();
+        let missing: Vec<Value> =
+            copied.into_iter().filter(|it| digest_of(it).is_some_and(|digest| !there.contains(&digest))).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        manifests.extend(missing);
+        let bytes = serde_json::to_vec(&list).unwrap_or_default();
+        let media_type = known.as_ref().map_or(OCI_INDEX, |known| &known.media_type);
+        target.put_manifest(self.name, media_type, Bytes::from(bytes), &tag).await.map(drop)
+    }
+}
+
+/// A descriptor as a list of referrers has it (the specification wants the artifact's type there).
+fn described(mut descriptor: Value, manifest: &Manifest) -> Value {
+    if descriptor["artifactType"].is_null() {
+        let own: Value = serde_json::from_slice(&manifest.bytes).unwrap_or_default();
+        let kind = [&own["artifactType"], &own["config"]["mediaType"]].into_iter().find_map(Value::as_str);
+        if let (Some(kind), Some(fields)) = (kind, descriptor.as_object_mut()) {
+            fields.insert("artifactType".to_owned(), kind.into());
+        }
+    }
+    if let Some(fields) = descriptor.as_object_mut() {
+        fields.insert("mediaType".to_owned(), manifest.media_type.as_str().into());
+        fields.insert("size".to_owned(), manifest.bytes.len().into());
+    }
+    descriptor
 }

@@ -1,10 +1,14 @@
 //! One registry: requests with what it takes to be let in, at the pace it allows.
 //! Rules are those of the OCI distribution spec, section "Endpoints".
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -12,9 +16,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::auth::{self, Challenge, Token, TokenAnswer, Tokens};
 use crate::copy::Options;
-use crate::credentials::{Account, Credentials};
-use crate::lock::Digest;
+use crate::credentials::{Account, Credentials, Found};
+use crate::lock::{Digest, is_docker_hub};
 use crate::manifest::{self, Manifest};
+use crate::no_proxy::is_loopback;
 use crate::pace::{self, Came, Gate, Next, Quota, Retry};
 use crate::proxy::Proxies;
 use crate::transport::{Body, Endpoint, Transport, full};
@@ -22,9 +27,33 @@ use crate::{Error, Event, Kind};
 
 /// Manifests larger than this are refused, as registries do (distribution: 4 MiB).
 const MANIFEST_LIMIT: usize = 4 << 20;
+/// What is read of a token's answer, in bytes; of a refusal's, less.
+const TOKEN_LIMIT: usize = 1 << 20;
+const REFUSAL_LIMIT: usize = 64 << 10;
 const REDIRECTS: usize = 5;
 /// A token may end between being given and being used, but not each time.
 const AUTHORIZED: u32 = 3;
+
+/// Manifests that were read, by digest: what was resolved a moment ago is not pulled again.
+#[derive(Clone, Debug, Default)]
+pub struct Kept(Arc<Mutex<BTreeMap<Digest, Manifest>>>);
+
+impl Kept {
+    /// More are not kept, so that no list of images takes all memory.
+    const MOST: usize = 256;
+
+    fn get(&self, digest: &str) -> Option<Manifest> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(&Digest::parse(digest).ok()?).cloned()
+    }
+
+    fn put(&self, manifest: &Manifest) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < Self::MOST {
+            kept.insert(manifest.digest.clone(), manifest.clone());
+        }
+    }
+}
 
 pub(crate) struct Registry {
     /// As images name it, for messages and credentials: `docker.io`.
@@ -35,7 +64,10 @@ pub(crate) struct Registry {
     prefix: String,
     transport: Transport,
     credentials: Credentials,
-    account: tokio::sync::OnceCell<Option<Account>>,
+    /// A stand-in for the registry whose name it has: no account is its own.
+    anonymous: bool,
+    found: tokio::sync::OnceCell<Found>,
+    kept: Kept,
     tokens: Tokens,
     pub gate: Gate,
     pub retry: Retry,
@@ -68,6 +100,18 @@ pub(crate) struct Ask<'a> {
     pub headers: HeaderMap,
     pub body: Bytes,
     pub scope: Option<&'a Scope>,
+    pub wants: Wants,
+}
+
+/// How much hangs on an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wants {
+    /// Nothing goes on without it.
+    All,
+    /// There is another way: a refusal is an answer, and nobody waits for long.
+    Little,
+    /// It holds an account: never along a redirect.
+    Secret,
 }
 
 impl Registry {
@@ -80,7 +124,7 @@ impl Registry {
         events: UnboundedSender<Event>,
     ) -> Result<Self, Error> {
         let (authority, prefix) = endpoint.parts()?;
-        let hub = matches!(authority.host(), "docker.io" | "index.docker.io" | "registry-1.docker.io");
+        let hub = is_docker_hub(&authority.host().to_ascii_lowercase());
         if hub && endpoint.plain_http {
             return Err(Error::new(Kind::Lock, format!("{authority}: Docker Hub is never spoken to in plain HTTP")));
         }
@@ -92,7 +136,9 @@ impl Registry {
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
             transport: Transport::new(endpoint.ca.clone(), &options.proxies),
             credentials: options.credentials.clone(),
-            account: tokio::sync::OnceCell::new(),
+            anonymous: endpoint.anonymous,
+            found: tokio::sync::OnceCell::new(),
+            kept: options.kept.clone(),
             tokens: Tokens::default(),
             gate: Gate::default(),
             retry: options.retry,
@@ -129,28 +175,69 @@ impl Registry {
     }
 
     /// Where a `Location` leads, seen from the address that gave it (RFC 9110, 10.2.2).
+    ///
+    /// # Errors
+    /// None given; one with an account in it, or that no registry has (`never_led_to`).
     pub fn resolve(&self, from: &str, headers: &HeaderMap) -> Result<String, Error> {
         let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
         let location = location.ok_or_else(|| self.error(Kind::Protocol, from, "gave no Location"))?;
-        if location.starts_with("http://") || location.starts_with("https://") {
-            return Ok(location.to_owned());
-        }
+        self.lead(from, location)
+    }
+
+    /// As [`Self::resolve`], of any reference.
+    fn lead(&self, from: &str, reference: &str) -> Result<String, Error> {
+        let wrong = |why: &str| self.error(Kind::Protocol, from, &format!("leads to {why}"));
         let base: Uri = from.parse().map_err(|_| self.error(Kind::Protocol, from, "is no URL"))?;
         let (scheme, authority) =
             (base.scheme_str().unwrap_or(self.scheme), base.authority().map_or("", |a| a.as_str()));
-        if let Some(rest) = location.strip_prefix("//") {
-            return Ok(format!("{scheme}://{rest}"));
+        let absolute = if has_scheme(reference) {
+            reference.to_owned()
+        } else if let Some(rest) = reference.strip_prefix("//") {
+            format!("{scheme}://{rest}")
+        } else if reference.starts_with('/') {
+            format!("{scheme}://{authority}{reference}")
+        } else if reference.starts_with('?') {
+            format!("{scheme}://{authority}{}{reference}", base.path())
+        } else {
+            let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{scheme}://{authority}{folder}/{reference}")
+        };
+        let uri: Uri = absolute.parse().map_err(|_| wrong("what is no URL"))?;
+        let host = uri.host().ok_or_else(|| wrong("no host"))?;
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(wrong("an address with an account in it"));
         }
-        if location.starts_with('/') {
-            return Ok(format!("{scheme}://{authority}{location}"));
+        if !self.is_our_host(host) && never_led_to(host) {
+            return Err(wrong(&format!("{host}, where machines keep their own secrets")));
         }
-        let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-        Ok(format!("{scheme}://{authority}{folder}/{location}"))
+        // A registry behind a proxy that ends TLS writes its own address with http: it is
+        // the same one, and never spoken to without TLS for that.
+        if self.scheme == "https" && uri.scheme_str() == Some("http") && self.is_our_host(host) {
+            let port = uri.port_u16();
+            if port.is_none() || port == Some(80) || port == self.port() {
+                let rest = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+                return Ok(format!("{}://{}{rest}", self.scheme, self.authority));
+            }
+        }
+        Ok(absolute)
     }
 
-    /// Whether an address is this registry's own; no other is told who we are.
-    fn is_ours(&self, uri: &Uri) -> bool {
-        uri.scheme_str() == Some(self.scheme) && uri.authority().is_some_and(|at| at.as_str() == self.authority)
+    fn port(&self) -> Option<u16> {
+        let port = self.authority.parse::<Authority>().ok().and_then(|authority| authority.port_u16());
+        port.or(if self.scheme == "https" { Some(443) } else { Some(80) })
+    }
+
+    fn is_our_host(&self, host: &str) -> bool {
+        self.authority.parse::<Authority>().is_ok_and(|own| own.host().eq_ignore_ascii_case(host))
+    }
+
+    /// Whether an address is this registry's own; no other is told who we are. The port of
+    /// a scheme may be written out or not.
+    pub fn is_ours(&self, uri: &Uri) -> bool {
+        let (host, scheme) = (uri.host().unwrap_or_default(), uri.scheme_str());
+        let port = uri.port_u16().or(if scheme == Some("https") { Some(443) } else { Some(80) });
+        let account = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+        scheme == Some(self.scheme) && self.is_our_host(host) && port == self.port() && !account
     }
 
     /// Sends a request until there is an answer worth reading: waits where the
@@ -174,14 +261,18 @@ impl Registry {
                 Err(error) => {
                     let came = Came::Nothing { known: self.answered.load(Ordering::Relaxed) };
                     let error = self.error(error.kind, &url, &error.message);
-                    self.again(came, &mut tries, error).await?;
+                    self.again(came, &mut tries, error, ask.wants).await?;
                     continue;
                 }
             };
             let status = response.status();
+            let challenge = Challenge::of(response.headers());
             if status == StatusCode::UNAUTHORIZED
                 && authorized < AUTHORIZED
                 && let Some(scope) = ask.scope
+                && url.parse().is_ok_and(|uri| self.is_ours(&uri))
+                // A token that was just got, and is good, but not for this: another one will be like it.
+                && challenge.as_ref().is_some_and(|challenge| authorized == 0 || !challenge.is_insufficient())
             {
                 authorized += 1;
                 Box::pin(self.authorize(&url, &response, scope, sent.flatten())).await?;
@@ -189,12 +280,19 @@ impl Registry {
             }
             // 307 and 308 keep the method, the older ones need not (RFC 9110, 15.4).
             let reads = ask.method == Method::GET || ask.method == Method::HEAD;
-            if matches!(status.as_u16(), 307 | 308) || reads && matches!(status.as_u16(), 301..=303) {
+            let follows = matches!(status.as_u16(), 307 | 308) || reads && matches!(status.as_u16(), 301..=303);
+            if follows || ask.wants == Wants::Secret && status.is_redirection() {
+                let to = self.resolve(&url, response.headers())?;
+                if ask.wants == Wants::Secret {
+                    let to = to.split('?').next().unwrap_or_default();
+                    let reason = format!("leads to {to}, and no account is sent along a redirect");
+                    return Err(self.error(Kind::Auth, &url, &reason));
+                }
                 redirects += 1;
                 if redirects > REDIRECTS {
                     return Err(self.error(Kind::Protocol, &url, "redirects without end"));
                 }
-                url = self.resolve(&url, response.headers())?;
+                url = to;
                 continue;
             }
             if redirects > 0
@@ -205,8 +303,26 @@ impl Registry {
                 // Addresses of a CDN expire: the registry gives a fresh one.
                 let error = self.refused(&url, response).await;
                 let came = Came::Answer { status: 503, retry_after: None, quota: false };
-                self.again(came, &mut tries, Error { kind: Kind::Protocol, ..error }).await?;
+                self.again(came, &mut tries, Error { kind: Kind::Protocol, ..error }, ask.wants).await?;
                 (url, redirects) = (ask.url.to_owned(), 0);
+                continue;
+            }
+            // Registries say in many ways that it is too much; what else they forbid is final.
+            if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+                let (error, came) = self.judge(&url, response).await;
+                if error.kind != Kind::RateLimited {
+                    let mute = status == StatusCode::UNAUTHORIZED && authorized == 0 && challenge.is_none();
+                    if mute && ask.scope.is_some() {
+                        let silent = self.error(Kind::Auth, &url, "answered 401 without saying what it wants");
+                        return Err(Error { status: error.status, ..silent });
+                    }
+                    // What could not be asked for an account may be why.
+                    let trouble = self.found.get().and_then(|found| found.trouble.as_ref());
+                    let more = trouble.filter(|_| ask.scope.is_some()).map(|trouble| format!("; {trouble}"));
+                    let message = format!("{}{}", error.message, more.unwrap_or_default());
+                    return Err(Error { message, ..error });
+                }
+                self.again(came, &mut tries, error, ask.wants).await?;
                 continue;
             }
             let came = Came::Answer {
@@ -218,21 +334,25 @@ impl Registry {
                 return Ok(response);
             }
             let (error, came) = self.judge(&url, response).await;
-            self.again(came, &mut tries, error).await?;
+            self.again(came, &mut tries, error, ask.wants).await?;
         }
     }
 
     /// Waits, or gives up with this error.
-    pub async fn again(&self, came: Came, tries: &mut u32, error: Error) -> Result<(), Error> {
-        // A full disk is full the next second too.
-        let next = if error.kind == Kind::DiskFull {
-            Next::Stop
-        } else {
-            pace::next(came, *tries, &self.retry, fastrand::f64())
+    pub async fn again(&self, came: Came, tries: &mut u32, error: Error, wants: Wants) -> Result<(), Error> {
+        let own_fault = matches!(came, Came::Answer { status: 500, .. });
+        let next = match wants {
+            // A full disk is full the next second too.
+            _ if error.kind == Kind::DiskFull => Next::Stop,
+            Wants::Little if own_fault || *tries >= 1 => Next::Stop,
+            _ => pace::next(came, *tries, &self.retry, fastrand::f64()),
         };
         let Next::Again(wait) = next else {
-            if pace::concerns_all(error.kind) {
-                self.gate.stop(&error);
+            // A registry may stumble over one thing and serve all others.
+            let one_thing = own_fault && error.kind != Kind::DiskFull;
+            let little = wants == Wants::Little && error.status.is_some() && error.kind != Kind::RateLimited;
+            if pace::concerns_all(error.kind) && !one_thing && !little {
+                return Err(self.gate.stop(self.whole(error)));
             }
             return Err(error);
         };
@@ -248,20 +368,53 @@ impl Registry {
         Ok(())
     }
 
+    /// The same as all its images' affair: without the address at which it came up, and
+    /// with what is left and until when.
+    fn whole(&self, mut error: Error) -> Error {
+        let text = match error.message.strip_prefix(&format!("{}: ", self.name)) {
+            // `registry: address: text`; addresses have no blanks.
+            Some(rest) => {
+                rest.split_once(": ").filter(|(address, _)| has_scheme(address)).map_or(rest, |(_, text)| text)
+            }
+            None => &error.message,
+        };
+        let mut message = match (self.name == self.authority, error.kind) {
+            (_, Kind::RateLimited) => format!("{} gives no more: {text}", self.name),
+            (true, _) => format!("{}: {text}", self.name),
+            (false, _) => format!("{} ({}): {text}", self.name, self.authority),
+        };
+        if error.kind == Kind::RateLimited {
+            let window = self.gate.quota().map(|quota| quota.window).filter(|window| !window.is_zero());
+            let again = match (error.gives_again, window) {
+                (Some(wait), _) => Some(format!("again {}", pace::until(wait, SystemTime::now()))),
+                (None, Some(window)) => Some(format!("again at the latest {}", pace::until(window, SystemTime::now()))),
+                (None, None) => None,
+            };
+            message.extend(again.map(|again| format!("; {again}")));
+        }
+        error.message = message;
+        error.whole = true;
+        error
+    }
+
     /// A refusal, for people and for the decision table.
     pub async fn judge(&self, url: &str, response: Response<Incoming>) -> (Error, Came) {
         let mut status = response.status().as_u16();
         let retry_after = pace::retry_after(response.headers(), SystemTime::now());
+        let gives_again = pace::gives_again(response.headers(), SystemTime::now());
         let left = Quota::of(&self.name, response.headers()).map(|quota| quota.remaining);
         let mut error = self.refused(url, response).await;
-        // Docker Hub's words for a quota that is used up; too many requests a minute has others.
-        let quota = status == 429 && (left == Some(0) || error.message.contains("pull rate limit"));
-        if status == 429 {
+        error.gives_again = gives_again;
+        if error.kind == Kind::RateLimited {
+            // Some say it with a 403, or a 401.
+            status = 429;
             let wait = retry_after.map(|wait| format!("; it asks to wait {} s", wait.as_secs())).unwrap_or_default();
             let quota = self.gate.quota().map(|quota| format!("; {quota}")).unwrap_or_default();
             error.message.push_str(&wait);
             error.message.push_str(&quota);
         }
+        // Docker Hub's words for a quota that is used up; too many requests a minute has others.
+        let quota = status == 429 && (left == Some(0) || error.message.contains("pull rate limit"));
         if error.kind == Kind::Invalid {
             // A judgement on what was sent stays the same, whatever the status.
             status = 400;
@@ -332,12 +485,31 @@ impl Registry {
         if self.tokens.get(&scope.0).is_some_and(|token| Some(token) != sent) {
             return Ok(());
         }
-        let wants = |what: &str| self.error(Kind::Auth, url, what);
+        let found = if self.anonymous {
+            &Found::default()
+        } else {
+            self.found
+                .get_or_try_init(|| async {
+                    let found = self.credentials.find(&self.name).await?;
+                    if let Some(trouble) = &found.trouble {
+                        let text = format!("goes on without an account: {trouble}");
+                        let _ = self.events.send(Event::Warning { id: self.name.clone(), text });
+                    }
+                    Ok::<_, Error>(found)
+                })
+                .await?
+        };
+        let account = found.account.as_ref();
+        // What could not be asked for an account may be why there is none.
+        let more = found.trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
+        let wants = |what: &str| self.error(Kind::Auth, url, &format!("{what}{more}"));
         let challenge =
             Challenge::of(refused.headers()).ok_or_else(|| wants("answered 401 without saying what it wants"))?;
-        let account = self.account.get_or_try_init(|| self.credentials.find(&self.name)).await?.as_ref();
         let (realm, service) = match (challenge, account) {
             (Challenge::Basic, Some(Account::Password { username, password })) => {
+                if !self.may_carry(self.scheme, &self.authority) {
+                    return Err(wants("wants the account without TLS"));
+                }
                 let header = auth::basic(username, password).ok_or_else(|| wants("its account cannot be sent"))?;
                 if sent.as_ref() == Some(&header) {
                     return Err(wants(&format!("refuses the account {username:?}")));
@@ -348,12 +520,18 @@ impl Registry {
             (Challenge::Basic, Some(Account::IdentityToken(_))) => {
                 return Err(wants("wants a password, and there is an identity token"));
             }
+            (Challenge::Basic, None) if self.anonymous => {
+                return Err(wants("wants an account, and as a stand-in it is given none"));
+            }
             (Challenge::Basic, None) => return Err(wants("wants an account, and there is none for it")),
-            (Challenge::Bearer { realm, service }, _) => (realm, service),
+            (Challenge::Bearer { realm, service, .. }, _) => (self.lead(url, &realm)?, service),
         };
-        // No password leaves a connection with TLS for one without.
-        if account.is_some() && self.scheme == "https" && !realm.starts_with("https://") {
-            return Err(wants(&format!("wants the account to be sent to {realm}, without TLS")));
+        let at = realm.split('?').next().unwrap_or_default();
+        let uri: Uri = realm.parse().map_err(|_| wants("wants a token from what is no URL"))?;
+        let (scheme, host) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", Authority::as_str));
+        // A realm on another host is normal (auth.docker.io); a password without TLS is not.
+        if account.is_some() && !self.may_carry(scheme, host) {
+            return Err(wants(&format!("wants the account to be sent to {at}, without TLS")));
         }
         let request = auth::token_request(&realm, service.as_deref(), &scope.0, account);
         let mut headers = HeaderMap::new();
@@ -365,20 +543,45 @@ impl Registry {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         }
         let body = Bytes::from(request.form.unwrap_or_default());
-        let response = self.send(Ask { method, url: &request.url, headers, body, scope: None }).await?;
-        if !response.status().is_success() {
-            let error = self.refused(&realm, response).await;
-            let who = account.map(|account| format!("refuses {account:?}: ")).unwrap_or_default();
-            let kind = if error.kind == Kind::NotFound { Kind::Protocol } else { Kind::Auth };
-            return Err(Error { kind, message: format!("{who}{error}"), ..error });
-        }
-        let bytes = self.read(&realm, response).await?;
+        let secret = if account.is_some() { Wants::Secret } else { Wants::All };
+        let asked = self.send(Ask { method, url: &request.url, headers, body, scope: None, wants: secret }).await;
+        let response = match asked {
+            Ok(response) if response.status().is_success() => Ok(response),
+            Ok(response) => Err(self.refused(&realm, response).await),
+            Err(error) => Err(error),
+        };
+        let response = match (response, account) {
+            (Ok(response), _) => response,
+            (Err(error), _) if error.status.is_none() || error.kind == Kind::RateLimited => return Err(error),
+            (Err(error), Some(account)) => {
+                let kind = match error.kind {
+                    Kind::NotFound => Kind::Protocol,
+                    Kind::Unreachable => Kind::Unreachable,
+                    // Who asks is known there, and may not.
+                    Kind::Denied if error.status == Some(403) => Kind::Denied,
+                    _ => Kind::Auth,
+                };
+                let message = format!("refuses {account:?}: {}", error.message);
+                return Err(Error { kind, message, ..error });
+            }
+            (Err(error), None) => {
+                let kind = if error.kind == Kind::NotFound { Kind::Protocol } else { error.kind };
+                return Err(Error { kind, message: format!("{}{more}", error.message), ..error });
+            }
+        };
+        let bytes = self.read(&realm, response, TOKEN_LIMIT).await?;
         // The answer is a secret: of a broken one only that it is.
-        let answer: TokenAnswer =
-            serde_json::from_slice(&bytes).map_err(|_| wants(&format!("{realm} gave no token")))?;
-        let token = answer.token().ok_or_else(|| wants(&format!("{realm} gave no token")))?;
+        let answer: TokenAnswer = serde_json::from_slice(&bytes).map_err(|_| wants(&format!("{at} gave no token")))?;
+        let token = answer.token().ok_or_else(|| wants(&format!("{at} gave no token")))?;
         self.tokens.put(&scope.0, token);
         Ok(())
+    }
+
+    /// Whether an account may be sent there: over TLS; on this machine also without, for a
+    /// registry that is on it too.
+    fn may_carry(&self, scheme: &str, authority: &str) -> bool {
+        let host = |authority: &str| authority.parse::<Authority>().map(|it| it.host().to_owned()).unwrap_or_default();
+        scheme == "https" || is_loopback(&host(authority)) && is_loopback(&host(&self.authority))
     }
 
     fn accepting_manifests() -> HeaderMap {
@@ -397,6 +600,7 @@ impl Registry {
             headers: Self::accepting_manifests(),
             body: Bytes::new(),
             scope: Some(&scope),
+            wants: Wants::All,
         };
         let response = self.send(ask).await?;
         match response.status() {
@@ -410,7 +614,7 @@ impl Registry {
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
             .to_owned();
-        let bytes = self.read(&url, response).await?;
+        let bytes = self.read(&url, response, MANIFEST_LIMIT).await?;
         if reference.starts_with("sha256:") && reference != Digest::of(&bytes).as_str() {
             return Err(self.error(Kind::Invalid, &url, &format!("its bytes have the digest {}", Digest::of(&bytes))));
         }
@@ -418,17 +622,38 @@ impl Registry {
         manifest.map(Some).map_err(|error| self.error(error.kind, &url, &error.message))
     }
 
-    /// As `manifest`, where it must be there.
+    /// As `manifest`, where it must be there; one that was read before is not asked for again.
     pub async fn wanted_manifest(&self, repository: &str, reference: &str) -> Result<Manifest, Error> {
+        if let Some(manifest) = self.kept.get(reference) {
+            return Ok(manifest);
+        }
         let url = self.url(repository, &format!("manifests/{reference}"));
         let found = self.manifest(repository, reference).await?;
-        found.ok_or_else(|| self.error(Kind::NotFound, &url, "there is no such manifest"))
+        let found = found.ok_or_else(|| self.error(Kind::NotFound, &url, "there is no such manifest"))?;
+        self.kept.put(&found);
+        Ok(found)
     }
 
-    /// The digest that a reference has here, by one HEAD, which counts for no quota.
+    /// The digest that a reference has here, by one HEAD, which counts for no quota. Where
+    /// that is not allowed, by a GET, whose refusal comes with a reason.
     pub async fn digest_of(&self, repository: &str, reference: &str) -> Result<Option<Option<Digest>>, Error> {
+        match self.digest_at_once(repository, reference, Wants::All).await {
+            Err(error) if matches!(error.status, Some(400 | 401 | 403 | 405 | 406 | 501)) => {
+                Ok(self.manifest(repository, reference).await?.map(|manifest| Some(manifest.digest)))
+            }
+            done => done,
+        }
+    }
+
+    /// As `digest_of`, by a HEAD alone.
+    pub async fn digest_at_once(
+        &self,
+        repository: &str,
+        reference: &str,
+        wants: Wants,
+    ) -> Result<Option<Option<Digest>>, Error> {
         let url = self.url(repository, &format!("manifests/{reference}"));
-        let response = self.head(repository, &url, Self::accepting_manifests()).await?;
+        let response = self.head(repository, &url, Self::accepting_manifests(), wants).await?;
         match response.status() {
             StatusCode::OK => {
                 let said = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
@@ -446,36 +671,66 @@ impl Registry {
         Ok(found.is_some_and(|said| said.is_none_or(|said| said == *digest)))
     }
 
+    /// Where it will not say, it is as if it were not there: the upload tells.
     pub async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool, Error> {
         let url = self.url(repository, &format!("blobs/{digest}"));
-        let response = self.head(repository, &url, HeaderMap::new()).await?;
+        match self.head(repository, &url, HeaderMap::new(), Wants::All).await {
+            Ok(response) if response.status() == StatusCode::OK => Ok(true),
+            Ok(response) if response.status().is_client_error() => Ok(false),
+            Ok(response) => Err(self.refused(&url, response).await),
+            Err(error) if error.kind == Kind::Denied => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn head(
+        &self,
+        repository: &str,
+        url: &str,
+        headers: HeaderMap,
+        wants: Wants,
+    ) -> Result<Response<Incoming>, Error> {
+        let scope = self.pull(repository);
+        self.send(Ask { method: Method::HEAD, url, headers, body: Bytes::new(), scope: Some(&scope), wants }).await
+    }
+
+    /// A small blob, whole.
+    pub async fn small_blob(&self, repository: &str, digest: &Digest) -> Result<Option<Bytes>, Error> {
+        let url = self.url(repository, &format!("blobs/{digest}"));
+        let scope = self.pull(repository);
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        let ask = Ask { method: Method::GET, url: &url, headers, body, scope: Some(&scope), wants: Wants::All };
+        let response = self.send(ask).await?;
         match response.status() {
-            StatusCode::OK => Ok(true),
-            StatusCode::NOT_FOUND => Ok(false),
+            StatusCode::OK => self.read(&url, response, MANIFEST_LIMIT).await.map(Some),
+            StatusCode::NOT_FOUND => Ok(None),
             _ => Err(self.refused(&url, response).await),
         }
     }
 
-    async fn head(&self, repository: &str, url: &str, headers: HeaderMap) -> Result<Response<Incoming>, Error> {
+    /// One page of a list that a registry may not know, and where the next one is
+    /// (`Link: <…>; rel="next"`, RFC 8288). None: it does not know such lists.
+    pub async fn page(&self, repository: &str, url: &str) -> Result<Option<(Bytes, Option<String>)>, Error> {
         let scope = self.pull(repository);
-        self.send(Ask { method: Method::HEAD, url, headers, body: Bytes::new(), scope: Some(&scope) }).await
-    }
-
-    /// A small answer, whole.
-    pub async fn get(&self, repository: &str, rest: &str) -> Result<Option<Bytes>, Error> {
-        let url = self.url(repository, rest);
-        let scope = self.pull(repository);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(manifest::OCI_INDEX));
         let ask =
-            Ask { method: Method::GET, url: &url, headers: HeaderMap::new(), body: Bytes::new(), scope: Some(&scope) };
+            Ask { method: Method::GET, url, headers, body: Bytes::new(), scope: Some(&scope), wants: Wants::Little };
         let response = self.send(ask).await?;
         match response.status() {
-            StatusCode::OK => self.read(&url, response).await.map(Some),
+            StatusCode::OK => {
+                let next =
+                    response.headers().get_all(header::LINK).iter().find_map(|link| next_page(link.to_str().ok()?));
+                let next = next.map(|next| self.lead(url, &next)).transpose()?;
+                Ok(Some((self.read(url, response, MANIFEST_LIMIT).await?, next)))
+            }
             // Distribution 2.8 answers 404 to what it does not know, others 400, 405 or 501.
             StatusCode::NOT_FOUND
             | StatusCode::BAD_REQUEST
             | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_ACCEPTABLE
             | StatusCode::NOT_IMPLEMENTED => Ok(None),
-            _ => Err(self.refused(&url, response).await),
+            _ => Err(self.refused(url, response).await),
         }
     }
 
@@ -494,20 +749,22 @@ impl Registry {
             .map_err(|_| self.error(Kind::Invalid, &url, "has an unusable media type"))?;
         headers.insert(header::CONTENT_TYPE, media_type);
         let scope = self.push(repository, None);
-        let response =
-            self.send(Ask { method: Method::PUT, url: &url, headers, body: bytes, scope: Some(&scope) }).await?;
+        let ask = Ask { method: Method::PUT, url: &url, headers, body: bytes, scope: Some(&scope), wants: Wants::All };
+        let response = self.send(ask).await?;
         if !response.status().is_success() {
             return Err(self.refused(&url, response).await);
         }
         Ok(response.headers().contains_key("oci-subject"))
     }
 
-    pub async fn read(&self, url: &str, response: Response<Incoming>) -> Result<Bytes, Error> {
-        let limited = http_body_util::Limited::new(response.into_body(), MANIFEST_LIMIT);
+    /// An answer, whole; `most` bytes of it.
+    async fn read(&self, url: &str, response: Response<Incoming>, most: usize) -> Result<Bytes, Error> {
+        let limited = http_body_util::Limited::new(response.into_body(), most);
         match tokio::time::timeout(self.retry.stall, limited.collect()).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                Err(self.error(Kind::Invalid, url, "its answer is larger than 4 MiB, which no manifest may be"))
+                let mib = most >> 20;
+                Err(self.error(Kind::Invalid, url, &format!("its answer is larger than {mib} MiB, which none may be")))
             }
             Ok(Err(error)) => Err(self.error(Kind::Unreachable, url, &error.to_string())),
             Err(_) => Err(self.error(Kind::Unreachable, url, "its answer stands still")),
@@ -517,16 +774,22 @@ impl Registry {
     /// A refusal, with what the registry says.
     pub async fn refused(&self, url: &str, response: Response<Incoming>) -> Error {
         let status = response.status();
-        let body = tokio::time::timeout(Duration::from_secs(5), self.read(url, response)).await;
-        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        let body = tokio::time::timeout(Duration::from_secs(5), beginning(response, REFUSAL_LIMIT)).await;
+        let body = body.unwrap_or_default();
         let text = String::from_utf8_lossy(&body);
-        let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(300).collect();
         // ENOSPC is error 28: distribution prints Go's syscall error as a number.
         let full = text.contains("no space left on device") || text.contains("\"Err\":28");
+        let limited = text.contains("TOOMANYREQUESTS")
+            || text.contains("toomanyrequests:")
+            || text.contains("pull rate limit")
+            || text.contains("API rate limit exceeded");
         let kind = match status {
             _ if full => Kind::DiskFull,
             StatusCode::TOO_MANY_REQUESTS => Kind::RateLimited,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Kind::Auth,
+            _ if limited && status.is_client_error() => Kind::RateLimited,
+            // ECR's, of an account that was good for twelve hours.
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if text.contains("token has expired") => Kind::Auth,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Kind::Denied,
             StatusCode::NOT_FOUND => Kind::NotFound,
             // Distribution answers 500 to a manifest with layers that lie elsewhere.
             _ if text.contains("DIGEST_INVALID") || text.contains("MANIFEST_") => Kind::Invalid,
@@ -535,7 +798,11 @@ impl Registry {
             // Among them "Client sent an HTTP request to an HTTPS server."
             _ => Kind::Protocol,
         };
-        self.error(kind, url, format!("{status} {text}").trim())
+        let mut said = format!("{status} {}", told(&text));
+        if kind == Kind::Denied {
+            said = format!("{}: no such repository, or no right to it", said.trim());
+        }
+        Error { status: Some(status.as_u16()), ..self.error(kind, url, said.trim()) }
     }
 
     pub fn error(&self, kind: Kind, url: &str, text: &str) -> Error {
@@ -545,13 +812,108 @@ impl Registry {
     }
 }
 
+fn has_scheme(text: &str) -> bool {
+    let begins = |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    begins("http://") || begins("https://")
+}
+
+/// Where clouds keep what a machine is allowed to do, and what else lies next to one: no
+/// registry sends anybody there.
+fn never_led_to(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let bare = bare.trim_end_matches('.').to_ascii_lowercase();
+    let address = match bare.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical(),
+        // The resolver takes an address as one number too, or in parts that are hexadecimal.
+        Err(_) => match bare.split('.').next_back() {
+            Some(last) if last.starts_with("0x") || !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()) => {
+                return true;
+            }
+            _ => return bare == "metadata.google.internal",
+        },
+    };
+    match address {
+        IpAddr::V4(address) => {
+            address.is_link_local() || address.is_unspecified() || address.octets() == [100, 100, 100, 200]
+        }
+        IpAddr::V6(address) => {
+            let first = address.segments()[0];
+            first & 0xffc0 == 0xfe80 || address.is_unspecified() || address.segments()[..2] == [0xfd00, 0xec2]
+        }
+    }
+}
+
+/// The address of `<…>; rel="next"`, among others perhaps.
+fn next_page(link: &str) -> Option<String> {
+    let mut rest = link;
+    while let Some((_, after)) = rest.split_once('<') {
+        let (address, parameters) = after.split_once('>')?;
+        let end = parameters.find('<').unwrap_or(parameters.len());
+        let is_next = parameters[..end].split([';', ',']).any(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or_default();
+            let mut relations = value.trim().trim_matches('"').split_whitespace();
+            name.trim().eq_ignore_ascii_case("rel") && relations.any(|relation| relation.eq_ignore_ascii_case("next"))
+        });
+        if is_next && !address.is_empty() {
+            return Some(address.to_owned());
+        }
+        rest = &parameters[end..];
+    }
+    None
+}
+
+/// The first bytes of an answer.
+async fn beginning(response: Response<Incoming>, most: usize) -> Vec<u8> {
+    let (mut body, mut bytes) = (response.into_body(), Vec::new());
+    while bytes.len() < most
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        if let Ok(data) = frame.into_data() {
+            bytes.extend_from_slice(&data[..data.len().min(most - bytes.len())]);
+        }
+    }
+    bytes
+}
+
+/// What a registry says, in one line: `CODE: message` of its errors (OCI distribution spec,
+/// "Error Codes"), or the beginning of whatever else it is.
+fn told(text: &str) -> String {
+    let word = |value: &serde_json::Value| value.as_str().map(str::to_owned).filter(|text| !text.is_empty());
+    let one = |error: &serde_json::Value| {
+        let parts: Vec<String> = [&error["code"], &error["message"]].into_iter().filter_map(word).collect();
+        (!parts.is_empty()).then(|| parts.join(": "))
+    };
+    let answer: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    let listed: Vec<String> = answer["errors"].as_array().into_iter().flatten().take(3).filter_map(one).collect();
+    let single = || ["details", "message", "error"].iter().find_map(|key| word(&answer[*key]));
+    let said = if listed.is_empty() { single() } else { Some(listed.join("; ")) };
+    let said = said.unwrap_or_else(|| text.chars().take(2000).collect());
+    let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+/// What a registry says, by each parser of it here.
+#[cfg(test)]
+pub(crate) fn read_arbitrary(text: &str) {
+    let (events, _) = tokio::sync::mpsc::unbounded_channel();
+    let endpoint = Endpoint::named("registry.example");
+    let registry = Registry::new("registry.example", &endpoint, &Options::to(endpoint.clone()), events).unwrap();
+    let from = "https://registry.example/v2/a/";
+    for reference in [Some(text.to_owned()), next_page(text)].into_iter().flatten() {
+        if let Ok(address) = registry.lead(from, &reference) {
+            assert!(!never_led_to(address.parse::<Uri>().unwrap().host().unwrap()), "{address}");
+        }
+    }
+    assert!(told(text).chars().count() <= 300 && !told(text).contains('\u{1b}'));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn registry(host: &str, plain_http: bool) -> Result<Registry, Error> {
         let (events, _) = tokio::sync::mpsc::unbounded_channel();
-        let endpoint = Endpoint { host: host.to_owned(), plain_http, ca: None };
+        let endpoint = Endpoint { host: host.to_owned(), plain_http, ca: None, anonymous: false };
         Registry::new(host, &endpoint, &Options::to(endpoint.clone()), events)
     }
 
@@ -597,6 +959,89 @@ mod tests {
         for other in ["http://127.0.0.1:50000/", "https://127.0.0.1:5000/", "http://127.0.0.1:5000@evil.example/"] {
             assert!(!ours.is_ours(&other.parse().unwrap()), "{other}");
         }
+        let ours = registry("Registry.example", false).unwrap();
+        for own in ["https://registry.example/v2/", "https://registry.example:443/v2/", "https://REGISTRY.example/x"] {
+            assert!(ours.is_ours(&own.parse().unwrap()), "{own}");
+        }
+        for other in ["https://registry.example:5000/", "http://registry.example:443/", "https://a.registry.example/"] {
+            assert!(!ours.is_ours(&other.parse().unwrap()), "{other}");
+        }
         assert!(registry("user:password@central.example", false).is_err());
+    }
+
+    /// A proxy that ends TLS leaves the registry behind it in the belief that there is none.
+    #[test]
+    fn a_location_that_forgets_tls_is_led_back_to_it() {
+        let ours = registry("registry.example", false).unwrap();
+        let from = "https://registry.example/v2/a/blobs/uploads/";
+        for location in [
+            "http://registry.example/v2/x?y=1",
+            "http://registry.example:80/v2/x?y=1",
+            "HTTP://Registry.example/v2/x?y=1",
+        ] {
+            assert_eq!(ours.lead(from, location).unwrap(), "https://registry.example/v2/x?y=1", "{location}");
+        }
+        assert_eq!(ours.lead(from, "http://cdn.example/x").unwrap(), "http://cdn.example/x");
+        assert_eq!(ours.lead(from, "?n=2").unwrap(), "https://registry.example/v2/a/blobs/uploads/?n=2");
+    }
+
+    #[test]
+    fn nobody_is_led_to_where_machines_keep_their_secrets() {
+        let ours = registry("registry.example", false).unwrap();
+        for host in [
+            "169.254.169.254",
+            "169.254.170.2:80",
+            "[fe80::1]",
+            "[::ffff:169.254.169.254]",
+            "[fd00:ec2::254]",
+            "100.100.100.200",
+            "metadata.google.internal",
+            "2852039166",
+            "0xa9fea9fe",
+            "0xa9.0xfe.0xa9.0xfe",
+            "0251.0376.0251.0376",
+            "0.0.0.0",
+            "[::]",
+            "user:password@cdn.example",
+        ] {
+            let error = ours.lead("https://registry.example/v2/", &format!("http://{host}/x")).unwrap_err();
+            assert!(error.kind() == Kind::Protocol && !error.to_string().contains("password"), "{error}");
+        }
+        for host in ["10.0.0.1", "cdn.example", "127.0.0.1:5000", "[::1]:5000", "192.168.1.1", "100.100.100.201"] {
+            assert!(ours.lead("https://registry.example/v2/", &format!("http://{host}/x")).is_ok(), "{host}");
+        }
+        // Whoever names one has it.
+        let named = registry("169.254.1.1:5000", false).unwrap();
+        assert!(named.lead("https://169.254.1.1:5000/v2/", "/v2/x").is_ok());
+    }
+
+    #[test]
+    fn the_next_page_is_found_among_links() {
+        for (link, expected) in [
+            (r#"</v2/a/referrers/sha256:1?n=2>; rel="next""#, Some("/v2/a/referrers/sha256:1?n=2")),
+            ("<x>;rel=next", Some("x")),
+            (r#"<a>; rel="prev", <b>; title="x"; REL="next last""#, Some("b")),
+            (r#"<a>; rel="prev""#, None),
+            ("<a", None),
+            ("", None),
+            ("<>; rel=next", None),
+        ] {
+            assert_eq!(next_page(link).as_deref(), expected, "{link}");
+        }
+    }
+
+    #[test]
+    fn what_a_registry_says_is_one_line() {
+        for (body, expected) in [
+            (r#"{"errors":[{"code":"DENIED","message":"no\nway","detail":{"x":1}}]}"#, "DENIED: no way"),
+            (r#"{"errors":[{"code":"A"},{"message":"b"}]}"#, "A; b"),
+            (r#"{"details":"incorrect username or password"}"#, "incorrect username or password"),
+            ("<html>\n <b>\u{1b}[31m502</b>", "<html> <b>[31m502</b>"),
+            (r#"{"errors":null}"#, r#"{"errors":null}"#),
+            ("", ""),
+        ] {
+            assert_eq!(told(body), expected);
+        }
+        assert_eq!(told(&"x".repeat(5000)).len(), 300);
     }
 }

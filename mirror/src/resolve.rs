@@ -12,7 +12,8 @@ use crate::{Error, Event, Kind};
 /// says costs one HEAD, which counts for no quota.
 ///
 /// # Errors
-/// As the registries answer; `Kind::Platform` where a wanted platform is missing.
+/// The first image's that could not be resolved, with all that could not be: as the
+/// registries answer; `Kind::Platform` where a wanted platform is missing.
 pub async fn resolve(
     wanted: &Wanted,
     known: Option<&Lock>,
@@ -26,10 +27,17 @@ pub async fn resolve(
             let platforms =
                 wanted.images.iter().find(|wanted| wanted.id == image.id).map(|wanted| wanted.platforms.as_slice());
             let known = known.and_then(|lock| lock.images.iter().find(|known| known.id == image.id));
-            one(image, platforms.unwrap_or_default(), known, &sources, &events)
+            let (sources, events) = (&sources, &events);
+            async move {
+                let done = one(image, platforms.unwrap_or_default(), known, sources, events).await;
+                done.err().map(|error| (image.id.clone(), error))
+            }
         });
-        futures_util::future::try_join_all(images).await?;
-        Ok(lock)
+        let failed: Vec<Option<(String, Error)>> = futures_util::future::join_all(images).await;
+        match Error::of_images(failed.into_iter().flatten().collect()) {
+            Some(error) => Err(error),
+            None => Ok(lock),
+        }
     })
     .await
 }
@@ -43,16 +51,21 @@ async fn one(
 ) -> Result<(), Error> {
     let _ = events.send(Event::Started { id: image.id.clone() });
     let source = image.source()?;
-    let registry = sources.get(source.host)?;
-    let (repository, tag) = (source.repository.to_owned(), source.tag.to_owned());
+    let registry = sources.get(&source.host)?;
+    let (repository, tag) = (source.repository, source.tag);
     if let Some(known) = known.filter(|known| known.source_digest().is_some() && serves(known, image, platforms)) {
-        let now = registry.digest_of(&repository, &tag).await?.flatten();
+        // What is wanted by its digest cannot be another one now.
+        let now = match &source.digest {
+            Some(digest) => Some(digest.clone()),
+            None => registry.digest_of(&repository, &tag).await?.flatten(),
+        };
         if now.is_some() && now == known.source_digest() {
             *image = known.clone();
             return Ok(());
         }
     }
-    let manifest = registry.wanted_manifest(&repository, &tag).await?;
+    let reference = source.digest.as_ref().map_or(tag.as_str(), Digest::as_str);
+    let manifest = registry.wanted_manifest(&repository, reference).await?;
     let children: Vec<Child> = if manifest.is_index() {
         manifest.document.manifests.iter().filter_map(crate::manifest::Descriptor::child).collect()
     } else {
@@ -67,7 +80,9 @@ async fn one(
     // An index without some of its children is refused by registries; one platform alone is its manifest.
     let single = platforms.first().filter(|_| platforms.len() == 1 && manifest.is_index());
     let chosen = single.and_then(|platform| children.iter().find(|child| child.is_for(platform))).cloned();
-    image.image = format!("{}@{}", image.image, manifest.digest);
+    if source.digest.is_none() {
+        image.image = format!("{}@{}", image.image, manifest.digest);
+    }
     (image.media_type, image.size, image.target_digest) = match &chosen {
         Some(child) => {
             let found = manifest.document.manifests.iter().find(|descriptor| descriptor.digest == child.digest);
@@ -85,7 +100,7 @@ async fn one(
 fn serves(known: &LockedImage, wanted: &LockedImage, platforms: &[String]) -> bool {
     let tag = known.image.split('@').next();
     let alone = known.mode == Some(Mode::Manifest);
-    tag == Some(wanted.image.as_str())
+    (tag == Some(wanted.image.as_str()) || known.image == wanted.image)
         && known.target == wanted.target
         && known.is_resolved()
         && (alone || platforms.len() != 1 || known.children.len() == 1)
@@ -103,7 +118,7 @@ async fn only_child(registry: &Registry, repository: &str, manifest: &Manifest) 
     let digest = manifest.document.config.as_ref().map(|config| config.digest.clone());
     let invalid = |reason: &str| Error::new(Kind::Invalid, format!("{repository}@{}: {reason}", manifest.digest));
     let digest: Digest = digest.ok_or_else(|| invalid("has no configuration"))?;
-    let bytes = registry.get(repository, &format!("blobs/{digest}")).await?;
+    let bytes = registry.small_blob(repository, &digest).await?;
     let bytes = bytes.ok_or_else(|| invalid("its configuration is missing"))?;
     if Digest::of(&bytes) != digest {
         return Err(invalid("its configuration has another digest"));

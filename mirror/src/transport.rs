@@ -37,6 +37,8 @@ pub struct Endpoint {
     pub plain_http: bool,
     /// A further certificate authority, PEM.
     pub ca: Option<Utf8PathBuf>,
+    /// It only stands in for the registry whose images it serves, and gets no account of it.
+    pub anonymous: bool,
 }
 
 impl Endpoint {
@@ -45,7 +47,7 @@ impl Endpoint {
     pub fn named(host: &str) -> Self {
         let plain_http = Authority::try_from(host.split('/').next().unwrap_or_default())
             .is_ok_and(|authority| is_loopback(authority.host()));
-        Self { host: host.to_owned(), plain_http, ca: None }
+        Self { host: host.to_owned(), plain_http, ca: None, anonymous: false }
     }
 
     /// Host with port, and the prefix without its last slash.
@@ -69,7 +71,7 @@ impl Endpoint {
 }
 
 /// Of a repository's name: lower case letters and digits, with separators only in between.
-fn is_component(text: &str) -> bool {
+pub(crate) fn is_component(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     text.starts_with(plain) && text.ends_with(plain) && text.chars().all(|c| plain(c) || "._-".contains(c))
 }
@@ -243,18 +245,25 @@ impl Transport {
 /// The whole chain of causes in one line, and what kind of thing it is.
 fn failure(error: &hyper_util::client::legacy::Error) -> Error {
     let mut text = error.to_string();
+    let mut found = None;
+    let mut by_proxy = false;
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(ours) = cause.downcast_ref::<Error>() {
             return ours.clone();
         }
+        by_proxy |= cause.is::<ProxyFailed>();
+        found = found.or_else(|| tls_error(cause).and_then(certificate));
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
         source = cause.source();
     }
-    let kind = if text.contains("dns error") || text.contains("failed to lookup") {
+    let kind = if let Some((kind, words)) = found {
+        text = words;
+        kind
+    } else if text.contains("dns error") || text.contains("failed to lookup") {
         Kind::Dns
     } else if text.contains("InvalidContentType") || text.contains("corrupt message") {
         // A TLS hello answered by plain HTTP.
@@ -264,7 +273,51 @@ fn failure(error: &hyper_util::client::legacy::Error) -> Error {
     } else {
         Kind::Unreachable
     };
+    let kind =
+        if by_proxy && matches!(kind, Kind::Dns | Kind::Unreachable | Kind::Protocol) { Kind::Proxy } else { kind };
     Error::new(kind, text).passing()
+}
+
+/// The one within; input/output errors hide what they are made of.
+fn tls_error<'a>(mut cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    loop {
+        if let Some(found) = cause.downcast_ref() {
+            return Some(found);
+        }
+        cause = cause.downcast_ref::<std::io::Error>()?.get_ref()?;
+    }
+}
+
+/// What is wrong with a certificate, in words that lead to its remedy.
+fn certificate(error: &rustls::Error) -> Option<(Kind, String)> {
+    use rustls::CertificateError as Wrong;
+    let rustls::Error::InvalidCertificate(wrong) = error else { return None };
+    let day = |time: rustls::pki_types::UnixTime| {
+        let time = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
+        // A year that no date can have.
+        let time = time
+            .filter(|time| time.duration_since(std::time::UNIX_EPOCH).is_ok_and(|it| it.as_secs() < 253_402_300_800));
+        time.map_or("a time that no clock shows".to_owned(), httpdate::fmt_http_date)
+    };
+    Some(match wrong {
+        Wrong::NotValidForNameContext { expected, presented } => {
+            let presented = if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") };
+            (Kind::TlsName, format!("its certificate is for {presented}, not for {}", expected.to_str()))
+        }
+        Wrong::NotValidForName => (Kind::TlsName, "its certificate is for another name".to_owned()),
+        Wrong::ExpiredContext { time, not_after } => {
+            let (end, now) = (day(*not_after), day(*time));
+            (Kind::TlsTime, format!("its certificate expired on {end}; this machine's clock says {now}"))
+        }
+        Wrong::Expired => (Kind::TlsTime, "its certificate expired".to_owned()),
+        Wrong::NotValidYetContext { time, not_before } => {
+            let (begin, now) = (day(*not_before), day(*time));
+            (Kind::TlsTime, format!("its certificate is good from {begin} on; this machine's clock says {now}"))
+        }
+        Wrong::NotValidYet => (Kind::TlsTime, "its certificate is not good yet".to_owned()),
+        Wrong::UnknownIssuer => (Kind::Tls, "nobody here trusts the authority that made its certificate".to_owned()),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ fn a_target_that_refuses_is_told_by_its_words_and_holds_nothing_that_can_be_pull
             true => Do::Answer(500, vec![], "out of order".into()),
             false => Do::Pass,
         }),
-        (Kind::Auth, "DENIED", |seen| match seen.method == "POST" {
+        (Kind::Denied, "DENIED", |seen| match seen.method == "POST" {
             true => Do::Answer(403, vec![], r#"{"errors":[{"code":"DENIED"}]}"#.into()),
             false => Do::Pass,
         }),
@@ -130,7 +130,8 @@ fn a_company_s_proxy_leads_to_every_registry_but_this_machine_s_and_the_cluster_
     let target = Registry::start();
     let tunnel = Tunnel::to(source());
     let mut options = options(source(), &target.address);
-    let named = Endpoint { host: "registry.company.invalid:5000".to_owned(), plain_http: true, ca: None };
+    let named =
+        Endpoint { host: "registry.company.invalid:5000".to_owned(), plain_http: true, ca: None, anonymous: false };
     options.proxies = Proxies::all(&format!("http://anna:s3cret@{}", tunnel.address)).unwrap();
     // Whoever asks whether it is there must ask the same way.
     block(image_mirror::answers(&named, &options.proxies)).unwrap();
@@ -151,7 +152,7 @@ fn a_company_s_proxy_leads_to_every_registry_but_this_machine_s_and_the_cluster_
     // Nor does anybody wait for a proxy that is not there.
     options.proxies = Proxies::all("http://anna:s3cret@127.0.0.1:1").unwrap();
     let error = copy(&lock, &Options { force: true, ..options }).unwrap_err();
-    assert!(error.kind() == Kind::Unreachable && error.to_string().contains("proxy"), "{error}");
+    assert!(error.kind() == Kind::Proxy && error.to_string().contains("proxy"), "{error}");
     assert!(!error.to_string().contains("s3cret"), "{error}");
 }
 

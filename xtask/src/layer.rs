@@ -266,7 +266,8 @@ impl Reader<'_> {
             },
             None => Vec::new(),
         };
-        let named = rendered::images(manifests).map_err(|error| self.unreadable(layer, "template", error))?;
+        let places = rendered::Places::of(&self.context.tree)?;
+        let named = rendered::images(manifests, &places).map_err(|error| self.unreadable(layer, "template", error))?;
         let lock = registry::lock(self.context, self.lab)?;
         let exempt = self.context.tree.layer_needs()?.unmirrored;
         rendered::check(&layer.name(), &named, &self.context.env.registry.pull, &lock, &platforms, &exempt)?;

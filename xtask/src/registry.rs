@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use image_mirror::{
-    Account, Credentials, Digest, Endpoint, Event, Finding, Kind, Lock, Observe, Options, Proxies, Wanted,
+    Account, Credentials, Digest, Endpoint, Event, Finding, Kept, Kind, Lock, Observe, Options, Proxies, Wanted,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -63,7 +63,7 @@ fn target(context: &Context, to: Option<&str>) -> Endpoint {
     let ca = settings.ca.as_ref().map(|path| context.tree.path(path.as_str()));
     match to {
         Some(host) => Endpoint { ca, ..Endpoint::named(host) },
-        None => Endpoint { host: context.registry_host.clone(), plain_http: settings.plain_http, ca },
+        None => Endpoint { host: context.registry_host.clone(), plain_http: settings.plain_http, ca, anonymous: false },
     }
 }
 
@@ -72,7 +72,9 @@ fn target(context: &Context, to: Option<&str>) -> Endpoint {
 /// # Errors
 /// `usage` for one that is mistyped.
 pub fn proxies() -> Result<Proxies, Failure> {
-    Proxies::from_env().map_err(failure)
+    Proxies::from_env().map_err(|error| {
+        Failure::usage(error.to_string()).remedy("correct the variable; NO_PROXY names what is reached without it")
+    })
 }
 
 fn options(context: &Context, lab: bool) -> Result<Options, Failure> {
@@ -86,7 +88,8 @@ fn options(context: &Context, lab: bool) -> Result<Options, Failure> {
         options.proxies = options.proxies.never_for(authority.host());
     }
     if lab {
-        let upstream = Endpoint { host: lab::upstream_address(), plain_http: true, ca: None };
+        // It stands in for registries whose accounts it must never see.
+        let upstream = Endpoint { host: lab::upstream_address(), plain_http: true, ca: None, anonymous: true };
         options.sources = lab::UPSTREAM_HOSTS.iter().map(|host| ((*host).to_owned(), upstream.clone())).collect();
     }
     if let Some((username, password)) = pull_secret::account(variable)?.map(pull_secret::Account::into_parts) {
@@ -121,6 +124,11 @@ fn failure(error: image_mirror::Error) -> Failure {
         Kind::Auth => {
             ("registry-auth", Exit::Registry, "docker login, or correct DOCKERHUB_USERNAME and DOCKERHUB_TOKEN")
         }
+        Kind::Denied => (
+            "registry-denied-or-missing",
+            Exit::Registry,
+            "check the name in infra/images/images.yaml, and that the account may read it (of our registry: write to it): docker login",
+        ),
         Kind::NotFound => (
             "image-not-found",
             Exit::Registry,
@@ -132,7 +140,22 @@ fn failure(error: image_mirror::Error) -> Failure {
             Exit::Registry,
             "check the network (without one: cargo xtask up --lab), and cargo xtask cluster for our registry",
         ),
+        Kind::Proxy => (
+            "registry-unreachable",
+            Exit::Registry,
+            "check HTTPS_PROXY; NO_PROXY names what is reached without a proxy",
+        ),
         Kind::Tls => ("registry-tls", Exit::Registry, "name its certificate authority: registry.ca in env.yaml"),
+        Kind::TlsName => (
+            "registry-tls",
+            Exit::Registry,
+            "name the registry as its certificate does, or give it one for this name too (subjectAltName)",
+        ),
+        Kind::TlsTime => (
+            "registry-tls",
+            Exit::Registry,
+            "renew the registry's certificate; if it is good, set this machine's clock",
+        ),
         Kind::DiskFull => (
             "disk-full",
             Exit::Registry,
@@ -145,12 +168,12 @@ fn failure(error: image_mirror::Error) -> Failure {
             "raise the body limit of the proxy before the registry (nginx: client_max_body_size 0), then run it again: what was copied stays",
         ),
         Kind::Platform => ("image-platform", Exit::Registry, "check the platforms in infra/images/images.yaml"),
-        Kind::Proxy => ("usage", Exit::Usage, "correct the variable; NO_PROXY names what is reached without it"),
         Kind::Lock => ("usage", Exit::Usage, "correct the file"),
         Kind::Invalid => ("image-invalid", Exit::Registry, "cargo xtask mirror --update"),
     };
     let mut failure = Failure::new(code, exit, error.to_string()).remedy(remedy);
-    failure.evidence = error.images().iter().map(|(id, reason)| format!("{id}: {reason}")).collect();
+    let others = error.other_images();
+    failure.evidence = others.iter().map(|(ids, reason)| format!("{}: {reason}", ids.join(", "))).collect();
     failure
 }
 
@@ -169,7 +192,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let lab = existing_lab(context).await?;
     let path = lock_path(context, lab.as_ref());
     if args.update {
-        return update(context, lab.is_some(), &path, &args.images).await;
+        return update(context, lab.is_some(), &path, &args.images, &Kept::default()).await;
     }
     let ids: Vec<&str> = args.images.iter().map(String::as_str).collect();
     if args.check {
@@ -226,6 +249,8 @@ async fn copy(
 ) -> Result<(), Failure> {
     let path = lock_path(context, lab);
     let mut lock = read_lock(&path)?;
+    // What is resolved now is not asked for again.
+    let kept = Kept::default();
     let unresolved: Vec<String> =
         lock.images.iter().filter(|image| !image.is_resolved()).map(|image| image.id.clone()).collect();
     if !unresolved.is_empty() {
@@ -233,11 +258,11 @@ async fn copy(
             "mirror",
             format!("not resolved yet: {}: asking the registries, and writing {path}", unresolved.join(", ")),
         );
-        update(context, lab.is_some(), &path, &unresolved).await?;
+        update(context, lab.is_some(), &path, &unresolved, &kept).await?;
         lock = read_lock(&path)?;
     }
     let lock = pick(context, lock, ids)?;
-    let mut options = options(context, lab.is_some())?;
+    let mut options = Options { kept, ..options(context, lab.is_some())? };
     change(&mut options);
     let step = context.reporter.step("mirror", images(lock.images.len()));
     let started = Instant::now();
@@ -285,13 +310,13 @@ fn pick(context: &Context, mut lock: Lock, ids: &[&str]) -> Result<Lock, Failure
 }
 
 /// Resolves tags again and rewrites the lock.
-async fn update(context: &Context, lab: bool, path: &Utf8Path, ids: &[String]) -> Result<(), Failure> {
+async fn update(context: &Context, lab: bool, path: &Utf8Path, ids: &[String], kept: &Kept) -> Result<(), Failure> {
     let wanted = wanted(context, lab)?;
     let old = Lock::read(path).ok();
     let mut subset = wanted.clone();
     subset.images.retain(|image| ids.is_empty() || ids.contains(&image.id));
     let template = Lock::unresolved(&wanted);
-    let options = options(context, lab)?;
+    let options = Options { kept: kept.clone(), ..options(context, lab)? };
     let transfer = Transfer::new(&context.reporter);
     let fresh = interruptible(image_mirror::resolve(&subset, old.as_ref(), &options, &transfer)).await?;
     drop(transfer);
@@ -429,7 +454,7 @@ pub fn pull_reference(context: &Context, lab: Option<&Lab>, id: &str) -> Result<
 
 /// Resolves everything at the lab's upstream into the lab's own lock.
 pub async fn resolve_lab_lock(context: &Context, path: &Utf8Path) -> Result<(), Failure> {
-    update(context, true, path, &[]).await
+    update(context, true, path, &[], &Kept::default()).await
 }
 
 /// Whether the lab's upstream still serves what the lab's lock says. One that cannot be

@@ -7,10 +7,12 @@ use image_mirror::{Digest, Lock, LockedImage};
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, ListParams};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::exit::{Exit, Failure};
 use crate::kubernetes::read_failed;
+use crate::tree::{Tree, read_yaml};
 
 /// An image where a rendered object names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,14 +24,52 @@ pub struct Named {
     pub image: String,
 }
 
-/// All images of rendered manifests: every `image` field, at whatever depth and of
-/// whatever kind (pod templates, hooks, tests, custom resources), image volumes, and
-/// arguments and environment variables whose value can be nothing else than an image.
+/// Where images stand, beside what can be nothing else: `infra/images/places.yaml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Places {
+    fields: Vec<String>,
+    variables: Vec<String>,
+    flags: Vec<String>,
+    annotations: Vec<String>,
+    never: Vec<String>,
+}
+
+impl Places {
+    /// # Errors
+    /// `usage` for a file that cannot be read.
+    pub fn of(tree: &Tree) -> Result<Self, Failure> {
+        read_yaml(&tree.path("infra/images/places.yaml"))
+    }
+}
+
+/// Whether a name is one of these, in which `*` is any text.
+fn is_one_of(patterns: &[String], name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    patterns.iter().any(|pattern| matches(&pattern.to_ascii_lowercase(), &name))
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        let Some((_, after)) = name.split_once(part) else { return false };
+        name = after;
+    }
+    name.ends_with(last)
+}
+
+/// All images of rendered manifests, of pod templates, hooks, tests, custom resources,
+/// image volumes and ConfigMaps: what stands where `places` says, and everywhere else
+/// text that can be nothing else than an image. Definitions of resources and Secrets
+/// are not looked at.
 ///
 /// # Errors
 /// Line and column of what is no YAML.
-pub fn images(manifests: &str) -> Result<Vec<Named>, String> {
-    let mut found = BTreeSet::new();
+pub fn images(manifests: &str, places: &Places) -> Result<Vec<Named>, String> {
+    let mut search = Search { places, object: String::new(), found: BTreeSet::new() };
     // Rendered Secrets are in there, and what fails ends up in logs: the place is told, never the text.
     let documents: Vec<Value> = serde_saphyr::from_multiple(manifests).map_err(|error| {
         let place = error.location().map(|place| format!(" at line {}, column {}", place.line(), place.column()));
@@ -38,14 +78,17 @@ pub fn images(manifests: &str) -> Result<Vec<Named>, String> {
     for value in documents {
         let items = value.get("items").and_then(Value::as_array).filter(|_| value["kind"] == "List");
         for object in items.into_iter().flatten().chain(items.is_none().then_some(&value)) {
-            // What they hold is data, and a file in it is no field of Kubernetes.
-            if object["kind"] == "ConfigMap" || object["kind"] == "Secret" {
-                continue;
+            search.object = name(object);
+            match object["kind"].as_str().unwrap_or_default() {
+                // A definition's defaults and examples are nobody's images yet.
+                "Secret" | "CustomResourceDefinition" => {}
+                // A file in it is no object of Kubernetes, and its keys are variables to whoever reads them.
+                "ConfigMap" => search.data(&object["data"]),
+                _ => search.walk(object, ""),
             }
-            walk(object, &name(object), "", &mut found);
         }
     }
-    Ok(found.into_iter().collect())
+    Ok(search.found.into_iter().collect())
 }
 
 fn name(object: &Value) -> String {
@@ -58,47 +101,121 @@ fn name(object: &Value) -> String {
     }
 }
 
-fn walk(value: &Value, object: &str, path: &str, found: &mut BTreeSet<Named>) {
-    let named = |field: String, image: String| Named { object: object.to_owned(), field, image };
-    match value {
-        Value::Object(fields) => {
-            for (key, inner) in fields {
-                let field = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                match (key.as_str(), inner) {
-                    // Empty, it is the operator's own.
-                    ("image", Value::String(image)) if !image.is_empty() => {
-                        found.insert(named(field, image.clone()));
-                    }
-                    ("image", Value::Object(parts)) => match whole(parts) {
-                        Some(image) => {
-                            found.insert(named(field, image));
+struct Search<'a> {
+    places: &'a Places,
+    /// The one that is looked at.
+    object: String,
+    found: BTreeSet<Named>,
+}
+
+impl Search<'_> {
+    fn add(&mut self, field: &str, image: impl Into<String>) {
+        self.found.insert(Named { object: self.object.clone(), field: field.to_owned(), image: image.into() });
+    }
+
+    /// What of a text can be nothing else than an image; in a place for images, what can be one.
+    fn text(&mut self, field: &str, text: &str, generous: bool) {
+        let found: Vec<&str> = words(text)
+            .filter(|word| is_reference(word) || generous && may_be_image(word))
+            .filter(|word| !is_one_of(&self.places.never, word))
+            .collect();
+        for image in found {
+            self.add(field, image);
+        }
+    }
+
+    fn data(&mut self, data: &Value) {
+        for (key, value) in data.as_object().into_iter().flatten() {
+            let generous = is_one_of(&self.places.variables, key);
+            self.text(&format!("data.{key}"), value.as_str().unwrap_or_default(), generous);
+        }
+    }
+
+    fn walk(&mut self, value: &Value, path: &str) {
+        match value {
+            Value::Object(fields) => {
+                let variable = fields.get("name").and_then(Value::as_str).filter(|_| path.ends_with(']'));
+                for (key, inner) in fields {
+                    let field = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    match (key.as_str(), inner) {
+                        ("metadata", _) => self.annotations(&inner["annotations"], &field),
+                        ("args" | "command", Value::Array(words)) => self.arguments(words, &field),
+                        ("value", Value::String(text)) => {
+                            let generous = variable.is_some_and(|name| is_one_of(&self.places.variables, name));
+                            self.text(&field, text, generous);
                         }
-                        None => walk(inner, object, &field, found),
-                    },
-                    ("value", Value::String(text)) if path.contains("env[") && is_reference(text) => {
-                        found.insert(named(field, text.clone()));
-                    }
-                    ("args" | "command", Value::Array(words)) => {
-                        for (at, word) in words.iter().enumerate() {
-                            // `--image=registry/name:tag`
-                            let text = word.as_str().unwrap_or_default();
-                            let text = text.split_once('=').map_or(text, |(_, value)| value);
-                            if is_reference(text) {
-                                found.insert(named(format!("{field}[{at}]"), text.to_owned()));
+                        (_, Value::String(image)) if is_one_of(&self.places.fields, key) => {
+                            // Empty, it is the operator's own.
+                            if !image.is_empty() {
+                                self.add(&field, image);
                             }
                         }
+                        (_, Value::String(text)) => {
+                            // `env: {KAFKA_IMAGE: …}`, as custom resources have it.
+                            let generous = is_one_of(&self.places.variables, key);
+                            self.text(&field, text, generous);
+                        }
+                        ("image", Value::Object(parts)) => match whole(parts) {
+                            Some(image) => self.add(&field, image),
+                            None => self.walk(inner, &field),
+                        },
+                        _ => self.walk(inner, &field),
                     }
-                    _ => walk(inner, object, &field, found),
                 }
             }
+            Value::Array(items) => {
+                for (at, item) in items.iter().enumerate() {
+                    self.walk(item, &format!("{path}[{at}]"));
+                }
+            }
+            Value::String(text) => self.text(path, text, false),
+            _ => {}
         }
-        Value::Array(items) => {
-            for (at, item) in items.iter().enumerate() {
-                walk(item, object, &format!("{path}[{at}]"), found);
+    }
+
+    /// `--image=name:tag`, `--image name:tag`, and images in what a shell is given.
+    fn arguments(&mut self, words: &[Value], field: &str) {
+        let mut before = "";
+        for (at, word) in words.iter().enumerate() {
+            let word = word.as_str().unwrap_or_default();
+            let flag = |word: &str| is_one_of(&self.places.flags, word.trim_start_matches('-'));
+            let (name, value) = match word.split_once('=') {
+                Some((name, value)) if name.starts_with('-') => (name, value),
+                _ => (before, word),
+            };
+            let generous = name.starts_with('-') && flag(name);
+            self.text(&format!("{field}[{at}]"), value, generous);
+            before = word;
+        }
+    }
+
+    fn annotations(&mut self, annotations: &Value, field: &str) {
+        for (key, value) in annotations.as_object().into_iter().flatten() {
+            if is_one_of(&self.places.annotations, key) {
+                self.text(&format!("{field}.annotations.{key}"), value.as_str().unwrap_or_default(), true);
             }
         }
-        _ => {}
     }
+}
+
+/// What of a text could be a name with slashes and colons: lists, JSON and assignments are
+/// taken apart. Nothing of an address, and nothing that a template still has to fill in.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let part = |c: char| c.is_ascii_alphanumeric() || "._-/:@+~%".contains(c);
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let begin = rest.find(part)?;
+        let open = rest[..begin].ends_with(['}', ')', '$', '>', '\\']);
+        let whole = &rest[begin..];
+        let end = whole.find(|c: char| !part(c)).unwrap_or(whole.len());
+        let after = &whole[end..];
+        // The placeholder belongs to the word: `name:$(TAG)`, `{{ .registry }}/name:1`.
+        let templated = after.starts_with(['$', '{', '<', '(']) || open && whole.starts_with(['/', ':', '.', '-', '_']);
+        rest = after;
+        let word = whole[..end].trim_end_matches(['.', ':']);
+        Some(if templated || word.contains("://") { "" } else { word })
+    })
+    .filter(|word| !word.is_empty())
 }
 
 /// An image in parts, as custom resources and image volumes have it.
@@ -117,22 +234,59 @@ fn whole(parts: &serde_json::Map<String, Value>) -> Option<String> {
 /// Whether a text can be nothing else than an image: a registry's name with a dot or a
 /// port, a repository, and a tag or digest.
 fn is_reference(text: &str) -> bool {
-    if text.contains("://") || text.contains(char::is_whitespace) || text.contains(['$', '{', ',', '?', '=']) {
-        return false;
-    }
     let Some((host, rest)) = text.split_once('/') else { return false };
-    let (name, digest) = rest.split_once('@').map_or((rest, None), |(name, digest)| (name, Some(digest)));
-    let (repository, tag) = name.rsplit_once(':').map_or((name, None), |(repository, tag)| (repository, Some(tag)));
-    let lower = |text: &str, more: &str| {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || more.contains(c))
+    let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+    let port_like = |port: &str| !port.is_empty() && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+    let label = |label: &str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        label.starts_with(plain) && label.ends_with(plain) && label.chars().all(|c| plain(c) || c == '-')
     };
-    let tag_like = |tag: &str| !tag.is_empty() && tag.len() <= 128 && !tag.contains('/');
-    (host.contains('.') || host.contains(':') || host == "localhost")
-        && lower(host, ".-:")
-        && lower(repository, "._-/")
-        && digest.is_none_or(|digest| Digest::parse(digest).is_ok())
+    let last = name.rsplit('.').next().unwrap_or_default();
+    // Without a port a name ends like those of the Internet do, which is no number and no letter alone.
+    let named = name.contains('.') && last.len() > 1 && last.bytes().all(|byte| byte.is_ascii_lowercase());
+    let registry = match port {
+        Some(port) => port_like(port),
+        None => named || name == "localhost",
+    };
+    let (_, tag, digest) = parts(rest);
+    registry && name.split('.').all(label) && is_image(rest) && (tag.is_some() || digest.is_some())
+}
+
+/// Whether a text can be an image, of which nothing but its place says so.
+fn may_be_image(text: &str) -> bool {
+    let (name, tag, digest) = parts(text);
+    // `4.2.0` is the version before an image, and `Always` how one is pulled.
+    is_image(text) && (tag.is_some() || digest.is_some() || name.contains('/') && name.contains('.'))
+}
+
+/// Name, tag, digest.
+fn parts(text: &str) -> (&str, Option<&str>, Option<&str>) {
+    let (name, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
+    match name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
+        Some((name, tag)) => (name, Some(tag), digest),
+        None => (name, None, digest),
+    }
+}
+
+fn is_image(text: &str) -> bool {
+    let (name, tag, digest) = parts(text);
+    let component = |text: &str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        text.starts_with(plain) && text.ends_with(plain) && text.chars().all(|c| plain(c) || "._-:".contains(c))
+    };
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let tag_like = |tag: &str| {
+        tag.starts_with(word)
+            && tag.ends_with(word)
+            && tag.len() <= 128
+            && tag.chars().all(|c| word(c) || ".-".contains(c))
+    };
+    let (first, rest) = name.split_once('/').map_or((name, ""), |(first, rest)| (first, rest));
+    component(first)
+        && (rest.is_empty() && !first.contains(':')
+            || rest.split('/').all(|part| component(part) && !part.contains(':')))
         && tag.is_none_or(tag_like)
-        && (tag.is_some() || digest.is_some())
+        && digest.is_none_or(|digest| Digest::parse(digest).is_ok())
 }
 
 /// Why an image will not do.
@@ -289,6 +443,10 @@ mod tests {
         }
     }
 
+    fn places() -> Places {
+        serde_saphyr::from_str(include_str!("../../infra/images/places.yaml")).unwrap()
+    }
+
     #[test]
     fn images_are_found_wherever_they_stand() {
         let manifests = "# Source: x
@@ -327,7 +485,7 @@ apiVersion: v1
 kind: List
 items: [{kind: Pod, metadata: {name: p}, spec: {containers: [{image: 'listed:1'}]}}]
 ";
-        let found: Vec<String> = images(manifests)
+        let found: Vec<String> = images(manifests, &places())
             .unwrap()
             .into_iter()
             .map(|named| format!("{} {} {}", named.object, named.field, named.image))
@@ -349,7 +507,11 @@ items: [{kind: Pod, metadata: {name: p}, spec: {containers: [{image: 'listed:1'}
                 "Pod p spec.containers[0].image listed:1".to_owned(),
             ]
         );
-        assert!(images("kind: [").is_err());
+        assert!(images("kind: [", &places()).is_err());
+    }
+
+    fn found(text: &str, generous: bool) -> Vec<&str> {
+        words(text).filter(|word| is_reference(word) || generous && may_be_image(word)).collect()
     }
 
     #[test]
@@ -358,22 +520,110 @@ items: [{kind: Pod, metadata: {name: p}, spec: {containers: [{image: 'listed:1'}
             "temporal-frontend.ameide.svc:7233",
             "http://minio.ameide.svc:9000/bucket",
             "postgres://user@host.x:5432/db",
+            "jdbc:postgresql://db.example:5432/keycloak:1",
+            "oci://ghcr.io/team/chart:1.0.0",
             "a.b/c",
             "/etc/x.conf",
             "host.x/path/to:",
             "Example.com/X:1",
             "docker.io/library/x:$(TAG)",
-            "a.b/c:1,d.e/f:2",
+            "docker.io/library/x:{{ .Values.tag }}",
+            "$(REGISTRY)/library/x:1",
+            "${REGISTRY}.example.com/x:1",
             "x/y:1",
+            "docker.io",
+            "app.kubernetes.io/name",
+            "anna@example.com",
+            "anna@example.com:8080/x",
+            "org.apache.kafka.common.Serializer:1",
+            "github.com/team/module@v1.2.3",
+            "10.0.0.0/8:80",
+            "12.5/3:4",
+            "conf.d/app.conf:ro",
+            "/usr/local/bin:/usr/bin:/bin",
+            "0.0.0.0:9092",
+            "kafka.example.com:9092/topic",
+            "quay.io/a/b:v1-{{ .x }}",
+            "minio.example.com:9000",
+            "https://quay.io/repository/strimzi/kafka?tab=tags:1",
+            "2025-11-25T12:00:00Z",
+            "a.example/b@sha256:abc",
         ] {
-            assert!(!is_reference(text), "{text}");
+            assert_eq!(found(text, false), [""; 0], "{text}");
         }
+        let digest = digest("x");
         for text in [
-            "quay.io/a/b:v1",
-            "localhost:5000/a:1",
-            "docker.io/a@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            "quay.io/a/b:v1".to_owned(),
+            "localhost:5000/a:1".to_owned(),
+            "registry:5000/a/b:1".to_owned(),
+            format!("docker.io/a@{digest}"),
+            format!("docker.io/library/a:1.2.3-r4_x@{digest}"),
+            "123456789012.dkr.ecr.eu-central-1.amazonaws.com/team/app:1".to_owned(),
         ] {
-            assert!(is_reference(text), "{text}");
+            assert_eq!(found(&text, false), [text.as_str()], "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_of_images_are_taken_apart() {
+        let (a, b) = ("quay.io/strimzi/kafka:0.49.0-kafka-4.1.0", "ghcr.io/x/y:1");
+        for list in [
+            format!("{a},{b}"),
+            format!("{a}, {b}"),
+            format!("4.1.0={a}\n4.2.0={b}\n"),
+            format!("{a};{b}"),
+            format!("{a} {b}"),
+            format!(r#"{{"4.1.0":"{a}","y":"{b}"}}"#),
+            format!("[\"{a}\", '{b}']"),
+            format!("kafka: {a}\ny: {b}\n"),
+            format!("--image kafka={a} --image y={b}"),
+            format!("exec operator --kafka={a}, \"--y={b}\" --url=http://z.example/x:1"),
+        ] {
+            assert_eq!(found(&list, false), [a, b], "{list}");
+        }
+        assert_eq!(found("4.2.0=strimzi/kafka:1\n4.1.0=kafka:2", true), ["strimzi/kafka:1", "kafka:2"]);
+        assert_eq!(found("quay.io/keycloak/keycloak", true), ["quay.io/keycloak/keycloak"]);
+        for none in ["Always", "4.2.0", "IfNotPresent", "my-secret", "", "true", "team/app"] {
+            assert_eq!(found(none, true), [""; 0], "{none}");
+        }
+    }
+
+    /// Files in the shape of what these charts render, with the images that they would pull
+    /// in a comment of their first lines.
+    #[test]
+    fn every_image_of_three_operators_is_found_and_nothing_else() {
+        for (name, manifests) in [
+            ("strimzi", include_str!("../../tests/charts/strimzi.yaml")),
+            ("cloudnative-pg", include_str!("../../tests/charts/cloudnative-pg.yaml")),
+            ("keycloak", include_str!("../../tests/charts/keycloak.yaml")),
+        ] {
+            let expected: BTreeSet<&str> = manifests
+                .lines()
+                .map_while(|line| line.strip_prefix("#"))
+                .filter_map(|line| line.strip_prefix("   "))
+                .collect();
+            let images = images(manifests, &places()).unwrap();
+            let images: BTreeSet<&str> = images.iter().map(|named| named.image.as_str()).collect();
+            assert!(expected.len() > 2, "{name}");
+            assert_eq!(images, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_a_name_with_any_text_in_it() {
+        for (pattern, name, same) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("*", "", true),
+            ("a*", "ab", true),
+            ("*a", "ba", true),
+            ("*a", "ab", false),
+            ("a*b*c", "axxbyyc", true),
+            ("a*b*c", "acb", false),
+            ("*_image", "kafka_image", true),
+            ("aa*a", "aa", false),
+        ] {
+            assert_eq!(matches(pattern, name), same, "{pattern} {name}");
         }
     }
 
@@ -405,7 +655,7 @@ items: [{kind: Pod, metadata: {name: p}, spec: {containers: [{image: 'listed:1'}
             "a: 1\n\thunter2: 2\n",
             "hunter2: 1\nhunter2: 2\n",
         ] {
-            let error = images(text).unwrap_err();
+            let error = images(text, &places()).unwrap_err();
             assert!(error.contains("line") && !error.contains("hunter2"), "{error}");
         }
     }

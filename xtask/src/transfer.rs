@@ -134,6 +134,12 @@ impl Observe for Transfer<'_> {
                 }
                 self.reporter.warn(&id, format!("not copied: {reason}"));
             }
+            Event::GivenUp { id } => {
+                if let Some(image) = state.images.remove(&id) {
+                    image.bar.iter().for_each(ProgressBar::finish_and_clear);
+                }
+            }
+            Event::Warning { id, text } => self.reporter.warn(&id, text),
             Event::Waiting { registry, wait, reason } => {
                 self.reporter.waiting(&registry, format!("asks again in {}: {reason}", seconds(wait)));
             }

@@ -1,0 +1,776 @@
+//! What public registries answer, against a registry in memory: each of these was met
+//! by somebody with Docker Hub, GHCR, Quay, GitLab, ECR, ACR, Harbor, Nexus or Artifactory.
+
+#[path = "world/server.rs"]
+mod server;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use image_mirror::{
+    Account, Digest, Endpoint, Error, Event, Kind, Lock, Observe, Options, Retry, Summary, Wanted, WantedImage,
+};
+use serde_json::{Value, json};
+use server::{Answer, Request, Server, answer, challenge};
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<Event>>);
+
+impl Observe for Heard {
+    fn event(&self, event: Event) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+impl Heard {
+    fn warnings(&self) -> Vec<String> {
+        let events = self.0.lock().unwrap();
+        let texts = events.iter().filter_map(|event| match event {
+            Event::Warning { id, text } => Some(format!("{id}: {text}")),
+            _ => None,
+        });
+        texts.collect()
+    }
+}
+
+fn block<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+const RETRY: Retry = Retry {
+    tries: 3,
+    base: Duration::from_millis(5),
+    cap: Duration::from_millis(20),
+    patience: Duration::from_secs(5),
+    stall: Duration::from_secs(5),
+};
+
+/// Docker Hub is that server.
+fn options(source: &Server, target: &Server) -> Options {
+    let mut options = Options::to(Endpoint::named(&target.address));
+    options.sources.insert("docker.io".to_owned(), Endpoint::named(&source.address));
+    options.retry = RETRY;
+    options
+}
+
+fn wanted(images: &[&str]) -> Wanted {
+    let images = images.iter().map(|image| WantedImage {
+        id: image.rsplit('/').next().unwrap().split(':').next().unwrap().to_owned(),
+        image: (*image).to_owned(),
+        target: format!("mirror/{}", image.rsplit('/').next().unwrap().split(':').next().unwrap()),
+        platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
+        why: "a test".to_owned(),
+    });
+    Wanted { images: images.collect() }
+}
+
+fn resolve(images: &[&str], options: &Options) -> Result<Lock, Error> {
+    block(image_mirror::resolve(&wanted(images), None, options, &Heard::default()))
+}
+
+/// Resolved past all rules, as if it had been long ago.
+fn locked(images: &[&str], digests: &[Digest]) -> Lock {
+    let mut lock = Lock::unresolved(&wanted(images));
+    for (image, digest) in lock.images.iter_mut().zip(digests) {
+        image.image = format!("{}@{digest}", image.image);
+        image.target_digest = Some(digest.clone());
+    }
+    lock
+}
+
+fn copy(lock: &Lock, options: &Options) -> (Result<Summary, Error>, Heard) {
+    let heard = Heard::default();
+    (block(image_mirror::copy(lock, options, &heard)), heard)
+}
+
+#[track_caller]
+fn copied(lock: &Lock, options: &Options) -> (Summary, Heard) {
+    let (summary, heard) = copy(lock, options);
+    (summary.unwrap_or_else(|error| panic!("{error} {:?}", error.images())), heard)
+}
+
+fn password(password: &str) -> Account {
+    Account::Password { username: "anna".to_owned(), password: password.to_owned() }
+}
+
+/// anna:s3cret
+const ANNA: &str = "Basic YW5uYTpzM2NyZXQ=";
+
+fn with_account(mut options: Options, host: &str) -> Options {
+    options.credentials.accounts.insert(host.to_owned(), password("s3cret"));
+    options
+}
+
+/// Tokens for everybody; with one, the rule.
+fn hub(rule: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Server {
+    Server::with(move |request| {
+        if request.path == "/token" {
+            return Some(answer(200, r#"{"token":"t","expires_in":300}"#));
+        }
+        match request.header("authorization") {
+            Some("Bearer t") => rule(request),
+            _ => Some(challenge(&format!("http://{}/token", request.host()))),
+        }
+    })
+}
+
+/// Docker Hub gives a token for what there is not, and refuses it then.
+#[test]
+fn an_image_that_is_not_there_is_no_matter_of_the_account() {
+    let insufficient = |request: &Request| {
+        let realm = format!(r#"Bearer realm="http://{}/token",service="s",error="insufficient_scope""#, request.host());
+        answer(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required","detail":[]}]}"#)
+            .with("www-authenticate", realm)
+    };
+    type Case = fn(&Request) -> Answer;
+    let cases: [(&str, Case, Kind); 3] = [
+        (
+            "GHCR",
+            |_| answer(403, r#"{"errors":[{"code":"DENIED","message":"requested access is denied"}]}"#),
+            Kind::Denied,
+        ),
+        (
+            "Quay",
+            |_| {
+                answer(
+                    401,
+                    r#"{"errors":[{"code":"UNAUTHORIZED","message":"access to the requested resource is not authorized"}]}"#,
+                )
+            },
+            Kind::Denied,
+        ),
+        ("ECR", |_| answer(403, "Your authorization token has expired. Reauthenticate and try again."), Kind::Auth),
+    ];
+    let target = Server::plain();
+    for account in [false, true] {
+        let source = hub(move |request| Some(insufficient(request)));
+        let mut options = options(&source, &target);
+        if account {
+            options = with_account(options, "docker.io");
+        }
+        let error = resolve(&["docker.io/x/missing:1"], &options).unwrap_err();
+        assert_eq!(error.kind(), Kind::Denied, "{error}");
+        assert!(error.to_string().contains("no such repository, or no right to it"), "{error}");
+        // Another token would be like the first one.
+        assert_eq!((source.count("GET", "/token"), source.count("GET", "/manifests/")), (1, 2));
+        for (name, case, kind) in cases {
+            let source = hub(move |request| Some(case(request)));
+            let mut options = self::options(&source, &target);
+            if account {
+                options = with_account(options, "docker.io");
+            }
+            let error = resolve(&["docker.io/x/missing:1"], &options).unwrap_err();
+            assert_eq!(error.kind(), kind, "{name}: {error}");
+        }
+    }
+    // Where the token itself is refused: nobody's is denied, somebody's is wrong.
+    for (status, account, kind) in
+        [(401, false, Kind::Denied), (403, false, Kind::Denied), (401, true, Kind::Auth), (403, true, Kind::Denied)]
+    {
+        let source = Server::with(move |request| match request.path == "/token" {
+            true => Some(answer(status, r#"{"errors":[{"code":"DENIED","message":"access forbidden"}]}"#)),
+            false => Some(challenge(&format!("http://{}/token", request.host()))),
+        });
+        let mut options = options(&source, &target);
+        if account {
+            options = with_account(options, "docker.io");
+        }
+        let error = resolve(&["docker.io/x/missing:1"], &options).unwrap_err();
+        assert_eq!(error.kind(), kind, "{status} {account}: {error}");
+        assert!(!format!("{error:?}").contains("s3cret"));
+    }
+}
+
+#[test]
+fn docker_hub_is_one_registry_by_all_its_names() {
+    let source = Server::with(|request| match (request.path.as_str(), request.header("authorization")) {
+        ("/token", Some(ANNA)) => Some(answer(200, r#"{"token":"t"}"#)),
+        ("/token", _) => Some(answer(401, "{}")),
+        (_, Some("Bearer t")) => None,
+        _ => Some(challenge(&format!("http://{}/token", request.host()))),
+    });
+    source.image("library/redis", "7", b"redis");
+    for image in [
+        "docker.io/redis:7",
+        "docker.io/library/redis:7",
+        "index.docker.io/redis:7",
+        "registry-1.docker.io/library/redis:7",
+    ] {
+        for account in ["docker.io", "index.docker.io", "https://index.docker.io/v1/"] {
+            let target = Server::plain();
+            let options = with_account(options(&source, &target), account);
+            let lock = resolve(&[image], &options).unwrap();
+            copied(&lock, &options);
+            assert_eq!(target.tags("mirror/redis"), ["7"], "{image} {account}");
+        }
+    }
+    assert!(source.seen().iter().all(|seen| seen.path == "/token" || seen.path.starts_with("/v2/library/redis/")));
+    // What names no registry never asks one.
+    let error = resolve(&["temporalio/server:1.29.0"], &options(&source, &Server::plain())).unwrap_err();
+    assert!(error.kind() == Kind::Lock && error.to_string().contains("docker.io/temporalio/server:1.29.0"), "{error}");
+}
+
+#[test]
+fn a_digest_beside_the_tag_is_what_is_mirrored() {
+    let (source, target) = (Server::plain(), Server::plain());
+    let old = source.image("x/pinned", "1", b"old");
+    let new = source.image("x/pinned", "1", b"new");
+    assert_ne!(old, new);
+    let options = options(&source, &target);
+    let pinned = format!("docker.io/x/pinned:1@{old}");
+    let mut wanted = wanted(&["docker.io/x/pinned:1"]);
+    wanted.images[0].image = pinned.clone();
+    let lock = block(image_mirror::resolve(&wanted, None, &options, &Heard::default())).unwrap();
+    assert_eq!((&lock.images[0].image, lock.images[0].target_digest.as_ref()), (&pinned, Some(&old)));
+    copied(&lock, &options);
+    assert!(target.manifest("mirror/pinned", old.as_str()).is_some());
+    assert!(target.manifest("mirror/pinned", new.as_str()).is_none());
+    // It is known now, and no tag has to be asked for.
+    let asked = source.seen().len();
+    assert_eq!(block(image_mirror::resolve(&wanted, Some(&lock), &options, &Heard::default())).unwrap(), lock);
+    assert_eq!(source.seen().len(), asked);
+    // One that is nowhere.
+    wanted.images[0].image = format!("docker.io/x/pinned:1@{}", Digest::of(b"nowhere"));
+    let error = block(image_mirror::resolve(&wanted, None, &options, &Heard::default())).unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound, "{error}");
+}
+
+#[test]
+fn resolving_and_copying_ask_for_each_manifest_once() {
+    let (source, target) = (Server::plain(), Server::plain());
+    let names: Vec<String> = (0..7).map(|at| format!("docker.io/x/image-{at}:1")).collect();
+    let images: Vec<&str> = names.iter().map(String::as_str).collect();
+    for at in 0..7 {
+        source.image(&format!("x/image-{at}"), "1", format!("layer {at}").as_bytes());
+    }
+    let options = options(&source, &target);
+    let lock = resolve(&images, &options).unwrap();
+    copied(&lock, &options);
+    // Seven indexes of two platforms.
+    assert_eq!(source.count("GET", "/manifests/"), 21);
+    let asked = source.seen().len();
+    copied(&lock, &options);
+    assert_eq!(source.seen().len(), asked);
+}
+
+#[test]
+fn a_head_that_is_refused_is_asked_as_a_get() {
+    for status in [400, 401, 403, 405, 501] {
+        let source = Server::with(move |request| (request.method == "HEAD").then(|| answer(status, "")));
+        let target = Server::with(move |request| {
+            (request.method == "HEAD" && request.path.contains("/manifests/")).then(|| answer(status, ""))
+        });
+        let digest = source.image("x/headless", "1", b"layer");
+        let options = options(&source, &target);
+        let images = ["docker.io/x/headless:1"];
+        let lock = resolve(&images, &options).unwrap();
+        copied(&lock, &options);
+        assert_eq!(copied(&lock, &options).0.skipped, 1, "{status}");
+        let again = block(image_mirror::resolve(&wanted(&images), Some(&lock), &options, &Heard::default())).unwrap();
+        assert_eq!(again.images[0].target_digest.as_ref(), Some(&digest), "{status}");
+        assert_eq!(block(image_mirror::check(&lock, &options)).unwrap(), []);
+    }
+}
+
+/// Some answer so of a repository that the push is going to make.
+#[test]
+fn a_target_that_denies_a_look_is_pushed_to() {
+    let source = Server::plain();
+    let digest = source.image("x/new", "1", b"layer");
+    let target = Server::with(|request| match request.method.as_str() {
+        "HEAD" | "GET" => Some(answer(403, r#"{"errors":[{"code":"DENIED"}]}"#)),
+        _ => None,
+    });
+    let lock = locked(&["docker.io/x/new:1"], std::slice::from_ref(&digest));
+    copied(&lock, &options(&source, &target));
+    assert_eq!(target.tags("mirror/new"), ["1"]);
+    // Looking alone is not told as missing.
+    assert_eq!(block(image_mirror::check(&lock, &options(&source, &target))).unwrap_err().kind(), Kind::Denied);
+    // One that makes no repository by itself says so.
+    let ecr = Server::with(|request| match request.method.as_str() {
+        "POST" | "PUT" => {
+            Some(answer(404, r#"{"errors":[{"code":"NAME_UNKNOWN","message":"The repository does not exist"}]}"#))
+        }
+        _ => None,
+    });
+    let error = copy(&lock, &options(&source, &ecr)).0.unwrap_err();
+    assert!(error.kind() == Kind::Denied && error.to_string().contains("has to be made there first"), "{error}");
+}
+
+#[test]
+fn a_mount_that_is_refused_is_an_upload() {
+    for status in [400, 401, 403, 404, 405, 500, 501] {
+        let source = Server::plain();
+        let digests =
+            [source.image("x/one", "1", &vec![7; 2_000_000]), source.image("x/two", "1", &vec![7; 2_000_000])];
+        let target = Server::with(move |request| {
+            (request.method == "POST" && request.query.contains("mount=")).then(|| answer(status, "no"))
+        });
+        let lock = locked(&["docker.io/x/one:1", "docker.io/x/two:1"], &digests);
+        let (summary, _) = copied(&lock, &options(&source, &target));
+        assert_eq!((summary.copied, summary.mounted), (2, 0), "{status}");
+        assert_eq!(target.tags("mirror/two"), ["1"], "{status}");
+        // What one repository got, the other one gets from there.
+        let large = Digest::of(&vec![7; 2_000_000]);
+        assert_eq!(source.count("GET", &format!("/blobs/{large}")), 1, "{status}");
+    }
+    // The token's server may refuse the other repository, and give all for this one.
+    let source = Server::plain();
+    let digests = [source.image("x/one", "1", b"shared"), source.image("x/two", "1", b"shared")];
+    let target = Server::with(|request| {
+        if request.path == "/token" {
+            let two = request.query.matches("scope=").count() > 1;
+            return Some(if two { answer(401, "no such scope") } else { answer(200, r#"{"token":"t"}"#) });
+        }
+        match request.header("authorization") {
+            Some(_) => None,
+            None => Some(challenge(&format!("http://{}/token", request.host()))),
+        }
+    });
+    let lock = locked(&["docker.io/x/one:1", "docker.io/x/two:1"], &digests);
+    assert_eq!(copied(&lock, &options(&source, &target)).0.copied, 2);
+}
+
+#[test]
+fn a_basic_challenge_need_not_be_quoted() {
+    for realm in ["Basic realm=/", "Basic", "BASIC realm=Sonatype Nexus Repository Manager"] {
+        let source = Server::with(move |request| match request.header("authorization") {
+            Some(ANNA) => None,
+            _ => Some(answer(401, "").with("www-authenticate", realm)),
+        });
+        source.image("x/basic", "1", b"layer");
+        let options = with_account(options(&source, &Server::plain()), "docker.io");
+        assert!(resolve(&["docker.io/x/basic:1"], &options).is_ok(), "{realm}");
+    }
+}
+
+fn used_up() -> Answer {
+    answer(429, r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your unauthenticated pull rate limit. https://www.docker.com/increase-rate-limit"}]}"#)
+        .with("ratelimit-limit", "100;w=21600")
+        .with("ratelimit-remaining", "0;w=21600")
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_told_in_one_line() {
+    let names: Vec<String> = (0..7).map(|at| format!("docker.io/x/image-{at}:1")).collect();
+    let images: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (source, target) = (Server::with(|request| request.is("GET", "/manifests/").then(used_up)), Server::plain());
+    let digests: Vec<Digest> =
+        (0..7).map(|at| source.image(&format!("x/image-{at}"), "1", format!("{at}").as_bytes())).collect();
+    let options = options(&source, &target);
+    let (error, heard) = copy(&locked(&images, &digests), &options);
+    let error = error.unwrap_err();
+    let said = error.to_string();
+    assert_eq!(error.kind(), Kind::RateLimited);
+    assert!(
+        said.starts_with("docker.io gives no more: ") && said.contains("0 of 100 pulls left at docker.io in 6 h"),
+        "{said}"
+    );
+    assert!(said.contains("You have reached your unauthenticated pull rate limit"), "{said}");
+    assert!(said.contains("again at the latest in 6 h, at ") && said.contains(" UTC"), "{said}");
+    let ids: Vec<String> = (0..7).map(|at| format!("image-{at}")).collect();
+    assert!(said.ends_with(&format!("; missing: {}", ids.join(", "))), "{said}");
+    assert!(!said.contains("http://") && !said.contains("/v2/"), "another image's address: {said}");
+    assert_eq!((error.images().len(), error.other_images().len()), (7, 0));
+    assert!(!heard.0.lock().unwrap().iter().any(|event| matches!(event, Event::Failed { .. })));
+    // Those that were on their way already asked, and nobody after them.
+    assert!(source.count("GET", "/manifests/") <= options.transfers);
+    // The same of tags.
+    let said = resolve(&images, &options).unwrap_err().to_string();
+    assert!(said.ends_with(&format!("; missing: {}", ids.join(", "))), "{said}");
+    // Another image's own trouble stays its own.
+    let source = Server::with(|request| match request.path.contains("image-0") {
+        true => Some(answer(404, "")),
+        false => request.is("GET", "/manifests/").then(used_up),
+    });
+    let error = copy(&locked(&images, &digests), &self::options(&source, &Server::plain())).0.unwrap_err();
+    let reasons = error.other_images();
+    assert!(reasons.iter().any(|(ids, _)| ids == &["image-0"]) && reasons.len() <= 2, "{reasons:?}");
+}
+
+/// By whatever status, and with words of the same code.
+#[test]
+fn a_rate_limit_need_not_be_a_429() {
+    for (status, body) in [
+        (403, r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#),
+        (401, r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#),
+        (403, "toomanyrequests: Rate exceeded"),
+        (403, r#"{"message":"API rate limit exceeded for 10.0.0.1"}"#),
+        (429, ""),
+    ] {
+        let source = Server::with(move |request| request.is("GET", "/manifests/").then(|| answer(status, body)));
+        let error = resolve(&["docker.io/x/limited:1"], &options(&source, &Server::plain())).unwrap_err();
+        assert_eq!(error.kind(), Kind::RateLimited, "{status} {body}: {error}");
+        assert!(error.to_string().contains("missing: limited"), "{error}");
+    }
+    // One that passes is waited for.
+    let source = Server::with(|request| match request.is("GET", "/manifests/") && request.before < 2 {
+        true => Some(answer(403, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#).with("retry-after", "0")),
+        false => None,
+    });
+    source.image("x/limited", "1", b"layer");
+    assert!(resolve(&["docker.io/x/limited:1"], &options(&source, &Server::plain())).is_ok());
+}
+
+#[test]
+fn one_image_that_its_registry_stumbles_over_keeps_no_other_from_coming() {
+    let source = Server::with(|request| request.is("GET", "/v2/x/broken/").then(|| answer(500, "oh")));
+    let digests = [source.image("x/broken", "1", b"a"), source.image("x/whole", "1", b"b")];
+    let target = Server::plain();
+    let error = copy(&locked(&["docker.io/x/broken:1", "docker.io/x/whole:1"], &digests), &options(&source, &target));
+    let error = error.0.unwrap_err();
+    assert_eq!(error.images().iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["broken"], "{error}");
+    assert_eq!(target.tags("mirror/whole"), ["1"]);
+}
+
+/// What signs an image, at a source that has it in this form.
+#[test]
+fn signatures_come_along_in_each_form_that_they_have() {
+    let pages: Vec<String> = (0..5).map(|at| format!("signature {at}")).collect();
+    for form in ["api", "tag"] {
+        for target in [Server::plain(), Server::listing(100, |_| None)] {
+            let source = if form == "api" { Server::listing(2, |_| None) } else { Server::plain() };
+            let digest = source.image("x/signed", "1", b"layer");
+            let tag = digest.as_str().replace(':', "-");
+            let rows: Vec<Value> = pages.iter().map(|page| source.referrer("x/signed", &digest, page)).collect();
+            if form == "tag" {
+                source.list("x/signed", &tag, &rows);
+            }
+            // Cosign's own.
+            for kind in ["sig", "att", "sbom"] {
+                let layers = [source.blob("x/signed", kind.as_bytes())];
+                let config = source.blob("x/signed", b"{}");
+                let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
+                source.put("x/signed", Some(&format!("{tag}.{kind}")), &manifest);
+            }
+            let lock = locked(&["docker.io/x/signed:1"], std::slice::from_ref(&digest));
+            let (summary, heard) = copied(&lock, &options(&source, &target));
+            assert_eq!((summary.referrers, heard.warnings()), (8, vec![]), "{form}");
+            for row in &rows {
+                assert!(target.manifest("mirror/signed", row["digest"].as_str().unwrap()).is_some(), "{form}");
+            }
+            let mut tags = vec!["1".to_owned()];
+            if target.manifest("mirror/signed", &tag).is_some() {
+                tags.push(tag.clone());
+            }
+            tags.extend(["att", "sbom", "sig"].map(|kind| format!("{tag}.{kind}")));
+            assert_eq!(target.tags("mirror/signed"), tags);
+            if let Some(list) = target.manifest("mirror/signed", &tag) {
+                let listed = list["manifests"].as_array().unwrap();
+                assert_eq!(listed.len(), 5);
+                assert!(listed.iter().all(|row| row["artifactType"] == "application/x.signature"), "{list}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_image_is_copied_whatever_its_signatures_do() {
+    for (form, rule) in [
+        ("401", Some(401)),
+        ("403", Some(403)),
+        ("404", Some(404)),
+        ("400", Some(400)),
+        ("405", Some(405)),
+        ("500", Some(500)),
+        ("502", Some(502)),
+        ("dangling", None),
+        ("no blob", None),
+        ("dangling tag", None),
+        ("captive portal", Some(200)),
+    ] {
+        let source = Server::listing(100, move |request| {
+            let blob = format!("/blobs/{}", Digest::of(b"the signature"));
+            if form == "no blob" && request.path.ends_with(&blob) {
+                return Some(answer(404, ""));
+            }
+            let status = rule.filter(|_| request.path.contains("/referrers/"))?;
+            Some(answer(status, "<html>no</html>"))
+        });
+        let digest = source.image("x/signed", "1", b"layer");
+        let tag = digest.as_str().replace(':', "-");
+        let row = source.referrer("x/signed", &digest, "the signature");
+        if form == "dangling tag" {
+            source.forget("x/signed", row["digest"].as_str().unwrap());
+            source.list("x/signed", &tag, std::slice::from_ref(&row));
+        }
+        let (listed, _) = (row["digest"].as_str().unwrap(), ());
+        let source = if form == "dangling" || form == "dangling tag" {
+            // It is listed, and not there.
+            let row = row.clone();
+            let other = Server::with(move |request| {
+                request.path.contains("/referrers/").then(|| match form {
+                    "dangling" => answer(200, json!({"schemaVersion": 2, "manifests": [row]}).to_string()),
+                    _ => answer(404, ""),
+                })
+            });
+            other.image("x/signed", "1", b"layer");
+            if form == "dangling tag" {
+                let row = json!({"mediaType": server::MANIFEST, "digest": listed, "size": 1});
+                other.list("x/signed", &tag, &[row]);
+            }
+            other
+        } else {
+            source
+        };
+        let target = Server::plain();
+        let lock = locked(&["docker.io/x/signed:1"], std::slice::from_ref(&digest));
+        let (summary, heard) = copied(&lock, &options(&source, &target));
+        assert_eq!((summary.copied, target.tags("mirror/signed")), (1, vec!["1".to_owned()]), "{form}");
+        let expected = !matches!(form, "404" | "400" | "405" | "captive portal");
+        let warnings = heard.warnings();
+        assert_eq!(!warnings.is_empty(), expected, "{form}: {warnings:?}");
+        assert!(warnings.iter().all(|text| text.starts_with("signed: copied without ")), "{warnings:?}");
+    }
+}
+
+/// GitLab's registry takes `sha256-HEX` for the digest itself.
+#[test]
+fn the_image_itself_is_none_of_its_signatures() {
+    let inner = Server::plain();
+    let digest = inner.image("x/gitlab", "1", b"layer");
+    let hex = digest.as_str().strip_prefix("sha256:").unwrap().to_owned();
+    let index = inner.manifest("x/gitlab", digest.as_str()).unwrap().to_string();
+    let source = Server::with(move |request| {
+        let asked = request.path.split("/manifests/").nth(1)?.strip_prefix("sha256-")?;
+        asked.starts_with(&hex).then(|| {
+            answer(200, index.clone())
+                .with("content-type", server::INDEX)
+                .with("docker-content-digest", format!("sha256:{hex}"))
+        })
+    });
+    source.image("x/gitlab", "1", b"layer");
+    let target = Server::plain();
+    let lock = locked(&["docker.io/x/gitlab:1"], std::slice::from_ref(&digest));
+    let (summary, heard) = copied(&lock, &options(&source, &target));
+    assert_eq!((summary.referrers, heard.warnings()), (0, vec![]));
+    assert_eq!(target.tags("mirror/gitlab"), ["1"]);
+    assert_eq!(source.count("GET", "/manifests/sha256-"), 0);
+}
+
+#[test]
+fn signatures_that_only_the_target_has_stay_there() {
+    let (source, target) = (Server::plain(), Server::plain());
+    let digest = source.image("x/signed", "1", b"layer");
+    let tag = digest.as_str().replace(':', "-");
+    let theirs = source.referrer("x/signed", &digest, "theirs");
+    source.list("x/signed", &tag, std::slice::from_ref(&theirs));
+    let ours = target.referrer("mirror/signed", &digest, "ours");
+    target.list("mirror/signed", &tag, std::slice::from_ref(&ours));
+    let lock = locked(&["docker.io/x/signed:1"], std::slice::from_ref(&digest));
+    for force in [false, true, true] {
+        copied(&lock, &Options { force, ..options(&source, &target) });
+        let list = target.manifest("mirror/signed", &tag).unwrap();
+        let digests: Vec<&Value> = list["manifests"].as_array().unwrap().iter().map(|row| &row["digest"]).collect();
+        assert_eq!(digests, [&ours["digest"], &theirs["digest"]]);
+    }
+    // What stands there and is no list is not written over, nor is one that cannot be read.
+    for broken in [200, 500] {
+        let target = Server::with(move |request| {
+            (broken == 500 && request.is("GET", "/manifests/sha256-")).then(|| answer(500, "oh"))
+        });
+        let config = target.blob("mirror/signed", b"{}");
+        let other = json!({"schemaVersion": 2, "mediaType": server::MANIFEST, "config": config, "layers": []});
+        target.put("mirror/signed", Some(&tag), &other);
+        let (summary, heard) = copied(&lock, &options(&source, &target));
+        assert_eq!((summary.copied, heard.warnings().len()), (1, 1), "{:?}", heard.warnings());
+        assert_eq!(target.manifest("mirror/signed", &tag).unwrap(), other);
+    }
+}
+
+/// An account goes to the realm that was named, and nowhere from there.
+#[test]
+fn an_account_goes_along_no_redirect() {
+    let stranger = Server::with(|_| Some(answer(200, r#"{"token":"stolen"}"#)));
+    for status in [301, 302, 303, 307, 308] {
+        for account in [password("s3cret"), Account::IdentityToken("r3fresh".to_owned())] {
+            let to = stranger.address.clone();
+            let source = Server::with(move |request| match request.path.as_str() {
+                "/token" => Some(answer(status, "").with("location", format!("http://{to}/token"))),
+                _ => Some(challenge(&format!("http://{}/token", request.host()))),
+            });
+            let mut options = options(&source, &Server::plain());
+            options.credentials.accounts.insert("docker.io".to_owned(), account);
+            let error = resolve(&["docker.io/x/a:1"], &options).unwrap_err();
+            assert!(
+                error.kind() == Kind::Auth && error.to_string().contains("no account is sent along a redirect"),
+                "{error}"
+            );
+        }
+    }
+    assert_eq!(stranger.seen().len(), 0);
+    // Nobody has nothing to lose.
+    let source = Server::with(|request| match (request.path.as_str(), request.header("authorization")) {
+        ("/token", _) => Some(answer(307, "").with("location", "/token2")),
+        ("/token2", _) => Some(answer(200, r#"{"token":"t"}"#)),
+        (_, Some(_)) => None,
+        _ => Some(challenge(&format!("http://{}/token", request.host()))),
+    });
+    source.image("x/a", "1", b"layer");
+    assert!(resolve(&["docker.io/x/a:1"], &options(&source, &Server::plain())).is_ok());
+}
+
+/// Of realms that no registry has, and of addresses that only pretend to be the registry's.
+#[test]
+fn an_account_goes_to_no_strange_realm() {
+    let stranger = Server::with(|_| Some(answer(200, r#"{"token":"stolen"}"#)));
+    for realm in [
+        "http://auth.example/token",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[fe80::1]/token",
+        "http://2852039166/token",
+        "https://anna@auth.example/token",
+        "https://auth.example:pw@127.0.0.1/token",
+        "ftp://auth.example/token",
+        "http://",
+    ] {
+        let source = Server::with(move |_| Some(challenge(realm)));
+        let error = resolve(&["docker.io/x/a:1"], &with_account(options(&source, &Server::plain()), "docker.io"));
+        let error = error.unwrap_err();
+        assert!(
+            matches!(error.kind(), Kind::Auth | Kind::Protocol | Kind::NotFound | Kind::Denied),
+            "{realm}: {error}"
+        );
+        assert!(!format!("{error:?}").contains("s3cret"));
+    }
+    // A blob that lies elsewhere, where somebody asks who we are.
+    let (to, realm) = (stranger.address.clone(), format!("http://{}/token", stranger.address));
+    let elsewhere = Server::with(move |_| Some(challenge(&realm)));
+    let there = elsewhere.address.clone();
+    let source = Server::with(move |request| match request.header("authorization") {
+        Some(ANNA) if request.path.contains("/blobs/") => {
+            Some(answer(307, "").with("location", format!("http://{there}{}", request.path)))
+        }
+        Some(ANNA) => None,
+        _ => Some(answer(401, "").with("www-authenticate", "Basic realm=x")),
+    });
+    let digest = source.image("x/a", "1", b"layer");
+    let options = with_account(options(&source, &Server::plain()), "docker.io");
+    assert!(copy(&locked(&["docker.io/x/a:1"], &[digest]), &options).0.is_err());
+    assert!(elsewhere.seen().iter().all(|seen| seen.header("authorization").is_none()));
+    assert_eq!(stranger.seen().len(), 0, "{to}");
+}
+
+#[test]
+fn a_stand_in_for_a_registry_gets_no_account_of_it() {
+    let source = Server::with(|request| match request.path.as_str() {
+        "/token" => Some(answer(401, "{}")),
+        _ => Some(challenge(&format!("http://{}/token", request.host()))),
+    });
+    let basic = Server::with(|_| Some(answer(401, "").with("www-authenticate", "Basic realm=x")));
+    for source in [source, basic] {
+        let mut options = with_account(options(&source, &Server::plain()), "docker.io");
+        options.sources.get_mut("docker.io").unwrap().anonymous = true;
+        let error = resolve(&["docker.io/x/a:1"], &options).unwrap_err();
+        assert!(matches!(error.kind(), Kind::Auth | Kind::Denied), "{error}");
+        assert!(source.seen().iter().all(|seen| seen.header("authorization").is_none()));
+    }
+}
+
+/// A devcontainer has its host's configuration, and not its host's helper.
+#[test]
+fn a_helper_that_is_not_there_matters_where_an_account_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = camino::Utf8PathBuf::from_path_buf(folder.path().join("config.json")).unwrap();
+    std::fs::write(&path, "{\n  \"auths\": {},\n  \"credsStore\": \"desktop.exe\"\n}").unwrap();
+    let expected = format!("docker-credential-desktop.exe (named by {path}, line 3): there is no such program on PATH");
+    let public = hub(|_| None);
+    let digest = public.image("x/public", "1", b"layer");
+    let mut options = options(&public, &Server::plain());
+    options.credentials.docker_config = Some(path);
+    let (_, heard) = copied(&locked(&["docker.io/x/public:1"], &[digest]), &options);
+    assert_eq!(heard.warnings(), [format!("docker.io: goes on without an account: {expected}")]);
+    let basic = Server::with(|_| Some(answer(401, "").with("www-authenticate", "Basic realm=x")));
+    let token = Server::with(|request| match request.path.as_str() {
+        "/token" => Some(answer(401, "{}")),
+        _ => Some(challenge(&format!("http://{}/token", request.host()))),
+    });
+    let denied = hub(|_| Some(answer(401, "")));
+    for private in [basic, token, denied] {
+        options.sources.insert("docker.io".to_owned(), Endpoint::named(&private.address));
+        let error = resolve(&["docker.io/x/private:1"], &options).unwrap_err();
+        assert!(error.to_string().contains(&expected), "{error}");
+    }
+}
+
+/// Made by openssl; an authority, and what it signs.
+struct Authority {
+    folder: tempfile::TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let authority = Self { folder: tempfile::tempdir().unwrap() };
+        authority.openssl("req -x509 -subj /CN=authority -keyout ca.key -out ca.pem -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2");
+        authority
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let words = arguments.split_whitespace();
+        let made = std::process::Command::new("openssl").args(words).current_dir(self.folder.path()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    fn path(&self, name: &str) -> camino::Utf8PathBuf {
+        camino::Utf8PathBuf::from_path_buf(self.folder.path().join(name)).unwrap()
+    }
+
+    /// A server whose certificate is for that name, between these days from now.
+    fn serve(&self, name: &str, days: std::ops::Range<i64>) -> Server {
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        std::fs::write(self.path("extensions"), format!("subjectAltName={name}\nbasicConstraints=critical,CA:FALSE\n"))
+            .unwrap();
+        self.openssl("req -subj /CN=registry -keyout key.pem -out request.pem -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes");
+        let date = |day: i64| {
+            let at = std::time::SystemTime::now() + Duration::from_secs(86_400 * 400)
+                - Duration::from_secs(86_400 * u64::try_from(400 - day).unwrap());
+            let text = httpdate::fmt_http_date(at);
+            // Sun, 06 Nov 1994 08:49:37 GMT
+            let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+            let month = months.iter().position(|month| *month == &text[8..11]).unwrap() + 1;
+            format!("{}{month:02}{}000000Z", &text[12..16], &text[5..7])
+        };
+        std::fs::write(self.path("index.txt"), "").unwrap();
+        std::fs::write(self.path("ca.cnf"), "[ca]\ndefault_ca=it\n[it]\ndatabase=index.txt\nrand_serial=yes\nnew_certs_dir=.\ndefault_md=sha256\npolicy=any\n[any]\ncommonName=supplied\n").unwrap();
+        self.openssl(&format!(
+            "ca -batch -config ca.cnf -cert ca.pem -keyfile ca.key -in request.pem -out cert.pem -notext -extfile extensions -startdate {} -enddate {}",
+            date(days.start),
+            date(days.end)
+        ));
+        let certificate = CertificateDer::from_pem_file(self.path("cert.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(self.path("key.pem")).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        Server::tls(config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap())
+    }
+}
+
+#[test]
+fn a_certificate_is_told_by_what_is_wrong_with_it() {
+    let authority = Authority::new();
+    let source = Server::plain();
+    let digest = source.image("x/tls", "1", b"layer");
+    let lock = locked(&["docker.io/x/tls:1"], &[digest]);
+    let to = |server: &Server, trusted: bool| {
+        let mut options = options(&source, server);
+        options.target.plain_http = false;
+        options.target.ca = trusted.then(|| authority.path("ca.pem"));
+        copy(&lock, &options).0
+    };
+    let good = authority.serve("IP:127.0.0.1", -1..1);
+    assert_eq!(to(&good, true).unwrap().copied, 1);
+    let cases = [
+        (good, false, Kind::Tls, "nobody here trusts the authority that made its certificate"),
+        (authority.serve("DNS:registry.example", -1..1), true, Kind::TlsName, "is for "),
+        (authority.serve("IP:127.0.0.1", -9..-2), true, Kind::TlsTime, "its certificate expired on "),
+        (authority.serve("IP:127.0.0.1", 2..9), true, Kind::TlsTime, "its certificate is good from "),
+    ];
+    for (server, trusted, kind, expected) in cases {
+        let error = to(&server, trusted).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+        println!("{error}");
+    }
+}
