@@ -47,7 +47,8 @@ const PIECES: [&str; 24] = [
 fn mutated(random: &mut fastrand::Rng, seed: &str) -> Vec<u8> {
     let mut bytes = seed.as_bytes().to_vec();
     if random.u8(..) < 16 {
-        bytes = std::iter::repeat_with(|| random.u8(..)).take(random.usize(..200)).collect();
+        let length = random.usize(..200);
+        bytes = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
     }
     for _ in 0..random.usize(1..6) {
         let at = random.usize(..=bytes.len());

@@ -120,10 +120,9 @@ impl Copying<'_, '_> {
     /// What the source says refers to it.
     async fn list(&self, subject: &Digest) -> Result<Vec<Value>, Error> {
         let url = self.source.url(self.repository, &format!("referrers/{subject}"));
-        match self.part("what refers to it", self.pages(url).await)? {
-            // By the specification the tag counts only where there is no such list.
-            Some(Some(listed)) => return Ok(listed),
-            Some(None) | None => {}
+        // By the specification the tag counts only where there is no such list.
+        if let Some(listed) = self.part("what refers to it", self.pages(url).await)?.flatten() {
+            return Ok(listed);
         }
         let tag = tag(subject);
         // A HEAD first: a manifest that is not there must not cost a pull.
