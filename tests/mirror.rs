@@ -663,10 +663,20 @@ fn a_copy_that_is_dropped_leaves_nothing_to_be_pulled_and_the_next_goes_on() {
     });
     let mut options = options(&slow.address, &target.address);
     options.retry.stall = Duration::from_secs(60);
+    // Until one that is not as large has arrived.
+    let small = Digest::of(&noise("dropped/a".bytes().map(u64::from).sum::<u64>() * 100 + 1, 400_000));
+    let small = format!("/v2/mirror/dropped/a/blobs/{small}");
     let dropped = block(async {
-        tokio::time::timeout(Duration::from_secs(3), image_mirror::copy(&lock, &options, &Heard::default())).await
+        let heard = Heard::default();
+        let copy = std::pin::pin!(image_mirror::copy(&lock, &options, &heard));
+        let arrived = std::pin::pin!(async {
+            while http("HEAD", &target.address, &small, &[], b"").status != 200 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        matches!(futures_util::future::select(copy, arrived).await, futures_util::future::Either::Right(_))
     });
-    assert!(dropped.is_err());
+    assert!(dropped);
     assert_invisible(&target.address, &lock);
     let summary = copied(&lock, &registry::options(source(), &target.address));
     assert_complete(&target.address, &lock);
