@@ -272,7 +272,7 @@ fn what_is_no_api_server_is_told_as_that() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let machine = Machine::new();
     let config = machine.write("config", &kubeconfig("k3d-ameide-ci", &format!("http://{free}"), json!({})));
-    ends(machine.releases("ci", &config), 4, &["api-unreachable", "refused", "remedy:   cargo xtask cluster"]);
+    ends(machine.releases("ci", &config), 4, &["api-unreachable", "refused", "remedy:   cargo xtask --env ci cluster"]);
     let config = machine.write("config", &kubeconfig(STAGING, &format!("http://{free}"), json!({})));
     let text = ends(machine.releases("staging", &config), 4, &["api-unreachable", "refused", "VPN"]);
     assert!(!text.contains("cargo xtask cluster"), "{text}");
@@ -358,7 +358,7 @@ fn a_list_of_kubeconfigs_is_read_as_kubectl_reads_it() {
     ends(relative, 0, &[]);
     // Without any, the context is what is missing, with what there is.
     ends(machine.releases("staging", &absent), 4, &["ameide-staging", "absent", "it has none"]);
-    ends(machine.releases("ci", &good), 4, &["k3d-ameide-ci", "it has ameide-staging", "cargo xtask cluster"]);
+    ends(machine.releases("ci", &good), 4, &["k3d-ameide-ci", "it has ameide-staging", "cargo xtask --env ci cluster"]);
     // A broken one is named, and nothing that stands in it is shown.
     let broken = machine.write("broken", "users:\n- name: x\n  user: {token: secret-token\n");
     ends(machine.releases("staging", &format!("{good}:{broken}")), 2, &["broken", "line "]);

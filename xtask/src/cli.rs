@@ -28,7 +28,7 @@ pub struct Cli {
     pub common: Common,
 }
 
-const DEFAULT_ENV: &str = "local";
+pub const DEFAULT_ENV: &str = "local";
 
 #[derive(clap::Args)]
 pub struct Common {
@@ -119,6 +119,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
+    carry_out(context, command).await.map_err(|failure| context.fitting(failure))
+}
+
+async fn carry_out(context: &Context, command: &Command) -> Result<(), Failure> {
     match command {
         Command::Up(args) => up::run(context, args).await,
         Command::Cluster { action } => cluster::run(context, *action).await,

@@ -12,8 +12,8 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
 
-pub use answers::{in_words, is_forbidden, read_failed, unreachable, write_failed};
-pub use connect::{client, connector};
+pub use answers::{bring_back, in_words, is_forbidden, read_failed, unreachable, write_failed};
+pub use connect::{client, connector, reached_directly};
 
 use crate::exit::{Exit, Failure};
 use crate::process::Interrupt;

@@ -176,7 +176,7 @@ pub struct Reader<'a> {
 
 impl Reader<'_> {
     fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = self.toolbox.command_on("helmfile", &self.context.kube_context);
+        let mut command = self.toolbox.command_on("helmfile", self.context);
         command.current_dir(&self.context.tree.root);
         command.args(["--file", layer.path.as_str(), "--environment", &self.context.env_name]);
         command.args([
@@ -470,7 +470,7 @@ impl Runner<'_> {
     /// `helm test` of one release, with the logs of its test pods in a file.
     async fn test_release(&self, client: &Client, layer: &Layer, release: &Release) -> Result<(), Failure> {
         let log = self.context.log(&format!("{}-test-{}", layer.name(), release.name));
-        let mut command = self.toolbox.command_on("helm", &self.context.kube_context);
+        let mut command = self.toolbox.command_on("helm", self.context);
         command.args([
             "test",
             &release.name,

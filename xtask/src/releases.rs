@@ -209,7 +209,7 @@ async fn uninstall_release(
 /// Runs Helm on one release; its lines go to a log.
 async fn helm(context: &Context, revision: &Revision, arguments: &[&str]) -> Result<(), Failure> {
     let toolbox = crate::tools::ensure(&context.tree, &["helm"], &context.reporter).await?;
-    let mut command = toolbox.command_on("helm", &context.kube_context);
+    let mut command = toolbox.command_on("helm", context);
     command.args(arguments).args(["--namespace", &revision.namespace, "--kube-context", &context.kube_context]);
     let log = context.log(&format!("{}-{}", arguments[0], revision.release));
     let step = context.reporter.step(&revision.release, arguments.join(" "));

@@ -8,8 +8,10 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 
+use crate::context::Context;
 use crate::exit::Failure;
 use crate::gomodule::Program;
+use crate::kubernetes;
 use crate::output::Reporter;
 use crate::process;
 use crate::state;
@@ -69,10 +71,12 @@ impl Toolbox {
     }
 
     /// A command of a tool that works on the cluster of this kubeconfig context: with
-    /// the cloud's account where the context's user signs in by a plugin.
-    pub fn command_on(&self, name: &str, kube_context: &str) -> tokio::process::Command {
+    /// the cloud's account where the context's user signs in by a plugin, and past a proxy
+    /// where it is on this machine.
+    pub fn command_on(&self, name: &str, context: &Context) -> tokio::process::Command {
         let mut command = self.command(name);
-        command.envs(process::environment::for_plugins_of(kube_context));
+        command.envs(process::environment::for_plugins_of(&context.kube_context));
+        command.envs(kubernetes::reached_directly(context));
         command
     }
 }

@@ -48,6 +48,11 @@ impl Place {
     }
 }
 
+/// What brings back the API of a shared cluster, which this tool neither makes nor starts.
+pub fn bring_back(context: &str) -> String {
+    Place { context: context.to_owned(), local: false }.bring_back()
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doing {
     Read,

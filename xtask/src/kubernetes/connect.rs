@@ -52,6 +52,28 @@ pub fn connector(context: &Context) -> impl Fn() -> Result<Client, Failure> + Se
     }
 }
 
+/// Variables for Helm and Helmfile, which do not know that a cluster is on this machine, or
+/// on a network that no proxy reaches: its host beside what `NO_PROXY` says.
+pub fn reached_directly(context: &Context) -> Vec<(&'static str, String)> {
+    let place = Place { context: context.kube_context.clone(), local: context.env.cluster.k3d.is_some() };
+    let Some(config) = kubeconfig::load().ok().filter(|_| place.local) else { return Vec::new() };
+    let Ok((config, _)) = config_of(&config, &place) else { return Vec::new() };
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let list = set("NO_PROXY").or_else(|| set("no_proxy")).unwrap_or_default();
+    let list = no_proxy_with(&list, &config.cluster_url);
+    list.map(|list| vec![("NO_PROXY", list.clone()), ("no_proxy", list)]).unwrap_or_default()
+}
+
+/// None where the list covers the server already.
+fn no_proxy_with(list: &str, server: &Uri) -> Option<String> {
+    let host = server.host()?;
+    if NoProxy::parse(list).covers(host, server.port_u16().unwrap_or(443)) {
+        return None;
+    }
+    let host = host.trim_matches(['[', ']']);
+    Some(if list.trim().is_empty() { host.to_owned() } else { format!("{list},{host}") })
+}
+
 fn connect(
     kubeconfig: &Kubeconfig,
     place: &Place,
@@ -60,7 +82,7 @@ fn connect(
 ) -> Result<Client, Failure> {
     let mut kubeconfig = kubeconfig.clone();
     limit_plugins(&mut kubeconfig);
-    let (mut config, cluster) = config(&kubeconfig, place)?;
+    let (mut config, cluster) = config_of(&kubeconfig, place)?;
     config.connect_timeout = Some(Duration::from_secs(5));
     // Retries are ours, bounded, and reported.
     config.default_retry = false;
@@ -89,7 +111,7 @@ fn unusable(place: &Place, why: String) -> Failure {
 
 /// The client's configuration for the context, but for the proxy: what kube itself would
 /// take for one is never asked for.
-fn config<'a>(kubeconfig: &'a Kubeconfig, place: &Place) -> Result<(Config, &'a Cluster), Failure> {
+fn config_of<'a>(kubeconfig: &'a Kubeconfig, place: &Place) -> Result<(Config, &'a Cluster), Failure> {
     let named = kubeconfig.contexts.iter().find(|named| named.name == place.context);
     let Some(context) = named.and_then(|named| named.context.as_ref()) else {
         let mut names: Vec<&str> = kubeconfig.contexts.iter().map(|named| named.name.as_str()).collect();
@@ -449,4 +471,50 @@ async fn beginning(mut body: Body) -> Vec<u8> {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_local_cluster_is_named_to_programs_that_read_no_proxy() {
+        for (list, server, expected) in [
+            ("", "https://k3d-ameide-serverlb:6443", Some("k3d-ameide-serverlb")),
+            ("10.0.0.0/8,.corp", "https://k3d-ameide-serverlb:6443", Some("10.0.0.0/8,.corp,k3d-ameide-serverlb")),
+            ("k3d-ameide-serverlb", "https://k3d-ameide-serverlb:6443", None),
+            ("*", "https://k3d-ameide-serverlb:6443", None),
+            ("", "https://0.0.0.0:6550", Some("0.0.0.0")),
+            ("", "https://[fd00::1]:6550", Some("fd00::1")),
+            ("", "https://127.0.0.1:6551", None),
+        ] {
+            assert_eq!(no_proxy_with(list, &server.parse().unwrap()).as_deref(), expected, "{list} {server}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_proxy_is_read_or_refused() {
+        for (text, address) in [
+            ("proxy.example:3128", "http://proxy.example:3128"),
+            ("http://proxy.example", "http://proxy.example:80"),
+            ("https://proxy.example/", "https://proxy.example:443"),
+            ("socks5://proxy.example", "socks5://proxy.example:1080"),
+            ("socks5h://proxy.example:9", "socks5://proxy.example:9"),
+            ("http://me:p%40ss@proxy.example:3128", "http://proxy.example:3128"),
+            ("http://[fd00::1]:3128", "http://[fd00::1]:3128"),
+        ] {
+            assert_eq!(parsed(text).map(|(_, shown)| shown).as_deref(), Some(address), "{text}");
+        }
+        for text in [
+            "",
+            "http://",
+            "ftp://proxy.example",
+            "proxy.example:port",
+            "http://proxy.example:99999",
+            "two words",
+            "http:/x",
+        ] {
+            assert!(parsed(text).is_none(), "{text}");
+        }
+    }
 }
