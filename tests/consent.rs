@@ -83,11 +83,19 @@ impl Machine {
     }
 
     fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        self.command(arguments, variables).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
         let _ = std::fs::remove_dir_all(self.path("state/k3d-ameide-ci"));
         std::fs::write(self.path("calls"), "").unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
-        command.current_dir(self.folder.path()).args(["--env", "ci", "--no-lab"]).args(arguments).stdin(Stdio::null());
+        command.current_dir(self.folder.path()).args(["--env", "ci"]).args(arguments).stdin(Stdio::null());
+        // Where there is no cluster to keep the kind of, nothing is to be built.
+        if !variables.iter().any(|(name, _)| *name == "HTTPS_PROXY") {
+            command.arg("--no-lab");
+        }
         command.env("PATH", path).env("AMEIDE_STATE_DIR", self.path("state"));
         command.env("AMEIDE_CACHE_DIR", self.path("cache")).env("KUBECONFIG", self.path("kubeconfig"));
         for variable in ["XTASK_CONFIRM", "XTASK_ALLOW_DESTROY", "DOCKER_CONTEXT", "HELMFILE_ENVIRONMENT"] {
@@ -95,7 +103,45 @@ impl Machine {
         }
         // No engine is installed or started on the machine that runs the tests.
         command.env("DOCKER_HOST", "unix:///nowhere/docker.sock").envs(variables.iter().copied());
-        command.output().unwrap()
+        command
+    }
+
+    /// Runs it on a terminal of its own, and types `keys` once it asks: its exit code,
+    /// and what it showed.
+    fn on_a_terminal(&self, arguments: &[&str], keys: &str) -> (Option<i32>, String) {
+        use std::os::fd::FromRawFd;
+        use std::os::unix::process::CommandExt;
+        let (mut ours, mut theirs) = (0, 0);
+        let nothing = std::ptr::null_mut();
+        // SAFETY: both places are written to, and the others may be null (openpty(3)).
+        assert_eq!(unsafe { libc::openpty(&mut ours, &mut theirs, nothing, nothing.cast(), nothing.cast()) }, 0);
+        // SAFETY: both were just opened, and nobody else has them.
+        let (mut ours, theirs) = unsafe { (std::fs::File::from_raw_fd(ours), std::fs::File::from_raw_fd(theirs)) };
+        let mut command = self.command(arguments, &[]);
+        command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap()).stderr(theirs);
+        // SAFETY: setsid and ioctl are async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let (mut shown, mut typed, mut part) = (Vec::new(), false, [0; 4096]);
+        // The terminal is gone when the last who holds it has ended.
+        while let Ok(count @ 1..) = ours.read(&mut part) {
+            shown.extend_from_slice(&part[..count]);
+            if !typed && String::from_utf8_lossy(&shown).contains("[y/N]") {
+                ours.write_all(keys.as_bytes()).unwrap();
+                typed = true;
+            }
+        }
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        assert!(typed, "it never asked:\n{shown}");
+        (child.wait().unwrap().code(), shown)
     }
 
     fn calls(&self) -> Vec<String> {
@@ -530,13 +576,12 @@ fn up_and_fix_say_what_they_would_lose_and_lose_nothing() {
 fn a_cluster_that_is_made_again_keeps_its_kind() {
     let machine = World::Healthy.machine();
     // Made from public images, and nothing of them answers here.
-    let mut arguments = vec!["cluster", "recreate", "--allow-destroy=cluster"];
-    let output = machine.run(&arguments, &[("HTTPS_PROXY", "http://127.0.0.1:9")]);
+    let output =
+        machine.run(&["cluster", "recreate", "--allow-destroy=cluster"], &[("HTTPS_PROXY", "http://127.0.0.1:9")]);
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(machine.calls().iter().any(|call| call.starts_with("k3d cluster create")), "{text}");
     assert!(!text.contains("building what is missing"), "{text}");
     assert_eq!(std::fs::read_to_string(machine.path("state/k3d-ameide-ci/k3d-cluster-kind")).unwrap(), "public");
-    arguments.clear();
 }
 
 #[test]
@@ -550,4 +595,25 @@ fn what_is_deleted_is_what_was_meant() {
     let gone = machine.destructive();
     assert!(gone.iter().all(|call| !call.contains(&id(REGISTRY)) && !call.contains("network rm")), "{gone:?}");
     assert!(machine.path("state/k3d-ameide-ci/runs").exists(), "the records stay while something stays");
+}
+
+#[test]
+fn on_a_terminal_it_asks_and_names_what_is_lost() {
+    for (keys, exit) in [("\x03", 130), ("\x03\x03y\n", 130), ("\n", 10), ("n\n", 10), ("yeah\n", 10), ("\x04", 10)] {
+        for arguments in [&["cluster", "recreate"][..], &["cluster", "delete", "--yes"]] {
+            let machine = World::Healthy.machine();
+            let (code, shown) = machine.on_a_terminal(arguments, keys);
+            assert_eq!(code, Some(exit), "{arguments:?} {keys:?}\n{shown}");
+            assert!(shown.contains("This would delete the cluster ameide-ci"), "{shown}");
+            assert_eq!(machine.destructive(), [] as [&str; 0], "{arguments:?} {keys:?}\n{shown}");
+        }
+    }
+    let machine = World::Healthy.machine();
+    let (_, shown) = machine.on_a_terminal(&["cluster", "recreate"], "y\n");
+    assert!(machine.calls().iter().any(|call| call == "k3d cluster delete ameide-ci"), "{shown}");
+    // What agrees to losing nothing does not stand for this, on a terminal either.
+    let machine = World::Drifted.machine();
+    let (code, shown) = machine.on_a_terminal(&["cluster", "--yes"], "n\n");
+    assert!(code == Some(10) && shown.contains("This would delete the cluster ameide-ci"), "{shown}");
+    assert_eq!(machine.destructive(), [] as [&str; 0]);
 }
