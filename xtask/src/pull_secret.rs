@@ -73,26 +73,29 @@ pub fn account(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Accou
     Ok(None)
 }
 
+/// The account that gets into the cluster. Where none may, half an account is the
+/// mirror's to refuse: nothing of it is used here.
+fn to_write(found: Result<Option<Account>, Failure>, from_shell: bool) -> Result<Option<Account>, Failure> {
+    if from_shell { found } else { Ok(None) }
+}
+
 /// Creates the secret, or rotates what it says of Docker Hub, in each of its
 /// namespaces that exists; a namespace that does not is met again before the next layer.
 /// Only where the environment's file lets a person's own account into the cluster.
 pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -> Result<(), Failure> {
     let account = account(crate::process::environment::variable);
-    if !context.env.pull_secret.from_shell {
+    let from_shell = context.env.pull_secret.from_shell;
+    if !from_shell && matches!(account, Ok(Some(_))) {
         static TOLD: std::sync::Once = std::sync::Once::new();
-        // Half an account is the mirror's to refuse: nothing of it is used here.
-        if matches!(account, Ok(Some(_))) {
-            TOLD.call_once(|| {
-                let text = format!(
-                    "the Docker Hub account of this shell is not written into the Secrets of {}: its env.yaml does not say pullSecret.fromShell",
-                    context.env_name
-                );
-                context.reporter.note(&need.name, text);
-            });
-        }
-        return Ok(());
+        TOLD.call_once(|| {
+            let text = format!(
+                "the Docker Hub account of this shell is not written into the Secrets of {}: its env.yaml does not say pullSecret.fromShell",
+                context.env_name
+            );
+            context.reporter.note(&need.name, text);
+        });
     }
-    let Some(account) = account? else { return Ok(()) };
+    let Some(account) = to_write(account, from_shell)? else { return Ok(()) };
     for namespace in &need.namespaces {
         if kubernetes::namespace_phase(client, namespace).await? != NamespacePhase::Active {
             continue;
@@ -208,6 +211,21 @@ mod tests {
                 (Err(failure), Err(name)) => assert!(failure.message.starts_with(name), "{failure:?}"),
                 _ => panic!("{variables:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_shells_account_gets_into_no_cluster_whose_file_does_not_say_so() {
+        let half = || Err(Failure::usage("half"));
+        assert!(to_write(Ok(Some(alice("t"))), true).unwrap().is_some());
+        assert!(to_write(half(), true).is_err());
+        assert!(to_write(Ok(Some(alice("t"))), false).unwrap().is_none());
+        assert!(to_write(half(), false).unwrap().is_none());
+        let root = camino::Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let tree = crate::tree::Tree { root };
+        for name in tree.environments() {
+            let env = tree.environment(&name).unwrap();
+            assert_eq!(env.pull_secret.from_shell, env.cluster.k3d.is_some(), "{name}");
         }
     }
 

@@ -335,6 +335,26 @@ mod tests {
     }
 
     #[test]
+    fn the_leases_namespace_is_one_that_can_be_and_kube_system_where_nothing_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
+        let path = root.join("infra/kubernetes/environments/x/env.yaml");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let with = |more: &str| {
+            let text = format!("cluster:\n  context: c\n{more}registry: {{push: a, pull: b}}\n");
+            std::fs::write(&path, text).unwrap();
+            Tree { root: root.clone() }.environment("x")
+        };
+        assert_eq!(with("").unwrap().cluster.lease_namespace, "kube-system");
+        assert!(!with("").unwrap().pull_secret.from_shell);
+        assert_eq!(with("  leaseNamespace: team-a\n").unwrap().cluster.lease_namespace, "team-a");
+        for name in ["''", "Team", "a/b", "-a", "a.b", &"a".repeat(64)] {
+            let message = with(&format!("  leaseNamespace: {name}\n")).unwrap_err().message;
+            assert!(message.contains("env.yaml") && message.contains("leaseNamespace"), "{message}");
+        }
+    }
+
+    #[test]
     fn broken_yaml_is_reported_with_file_and_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8PathBuf::from_path_buf(folder.path().join("env.yaml")).unwrap();

@@ -477,6 +477,58 @@ async fn beginning(mut body: Body) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    /// Answers every request with this status, and counts them.
+    fn server(status: u16) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
+        use std::io::{BufRead, BufReader, Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = count.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut line, mut length) = (String::new(), 0);
+                while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                    line.clear();
+                }
+                let _ = reader.read_exact(&mut vec![0; length]);
+                counted.fetch_add(1, Ordering::SeqCst);
+                let body = format!(r#"{{"kind":"Status","status":"Failure","code":{status},"message":"no"}}"#);
+                let head =
+                    format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+                let _ = stream.write_all((head + &body).as_bytes());
+            }
+        });
+        (address, count)
+    }
+
+    #[tokio::test]
+    async fn a_write_is_repeated_only_where_the_server_has_done_nothing_yet() {
+        use k8s_openapi::api::core::v1::Secret;
+        use kube::api::{Api, DeleteParams, PostParams};
+        for (status, times) in [(429, ATTEMPTS as usize + 1), (503, 1), (504, 1), (500, 1), (409, 1)] {
+            let (address, count) = server(status);
+            let config = format!(
+                "clusters: [{{name: c, cluster: {{server: 'http://{address}'}}}}]\ncontexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n"
+            );
+            let config = Kubeconfig::from_yaml(&config).unwrap();
+            let place = Place { context: "x".into(), local: true };
+            let reporter = Arc::new(Reporter::new(crate::output::Format::Text, false));
+            let client = connect(&config, &place, |_| None, reporter).unwrap();
+            let api = Api::<Secret>::namespaced(client, "a");
+            let error = if status == 504 {
+                api.delete("x", &DeleteParams::default()).await.map(drop).unwrap_err()
+            } else {
+                api.create(&PostParams::default(), &Secret::default()).await.map(drop).unwrap_err()
+            };
+            assert!(matches!(&error, kube::Error::Api(found) if found.code == status), "{error}");
+            assert_eq!(count.load(Ordering::SeqCst), times, "{status}");
+        }
+    }
+
     #[test]
     fn a_local_cluster_is_named_to_programs_that_read_no_proxy() {
         for (list, server, expected) in [
