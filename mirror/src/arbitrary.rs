@@ -13,7 +13,7 @@ use crate::pace::{self, Quota};
 use crate::{Endpoint, NoProxy, Proxies, registry};
 
 fn runs() -> u32 {
-    std::env::var("ARBITRARY_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(2000)
+    std::env::var("ARBITRARY_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(500)
 }
 
 /// Numbers at the edges of what machines hold, and words with which parsers begin and end.

@@ -747,6 +747,41 @@ impl Authority {
     }
 }
 
+/// By HTTP, over TLS and by SOCKS; and past it, by a port in `NO_PROXY`.
+#[test]
+fn a_proxy_of_each_kind_leads_to_a_registry() {
+    let authority = Authority::new();
+    let (plain, tls) = (Server::plain(), authority.serve("IP:127.0.0.1", -1..1));
+    let source = Server::plain();
+    let digest = source.image("x/far", "1", b"layer");
+    let lock = locked(&["docker.io/x/far:1"], &[digest]);
+    let socks = plain.behind_socks();
+    for (proxy, server, expected) in [
+        (format!("http://{}", plain.address), &plain, "CONNECT registry.company.invalid:5000 HTTP/1.1"),
+        (format!("socks5h://{socks}"), &plain, "registry.company.invalid"),
+        (format!("https://{}", tls.address), &tls, "CONNECT registry.company.invalid:5000 HTTP/1.1"),
+    ] {
+        let run = |no_proxy: &str| {
+            let mut options = options(&source, &plain);
+            let ca = Some(authority.path("ca.pem"));
+            options.target =
+                Endpoint { host: "registry.company.invalid:5000".to_owned(), plain_http: true, ca, anonymous: false };
+            let variable = |name: &str| match name {
+                "http_proxy" => Some(proxy.clone()),
+                "NO_PROXY" => Some(no_proxy.to_owned()),
+                _ => None,
+            };
+            options.proxies = image_mirror::Proxies::from_variables(variable).unwrap();
+            copy(&lock, &Options { force: true, ..options }).0
+        };
+        assert_eq!(run("registry.company.invalid:5001").unwrap().copied, 1, "{proxy}");
+        assert!(server.led().iter().any(|led| led == expected), "{proxy}: {:?}", server.led());
+        let led = server.led().len();
+        assert_eq!(run("registry.company.invalid:5000").unwrap_err().kind(), Kind::Dns, "{proxy}");
+        assert_eq!(server.led().len(), led, "{proxy}");
+    }
+}
+
 #[test]
 fn a_certificate_is_told_by_what_is_wrong_with_it() {
     let authority = Authority::new();

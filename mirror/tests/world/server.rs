@@ -75,6 +75,8 @@ struct Inner {
     rule: Rule,
     store: Mutex<Store>,
     seen: Mutex<Vec<Request>>,
+    /// Where it led to as a proxy.
+    led: Mutex<Vec<String>>,
     /// Whether it has the referrers API, with that many on a page.
     pages_of: Option<usize>,
     tls: Option<Arc<rustls::ServerConfig>>,
@@ -108,7 +110,14 @@ impl Server {
     fn of(rule: Rule, pages_of: Option<usize>, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let inner = Arc::new(Inner { rule, store: Mutex::default(), seen: Mutex::default(), pages_of, tls });
+        let inner = Arc::new(Inner {
+            rule,
+            store: Mutex::default(),
+            seen: Mutex::default(),
+            led: Mutex::default(),
+            pages_of,
+            tls,
+        });
         let server = Self { address, inner };
         let serving = server.clone();
         std::thread::spawn(move || {
@@ -119,6 +128,41 @@ impl Server {
             }
         });
         server
+    }
+
+    pub fn led(&self) -> Vec<String> {
+        self.inner.led.lock().unwrap().clone()
+    }
+
+    /// A SOCKS 5 proxy that leads to it, whatever the name (RFC 1928, without an account).
+    pub fn behind_socks(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = self.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = server.clone();
+                std::thread::spawn(move || drop(server.greet(client)));
+            }
+        });
+        address
+    }
+
+    fn greet(&self, mut client: TcpStream) -> std::io::Result<()> {
+        let mut greeting = [0; 2];
+        client.read_exact(&mut greeting)?;
+        client.read_exact(&mut vec![0; greeting[1].into()])?;
+        client.write_all(&[5, 0])?;
+        // Version, command, reserved, kind of address (3: a name), its length.
+        let mut head = [0; 5];
+        client.read_exact(&mut head)?;
+        assert_eq!((head[1], head[3]), (1, 3));
+        let mut name = vec![0; head[4].into()];
+        client.read_exact(&mut name)?;
+        client.read_exact(&mut [0; 2])?;
+        self.inner.led.lock().unwrap().push(String::from_utf8(name).unwrap());
+        client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?;
+        self.speak(client)
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {
@@ -161,6 +205,14 @@ impl Server {
             let length = headers.iter().find(|(name, _)| name == "content-length");
             let mut body = vec![0; length.map_or(0, |(_, value)| value.parse().unwrap())];
             stream.read_exact(&mut body)?;
+            // As a proxy it leads to itself, whatever the name.
+            if first.starts_with("CONNECT ") {
+                self.inner.led.lock().unwrap().push(first.trim_end().to_owned());
+                let stream = stream.get_mut();
+                stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+                stream.flush()?;
+                continue;
+            }
             let mut words = first.split_whitespace();
             let method = words.next().unwrap_or_default().to_owned();
             let (path, query) = words.next().unwrap_or_default().split_once('?').map_or_else(
