@@ -341,16 +341,18 @@ impl Registry {
     /// Waits, or gives up with this error.
     pub async fn again(&self, came: Came, tries: &mut u32, error: Error, wants: Wants) -> Result<(), Error> {
         let own_fault = matches!(came, Came::Answer { status: 500, .. });
+        let answered = error.status.is_some() && error.kind != Kind::RateLimited;
         let next = match wants {
             // A full disk is full the next second too.
             _ if error.kind == Kind::DiskFull => Next::Stop,
-            Wants::Little if own_fault || *tries >= 1 => Next::Stop,
+            // A limit, and a registry that is away for a moment, are waited for all the same.
+            Wants::Little if answered && (own_fault || *tries >= 1) => Next::Stop,
             _ => pace::next(came, *tries, &self.retry, fastrand::f64()),
         };
         let Next::Again(wait) = next else {
             // A registry may stumble over one thing and serve all others.
             let one_thing = own_fault && error.kind != Kind::DiskFull;
-            let little = wants == Wants::Little && error.status.is_some() && error.kind != Kind::RateLimited;
+            let little = wants == Wants::Little && answered;
             if pace::concerns_all(error.kind) && !one_thing && !little {
                 return Err(self.gate.stop(self.whole(error)));
             }

@@ -403,6 +403,14 @@ fn a_rate_limit_need_not_be_a_429() {
         assert_eq!(error.kind(), Kind::RateLimited, "{status} {body}: {error}");
         assert!(error.to_string().contains("missing: limited"), "{error}");
     }
+    // Also where the answer is about signatures only, which others may do without.
+    let source = Server::with(|request| match request.path.ends_with(".sig") && request.before < 3 {
+        true => Some(answer(429, "").with("retry-after", "0")),
+        false => None,
+    });
+    let digest = source.image("x/limited", "1", b"layer");
+    let (_, heard) = copied(&locked(&["docker.io/x/limited:1"], &[digest]), &options(&source, &Server::plain()));
+    assert_eq!((heard.warnings(), source.count("HEAD", ".sig")), (vec![], 4));
     // One that passes is waited for.
     let source = Server::with(|request| match request.is("GET", "/manifests/") && request.before < 2 {
         true => Some(answer(403, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#).with("retry-after", "0")),
