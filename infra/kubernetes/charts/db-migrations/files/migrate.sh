@@ -13,8 +13,9 @@ applied=0
 for path in /migrations/V*.sql; do
   file=${path##*/}
   number=${file#V}
-  version=$(echo "${number%%__*}" | sed 's/^0*//')
-  checksum=$(sha256sum < "$path" | cut -d' ' -f1)
+  version=${number%%__*}
+  version=${version#"${version%%[!0]*}"}
+  checksum "$path"
   result=$(sql --set=version="$version" --set=file="$file" --set=checksum="$checksum" --set=path="$path" <<'SQL'
 BEGIN;
 SELECT FROM pg_advisory_xact_lock(359, 42);
@@ -39,4 +40,5 @@ SQL
     *) echo "$file ended without a result: $result" >&2; exit 1 ;;
   esac
 done
-echo "$applied applied, the schema is at version $(sql --command 'SELECT max(version) FROM schema_history')"
+newest=$(sql --command 'SELECT max(version) FROM schema_history')
+echo "$applied applied, the schema is at version $newest"

@@ -1,7 +1,7 @@
 # Every file of the tree is in the history with its content, and the schema takes data.
 for path in /migrations/V*.sql; do
   file=${path##*/}
-  checksum=$(sha256sum < "$path" | cut -d' ' -f1)
+  checksum "$path"
   known=$(sql --set=file="$file" <<'SQL'
 SELECT checksum FROM schema_history WHERE file = :'file';
 SQL
@@ -17,5 +17,5 @@ SELECT topic FROM outbox WHERE tenant_id = :'tenant';
 ROLLBACK;
 SQL
 )
-[ "$topic" = smoke ]
+[ "$topic" = smoke ] || { echo "an event was written, and \"$topic\" was read" >&2; exit 1; }
 echo "an event was written and read"

@@ -6,7 +6,7 @@ trap 'mc rb --quiet --force "$bucket"' EXIT
 printf '%s' "$sent" > /tmp/sent
 mc cp --quiet /tmp/sent "$bucket/object"
 got=$(mc cat "$bucket/object")
-[ "$got" = "$sent" ]
+[ "$got" = "$sent" ] || { echo "what was stored came back as \"$got\"" >&2; exit 1; }
 mc rm --quiet "$bucket/object"
 for existing in $BUCKETS; do
   mc stat --quiet "minio/$existing" > /dev/null

@@ -1,6 +1,19 @@
 # Runs before every start, and may be cut short anywhere: a data directory counts only
 # once it has its final name, and users and databases are brought to what is asked for.
-if [ ! -s "$PGDATA/PG_VERSION" ]; then
+# One is made only where the volume was listed and has none: what is there and cannot be
+# read, or is not complete, is somebody's data.
+volume=${PGDATA%/*}
+entries=$(ls -A "$volume")
+found=no
+for entry in $entries; do
+  [ "$entry" != "${PGDATA##*/}" ] || found=yes
+done
+if [ "$found" = yes ]; then
+  [ -s "$PGDATA/PG_VERSION" ] || {
+    echo "$PGDATA is there, but its PG_VERSION cannot be read: nothing was touched; restore a backup" >&2
+    exit 1
+  }
+else
   rm -rf "$PGDATA.new"
   (umask 077; printf '%s' "$POSTGRES_PASSWORD" > /tmp/password)
   initdb --pgdata="$PGDATA.new" --username=postgres --pwfile=/tmp/password \

@@ -7,7 +7,7 @@ for entry in $NAMESPACES; do
 done
 # The servers read the list of namespaces every few seconds: done means usable.
 for entry in $NAMESPACES; do
-  for try in $(seq 30); do
+  for _ in $(seq 30); do
     temporal workflow list --namespace "${entry%%=*}" --limit 1 > /dev/null 2>&1 && continue 2
     sleep 0.5
   done
