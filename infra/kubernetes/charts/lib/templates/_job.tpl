@@ -1,7 +1,8 @@
 {{- /*
   A job that runs on every install and upgrade, so its script must be one that can
   be repeated and be cut short anywhere. Hooks, because a Job cannot be changed.
-  Takes a dict: root, name, hook, uid, containers; initContainers, volumes, component
+  Takes a dict: root, name, hook, containers, component; uid, initContainers, volumes,
+  clientOf (the servers that it may reach)
 */ -}}
 {{- define "lib.hookJob" -}}
 apiVersion: batch/v1
@@ -20,6 +21,9 @@ spec:
     metadata:
       labels:
         {{- include "lib.selectorLabels" (dict "root" .root "component" .component) | nindent 8 }}
+        {{- with .clientOf }}
+        {{- include "lib.clientLabels" . | trim | nindent 8 }}
+        {{- end }}
     spec:
       # A new pod per try: the first steps have to be seen again before the later ones.
       restartPolicy: Never

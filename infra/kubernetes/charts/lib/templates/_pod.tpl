@@ -5,7 +5,10 @@ image: {{ .repository }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
 imagePullPolicy: IfNotPresent
 {{- end }}
 
-{{- /* What every pod has: pull secrets, no API token, no root. Takes a dict: root, uid */ -}}
+{{- /*
+  What every pod has: pull secrets, no API token, no root. Who owns no data on a volume
+  runs as a user that no host has. Takes a dict: root; uid
+*/ -}}
 {{- define "lib.podDefaults" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -15,9 +18,10 @@ imagePullSecrets:
 {{- end }}
 securityContext:
   runAsNonRoot: true
-  runAsUser: {{ .uid }}
-  runAsGroup: {{ .uid }}
-  fsGroup: {{ .uid }}
+  {{- $uid := .uid | default 10001 }}
+  runAsUser: {{ $uid }}
+  runAsGroup: {{ $uid }}
+  fsGroup: {{ $uid }}
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile:
     type: RuntimeDefault
@@ -53,7 +57,7 @@ resources:
 {{- /*
   A container that runs one script. In arguments Kubernetes reads $$ as one $, so a
   script's own $$ is doubled.
-  Takes a dict: name, image, script; env, volumeMounts
+  Takes a dict: name, image, script; env, volumeMounts, resources
 */ -}}
 {{- define "lib.scriptContainer" -}}
 - name: {{ .name }}
@@ -70,7 +74,12 @@ resources:
     {{- . | trim | nindent 4 }}
     {{- end }}
   {{- include "lib.containerSecurity" . | nindent 2 }}
+  {{- if .resources }}
+  resources:
+    {{- toYaml .resources | nindent 4 }}
+  {{- else }}
   {{- include "lib.smallResources" . | nindent 2 }}
+  {{- end }}
   volumeMounts:
     - name: tmp
       mountPath: /tmp

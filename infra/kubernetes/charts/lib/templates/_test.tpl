@@ -1,6 +1,7 @@
 {{- /*
   The pod of `helm test`: one script, seconds. Its logs are found by its labels.
-  Takes a dict: root, name, image, uid, script; env, volumes, volumeMounts, namespace, weight
+  Takes a dict: root, name, image, script; uid, env, volumes, volumeMounts, namespace, weight,
+  clientOf (the servers that it may reach)
 */ -}}
 {{- define "lib.testPod" -}}
 apiVersion: v1
@@ -10,6 +11,9 @@ metadata:
   namespace: {{ .namespace | default .root.Release.Namespace }}
   labels:
     {{- include "lib.labels" (dict "root" .root "component" "test") | nindent 4 }}
+    {{- with .clientOf }}
+    {{- include "lib.clientLabels" . | trim | nindent 4 }}
+    {{- end }}
   annotations:
     helm.sh/hook: test
     helm.sh/hook-delete-policy: before-hook-creation

@@ -1,0 +1,162 @@
+//! What Helm would apply: every layer of an environment, rendered by Helmfile itself.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// One rendered object, with the namespace that its release gives it where it names none.
+#[derive(Clone, Debug)]
+pub struct Object {
+    pub release: String,
+    pub namespace: String,
+    pub value: Value,
+}
+
+impl Object {
+    pub fn kind(&self) -> &str {
+        self.value["kind"].as_str().unwrap()
+    }
+
+    pub fn name(&self) -> &str {
+        self.value["metadata"]["name"].as_str().unwrap()
+    }
+
+    /// The pod that it is, or makes.
+    pub fn pod(&self) -> Option<Pod> {
+        let (metadata, spec) = match self.kind() {
+            "Pod" => (&self.value["metadata"], &self.value["spec"]),
+            "Deployment" | "StatefulSet" | "Job" => {
+                let template = &self.value["spec"]["template"];
+                (&template["metadata"], &template["spec"])
+            }
+            "CronJob" => {
+                let template = &self.value["spec"]["jobTemplate"]["spec"]["template"];
+                (&template["metadata"], &template["spec"])
+            }
+            _ => return None,
+        };
+        Some(Pod {
+            name: format!("{} {}/{}", self.kind(), self.namespace, self.name()),
+            namespace: self.namespace.clone(),
+            labels: labels(&metadata["labels"]),
+            spec: spec.clone(),
+            serves: matches!(self.kind(), "Deployment" | "StatefulSet"),
+        })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Pod {
+    pub name: String,
+    pub namespace: String,
+    pub labels: BTreeMap<String, String>,
+    pub spec: Value,
+    /// Runs for as long as it is wanted, and not to an end.
+    pub serves: bool,
+}
+
+impl Pod {
+    pub fn containers(&self) -> impl Iterator<Item = &Value> {
+        self.spec["containers"].as_array().unwrap().iter()
+    }
+
+    pub fn init_containers(&self) -> impl Iterator<Item = &Value> {
+        self.spec["initContainers"].as_array().into_iter().flatten()
+    }
+}
+
+pub fn labels(value: &Value) -> BTreeMap<String, String> {
+    let Some(map) = value.as_object() else { return BTreeMap::new() };
+    map.iter().map(|(key, value)| (key.clone(), value.as_str().unwrap().to_owned())).collect()
+}
+
+fn tools() -> &'static str {
+    static BIN: OnceLock<String> = OnceLock::new();
+    BIN.get_or_init(|| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        let output = command.current_dir(root()).arg("tools").stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        printed.lines().find_map(|line| line.strip_prefix("export PATH=")?.split(':').next()).unwrap().to_owned()
+    })
+}
+
+pub fn tool(name: &str) -> Command {
+    let mut command = Command::new(Path::new(tools()).join(name));
+    command.env("PATH", format!("{}:{}", tools(), std::env::var("PATH").unwrap())).stdin(Stdio::null());
+    command
+}
+
+pub fn documents(text: &str) -> Vec<Value> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+    documents.into_iter().filter(|document| !document.is_null()).collect()
+}
+
+/// Every object of every layer of an environment.
+pub fn render(environment: &str) -> Vec<Object> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut helmfile = tool("helmfile");
+    helmfile.current_dir("/").env_remove("AMEIDE_IMAGES_LOCK");
+    helmfile.arg("--file").arg(root().join("infra/kubernetes/helmfile.yaml"));
+    helmfile.args(["--environment", environment, "--quiet", "template", "--output-dir"]).arg(folder.path());
+    helmfile.args(["--output-dir-template", "{{ .OutputDir }}/{{ .Release.Namespace }}/{{ .Release.Name }}"]);
+    let output = helmfile.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut objects = Vec::new();
+    for namespace in names(folder.path()) {
+        for release in names(&folder.path().join(&namespace)) {
+            let mut files = Vec::new();
+            below(&folder.path().join(&namespace).join(&release), &mut files);
+            files.sort();
+            for file in files {
+                for value in documents(&std::fs::read_to_string(&file).unwrap()) {
+                    let own = value["metadata"]["namespace"].as_str();
+                    let namespace = own.unwrap_or(&namespace).to_owned();
+                    objects.push(Object { release: release.clone(), namespace, value });
+                }
+            }
+        }
+    }
+    assert!(objects.len() > 40, "{environment}: {} objects", objects.len());
+    objects
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn below(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.path().is_dir() {
+            below(&entry.path(), into);
+        } else {
+            into.push(entry.path());
+        }
+    }
+}
+
+pub fn pods(objects: &[Object]) -> Vec<Pod> {
+    objects.iter().filter_map(Object::pod).collect()
+}
+
+/// The chart of a release that no environment installs.
+pub fn neo4j() -> Vec<Object> {
+    let mut helm = tool("helm");
+    helm.args(["template", "neo4j", "--namespace", "ameide"]).arg(root().join("infra/kubernetes/charts/neo4j"));
+    helm.args(["--set-json", r#"image={"repository":"registry.example/neo4j","tag":"5","digest":""}"#]);
+    helm.args(["--set-json", r#"resources={"limits":{"memory":"2Gi"}}"#]);
+    let output = helm.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let values = documents(&String::from_utf8(output.stdout).unwrap()).into_iter();
+    values.map(|value| Object { release: "neo4j".into(), namespace: "ameide".into(), value }).collect()
+}
