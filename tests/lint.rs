@@ -1,14 +1,61 @@
 //! The files that other programs read, checked by those programs' own readers:
-//! the workflow by actionlint, the Tiltfile by Tilt's Starlark.
+//! the workflow by actionlint and zizmor, the Tiltfile by Tilt's Starlark, shell files by
+//! shellcheck, what production renders by checkov.
 
+#[path = "charts/rendered.rs"]
+mod rendered;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
+use rendered::root;
+use serde_json::Value;
 use xtask::gomodule::Program;
 use xtask::output::{Format, Reporter};
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+/// A program of tests/lint/judges/requirements.txt, installed from PyPI into a cache that is
+/// keyed by that file.
+fn judge(name: &str) -> Command {
+    let list = root().join("tests/lint/judges/requirements.txt");
+    let key = {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        std::fs::read(&list).unwrap().hash(&mut hasher);
+        hasher.finish()
+    };
+    let cache = xtask::state::cache_dir().unwrap().into_std_path_buf().join("python");
+    let folder = cache.join(format!("judges-{key:016x}"));
+    std::fs::create_dir_all(&cache).unwrap();
+    let lock = std::fs::File::create(cache.join("lock")).unwrap();
+    lock.lock().unwrap();
+    // The last thing that an installation writes: one that was cut short is made again.
+    let complete = folder.join("complete");
+    if !complete.exists() {
+        let _ = std::fs::remove_dir_all(&folder);
+        let environment = || Command::new("python3").args(["-m", "venv"]).arg(&folder).output();
+        if !environment().is_ok_and(|output| output.status.success()) {
+            // Debian has the module apart.
+            let _ = Command::new("apt-get").arg("update").output();
+            let _ = Command::new("apt-get").args(["install", "--yes", "python3-venv"]).output();
+            let made = environment().expect("python3 with venv (Debian: apt-get install python3-venv)");
+            assert!(made.status.success(), "{}", said(&made));
+        }
+        let mut pip = Command::new(folder.join("bin/pip"));
+        pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(&list);
+        let installed = pip.stdin(Stdio::null()).output().unwrap();
+        assert!(installed.status.success(), "{}", said(&installed));
+        std::fs::write(&complete, "").unwrap();
+    }
+    drop(lock);
+    let mut command = Command::new(folder.join("bin").join(name));
+    command.current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// A program of tests/lint, built into the same cache as the pinned tools.
@@ -34,6 +81,166 @@ fn the_workflow_holds_before_actionlint() {
     let text = std::fs::read_to_string(root().join(".github/workflows/data-plane.yaml")).unwrap();
     std::fs::write(&broken, text.replace("if: always()", "if: alwayz()")).unwrap();
     assert!(!actionlint().arg(&broken).output().unwrap().status.success());
+}
+
+#[test]
+fn the_workflow_holds_before_zizmor() {
+    let zizmor = |path: &Path| judge("zizmor").args(["--offline", "--no-progress"]).arg(path).output().unwrap();
+    let output = zizmor(&root().join(".github"));
+    assert!(output.status.success(), "{}", said(&output));
+    // It does look: an action by its tag, and a token that stays behind, are refused.
+    let text = std::fs::read_to_string(root().join(".github/workflows/data-plane.yaml")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (good, bad) in
+        [("@08c6903cd8c0fde910a37f88322edcfb5dd907a8", "@v5"), ("persist-credentials: false", "fetch-depth: 1")]
+    {
+        assert!(text.contains(good), "{good}");
+        let broken = folder.path().join("broken.yaml");
+        std::fs::write(&broken, text.replace(good, bad)).unwrap();
+        assert!(!zizmor(&broken).status.success(), "{bad}");
+    }
+}
+
+#[test]
+fn every_action_is_named_by_its_commit_with_its_version_beside() {
+    let text = std::fs::read_to_string(root().join(".github/workflows/data-plane.yaml")).unwrap();
+    let actions: Vec<&str> =
+        text.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("uses: ")).collect();
+    assert!(actions.len() >= 4, "{actions:?}");
+    for action in actions {
+        let (name, version) = action.split_once(" # v").expect(action);
+        let commit = name.split_once('@').unwrap().1;
+        assert!(commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{action}");
+        assert_eq!(version.split('.').count(), 3, "{action}");
+    }
+}
+
+/// What shellcheck says to a script; with `masked`, also of failures that a command around
+/// them hides.
+fn shellcheck(script: &str, shell: Option<&str>, masked: bool) -> Result<(), String> {
+    let mut command = judge("shellcheck");
+    // The kubelet and bash set HOSTNAME.
+    command.args(["--color=never", "--exclude=SC3028"]);
+    command.args(shell.map(|shell| format!("--shell={shell}")));
+    if masked {
+        command.arg("--enable=check-extra-masked-returns");
+    } else {
+        command.arg("--exclude=SC1090");
+    }
+    let mut child = command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(said(&output)) }
+}
+
+fn shell_files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            shell_files(&path, into);
+        } else if std::fs::read(&path).is_ok_and(|bytes| {
+            let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            bytes.starts_with(b"#!") && (first.ends_with(b"/sh") || first.ends_with(b"bash"))
+        }) {
+            into.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_shell_file_holds_before_shellcheck() {
+    let mut files = Vec::new();
+    for folder in [".ci", ".devcontainer", "scripts", "infra", "tests/lab/images"] {
+        shell_files(&root().join(folder), &mut files);
+    }
+    assert!(files.len() > 10, "{files:?}");
+    for file in files {
+        // The lab's images stand for others, whose entry points they follow.
+        let masked = !file.to_str().unwrap().contains("/tests/lab/");
+        let text = std::fs::read_to_string(&file).unwrap();
+        shellcheck(&text, None, masked).unwrap_or_else(|said| panic!("{}\n{said}", file.display()));
+    }
+}
+
+/// As the pods get them, put together and filled in.
+#[test]
+fn every_script_that_a_chart_renders_holds_before_shellcheck() {
+    let mut objects = rendered::render("production");
+    objects.extend(rendered::neo4j());
+    let mut scripts: BTreeMap<String, String> = BTreeMap::new();
+    for object in &objects {
+        if object.kind() == "ConfigMap" {
+            for (key, text) in object.value["data"].as_object().unwrap().iter().filter(|(key, _)| key.ends_with(".sh"))
+            {
+                scripts.insert(format!("{} {key}", object.name()), text.as_str().unwrap().to_owned());
+            }
+        }
+        inline(&object.value, &mut scripts, object.name());
+    }
+    assert!(scripts.len() > 15, "{:?}", scripts.keys());
+    for (name, script) in &scripts {
+        shellcheck(script, Some("sh"), true).unwrap_or_else(|said| panic!("{name}\n{said}\n{script}"));
+    }
+    for hidden in
+        ["export A=\"$(false)\"", "for x in $(cat /list); do echo \"$x\"; done", "[ \"$(psql -c x)\" = t ] || continue"]
+    {
+        assert!(shellcheck(hidden, Some("sh"), true).is_err(), "{hidden}");
+    }
+}
+
+/// Commands anywhere in an object that give a shell its script: containers, probes, hooks.
+fn inline(value: &Value, into: &mut BTreeMap<String, String>, name: &str) {
+    match value {
+        Value::Object(map) => {
+            if let Some(command) = map.get("command").and_then(Value::as_array) {
+                let words = command.iter().chain(map.get("args").and_then(Value::as_array).into_iter().flatten());
+                let words: Vec<&str> = words.map(|word| word.as_str().unwrap()).collect();
+                if let ["/bin/sh", options, script, ..] = words[..]
+                    && options.starts_with('-')
+                    && options.ends_with('c')
+                {
+                    let part = map.get("name").and_then(Value::as_str).unwrap_or("probe");
+                    // In arguments Kubernetes reads $$ as one $.
+                    into.insert(format!("{name} {part} {}", into.len()), script.replace("$$", "$"));
+                }
+            }
+            map.values().for_each(|value| inline(value, into, name));
+        }
+        Value::Array(values) => values.iter().for_each(|value| inline(value, into, name)),
+        _ => {}
+    }
+}
+
+#[test]
+fn checkov_asks_of_production_only_what_is_declined_with_a_reason() {
+    let declined = std::fs::read_to_string(root().join("tests/lint/checkov.yaml")).unwrap();
+    let declined: BTreeMap<String, String> = serde_saphyr::from_str(&declined).unwrap();
+    assert!(declined.values().all(|reason| reason.len() > 40));
+    // Folders with a dot before their name are passed over.
+    let folder = tempfile::Builder::new().prefix("rendered").tempdir().unwrap();
+    for (number, object) in rendered::render("production").iter().enumerate() {
+        std::fs::write(
+            folder.path().join(format!("{number:03}.json")),
+            serde_json::to_string_pretty(&object.value).unwrap(),
+        )
+        .unwrap();
+    }
+    let mut checkov = judge("checkov");
+    checkov.args(["--framework", "kubernetes", "--skip-download", "--compact", "--output", "json", "--directory"]);
+    let output = checkov.arg(folder.path()).output().unwrap();
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
+    let results = &report["results"];
+    let failed: BTreeSet<String> = results["failed_checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|check| !declined.contains_key(check["check_id"].as_str().unwrap()))
+        .map(|check| format!("{} {}: {}", check["check_id"], check["check_name"], check["resource"]))
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    let summary = &report["summary"];
+    assert!(summary["passed"].as_u64().unwrap() > 1000 && summary["parsing_errors"] == 0, "{summary}");
 }
 
 #[test]

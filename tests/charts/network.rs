@@ -11,7 +11,10 @@ use crate::rendered::{Object, Pod, labels, neo4j, pods, render};
 /// One end of a connection.
 #[derive(Clone, Debug)]
 enum End {
-    Pod { namespace: String, labels: BTreeMap<String, String> },
+    Pod {
+        namespace: String,
+        labels: BTreeMap<String, String>,
+    },
     /// Outside of the cluster, or a node.
     Elsewhere,
 }
@@ -120,17 +123,13 @@ fn services(objects: &[Object]) -> Vec<Service> {
         let behind = all.iter().find(|pod| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value)));
         let behind = behind.unwrap_or_else(|| panic!("no pod behind {}", object.name()));
         let container_port = |target: &Value| {
-            let mut ports = behind.containers().flat_map(|container| container["ports"].as_array().into_iter().flatten());
+            let mut ports =
+                behind.containers().flat_map(|container| container["ports"].as_array().into_iter().flatten());
             ports.find(|port| port["name"] == *target).unwrap()["containerPort"].as_u64().unwrap()
         };
         let ports = spec["ports"].as_array().unwrap().iter();
         let ports = ports.map(|port| (port["port"].as_u64().unwrap(), container_port(&port["targetPort"]))).collect();
-        services.push(Service {
-            name: object.name().to_owned(),
-            namespace: object.namespace.clone(),
-            selector,
-            ports,
-        });
+        services.push(Service { name: object.name().to_owned(), namespace: object.namespace.clone(), selector, ports });
     }
     services
 }
@@ -144,7 +143,9 @@ fn decoded(value: &Value) -> String {
 /// it. A Secret with a host and a port is told as `host:port`.
 fn told(pod: &Pod, objects: &[Object]) -> Vec<String> {
     let find = |kind: &str, name: &Value| {
-        objects.iter().find(|object| object.kind() == kind && object.namespace == pod.namespace && *name == object.name())
+        objects
+            .iter()
+            .find(|object| object.kind() == kind && object.namespace == pod.namespace && *name == object.name())
     };
     let secret = |name: &Value| {
         let data = &find("Secret", name)?.value["data"];
@@ -166,7 +167,9 @@ fn told(pod: &Pod, objects: &[Object]) -> Vec<String> {
     for volume in pod.spec["volumes"].as_array().into_iter().flatten() {
         told.extend(secret(&volume["secret"]["secretName"]));
         if let Some(config) = find("ConfigMap", &volume["configMap"]["name"]) {
-            told.extend(config.value["data"].as_object().unwrap().values().map(|text| text.as_str().unwrap().to_owned()));
+            told.extend(
+                config.value["data"].as_object().unwrap().values().map(|text| text.as_str().unwrap().to_owned()),
+            );
         }
     }
     told
@@ -212,17 +215,20 @@ fn judge(environment: &str, with_default_deny: bool) {
     let pods = pods(&objects);
     let mut passing = 0;
     for server in pods.iter().filter(|pod| pod.serves) {
-        let behind = |service: &Service| service.selector.iter().all(|(key, value)| server.labels.get(key) == Some(value));
+        let behind =
+            |service: &Service| service.selector.iter().all(|(key, value)| server.labels.get(key) == Some(value));
         let peers: &[u64] =
             if server.name.contains("temporal") { &[6933, 6934, 6935, 6939, 7233, 7234, 7235, 7239] } else { &[] };
-        let container_ports = server.containers().flat_map(|container| container["ports"].as_array().into_iter().flatten());
+        let container_ports =
+            server.containers().flat_map(|container| container["ports"].as_array().into_iter().flatten());
         let mut ports: BTreeSet<u64> = container_ports.map(|port| port["containerPort"].as_u64().unwrap()).collect();
         ports.extend(peers);
         ports.insert(22);
         for port in ports {
             for pod in &pods {
-                let wanted = needed.iter().any(|(name, service, to)| *name == pod.name && behind(service) && *to == port)
-                    || pod.name == server.name && peers.contains(&port);
+                let wanted =
+                    needed.iter().any(|(name, service, to)| *name == pod.name && behind(service) && *to == port)
+                        || pod.name == server.name && peers.contains(&port);
                 let passes = policies.allow(&pod.into(), &server.into(), "TCP", port);
                 assert_eq!(passes, wanted, "{environment}: {} to {} port {port}", pod.name, server.name);
                 passing += usize::from(passes);
@@ -230,7 +236,8 @@ fn judge(environment: &str, with_default_deny: bool) {
             // Who is nobody's client, here or next door, whatever it wears there.
             let everything: Vec<(String, String)> =
                 pods.iter().flat_map(|pod| pod.labels.clone()).filter(|(key, _)| key.ends_with("-client")).collect();
-            let worn: Vec<(&str, &str)> = everything.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            let worn: Vec<(&str, &str)> =
+                everything.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
             for stranger in [
                 end("ameide", &[]),
                 end("ameide", &[("app.kubernetes.io/name", "temporal")]),
@@ -239,7 +246,11 @@ fn judge(environment: &str, with_default_deny: bool) {
                 end("kube-system", DNS),
                 End::Elsewhere,
             ] {
-                assert!(!policies.allow(&stranger, &server.into(), "TCP", port), "{stranger:?} to {} {port}", server.name);
+                assert!(
+                    !policies.allow(&stranger, &server.into(), "TCP", port),
+                    "{stranger:?} to {} {port}",
+                    server.name
+                );
             }
         }
         let proxy = end("kube-system", &[("k8s-app", "konnectivity-agent")]);

@@ -1,5 +1,8 @@
 //! What Helm would apply: every layer of an environment, rendered by Helmfile itself.
 
+// Each test binary uses a part of it.
+#![allow(dead_code)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

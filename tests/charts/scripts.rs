@@ -88,10 +88,7 @@ const ANSWERS: &[(&str, &str)] = &[
 fn prepare(first: &str, second: &str, third: &str) -> (Output, String) {
     let mut stage = Stage::new();
     stage.program("pg_isready", ":");
-    stage.program(
-        "psql",
-        &format!("case $call in\n1) {first} ;;\n2) {second} ;;\n*) {third} ;;\nesac"),
-    );
+    stage.program("psql", &format!("case $call in\n1) {first} ;;\n2) {second} ;;\n*) {third} ;;\nesac"));
     stage.env("DEFAULT_DATABASE", "temporal");
     stage.env("VISIBILITY_DATABASE", "temporal_visibility");
     stage.env("PGHOST", "database");
@@ -165,7 +162,10 @@ fn init(arrange: impl Fn(&Stage)) -> (Stage, Output, String) {
 #[test]
 fn a_data_directory_is_made_only_where_the_volume_was_seen_to_have_none() {
     let (stage, output, log) = init(|_| {});
-    assert!(output.status.success() && log.contains("initdb") && stage.path("volume/pgdata/PG_VERSION").exists(), "{log}");
+    assert!(
+        output.status.success() && log.contains("initdb") && stage.path("volume/pgdata/PG_VERSION").exists(),
+        "{log}"
+    );
     // Cut short before.
     let (stage, output, log) = init(|stage| std::fs::create_dir_all(stage.path("volume/pgdata.new/base")).unwrap());
     assert!(output.status.success() && log.contains("initdb") && !stage.path("volume/pgdata/base").exists(), "{log}");
@@ -225,4 +225,90 @@ fn a_smoke_test_whose_lists_cannot_be_read_fails() {
         std::fs::write(stage.path("checks").join(list), "").unwrap();
     }
     assert!(stage.run("platform-smoke/files/test.sh", &moved).0.status.success());
+}
+
+/// A volume with three older backups, one that was cut short, and what is no backup.
+fn backup(chart: &str, arrange: impl Fn(&Stage)) -> (Stage, Output, String) {
+    let mut stage = Stage::new();
+    for folder in ["20260101T000000Z", "20260102T000000Z", "20260103T000000Z", "20260104T000000Z.part", "lost+found"] {
+        std::fs::create_dir_all(stage.path("backup").join(folder)).unwrap();
+    }
+    let secret = stage.path("secrets/platform");
+    std::fs::create_dir_all(&secret).unwrap();
+    for key in ["username", "password"] {
+        std::fs::write(secret.join(key), key).unwrap();
+    }
+    stage.program("pg_dump", "for word; do case $word in --file=*) echo dump > \"${word#*=}\" ;; esac; done");
+    stage.program("pg_restore", ":");
+    stage.program("mc", "case $1 in ls) echo '[2026-01-01 00:00:00 UTC]     0B platform/' ;; esac");
+    stage.env("DATABASES", "platform/platform");
+    stage.env("KEEP", "2");
+    arrange(&stage);
+    let (output, log) = stage.run(&format!("{chart}/files/backup.sh"), &["/backup", "/secrets"]);
+    (stage, output, log)
+}
+
+fn kept(stage: &Stage) -> Vec<String> {
+    let entries = std::fs::read_dir(stage.path("backup")).unwrap().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_oldest_backups_go_once_a_new_one_is_complete() {
+    for chart in ["postgres", "minio"] {
+        let (stage, output, _) = backup(chart, |_| {});
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let kept = kept(&stage);
+        assert_eq!((kept.len(), &kept[0][..], &kept[2][..]), (3, "20260103T000000Z", "lost+found"), "{chart}");
+        assert!(kept[1].ends_with('Z'), "{kept:?}");
+    }
+}
+
+#[test]
+fn a_backup_that_fails_is_none_and_takes_no_older_one_along() {
+    let failing = ["exit 1", "kill -KILL $$"];
+    for (chart, program, bodies) in [
+        ("postgres", "pg_dump", &failing[..]),
+        ("postgres", "pg_restore", &failing[..]),
+        ("minio", "mc", &["exit 1", "case $1 in mirror) exit 1 ;; *) echo '[x] 0B platform/' ;; esac"][..]),
+        ("minio", "mv", &failing[..]),
+        ("postgres", "mv", &failing[..]),
+        ("postgres", "date", &failing[..]),
+        ("minio", "date", &failing[..]),
+    ] {
+        for body in bodies {
+            let (stage, output, log) = backup(chart, |stage| stage.program(program, body));
+            let kept = kept(&stage);
+            assert!(!output.status.success(), "{chart} {program} {body}: {log}");
+            let complete: Vec<&String> = kept.iter().filter(|name| name.ends_with('Z')).collect();
+            assert_eq!(complete, ["20260101T000000Z", "20260102T000000Z", "20260103T000000Z"], "{chart} {program}");
+        }
+    }
+}
+
+#[test]
+fn a_restore_without_the_name_of_a_complete_backup_touches_nothing() {
+    for chart in ["postgres", "minio"] {
+        for name in ["", "latest", "20260101T000000Z"] {
+            let (mut stage, _, _) = backup(chart, |_| {});
+            std::fs::write(stage.log(), "").unwrap();
+            stage.program("psql", ":");
+            stage.program("pg_restore", "echo 'could not read from input file' >&2; exit 1");
+            stage.env("BACKUP", name);
+            let (output, log) = stage.run(&format!("{chart}/files/restore.sh"), &["/tmp", "/backup", "/secrets"]);
+            assert!(!output.status.success(), "{chart} {name:?}: {log}");
+            assert!(!log.contains("psql") && !log.contains("mc "), "{chart} {name:?}: {log}");
+        }
+    }
+    // One that cannot be read whole replaces nothing.
+    let (mut stage, _, _) = backup("postgres", |_| {});
+    stage.program("psql", ":");
+    stage.program("pg_restore", "[ \"$call\" -lt 3 ] || { echo 'end of file' >&2; exit 1; }");
+    stage.env("DATABASES", "platform/platform platform/other");
+    stage.env("BACKUP", "20260103T000000Z");
+    let (output, log) = stage.run("postgres/files/restore.sh", &["/tmp", "/backup", "/secrets"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("nothing was restored") && !log.contains("psql"), "{said}{log}");
 }
