@@ -230,7 +230,8 @@ mod tests {
         let mut found = 0;
         for path in crate::gomodule::files_below(&root).unwrap() {
             let Ok(text) = std::fs::read_to_string(&path) else { continue };
-            let in_templates = path.as_str().contains("/kubernetes/") && !path.as_str().contains("/charts/");
+            let within = path.strip_prefix(&root).unwrap().as_str();
+            let in_templates = within.starts_with("kubernetes/") && !within.contains("/charts/");
             for call in ["requiredEnv \"", "env \""].iter().filter(|_| in_templates) {
                 for rest in text.split(call).skip(1) {
                     let name = rest.split('"').next().unwrap();
