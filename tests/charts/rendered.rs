@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
 
@@ -102,8 +102,14 @@ pub fn documents(text: &str) -> Vec<Value> {
     documents.into_iter().filter(|document| !document.is_null()).collect()
 }
 
-/// Every object of every layer of an environment.
+/// Every object of every layer of an environment, rendered once.
 pub fn render(environment: &str) -> Vec<Object> {
+    static RENDERED: Mutex<BTreeMap<String, Vec<Object>>> = Mutex::new(BTreeMap::new());
+    let mut rendered = RENDERED.lock().unwrap_or_else(PoisonError::into_inner);
+    rendered.entry(environment.to_owned()).or_insert_with(|| made(environment)).clone()
+}
+
+fn made(environment: &str) -> Vec<Object> {
     let folder = tempfile::tempdir().unwrap();
     let mut helmfile = tool("helmfile");
     helmfile.current_dir("/").env_remove("AMEIDE_IMAGES_LOCK");
