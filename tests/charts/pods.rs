@@ -50,6 +50,13 @@ fn only_who_owns_data_runs_as_a_user_of_its_image() {
         let user = pod.spec["securityContext"]["runAsUser"].as_u64().unwrap();
         let owns = pod.serves && !pod.name.contains("temporal");
         assert_eq!(user < 10_000, owns, "{} runs as {user}", pod.name);
+        // No image's passwd has the others: a program that asks who it is must be told.
+        for container in pod.containers().chain(pod.init_containers()).filter(|_| !owns) {
+            for name in ["USER", "HOME"] {
+                let mut told = container["env"].as_array().unwrap().iter();
+                assert!(told.any(|variable| variable["name"] == name), "{} lacks {name}", pod.name);
+            }
+        }
     }
 }
 

@@ -27,6 +27,18 @@ securityContext:
     type: RuntimeDefault
 {{- end }}
 
+{{- /*
+  Who runs it, for programs that ask: the image's passwd has no 10001, and a Go program that
+  was built without C fails where $USER does not tell it.
+*/ -}}
+{{- define "lib.userEnv" -}}
+# Where the root is read-only, tools keep their settings here.
+- name: HOME
+  value: /tmp
+- name: USER
+  value: ameide
+{{- end }}
+
 {{- define "lib.containerSecurity" -}}
 securityContext:
   allowPrivilegeEscalation: false
@@ -67,9 +79,7 @@ resources:
     - |
       {{- .script | trim | replace "$$" "$$$$" | nindent 6 }}
   env:
-    # Where the root is read-only, tools keep their settings here.
-    - name: HOME
-      value: /tmp
+    {{- include "lib.userEnv" . | nindent 4 }}
     {{- with .env }}
     {{- . | trim | nindent 4 }}
     {{- end }}
