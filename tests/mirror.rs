@@ -663,15 +663,18 @@ fn a_copy_that_is_dropped_leaves_nothing_to_be_pulled_and_the_next_goes_on() {
     });
     let mut options = options(&slow.address, &target.address);
     options.retry.stall = Duration::from_secs(60);
-    // Until one that is not as large has arrived.
-    let small = Digest::of(&noise("dropped/a".bytes().map(u64::from).sum::<u64>() * 100 + 1, 400_000));
-    let small = format!("/v2/mirror/dropped/a/blobs/{small}");
+    // Until those that are not as large have arrived.
+    let seed = "dropped/a".bytes().map(u64::from).sum::<u64>() * 100;
+    let smaller = [(1, 400_000), (2, 500_000)].map(|(at, size)| Digest::of(&noise(seed + at, size)));
     let dropped = block(async {
         let heard = Heard::default();
         let copy = std::pin::pin!(image_mirror::copy(&lock, &options, &heard));
         let arrived = std::pin::pin!(async {
-            while http("HEAD", &target.address, &small, &[], b"").status != 200 {
-                tokio::time::sleep(Duration::from_millis(50)).await;
+            for blob in &smaller {
+                let path = format!("/v2/mirror/dropped/a/blobs/{blob}");
+                while http("HEAD", &target.address, &path, &[], b"").status != 200 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
             }
         });
         matches!(futures_util::future::select(copy, arrived).await, futures_util::future::Either::Right(_))
