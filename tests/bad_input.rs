@@ -74,6 +74,50 @@ fn an_unknown_field_of_k3d_yaml_is_named_with_its_line() {
 }
 
 #[test]
+fn numbers_that_cannot_be_meant_are_named_with_file_and_field() {
+    let layers = "infra/kubernetes/layers.yaml";
+    let k3d = "infra/docker/ci/k3d.yaml";
+    for (command, file, from, to, parts) in [
+        ("up", layers, "firstWait: 5", "firstWait: 18446744073709551615", ["retries.rateLimit.firstWait", "86400"]),
+        ("up", layers, "within: 180", "within: 99999999", ["retries.apiUnreachable.within", "86400"]),
+        ("up", layers, "service: 60", "service: 18446744073709551616", ["service", "18446744073709551616"]),
+        ("up", layers, "namespace: 120", "namespace: -1", ["namespace", "-1"]),
+        ("up", layers, "attempts: 8", "attempts: 4294967296", ["attempts", "4294967296"]),
+        ("up", layers, "attempts: 2,", "attempts: 2000,", ["retries.apiUnreachable.attempts", "1000"]),
+        ("up", layers, "retries:\n", "retries:\n  patience: {crash-loop: 9e99}\n", ["patience", "9e99"]),
+        ("cluster", k3d, "servers: 1", "servers: 4294967295", ["servers", "1 to 100"]),
+        ("cluster", k3d, "servers: 1", "servers: 0", ["servers", "1 to 100"]),
+        ("cluster", k3d, "agents: 0", "agents: 4294967295", ["agents", "0 to 100"]),
+        ("cluster", k3d, "servers: 1", "servers: 4294967296", ["servers", "4294967296"]),
+        ("cluster", k3d, "\"6551\"", "\"655100\"", ["kubeAPI.hostPort", "655100"]),
+        ("cluster", k3d, "127.0.0.1:8443:443", "127.0.0.1:84430:443", ["ports[0].port", "84430"]),
+    ] {
+        let (_folder, tree) = copy_of_the_tree();
+        edit(&tree.join(file), from, to);
+        let name = file.rsplit('/').next().unwrap();
+        let mut command = xtask(&tree, &[command]);
+        command.env("DOCKER_HOST", "unix:///nowhere/docker.sock");
+        refused(command, 2, &[name, parts[0], parts[1]]);
+    }
+    let (_folder, tree) = copy_of_the_tree();
+    for flag in ["18446744073709551615", "9999h", "-1s", "1e3"] {
+        let output = xtask(&tree, &["--lock-timeout", flag, "layer", "--list"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flag}");
+    }
+}
+
+#[test]
+fn a_file_of_the_tree_without_end_is_refused_and_not_read_to_it() {
+    let (_folder, tree) = copy_of_the_tree();
+    for (command, file) in [("up", "infra/kubernetes/layers.yaml"), ("cluster", "infra/docker/ci/k3d.yaml")] {
+        let path = tree.join(file);
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        refused(xtask(&tree, &[command]), 2, &[file.rsplit('/').next().unwrap(), "larger than"]);
+    }
+}
+
+#[test]
 fn missing_and_broken_yaml_are_named() {
     let (_folder, tree) = copy_of_the_tree();
     let env = tree.join("infra/kubernetes/environments/ci/env.yaml");

@@ -57,15 +57,15 @@ pub struct Credentials {
 /// Go writes what is empty as `null`.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Config {
-    auths: Option<BTreeMap<String, serde_json::Value>>,
+pub(crate) struct Config {
+    pub auths: Option<BTreeMap<String, serde_json::Value>>,
     creds_store: Option<String>,
     cred_helpers: Option<BTreeMap<String, Option<String>>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "lowercase", default)]
-struct Entry {
+pub(crate) struct Entry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
@@ -177,7 +177,7 @@ fn read_file(path: &Utf8Path) -> std::io::Result<Option<String>> {
 /// The host of a name in `config.json`, as Docker's client compares them (`ConvertToHostname`):
 /// without scheme and path; and in small letters, without the port of its scheme, Docker
 /// Hub under one name.
-fn host_of(name: &str) -> String {
+pub(crate) fn host_of(name: &str) -> String {
     let name = name.trim().to_ascii_lowercase();
     let (port, rest) = match name.split_once("://") {
         Some(("http", rest)) => (":80", rest),
@@ -191,7 +191,7 @@ fn host_of(name: &str) -> String {
 
 /// The entry of this host: Docker's own name of Docker Hub before others, and what names
 /// no path before what names one.
-fn best<'a, T>(entries: &'a BTreeMap<String, T>, wanted: &str) -> Option<&'a T> {
+pub(crate) fn best<'a, T>(entries: &'a BTreeMap<String, T>, wanted: &str) -> Option<&'a T> {
     let rank = |name: &str| {
         let rest = name.split_once("://").map_or(name, |(_, rest)| rest).trim_end_matches('/');
         (name != HUB_KEY && name != wanted, rest.contains('/'), name.len())
@@ -206,7 +206,7 @@ fn names<'a>(registry: &'a str, wanted: &str) -> Vec<&'a str> {
 }
 
 impl Entry {
-    fn account(&self) -> Result<Option<Account>, &'static str> {
+    pub(crate) fn account(&self) -> Result<Option<Account>, &'static str> {
         if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.is_empty()) {
             return Ok(Some(Account::IdentityToken(token.clone())));
         }

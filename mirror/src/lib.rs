@@ -7,6 +7,9 @@ mod auth;
 mod blob;
 mod copy;
 mod credentials;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lock;
 mod manifest;
 mod no_proxy;
@@ -23,7 +26,7 @@ pub use copy::{Finding, Observe, Options, Summary, check, copy};
 pub use credentials::{Account, Credentials};
 pub use lock::{Child, Digest, Lock, LockedImage, Mode, Platform, Wanted, WantedImage};
 pub use no_proxy::NoProxy;
-pub use pace::{Quota, Retry};
+pub use pace::{Quota, Retry, asked_wait};
 pub use proxy::Proxies;
 pub use registry::{Kept, answers};
 pub use resolve::resolve;

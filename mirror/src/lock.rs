@@ -2,7 +2,7 @@
 //! (`images.lock`). Same input, same bytes: sorted by id, no times, no hosts of ours.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{Read, Write};
 
 use camino::Utf8Path;
 use serde::de::DeserializeOwned;
@@ -316,8 +316,23 @@ impl Lock {
 
 fn read<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, Error> {
     let failed = |error: String| Error::new(Kind::Lock, format!("{path}: {error}"));
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    serde_saphyr::from_str(&text).map_err(|error| failed(error.to_string()))
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(MOST + 1).read_to_string(&mut text));
+    read.map_err(|error| failed(error.to_string()))?;
+    if text.len() as u64 > MOST {
+        return Err(failed(format!("it is larger than {} MiB", MOST >> 20)));
+    }
+    parse(&text).map_err(|error| failed(error.to_string()))
+}
+
+/// What a list of images or its lock may hold, in bytes.
+const MOST: u64 = 8 << 20;
+
+/// Aliases may stand for what people write, not for millions of values.
+pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    let mut options = serde_saphyr::Options::default();
+    options.alias_limits.max_total_replayed_events = 20_000;
+    serde_saphyr::from_str_with_options(text, options)
 }
 
 #[cfg(test)]

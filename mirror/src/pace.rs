@@ -76,7 +76,12 @@ impl std::fmt::Display for Quota {
 
 /// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3); a date that is past is now.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    asked_wait(headers.get(header::RETRY_AFTER)?.to_str().ok()?, now)
+}
+
+/// What the text of a `Retry-After` asks for; one that no number holds is as long as can be.
+pub fn asked_wait(text: &str, now: SystemTime) -> Option<Duration> {
+    let value = text.trim();
     if let Some(wait) = whole_seconds(value) {
         return Some(wait);
     }

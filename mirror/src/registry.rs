@@ -846,7 +846,7 @@ fn never_led_to(host: &str) -> bool {
 }
 
 /// The address of `<…>; rel="next"`, among others perhaps.
-fn next_page(link: &str) -> Option<String> {
+pub(crate) fn next_page(link: &str) -> Option<String> {
     let mut rest = link;
     while let Some((_, after)) = rest.split_once('<') {
         let (address, parameters) = after.split_once('>')?;

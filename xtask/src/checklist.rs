@@ -3,7 +3,7 @@
 //! [`facts`] looks, [`items`] decides, [`render`] shows. Nothing is changed,
 //! unless `--fix` asks for the remedies that destroy nothing.
 
-mod facts;
+pub(crate) mod facts;
 mod items;
 mod render;
 

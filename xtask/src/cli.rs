@@ -6,6 +6,7 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
+use crate::bounds;
 use crate::consent;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
@@ -115,7 +116,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     };
     let number: u64 =
         digits.parse().map_err(|_| "expected a number of seconds, or one with s, m or h: 90s, 5m, 1h".to_owned())?;
-    number.checked_mul(factor).map(Duration::from_secs).ok_or_else(|| "too long".to_owned())
+    let seconds = number.saturating_mul(factor);
+    Some(Duration::from_secs(seconds)).filter(|time| *time <= bounds::YEAR).ok_or("longer than a year".to_owned())
 }
 
 pub async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
@@ -212,7 +214,20 @@ mod tests {
         for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600), ("0s", 0)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "m", "5 m", "-1s", "1d", "99999999999999999999h"] {
+        for text in [
+            "",
+            "m",
+            "5 m",
+            "-1s",
+            "1d",
+            "99999999999999999999h",
+            "18446744073709551615",
+            "5124095576030431h",
+            "367h24h",
+            "9000h",
+            "é",
+            "5é",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

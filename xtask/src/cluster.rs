@@ -1,8 +1,8 @@
 //! `cargo xtask cluster`: reconciles the local k3d cluster with its config file.
 
 mod decide;
-mod loadbalancer;
-mod said;
+pub(crate) mod loadbalancer;
+pub(crate) mod said;
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::bounds;
 use crate::consent::{self, Consent};
 use crate::context::Context;
 use crate::devcontainer;
@@ -67,7 +68,7 @@ pub struct ReadyMarker {
 
 impl ReadyMarker {
     pub fn read(path: &Utf8Path) -> Option<Self> {
-        serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+        serde_json::from_str(&bounds::read(path, bounds::SETTINGS).ok()?).ok()
     }
 }
 
@@ -619,7 +620,7 @@ async fn ready(
     let step = reporter.step(config.name(), "waiting for the cluster");
     merge_kubeconfig(context, config, toolbox).await?;
     let client = kubernetes::client(context).await?;
-    let expected = (config.simple.servers + config.simple.agents) as usize;
+    let expected = config.simple.servers.saturating_add(config.simple.agents) as usize;
     let timeout = Duration::from_secs(180);
     let named = |what: &'static str| {
         move |mut failure: Failure| {

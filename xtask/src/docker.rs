@@ -248,7 +248,7 @@ pub async fn inspect<T: DeserializeOwned + Named>(kind: Kind, names: &[String]) 
     read_inspected(kind, names, &shown, &capture(command).await?)
 }
 
-fn read_inspected<T: DeserializeOwned + Named>(
+pub(crate) fn read_inspected<T: DeserializeOwned + Named>(
     kind: Kind,
     names: &[String],
     shown: &str,
@@ -303,7 +303,12 @@ pub async fn look_at_file(container: &str, path: &str) -> Result<Looked<()>, Fai
     read_file_look(container, path, &shown, &captured)
 }
 
-fn read_file_look(container: &str, path: &str, shown: &str, captured: &Captured) -> Result<Looked<()>, Failure> {
+pub(crate) fn read_file_look(
+    container: &str,
+    path: &str,
+    shown: &str,
+    captured: &Captured,
+) -> Result<Looked<()>, Failure> {
     if captured.status.success() {
         // A tar archive, whose first header names the file (512 bytes, tar(5)).
         let name = path.rsplit('/').next().unwrap_or(path);
@@ -460,7 +465,7 @@ pub async fn containers_labelled(labels: &[(&str, &str)]) -> Result<Vec<Containe
     }
 }
 
-fn read_names(shown: &str, captured: &Captured) -> Result<Vec<String>, Failure> {
+pub(crate) fn read_names(shown: &str, captured: &Captured) -> Result<Vec<String>, Failure> {
     // A client that succeeds has nothing to say but warnings.
     if !captured.status.success() || captured.stderr.lines().any(|line| !is_noise(line)) {
         return Err(failed(shown, captured));
@@ -498,7 +503,7 @@ pub async fn info() -> Result<EngineInfo, (Fault, String)> {
     }
 }
 
-fn read_info(captured: &Captured) -> Result<EngineInfo, (Fault, String)> {
+pub(crate) fn read_info(captured: &Captured) -> Result<EngineInfo, (Fault, String)> {
     let value: Option<Value> = serde_json::from_str(captured.stdout.trim()).ok();
     // Without an engine the client answers all the same, with `ServerErrors`.
     let told = value.as_ref().and_then(|value| value["ServerErrors"].as_array()?.first()?.as_str().map(str::to_owned));

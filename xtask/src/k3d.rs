@@ -8,8 +8,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::bounds;
 use crate::exit::Failure;
-use crate::tree::read_yaml;
+use crate::tree;
 
 /// The config file as read, and as a plain value for comparing.
 #[derive(Clone, Debug)]
@@ -185,13 +186,20 @@ pub struct FileEntry {
 
 impl K3dConfig {
     pub fn read(path: &Utf8Path) -> Result<Self, Failure> {
-        let simple: Simple = read_yaml(path)?;
+        Self::parse(path, &tree::read(path)?)
+    }
+
+    /// # Errors
+    /// What is no such file, or holds a number that cannot be; file and field are named.
+    pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
+        let simple: Simple = tree::parse_yaml(path, text)?;
         if simple.api_version != "k3d.io/v1alpha5" || simple.kind != "Simple" {
             return Err(Failure::usage(format!(
                 "{path}: apiVersion {:?}, kind {:?}: expected k3d.io/v1alpha5 and Simple",
                 simple.api_version, simple.kind
             )));
         }
+        simple.check().map_err(|error| Failure::usage(format!("{path}: {error}")))?;
         let value = serde_json::to_value(&simple).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
         Ok(Self { path: path.to_owned(), simple, value })
     }
@@ -291,6 +299,37 @@ impl Mapping {
 /// The port on the host.
 fn host_port(mapping: &str) -> Option<u16> {
     Mapping::parse(mapping)?.outside.rsplit(':').next()?.parse().ok()
+}
+
+impl Simple {
+    /// Every node is a container of this machine, and every port one that can be.
+    fn check(&self) -> Result<(), String> {
+        const NODES: u64 = 100;
+        bounds::within("servers", self.servers.into(), 1..=NODES)?;
+        bounds::within("agents", self.agents.into(), 0..=NODES)?;
+        let wrong = |field: String, text: &str| Err(format!("{field}: {text:?}: expected a port, 1 to 65535"));
+        let port = self.kube_api.as_ref().and_then(|api| api.host_port.as_deref());
+        if let Some(port) = port.filter(|port| !is_port(port) && !matches!(*port, "" | "random")) {
+            return wrong("kubeAPI.hostPort".to_owned(), port);
+        }
+        for (index, mapping) in self.ports.iter().enumerate() {
+            let ports = mapping.port.split(['/', '@']).next().unwrap_or_default();
+            // An address may have numbers too, and more of them. Ports may be ranges.
+            let mut numbers = ports.rsplit(':').take(2).flat_map(|port| port.split('-')).filter(|port| is_digits(port));
+            if numbers.any(|port| !is_port(port) && port != "0") {
+                return wrong(format!("ports[{index}].port"), &mapping.port);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_port(text: &str) -> bool {
+    is_digits(text) && text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 /// A field that differs, by its path in the file.

@@ -17,6 +17,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use kube::config::{Kubeconfig, KubeconfigError};
 use serde_json::Value;
 
+use crate::bounds;
 use crate::exit::{Exit, Failure};
 use crate::kubernetes::answers::plain;
 use crate::output::human_seconds;
@@ -69,6 +70,14 @@ fn merged(files: &[Utf8PathBuf]) -> Result<Kubeconfig, Failure> {
 
 /// None where there is no such file.
 fn read(path: &Utf8Path) -> Result<Option<Kubeconfig>, Failure> {
+    // What is no file, such as a shell's `<(…)`, can be read once only.
+    if std::fs::metadata(path).is_ok_and(|file| file.is_file()) {
+        match bounds::read(path, bounds::SETTINGS).map(|text| unfolds(&text).map_err(|error| unparsed(&error))) {
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => return Err(told(path, &error.to_string())),
+            Ok(Err(why)) => return Err(told(path, &why)),
+            _ => {}
+        }
+    }
     match Kubeconfig::read_from(path) {
         Ok(config) => Ok(Some(config)),
         Err(KubeconfigError::ReadConfig(error, _)) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -85,6 +94,15 @@ fn broken(path: &Utf8Path, error: KubeconfigError) -> Failure {
         }
         other => format!("is no kubeconfig: {other}"),
     };
+    told(path, &why)
+}
+
+/// The client library lets aliases stand for a million values.
+pub(crate) fn unfolds(text: &str) -> Result<(), serde_saphyr::Error> {
+    if text.contains('&') { bounds::yaml::<Value>(text).map(drop) } else { Ok(()) }
+}
+
+fn told(path: &Utf8Path, why: &str) -> Failure {
     Failure::usage(format!("{path} {why}")).evidence("it is a file of KUBECONFIG, or ~/.kube/config").remedy(format!(
         "correct it, or leave it out of KUBECONFIG; kubectl config view --kubeconfig {path} reads it too"
     ))
@@ -98,7 +116,7 @@ fn unparsed(error: &serde_saphyr::Error) -> String {
 }
 
 /// What becomes of the entries that k3d makes for a cluster.
-enum Change<'a> {
+pub(crate) enum Change<'a> {
     /// The context, cluster and user of this name go.
     Forget { context: &'a str, user: &'a str },
     /// These entries, each a list's name and the entry, are as they are here.
@@ -151,18 +169,15 @@ fn name_of(entry: &Value) -> Option<&str> {
 /// The text after a change; none where nothing differs. Fields that are not known here
 /// stay, and so does the text of every entry that is not changed, comments included,
 /// where the file is written in blocks, as all tools write it.
-fn changed(text: &str, change: &Change) -> Result<Option<String>, String> {
-    let config: Value = if text.trim().is_empty() {
-        Value::Null
-    } else {
-        serde_saphyr::from_str(text).map_err(|error| unparsed(&error))?
-    };
+pub(crate) fn changed(text: &str, change: &Change) -> Result<Option<String>, String> {
+    let config: Value =
+        if text.trim().is_empty() { Value::Null } else { bounds::yaml(text).map_err(|error| unparsed(&error))? };
     let mut wanted = config.clone();
     if !change.apply(&mut wanted) {
         return Ok(None);
     }
     let spliced = splice(text, &config, &wanted);
-    let same = |text: &String| serde_saphyr::from_str::<Value>(text).is_ok_and(|again| again == wanted);
+    let same = |text: &String| bounds::yaml::<Value>(text).is_ok_and(|again| again == wanted);
     match spliced.filter(same) {
         Some(text) => Ok(Some(text)),
         None => serde_saphyr::to_string(&wanted).map(Some).map_err(|error| error.to_string()),
@@ -246,7 +261,9 @@ async fn forget_in(files: &[Utf8PathBuf], cluster: &str) -> Result<bool, Failure
     let mut found = false;
     for path in files {
         // A file that does not even name it need not be one that we can read.
-        if std::fs::read(path).is_ok_and(|text| String::from_utf8_lossy(&text).contains(&context)) {
+        if bounds::ends(path, bounds::SETTINGS, 0)
+            .is_ok_and(|(text, ..)| String::from_utf8_lossy(&text).contains(&context))
+        {
             found |= write(path, &change).await?;
         }
     }
@@ -268,7 +285,7 @@ async fn put_into(files: &[Utf8PathBuf], kubeconfig: &str, server: Option<&str>)
     let failed = |why: String| {
         Failure::new("cluster-failed", Exit::NotReady, "k3d gave no kubeconfig for the cluster").evidence(why)
     };
-    let mut new: Value = serde_saphyr::from_str(kubeconfig).map_err(|error| failed(unparsed(&error)))?;
+    let mut new: Value = bounds::yaml(kubeconfig).map_err(|error| failed(unparsed(&error)))?;
     if let (Some(server), Some(current)) = (server, new.pointer_mut("/clusters/0/cluster/server")) {
         *current = Value::from(server);
     }
@@ -318,7 +335,7 @@ async fn write(path: &Utf8Path, change: &Change<'_>) -> Result<bool, Failure> {
         Failure::new("state-unwritable", Exit::Unclassified, format!("cannot change the kubeconfig {path}: {error}"))
             .remedy(format!("correct that file or its rights: kubectl config view --kubeconfig {path}"))
     };
-    let text = || match std::fs::read_to_string(path) {
+    let text = || match bounds::read(path, bounds::SETTINGS) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         other => other.map_err(|error| failed(plain(&error.to_string()))),
     };
@@ -426,7 +443,7 @@ const OURS: &str = "cargo xtask, pid ";
 
 /// A run of this tool that was killed between the two.
 fn left_by_us(lock: &Utf8Path) -> bool {
-    let text = std::fs::read_to_string(lock).unwrap_or_default();
+    let text = bounds::read(lock, 4096).unwrap_or_default();
     let pid = text.strip_prefix(OURS).and_then(|pid| pid.parse::<u32>().ok());
     pid.is_some_and(|pid| !std::path::Path::new("/proc").join(pid.to_string()).exists())
 }

@@ -2,7 +2,7 @@
 //! and waiting for the things that a fresh cluster needs before anything runs on it.
 
 pub mod answers;
-mod connect;
+pub(crate) mod connect;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -92,7 +92,7 @@ impl From<&WantedRelease> for Release {
 
 /// What `helmfile list` says: only what it would do something about, and nothing counts as
 /// wanted that Helmfile leaves alone.
-fn listed(json: &str, default_namespace: &str) -> Result<Vec<Release>, String> {
+pub(crate) fn listed(json: &str, default_namespace: &str) -> Result<Vec<Release>, String> {
     let releases: Vec<Release> = serde_json::from_str(json).map_err(|error| error.to_string())?;
     let mut enabled: Vec<Release> = releases.into_iter().filter(|release| release.enabled).collect();
     // One without a namespace goes where the kubeconfig's context points.

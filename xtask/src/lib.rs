@@ -4,6 +4,7 @@
 //! registry into plain facts), decide (a pure function from facts to a plan or a
 //! verdict), act (carry the plan out, one reported step at a time).
 
+pub mod bounds;
 pub mod checklist;
 pub mod cli;
 pub mod cluster;
@@ -16,6 +17,9 @@ pub mod doctor;
 pub mod engine;
 pub mod exit;
 pub mod foreign;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod github;
 pub mod gomodule;
 pub mod k3d;

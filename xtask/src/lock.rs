@@ -157,9 +157,12 @@ fn is_named(file: &File, path: &Utf8Path) -> bool {
     }
 }
 
+/// What a holder may write of itself, in bytes.
+const HOLDER: u64 = 64 << 10;
+
 fn read_holder(path: &Utf8Path) -> Option<Holder> {
     let mut text = String::new();
-    File::open(path).ok()?.read_to_string(&mut text).ok()?;
+    File::open(path).ok()?.take(HOLDER).read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
 }
 

@@ -126,7 +126,11 @@ pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -
 
 /// The secret as it should be; none where it is so already. What it holds for
 /// other registries stays.
-fn with_account(found: Option<Secret>, need: &PullSecretNeed, account: &Account) -> Result<Option<Secret>, String> {
+pub(crate) fn with_account(
+    found: Option<Secret>,
+    need: &PullSecretNeed,
+    account: &Account,
+) -> Result<Option<Secret>, String> {
     let mut secret = found.unwrap_or_else(|| Secret {
         metadata: kube::api::ObjectMeta {
             name: Some(need.name.clone()),

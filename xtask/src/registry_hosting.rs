@@ -41,8 +41,8 @@ pub async fn warn_if_different(context: &Context, client: &Client) -> Result<(),
 }
 
 /// In words, to follow the ConfigMap's name.
-fn differences(text: &str, settings: &RegistrySettings) -> Vec<String> {
-    let hosting: Hosting = match serde_saphyr::from_str(text) {
+pub(crate) fn differences(text: &str, settings: &RegistrySettings) -> Vec<String> {
+    let hosting: Hosting = match crate::bounds::yaml(text) {
         Ok(hosting) => hosting,
         Err(error) => return vec![format!("is not what KEP-1755 says: {error}")],
     };

@@ -71,7 +71,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 pub fn images(manifests: &str, places: &Places) -> Result<Vec<Named>, String> {
     let mut search = Search { places, object: String::new(), found: BTreeSet::new() };
     // Rendered Secrets are in there, and what fails ends up in logs: the place is told, never the text.
-    let documents: Vec<Value> = serde_saphyr::from_multiple(manifests).map_err(|error| {
+    let documents = crate::bounds::documents(manifests).map_err(|error| {
         let place = error.location().map(|place| format!(" at line {}, column {}", place.line(), place.column()));
         format!("what it renders is no YAML{}", place.unwrap_or_default())
     })?;

@@ -1,8 +1,8 @@
 //! `cargo xtask report`: a run as one HTML page, or as Markdown. Everything in it
 //! comes from the run's folder: its record, its logs, its checklist.
 
-mod html;
-mod markdown;
+pub(crate) mod html;
+pub(crate) mod markdown;
 mod record;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 pub use record::{Run, read};
 
+use crate::bounds;
 use crate::context::Context;
 use crate::exit::Failure;
 use crate::foreign;
@@ -48,7 +49,10 @@ pub struct Checkpoint {
 }
 
 /// How much of a log goes into a page; its end is what tells.
-const LOG_BYTES: usize = 200 * 1024;
+const LOG_BYTES: u64 = 200 * 1024;
+
+/// How much of a record is read from its beginning, and from its end, in bytes.
+const RECORD: u64 = 16 << 20;
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     if args.list {
@@ -121,7 +125,9 @@ fn find(context: &Context, name: Option<&str>) -> Result<(Utf8PathBuf, Run), Fai
 }
 
 fn load(folder: &Utf8Path) -> Option<Run> {
-    let text = std::fs::read_to_string(folder.join("record.jsonl")).ok()?;
+    let (mut text, end, _) = bounds::ends(&folder.join("record.jsonl"), RECORD, RECORD).ok()?;
+    text.extend(end);
+    let text = String::from_utf8_lossy(&text);
     let logs: Vec<String> = folder
         .read_dir_utf8()
         .ok()?
@@ -137,14 +143,13 @@ fn checklist(folder: &Utf8Path) -> Vec<Checkpoint> {
     struct Kept {
         items: Vec<Checkpoint>,
     }
-    let text = std::fs::read_to_string(folder.join("checklist.json")).unwrap_or_default();
+    let text = bounds::read(&folder.join("checklist.json"), bounds::SETTINGS).unwrap_or_default();
     serde_json::from_str::<Kept>(&text).map(|kept| kept.items).unwrap_or_default()
 }
 
 fn log(path: &Utf8Path) -> Option<String> {
-    let bytes = std::fs::read(path).ok()?;
-    let left_out = bytes.len().saturating_sub(LOG_BYTES);
-    let text = foreign::lines(&String::from_utf8_lossy(&bytes[left_out..]));
+    let (_, bytes, left_out) = bounds::ends(path, 0, LOG_BYTES).ok()?;
+    let text = foreign::lines(&String::from_utf8_lossy(&bytes));
     Some(if left_out == 0 { text } else { format!("({left_out} bytes before this left out)\n{text}") })
 }
 

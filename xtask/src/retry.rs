@@ -154,8 +154,8 @@ impl Spent {
         let doubled = budget.first_wait.saturating_mul(1 << self.rate_limit.min(16)).min(budget.longest_wait);
         self.rate_limit += 1;
         let wait = asked.unwrap_or_else(|| {
-            let millis = doubled * 1000;
-            Duration::from_millis(millis + jitter() % (millis / 4 + 1))
+            let millis = doubled.saturating_mul(1000);
+            Duration::from_millis(millis.saturating_add(jitter() % (millis / 4 + 1)))
         });
         Some(Next { attempt: self.rate_limit, budget: budget.attempts, wait })
     }
@@ -167,7 +167,7 @@ fn jitter() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
-/// What the registry asks for in `Retry-After` (RFC 9110, in seconds), since the
+/// What the registry asks for in `Retry-After`, since the
 /// kubelet's message does not carry it: asks once for the manifest that the
 /// message is about. Registries that speak TLS are not asked: the wait then doubles.
 pub async fn retry_after(message: &str, context: &Context) -> Option<Duration> {
@@ -179,11 +179,15 @@ pub async fn retry_after(message: &str, context: &Context) -> Option<Duration> {
 }
 
 /// Host and path of the manifest that the kubelet's message is about.
-fn manifest_of(message: &str) -> Option<(String, String)> {
+pub(crate) fn manifest_of(message: &str) -> Option<(String, String)> {
     let reference = ["failed to resolve reference \"", "Failed to pull image \"", "Back-off pulling image \""]
         .iter()
         .find_map(|before| message.split_once(before)?.1.split_once('"'))?
         .0;
+    // What is asked becomes a line of HTTP.
+    if reference.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return None;
+    }
     let (host, rest) = reference.split_once('/')?;
     let (repository, version) = match rest.split_once('@') {
         Some((name, digest)) => (name.split(':').next()?, digest),
@@ -204,9 +208,9 @@ async fn ask(address: &str, path: &str) -> std::io::Result<Option<Duration>> {
 }
 
 /// Longer than this is no wait but an outage of its own.
-const LONGEST: u64 = 3600;
+const LONGEST: Duration = Duration::from_secs(3600);
 
-fn header_seconds(answer: &str) -> Option<Duration> {
+pub(crate) fn header_seconds(answer: &str) -> Option<Duration> {
     let mut lines = answer.lines();
     if !lines.next()?.contains(" 429") {
         return None;
@@ -215,7 +219,7 @@ fn header_seconds(answer: &str) -> Option<Duration> {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("retry-after").then(|| value.trim().to_owned())
     })?;
-    value.parse().ok().map(|seconds: u64| Duration::from_secs(seconds.min(LONGEST)))
+    image_mirror::asked_wait(&value, std::time::SystemTime::now()).map(|wait| wait.min(LONGEST))
 }
 
 #[cfg(test)]

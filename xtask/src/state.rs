@@ -151,7 +151,7 @@ pub fn require_free(folder: &Utf8Path, bytes: u64, purpose: &str) -> Result<(), 
     let stat = rustix::fs::statvfs(folder.as_std_path()).map_err(|error| {
         Failure::new("unknown", Exit::Unclassified, format!("cannot ask for the free space of {folder}: {error}"))
     })?;
-    let free = stat.f_bavail * stat.f_frsize;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free >= bytes {
         return Ok(());
     }

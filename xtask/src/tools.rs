@@ -15,7 +15,7 @@ use crate::kubernetes;
 use crate::output::Reporter;
 use crate::process;
 use crate::state;
-use crate::tree::{Tree, read_yaml};
+use crate::tree::{self, Tree, read_yaml};
 
 /// `infra/tools/tools.yaml`.
 #[derive(Debug, Deserialize)]
@@ -99,13 +99,15 @@ pub fn pinned(tree: &Tree) -> Result<Vec<Tool>, Failure> {
 
 /// The `tool` package of a go.mod, and the version of the module that holds it.
 fn pinned_in(go_mod: &Utf8Path) -> Result<(String, String), Failure> {
-    let text =
-        std::fs::read_to_string(go_mod).map_err(|error| Failure::usage(format!("cannot read {go_mod}: {error}")))?;
+    pin(&tree::read(go_mod)?).map_err(|error| Failure::usage(format!("{go_mod}: {error}")))
+}
+
+pub(crate) fn pin(text: &str) -> Result<(String, String), String> {
     let lines = || text.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
     let package = lines()
         .find_map(|line| line.strip_prefix("tool ").map(str::trim))
         .filter(|package| !package.starts_with('('))
-        .ok_or_else(|| Failure::usage(format!("{go_mod}: expected a line `tool PACKAGE`")))?;
+        .ok_or("expected a line `tool PACKAGE`")?;
     // `require` lines stand alone or in a block; both end in `MODULE VERSION`.
     let version = lines()
         .filter(|line| !line.contains("=>"))
@@ -115,7 +117,7 @@ fn pinned_in(go_mod: &Utf8Path) -> Result<(String, String), Failure> {
         })
         .max_by_key(|(module, _)| module.len())
         .map(|(_, version)| version.trim().to_owned())
-        .ok_or_else(|| Failure::usage(format!("{go_mod}: expected a require line for the module of {package}")))?;
+        .ok_or_else(|| format!("expected a require line for the module of {package}"))?;
     Ok((package.to_owned(), version))
 }
 
@@ -150,7 +152,7 @@ const VERSION: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 20 });
 
 /// Whether this is the version that the output tells: the one that stands alone on
 /// a line, where there is such a line, else the first of all. Notices name others.
-fn prints_version(output: &str, version: &str) -> bool {
+pub(crate) fn prints_version(output: &str, version: &str) -> bool {
     let alone = output.lines().map(str::trim).find(|line| is_version(line));
     let first =
         || output.split(|c: char| !(c.is_ascii_alphanumeric() || ".-+".contains(c))).find(|word| is_version(word));

@@ -71,7 +71,7 @@ fn time(time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>) -> 
     time.and_then(|time| time.0.to_string().parse().ok())
 }
 
-fn pod_event(layer: &Layer, pod: &Pod) -> Option<PodEvent> {
+pub(crate) fn pod_event(layer: &Layer, pod: &Pod) -> Option<PodEvent> {
     let status = pod.status.clone().unwrap_or_default();
     let since = |kind: &str| {
         let condition = status.conditions.iter().flatten().find(|condition| condition.type_ == kind);
@@ -105,7 +105,7 @@ fn pod_event(layer: &Layer, pod: &Pod) -> Option<PodEvent> {
         ready: since("Ready"),
         ended: ended.filter(|_| over),
         phase: status.phase.clone().unwrap_or_default(),
-        restarts: containers().map(|container| container.restart_count).sum(),
+        restarts: containers().map(|container| container.restart_count).fold(0, i32::saturating_add),
         waiting: waiting.or(unscheduled),
     })
 }

@@ -84,7 +84,7 @@ impl Observe for Transfer<'_> {
             }
             Event::Skipped { .. } => {}
             Event::Planned { id, bytes } => {
-                state.total += bytes;
+                state.total = state.total.saturating_add(bytes);
                 state.since.get_or_insert_with(Instant::now);
                 state.change(&id, |image| {
                     if let Some(bar) = &image.bar {
@@ -94,9 +94,9 @@ impl Observe for Transfer<'_> {
                 });
             }
             Event::Moved { id, bytes } => {
-                state.moved += bytes;
+                state.moved = state.moved.saturating_add(bytes);
                 state.change(&id, |image| {
-                    image.moved += bytes;
+                    image.moved = image.moved.saturating_add(bytes);
                     image.bar.iter().for_each(|bar| bar.inc(bytes));
                 });
                 self.reporter.progress(&state.line());

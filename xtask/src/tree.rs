@@ -7,6 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::bounds;
 use crate::exit::Failure;
 
 /// The root of the work tree.
@@ -65,27 +66,27 @@ impl Tree {
             )));
         }
         let path = self.path("infra/kubernetes/environments").join(name).join("env.yaml");
-        let environment: Environment = read_yaml(&path)?;
-        let namespace = &environment.cluster.lease_namespace;
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let is_label = namespace.starts_with(plain) && namespace.ends_with(plain) && namespace.len() <= 63;
-        if !is_label || !namespace.chars().all(|c| plain(c) || c == '-') {
-            return Err(Failure::usage(format!(
-                "{path}: cluster.leaseNamespace {namespace:?}: expected the name of a namespace"
-            )));
-        }
-        Ok(environment)
+        Environment::parse(&path, &read(&path)?)
     }
 
     pub fn layer_needs(&self) -> Result<LayerNeeds, Failure> {
-        read_yaml(&self.path("infra/kubernetes/layers.yaml"))
+        let path = self.path("infra/kubernetes/layers.yaml");
+        LayerNeeds::parse(&path, &read(&path)?)
     }
 }
 
 /// Reads a YAML file into its type; the error names file, line and column.
 pub fn read_yaml<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
-    serde_saphyr::from_str(&text).map_err(|error| Failure::usage(format!("{path}: {error}")))
+    parse_yaml(path, &read(path)?)
+}
+
+/// A file of the tree, of a size that such a file has.
+pub fn read(path: &Utf8Path) -> Result<String, Failure> {
+    bounds::read(path, bounds::SETTINGS).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))
+}
+
+pub fn parse_yaml<T: DeserializeOwned>(path: &Utf8Path, text: &str) -> Result<T, Failure> {
+    bounds::yaml(text).map_err(|error| Failure::usage(format!("{path}: {error}")))
 }
 
 /// `infra/kubernetes/environments/<env>/env.yaml`, which Helmfile reads as well.
@@ -96,6 +97,23 @@ pub struct Environment {
     pub registry: RegistrySettings,
     #[serde(default)]
     pub pull_secret: PullSecretSettings,
+}
+
+impl Environment {
+    /// # Errors
+    /// What is no such file, or holds a value that cannot be; file and field are named.
+    pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
+        let environment: Self = parse_yaml(path, text)?;
+        let namespace = &environment.cluster.lease_namespace;
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let is_label = namespace.starts_with(plain) && namespace.ends_with(plain) && namespace.len() <= 63;
+        if !is_label || !namespace.chars().all(|c| plain(c) || c == '-') {
+            return Err(Failure::usage(format!(
+                "{path}: cluster.leaseNamespace {namespace:?}: expected the name of a namespace"
+            )));
+        }
+        Ok(environment)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -234,6 +252,39 @@ impl LayerNeeds {
     pub fn namespaces_of(&self, layer: &Layer) -> BTreeSet<String> {
         let needs = self.layers.get(&layer.name());
         needs.into_iter().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).cloned().collect()
+    }
+
+    /// # Errors
+    /// What is no such file, or holds a number that cannot be meant; file and field are named.
+    pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
+        let needs: Self = parse_yaml(path, text)?;
+        needs.check().map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+        Ok(needs)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let seconds = |field: &str, value| bounds::within(field, value, 0..=bounds::DAY);
+        let attempts = |field: &str, value: u32| bounds::within(field, value.into(), 0..=1000);
+        seconds("preflight.namespace", self.preflight.namespace)?;
+        seconds("preflight.service", self.preflight.service)?;
+        let retries = &self.retries;
+        attempts("retries.rateLimit.attempts", retries.rate_limit.attempts)?;
+        seconds("retries.rateLimit.firstWait", retries.rate_limit.first_wait)?;
+        seconds("retries.rateLimit.longestWait", retries.rate_limit.longest_wait)?;
+        attempts("retries.releasePending.attempts", retries.release_pending.attempts)?;
+        attempts("retries.apiUnreachable.attempts", retries.api_unreachable.attempts)?;
+        seconds("retries.apiUnreachable.within", retries.api_unreachable.within)?;
+        attempts("retries.webhookUnavailable.attempts", retries.webhook_unavailable.attempts)?;
+        seconds("retries.webhookUnavailable.wait", retries.webhook_unavailable.wait)?;
+        for (code, value) in &retries.patience {
+            seconds(&format!("retries.patience.{code}"), *value)?;
+        }
+        for (layer, needs) in &self.layers {
+            for (index, service) in needs.services.iter().enumerate() {
+                bounds::within(&format!("layers.{layer}.services[{index}].port"), service.port.into(), 1..=65_535)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::bounds;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::gomodule::{files_below, short_hex};
@@ -66,7 +67,7 @@ fn kept(context: &Context, layer: &Layer) -> Utf8PathBuf {
 }
 
 fn read(path: &Utf8PathBuf, key: &str) -> Option<Vec<WantedRelease>> {
-    let kept: Kept = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+    let kept: Kept = serde_json::from_str(&bounds::read(path, bounds::SETTINGS).ok()?).ok()?;
     (kept.key == key).then_some(kept.releases)
 }
 
@@ -156,8 +157,8 @@ pub async fn timeout(context: &Context, revision: &Revision) -> Result<Option<Du
 }
 
 /// What `helmfile build` says of a release, or of all, as Helmfile gives precedence (`timeoutFlags`).
-fn timeout_in(built: &str, revision: &Revision) -> Option<Duration> {
-    let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(built).ok()?;
+pub(crate) fn timeout_in(built: &str, revision: &Revision) -> Option<Duration> {
+    let documents = bounds::documents(built).ok()?;
     let state = documents.iter().find(|document| document.get("releases").is_some_and(serde_json::Value::is_array))?;
     let release = state["releases"].as_array()?.iter().find(|release| {
         let namespace = release["namespace"].as_str().unwrap_or(&revision.namespace);
@@ -165,7 +166,7 @@ fn timeout_in(built: &str, revision: &Revision) -> Option<Duration> {
     })?;
     let seconds = release["timeout"].as_u64().or(state["helmDefaults"]["timeout"].as_u64());
     // None given, or 0: the flag is left out.
-    Some(seconds.filter(|seconds| *seconds > 0).map_or(HELMS_TIMEOUT, Duration::from_secs))
+    Some(seconds.filter(|seconds| *seconds > 0).map_or(HELMS_TIMEOUT, Duration::from_secs).min(bounds::YEAR))
 }
 
 #[cfg(test)]

@@ -264,7 +264,7 @@ async fn pods(client: &Client, namespaces: &BTreeSet<String>, pull: &str) -> Res
 }
 
 /// Whether a pull secret holds credentials: an `auth`, or a user with a password.
-fn secret_state(secret: &Secret) -> SecretState {
+pub(crate) fn secret_state(secret: &Secret) -> SecretState {
     #[derive(Deserialize)]
     struct Config {
         #[serde(default)]

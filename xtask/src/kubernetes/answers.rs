@@ -458,7 +458,7 @@ fn plugin(error: &kube::client::AuthError) -> String {
 
 /// The program of a command line as Rust writes it, `NAME="value" "program" "argument"`:
 /// what stands around it may be a secret.
-fn program(line: &str) -> Option<String> {
+pub(crate) fn program(line: &str) -> Option<String> {
     let mut rest = line;
     loop {
         let (before, quoted) = rest.split_once('"')?;

@@ -231,7 +231,7 @@ fn proxy(
 }
 
 /// With its account and port, for the client; and without an account, to be shown.
-fn parsed(text: &str) -> Option<(Uri, String)> {
+pub(crate) fn parsed(text: &str) -> Option<(Uri, String)> {
     let text = text.trim();
     let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let uri = full.parse::<Uri>().ok()?;
@@ -358,7 +358,7 @@ impl Patient {
             let again = later.is_some() && attempt < ATTEMPTS && is_patient(&parts.uri);
             let (answer, reason) = self.reason(&parts.method, answer).await;
             let wait = reason.as_ref().map(|reason| reason.wait(attempt));
-            let next = wait.filter(|wait| again && started.elapsed() + *wait <= LONGEST);
+            let next = wait.filter(|wait| again && started.elapsed().saturating_add(*wait) <= LONGEST);
             match (next, later) {
                 (Some(wait), Some(later)) => {
                     body = later;
@@ -417,12 +417,15 @@ impl Patient {
                     return (Ok(response), None);
                 }
                 let header = response.headers().get(http::header::RETRY_AFTER);
-                let header = header.and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+                let header = header.and_then(|value| value.to_str().ok()).and_then(|value| {
+                    // As long as no clock can hold is too long to wait for, not nothing.
+                    image_mirror::asked_wait(value, std::time::SystemTime::now())
+                });
                 let (parts, body) = response.into_parts();
                 let text = beginning(body).await;
                 let told: kube::core::Status = serde_json::from_slice(&text).unwrap_or_default();
                 let details = told.details.as_ref().map(|details| u64::from(details.retry_after_seconds));
-                let asked = header.or(details.filter(|seconds| *seconds > 0)).map(Duration::from_secs);
+                let asked = header.or(details.filter(|seconds| *seconds > 0).map(Duration::from_secs));
                 let passing =
                     status != StatusCode::INTERNAL_SERVER_ERROR || answers::is_passing(&String::from_utf8_lossy(&text));
                 let words = match told.message.as_str() {

@@ -115,7 +115,7 @@ pub fn kind(object: &Value) -> &str {
 /// Where it is no YAML, in words that hold nothing of its text.
 pub fn parse(manifest: &str) -> Result<Vec<(Value, bool)>, String> {
     let manifest = manifest.strip_prefix('\u{feff}').unwrap_or(manifest);
-    let documents: Vec<Value> = serde_saphyr::from_multiple(manifest).map_err(|error| {
+    let documents = crate::bounds::documents(manifest).map_err(|error| {
         // The text itself may hold a Secret's values.
         let place = error.location().map(|place| format!(" (line {}, column {})", place.line(), place.column()));
         place.unwrap_or_default()

@@ -365,7 +365,7 @@ pub fn set_status(secret: &mut Secret, status: Status, description: &str) -> Res
     Ok(())
 }
 
-fn with_status(payload: &[u8], status: Status, description: &str) -> Result<Vec<u8>, String> {
+pub(crate) fn with_status(payload: &[u8], status: Status, description: &str) -> Result<Vec<u8>, String> {
     let mut release: serde_json::Value = decode(payload)?;
     let info = release.get_mut("info").and_then(serde_json::Value::as_object_mut).ok_or("it has no info")?;
     info.insert("status".to_owned(), status.as_str().into());
@@ -384,7 +384,7 @@ const INFLATED: u64 = 64 << 20;
 const GZIP: [u8; 3] = [0x1f, 0x8b, 0x08];
 
 /// `pkg/storage/driver/util.go`.
-fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
+pub(crate) fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
     let lines: Vec<u8> = payload.iter().copied().filter(|byte| !matches!(byte, b'\n' | b'\r')).collect();
     let zipped = STANDARD.decode(lines).map_err(|error| error.to_string())?;
     let json = if zipped.starts_with(&GZIP) { inflate(&zipped)? } else { zipped };

@@ -1,6 +1,8 @@
 //! A run's record, read back into what a report shows: rows of a timeline, and
 //! how the run ended. Pure: text in, a [`Run`] out.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -121,12 +123,22 @@ pub struct Run {
     pub rows: Vec<Row>,
 }
 
+/// Lines that a run writes are hundreds. Of a record with more than these, the middle is
+/// left out: its beginning says what the run was, its end what became of it.
+const FIRST_LINES: usize = 15_000;
+const LAST_LINES: usize = 5_000;
+/// Steps within steps that a page shows as such.
+const DEEPEST: usize = 16;
+
 /// Reads a record. `logs` are the names of the log files beside it.
 ///
 /// None for a record without a single line that is understood.
 pub fn read(id: &str, text: &str, logs: &[String]) -> Option<Run> {
     // The last line of a killed run may be cut.
-    let lines: Vec<Line> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let all: Vec<&str> = text.lines().collect();
+    let (first, rest) = all.split_at(all.len().min(FIRST_LINES));
+    let last = &rest[rest.len().saturating_sub(LAST_LINES)..];
+    let lines: Vec<Line> = first.iter().chain(last).filter_map(|line| serde_json::from_str(line).ok()).collect();
     let (first, last) = (lines.first()?, lines.last()?);
     let mut run = Run {
         id: id.to_owned(),
@@ -206,7 +218,7 @@ fn steps(lines: &[Line], run: &Run, logs: &[String]) -> Vec<Row> {
         while ends.last().is_some_and(|end| row.start >= end - HAIR || row.end > end + HAIR) {
             ends.pop();
         }
-        row.depth = ends.len();
+        row.depth = ends.len().min(DEEPEST);
         ends.push(row.end);
     }
     for line in lines {
@@ -291,6 +303,22 @@ fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
             _ => None,
         })
         .collect();
+    // A roll-back makes a revision of its own: a pod is of the last one before it.
+    let mut revisions: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+    for (index, release) in releases.iter().enumerate() {
+        revisions.entry((&release.name, &release.namespace)).or_default().push(index);
+    }
+    let mut pods_of: Vec<Vec<&PodEvent>> = vec![Vec::new(); releases.len()];
+    for pod in pods.iter().filter(|pod| !pod.test) {
+        let theirs = revisions.get(&(pod.release.as_str(), pod.namespace.as_str())).map_or(&[][..], Vec::as_slice);
+        let before = theirs.partition_point(|index| releases[*index].started <= pod.created);
+        if let Some(last) = before.checked_sub(1) {
+            pods_of[theirs[last]].push(pod);
+        }
+    }
+    // Each stands in the page once, though steps may touch within the clocks' differences.
+    let mut shown = vec![false; releases.len()];
+    let mut tests: Vec<&PodEvent> = pods.iter().copied().filter(|pod| pod.test).collect();
     let mut rows = Vec::new();
     for step in steps {
         // The cluster's times have whole seconds.
@@ -300,7 +328,11 @@ fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
         let own: Vec<Row> = if is_sync {
             let of_layer = |layer: &str| step.resource == layer;
             let mut own = Vec::new();
-            for release in releases.iter().filter(|release| of_layer(&release.layer) && within(release.started)) {
+            for (index, release) in releases.iter().enumerate() {
+                if shown[index] || !of_layer(&release.layer) || !within(release.started) {
+                    continue;
+                }
+                shown[index] = true;
                 let start = at(release.started).max(step.start);
                 let took = deployed.iter().find(|(time, name, _)| *name == release.name && (time - end).abs() < 2.0);
                 let mark = if release.status == "deployed" { Mark::Done } else { Mark::Failed };
@@ -316,20 +348,15 @@ fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
                     said: Vec::new(),
                     log: None,
                 });
-                // A roll-back makes a revision of its own: a pod is of the last one before it.
-                let newest = |pod: &PodEvent| {
-                    let theirs = releases.iter().filter(|other| {
-                        other.name == pod.release && other.namespace == pod.namespace && other.started <= pod.created
-                    });
-                    theirs.copied().next_back().is_some_and(|last| std::ptr::eq(last, *release))
-                };
-                let theirs = pods.iter().filter(|pod| !pod.test && within(pod.created) && newest(pod));
+                let theirs = pods_of[index].iter().filter(|pod| within(pod.created));
                 own.extend(theirs.map(|pod| pod_row(pod, depth + 1, end, &at)));
             }
             own
         } else if is_test {
-            let theirs = pods.iter().filter(|pod| pod.test && pod.release == step.resource && within(pod.created));
-            theirs.map(|pod| pod_row(pod, depth, end, &at)).collect()
+            let is_its = |pod: &PodEvent| pod.release == step.resource && within(pod.created);
+            let (its, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(|pod| is_its(pod));
+            tests = others;
+            its.into_iter().map(|pod| pod_row(pod, depth, end, &at)).collect()
         } else {
             Vec::new()
         };
@@ -404,6 +431,30 @@ fn go_seconds(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A thousand steps, each within the one before, that all seem to bring the same releases.
+    #[test]
+    fn a_record_out_of_all_bounds_makes_no_page_out_of_all_bounds() {
+        let line = |second: usize, rest: String| {
+            format!("{{\"time\":\"2026-11-24T03:{:02}:{:02}Z\",{rest}}}\n", second / 60 % 60, second % 60)
+        };
+        let mut text = String::new();
+        for n in 0..1000 {
+            text.push_str(&line(n, r#""event":"release","layer":"l","name":"r","namespace":"n","revision":"1","status":"deployed","started":"2026-11-24T03:10:00Z""#.to_owned()));
+            text.push_str(&line(
+                1800 + n,
+                format!(
+                    r#""event":"finished","resource":"l","step":"helmfile sync","outcome":"done","seconds":{}"#,
+                    1800 + 2 * n
+                ),
+            ));
+        }
+        let run = read("r", &text, &[]).unwrap();
+        assert_eq!(run.rows.len(), 2000);
+        assert!(run.rows.iter().all(|row| row.depth <= DEEPEST + 2));
+        let endless = text.repeat(20);
+        assert!(read("r", &endless, &[]).unwrap().rows.len() <= FIRST_LINES + LAST_LINES);
+    }
 
     const GOOD: &str = include_str!("../../../tests/runs/good/record.jsonl");
     const FAILED: &str = include_str!("../../../tests/runs/failed/record.jsonl");
