@@ -56,7 +56,12 @@ pub async fn join(context: &Context, config: &K3dConfig, others: &[&str]) -> Res
     for container in others.iter().chain([&own.as_str()]) {
         let connected = docker_output(["network", "connect", &network, container]).await;
         match connected {
-            Err(failure) if !failure.evidence.iter().any(|line| line.contains("already exists in network")) => {
+            // Docker's words, and podman's.
+            Err(failure)
+                if !failure.evidence.iter().any(|line| {
+                    line.contains("already exists in network") || line.contains("already connected to network")
+                }) =>
+            {
                 return Err(failure);
             }
             _ => {}

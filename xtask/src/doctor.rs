@@ -40,14 +40,15 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
 }
 
 async fn docker() -> Check {
-    let result = match engine::observe().await {
+    let result = match engine::require().await {
         Ok(info) => Ok(format!(
             "Engine {}, storage {}, cgroup v{} ({}), runtime {}",
             info.server_version, info.driver, info.cgroup_version, info.cgroup_driver, info.default_runtime
         )),
-        Err(error) => Err((
-            format!("no engine: {error}"),
-            "start Docker; as root on Debian `cargo xtask up --yes` installs and starts it".to_owned(),
+        // Away, denied, or not known where: each has its own fix.
+        Err(failure) => Err((
+            format!("no engine: {}", failure.evidence.first().unwrap_or(&failure.message)),
+            failure.remedy.unwrap_or_default(),
         )),
     };
     Check { name: "Docker Engine", result }
