@@ -287,6 +287,23 @@ fn up_killed_at_random_moments_always_converges() {
     }
 }
 
+/// It holds nothing, so nobody is asked, and nothing that is deployed is touched.
+#[test]
+fn a_lost_load_balancer_is_made_again_unasked() {
+    let _turn = cluster();
+    let balancer = NODE.replace("server-0", "serverlb");
+    let id = || docker(&["container", "inspect", "--format", "{{.Id}}", NODE]);
+    succeeds(xtask(&["cluster"]));
+    let before = (id(), releases());
+    docker(&["rm", "-f", "-v", &balancer]);
+    let said = succeeds(xtask(&["cluster"]));
+    assert!(said.contains("made the load balancer again"), "{said}");
+    assert_eq!((id(), releases()), before);
+    // k3d knows it as its own.
+    assert!(succeeds(xtask(&["cluster", "stop"])).contains("stopped the cluster"));
+    succeeds(xtask(&["cluster"]));
+}
+
 /// What must survive the deletion of a cluster: things of others with names like its own.
 struct Bystander {
     name: String,
