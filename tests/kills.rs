@@ -3,51 +3,36 @@
 
 mod support;
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::{
-    Random, Tree, context, eventually, helm_processes, image, kill, layer, pull_registry, spawn, succeeds, text, turn,
+    Alone, Random, Tree, context, eventually, helm_processes, image, kill, layer, pull_registry, spawn, succeeds, text,
+    turn,
 };
 
-/// How often it is looked who runs: nothing tells when a process starts.
+/// How often it is looked whether a run has ended.
 const LOOK: Duration = Duration::from_millis(15);
 
 #[test]
 fn twenty_runs_at_once_take_turns() {
     let tree = turn();
     layer(&tree, "fine", serde_json::json!({"image": image(&tree, &pull_registry(&tree))}));
-    let children: Vec<Child> = (0..20).map(|_| spawn(&tree, &["layer", "fine"])).collect();
-    let pids: Vec<u32> = children.iter().map(Child::id).collect();
-    let alive = |pid: &u32| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        !status.is_empty() && !status.contains(") Z ")
-    };
-    let (mut together, started) = (0, Instant::now());
-    while pids.iter().any(alive) {
-        together = together.max(syncs());
-        std::thread::sleep(LOOK);
-    }
+    let (alone, started) = (Alone::new(&tree), Instant::now());
+    let children: Vec<Child> = (0..20).map(|_| watched(&tree, &alone, &["layer", "fine"]).spawn().unwrap()).collect();
     for child in children {
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     }
-    assert_eq!(together, 1, "Helmfile runs of one cluster never overlap");
+    assert_eq!(alone.never_overlapped(), 20);
     println!("twenty at once: {:.0} s", started.elapsed().as_secs_f64());
 }
 
-/// Helmfile processes that sync. Not their children: one that is about to become a
-/// Helm has its parent's command line until then.
-fn syncs() -> usize {
-    let mut found = helm_processes();
-    found.retain(|(_, line)| line.contains("helmfile") && line.contains(" sync "));
-    let parent = |pid: u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // PID (COMM) STATE PPID
-        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok()
-    };
-    let is_child = |pid: u32| parent(pid).is_none_or(|parent| found.iter().any(|(other, _)| *other == parent));
-    found.iter().filter(|(pid, _)| !is_child(*pid)).count()
+/// A run whose Helmfile tells when it is not alone.
+fn watched(tree: &Tree, alone: &Alone, arguments: &[&str]) -> Command {
+    let mut command = tree.xtask(arguments);
+    command.env("AMEIDE_CACHE_DIR", alone.cache()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
 /// What a client of MinIO prints, run in the cluster.
@@ -151,10 +136,11 @@ const IN_A_ROW: usize = 3;
 fn layer_45_killed_at_random_moments_always_converges() {
     let tree = turn();
     let mut random = Random::seeded();
-    let (mut together, mut kills, mut converged) = (0, 0, 0);
+    let (mut kills, mut converged) = (0, 0);
+    let alone = Alone::new(&tree);
     while kills < KILLS {
-        let mut child =
-            tree.xtask(&["layer", "45", "--skip-tests"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let run = &["layer", "45", "--skip-tests"];
+        let mut child = watched(&tree, &alone, run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let moment = Duration::from_millis(random.below(9_000));
         let victims = match random.below(6) {
             0 => Victims::Xtask,
@@ -164,7 +150,6 @@ fn layer_45_killed_at_random_moments_always_converges() {
         };
         let started = Instant::now();
         while started.elapsed() < moment && child.try_wait().unwrap().is_none() {
-            together = together.max(syncs());
             std::thread::sleep(LOOK);
         }
         if let Some(status) = child.try_wait().unwrap() {
@@ -187,7 +172,6 @@ fn layer_45_killed_at_random_moments_always_converges() {
         kills += 1;
         // With helm or Helmfile killed, the run goes on, and may well repair it at once.
         while !xtask && child.try_wait().unwrap().is_none() {
-            together = together.max(syncs());
             std::thread::sleep(LOOK);
         }
         let status = child.wait().unwrap();
@@ -195,11 +179,7 @@ fn layer_45_killed_at_random_moments_always_converges() {
         if kills % IN_A_ROW != 0 && (xtask || status.success()) {
             continue;
         }
-        let mut again = spawn(&tree, &["layer", "45", "--skip-tests"]);
-        while again.try_wait().unwrap().is_none() {
-            together = together.max(syncs());
-            std::thread::sleep(LOOK);
-        }
+        let again = watched(&tree, &alone, run).spawn().unwrap();
         let output = again.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0), "after kill {kills}\n{}", text(&output));
         all_deployed(&tree);
@@ -207,7 +187,7 @@ fn layer_45_killed_at_random_moments_always_converges() {
     }
     println!("{kills} kills, {converged} runs left to themselves: all converged");
     assert!(converged >= KILLS / IN_A_ROW);
-    assert_eq!(together, 1, "Helmfile runs of one cluster never overlap");
+    println!("{} syncs, none beside another", alone.never_overlapped());
     let lock = support::state().lock();
     assert!(!lock.exists(), "{lock} stays");
     let holder = ["-n", "kube-system", "get", "lease", "ameide-deploy", "-o", "jsonpath={.spec.holderIdentity}"];

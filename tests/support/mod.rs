@@ -165,6 +165,65 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A cache like this machine's, but for Helmfile: in its place stands a program that
+/// holds a lock while Helmfile changes the cluster, for as long as it or any Helm that
+/// it started lives, and that notes each time when the lock was not free.
+pub struct Alone {
+    folder: tempfile::TempDir,
+}
+
+impl Alone {
+    pub fn new(tree: &Tree) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Built and linked, so that there is a Helmfile to stand before.
+        let real = tree.tool("helmfile").get_program().to_owned();
+        let real = std::fs::canonicalize(real).unwrap();
+        let cache = xtask::state::cache_dir().unwrap();
+        let link = |from: &Path, to: &Path| std::os::unix::fs::symlink(from, to).unwrap();
+        std::fs::create_dir(folder.path().join("go")).unwrap();
+        for entry in cache.read_dir_utf8().unwrap().flatten() {
+            if !matches!(entry.file_name(), "go" | "bin") {
+                link(entry.path().as_std_path(), &folder.path().join(entry.file_name()));
+            }
+        }
+        for entry in cache.join("go").read_dir_utf8().unwrap().flatten() {
+            let place = folder.path().join("go").join(entry.file_name());
+            if !real.starts_with(entry.path()) {
+                link(entry.path().as_std_path(), &place);
+                continue;
+            }
+            std::fs::create_dir(&place).unwrap();
+            let [lock, syncs, overlaps] =
+                ["lock", "syncs", "overlaps"].map(|name| folder.path().join(name).display().to_string());
+            let script = format!(
+                "#!/bin/sh\ncase \" $* \" in *' sync '*)\n  exec 9>>'{lock}'\n  flock -n 9 || {{ echo \"$$ $*\" >>'{overlaps}'; exit 99; }}\n  echo $$ >>'{syncs}'\nesac\nexec '{}' \"$@\"\n",
+                real.display()
+            );
+            let path = place.join("helmfile");
+            std::fs::write(&path, script).unwrap();
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        assert!(folder.path().join("go").join(real.parent().unwrap().file_name().unwrap()).join("helmfile").exists());
+        Self { folder }
+    }
+
+    /// For runs that are to be watched: their Helmfile is this one.
+    pub fn cache(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Fails where two overlapped; how often Helmfile changed the cluster.
+    #[track_caller]
+    pub fn never_overlapped(&self) -> usize {
+        let read = |name: &str| std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+        assert_eq!(read("overlaps"), "", "Helmfile runs of one cluster never overlap");
+        let syncs = read("syncs").lines().count();
+        assert!(syncs > 0, "no Helmfile run was seen");
+        syncs
+    }
+}
+
 /// Helm and Helmfile processes that work on this cluster.
 pub fn helm_processes() -> Vec<(u32, String)> {
     let mut found = Vec::new();
@@ -300,11 +359,12 @@ pub fn state() -> xtask::state::StateDir {
 }
 
 /// From cause to message: when Kubernetes says that it happened, and when the run
-/// told it. Events of the kubelet carry whole seconds.
+/// told it. Events of the kubelet carry whole seconds. Fails where the watch did not see it.
+#[track_caller]
 pub fn lag(tree: &Tree, code: &str) -> String {
     let record = record();
     let Some(told) = record.iter().find(|line| line["event"] == "blocker" && line["code"] == code) else {
-        return "not seen by the watch".to_owned();
+        panic!("{code} was not seen by the watch: {record:#?}");
     };
     let time = |value: &serde_json::Value| value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
     let began = time(&record[0]["time"]).unwrap();
@@ -323,9 +383,8 @@ pub fn lag(tree: &Tree, code: &str) -> String {
     });
     let event = warnings.filter_map(|event| time(&event["eventTime"]).or(time(&event["firstTimestamp"]))).min();
     // A container that was killed has no event of that name: then it is when it ended.
-    let (Some(cause), Some(told)) = (event.or(time(&told["since"])), time(&told["time"])) else {
-        return "no time".to_owned();
-    };
+    let cause = event.or(time(&told["since"])).unwrap_or_else(|| panic!("no time of the cause: {told:#}"));
+    let told = time(&told["time"]).unwrap();
     let seconds = told.duration_since(cause).as_secs_f64();
     let from = if event.is_some() { "event" } else { "end of the container" };
     format!(

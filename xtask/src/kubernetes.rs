@@ -190,14 +190,24 @@ fn phase_of(namespace: &Namespace) -> NamespacePhase {
     NamespacePhase::Terminating(held)
 }
 
-/// The whole logs of a pod's containers, or why they cannot be read.
+/// The most that is read of one container's log: the last so many lines, of which the
+/// first so many bytes (a line may be of any length).
+const LOG_LINES: i64 = 10_000;
+pub const LOG_BYTES: i64 = 4 << 20;
+
+/// The logs of a pod's containers, within bounds, or why they cannot be read.
 pub async fn pod_logs(client: &Client, pod: &Pod) -> String {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let name = pod.metadata.name.clone().unwrap_or_default();
     let api = Api::<Pod>::namespaced(client.clone(), &namespace);
     let mut text = String::new();
     for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
-        let parameters = LogParams { container: Some(container.name.clone()), ..Default::default() };
+        let parameters = LogParams {
+            container: Some(container.name.clone()),
+            tail_lines: Some(LOG_LINES),
+            limit_bytes: Some(LOG_BYTES),
+            ..Default::default()
+        };
         let logs =
             api.logs(&name, &parameters).await.unwrap_or_else(|error| format!("(no logs: {})\n", in_words(&error)));
         text.push_str(&format!("--- {namespace}/{name} {}\n{logs}", container.name));
