@@ -162,7 +162,10 @@ pub fn docker<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>)
 
 /// A command as messages name it. No argument of ours is a secret.
 fn shown(command: &tokio::process::Command) -> String {
-    format!("{:?}", command.as_std()).replace('"', "")
+    // Not as the standard library shows it, which is with the environment.
+    let command = command.as_std();
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a command only asks the engine; what it does (saving, pushing, deleting) may take longer.
@@ -643,6 +646,13 @@ mod tests {
         ),
         (Fault::Other, "Error response from daemon: open /var/lib/docker/x: no such file or directory"),
     ];
+
+    #[test]
+    fn a_message_names_a_command_and_nothing_of_its_environment() {
+        let mut command = docker(["volume", "rm", "k3d-reg"]);
+        command.env("HTTPS_PROXY", "http://anna:s3cret@proxy:3128");
+        assert_eq!(shown(&command), "docker volume rm k3d-reg");
+    }
 
     #[test]
     fn only_the_engines_own_word_means_absent() {

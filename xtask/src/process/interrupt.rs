@@ -32,6 +32,9 @@ pub struct Interrupt {
     count: AtomicI32,
     /// Up to which the main thread has honoured them.
     honoured: AtomicI32,
+    /// The first signal, as its handler writes it down: what asks before it starts a
+    /// child knows of it before any thread was woken by it.
+    raised: AtomicI32,
     /// What must come to its end before the run may be left.
     tidying: AtomicUsize,
     changed: Notify,
@@ -55,6 +58,7 @@ impl Interrupt {
             signal: AtomicI32::new(0),
             count: AtomicI32::new(0),
             honoured: AtomicI32::new(0),
+            raised: AtomicI32::new(0),
             tidying: AtomicUsize::new(0),
             changed: Notify::const_new(),
         }
@@ -72,6 +76,14 @@ impl Interrupt {
     /// # Errors
     /// Of the system, which gave no thread or no handler.
     pub fn listen(&'static self) -> std::io::Result<()> {
+        let hangup = (!ignored(1)).then_some((1, 15));
+        for (taken, number) in [(2, 2), (15, 15)].into_iter().chain(hangup) {
+            let raise = move || {
+                let _ = self.raised.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst);
+            };
+            // SAFETY: one atomic write is async-signal-safe.
+            unsafe { signal_hook_registry::register(taken, raise) }?;
+        }
         let (tell, listening) = std::sync::mpsc::sync_channel(1);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -128,10 +140,8 @@ impl Interrupt {
     }
 
     pub(super) fn signalled(&self, number: i32) {
-        let (exit, message) =
-            if number == 15 { (Exit::Terminated, "terminated") } else { (Exit::Interrupted, "interrupted") };
         self.signal.store(number, Ordering::SeqCst);
-        self.stop(Failure::new("interrupted", exit, message));
+        self.stop(cause(number));
     }
 
     /// Ends the run for another reason than a signal, in the same way.
@@ -144,6 +154,10 @@ impl Interrupt {
 
     /// The failure that an interrupted run ends with, if there was an interrupt.
     pub fn check(&self) -> Result<(), Failure> {
+        match self.raised.load(Ordering::SeqCst) {
+            0 => {}
+            number => drop(self.cause.set(cause(number))),
+        }
         self.cause.get().map_or(Ok(()), |cause| Err(cause.clone()))
     }
 
@@ -211,6 +225,12 @@ impl Interrupt {
         let _tidying = self.tidying();
         tokio::time::timeout(at_most, work).await.ok()
     }
+}
+
+fn cause(number: i32) -> Failure {
+    let (exit, message) =
+        if number == 15 { (Exit::Terminated, "terminated") } else { (Exit::Interrupted, "interrupted") };
+    Failure::new("interrupted", exit, message)
 }
 
 /// Whether this process was started with the signal ignored (`SigIgn` in proc(5)).
