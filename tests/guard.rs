@@ -113,6 +113,66 @@ fn every_fault_of_a_workload_is_told_by_its_cause() {
     fault(&tree, "quota", "quota-exceeded", 8);
 }
 
+/// What people do to a layer by hand, and what becomes of it when the layer is run.
+#[test]
+fn layer_45_is_brought_back_by_running_it() {
+    let tree = turn();
+    let get = |object: &str, path: &str| {
+        tree.kubectl(&["-n", "ameide", "get", object, "-o", &format!("jsonpath={{{path}}}")])
+    };
+    let minio = r#".spec.template.spec.containers[?(@.name=="minio")].image"#;
+    let look = || {
+        [
+            get("deployment/minio", minio),
+            get("deployment/minio", ".spec.replicas"),
+            get("service/minio", r".metadata.labels.app\.kubernetes\.io/component"),
+            get("deployment/temporal", ".spec.template.spec.containers[0].env"),
+            get("configmap/temporal", ".data.kubernetes\\.yaml"),
+        ]
+    };
+    let act = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        tree.kubectl(&[&["-n", "ameide"], words.as_slice()].concat());
+    };
+    let layer = |flags: &[&str]| tree.xtask(&[&["layer", "45", "--skip-tests"], flags].concat());
+    let before = look();
+
+    // What Helm makes good by itself; what is not the tree's stays, and is told.
+    act("scale deployment/minio --replicas=0");
+    act("delete deployment/temporal --wait=false");
+    act("label service/minio by-hand=1");
+    act("annotate configmap/temporal by-hand=1");
+    let said = succeeds(layer(&[]));
+    assert_eq!(look(), before, "{said}");
+    assert!(said.contains("this layer installs it"), "{said}");
+    assert!(said.contains("kubectl-label has set .metadata.labels.by-hand"), "{said}");
+    assert!(said.contains("kubectl-annotate has set .metadata.annotations.by-hand"), "{said}");
+
+    // What somebody else owns now is told with who and what, and taken back by the flag.
+    act("set image deployment/minio minio=k3d-ci-reg:5000/third-party/absent:1");
+    act("set env deployment/temporal BY_HAND=1");
+    act("label service/minio app.kubernetes.io/component=changed --overwrite");
+    act(r#"patch configmap/temporal --type=merge -p {"data":{"kubernetes.yaml":"changed"}}"#);
+    let output = layer(&[]).output().unwrap();
+    let said = text(&output);
+    assert!(!output.status.success(), "{said}");
+    // One line for each object: who, and what.
+    for line in [
+        "deployment/minio in ameide: kubectl-set has set",
+        "configmap/temporal in ameide: kubectl-patch has set .data.kubernetes.yaml",
+    ] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+    let said = succeeds(layer(&["--force-conflicts"]));
+    let after = look();
+    assert_eq!((&after[..3], &after[4..]), (&before[..3], &before[4..]), "{said}");
+    assert!(said.contains(r#"env[name="BY_HAND"]"#), "{said}");
+    act("set env deployment/temporal BY_HAND-");
+
+    act("label service/minio by-hand-");
+    act("annotate configmap/temporal by-hand-");
+}
+
 #[test]
 fn a_stopped_registry_is_told_before_helm_runs() {
     let tree = turn();

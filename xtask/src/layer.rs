@@ -340,6 +340,7 @@ impl Runner<'_> {
         // Helmfile calls a file of which it would do nothing an error.
         if !wanted.is_empty() {
             self.sync_until_settled(client, layer, &wanted).await?;
+            releases::by_hand::tell(self.context, client, &wanted).await;
         }
         if !self.args.skip_tests {
             self.test(client, layer, &wanted).await?;
@@ -379,6 +380,10 @@ impl Runner<'_> {
                 if Interrupt::global().check().map_err(|cause| cause.code) != Err("lock-lost") {
                     let _tidying = Interrupt::global().tidying();
                     releases::settle(self.context, client, wanted).await;
+                }
+                let mut failure = failure;
+                if !stopped {
+                    failure.evidence.extend(releases::by_hand::evidence(client, wanted).await);
                 }
                 return Err(match helped {
                     // What the run waits for is consent; what failed is why.

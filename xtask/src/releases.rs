@@ -6,6 +6,7 @@
 //! is what Helm itself would have written, and the next upgrade goes on from the
 //! last good one.
 
+pub mod by_hand;
 pub mod manifest;
 pub mod storage;
 

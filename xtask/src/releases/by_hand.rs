@@ -1,0 +1,187 @@
+//! What people have set by hand on a layer's objects. What the tree does not name stays,
+//! whatever the layer says: Helm applies on the server's side and takes away nothing that
+//! it never set. It is told, with who set it; and after a failure all that was set by hand
+//! is, for it may be the cause.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+use kube::Client;
+use kube::api::{Api, ListParams};
+use kube::core::{NamespaceResourceScope, Resource};
+use serde_json::Value;
+
+use crate::context::Context;
+use crate::layer::Release;
+
+/// Tells each object of these releases that somebody has added fields to. A look that
+/// fails says nothing: it stops no layer that is in place.
+pub async fn tell(context: &Context, client: &Client, wanted: &[Release]) {
+    for (object, manager, fields) in found(client, wanted, false).await {
+        let text = format!(
+            "{manager} has set {}, which the tree does not name: it stays; remove it by hand, or put it into the tree",
+            shortened(&fields)
+        );
+        context.reporter.warn(&object, text);
+    }
+}
+
+/// How many objects are named beside a failure.
+const NAMED: usize = 5;
+
+/// What was set by hand on objects of these releases, in one line for each object, for a
+/// failure whose cause it may be.
+pub async fn evidence(client: &Client, wanted: &[Release]) -> Vec<String> {
+    let found = found(client, wanted, true).await;
+    let line = |(object, manager, fields): &(String, String, Vec<String>)| {
+        format!("by hand: {object}: {manager} has set {}", shortened(fields))
+    };
+    found.iter().take(NAMED).map(line).collect()
+}
+
+/// `deployment/web in shop`, the manager, its fields: all of them, or those that Helm does
+/// not set as well.
+async fn found(client: &Client, wanted: &[Release], all: bool) -> Vec<(String, String, Vec<String>)> {
+    let mut told = Vec::new();
+    let installed = || wanted.iter().filter(|release| release.installed);
+    let namespaces: BTreeSet<&str> = installed().map(|release| release.namespace.as_str()).collect();
+    for namespace in namespaces {
+        let found = tokio::join!(
+            added::<Deployment>(client, namespace, all),
+            added::<StatefulSet>(client, namespace, all),
+            added::<Service>(client, namespace, all),
+            added::<ConfigMap>(client, namespace, all),
+            added::<Secret>(client, namespace, all),
+        );
+        let found = [found.0, found.1, found.2, found.3, found.4].into_iter().flatten();
+        for (object, release, manager, fields) in found {
+            if installed().any(|wanted| wanted.name == release && wanted.namespace == namespace) {
+                told.push((format!("{object} in {namespace}"), manager, fields));
+            }
+        }
+    }
+    told
+}
+
+type Added = (String, String, String, Vec<String>);
+
+async fn added<K>(client: &Client, namespace: &str, all: bool) -> Vec<Added>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + serde::de::DeserializeOwned,
+{
+    let ours = ListParams::default().labels("app.kubernetes.io/managed-by=Helm");
+    let listed = Api::<K>::namespaced(client.clone(), namespace).list_metadata(&ours).await;
+    let kind = K::kind(&()).to_ascii_lowercase();
+    let objects = listed.map(|list| list.items).unwrap_or_default();
+    objects.iter().flat_map(|object| added_to(&object.metadata, &kind, all)).collect()
+}
+
+/// By each person's manager: its fields, all or those that Helm does not set as well.
+fn added_to(metadata: &ObjectMeta, kind: &str, all: bool) -> Vec<Added> {
+    let release = metadata.annotations.as_ref().and_then(|all| all.get("meta.helm.sh/release-name"));
+    let Some(release) = release else { return Vec::new() };
+    let entries = || metadata.managed_fields.iter().flatten().filter(|entry| entry.subresource.is_none());
+    let helms: BTreeSet<String> = entries()
+        .filter(|entry| entry.manager.as_deref() == Some("helm"))
+        .flat_map(|entry| fields(entry, false))
+        .collect();
+    entries()
+        .filter_map(|entry| {
+            let manager = entry.manager.as_deref().filter(|manager| is_a_person(manager))?;
+            let added: Vec<String> =
+                fields(entry, true).into_iter().filter(|field| all || !helms.contains(field)).collect();
+            let object = format!("{kind}/{}", metadata.name.as_deref().unwrap_or_default());
+            (!added.is_empty()).then(|| (object, release.clone(), manager.to_owned(), added))
+        })
+        .collect()
+}
+
+/// kubectl names itself by its verb. A restart leaves an annotation behind that means nothing.
+fn is_a_person(manager: &str) -> bool {
+    manager.starts_with("kubectl") && manager != "kubectl-rollout"
+}
+
+fn fields(entry: &ManagedFieldsEntry, items_whole: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Some(fields) = &entry.fields_v1 {
+        walk(&fields.0, "", items_whole, &mut found);
+    }
+    found
+}
+
+/// The paths of `fieldsV1`, as the API server writes them in a conflict.
+fn walk(fields: &Value, path: &str, items_whole: bool, found: &mut Vec<String>) {
+    let inner: Vec<(&String, &Value)> =
+        fields.as_object().into_iter().flatten().filter(|(key, _)| *key != ".").collect();
+    let is_item = path.ends_with(']');
+    let owned = is_item && fields.get(".").is_some();
+    if inner.is_empty() || owned {
+        found.push(path.to_owned());
+    }
+    // An item of a list that somebody made is told as one thing.
+    if owned && items_whole {
+        return;
+    }
+    for (key, value) in inner {
+        let step = match key.split_once(':') {
+            Some(("f", name)) => format!(".{name}"),
+            Some(("k", keys)) => {
+                let keys: serde_json::Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+                let keys: Vec<String> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                format!("[{}]", keys.join(","))
+            }
+            _ => format!("[{key}]"),
+        };
+        walk(value, &format!("{path}{step}"), items_whole, found);
+    }
+}
+
+fn shortened(fields: &[String]) -> String {
+    match fields {
+        [one, two, three, _, ..] => format!("{one}, {two}, {three} and {} more", fields.len() - 3),
+        few => few.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_kubectl_added_is_told_and_what_helm_sets_too_is_not() {
+        let metadata: ObjectMeta = serde_json::from_value(serde_json::json!({
+            "name": "temporal", "annotations": {"meta.helm.sh/release-name": "temporal"},
+            "managedFields": [
+                {"manager": "helm", "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}, "f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"temporal\"}": {".": {}, "f:image": {}}}}}}}},
+                {"manager": "kubectl-set", "operation": "Update", "fieldsV1": {"f:spec": {"f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"temporal\"}": {"f:image": {}, "f:env": {"k:{\"name\":\"X\"}": {".": {}, "f:name": {}, "f:value": {}}}}}}}}}},
+                {"manager": "kubectl-label", "operation": "Update", "fieldsV1": {"f:metadata": {"f:labels": {"f:a.b/c": {}}}}},
+                {"manager": "kubectl-edit", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
+                {"manager": "kubectl", "operation": "Update", "subresource": "scale", "fieldsV1": {"f:spec": {"f:paused": {}}}},
+                {"manager": "kubectl-rollout", "operation": "Update", "fieldsV1": {"f:spec": {"f:x": {}}}},
+                {"manager": "kube-controller-manager", "operation": "Update", "subresource": "status", "fieldsV1": {"f:status": {}}},
+                {"manager": "kubectl-patch", "operation": "Update"},
+            ],
+        }))
+        .unwrap();
+        let told: Vec<(String, Vec<String>)> = added_to(&metadata, "deployment", false)
+            .into_iter()
+            .map(|(_, _, manager, fields)| (manager, fields))
+            .collect();
+        let all: Vec<String> =
+            added_to(&metadata, "deployment", true).into_iter().map(|added| added.3.join(" ")).collect();
+        assert_eq!(all[2], ".spec.replicas");
+        assert_eq!(
+            told,
+            [
+                (
+                    "kubectl-set".to_owned(),
+                    vec![r#".spec.template.spec.containers[name="temporal"].env[name="X"]"#.to_owned()]
+                ),
+                ("kubectl-label".to_owned(), vec![".metadata.labels.a.b/c".to_owned()]),
+            ]
+        );
+    }
+}
