@@ -173,6 +173,24 @@ fn layer_45_is_brought_back_by_running_it() {
     act("annotate configmap/temporal by-hand-");
 }
 
+/// `kubectl set image` leaves its name on the field: Helm's apply is then refused.
+#[test]
+fn what_somebody_else_set_is_named_and_taken_back_only_when_asked() {
+    let tree = turn();
+    let image = image(&tree, &pull_registry(&tree));
+    layer(&tree, "fine", serde_json::json!({"image": image}));
+    succeeds(tree.xtask(&["layer", "fine", "--skip-tests"]));
+    tree.kubectl(&["-n", NAMESPACE, "set", "image", "deployment/fine", &format!("main={image}-other")]);
+    let said = ends(tree.xtask(&["layer", "fine", "--skip-tests"]), 7);
+    assert_eq!(verdict(&said), "field-conflict", "{said}");
+    assert!(said.contains("\"kubectl-set\" set .spec.template.spec.containers[name=\"main\"].image"), "{said}");
+    let remedy = said.lines().find_map(|line| line.trim().strip_prefix("remedy:")).unwrap().trim();
+    assert!(remedy.ends_with("layer 70-fine --force-conflicts"), "{remedy}");
+    succeeds(tree.xtask(&["layer", "70-fine", "--force-conflicts", "--skip-tests"]));
+    let read = ["-n", NAMESPACE, "get", "deployment", "fine", "-o", "jsonpath={..image}"];
+    assert_eq!(tree.kubectl(&read).trim(), image);
+}
+
 #[test]
 fn a_stopped_registry_is_told_before_helm_runs() {
     let tree = turn();

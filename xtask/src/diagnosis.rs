@@ -222,7 +222,7 @@ impl<'a> Diagnosis<'a> {
         }
         for crash in looks::crashes(self.client, pod).await {
             // What it said names the blocker, in place of that it crashes.
-            let explained = self.tracker.borrow_mut().explain_crash(&uid, crash.verdict(), &crash.in_words());
+            let explained = self.tracker.borrow_mut().explain_crash(&uid, crash.verdict, &crash.in_words());
             if let Some(explained) = explained {
                 found.retain(|sighting| sighting.rule.code != "crash-loop");
                 found.push(explained);

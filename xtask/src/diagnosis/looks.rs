@@ -360,32 +360,29 @@ pub async fn is_current(client: &Client, pod: &Pod) -> Result<bool, String> {
 }
 
 /// How a container ended, and its last words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Crash {
     pub object: String,
     pub namespace: String,
     pub container: String,
     pub how: String,
-    /// A line of its log, or what the runtime says; where neither is there, why.
+    /// The line of its log that a rule knows, and its last one, or what the runtime says;
+    /// where there is none of them, why.
     pub words: String,
-    /// What that line means, where a rule knows it.
-    pub code: Option<&'static str>,
+    /// What its log means, where a rule knows a line of it.
+    pub verdict: Option<Verdict>,
 }
 
 impl Crash {
     pub fn in_words(&self) -> String {
         format!("{} in {}: container {}: {}: {}", self.object, self.namespace, self.container, self.how, self.words)
     }
-
-    pub fn verdict(&self) -> Option<Verdict> {
-        self.code.and_then(|_| sources::log(&self.words))
-    }
 }
 
 /// Lines of a container's log in which its last words are looked for.
 const WORDS: i64 = 40;
-/// A line that is longer is cut.
-const WORD_LENGTH: usize = 500;
+/// Characters of evidence from one place; what is longer is cut.
+const WORD_LENGTH: usize = 1000;
 
 /// The containers of a pod that ended with a failure, each with its last words.
 pub async fn crashes(client: &Client, pod: &Pod) -> Vec<Crash> {
@@ -407,8 +404,11 @@ pub async fn crashes(client: &Client, pod: &Pod) -> Vec<Crash> {
         let lines = log.as_deref().unwrap_or_default();
         // The last line that a rule knows is nearest to the end.
         let known = lines.lines().rev().find_map(|line| Some((sources::log(line)?, line)));
-        let (code, words) = match (known, runtime, last_line(lines)) {
-            (Some((verdict, line)), ..) => (Some(verdict.rule.code), line.trim().to_owned()),
+        let (verdict, words) = match (known, runtime, last_line(lines)) {
+            (Some((verdict, line)), _, Some(last)) if line.trim() != last => {
+                (Some(verdict), format!("{}; then {}", cut(line.trim()), cut(last)))
+            }
+            (Some((verdict, line)), ..) => (Some(verdict), line.trim().to_owned()),
             // A container that never started has no log of its own.
             (None, Some(message), _) => (None, message.to_owned()),
             (None, None, Some(line)) => (None, line.to_owned()),
@@ -426,9 +426,11 @@ pub async fn crashes(client: &Client, pod: &Pod) -> Vec<Crash> {
             container: container.name.clone(),
             how: exit_in_words(ended),
             words: cut(&words),
-            code,
+            verdict,
         });
     }
+    // Of several, the one that says what it lacks has the last word.
+    found.sort_by_key(|crash| crash.verdict.is_some());
     found
 }
 

@@ -633,7 +633,7 @@ async fn a_crash_shows_the_containers_last_words_and_its_exit_in_words() {
         (
             "x\ndial tcp 10.43.0.7:5432: connect: connection refused\nbye\n",
             "dependency-unreachable",
-            "connection refused",
+            "connection refused; then bye",
         ),
         ("", "crash-loop", "it wrote nothing"),
     ] {
