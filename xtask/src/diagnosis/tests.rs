@@ -657,3 +657,47 @@ async fn a_crash_shows_the_containers_last_words_and_its_exit_in_words() {
         assert!(evidence.contains("container main: ") && evidence.contains(words), "{words}: {evidence}");
     }
 }
+
+#[tokio::test]
+async fn helm_waits_for_nothing_only_where_every_look_says_so() {
+    for (what, stuck) in [
+        ("all is ready", true),
+        ("a pod is not", false),
+        ("a deployment is not", false),
+        ("claims may not be read", false),
+        ("the release is deployed", false),
+    ] {
+        let server = Server::start(move |_, path, _| {
+            let status = if what == "the release is deployed" { "deployed" } else { "pending-upgrade" };
+            let secret = json!({
+                "kind": "Secret", "apiVersion": "v1",
+                "metadata": {"name": "sh.helm.release.v1.web.v2", "namespace": "shop", "uid": "s", "resourceVersion": "5",
+                    "labels": {"owner": "helm", "name": "web", "version": "2", "status": status}},
+            });
+            match path {
+                _ if path.contains("/secrets/") => Answer::Json(200, secret),
+                _ if path.contains("/secrets") => list("Secret", vec![secret]),
+                _ if path.contains("/persistentvolumeclaims") && what == "claims may not be read" => {
+                    forbidden("claims")
+                }
+                _ if path.contains("/pods") && what == "a pod is not" => {
+                    list("Pod", vec![labelled(pod("web-1", ("ReplicaSet", "web"), json!({"phase": "Running"})), "web")])
+                }
+                _ if path.contains("/deployments") && what == "a deployment is not" => list(
+                    "Deployment",
+                    vec![json!({
+                        "metadata": {"name": "web", "namespace": "shop", "uid": "d",
+                            "labels": {"app.kubernetes.io/instance": "web"}},
+                        "spec": {"replicas": 1, "selector": {}, "template": {}},
+                    })],
+                ),
+                _ => nothing(path),
+            }
+        });
+        let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
+        let log = context.log("x");
+        let diagnosis = Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &log).await;
+        let pending = diagnosis.waits_for_nothing().await;
+        assert_eq!(pending.map(|revision| revision.revision), stuck.then_some(2), "{what}");
+    }
+}
