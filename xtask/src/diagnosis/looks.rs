@@ -16,6 +16,7 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, L
 use super::sources::{self, Verdict};
 use super::tracker::{self, Owner, Sighting, Stage, exit_in_words};
 use crate::layer::Release;
+use crate::releases::by_hand;
 
 /// The releases of a layer that are to be installed, by namespace and name.
 #[derive(Clone, Debug, Default)]
@@ -331,8 +332,8 @@ async fn claim_pends(client: &Client, namespace: &str, name: &str) -> Result<Opt
     Ok(found.map(|claim| claim.status.and_then(|status| status.phase).as_deref() == Some("Pending")))
 }
 
-/// Whether a pod is of its workload's newest revision: one of a revision that is being
-/// replaced says nothing about this run.
+/// Whether a pod is of its workload's newest revision, as Helm made it: one of a revision
+/// that is being replaced, or whose image somebody else set, says nothing about this run.
 pub async fn is_current(client: &Client, pod: &Pod) -> Result<bool, String> {
     let namespace = tracker::namespace(pod);
     let revision = |metadata: &ObjectMeta| {
@@ -346,14 +347,16 @@ pub async fn is_current(client: &Client, pod: &Pod) -> Result<bool, String> {
             let Some(above) = controller(&set.metadata) else { return Ok(true) };
             let deployments = Api::<Deployment>::namespaced(client.clone(), &namespace);
             let Some(deployment) = within(deployments.get_opt(&above.name)).await? else { return Ok(false) };
-            Ok(revision(&set.metadata) == revision(&deployment.metadata))
+            Ok(revision(&set.metadata) == revision(&deployment.metadata)
+                && !by_hand::image_is_others(&deployment.metadata))
         }
         "StatefulSet" => {
             let sets = Api::<StatefulSet>::namespaced(client.clone(), &namespace);
             let Some(set) = within(sets.get_opt(&owner.name)).await? else { return Ok(false) };
+            let others = by_hand::image_is_others(&set.metadata);
             let wanted = set.status.and_then(|status| status.update_revision);
             let has = pod.metadata.labels.as_ref().and_then(|all| all.get("controller-revision-hash").cloned());
-            Ok(has == wanted)
+            Ok(has == wanted && !others)
         }
         _ => Ok(true),
     }

@@ -99,6 +99,23 @@ fn added_to(metadata: &ObjectMeta, kind: &str, all: bool) -> Vec<Added> {
         .collect()
 }
 
+/// Whether the image of a container that Helm made is somebody else's word by now: then
+/// Helm's apply is refused or takes it back, and the pods are not what this run deploys.
+pub fn image_is_others(metadata: &ObjectMeta) -> bool {
+    let of = |helm: bool| -> BTreeSet<String> {
+        let entries = metadata.managed_fields.iter().flatten().filter(|entry| entry.subresource.is_none());
+        let entries = entries.filter(|entry| (entry.manager.as_deref() == Some("helm")) == helm);
+        entries.flat_map(|entry| fields(entry, false)).collect()
+    };
+    let (helms, others) = (of(true), of(false));
+    let taken = |field: &String| {
+        field.strip_suffix(".image").is_some_and(|container| container.ends_with(']') && helms.contains(container))
+            && !helms.contains(field)
+    };
+    metadata.annotations.as_ref().is_some_and(|all| all.contains_key("meta.helm.sh/release-name"))
+        && others.iter().any(taken)
+}
+
 /// kubectl names itself by its verb. A restart leaves an annotation behind that means nothing.
 fn is_a_person(manager: &str) -> bool {
     manager.starts_with("kubectl") && manager != "kubectl-rollout"
@@ -183,5 +200,39 @@ mod tests {
                 ("kubectl-label".to_owned(), vec![".metadata.labels.a.b/c".to_owned()]),
             ]
         );
+    }
+
+    #[test]
+    fn an_image_that_somebody_set_is_told_from_one_that_helm_set_and_from_a_container_of_theirs() {
+        let metadata = |helm: &[&str], other: &[&str]| -> ObjectMeta {
+            let entry = |manager: &str, containers: &[&str]| {
+                let containers: serde_json::Map<String, Value> = containers
+                    .iter()
+                    .map(|text| {
+                        let (name, field) = text.split_once('.').unwrap();
+                        // Who made the item owns it itself; who changed a field of it does not.
+                        let mut fields = serde_json::json!({format!("f:{field}"): {}});
+                        if manager == "helm" || name == "sidecar" {
+                            fields["."] = serde_json::json!({});
+                        }
+                        (serde_json::json!({"name": name}).to_string().replacen('{', "k:{", 1), fields)
+                    })
+                    .collect();
+                let fields = serde_json::json!({"f:spec": {"f:template": {"f:spec": {"f:containers": containers}}}});
+                serde_json::json!({"manager": manager, "operation": "Update", "fieldsV1": fields})
+            };
+            let managed = [entry("helm", helm), entry("kubectl-set", other)];
+            let annotations = serde_json::json!({"meta.helm.sh/release-name": "web"});
+            serde_json::from_value(serde_json::json!({"annotations": annotations, "managedFields": managed})).unwrap()
+        };
+        for (helm, other, others) in [
+            (&["web.image"][..], &[][..], false),
+            (&["web.name"], &["web.image"], true),
+            (&["web.image"], &["web.image"], false),
+            (&["web.image"], &["web.env"], false),
+            (&["web.image"], &["sidecar.image"], false),
+        ] {
+            assert_eq!(image_is_others(&metadata(helm, other)), others, "{helm:?} {other:?}");
+        }
     }
 }
