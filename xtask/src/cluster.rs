@@ -188,7 +188,7 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
                 format!("this would {}", recreation(&config)),
             )
             .evidence(reasons.join("; "))
-            .remedy("cargo xtask cluster, which asks first"));
+            .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=cluster"));
         }
         consent = Some(context.may_destroy::<consent::Cluster>(&recreation(&config)).await?);
     }
@@ -496,7 +496,7 @@ async fn remove_registry_that_does_not_start(
         if !may_destroy {
             return Err(Failure::new("consent-needed", Exit::ConsentNeeded, format!("this would {what}"))
                 .evidence(failure.evidence.first().cloned().unwrap_or_default())
-                .remedy("cargo xtask cluster, which asks first"));
+                .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=registry"));
         }
         let consent = context.may_destroy::<consent::Registry>(&what).await?;
         return remove_registry(container, &consent).await;

@@ -222,7 +222,7 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
     let failed = |evidence: String| {
         Failure::new("registry-unreachable", Exit::Registry, format!("a pod could not pull {image} and resolve a name"))
             .evidence(evidence)
-            .remedy("cargo xtask cluster recreate (the node's registry configuration is read when it is created)")
+            .remedy("cargo xtask cluster recreate   # asks first, elsewhere --allow-destroy=cluster; the node's registry configuration is read when it is created")
     };
     let api = Api::<Pod>::namespaced(client.clone(), "default");
     let now = DeleteParams::default().grace_period(0);

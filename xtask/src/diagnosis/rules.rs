@@ -67,14 +67,14 @@ pub const RULES: &[Rule] = &[
         code: "registry-protocol",
         exit: Exit::Registry,
         sentence: "a plain-HTTP registry is spoken to over HTTPS",
-        remedy: "cargo xtask --env {env} cluster recreate",
+        remedy: "cargo xtask --env {env} cluster recreate   # asks first, elsewhere --allow-destroy=cluster",
         lasts: Lasts::For(60),
     },
     Rule {
         code: "registry-tls",
         exit: Exit::Registry,
         sentence: "the registry's certificate is not accepted",
-        remedy: "openssl s_client -connect REGISTRY </dev/null   # shows its certificate; its CA belongs into registries.config of k3d.yaml",
+        remedy: "openssl s_client -connect REGISTRY </dev/null   # shows its certificate; its CA belongs in registries.config of k3d.yaml",
         lasts: Lasts::For(120),
     },
     Rule {
