@@ -291,8 +291,9 @@ fn a_backup_that_fails_is_none_and_takes_no_older_one_along() {
 #[test]
 fn a_restore_without_the_name_of_a_complete_backup_touches_nothing() {
     for chart in ["postgres", "minio"] {
-        for name in ["", "latest", "20260101T000000Z"] {
+        for name in ["", "latest", "20260101T000000Z", ".", "lost+found", "20260103T000000Z.part"] {
             let (mut stage, _, _) = backup(chart, |_| {});
+            std::fs::create_dir(stage.path("backup/20260103T000000Z.part")).unwrap();
             std::fs::write(stage.log(), "").unwrap();
             stage.program("psql", ":");
             stage.program("pg_restore", "echo 'could not read from input file' >&2; exit 1");

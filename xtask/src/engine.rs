@@ -123,8 +123,11 @@ async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure
 /// has that id by now, the next dockerd would take it for itself and not start.
 fn remove_stale_pid_file(path: &str) {
     let Ok(text) = std::fs::read_to_string(path) else { return };
-    let name = std::fs::read_to_string(format!("/proc/{}/comm", text.trim())).unwrap_or_default();
-    if !matches!(name.trim(), "dockerd" | "containerd") {
+    let other = match std::fs::read_to_string(format!("/proc/{}/comm", text.trim())) {
+        Ok(name) => !matches!(name.trim(), "dockerd" | "containerd"),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if other {
         let _ = std::fs::remove_file(path);
     }
 }

@@ -125,11 +125,22 @@ impl ClusterLock {
     }
 
     /// Whether anybody holds the lock now, and who says so.
-    pub fn holder(path: &Utf8Path) -> Option<Option<Holder>> {
-        let file = File::open(path).ok()?;
+    ///
+    /// # Errors
+    /// `state-unwritable` where the file is there and cannot be looked at: somebody may hold it.
+    pub fn holder(path: &Utf8Path) -> Result<Option<Option<Holder>>, Failure> {
+        let failed = |error: std::io::Error| {
+            Failure::new("state-unwritable", Exit::Unclassified, format!("the lock file {path}: {error}"))
+        };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
         match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => Some(read_holder(path)),
-            _ => None,
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(Some(read_holder(path))),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
         }
     }
 }
@@ -189,11 +200,20 @@ mod tests {
         let (_folder, path) = folder();
         let first = ClusterLock::try_acquire(&path, &Holder::this_process("one")).unwrap().unwrap();
         assert!(ClusterLock::try_acquire(&path, &Holder::this_process("two")).unwrap().is_none());
-        assert_eq!(ClusterLock::holder(&path).unwrap().unwrap().run, "one");
+        assert_eq!(ClusterLock::holder(&path).unwrap().unwrap().unwrap().run, "one");
         drop(first);
-        assert!(ClusterLock::holder(&path).is_none());
+        assert!(ClusterLock::holder(&path).unwrap().is_none());
         assert!(!path.exists());
         assert!(ClusterLock::try_acquire(&path, &Holder::this_process("two")).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_looked_at_is_not_taken_for_free() {
+        let (folder, _) = folder();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let path = Utf8PathBuf::from_path_buf(file.join("k3d-cluster.lock")).unwrap();
+        assert_eq!(ClusterLock::holder(&path).unwrap_err().code, "state-unwritable");
     }
 
     #[test]
@@ -227,7 +247,7 @@ mod tests {
         drop(lock);
         assert!(path.exists());
         assert!(ClusterLock::try_acquire(&path, &Holder::this_process("two")).unwrap().is_none());
-        assert_eq!(ClusterLock::holder(&path).unwrap().unwrap().run, "one");
+        assert_eq!(ClusterLock::holder(&path).unwrap().unwrap().unwrap().run, "one");
         drop(inherited);
         let next = ClusterLock::try_acquire(&path, &Holder::this_process("two")).unwrap().unwrap();
         drop(next);

@@ -382,8 +382,7 @@ async fn dial(client: &Client, need: &ServiceNeed) -> Dialled {
         if code < 400 || length.is_some_and(|length: usize| length > LARGEST_STATUS) {
             return Ok((code, Vec::new()));
         }
-        let body = response.into_body().collect_bytes().await.map_err(|error| error.to_string())?;
-        Ok::<_, String>((code, body.to_vec()))
+        Ok::<_, String>((code, kubernetes::connect::beginning(response.into_body(), LARGEST_STATUS).await))
     };
     let silent = match tokio::time::timeout(Duration::from_secs(5), ask).await {
         Err(_) => "no answer within 5 s".to_owned(),

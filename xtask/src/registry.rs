@@ -312,7 +312,12 @@ fn pick(context: &Context, mut lock: Lock, ids: &[&str]) -> Result<Lock, Failure
 /// Resolves tags again and rewrites the lock.
 async fn update(context: &Context, lab: bool, path: &Utf8Path, ids: &[String], kept: &Kept) -> Result<(), Failure> {
     let wanted = wanted(context, lab)?;
-    let old = Lock::read(path).ok();
+    let old = match Lock::read(path) {
+        Ok(old) => Some(old),
+        // What it says of the other images would be lost.
+        Err(error) if !ids.is_empty() && path.exists() => return Err(failure(error)),
+        Err(_) => None,
+    };
     let mut subset = wanted.clone();
     subset.images.retain(|image| ids.is_empty() || ids.contains(&image.id));
     let template = Lock::unresolved(&wanted);

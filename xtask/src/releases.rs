@@ -372,15 +372,17 @@ impl Others {
 
     async fn look(context: &Context, client: &Client) -> Self {
         let mut working = Vec::new();
-        if let Some(holder) = crate::lock::ClusterLock::holder(&context.state.lock()) {
-            working.push(holder.map_or("a run on this machine".to_owned(), |holder| holder.describe(Timestamp::now())));
-        } else {
-            match crate::lease::other_holder(context, client).await {
+        // Where a look fails it cannot be said that nobody is at work.
+        let perhaps = |failure: Failure| format!("somebody perhaps ({})", failure.message);
+        match crate::lock::ClusterLock::holder(&context.state.lock()) {
+            Ok(Some(holder)) => working
+                .push(holder.map_or("a run on this machine".to_owned(), |holder| holder.describe(Timestamp::now()))),
+            Err(failure) => working.push(perhaps(failure)),
+            Ok(None) => match crate::lease::other_holder(context, client).await {
                 Ok(Some(who)) => working.push(who),
                 Ok(None) => {}
-                // It cannot be said that nobody holds it.
-                Err(failure) => working.push(format!("somebody perhaps ({})", failure.message)),
-            }
+                Err(failure) => working.push(perhaps(failure)),
+            },
         }
         Self { working }
     }
@@ -727,9 +729,14 @@ pub async fn wait_for_helm(context: &Context, wanted: &[Release]) -> Result<(), 
     }
 }
 
-/// A helm process on this machine that changes the release.
+/// A helm process on this machine that changes the release, or that one may be at work,
+/// where the processes cannot be listed. A system without `/proc` has none to list.
 fn helm_process(kube_context: &str, release: &str) -> Option<String> {
-    let processes = std::fs::read_dir("/proc").ok()?;
+    let processes = match std::fs::read_dir("/proc") {
+        Ok(processes) => processes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => return Some(format!("somebody perhaps (/proc cannot be read: {error})")),
+    };
     processes.flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let arguments = std::fs::read(entry.path().join("cmdline")).ok()?;

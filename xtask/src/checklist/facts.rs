@@ -173,7 +173,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
     };
     let ((cluster, images), lock, api, nodes, namespaces, registry, pods, workloads, releases) = tokio::join!(
         cluster,
-        seen(async { Ok(ClusterLock::holder(&context.state.lock())) }),
+        seen(async { ClusterLock::holder(&context.state.lock()) }),
         seen(async { answering(context, &client.clone()?).await }),
         seen(async { nodes(&client.clone()?).await }),
         seen(async { phases(&client.clone()?, &names).await }),

@@ -50,6 +50,14 @@ impl Releases {
     }
 }
 
+/// What a hook of Helm, which carries no release's name, says of whose something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hooks {
+    /// While Helm runs: that it is this run's.
+    OfThisRun,
+    NotSure,
+}
+
 /// How long one look may take while a run goes on.
 const WITHIN: Duration = Duration::from_secs(3);
 /// Pod, ReplicaSet, Deployment, and what an operator puts above them.
@@ -87,7 +95,7 @@ impl<'a> Owners<'a> {
     /// Whose a pod is, by what Helm wrote on the object that made it and on nothing
     /// else: what is to be deleted needs more than a label.
     pub async fn is_surely_ours(&self, pod: &Pod) -> bool {
-        self.by_chain(&pod.metadata).await.ok().flatten() == Some(Owner::Ours)
+        self.by_chain(&pod.metadata, Hooks::NotSure).await.ok().flatten() == Some(Owner::Ours)
     }
 
     /// Whose the object is that an event is about.
@@ -110,7 +118,7 @@ impl<'a> Owners<'a> {
         if let Some(known) = self.known.borrow().get(&uid) {
             return *known;
         }
-        let by_chain = self.by_chain(metadata).await;
+        let by_chain = self.by_chain(metadata, Hooks::OfThisRun).await;
         let owner = match &by_chain {
             Ok(Some(owner)) => *owner,
             Ok(None) | Err(_) => self.releases.by_label(metadata).unwrap_or(Owner::Unclear),
@@ -122,7 +130,7 @@ impl<'a> Owners<'a> {
     }
 
     /// Goes up from an object to what made it, until Helm's annotation says whose it is.
-    async fn by_chain(&self, metadata: &ObjectMeta) -> Result<Option<Owner>, String> {
+    async fn by_chain(&self, metadata: &ObjectMeta, hooks: Hooks) -> Result<Option<Owner>, String> {
         let mut current = metadata.clone();
         let namespace = metadata.namespace.clone().unwrap_or_default();
         for _ in 0..GENERATIONS {
@@ -132,6 +140,9 @@ impl<'a> Owners<'a> {
             // Hooks carry no name of a release. One that runs now is of the Helm that
             // runs now, where its labels name no other.
             let is_hook = current.annotations.as_ref().is_some_and(|all| all.contains_key("helm.sh/hook"));
+            if is_hook && hooks == Hooks::NotSure {
+                return Ok(None);
+            }
             if is_hook {
                 return Ok(Some(self.releases.by_label(&current).unwrap_or(Owner::Ours)));
             }

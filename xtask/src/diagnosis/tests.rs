@@ -459,6 +459,14 @@ async fn only_pods_of_this_layer_in_which_nothing_runs_are_replaced() {
         _ if path.contains("/replicasets/other") => metadata("ReplicaSet", "other", Some("other"), None),
         _ if path.contains("/replicasets/nobody") => metadata("ReplicaSet", "nobody", None, None),
         _ if path.contains("/replicasets/hidden") => forbidden("replicasets"),
+        // Anybody's hook: it carries no release's name.
+        _ if path.contains("/replicasets/hook") => Answer::Json(
+            200,
+            json!({
+                "kind": "ReplicaSet", "apiVersion": "apps/v1",
+                "metadata": {"name": "hook", "namespace": "shop", "uid": "uid-hook", "annotations": {"helm.sh/hook": "pre-install"}},
+            }),
+        ),
         _ if path.contains("/statefulsets/db") => metadata("StatefulSet", "db", Some("web"), None),
         _ if path.contains("/pods") && !path.contains("watch") => list(
             "Pod",
@@ -473,6 +481,7 @@ async fn only_pods_of_this_layer_in_which_nothing_runs_are_replaced() {
                 labelled(pod("says-so", ("ReplicaSet", "other"), stuck()), "web"),
                 labelled(pod("of-nobody", ("ReplicaSet", "nobody"), stuck()), "web"),
                 labelled(pod("hidden", ("ReplicaSet", "hidden"), stuck()), "web"),
+                labelled(pod("of-a-hook", ("ReplicaSet", "hook"), stuck()), "web"),
                 labelled(pod("of-a-job", ("Job", "web"), stuck()), "web"),
             ],
         ),

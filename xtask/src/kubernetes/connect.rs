@@ -256,9 +256,8 @@ pub(crate) fn parsed(text: &str) -> Option<(Uri, String)> {
 }
 
 fn mistyped(from: &str, text: &str, expected: &str) -> Failure {
-    // What stands before an @ is an account.
-    let shown = text.rsplit('@').next().unwrap_or_default();
-    Failure::usage(format!("{from} is no proxy: {shown:?}: {expected}"))
+    // It may hold an account, and be mistyped just there: it is not shown.
+    Failure::usage(format!("{from} is no proxy: {expected}"))
         .remedy(format!("correct {from}, or leave the API server's host out of it by NO_PROXY"))
 }
 
@@ -422,7 +421,7 @@ impl Patient {
                     image_mirror::asked_wait(value, std::time::SystemTime::now())
                 });
                 let (parts, body) = response.into_parts();
-                let text = beginning(body).await;
+                let text = beginning(body, READ).await;
                 let told: kube::core::Status = serde_json::from_slice(&text).unwrap_or_default();
                 let details = told.details.as_ref().map(|details| u64::from(details.retry_after_seconds));
                 let asked = header.or(details.filter(|seconds| *seconds > 0).map(Duration::from_secs));
@@ -461,14 +460,14 @@ impl Reason {
     }
 }
 
-/// The first [`READ`] bytes of a body.
-async fn beginning(mut body: Body) -> Vec<u8> {
+/// The first bytes of a body, so many at most.
+pub(crate) async fn beginning(mut body: Body, most: usize) -> Vec<u8> {
     let mut text = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
         if let Some(data) = frame.data_ref() {
-            let room = READ - text.len();
+            let room = most - text.len();
             text.extend_from_slice(&data[..data.len().min(room)]);
-            if text.len() == READ {
+            if text.len() == most {
                 break;
             }
         }

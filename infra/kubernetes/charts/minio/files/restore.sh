@@ -1,7 +1,12 @@
 # Puts every object of the backup $BACKUP back where it was, over what is there now. What
 # was stored since under other names stays. There is no default: whoever starts this names
 # the backup.
-if [ -z "$BACKUP" ] || [ ! -d "/backup/$BACKUP" ]; then
+case $BACKUP in
+  # As the backup names what is complete: no part of one, and no path.
+  [0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]T[0-9][0-9][0-9][0-9][0-9][0-9]Z) named=yes ;;
+  *) named= ;;
+esac
+if [ -z "$named" ] || [ ! -d "/backup/$BACKUP" ]; then
   echo "there is no backup \"$BACKUP\": name one in BACKUP" >&2
   ls /backup >&2
   exit 1

@@ -1,7 +1,12 @@
 # Puts the databases back to what the backup $BACKUP holds, each in one transaction: one
 # that fails is as it was before. What was written since the backup is lost, so the backup
 # is named by whoever starts this, and there is no default.
-if [ -z "$BACKUP" ] || [ ! -d "/backup/$BACKUP" ]; then
+case $BACKUP in
+  # As the backup names what is complete: no part of one, and no path.
+  [0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]T[0-9][0-9][0-9][0-9][0-9][0-9]Z) named=yes ;;
+  *) named= ;;
+esac
+if [ -z "$named" ] || [ ! -d "/backup/$BACKUP" ]; then
   echo "there is no backup \"$BACKUP\": name one in BACKUP" >&2
   ls /backup >&2
   exit 1
