@@ -494,8 +494,7 @@ fn an_image_outside_the_mirror_is_refused_before_helm_starts() {
     let output = tree.xtask(&["layer", "45", "--skip-tests"]).output().unwrap();
     let said = text(&output);
     assert_eq!(output.status.code(), Some(5), "{said}");
-    let expected =
-        "evidence: Deployment minio: spec.template.spec.containers[0].image: docker.io/library/nginx:1.27 is not from ";
+    let expected = "evidence: Deployment ameide/minio: spec.template.spec.containers[0].image: docker.io/library/nginx:1.27 is not from ";
     assert!(said.contains("image-not-mirrored: ") && said.contains(expected), "{said}");
     assert!(!said.contains("helmfile sync"), "{said}");
     assert_eq!(tree.releases(), before);

@@ -405,7 +405,7 @@ impl FileLock {
             match made {
                 Ok(mut lock) => {
                     // For the next run of this tool, should this one be killed right here.
-                    let _ = write!(lock, "{OURS}{}", std::process::id());
+                    let _ = lock.write_all(ours(std::process::id()).as_bytes());
                     return Ok(Self { path });
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -439,13 +439,23 @@ impl Drop for FileLock {
     }
 }
 
-const OURS: &str = "cargo xtask, pid ";
+/// What this tool writes into a lock: its process, and where that number means it. A home
+/// folder is shared with containers, whose processes have numbers of their own.
+fn ours(pid: u32) -> String {
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("cargo xtask, pid {pid} in {}", namespace.display())
+}
 
-/// A run of this tool that was killed between the two.
+/// Whether a lock is of a run of this tool, in this very namespace of processes, that was
+/// killed between the two.
 fn left_by_us(lock: &Utf8Path) -> bool {
     let text = bounds::read(lock, 4096).unwrap_or_default();
-    let pid = text.strip_prefix(OURS).and_then(|pid| pid.parse::<u32>().ok());
-    pid.is_some_and(|pid| !std::path::Path::new("/proc").join(pid.to_string()).exists())
+    let pid = text.strip_prefix("cargo xtask, pid ").and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
+    pid.is_some_and(|pid| {
+        text == ours(pid)
+            && !text.ends_with(' ')
+            && std::path::Path::new(&format!("/proc/{pid}")).try_exists().is_ok_and(|lives| !lives)
+    })
 }
 
 #[cfg(test)]
@@ -585,9 +595,12 @@ mod tests {
         assert_eq!(value(&config)["clusters"].as_array().unwrap().len(), 3);
         assert!(!lock.exists(), "ours is gone as well");
         // One of ours whose run was killed is none.
-        std::fs::write(&lock, format!("{OURS}99999999")).unwrap();
+        std::fs::write(&lock, ours(99_999_999)).unwrap();
         drop(FileLock::take_within(&config, Duration::ZERO).await.unwrap());
-        std::fs::write(&lock, format!("{OURS}{}", std::process::id())).unwrap();
+        // Of another container's process nobody here can say whether it lives.
+        std::fs::write(&lock, ours(99_999_999).replace("pid:[", "pid:[1")).unwrap();
+        assert!(FileLock::take_within(&config, Duration::ZERO).await.is_err());
+        std::fs::write(&lock, ours(std::process::id())).unwrap();
         assert!(FileLock::take_within(&config, Duration::ZERO).await.is_err());
     }
 

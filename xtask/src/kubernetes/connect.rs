@@ -209,9 +209,7 @@ fn proxy(
         let from = "proxy-url of the kubeconfig".to_owned();
         return strict
             .map(|(uri, address)| Some(Via { uri, shown: Proxy { address, from: from.clone() } }))
-            .ok_or_else(|| {
-                mistyped(&from, text, "expected http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT")
-            });
+            .ok_or_else(|| mistyped(&from, "expected http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"));
     }
     if local {
         return Ok(None);
@@ -226,7 +224,7 @@ fn proxy(
         return Ok(None);
     }
     let (uri, address) = parsed(&text)
-        .ok_or_else(|| mistyped(from, &text, "expected http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"))?;
+        .ok_or_else(|| mistyped(from, "expected http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"))?;
     Ok(Some(Via { uri, shown: Proxy { address, from: from.to_owned() } }))
 }
 
@@ -255,7 +253,7 @@ pub(crate) fn parsed(text: &str) -> Option<(Uri, String)> {
     Some((uri, address))
 }
 
-fn mistyped(from: &str, text: &str, expected: &str) -> Failure {
+fn mistyped(from: &str, expected: &str) -> Failure {
     // It may hold an account, and be mistyped just there: it is not shown.
     Failure::usage(format!("{from} is no proxy: {expected}"))
         .remedy(format!("correct {from}, or leave the API server's host out of it by NO_PROXY"))
