@@ -195,7 +195,12 @@ fn packed(json: &[u8]) -> String {
 
 /// A revision as Helm stores it, written so many minutes ago.
 fn revision(namespace: &str, release: &str, revision: u32, status: &str, minutes: i64) -> Value {
-    let stored = json!({"name": release, "namespace": namespace, "version": revision, "info": {"status": status}, "manifest": ""});
+    made(namespace, release, revision, status, minutes, "")
+}
+
+/// A revision that has made these objects.
+fn made(namespace: &str, release: &str, revision: u32, status: &str, minutes: i64, manifest: &str) -> Value {
+    let stored = json!({"name": release, "namespace": namespace, "version": revision, "info": {"status": status}, "manifest": manifest});
     json!({
         "kind": "Secret", "apiVersion": "v1", "type": "helm.sh/release.v1",
         "metadata": {
@@ -231,6 +236,10 @@ impl Bench {
             &format!("cluster: {{context: t}}\nregistry: {{push: '{address}', pull: '{address}', plainHTTP: true}}\n"),
         );
         bench.write("infra/images/images.yaml", "images: []\n");
+        bench.write(
+            "infra/images/places.yaml",
+            &std::fs::read_to_string(root().join("infra/images/places.yaml")).unwrap(),
+        );
         bench.write("infra/images/images.lock", "version: 1\nplatforms: [linux/amd64]\nimages: []\n");
         let copied = Command::new("cp").arg("-a").arg(root().join("infra/tools")).arg(bench.path("infra")).status();
         assert!(copied.unwrap().success());
@@ -507,6 +516,29 @@ fn a_release_that_the_tree_gives_up_is_uninstalled_with_consent_only() {
     assert!(!bench.said().contains(" sync"));
     bench.ends(&["layer", "20", "--skip-tests", "--allow-destroy=release"], 0);
     assert!(bench.said().contains(" sync"));
+}
+
+#[test]
+fn an_upgrade_that_deletes_what_holds_data_wants_consent_and_one_that_keeps_it_does_not() {
+    let claim = |name: &str| format!("apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\n");
+    let bench = Bench::new();
+    bench.base_in_place();
+    let deployed = |manifest: &str| bench.server.put(made("shop", "top", 1, "deployed", 60, manifest));
+    bench.write("answers/template", &claim("data"));
+    deployed(&claim("data"));
+    bench.ends(&["layer", "20", "--skip-tests", "--yes"], 0);
+
+    bench.write("answers/template", &claim("renamed"));
+    std::fs::remove_file(bench.path("said")).unwrap();
+    let said = bench.ends(&["layer", "20", "--skip-tests", "--yes"], 10);
+    assert!(said.contains("upgrade release top, which deletes PersistentVolumeClaim data"), "{said}");
+    assert!(!bench.said().contains(" sync"), "{said}");
+    bench.ends(&["layer", "20", "--skip-tests", "--allow-destroy=release"], 0);
+
+    // A rendering asks no cluster which kinds it knows: a custom resource may be missing for that alone.
+    deployed("apiVersion: monitoring.coreos.com/v1\nkind: ServiceMonitor\nmetadata: {name: top}\n");
+    let said = bench.ends(&["layer", "20", "--skip-tests", "--yes"], 0);
+    assert!(said.contains("does not render ServiceMonitor top"), "{said}");
 }
 
 #[test]

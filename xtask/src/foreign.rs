@@ -71,10 +71,25 @@ pub fn command_line<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String
     let mut secret_follows = false;
     for word in words {
         let word = word.as_ref();
-        shown.push(if secret_follows && !word.starts_with('-') { MASK.to_owned() } else { line(word) });
+        let whole = || without_account(word).unwrap_or_else(|| line(word));
+        shown.push(if secret_follows && !word.starts_with('-') { MASK.to_owned() } else { whole() });
         secret_follows = word.starts_with("--") && !word.contains('=') && names_a_secret(word);
     }
     shown.join(" ")
+}
+
+/// A word of a command line without its account: there the word's ends are known, so that
+/// any character may stand in a password, as `/` does in base64.
+fn without_account(word: &str) -> Option<String> {
+    let (before, host) = word.rsplit_once('@')?;
+    let digest =
+        host.split_once(':').is_some_and(|(_, hex)| hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    if digest || host.is_empty() {
+        return None;
+    }
+    let value = if before.starts_with('-') { before.find('=').map_or(0, |at| at + 1) } else { 0 };
+    let from = before.find("://").map_or(value, |at| at + 3);
+    before[from..].contains(':').then(|| format!("{}{MASK}@{}", line(&before[..from]), line(host)))
 }
 
 /// This process's own command line.
@@ -347,6 +362,11 @@ mod tests {
     fn a_recorded_command_line_holds_no_secret() {
         let shown = |words: &[&str]| command_line(words);
         assert_eq!(shown(&["mirror", "--to", "user:password@host"]), "mirror --to ***@host");
+        assert_eq!(shown(&["mirror", "--to", "user:pa/ss,w(o)r'd+x==@host:5000"]), "mirror --to ***@host:5000");
+        assert_eq!(shown(&["--to=user:pa/ss@host"]), "--to=***@host");
+        assert_eq!(shown(&["--to", "https://user:pa/ss@host/x"]), "--to https://***@host/x");
+        let pinned = "docker.io/x/y:1@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+        assert_eq!(shown(&["mirror", pinned]), format!("mirror {pinned}"));
         assert_eq!(shown(&["--password", "hunter2", "up"]), "--password *** up");
         assert_eq!(shown(&["--token=abc", "up"]), "--token=*** up");
         assert_eq!(shown(&["layer", "-l", "stage=data-plane-ext"]), "layer -l stage=data-plane-ext");

@@ -192,10 +192,6 @@ impl Reader<'_> {
         command.args(arguments);
         command.env("AMEIDE_IMAGES_LOCK", registry::lock_path(self.context, self.lab));
         command.env("AMEIDE_RUN", &self.context.run_id);
-        // Helm is to work where this tool looks.
-        for variable in ELSEWHERE {
-            command.env_remove(variable);
-        }
         command
     }
 
@@ -218,7 +214,11 @@ impl Reader<'_> {
         let verb = arguments.iter().find(|word| !word.starts_with('-')).copied().unwrap_or_default();
         let ask = async || {
             let captured = capture(self.helmfile(layer, arguments)).await;
-            captured.map_err(|error| self.unreadable(layer, verb, error.to_string()))
+            captured.map_err(|failure| match failure.code {
+                // Which says nothing about the file.
+                "no-answer" | "interrupted" => failure,
+                _ => self.unreadable(layer, verb, failure.to_string()),
+            })
         };
         let mut captured = ask().await?;
         // It was killed, which says nothing about the file; it changes nothing, so that it is asked again.
@@ -337,6 +337,7 @@ impl Runner<'_> {
         }
         releases::watch_over(self.context, client, &wanted).await?;
         releases::consent_to_uninstalls(self.context, client, &wanted).await?;
+        releases::consent_to_upgrades(self.context, client, &wanted, &manifests).await?;
         // Helmfile calls a file of which it would do nothing an error.
         if !wanted.is_empty() {
             self.sync_until_settled(client, layer, &wanted).await?;
@@ -370,7 +371,7 @@ impl Runner<'_> {
                 let force = self.args.force_conflicts;
                 let helped = match stopped || reinstalled {
                     true => Ok(false),
-                    false => releases::after_failure(self.context, client, wanted, force).await,
+                    false => releases::after_failure(self.context, client, self.lock.descriptor(), wanted, force).await,
                 };
                 if let Ok(true) = helped {
                     reinstalled = true;
@@ -536,20 +537,6 @@ fn all_or_first(results: Vec<Result<(), Failure>>) -> Result<(), Failure> {
 
 /// Helmfile's words for a selector that is none (`ParseLabels`).
 const MALFORMED_SELECTOR: &str = "malformed label";
-
-/// What would send Helm to another cluster, account or namespace than the one that this
-/// tool names and looks at (`helm env`).
-const ELSEWHERE: &[&str] = &[
-    "HELM_KUBEAPISERVER",
-    "HELM_KUBEASGROUPS",
-    "HELM_KUBEASUSER",
-    "HELM_KUBECAFILE",
-    "HELM_KUBECONTEXT",
-    "HELM_KUBEINSECURE_SKIP_TLS_VERIFY",
-    "HELM_KUBETLS_SERVER_NAME",
-    "HELM_KUBETOKEN",
-    "HELM_NAMESPACE",
-];
 
 fn nothing_selected(selector: &str, layers: &[Layer]) -> Failure {
     let names: Vec<String> = layers.iter().map(Layer::name).collect();

@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod storage;
 
 use std::io::Write;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -126,12 +127,12 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     };
     if context.dry_run {
         let others = Others::look(context, &client).await;
-        return repair(context, &client, &others, *older_than, uninstall.as_deref(), rollback).await;
+        return repair(context, &client, None, &others, *older_than, uninstall.as_deref(), rollback).await;
     }
-    let _lock = crate::cluster::lock(context).await?;
+    let lock = crate::cluster::lock(context).await?;
     let lease = ClusterLease::acquire(context, &client).await?;
     let others = Others::kept_out();
-    let work = repair(context, &client, &others, *older_than, uninstall.as_deref(), rollback);
+    let work = repair(context, &client, lock.descriptor(), &others, *older_than, uninstall.as_deref(), rollback);
     let result = lease.guard(work).await;
     lease.release().await;
     result
@@ -140,6 +141,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 async fn repair(
     context: &Context,
     client: &Client,
+    lock: Option<RawFd>,
     others: &Others,
     older_than: Option<Duration>,
     uninstall: Option<&str>,
@@ -157,7 +159,7 @@ async fn repair(
         }
         let what = format!("uninstall release {} in {}", newest.release, newest.namespace);
         let consent = context.may_destroy::<consent::Release>(&what).await?;
-        return uninstall_release(context, &newest, &consent).await;
+        return uninstall_release(context, lock, &newest, &consent).await;
     }
     if let [name, revision] = rollback {
         let newest = find(client, name).await?;
@@ -174,8 +176,9 @@ async fn repair(
             reporter.planned(&newest.release, format!("roll back to revision {number}"));
             return Ok(());
         }
+        consent_to_rollback(context, client, &newest, number).await?;
         context.confirm(&format!("roll release {} back to revision {number}", newest.release)).await?;
-        return helm(context, &newest, &["rollback", &newest.release, &number.to_string(), "--wait"]).await;
+        return helm(context, lock, &newest, &["rollback", &newest.release, &number.to_string(), "--wait"]).await;
     }
     let found = unhealthy(client, None).await?;
     let (repaired, result) = treat_all(context, client, others, &found, older_than).await;
@@ -201,20 +204,22 @@ async fn find(client: &Client, name: &str) -> Result<Revision, Failure> {
 /// Uninstalls a release, with whatever its chart made.
 async fn uninstall_release(
     context: &Context,
+    lock: Option<RawFd>,
     revision: &Revision,
     _: &Consent<consent::Release>,
 ) -> Result<(), Failure> {
-    helm(context, revision, &["uninstall", &revision.release, "--wait"]).await
+    helm(context, lock, revision, &["uninstall", &revision.release, "--wait"]).await
 }
 
-/// Runs Helm on one release; its lines go to a log.
-async fn helm(context: &Context, revision: &Revision, arguments: &[&str]) -> Result<(), Failure> {
+/// Runs Helm on one release; its lines go to a log. It inherits the cluster lock, so that
+/// this is held as long as Helm works.
+async fn helm(context: &Context, lock: Option<RawFd>, revision: &Revision, arguments: &[&str]) -> Result<(), Failure> {
     let toolbox = crate::tools::ensure(&context.tree, &["helm"], &context.reporter).await?;
     let mut command = toolbox.command_on("helm", context);
     command.args(arguments).args(["--namespace", &revision.namespace, "--kube-context", &context.kube_context]);
     let log = context.log(&format!("{}-{}", arguments[0], revision.release));
     let step = context.reporter.step(&revision.release, arguments.join(" "));
-    let job = Job { command, log: &log, inherit: None };
+    let job = Job { command, log: &log, inherit: lock };
     let ended = job.run_to_end(|line| context.reporter.progress(line)).await?;
     if !ended.status.success() {
         let failure = Failure::new(
@@ -287,13 +292,14 @@ pub fn decide_after_failure(past: &[Past], data: &[String]) -> AfterFailure {
 pub async fn after_failure(
     context: &Context,
     client: &Client,
+    lock: Option<RawFd>,
     wanted: &[Release],
     force_conflicts: bool,
 ) -> Result<bool, Failure> {
     let mut again = false;
     let mut failed: Option<Failure> = None;
     for release in wanted.iter().filter(|release| release.installed) {
-        match after_failure_of(context, client, release, force_conflicts).await {
+        match after_failure_of(context, client, lock, release, force_conflicts).await {
             Ok(reinstall) => again |= reinstall,
             Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => return Err(failure),
             // One that cannot be helped keeps no other from it.
@@ -309,6 +315,7 @@ pub async fn after_failure(
 async fn after_failure_of(
     context: &Context,
     client: &Client,
+    lock: Option<RawFd>,
     release: &Release,
     force_conflicts: bool,
 ) -> Result<bool, Failure> {
@@ -329,10 +336,11 @@ async fn after_failure_of(
         AfterFailure::Nothing => {}
         AfterFailure::RollBack(good) => {
             context.reporter.warn(&release.name, format!("failed again after a repair: back to revision {good}"));
+            consent_to_rollback(context, client, newest, good).await?;
             let number = good.to_string();
             let mut arguments = vec!["rollback", &release.name, &number, "--wait"];
             arguments.extend(force_conflicts.then_some("--force-conflicts"));
-            helm(context, newest, &arguments).await?;
+            helm(context, lock, newest, &arguments).await?;
         }
         AfterFailure::Reinstall => {
             for line in objects(&stored) {
@@ -340,7 +348,7 @@ async fn after_failure_of(
             }
             let what = format!("uninstall release {} and install it again", release.name);
             let consent = context.may_destroy::<consent::Release>(&what).await?;
-            uninstall_release(context, newest, &consent).await?;
+            uninstall_release(context, lock, newest, &consent).await?;
             return Ok(true);
         }
         AfterFailure::Stop(data) => context.reporter.warn(
@@ -498,6 +506,56 @@ pub async fn consent_to_uninstalls(context: &Context, client: &Client, wanted: &
         let what = format!("uninstall release {full}, which the tree says is not to be installed");
         let _: Consent<consent::Release> = context.may_destroy(&what).await?;
     }
+    Ok(())
+}
+
+/// Helm's rollback deletes what the newest revision made and that one did not: where any
+/// of it holds data, that is asked for.
+async fn consent_to_rollback(context: &Context, client: &Client, newest: &Revision, to: u32) -> Result<(), Failure> {
+    let revisions = history(client, &newest.namespace, &newest.release).await?;
+    let Some(good) = revisions.iter().find(|revision| revision.revision == to) else { return Ok(()) };
+    let (now, good) = (stored(client, newest).await?, stored(client, good).await?);
+    let what = format!("roll release {} back to revision {to}", newest.release);
+    let lost = manifest::dropped(&now, &good.manifest).into_iter().map(|dropped| dropped.name).collect();
+    consent_to_loss(context, &what, lost).await
+}
+
+/// Helm's upgrade deletes what a release has made and the tree does not name any more:
+/// where any of it holds data, that is asked for; of a custom resource, which may be
+/// missing from a rendering only, it is told. `rendered` is all that the layer renders.
+pub async fn consent_to_upgrades(
+    context: &Context,
+    client: &Client,
+    wanted: &[Release],
+    rendered: &str,
+) -> Result<(), Failure> {
+    let installed: Vec<Release> = wanted.iter().filter(|release| release.installed).cloned().collect();
+    for (revision, _) in newest(client, Some(&installed)).await? {
+        let Some((_, stored)) = storage::current(client, &revision).await? else { continue };
+        // One that cannot be read is passed over by Helm, and deletes nothing.
+        if stored.unreadable.is_none() && revision.status != Status::Uninstalled {
+            let (asked, told): (Vec<_>, Vec<_>) =
+                manifest::dropped(&stored, rendered).into_iter().partition(|dropped| dropped.built_in);
+            let names = |all: Vec<manifest::Dropped>| all.into_iter().map(|dropped| dropped.name).collect::<Vec<_>>();
+            if !told.is_empty() {
+                let text = format!(
+                    "the layer does not render {}: Helm deletes what its release has made",
+                    names(told).join(", ")
+                );
+                context.reporter.warn(&revision.release, text);
+            }
+            consent_to_loss(context, &format!("upgrade release {}", revision.release), names(asked)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn consent_to_loss(context: &Context, what: &str, lost: Vec<String>) -> Result<(), Failure> {
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let _: Consent<consent::Release> =
+        context.may_destroy(&format!("{what}, which deletes {}", lost.join(", "))).await?;
     Ok(())
 }
 

@@ -93,7 +93,11 @@ async fn helmfile(context: &Context, toolbox: &Toolbox, layer: &Layer, arguments
     command.current_dir(&context.tree.root).args(["--file", layer.path.as_str(), "--environment", &context.env_name]);
     command.args(["--helm-binary", toolbox.path("helm").as_str(), "--no-color"]).args(arguments);
     command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
-    let captured = capture(command).await.map_err(|error| unreadable(context, layer, arguments, error.to_string()))?;
+    let captured = capture(command).await.map_err(|failure| match failure.code {
+        // Which says nothing about the file.
+        "no-answer" | "interrupted" => failure,
+        _ => unreadable(context, layer, arguments, failure.to_string()),
+    })?;
     if !captured.status.success() && captured.stderr.contains(NO_RELEASES) {
         return Ok(String::new());
     }

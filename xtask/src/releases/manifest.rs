@@ -53,6 +53,9 @@ const STATELESS: &[(&str, &[&str])] = &[
 struct Object {
     /// `PersistentVolumeClaim data`
     name: String,
+    /// As the manifest says; else the release's.
+    namespace: Option<String>,
+    built_in: bool,
     data: bool,
     keep: bool,
 }
@@ -93,13 +96,52 @@ pub fn data_of(stored: &Stored) -> Vec<String> {
     data
 }
 
+/// Something that holds data and goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    pub name: String,
+    /// Of Kubernetes' own kinds. A custom resource may be missing from a rendering only
+    /// because that asks no cluster (`.Capabilities.APIVersions`).
+    pub built_in: bool,
+}
+
+/// What of a release holds data and is not in what takes its place: Helm deletes it. None
+/// where either cannot be read: then Helm cannot apply it.
+pub fn dropped(stored: &Stored, next: &str) -> Vec<Dropped> {
+    let (Ok(now), Ok(next)) = (judged(&stored.manifest, true), parse(next)) else { return Vec::new() };
+    let named = |object: &Value, pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let next: Vec<(String, Option<String>, Option<String>)> = next
+        .iter()
+        .map(|(object, _)| {
+            (kind(object).to_owned(), named(object, "/metadata/name"), named(object, "/metadata/namespace"))
+        })
+        .collect();
+    let stays = |object: &Object| {
+        next.iter().any(|(kind, name, namespace)| {
+            format!("{kind} {}", name.as_deref().unwrap_or_default()) == object.name
+                && (namespace.is_none() || object.namespace.is_none() || *namespace == object.namespace)
+        })
+    };
+    now.into_iter()
+        .filter(|object| object.data && !object.keep && !stays(object))
+        .map(|object| Dropped { name: object.name, built_in: object.built_in })
+        .collect()
+}
+
 fn judged(manifest: &str, keeps: bool) -> Result<Vec<Object>, String> {
     let judge = |(object, kept): (Value, bool)| {
         let kind = kind(&object);
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
         let name = text("/metadata/name").or(text("/metadata/generateName")).unwrap_or("without a name");
         let shown = if kind.is_empty() { "object" } else { kind };
-        Object { name: format!("{shown} {name}"), data: holds_data(&object, kind), keep: keeps && kept }
+        let namespace = text("/metadata/namespace").map(str::to_owned);
+        Object {
+            name: format!("{shown} {name}"),
+            namespace,
+            built_in: is_built_in(&object),
+            data: holds_data(&object, kind),
+            keep: keeps && kept,
+        }
     };
     Ok(parse(manifest)?.into_iter().map(judge).collect())
 }
@@ -155,6 +197,12 @@ fn holds_data(object: &Value, kind: &str) -> bool {
         return object.pointer("/spec/volumeClaimTemplates").is_some_and(|claims| !claims.is_null());
     }
     !STATELESS.iter().any(|(stateless, kinds)| *stateless == group && kinds.contains(&kind))
+}
+
+/// Groups without a dot, and those of Kubernetes itself.
+fn is_built_in(object: &Value) -> bool {
+    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or("?.?/");
+    version.split_once('/').is_none_or(|(group, _)| !group.contains('.') || group.ends_with(".k8s.io"))
 }
 
 /// `filterManifestsToKeep` of `pkg/action/resource_policy.go`.
@@ -265,6 +313,34 @@ mod tests {
         ] {
             let stored = Stored { hooks: vec![hook("h", &events, manifest)], ..Stored::default() };
             assert_eq!(data_of(&stored), expected.into_iter().collect::<Vec<_>>(), "{events:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_upgrade_would_delete_of_what_holds_data_is_found() {
+        let object = |kind: &str, name: &str, more: &str| {
+            let version = if kind == "Kafka" { "kafka.strimzi.io/v1" } else { "v1" };
+            format!("---\napiVersion: {version}\nkind: {kind}\nmetadata: {{name: {name}{more}}}\n")
+        };
+        let claim = object("PersistentVolumeClaim", "data", "");
+        let kept = object("PersistentVolumeClaim", "kept", ", annotations: {helm.sh/resource-policy: keep}");
+        let kafka = object("Kafka", "events", ", namespace: shop");
+        let stored =
+            Stored { manifest: format!("{claim}{kept}{kafka}{}", object("Service", "web", "")), ..Stored::default() };
+        for (next, lost) in [
+            (format!("{claim}{kafka}"), &[][..]),
+            (format!("{claim}{}", object("Kafka", "events", "")), &[]),
+            (claim.clone(), &["Kafka events"]),
+            (format!("{claim}{}", object("Kafka", "events", ", namespace: elsewhere")), &["Kafka events"]),
+            (format!("{}{kafka}", object("PersistentVolumeClaim", "renamed", "")), &["PersistentVolumeClaim data"]),
+            (String::new(), &["PersistentVolumeClaim data", "Kafka events"]),
+        ] {
+            let names: Vec<String> = dropped(&stored, &next).into_iter().map(|dropped| dropped.name).collect();
+            assert_eq!(names, lost, "{next}");
+            let told = dropped(&stored, &next)
+                .into_iter()
+                .all(|dropped| dropped.built_in != dropped.name.starts_with("Kafka"));
+            assert!(told, "{next}");
         }
     }
 }
