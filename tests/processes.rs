@@ -459,6 +459,8 @@ fn no_program_is_given_an_account() {
             .env("no_proxy", "*")
             .env("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt");
         command.env("LC_ALL", "C").env("XDG_CONFIG_HOME", world.path("home"));
+        // Helm is to work where xtask looks.
+        command.env("HELM_KUBEAPISERVER", "https://elsewhere.invalid").env("HELM_NAMESPACE", "elsewhere");
         said(command.spawn().unwrap())
     };
     // The account is xtask's own affair: no Secret is asked for here.
@@ -471,6 +473,7 @@ fn no_program_is_given_an_account() {
         let name = name.split('.').next().unwrap().to_owned();
         let environment = std::fs::read_to_string(entry.path()).unwrap();
         assert!(!environment.contains("s3cret"), "{name}:\n{environment}");
+        assert!(!environment.contains("elsewhere"), "{name}:\n{environment}");
         for needed in needed {
             assert!(environment.lines().any(|line| line.starts_with(&format!("{needed}="))), "{name} has no {needed}");
         }

@@ -77,26 +77,9 @@ impl Toolbox {
         let mut command = self.command(name);
         command.envs(process::environment::for_plugins_of(&context.kube_context));
         command.envs(kubernetes::reached_directly(context));
-        for variable in ELSEWHERE {
-            command.env_remove(variable);
-        }
         command
     }
 }
-
-/// What would send Helm to another cluster, account or namespace than the one that this
-/// tool names and looks at (`helm env`).
-const ELSEWHERE: &[&str] = &[
-    "HELM_KUBEAPISERVER",
-    "HELM_KUBEASGROUPS",
-    "HELM_KUBEASUSER",
-    "HELM_KUBECAFILE",
-    "HELM_KUBECONTEXT",
-    "HELM_KUBEINSECURE_SKIP_TLS_VERIFY",
-    "HELM_KUBETLS_SERVER_NAME",
-    "HELM_KUBETOKEN",
-    "HELM_NAMESPACE",
-];
 
 /// Every tool that the tree pins.
 pub fn pinned(tree: &Tree) -> Result<Vec<Tool>, Failure> {

@@ -19,6 +19,7 @@ const PASS: &str = "AMEIDE_PASS_ENV";
 #[serde(deny_unknown_fields)]
 struct Lists {
     accounts: Vec<String>,
+    elsewhere: Names,
     every: Names,
     programs: BTreeMap<String, Names>,
     plugins: Names,
@@ -74,6 +75,9 @@ fn listed(names: &Names, name: &str, secrets: bool) -> bool {
 /// Whether a program (by its file's name) is given a variable.
 fn given(program: &str, name: &str, plugins: bool) -> bool {
     let lists = lists();
+    if listed(&lists.elsewhere, name, true) {
+        return false;
+    }
     listed(&lists.every, name, false)
         || lists.programs.get(program).is_some_and(|names| listed(names, name, false))
         || plugins && listed(&lists.plugins, name, true)
