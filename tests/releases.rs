@@ -276,6 +276,13 @@ impl Bench {
         self.write(&format!("answers/{layer}"), &releases.to_string());
     }
 
+    fn edit_layers(&self, layers: &str) {
+        self.write(
+            "infra/kubernetes/layers.yaml",
+            &format!("criticalPath: [10-base]\npreflight: {{service: 1}}\n{layers}\n"),
+        );
+    }
+
     fn stand_in(&self, name: &str, script: &str) {
         self.write(&format!("bin/{name}"), &format!("#!/bin/sh\n{script}\n"));
         std::fs::set_permissions(self.path(&format!("bin/{name}")), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -516,6 +523,22 @@ fn a_release_that_the_tree_gives_up_is_uninstalled_with_consent_only() {
     assert!(!bench.said().contains(" sync"));
     bench.ends(&["layer", "20", "--skip-tests", "--allow-destroy=release"], 0);
     assert!(bench.said().contains(" sync"));
+}
+
+#[test]
+fn who_may_not_list_the_whole_cluster_is_shown_the_releases_of_the_trees_namespaces() {
+    let bench = Bench::new();
+    bench.edit_layers("layers: {20-top: {namespaces: [shop], layers: [10-base]}}");
+    bench.server.put(revision("shop", "web", 1, "failed", 60));
+    bench.server.put(revision("elsewhere", "theirs", 1, "failed", 60));
+    let refused = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
+        "message": "secrets is forbidden: User \"deployer\" cannot list resource \"secrets\" in API group \"\" at the cluster scope",
+    });
+    bench.server.answer("/api/v1/secrets", 403, refused.to_string());
+    let said = bench.ends(&["releases"], 0);
+    assert!(said.contains("shop/web revision 1 failed") && !said.contains("theirs"), "{said}");
+    assert!(said.contains("looked for in shop alone"), "{said}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod by_hand;
 pub mod manifest;
 pub mod storage;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -149,7 +150,7 @@ async fn repair(
 ) -> Result<(), Failure> {
     let reporter = &context.reporter;
     if let Some(name) = uninstall {
-        let newest = find(client, name).await?;
+        let newest = find(context, client, name).await?;
         let stored = stored(client, &newest).await?;
         for line in objects(&stored) {
             reporter.planned(&newest.release, format!("delete {line}"));
@@ -162,7 +163,7 @@ async fn repair(
         return uninstall_release(context, lock, &newest, &consent).await;
     }
     if let [name, revision] = rollback {
-        let newest = find(client, name).await?;
+        let newest = find(context, client, name).await?;
         let number: u32 = revision.parse().map_err(|_| {
             Failure::usage(format!("--rollback {name} {revision:?}: expected the number of a revision"))
         })?;
@@ -180,16 +181,39 @@ async fn repair(
         context.confirm(&format!("roll release {} back to revision {number}", newest.release)).await?;
         return helm(context, lock, &newest, &["rollback", &newest.release, &number.to_string(), "--wait"]).await;
     }
-    let found = unhealthy(client, None).await?;
+    let found = stuck(every(context, client).await?);
     let (repaired, result) = treat_all(context, client, others, &found, older_than).await;
     reporter.note("releases", format!("{repaired} repaired"));
     result
 }
 
+/// The newest revision of every release; of those in the tree's namespaces, where the
+/// whole cluster may not be listed.
+async fn every(context: &Context, client: &Client) -> Result<Vec<(Revision, Stored)>, Failure> {
+    match newest(client, None).await {
+        Err(failure) if failure.code == "forbidden" => {
+            let needs = context.tree.layer_needs()?;
+            let namespaces: BTreeSet<String> = needs
+                .layers
+                .values()
+                .flat_map(|needs| needs.namespaces.iter().chain(&needs.creates))
+                .cloned()
+                .collect();
+            if namespaces.is_empty() {
+                return Err(failure);
+            }
+            let names = namespaces.iter().cloned().collect::<Vec<_>>().join(", ");
+            context.reporter.note("releases", format!("looked for in {names} alone: {}", failure.message));
+            storage::newest_within(client, &namespaces).await
+        }
+        all => all,
+    }
+}
+
 /// The newest revision of a release by `NAME` or `NAMESPACE/NAME`.
-async fn find(client: &Client, name: &str) -> Result<Revision, Failure> {
+async fn find(context: &Context, client: &Client, name: &str) -> Result<Revision, Failure> {
     let full = |revision: &Revision| format!("{}/{}", revision.namespace, revision.release);
-    let mut found: Vec<Revision> = newest(client, None).await?.into_iter().map(|(revision, _)| revision).collect();
+    let mut found: Vec<Revision> = every(context, client).await?.into_iter().map(|(revision, _)| revision).collect();
     found.retain(|revision| revision.release == name || full(revision) == name);
     match (found.pop(), found.as_slice()) {
         (Some(one), []) => Ok(one),
@@ -446,7 +470,7 @@ fn outlook(context: &Context, revision: &Revision, stored: &Stored, owner: &Owne
 }
 
 async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
-    let all = newest(client, None).await?;
+    let all = every(context, client).await?;
     let count = all.len();
     let found: Vec<(Revision, Stored)> = all
         .into_iter()
@@ -561,7 +585,7 @@ async fn consent_to_loss(context: &Context, what: &str, lost: Vec<String>) -> Re
 
 /// Before a layer: each of its releases is waited for, repaired, or reported.
 pub async fn watch_over(context: &Context, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
-    let found = unhealthy(client, Some(wanted)).await?;
+    let found = unhealthy(client, wanted).await?;
     treat_all(context, client, &Others::kept_out(), &found, None).await.1
 }
 
@@ -692,7 +716,7 @@ async fn treat(
 /// hence what goes wrong here is nobody's trouble.
 pub async fn settle(context: &Context, client: &Client, wanted: &[Release]) {
     let settled = async {
-        for revision in unhealthy(client, Some(wanted)).await? {
+        for revision in unhealthy(client, wanted).await? {
             let owner = owner(context, &Others::kept_out(), &revision);
             // Of an unknown owner nothing is said here: it has no age at all.
             if decide(revision.status, &owner, SignedDuration::ZERO, ORPHAN_AFTER) == Plan::MarkFailed {
@@ -727,10 +751,13 @@ async fn wait_while_owned(context: &Context, client: &Client, revision: &Revisio
 }
 
 /// The highest revisions that Helm does not go on from by itself.
-async fn unhealthy(client: &Client, of: Option<&[Release]>) -> Result<Vec<Revision>, Failure> {
-    let found = newest(client, of).await?.into_iter().map(|(revision, _)| revision);
+async fn unhealthy(client: &Client, of: &[Release]) -> Result<Vec<Revision>, Failure> {
+    Ok(stuck(newest(client, Some(of)).await?))
+}
+
+fn stuck(newest: Vec<(Revision, Stored)>) -> Vec<Revision> {
     let stuck = |status: Status| status.is_pending() || matches!(status, Status::Uninstalling | Status::Unknown);
-    Ok(found.filter(|revision| stuck(revision.status)).collect())
+    newest.into_iter().map(|(revision, _)| revision).filter(|revision| stuck(revision.status)).collect()
 }
 
 /// Since it was last written, by the API server's clock, which wrote that time as well;

@@ -173,7 +173,9 @@ pub const RULES: &[Rule] = &[
         exit: Exit::Release,
         sentence: "Helm still waits, though everything that the release made is ready",
         remedy: "cargo xtask --env {env} layer {layer}",
-        lasts: Lasts::For(600),
+        // Helm waits for custom resources too, which nobody here can judge: only a Helm that
+        // has outlived every timeout of its own (900 s by default) is stuck for sure.
+        lasts: Lasts::For(1800),
     },
     Rule {
         code: "immutable-field",

@@ -240,9 +240,22 @@ fn is_read_here(driver: &str) -> bool {
 /// cannot be read as a release, which Helm passes over, is judged by its label and says
 /// why. Manifests are left out.
 pub async fn newest(client: &Client, of: Option<&[Release]>) -> Result<Vec<(Revision, Stored)>, Failure> {
-    let newest = by_label(client, of).await?;
+    opened(client, highest(revisions(client, of, "owner=helm").await?), of.is_some()).await
+}
+
+/// The highest revision of each release in these namespaces, read as [`newest`] reads all.
+pub async fn newest_within(client: &Client, namespaces: &BTreeSet<String>) -> Result<Vec<(Revision, Stored)>, Failure> {
+    let lists = namespaces.iter().map(async |namespace| {
+        let what = format!("Helm's release Secrets in {namespace}");
+        list(Api::namespaced(client.clone(), namespace), "owner=helm", &what).await
+    });
+    let found = futures_util::future::try_join_all(lists).await?.into_iter().flatten().collect();
+    opened(client, highest(found), false).await
+}
+
+async fn opened(client: &Client, newest: Vec<Revision>, all: bool) -> Result<Vec<(Revision, Stored)>, Failure> {
     let reads = newest.into_iter().map(|revision| async move {
-        if of.is_none() && revision.status != Status::Failed {
+        if !all && revision.status != Status::Failed {
             let info = Info { status: revision.status, ..Info::default() };
             return Ok(Some((revision, Stored { info, ..Stored::default() })));
         }
@@ -252,16 +265,16 @@ pub async fn newest(client: &Client, of: Option<&[Release]>) -> Result<Vec<(Revi
     futures_util::stream::iter(reads).buffered(READS).try_filter_map(async |found| Ok(found)).try_collect().await
 }
 
-/// The highest revision of each release, or of each of these, by its label.
-async fn by_label(client: &Client, of: Option<&[Release]>) -> Result<Vec<Revision>, Failure> {
+/// The highest revision of each release, by its label.
+fn highest(revisions: Vec<Revision>) -> Vec<Revision> {
     let mut newest: BTreeMap<(String, String), Revision> = BTreeMap::new();
-    for revision in revisions(client, of, "owner=helm").await? {
+    for revision in revisions {
         let key = (revision.namespace.clone(), revision.release.clone());
         if newest.get(&key).is_none_or(|known| known.revision < revision.revision) {
             newest.insert(key, revision);
         }
     }
-    Ok(newest.into_values().collect())
+    newest.into_values().collect()
 }
 
 /// All revisions with these labels, or those of these releases, looked for only in
