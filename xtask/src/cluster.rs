@@ -565,16 +565,33 @@ async fn k3d(context: &Context, toolbox: &Toolbox, lab: Option<&Lab>, arguments:
     let mut command = k3d_command(context, toolbox, lab);
     command.args(arguments);
     let log = context.log("k3d");
-    let mut lines = Vec::new();
-    let ended = Job { command, log: &log, inherit: None }
-        .run_to_end(|line| {
-            context.reporter.progress(&format!("[k3d] {}", said::readable(line)));
-            if lines.len() < MOST_LINES {
-                lines.push(line.to_owned());
-            }
-        })
-        .await?;
-    if ended.status.success() {
+    let job = Job { command, log: &log, inherit: None };
+    let said = |line: &str| context.reporter.progress(&format!("[k3d] {}", said::readable(line)));
+    run_k3d(job, arguments, said).await
+}
+
+/// Runs k3d to its end, or until it pulls an image over and over.
+async fn run_k3d(job: Job<'_>, arguments: &[&str], mut said: impl FnMut(&str)) -> Result<(), Failure> {
+    let log = job.log.to_owned();
+    let (mut lines, mut pulls) = (Vec::new(), said::Pulls::default());
+    let (sender, mut too_many) = tokio::sync::mpsc::unbounded_channel();
+    let on_line = |line: &str| {
+        said(line);
+        if let Some(failure) = pulls.too_many(line) {
+            // The other end is there until the job has ended.
+            let _ = sender.send(failure);
+        }
+        if lines.len() < MOST_LINES {
+            lines.push(line.to_owned());
+        }
+    };
+    let stop = async {
+        match too_many.recv().await {
+            Some(failure) => failure.log(log.clone()),
+            None => std::future::pending().await,
+        }
+    };
+    if job.run(on_line, stop).await?.status.success() {
         return Ok(());
     }
     Err(said::failure(arguments, &lines).log(log))
@@ -884,5 +901,29 @@ async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
         other => {
             Err(Failure::new("cluster-not-ready", Exit::ApiUnreachable, describe(&other)).remedy("cargo xtask cluster"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn run(script: &str) -> Result<(), Failure> {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Utf8Path::from_path(folder.path()).unwrap().join("k3d.log");
+        let mut command = process::command("sh");
+        command.args(["-c", script]);
+        let job = Job { command, log: &log, inherit: None };
+        run_k3d(job, &["cluster", "create"], |_| {}).await
+    }
+
+    #[tokio::test]
+    async fn k3d_that_pulls_one_image_over_and_over_is_ended() {
+        let script = "while :; do echo \"INFO[0000] Pulling image 'a:1'\"; sleep 0.01; done";
+        let failure = tokio::time::timeout(Duration::from_secs(60), run(script)).await.unwrap().unwrap_err();
+        assert_eq!(failure.message, "Docker does not finish pulling a:1");
+        run("for i in a b c d; do echo \"INFO[0000] Pulling image '$i:1'\"; done").await.unwrap();
+        let failed = run("echo \"ERRO[0000] no space left on device\"; exit 1").await.unwrap_err();
+        assert_eq!(failed.code, "disk-full");
     }
 }

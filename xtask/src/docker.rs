@@ -73,7 +73,8 @@ pub fn fault(line: &str) -> Fault {
     let has = |words: &[&str]| words.iter().any(|word| line.contains(word));
     // What an engine answers is about its own way to elsewhere (a registry, say), but
     // for that of Docker Desktop, which answers for an engine behind it.
-    let answered = line.trim_start().starts_with("error response from daemon");
+    // k3d, and the client itself, may say around it what they were about.
+    let answered = line.contains("error response from daemon");
     let on_the_way = &[
         "cannot connect to the docker daemon",
         "failed to connect to the docker api",
@@ -110,7 +111,15 @@ pub fn fault(line: &str) -> Fault {
 /// A line that says nothing about whether the command did its work.
 fn is_noise(line: &str) -> bool {
     let lower = line.to_lowercase();
-    line.trim().is_empty() || lower.starts_with("warning") || lower.starts_with("emulate docker cli using podman")
+    // Podman's and some of Docker's own, as logrus writes where no terminal is.
+    let level = lower.strip_prefix("time=\"").and_then(|rest| rest.split_once("\" level=")).map(|(_, rest)| rest);
+    let logged = level.is_some_and(|rest| {
+        ["trace", "debug", "info", "warning"].iter().any(|level| rest.starts_with(&format!("{level} ")))
+    });
+    line.trim().is_empty()
+        || logged
+        || lower.starts_with("warning")
+        || lower.starts_with("emulate docker cli using podman")
 }
 
 /// Whether this line is the engine's own word that it has no such thing, by this name.
@@ -151,6 +160,14 @@ fn refusal(line: &str) -> Option<String> {
     let lower = line.to_lowercase();
     let said = lower.strip_prefix("error response from daemon: ").or_else(|| lower.strip_prefix("error: "))?;
     Some(said.strip_prefix("error response from daemon: ").unwrap_or(said).to_owned())
+}
+
+/// Where the engine is that this machine's client talks to, as its contexts say.
+///
+/// # Errors
+/// As of [`docker_output`].
+pub async fn endpoint() -> Result<String, Failure> {
+    docker_output(["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]).await
 }
 
 /// A `docker` command.
@@ -747,6 +764,51 @@ mod tests {
             [said(0, "<html>\n", ""), said(1, "a\n", ""), said(0, "a\n\nb\n", ""), said(0, "a\n", UNKNOWN[0].1)]
         {
             assert!(names(&answer).is_err(), "{:?}", answer.stdout);
+        }
+    }
+
+    #[test]
+    fn an_engine_that_answers_of_its_way_to_elsewhere_is_reached() {
+        let pull = "failed to create node 'k3d-a-tools': docker failed to pull image 'x': docker failed to pull the image 'x': Error response from daemon:";
+        for said in [
+            "Get \"https://auth.docker.io/token?scope=x\": dial tcp 1.2.3.4:443: i/o timeout",
+            "httpReadSeeker: failed open: failed to do request: Get \"https://production.cloudflare.docker.com/x\": dial tcp 1.2.3.4:443: connect: connection refused",
+            "read tcp 10.0.0.2:4711->1.2.3.4:443: read: connection reset by peer",
+            "unexpected EOF",
+            "lookup auth.docker.io: server misbehaving",
+        ] {
+            assert_eq!(fault(&format!("{pull} {said}")), Fault::Other, "{said}");
+            assert_eq!(fault(&format!("docker: Error response from daemon: {said}")), Fault::Other, "{said}");
+        }
+        // The same words without an answer are about the way to the engine.
+        let away = "docker failed to pull the image 'x': error during connect: Post \"http://x/images/create\": EOF";
+        assert_eq!(fault(away), Fault::Away);
+        let behind = format!("{pull} dial unix docker.raw.sock: connect: connection refused");
+        assert_eq!(fault(&behind), Fault::Away);
+    }
+
+    #[test]
+    fn a_logged_warning_fails_no_look_and_makes_nothing_absent() {
+        let one = format!("[{}]", container("a"));
+        let no_b = "Error: No such container: b";
+        for level in ["trace", "debug", "info", "warning"] {
+            let warned = format!(
+                "time=\"2026-01-01T00:00:00Z\" level={level} msg=\"The cgroupv2 manager is set to systemd but there is no systemd user session available\"\n"
+            );
+            assert_eq!(containers(&["a"], &said(0, &one, &warned)).unwrap(), ["a"]);
+            assert_eq!(read_names("docker ps", &said(0, "a\n", &warned)).unwrap(), ["a"]);
+            let with_refusal = format!("{warned}{no_b}");
+            assert_eq!(containers(&["a", "b"], &said(125, &one, &with_refusal)).unwrap(), ["a"]);
+            let pretends = format!("time=\"2026-01-01T00:00:00Z\" level={level} msg=\"no such container: b\" b");
+            for code in [0, 1, 125] {
+                assert!(containers(&["b"], &said(code, "[]", &warned)).is_err(), "{level} {code}");
+                assert!(containers(&["b"], &said(code, "", &pretends)).is_err(), "{level} {code}");
+                assert!(containers(&["a", "b"], &said(code, &one, &pretends)).is_err(), "{level} {code}");
+            }
+        }
+        for level in ["error", "fatal"] {
+            let line = format!("time=\"2026-01-01T00:00:00Z\" level={level} msg=\"level=info \"");
+            assert!(containers(&["a"], &said(0, &one, &line)).is_err(), "{level}");
         }
     }
 

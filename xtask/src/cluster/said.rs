@@ -4,6 +4,8 @@
 //! The words are k3d's frames (`failed to …: docker failed to …:`) around Docker
 //! Engine's own, which are what is matched.
 
+use std::collections::BTreeMap;
+
 use crate::docker::{self, Fault};
 use crate::exit::{Exit, Failure};
 
@@ -14,6 +16,8 @@ struct Rule {
     exit: Exit,
     any: &'static [&'static [&'static str]],
     sentence: &'static str,
+    /// With `{login}` and `{image}`: k3d itself pulls without an account, and takes the
+    /// image that is there.
     remedy: &'static str,
 }
 
@@ -24,7 +28,7 @@ const RULES: &[Rule] = &[
         exit: Exit::Registry,
         any: &[&["toomanyrequests"], &["too many requests"], &["pull rate limit"]],
         sentence: "the registry's pull rate limit stopped k3d",
-        remedy: "docker login, then run it again",
+        remedy: "{login}, then docker pull {image}, then run it again",
     },
     Rule {
         code: "address-pool",
@@ -71,7 +75,7 @@ const RULES: &[Rule] = &[
             &["no basic auth credentials"],
         ],
         sentence: "the registry denies an image that k3d needs, or does not have it",
-        remedy: "docker login, or correct `image` in k3d.yaml",
+        remedy: "{login}, then docker pull {image}, then run it again; or correct `image` in k3d.yaml",
     },
     Rule {
         code: "registry-tls",
@@ -109,6 +113,19 @@ const RULES: &[Rule] = &[
             &["/v2/", "eof"],
             &["/v2/", "proxyconnect"],
             &["pull", "received unexpected http status: 5"],
+            // A server of tokens or of layers, which stands elsewhere.
+            &["failed to pull", "error response from daemon", "dial tcp"],
+            &["failed to pull", "error response from daemon", "i/o timeout"],
+            &["failed to pull", "error response from daemon", "client.timeout exceeded"],
+            &["failed to pull", "error response from daemon", "deadline exceeded"],
+            &["failed to pull", "error response from daemon", "tls handshake timeout"],
+            &["failed to pull", "error response from daemon", "connection reset"],
+            &["failed to pull", "error response from daemon", "proxyconnect"],
+            &["failed to pull", "error response from daemon", "httpreadseeker"],
+            &["failed to pull", "error response from daemon", "failed to do request"],
+            &["failed to pull", "error response from daemon", ": eof"],
+            &["failed to pull", "error response from daemon", "unexpected eof"],
+            &["failed to pull", "error response from daemon", "unexpected status", ": 50"],
         ],
         sentence: "the registry that k3d pulls from does not answer Docker",
         remedy: "check Docker's way to it (docker info shows its proxy); or without internet: cargo xtask up --lab",
@@ -187,8 +204,50 @@ fn known(line: &str) -> Option<Failure> {
             fault => Some(docker::unavailable(fault, line)),
         };
     };
-    Some(Failure::new(rule.code, rule.exit, rule.sentence).evidence(line).remedy(rule.remedy))
+    let image = pulled(line);
+    let remedy = rule.remedy.replace("{login}", &login(image.unwrap_or_default()));
+    let remedy = remedy.replace("{image}", image.unwrap_or("what the evidence names"));
+    Some(Failure::new(rule.code, rule.exit, rule.sentence).evidence(line).remedy(remedy))
 }
+
+/// The image of `docker failed to pull the image 'X': …`, or of `Pulling image 'X'`.
+fn pulled(line: &str) -> Option<&str> {
+    let frames = ["pull the image '", "pull image '", "Pulling image '"];
+    let rest = frames.iter().find_map(|frame| line.split_once(frame))?.1;
+    let (image, _) = rest.split_once('\'')?;
+    (!image.is_empty() && !image.contains(char::is_whitespace)).then_some(image)
+}
+
+/// How to log in where an image comes from. Docker Hub is the one that needs no name.
+fn login(image: &str) -> String {
+    match image.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) && host != "docker.io" => format!("docker login {host}"),
+        _ => "docker login".to_owned(),
+    }
+}
+
+/// How often k3d began to pull each image. It asks again, without a pause and without a
+/// word of why, when a pull that began did not bring the image.
+#[derive(Default)]
+pub struct Pulls(BTreeMap<String, u32>);
+
+impl Pulls {
+    /// The failure that a line of k3d's tells when it is one pull of an image too many.
+    pub fn too_many(&mut self, line: &str) -> Option<Failure> {
+        let line = readable(line);
+        let image = pulled(&line).filter(|_| line.starts_with("Pulling image '"))?;
+        let count = self.0.entry(image.to_owned()).or_default();
+        *count += 1;
+        (*count == MOST_PULLS).then(|| {
+            Failure::new("registry-unreachable", Exit::Registry, format!("Docker does not finish pulling {image}"))
+                .evidence(format!("k3d began to pull it {MOST_PULLS} times"))
+                .remedy(format!("docker pull {image} tells why"))
+        })
+    }
+}
+
+/// Each node is made after the other, so that one pull is enough for all of them.
+const MOST_PULLS: u32 = 3;
 
 /// A port that something else on this machine holds, where it is known.
 pub fn port_taken(port: Option<u16>, evidence: impl Into<String>) -> Failure {
@@ -322,6 +381,17 @@ mod tests {
             ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: Get \"https://registry-1.docker.io/v2/\": net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)")),
             ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: Get \"https://ghcr.io/v2/\": dial tcp 140.82.121.33:443: connect: connection refused")),
             ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: Get \"https://ghcr.io/v2/\": proxyconnect tcp: dial tcp 10.0.0.1:3128: connect: no route to host")),
+            ("registry-unreachable", format!("{node} pull image 'x': docker failed to pull the image 'x': Error response from daemon: Get \"https://auth.docker.io/token?scope=x\": dial tcp 1.2.3.4:443: i/o timeout")),
+            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token?scope=x\": net/http: request canceled (Client.Timeout exceeded while awaiting headers)")),
+            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: failed to copy: httpReadSeeker: failed open: failed to do request: Get \"https://production.cloudflare.docker.com/x\": dial tcp 1.2.3.4:443: connect: connection refused")),
+            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: failed to resolve reference \"docker.io/x\": failed to authorize: failed to fetch anonymous token: Get \"https://auth.docker.io/token\": EOF")),
+            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: unexpected EOF")),
+            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: failed to authorize: failed to fetch anonymous token: unexpected status from GET request to https://auth.docker.io/token: 503 Service Unavailable")),
+            ("registry-dns", format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token\": dial tcp: lookup auth.docker.io on 10.0.0.2:53: no such host")),
+            ("registry-dns", format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token\": dial tcp: lookup auth.docker.io on 10.0.0.2:53: read udp 10.0.0.3:1->10.0.0.2:53: i/o timeout")),
+            ("registry-tls", format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token\": tls: failed to verify certificate: x509: certificate signed by unknown authority")),
+            ("registry-rate-limited", format!("{node} pull image 'x': Error response from daemon: failed to copy: httpReadSeeker: failed open: unexpected status code https://registry-1.docker.io/v2/x: 429 Too Many Requests - Server message: toomanyrequests: x")),
+            ("docker-unavailable", format!("{node} pull image 'x': error during connect: Post \"http://10.0.0.1:2375/v1.46/images/create\": dial tcp 10.0.0.1:2375: connect: connection refused")),
             ("registry-rate-limited", format!("{node} pull image 'x': Error response from daemon: toomanyrequests: You have reached your unauthenticated pull rate limit.")),
             ("registry-denied-or-missing", format!("{node} pull image 'x': Error response from daemon: pull access denied for rancher/k3z, repository does not exist or may require 'docker login'")),
             ("image-not-found", format!("{node} pull image 'x': Error response from daemon: manifest for rancher/k3s:v9 not found: manifest unknown: manifest unknown")),
@@ -340,6 +410,47 @@ mod tests {
             assert_eq!((failure.code, failure.evidence.last()), (code, Some(&cause)), "{failure:?}");
             assert!(failure.remedy.is_some());
         }
+    }
+
+    #[test]
+    fn what_k3d_cannot_pull_without_an_account_is_pulled_before_it() {
+        let remedy = |cause: &str| rolled_back(cause).remedy.unwrap();
+        let of = |image: &str, said: &str| {
+            remedy(&format!(
+                "docker failed to pull image '{image}': docker failed to pull the image '{image}': Error response from daemon: {said}"
+            ))
+        };
+        assert_eq!(
+            of("docker.io/rancher/k3s:v1", "toomanyrequests: x"),
+            "docker login, then docker pull docker.io/rancher/k3s:v1, then run it again"
+        );
+        assert_eq!(
+            of("registry:2", "toomanyrequests: x"),
+            "docker login, then docker pull registry:2, then run it again"
+        );
+        assert_eq!(
+            of("ghcr.io/k3d-io/k3d-tools:5", "denied: requested access to the resource is denied"),
+            "docker login ghcr.io, then docker pull ghcr.io/k3d-io/k3d-tools:5, then run it again; or correct `image` in k3d.yaml"
+        );
+        assert_eq!(
+            remedy("Error response from daemon: toomanyrequests: x"),
+            "docker login, then docker pull what the evidence names, then run it again"
+        );
+    }
+
+    #[test]
+    fn the_third_pull_of_one_image_is_one_too_many() {
+        let pull = |image: &str| format!("\u{1b}[36mINFO\u{1b}[0m[0003] Pulling image '{image}'");
+        let mut pulls = Pulls::default();
+        for line in [pull("a:1"), pull("b:1"), pull("a:1"), pull("b:1"), "Starting node 'a:1'".to_owned()] {
+            assert!(pulls.too_many(&line).is_none(), "{line}");
+        }
+        assert!(pulls.too_many("ERRO[0003] docker failed to pull the image 'a:1': x").is_none());
+        let failure = pulls.too_many(&pull("a:1")).unwrap();
+        assert_eq!((failure.code, failure.exit), ("registry-unreachable", Exit::Registry));
+        assert_eq!(failure.message, "Docker does not finish pulling a:1");
+        assert_eq!(failure.remedy.as_deref(), Some("docker pull a:1 tells why"));
+        assert!(pulls.too_many(&pull("a:1")).is_none(), "it is told once");
     }
 
     #[test]
