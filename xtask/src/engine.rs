@@ -35,6 +35,10 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
     if !rustix::process::geteuid().is_root() || !debian || remote {
         return Err(unavailable(error));
     }
+    // Without a client nobody has chosen another engine with it.
+    if which::which("docker").is_ok() {
+        require_here(docker::endpoint().await, unavailable(error.clone()))?;
+    }
     let reporter = &context.reporter;
     let installed = which::which("dockerd").is_ok();
     let what = if installed {
@@ -64,6 +68,24 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
         info.server_version, info.driver, info.cgroup_version
     ));
     Ok(info)
+}
+
+/// Whether an engine at this address, as a context of Docker has it, is on this machine.
+fn is_here(host: &str) -> bool {
+    ["unix://", "npipe://"].iter().any(|local| host.trim().starts_with(local))
+}
+
+/// That the engine which does not answer would be on this machine; else it is told that
+/// it is `away`. Where it would be is not known after a look that failed.
+fn require_here(endpoint: Result<String, Failure>, away: Failure) -> Result<(), Failure> {
+    match endpoint {
+        Ok(host) if is_here(&host) => Ok(()),
+        Ok(host) => Err(away
+            .evidence(format!("the chosen context of Docker is for {:?}", host.trim()))
+            .remedy("start the engine that `docker context ls` shows as chosen; or docker context use default")),
+        Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => Err(failure),
+        Err(_) => Err(away),
+    }
 }
 
 async fn apt(context: &Context, program: &str, arguments: &[&str]) -> Result<(), Failure> {
@@ -180,4 +202,32 @@ pub async fn image_tags(repository: &str) -> Result<BTreeSet<String>, Failure> {
     let filter = format!("reference={repository}");
     let output = docker_output(["images", "--filter", &filter, "--format", "{{.Repository}}:{{.Tag}}"]).await?;
     Ok(output.lines().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_chosen_elsewhere_is_not_here() {
+        for host in ["unix:///var/run/docker.sock\n", "unix:///run/docker.sock", "npipe:////./pipe/docker_engine"] {
+            assert!(is_here(host), "{host}");
+        }
+        for host in ["ssh://anna@build\n", "tcp://10.0.0.1:2376", "http://x", "", "\n", "<no value>", "/unix://"] {
+            assert!(!is_here(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn no_engine_is_started_here_for_one_chosen_elsewhere_or_nobody_knows_where() {
+        let away = || unavailable(Fault::Away, "it does not answer");
+        assert!(require_here(Ok("unix:///var/run/docker.sock\n".to_owned()), away()).is_ok());
+        let remote = require_here(Ok("ssh://anna@build\n".to_owned()), away()).unwrap_err();
+        assert_eq!((remote.code, remote.evidence.len()), ("docker-unavailable", 2));
+        assert!(remote.remedy.unwrap().contains("docker context"));
+        let unknown = Failure::new("docker-failed", Exit::NotReady, "x");
+        assert_eq!(require_here(Err(unknown), away()).unwrap_err().evidence, ["it does not answer"]);
+        let interrupted = Failure::new("interrupted", Exit::Interrupted, "x");
+        assert_eq!(require_here(Err(interrupted), away()).unwrap_err().exit, Exit::Interrupted);
+    }
 }
