@@ -386,6 +386,10 @@ mod tests {
 
     /// Runs a job, interrupted at each line that it prints.
     async fn interrupted_at_each_line(script: &str) -> (Failure, String) {
+        // A shell starts what it puts into the background with INT ignored, these tests
+        // too; xtask itself takes the signal, so that its children have the default.
+        // SAFETY: no handler of anybody's is replaced.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
         let (_folder, log) = log();
         let interrupt = Interrupt::new();
         let job = Job { command: shell(script), log: &log, inherit: None };
