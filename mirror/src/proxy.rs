@@ -43,7 +43,8 @@ impl Proxy {
         let (speaks, port) = match scheme.as_str() {
             "http" => (Speaks::Http, 80),
             "https" => (Speaks::Http, 443),
-            "socks5" => (Speaks::Socks5 { local_dns: true }, 1080),
+            // `socks` is how desktops write it.
+            "socks5" | "socks" => (Speaks::Socks5 { local_dns: true }, 1080),
             "socks5h" => (Speaks::Socks5 { local_dns: false }, 1080),
             _ => return None,
         };
@@ -116,7 +117,7 @@ impl Proxies {
     ///
     /// # Errors
     /// `Kind::Lock` for one that is mistyped, naming its variable, never its text, which
-    /// may hold a password.
+    /// may hold a password. An `ALL_PROXY` that cannot be read is passed over.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
@@ -134,8 +135,12 @@ impl Proxies {
             upper.map(|value| (name.to_owned(), value)).or_else(|| set(&lower).map(|value| (lower, value)))
         };
         let proxy = |name: &str| {
-            let found = either(name).or_else(|| either("ALL_PROXY"));
-            found.map(|(name, value)| named(&name, &value)).transpose()
+            match either(name) {
+                Some((name, value)) => named(&name, &value).map(Some),
+                // Go's programs do not read this one: what is written there for others, and
+                // cannot be read here, ends nothing.
+                None => Ok(either("ALL_PROXY").and_then(|(_, value)| Proxy::parse(value.trim()))),
+            }
         };
         let no_proxy = either("NO_PROXY").map(|(_, value)| NoProxy::parse(&value)).unwrap_or_default();
         Ok(Self { http: proxy("HTTP_PROXY")?, https: proxy("HTTPS_PROXY")?, no_proxy, direct: Vec::new() })
@@ -269,6 +274,21 @@ mod tests {
             let said = error.to_string();
             assert!(error.kind() == Kind::Lock && said.contains("https_proxy"), "{said}");
             assert!(!format!("{error:?}").contains("s3cret"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_for_all_is_read_as_desktops_write_it_and_passed_over_where_it_cannot_be() {
+        let tls = "https://x.example".parse().unwrap();
+        for name in ["ALL_PROXY", "all_proxy"] {
+            let found = proxies(&[(name, "socks://127.0.0.1:7891/")]).unwrap();
+            let proxy = found.to(&tls).unwrap();
+            let expected = ("http://127.0.0.1:7891/".to_owned(), Speaks::Socks5 { local_dns: true });
+            assert_eq!((proxy.uri.to_string(), proxy.speaks), expected);
+            assert!(proxies(&[(name, "socks4a://127.0.0.1:7891/")]).unwrap().is_empty());
+            let both = proxies(&[(name, "no proxy"), ("HTTPS_PROXY", "p:1")]).unwrap();
+            assert_eq!(both.to(&tls).unwrap().uri.to_string(), "http://p:1/");
+            assert!(proxies(&[(name, "p:1"), ("HTTPS_PROXY", "htp://p:1")]).is_err());
         }
     }
 
