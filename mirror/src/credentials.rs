@@ -52,6 +52,19 @@ pub struct Credentials {
     pub accounts: BTreeMap<String, Account>,
     /// Docker's configuration file; none: nothing but the accounts above.
     pub docker_config: Option<Utf8PathBuf>,
+    /// What `DOCKER_AUTH_CONFIG` holds, which comes before the file.
+    pub docker_auth_config: Option<AuthConfig>,
+}
+
+/// A text like that of Docker's configuration file, as GitLab's CI hands it to jobs.
+#[derive(Clone)]
+pub struct AuthConfig(pub String);
+
+/// It is a secret.
+impl fmt::Debug for AuthConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DOCKER_AUTH_CONFIG")
+    }
 }
 
 /// Go writes what is empty as `null`.
@@ -108,12 +121,33 @@ impl Credentials {
             let account = complete(registry, "the environment", account.clone())?;
             return Ok(Found { account: Some(account), trouble: None });
         }
+        let mut unread = None;
+        if let Some(AuthConfig(text)) = self.docker_auth_config.as_ref().filter(|config| !config.0.trim().is_empty()) {
+            let found = Self::find_in(text, "DOCKER_AUTH_CONFIG", registry, &wanted).await?;
+            if found.account.is_some() {
+                return Ok(found);
+            }
+            unread = found.trouble;
+        }
+        let mut found = self.find_in_file(registry, &wanted).await?;
+        if found.account.is_none() {
+            found.trouble = unread.or(found.trouble);
+        }
+        Ok(found)
+    }
+
+    async fn find_in_file(&self, registry: &str, wanted: &str) -> Result<Found, Error> {
         let Some(path) = &self.docker_config else { return Ok(Found::default()) };
         let text = match read_file(path) {
             Ok(Some(text)) => text,
             Ok(None) => return Ok(Found::default()),
             Err(error) => return Ok(Found::without(format!("cannot read {path}: {error}"))),
         };
+        Self::find_in(&text, path.as_str(), registry, wanted).await
+    }
+
+    /// In a text of Docker's configuration, which lies at this path.
+    async fn find_in(text: &str, path: &str, registry: &str, wanted: &str) -> Result<Found, Error> {
         // The parser's message may quote the line, and with it a secret: its position alone.
         let config: Config = match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
             Ok(config) => config,
@@ -125,11 +159,11 @@ impl Credentials {
         };
         let mut trouble = None;
         let helpers = config.cred_helpers.unwrap_or_default();
-        let own = best(&helpers, &wanted).map(|helper| helper.clone().unwrap_or_default());
+        let own = best(&helpers, wanted).map(|helper| helper.clone().unwrap_or_default());
         if let Some(helper) = own.or(config.creds_store).filter(|helper| !helper.is_empty()) {
             let quoted = format!("\"{helper}\"");
             let line = text.lines().position(|line| line.contains(&quoted)).map_or(1, |line| line + 1);
-            for name in names(registry, &wanted) {
+            for name in names(registry, wanted) {
                 match ask(&helper, name).await {
                     Ok(Some(account)) => {
                         let account = complete(registry, &format!("docker-credential-{helper}"), account)?;
@@ -144,12 +178,12 @@ impl Credentials {
             }
         }
         let auths = config.auths.unwrap_or_default();
-        let Some(entry) = best(&auths, &wanted) else { return Ok(Found { account: None, trouble }) };
+        let Some(entry) = best(&auths, wanted) else { return Ok(Found { account: None, trouble }) };
         let broken = |reason: &str| Error::new(Kind::Auth, format!("{path}: {registry}: {reason}"));
         let entry: Option<Entry> =
             serde_json::from_value(entry.clone()).map_err(|_| broken("is no account as Docker stores it"))?;
         match entry.unwrap_or_default().account().map_err(broken)? {
-            Some(account) => Ok(Found { account: Some(complete(registry, path.as_str(), account)?), trouble: None }),
+            Some(account) => Ok(Found { account: Some(complete(registry, path, account)?), trouble: None }),
             None => Ok(Found { account: None, trouble }),
         }
     }
@@ -310,7 +344,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8PathBuf::from_path_buf(folder.path().join("config.json")).unwrap();
         std::fs::write(&path, config).unwrap();
-        Credentials { accounts: BTreeMap::new(), docker_config: Some(path) }.find(registry).await
+        Credentials { docker_config: Some(path), ..Credentials::default() }.find(registry).await
     }
 
     async fn find(config: &str, registry: &str) -> Option<Account> {
@@ -419,6 +453,33 @@ mod tests {
         // What the file itself holds is there all the same.
         let both = r#"{"credsStore":"nobody-has-this-one","auths":{"quay.io":{"username":"u","password":"p"}}}"#;
         assert_eq!(find(both, "quay.io").await, Some(password("u", "p")));
+    }
+
+    #[tokio::test]
+    async fn what_a_job_is_handed_comes_before_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("config.json")).unwrap();
+        std::fs::write(
+            &path,
+            r#"{"auths":{"a.example":{"username":"f","password":"p"},"b.example":{"username":"f","password":"p"}}}"#,
+        )
+        .unwrap();
+        let with = |text: &str| Credentials {
+            docker_config: Some(path.clone()),
+            docker_auth_config: Some(AuthConfig(text.to_owned())),
+            ..Credentials::default()
+        };
+        let handed = with(r#"{"auths":{"a.example":{"username":"e","password":"s3cret"}}}"#);
+        assert_eq!(handed.find("a.example").await.unwrap().account, Some(password("e", "s3cret")));
+        assert_eq!(handed.find("b.example").await.unwrap().account, Some(password("f", "p")));
+        assert!(!format!("{handed:?}").contains("s3cret"));
+        for empty in ["", " "] {
+            let found = with(empty).find("c.example").await.unwrap();
+            assert_eq!(found, Found::default());
+        }
+        let broken = with(r#"{"auths": s3cret"#).find("c.example").await.unwrap().trouble.unwrap();
+        assert!(broken.starts_with("DOCKER_AUTH_CONFIG: line 1") && !broken.contains("s3cret"), "{broken}");
+        assert_eq!(with("{").find("b.example").await.unwrap().account, Some(password("f", "p")));
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ mod transport;
 use std::time::Duration;
 
 pub use copy::{Finding, Observe, Options, Summary, check, copy};
-pub use credentials::{Account, Credentials};
+pub use credentials::{Account, AuthConfig, Credentials};
 pub use lock::{Child, Digest, Lock, LockedImage, Mode, Platform, Wanted, WantedImage};
 pub use no_proxy::NoProxy;
 pub use pace::{Quota, Retry, asked_wait};

@@ -81,6 +81,7 @@ fn options(context: &Context, lab: bool) -> Result<Options, Failure> {
     let variable = crate::process::environment::variable;
     let mut options = Options::to(target(context, None));
     options.credentials.docker_config = Credentials::docker_config_path(variable);
+    options.credentials.docker_auth_config = variable("DOCKER_AUTH_CONFIG").map(image_mirror::AuthConfig);
     options.proxies = proxies()?;
     if context.env.cluster.k3d.is_some() {
         // It is on this machine or on the cluster's network, where no proxy reaches.
