@@ -316,6 +316,13 @@ fn certificate(error: &rustls::Error) -> Option<(Kind, String)> {
         }
         Wrong::NotValidYet => (Kind::TlsTime, "its certificate is not good yet".to_owned()),
         Wrong::UnknownIssuer => (Kind::Tls, "nobody here trusts the authority that made its certificate".to_owned()),
+        // What openssl makes if nobody says otherwise.
+        Wrong::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            let words = "its certificate is that of an authority, which no server may use as its own, also if it is \
+                         trusted: the server needs one with basicConstraints CA:FALSE (openssl req -x509 -addext \
+                         basicConstraints=critical,CA:FALSE)";
+            (Kind::Tls, words.to_owned())
+        }
         _ => return None,
     })
 }
