@@ -39,8 +39,9 @@ const AUTHORIZED: u32 = 3;
 pub struct Kept(Arc<Mutex<BTreeMap<Digest, Manifest>>>);
 
 impl Kept {
-    /// More are not kept, so that no list of images takes all memory.
+    /// More are not kept, so that no list of images takes all memory: in number and in bytes.
     const MOST: usize = 256;
+    const BYTES: usize = 64 << 20;
 
     fn get(&self, digest: &str) -> Option<Manifest> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +50,8 @@ impl Kept {
 
     fn put(&self, manifest: &Manifest) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < Self::MOST {
+        let held: usize = kept.values().map(|kept| kept.bytes.len()).sum();
+        if kept.len() < Self::MOST && held + manifest.bytes.len() <= Self::BYTES {
             kept.insert(manifest.digest.clone(), manifest.clone());
         }
     }
@@ -514,7 +516,9 @@ impl Registry {
                 }
                 let header = auth::basic(username, password).ok_or_else(|| wants("its account cannot be sent"))?;
                 if sent.as_ref() == Some(&header) {
-                    return Err(wants(&format!("refuses the account {username:?}")));
+                    // Some answer so to what they do not do or do not have, whoever asks.
+                    let status = Some(refused.status().as_u16());
+                    return Err(Error { status, ..wants(&format!("refuses the account {username:?}")) });
                 }
                 self.tokens.put(&scope.0, Token { header, until: None });
                 return Ok(());
@@ -680,7 +684,7 @@ impl Registry {
             Ok(response) if response.status() == StatusCode::OK => Ok(true),
             Ok(response) if response.status().is_client_error() => Ok(false),
             Ok(response) => Err(self.refused(&url, response).await),
-            Err(error) if error.kind == Kind::Denied => Ok(false),
+            Err(error) if error.kind == Kind::Denied || error.kind == Kind::Auth && error.status.is_some() => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -781,10 +785,12 @@ impl Registry {
         let text = String::from_utf8_lossy(&body);
         // ENOSPC is error 28: distribution prints Go's syscall error as a number.
         let full = text.contains("no space left on device") || text.contains("\"Err\":28");
-        let limited = text.contains("TOOMANYREQUESTS")
-            || text.contains("toomanyrequests:")
-            || text.contains("pull rate limit")
-            || text.contains("API rate limit exceeded");
+        let lower = text.to_lowercase();
+        let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+        let forbidden = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        // GitHub, GitLab, Amazon and Google each have words of their own for it.
+        let limited = says(&["toomanyrequests", "pull rate limit", "api rate limit exceeded"])
+            || forbidden && says(&["rate limit", "rate exceeded", "quota exceeded for", "resource_exhausted"]);
         let kind = match status {
             _ if full => Kind::DiskFull,
             StatusCode::TOO_MANY_REQUESTS => Kind::RateLimited,
