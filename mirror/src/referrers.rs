@@ -5,7 +5,9 @@
 //!
 //! An image without them is still the image: what cannot be had of them is a warning.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -23,6 +25,10 @@ const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
 /// Bounds on what a source can ask of us: pages of a list, and manifests in all.
 const PAGES: usize = 100;
 const MOST: usize = 1000;
+/// Of what is held at once of them, in bytes.
+const BYTES: usize = 64 << 20;
+/// What is left behind then.
+const REST: &str = "the rest of what refers to it";
 /// A bundle may be an index, of indexes.
 const DEEP: usize = 4;
 
@@ -56,12 +62,14 @@ struct Copying<'a, 'b> {
     /// At the source, and at the target.
     repository: &'a str,
     name: &'a str,
+    /// How many manifests may still be read for this image, at whatever depth.
+    left: Cell<usize>,
 }
 
 /// Brings what refers to an image after it; how many there were.
 pub(crate) async fn copy(act: &Act<'_>, image: usize, top: &Manifest) -> Result<usize, Error> {
     let (source, repository, name) = act.whence(image)?;
-    let copying = Copying { act, image, source: &source, repository: &repository, name: &name };
+    let copying = Copying { act, image, source: &source, repository: &repository, name: &name, left: Cell::new(MOST) };
     let mut count = copying.of(&top.digest).await?;
     // Whoever signs an index may sign each of its platforms too; nobody signs these alone.
     if count > 0 && top.is_index() {
@@ -73,8 +81,8 @@ pub(crate) async fn copy(act: &Act<'_>, image: usize, top: &Manifest) -> Result<
 }
 
 impl Copying<'_, '_> {
-    fn warn(&self, what: &str, error: &Error) {
-        let text = format!("copied without {what}: {error}");
+    fn warn(&self, what: &str, why: impl Display) {
+        let text = format!("copied without {what}: {why}");
         self.act.tell(Event::Warning { id: self.act.id(self.image), text });
     }
 
@@ -83,7 +91,7 @@ impl Copying<'_, '_> {
         match result {
             Ok(done) => Ok(Some(done)),
             Err(error) if is_its_own(&error) => {
-                self.warn(what, &error);
+                self.warn(what, error);
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -96,6 +104,10 @@ impl Copying<'_, '_> {
         let mut copied = Vec::new();
         let mut noted = true;
         for descriptor in listed {
+            if self.left.get() == 0 {
+                self.warn(REST, format!("more than {MOST} manifests refer to it"));
+                break;
+            }
             let Some(digest) = digest_of(&descriptor) else { continue };
             let what = format!("{digest}, which refers to it");
             let Some(put) = self.part(&what, self.referrer(&digest, subject).await)? else { continue };
@@ -110,7 +122,7 @@ impl Copying<'_, '_> {
         }
         for tag in tagged {
             let what = format!("the signature {tag}");
-            if self.part(&what, self.signature(&tag).await)?.is_some() {
+            if self.part(&what, self.signature(&tag, subject).await)? == Some(true) {
                 count += 1;
             }
         }
@@ -122,31 +134,60 @@ impl Copying<'_, '_> {
         let url = self.source.url(self.repository, &format!("referrers/{subject}"));
         // By the specification the tag counts only where there is no such list.
         if let Some(listed) = self.part("what refers to it", self.pages(url).await)?.flatten() {
-            return Ok(listed);
+            return Ok(self.bounded(listed));
         }
         let tag = tag(subject);
         // A HEAD first: a manifest that is not there must not cost a pull.
         let found = self.source.digest_at_once(self.repository, &tag, Wants::Little).await;
         // Some read it as the digest itself, and give the image (GitLab's registry).
-        let Some(Some(Some(found))) = self.part("what refers to it", found)? else { return Ok(Vec::new()) };
-        if found == *subject {
+        let Some(Some(found)) = self.part("what refers to it", found)? else { return Ok(Vec::new()) };
+        // One that does not say its digest is known by its bytes, below.
+        if found.as_ref() == Some(subject) {
             return Ok(Vec::new());
         }
         let list = self.part("what refers to it", self.source.manifest(self.repository, &tag).await)?.flatten();
         let list = list.filter(|list| list.is_index() && list.digest != *subject);
         let list = list.and_then(|list| serde_json::from_slice::<Index>(&list.bytes).ok());
-        Ok(list.and_then(|list| list.manifests).unwrap_or_default())
+        Ok(self.bounded(list.and_then(|list| list.manifests).unwrap_or_default()))
+    }
+
+    fn bounded(&self, mut listed: Vec<Value>) -> Vec<Value> {
+        if listed.len() > MOST {
+            self.warn(REST, format!("more than {MOST} manifests refer to it"));
+            listed.truncate(MOST);
+        }
+        listed
     }
 
     /// The list of the referrers API; none of a registry that does not know it.
     async fn pages(&self, first: String) -> Result<Option<Vec<Value>>, Error> {
         let (mut listed, mut seen, mut next) = (None::<Vec<Value>>, BTreeSet::new(), Some(first));
-        while let Some(url) = next.take().filter(|url| seen.len() < PAGES && seen.insert(url.clone())) {
-            let Some((bytes, more)) = self.source.page(self.repository, &url).await? else { break };
+        let mut held = 0;
+        while let Some(url) = next.take().filter(|url| seen.insert(url.clone())) {
+            if seen.len() > PAGES || held > BYTES {
+                self.warn(REST, format!("its list has more than {PAGES} pages, or {} MiB", BYTES >> 20));
+                break;
+            }
+            let page = match self.source.page(self.repository, &url).await {
+                // What the pages before it named is good all the same.
+                Err(error) if listed.is_some() && is_its_own(&error) => {
+                    self.warn(REST, error);
+                    break;
+                }
+                page => page?,
+            };
             // Proxies answer 200 to anything.
-            let Ok(index) = serde_json::from_slice::<Index>(&bytes) else { break };
-            listed.get_or_insert_default().extend(index.manifests.unwrap_or_default());
-            next = more.filter(|_| listed.as_ref().is_some_and(|listed| listed.len() < MOST));
+            let page = page.and_then(|(bytes, more)| Some((bytes.len(), serde_json::from_slice(&bytes).ok()?, more)));
+            let Some((size, index, more)): Option<(usize, Index, _)> = page else {
+                if listed.is_some() {
+                    self.warn(REST, format!("a page of its list is none ({})", self.source.name));
+                }
+                break;
+            };
+            held += size;
+            let listed = listed.get_or_insert_default();
+            listed.extend(index.manifests.unwrap_or_default());
+            next = more.filter(|_| listed.len() <= MOST);
         }
         Ok(listed)
     }
@@ -171,7 +212,7 @@ impl Copying<'_, '_> {
 
     /// Copies one, if it does refer to this image; whether the target took note of that.
     async fn referrer(&self, digest: &Digest, subject: &Digest) -> Result<Option<(Manifest, bool)>, Error> {
-        let manifest = self.source.wanted_manifest(self.repository, digest.as_str()).await?;
+        let manifest = self.read(digest.as_str()).await?;
         if manifest.document.subject.as_ref().is_none_or(|it| it.digest != *subject) {
             return Ok(None);
         }
@@ -180,10 +221,32 @@ impl Copying<'_, '_> {
         Ok(Some((manifest, noted)))
     }
 
-    async fn signature(&self, tag: &str) -> Result<(), Error> {
-        let manifest = self.source.wanted_manifest(self.repository, tag).await?;
+    /// Copies what stands under a tag of cosign's; whether that is a signature at all.
+    /// What the target has there of its own is never written over.
+    async fn signature(&self, tag: &str, subject: &Digest) -> Result<bool, Error> {
+        let manifest = self.read(tag).await?;
+        // A registry that reads the digest out of the tag gives the image, on both sides.
+        if manifest.digest == *subject {
+            return Ok(false);
+        }
+        let target = &self.act.target;
+        let there = target.manifest(self.name, tag).await?.filter(|there| there.digest != *subject);
+        if there.is_some_and(|there| there.digest != manifest.digest && !holds_all(&manifest, &there)) {
+            let message =
+                format!("{}: {}:{tag} has something else already, which stays as it is", target.name, self.name);
+            return Err(Error::new(Kind::Invalid, message));
+        }
         self.parts(&manifest).await?;
-        self.put(&manifest, tag).await.map(drop)
+        self.put(&manifest, tag).await.map(|_| true)
+    }
+
+    /// One of the source's manifests, of which no source can make us read without end.
+    async fn read(&self, reference: &str) -> Result<Manifest, Error> {
+        let Some(left) = self.left.get().checked_sub(1) else {
+            return Err(Error::new(Kind::Invalid, format!("more than {MOST} manifests refer to it")));
+        };
+        self.left.set(left);
+        self.source.wanted_manifest(self.repository, reference).await
     }
 
     async fn put(&self, manifest: &Manifest, reference: &str) -> Result<bool, Error> {
@@ -192,11 +255,17 @@ impl Copying<'_, '_> {
 
     /// The blobs of a manifest, and of all that stands in an index.
     async fn parts(&self, manifest: &Manifest) -> Result<(), Error> {
-        let (mut ordered, mut level) = (Vec::new(), vec![manifest.clone()]);
+        let (mut ordered, mut level, mut held) = (Vec::new(), vec![manifest.clone()], 0);
         for _ in 0..DEEP {
             let mut next = Vec::new();
             for child in level.iter().flat_map(|manifest| &manifest.document.manifests) {
-                next.push(self.source.wanted_manifest(self.repository, child.digest.as_str()).await?);
+                let child = self.read(child.digest.as_str()).await?;
+                held += child.bytes.len();
+                if held > BYTES {
+                    let message = format!("what stands in it is larger than {} MiB", BYTES >> 20);
+                    return Err(Error::new(Kind::Invalid, message));
+                }
+                next.push(child);
             }
             ordered.append(&mut level);
             level = next;
@@ -244,6 +313,17 @@ impl Copying<'_, '_> {
         let media_type = known.as_ref().map_or(OCI_INDEX, |known| &known.media_type);
         target.put_manifest(self.name, media_type, Bytes::from(bytes), &tag).await.map(drop)
     }
+}
+
+/// Whether a manifest has each layer of another one, with what is written beside it: there
+/// cosign keeps the signature itself, and the layer is the same for all who sign.
+fn holds_all(manifest: &Manifest, other: &Manifest) -> bool {
+    let layers = |manifest: &Manifest| -> Vec<Value> {
+        let document: Value = serde_json::from_slice(&manifest.bytes).unwrap_or_default();
+        document["layers"].as_array().cloned().unwrap_or_default()
+    };
+    let (ours, theirs) = (layers(manifest), layers(other));
+    !theirs.is_empty() && theirs.iter().all(|layer| ours.contains(layer))
 }
 
 /// A descriptor as a list of referrers has it (the specification wants the artifact's type there).

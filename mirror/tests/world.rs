@@ -396,6 +396,12 @@ fn a_rate_limit_need_not_be_a_429() {
         (401, r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#),
         (403, "toomanyrequests: Rate exceeded"),
         (403, r#"{"message":"API rate limit exceeded for 10.0.0.1"}"#),
+        (403, r#"{"message":"You have exceeded a secondary rate limit. Please wait."}"#),
+        (403, "Rate limit reached"),
+        (401, "Rate exceeded"),
+        (403, r#"{"errors":[{"code":"DENIED","message":"Quota exceeded for quota metric 'Requests per minute'"}]}"#),
+        (403, r#"{"error":{"code":403,"status":"RESOURCE_EXHAUSTED"}}"#),
+        (403, "TooManyRequests"),
         (429, ""),
     ] {
         let source = Server::with(move |request| request.is("GET", "/manifests/").then(|| answer(status, body)));
@@ -429,6 +435,43 @@ fn one_image_that_its_registry_stumbles_over_keeps_no_other_from_coming() {
     let error = error.0.unwrap_err();
     assert_eq!(error.images().iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["broken"], "{error}");
     assert_eq!(target.tags("mirror/whole"), ["1"]);
+}
+
+/// By a registry with accounts of its own (htpasswd, Nexus, Artifactory).
+#[test]
+fn a_registry_that_lets_in_by_password_may_answer_401_to_what_it_does_not_do() {
+    let source = Server::plain();
+    let large = vec![7; 2_000_000];
+    let digests = [source.image("x/one", "1", &large), source.image("x/two", "1", &large)];
+    let lock = locked(&["docker.io/x/one:1", "docker.io/x/two:1"], &digests);
+    type Refuses = fn(&Request) -> bool;
+    let target = |refuses: Refuses| {
+        Server::with(move |request| match request.header("authorization") {
+            Some(ANNA) if !refuses(request) => None,
+            _ => Some(answer(401, "").with("www-authenticate", "Basic realm=x")),
+        })
+    };
+    let cases: [(&str, Refuses); 3] = [
+        ("mounts", |request| request.query.contains("mount=")),
+        ("looks", |request| request.method == "HEAD"),
+        ("both", |request| request.method == "HEAD" || request.query.contains("mount=")),
+    ];
+    for (name, refuses) in cases {
+        let target = target(refuses);
+        for force in [false, true] {
+            let options = with_account(options(&source, &target), &target.address);
+            let (summary, _) = copied(&lock, &Options { force, ..options });
+            assert_eq!(summary.copied, 2, "{name}");
+        }
+        assert_eq!(target.tags("mirror/two"), ["1"], "{name}");
+    }
+    // One that refuses the account says so.
+    for force in [false, true] {
+        let target = target(|_| true);
+        let options = with_account(options(&source, &target), &target.address);
+        let error = copy(&lock, &Options { force, ..options }).0.unwrap_err();
+        assert!(error.kind() == Kind::Auth && error.to_string().contains("refuses the account"), "{error}");
+    }
 }
 
 /// What signs an image, at a source that has it in this form.
@@ -586,6 +629,117 @@ fn signatures_that_only_the_target_has_stay_there() {
     }
 }
 
+/// As cosign keeps them: the layer is the same for all who sign, the signature stands beside it.
+#[test]
+fn a_signature_under_a_tag_is_never_written_over_another_one() {
+    let (source, target) = (Server::plain(), Server::plain());
+    let digest = source.image("x/signed", "1", b"layer");
+    let tag = format!("{}.sig", digest.as_str().replace(':', "-"));
+    let sign = |server: &Server, repository: &str, by: &[&str]| {
+        let config = server.blob(repository, b"{}");
+        let layers = by.iter().map(|by| {
+            let mut layer = server.blob(repository, b"payload");
+            layer["annotations"] = json!({"dev.cosignproject.cosign/signature": by});
+            layer
+        });
+        let layers: Vec<Value> = layers.collect();
+        let document = json!({"schemaVersion": 2, "mediaType": server::MANIFEST, "config": config, "layers": layers});
+        server.put(repository, Some(&tag), &document);
+        document
+    };
+    let theirs = sign(&source, "x/signed", &["theirs"]);
+    let lock = locked(&["docker.io/x/signed:1"], std::slice::from_ref(&digest));
+    let forced = |target: &Server| copied(&lock, &Options { force: true, ..options(&source, target) });
+    for _ in 0..2 {
+        let (summary, heard) = forced(&target);
+        assert_eq!((summary.referrers, heard.warnings()), (1, vec![]));
+        assert_eq!(target.manifest("mirror/signed", &tag).unwrap(), theirs);
+    }
+    // One more at the source takes nothing away.
+    let more = sign(&source, "x/signed", &["theirs", "another"]);
+    assert_eq!(forced(&target).1.warnings(), Vec::<String>::new());
+    assert_eq!(target.manifest("mirror/signed", &tag).unwrap(), more);
+    // Also where a HEAD does not say which one it is.
+    let silent = Server::with(|request| request.is("HEAD", ".sig").then(|| answer(200, "")));
+    for target in [target, silent] {
+        let ours = sign(&target, "mirror/signed", &["ours"]);
+        let (summary, heard) = forced(&target);
+        let warnings = heard.warnings();
+        assert_eq!((summary.copied, summary.referrers, warnings.len()), (1, 0, 1), "{warnings:?}");
+        assert!(warnings[0].contains(&tag) && warnings[0].contains("stays as it is"), "{warnings:?}");
+        assert_eq!(target.manifest("mirror/signed", &tag).unwrap(), ours);
+    }
+}
+
+#[test]
+fn signatures_are_found_where_a_head_does_not_say_the_digest() {
+    let mute = |request: &Request| request.is("HEAD", "/manifests/sha256-");
+    let source = Server::with(move |request| (mute(request) && !request.path.contains('.')).then(|| answer(200, "")));
+    let digest = source.image("x/signed", "1", b"layer");
+    let row = source.referrer("x/signed", &digest, "signature");
+    source.list("x/signed", &digest.as_str().replace(':', "-"), std::slice::from_ref(&row));
+    let target = Server::plain();
+    let lock = locked(&["docker.io/x/signed:1"], std::slice::from_ref(&digest));
+    let (summary, heard) = copied(&lock, &options(&source, &target));
+    assert_eq!((summary.referrers, heard.warnings()), (1, vec![]));
+    assert!(target.manifest("mirror/signed", row["digest"].as_str().unwrap()).is_some());
+    // One that takes the tag for the digest, and does not say so, gives the image.
+    let inner = Server::plain();
+    let digest = inner.image("x/signed", "1", b"layer");
+    let index = inner.manifest("x/signed", digest.as_str()).unwrap().to_string();
+    let source = Server::with(move |request| {
+        let of_it = request.path.contains("/manifests/sha256-");
+        of_it.then(|| answer(200, index.clone()).with("content-type", server::INDEX))
+    });
+    source.image("x/signed", "1", b"layer");
+    let target = Server::plain();
+    let (summary, heard) = copied(&lock, &options(&source, &target));
+    assert_eq!((summary.referrers, heard.warnings()), (0, vec![]));
+    assert_eq!(target.tags("mirror/signed"), ["1"]);
+}
+
+#[test]
+fn what_is_left_behind_of_a_long_or_broken_list_is_told() {
+    type Case = fn(&Request) -> Option<Answer>;
+    let cases: [(&str, Case, usize, &str); 4] = [
+        (
+            "without end",
+            |request| {
+                let page = answer(200, r#"{"schemaVersion":2,"manifests":[]}"#);
+                let link = format!("<{}?from={}>; rel=\"next\"", request.path, request.before);
+                request.path.contains("/referrers/").then(|| page.with("link", link))
+            },
+            0,
+            "more than 100 pages",
+        ),
+        (
+            "too many",
+            |request| {
+                let rows = vec![json!({}); 1001];
+                let list = json!({"schemaVersion": 2, "manifests": rows});
+                request.path.contains("/referrers/").then(|| answer(200, list.to_string()))
+            },
+            0,
+            "more than 1000 manifests",
+        ),
+        ("broken", |request| request.query.contains("from=").then(|| answer(500, "oh")), 2, "500"),
+        ("none", |request| request.query.contains("from=").then(|| answer(200, "<html>")), 2, "a page of its list"),
+    ];
+    for (name, rule, count, expected) in cases {
+        let source = Server::listing(2, rule);
+        let digest = source.image("x/signed", "1", b"layer");
+        for at in 0..5 {
+            source.referrer("x/signed", &digest, &format!("signature {at}"));
+        }
+        let lock = locked(&["docker.io/x/signed:1"], std::slice::from_ref(&digest));
+        let (summary, heard) = copied(&lock, &options(&source, &Server::plain()));
+        let warnings = heard.warnings();
+        assert_eq!((summary.referrers, warnings.len()), (count, 1), "{name}: {warnings:?}");
+        assert!(warnings[0].contains("the rest of what refers to it"), "{name}: {warnings:?}");
+        assert!(warnings[0].contains(expected), "{name}: {warnings:?}");
+    }
+}
+
 /// An account goes to the realm that was named, and nowhere from there.
 #[test]
 fn an_account_goes_along_no_redirect() {
@@ -725,8 +879,6 @@ impl Authority {
 
     /// A server whose certificate is for that name, between these days from now.
     fn serve(&self, name: &str, days: std::ops::Range<i64>) -> Server {
-        use rustls::pki_types::pem::PemObject;
-        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
         std::fs::write(self.path("extensions"), format!("subjectAltName={name}\nbasicConstraints=critical,CA:FALSE\n"))
             .unwrap();
         self.openssl("req -subj /CN=registry -keyout key.pem -out request.pem -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes");
@@ -746,6 +898,13 @@ impl Authority {
             date(days.start),
             date(days.end)
         ));
+        self.server()
+    }
+
+    /// A server with the certificate that was made last.
+    fn server(&self) -> Server {
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
         let certificate = CertificateDer::from_pem_file(self.path("cert.pem")).unwrap();
         let key = PrivateKeyDer::from_pem_file(self.path("key.pem")).unwrap();
         let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
@@ -815,5 +974,16 @@ fn a_certificate_is_told_by_what_is_wrong_with_it() {
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(expected), "{error}");
         println!("{error}");
+    }
+    // As openssl makes one unasked: its own authority, whether or not that is trusted.
+    let own = Authority::new();
+    own.openssl("req -x509 -subj /CN=registry -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2");
+    let server = own.server();
+    for trusted in [false, true] {
+        let mut options = options(&source, &server);
+        options.target.plain_http = false;
+        options.target.ca = trusted.then(|| own.path("cert.pem"));
+        let error = copy(&lock, &options).0.unwrap_err();
+        assert!(error.kind() == Kind::Tls && error.to_string().contains("basicConstraints CA:FALSE"), "{error}");
     }
 }
