@@ -565,9 +565,11 @@ fn a_terminal_that_goes_ends_the_run_as_terminated() {
     let [terminal, ours] = terminal();
     let mut command = world.xtask(&["layer", "10"]);
     command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap()).stderr(terminal);
-    // SAFETY: both calls are async-signal-safe.
+    // SAFETY: all three calls are async-signal-safe.
     unsafe {
         command.pre_exec(|| {
+            // These tests may have been started by `nohup`, which xtask would respect.
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
             if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
                 return Err(std::io::Error::last_os_error());
             }

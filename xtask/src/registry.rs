@@ -146,7 +146,11 @@ fn failure(error: image_mirror::Error) -> Failure {
             Exit::Registry,
             "check HTTPS_PROXY; NO_PROXY names what is reached without a proxy",
         ),
-        Kind::Tls => ("registry-tls", Exit::Registry, "name its certificate authority: registry.ca in env.yaml"),
+        Kind::Tls => (
+            "registry-tls",
+            Exit::Registry,
+            "where its certificate authority is not known here, registry.ca in env.yaml names it",
+        ),
         Kind::TlsName => (
             "registry-tls",
             Exit::Registry,
