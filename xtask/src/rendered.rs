@@ -32,6 +32,7 @@ pub struct Places {
     variables: Vec<String>,
     flags: Vec<String>,
     annotations: Vec<String>,
+    registries: Vec<String>,
     never: Vec<String>,
 }
 
@@ -117,7 +118,10 @@ impl Search<'_> {
     fn text(&mut self, field: &str, text: &str, generous: bool) {
         let found: Vec<&str> = words(text)
             .filter(|word| is_reference(word) || generous && may_be_image(word))
-            .filter(|word| !is_one_of(&self.places.never, word))
+            .filter(|word| {
+                let surely = word.contains("@sha256:") || is_one_of(&self.places.registries, word);
+                surely || !is_one_of(&self.places.never, word)
+            })
             .collect();
         for image in found {
             self.add(field, image);
@@ -512,6 +516,16 @@ items: [{kind: Pod, metadata: {name: p}, spec: {containers: [{image: 'listed:1'}
 
     fn found(text: &str, generous: bool) -> Vec<&str> {
         words(text).filter(|word| is_reference(word) || generous && may_be_image(word)).collect()
+    }
+
+    #[test]
+    fn a_registry_whose_name_begins_like_a_class_is_a_registry() {
+        let digest = format!("org.example.com/team/app@sha256:{}", "a".repeat(64));
+        for text in ["dev.azurecr.io/team/app:1", "net.jfrog.io/docker/app:2", &digest] {
+            let manifest = format!("kind: ConfigMap\nmetadata: {{name: x}}\ndata: {{use: 'see {text}'}}\n");
+            let found = images(&manifest, &places()).unwrap();
+            assert_eq!(found.iter().map(|named| named.image.as_str()).collect::<Vec<_>>(), [text], "{text}");
+        }
     }
 
     #[test]
