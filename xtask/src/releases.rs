@@ -516,16 +516,14 @@ async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
 /// `consent-needed` where one is there; those of reading Helm's storage.
 pub async fn consent_to_uninstalls(context: &Context, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
     let unwanted: Vec<Release> = wanted.iter().filter(|release| !release.installed).cloned().collect();
-    for (revision, _) in newest(client, Some(&unwanted)).await? {
+    for (revision, stored) in storage::newest_whole(client, &unwanted).await? {
         if revision.status == Status::Uninstalled {
             continue;
         }
         let full = format!("{}/{}", revision.namespace, revision.release);
         // What it holds cannot always be said; that it goes can.
-        if let Some((_, stored)) = storage::current(client, &revision).await? {
-            for line in objects(&stored) {
-                context.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
-            }
+        for line in objects(&stored) {
+            context.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
         }
         let what = format!("uninstall release {full}, which the tree says is not to be installed");
         let _: Consent<consent::Release> = context.may_destroy(&what).await?;
@@ -554,8 +552,7 @@ pub async fn consent_to_upgrades(
     rendered: &str,
 ) -> Result<(), Failure> {
     let installed: Vec<Release> = wanted.iter().filter(|release| release.installed).cloned().collect();
-    for (revision, _) in newest(client, Some(&installed)).await? {
-        let Some((_, stored)) = storage::current(client, &revision).await? else { continue };
+    for (revision, stored) in storage::newest_whole(client, &installed).await? {
         // One that cannot be read is passed over by Helm, and deletes nothing.
         if stored.unreadable.is_none() && revision.status != Status::Uninstalled {
             let (asked, told): (Vec<_>, Vec<_>) =

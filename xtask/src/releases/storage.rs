@@ -243,6 +243,13 @@ pub async fn newest(client: &Client, of: Option<&[Release]>) -> Result<Vec<(Revi
     opened(client, highest(revisions(client, of, "owner=helm").await?), of.is_some()).await
 }
 
+/// The highest revision of each of these releases as [`newest`] reads it, with its manifest.
+pub async fn newest_whole(client: &Client, of: &[Release]) -> Result<Vec<(Revision, Stored)>, Failure> {
+    let newest = highest(revisions(client, Some(of), "owner=helm").await?);
+    let reads = newest.into_iter().map(|revision| async move { current(client, &revision).await });
+    futures_util::stream::iter(reads).buffered(READS).try_filter_map(async |found| Ok(found)).try_collect().await
+}
+
 /// The highest revision of each release in these namespaces, read as [`newest`] reads all.
 pub async fn newest_within(client: &Client, namespaces: &BTreeSet<String>) -> Result<Vec<(Revision, Stored)>, Failure> {
     let lists = namespaces.iter().map(async |namespace| {
