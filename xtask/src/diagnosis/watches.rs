@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::core::Resource;
 
 pub enum Seen {
     Pod(Box<Pod>),
@@ -97,30 +98,14 @@ pub async fn pods(api: Api<Pod>, namespace: &str, mut version: String, to: News)
             }
         }
         if !version.is_empty() {
-            match api.watch(&WatchParams::default(), &version).await {
-                Ok(stream) => {
-                    let mut stream = std::pin::pin!(stream);
-                    while let Some(Ok(event)) = stream.next().await {
-                        match event {
-                            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                                brought = true;
-                                follow(&mut version, pod.metadata.resource_version.as_deref());
-                                drop(to.send(Seen::Pod(Box::new(pod))));
-                            }
-                            WatchEvent::Deleted(pod) => {
-                                brought = true;
-                                follow(&mut version, pod.metadata.resource_version.as_deref());
-                                drop(to.send(Seen::Gone(pod.metadata.uid.unwrap_or_default())));
-                            }
-                            WatchEvent::Bookmark(mark) => follow(&mut version, Some(&mark.metadata.resource_version)),
-                            WatchEvent::Error(_) => {
-                                version.clear();
-                                break;
-                            }
-                        }
-                    }
-                }
-                Err(error) if is_gone(&error) => version.clear(),
+            let news = |pod: Pod, deleted| {
+                Some(match deleted {
+                    true => Seen::Gone(pod.metadata.uid.unwrap_or_default()),
+                    false => Seen::Pod(Box::new(pod)),
+                })
+            };
+            match watched(&api, &mut version, &to, news).await {
+                Ok(any) => brought = any,
                 Err(error) => refused(&error, &what, &mut told, &to),
             }
         }
@@ -143,34 +128,58 @@ pub async fn events(api: Api<Event>, namespace: &str, mut version: String, to: N
             }
         }
         if !version.is_empty() {
-            match api.watch(&WatchParams::default(), &version).await {
-                Ok(stream) => {
-                    let mut stream = std::pin::pin!(stream);
-                    while let Some(Ok(event)) = stream.next().await {
-                        match event {
-                            WatchEvent::Added(event) | WatchEvent::Modified(event) => {
-                                brought = true;
-                                follow(&mut version, event.metadata.resource_version.as_deref());
-                                drop(to.send(Seen::Event(Box::new(event))));
-                            }
-                            WatchEvent::Deleted(event) => {
-                                follow(&mut version, event.metadata.resource_version.as_deref())
-                            }
-                            WatchEvent::Bookmark(mark) => follow(&mut version, Some(&mark.metadata.resource_version)),
-                            WatchEvent::Error(_) => {
-                                version.clear();
-                                break;
-                            }
-                        }
-                    }
-                }
-                Err(error) if is_gone(&error) => version.clear(),
+            let news = |event, deleted: bool| (!deleted).then(|| Seen::Event(Box::new(event)));
+            match watched(&api, &mut version, &to, news).await {
+                Ok(any) => brought = any,
                 Err(error) => refused(&error, &what, &mut told, &to),
             }
         }
         pause.worked(since, brought);
         pause.rest().await;
     }
+}
+
+/// One watch from `version` on, until it is cut, or forgotten: then there is no version
+/// any more. `news` makes of an object, and whether it is deleted, what is told of it.
+/// Whether there was any.
+async fn watched<K>(
+    api: &Api<K>,
+    version: &mut String,
+    to: &News,
+    news: impl Fn(K, bool) -> Option<Seen>,
+) -> Result<bool, kube::Error>
+where
+    K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let mut stream = match api.watch(&WatchParams::default(), version).await {
+        Ok(stream) => std::pin::pin!(stream),
+        Err(error) if is_gone(&error) => {
+            version.clear();
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut brought = false;
+    while let Some(Ok(event)) = stream.next().await {
+        let (object, deleted) = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+            WatchEvent::Deleted(object) => (object, true),
+            WatchEvent::Bookmark(mark) => {
+                follow(version, Some(&mark.metadata.resource_version));
+                continue;
+            }
+            WatchEvent::Error(_) => {
+                version.clear();
+                break;
+            }
+        };
+        follow(version, object.meta().resource_version.as_deref());
+        if let Some(seen) = news(object, deleted) {
+            brought = true;
+            drop(to.send(seen));
+        }
+    }
+    Ok(brought)
 }
 
 fn follow(version: &mut String, seen: Option<&str>) {
