@@ -163,16 +163,6 @@ fn without_go_it_says_so() {
 }
 
 #[test]
-fn destroying_needs_consent_where_nobody_can_be_asked() {
-    let (_folder, tree) = copy_of_the_tree();
-    for (action, flag) in [("recreate", "--allow-destroy=cluster"), ("delete", "--allow-destroy=cluster,registry")] {
-        let mut command = xtask(&tree, &["cluster", action, "--yes"]);
-        command.env("XTASK_CONFIRM", "1").env_remove("XTASK_ALLOW_DESTROY");
-        refused(command, 10, &["consent-needed", flag, "ameide-ci"]);
-    }
-}
-
-#[test]
 fn a_full_disk_in_the_cache_folder_is_named() {
     let (_folder, tree) = copy_of_the_tree();
     let cache = tree.join("cache");
