@@ -2,16 +2,15 @@
 //! the workflow by actionlint and zizmor, the Tiltfile by Tilt's Starlark, shell files by
 //! shellcheck, what production renders by checkov.
 
-#[path = "charts/rendered.rs"]
-mod rendered;
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rendered::root;
 use serde_json::Value;
+use support::rendered::{self, root};
 use xtask::gomodule::Program;
 use xtask::output::{Format, Reporter};
 

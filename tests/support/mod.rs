@@ -4,6 +4,8 @@
 // Each test binary uses a part of it.
 #![allow(dead_code)]
 
+pub mod rendered;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -290,23 +292,25 @@ impl Drop for Turn {
     }
 }
 
-pub fn turn() -> Turn {
+/// The one turn of all tests of the cluster.
+pub fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
-    static UP: std::sync::Once = std::sync::Once::new();
-    let held = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn turn() -> Turn {
+    let held = alone();
     let tree = Tree::copy();
     heal(&tree);
-    UP.call_once(|| {
-        let ready = tree.xtask(&["cluster", "status"]).output().unwrap().status.success();
-        let deployed = || {
-            let releases = tree.releases();
-            releases.iter().any(|(name, _)| name == "temporal")
-                && releases.iter().all(|(_, status)| status == "deployed")
-        };
-        if !ready || !deployed() {
-            succeeds(tree.xtask(&["up", "--skip-tests"]));
-        }
-    });
+    // The test before may have taken it away.
+    let ready = tree.xtask(&["cluster", "status"]).output().unwrap().status.success();
+    let deployed = || {
+        let releases = tree.releases();
+        releases.iter().any(|(name, _)| name == "temporal") && releases.iter().all(|(_, status)| status == "deployed")
+    };
+    if !ready || !deployed() {
+        succeeds(tree.xtask(&["up", "--skip-tests"]));
+    }
     Turn { tree, _held: held }
 }
 

@@ -1,6 +1,6 @@
 //! What every pod of every layer holds to.
 
-use crate::rendered::{Pod, neo4j, pods, render};
+use crate::support::rendered::{Pod, neo4j, pods, render};
 
 fn all() -> Vec<Pod> {
     let mut objects = render("production");
@@ -70,7 +70,7 @@ fn a_node_can_be_drained_of_what_runs_more_than_once_and_of_what_cannot() {
             let replicas = object.value["spec"]["replicas"].as_u64().unwrap();
             let labels = object.pod().unwrap().labels;
             let guarded = found.iter().any(|budget| {
-                let selector = crate::rendered::labels(&budget.value["spec"]["selector"]["matchLabels"]);
+                let selector = crate::support::rendered::labels(&budget.value["spec"]["selector"]["matchLabels"]);
                 selector.iter().all(|(key, value)| labels.get(key) == Some(value))
             });
             assert_eq!(guarded, replicas > 1, "{environment}: {}", object.name());

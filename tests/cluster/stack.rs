@@ -2,16 +2,13 @@
 //! real kills. Everything happens on the environment `ci`, whose cluster has
 //! names and ports of its own, so that it can stand beside a developer's.
 
-#[path = "support/mod.rs"]
-mod support;
-
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use support::{ends, succeeds, text};
+use crate::support::{ends, succeeds, text};
 use xtask::releases::Status;
 use xtask::releases::storage::set_status;
 
@@ -23,8 +20,7 @@ fn root() -> PathBuf {
 
 /// There is one cluster: the tests take turns.
 fn cluster() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let turn = crate::support::alone();
     // What a killed test run may have left.
     drop(Cordon);
     turn
@@ -54,7 +50,7 @@ fn kubectl(arguments: &[&str]) -> String {
 }
 
 fn releases() -> Vec<(String, String)> {
-    support::releases(tool("helm"), CONTEXT)
+    crate::support::releases(tool("helm"), CONTEXT)
 }
 
 #[track_caller]
@@ -250,7 +246,7 @@ fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
 fn a_release_that_is_pending_under_the_label_failed_is_repaired() {
     let _turn = cluster();
     succeeds(xtask(&["up", "--skip-tests"]));
-    support::edit_revision(kubectl, "temporal", |secret| {
+    crate::support::edit_revision(kubectl, "temporal", |secret| {
         set_status(secret, Status::PendingUpgrade, "Preparing upgrade").unwrap();
         secret.metadata.labels.as_mut().unwrap().insert("status".into(), "failed".into());
     });

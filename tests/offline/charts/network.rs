@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine;
 use serde_json::Value;
 
-use crate::rendered::{Object, Pod, labels, neo4j, pods, render};
+use crate::support::rendered::{Object, Pod, labels, neo4j, pods, render};
 
 /// One end of a connection.
 #[derive(Clone, Debug)]

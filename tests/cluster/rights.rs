@@ -1,13 +1,11 @@
 //! Who may do little: a layer is run with the rights that `infra/kubernetes/access/deployer.yaml`
 //! gives and no others, and with each right that this tool itself uses taken away.
 
-mod support;
-
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use support::{Turn, context, eventually, succeeds, text, turn};
+use crate::support::{Turn, context, eventually, succeeds, text, turn};
 
 const MANIFEST: &str = "infra/kubernetes/access/deployer.yaml";
 const LAYER: &str = "42-db-migrations";

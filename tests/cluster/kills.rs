@@ -1,12 +1,10 @@
 //! Runs that are killed, and many at once: the next one converges, nothing is
 //! lost, and no two Helmfile runs of one cluster ever overlap.
 
-mod support;
-
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{
+use crate::support::{
     Alone, Random, Tree, context, eventually, helm_processes, image, kill, layer, pull_registry, spawn, succeeds, text,
     turn,
 };
@@ -188,7 +186,7 @@ fn layer_45_killed_at_random_moments_always_converges() {
     println!("{kills} kills, {converged} runs left to themselves: all converged");
     assert!(converged >= KILLS / IN_A_ROW);
     println!("{} syncs, none beside another", alone.never_overlapped());
-    let lock = support::state().lock();
+    let lock = crate::support::state().lock();
     assert!(!lock.exists(), "{lock} stays");
     let holder = ["-n", "kube-system", "get", "lease", "ameide-deploy", "-o", "jsonpath={.spec.holderIdentity}"];
     assert_eq!(tree.kubectl(&holder), "");

@@ -1,16 +1,13 @@
 //! The ways in: the checklist with each of its items made to fail for real, and
 //! the old script names. On the environment `ci`, or the one that `XTASK_TEST_ENV` names.
 
-#[path = "support/mod.rs"]
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::support::{edit_revision, succeeds, text};
 use serde_json::Value;
-use support::{edit_revision, succeeds, text};
 use xtask::releases::Status;
 use xtask::releases::storage::set_status;
 
@@ -32,15 +29,11 @@ fn registry() -> String {
 
 /// There is one cluster: the tests take turns. It is up for each of them.
 fn cluster() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    static UP: OnceLock<()> = OnceLock::new();
-    UP.get_or_init(|| {
-        // What a killed test run may have left.
-        let _ = tool("kubectl").args(["--context", &kube_context(), "uncordon", &node()]).output();
-        let _ = Command::new("docker").args(["unpause", &node()]).output();
-        succeeds(xtask(&["up", "--skip-tests"]));
-    });
+    let turn = crate::support::alone();
+    // What a killed test run may have left.
+    let _ = tool("kubectl").args(["--context", &kube_context(), "uncordon", &node()]).output();
+    let _ = Command::new("docker").args(["unpause", &node()]).output();
+    succeeds(xtask(&["up", "--skip-tests"]));
     turn
 }
 

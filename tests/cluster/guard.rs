@@ -1,8 +1,6 @@
 //! What goes wrong on a cluster, made to go wrong for real: each ends or heals as
 //! the table says, with its code, and the time from cause to message is printed.
 
-mod support;
-
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
@@ -10,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{
+use crate::support::{
     NAMESPACE, Tree, docker, ends, eventually, http, image, lag, layer, pull_registry, registry_address,
     signal_api_server, spawn, succeeds, text, turn,
 };
@@ -78,7 +76,7 @@ fn every_fault_of_an_image_is_told_by_its_cause() {
 
     // By its address, the node knows nothing of plain HTTP.
     let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
-    let addresses = docker(&["inspect", "--format", format, &support::registry_container()]);
+    let addresses = docker(&["inspect", "--format", format, &crate::support::registry_container()]);
     let address = addresses.split_whitespace().next().unwrap();
     layer(&tree, "wrong-protocol", serde_json::json!({"image": format!("{address}:5000/third-party/busybox:{tag}")}));
     fault(&tree, "wrong-protocol", "registry-protocol", 5);
@@ -206,12 +204,12 @@ fn what_somebody_else_set_is_named_and_taken_back_only_when_asked() {
 fn a_stopped_registry_is_told_before_helm_runs() {
     let tree = turn();
     layer(&tree, "fine", serde_json::json!({"image": image(&tree, &pull_registry(&tree))}));
-    docker(&["stop", "--time", "1", &support::registry_container()]);
+    docker(&["stop", "--time", "1", &crate::support::registry_container()]);
     let started = Instant::now();
     let said = ends(tree.xtask(&["layer", "fine"]), 5);
     assert_eq!(verdict(&said), "registry-unreachable", "{said}");
     println!("stopped registry: registry-unreachable, exit 5: {:.1} s from the start", started.elapsed().as_secs_f64());
-    docker(&["start", &support::registry_container()]);
+    docker(&["start", &crate::support::registry_container()]);
     succeeds(tree.xtask(&["layer", "fine"]));
 }
 
@@ -225,7 +223,7 @@ fn a_registry_that_stops_while_helm_works_is_told_and_the_next_run_goes_on() {
     layer(&tree, "cut", serde_json::json!({"image": image, "hook": hook, "pullPolicy": "Always"}));
     let child = spawn(&tree, &["layer", "cut", "--skip-tests"]);
     eventually("the hook runs", || running(&tree, "cut-hook"));
-    docker(&["stop", "--time", "1", &support::registry_container()]);
+    docker(&["stop", "--time", "1", &crate::support::registry_container()]);
     let output = child.wait_with_output().unwrap();
     let said = text(&output);
     assert_eq!(output.status.code(), Some(5), "{said}");
@@ -233,7 +231,7 @@ fn a_registry_that_stops_while_helm_works_is_told_and_the_next_run_goes_on() {
     let code = verdict(&said);
     assert!(matches!(code, "registry-unreachable" | "registry-dns"), "{said}");
     println!("registry stopped meanwhile: {code}, exit 5: {}", lag(&tree, code));
-    docker(&["start", &support::registry_container()]);
+    docker(&["start", &crate::support::registry_container()]);
     succeeds(tree.xtask(&["layer", "cut", "--skip-tests"]));
 }
 
@@ -280,12 +278,12 @@ impl Limited {
             }
         });
         let format = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}";
-        let gateway = docker(&["inspect", "--format", format, &support::node()]).trim().to_owned();
+        let gateway = docker(&["inspect", "--format", format, &crate::support::node()]).trim().to_owned();
         // The node learns that this registry speaks plain HTTP; containerd reads it at each pull.
         let folder = format!("/var/lib/rancher/k3s/agent/etc/containerd/certs.d/{gateway}:{port}");
         let hosts = format!("server = \"http://{gateway}:{port}\"\n[host.\"http://{gateway}:{port}\"]\n");
         let script = format!("mkdir -p '{folder}' && printf '%s' '{hosts}' > '{folder}/hosts.toml'");
-        docker(&["exec", &support::node(), "sh", "-c", &script]);
+        docker(&["exec", &crate::support::node(), "sh", "-c", &script]);
         Self { port, gateway, open, refused }
     }
 
@@ -412,7 +410,7 @@ fn outage(name: &str, moment: impl Fn(&Tree) -> bool, begin: impl Fn(), end: imp
     let said = text(&output);
     println!("{said}");
     assert_eq!(output.status.code(), Some(0), "{said}");
-    let record = support::record();
+    let record = crate::support::record();
     // Seen by the watch, or by Helm when it began.
     let tells = |line: &&serde_json::Value| line["code"] == "api-unreachable" || line["reason"] == "api-unreachable";
     let told = record.iter().find(tells);
@@ -428,14 +426,14 @@ fn an_api_server_that_hangs_for_20_seconds_ends_nothing() {
 
 #[test]
 fn an_api_that_refuses_for_20_seconds_ends_nothing() {
-    let balancer = support::load_balancer();
+    let balancer = crate::support::load_balancer();
     let stop = || drop(docker(&["stop", "--time", "1", &balancer]));
     let start = || drop(docker(&["start", &balancer]));
     let hook_runs = |tree: &Tree| running(tree, "refusing-hook");
     outage("refusing", hook_runs, stop, start);
     // As Helm begins, which then fails: it is tried again when the API is back.
     let helmfile_starts = |_: &Tree| {
-        let record = support::record();
+        let record = crate::support::record();
         record.first().is_some_and(|run| run["command"].as_str().unwrap().contains("layer early"))
             && record.iter().any(|line| line["event"] == "started" && line["step"] == "helmfile sync")
     };

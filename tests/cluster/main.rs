@@ -1,0 +1,10 @@
+//! The whole tool on a real cluster: real Docker, k3d, Kubernetes, Helm and Helmfile.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod entry;
+mod guard;
+mod kills;
+mod rights;
+mod stack;

@@ -1,0 +1,14 @@
+//! The tool without a cluster and without Docker: the real binary with stand-ins for what
+//! it starts and asks, the charts as they render, and the documentation.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod bad_input;
+mod charts;
+mod consent;
+mod processes;
+mod releases;
+mod report;
+mod tree;
