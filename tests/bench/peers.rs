@@ -18,8 +18,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
-use xtask::gomodule::Program;
-use xtask::output::{Format, Reporter};
+use xtask::run::output::{Format, Reporter};
+use xtask::world::go::Program;
 
 use images::Image;
 use measure::{Sample, Usage};
@@ -312,7 +312,7 @@ fn built(root: &Path, name: &str, package: &str) -> Option<PathBuf> {
     let module = Utf8PathBuf::from_path_buf(root.join("tests/bench").join(name)).ok()?;
     let program = Program { name: name.to_owned(), module, package: package.to_owned(), stamp: None };
     let build = async {
-        let cache = xtask::state::cache_dir()?;
+        let cache = xtask::run::state::cache_dir()?;
         program.build(&cache, &Reporter::new(Format::Json, false)).await
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;

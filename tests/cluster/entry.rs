@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::support::{edit_revision, succeeds, text};
 use serde_json::Value;
 use xtask::releases::Status;
-use xtask::releases::storage::set_status;
+use xtask::world::helm_storage::set_status;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()

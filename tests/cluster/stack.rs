@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{ends, succeeds, text};
 use xtask::releases::Status;
-use xtask::releases::storage::set_status;
+use xtask::world::helm_storage::set_status;
 
 const CONTEXT: &str = "k3d-ameide-ci";
 

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
-use xtask::k3d::K3dConfig;
+use xtask::repo::k3d::K3dConfig;
 
 const SERVER: &str = "k3d-ameide-ci-server-0";
 const BALANCER: &str = "k3d-ameide-ci-serverlb";

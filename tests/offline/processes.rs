@@ -176,9 +176,9 @@ impl World {
             std::fs::create_dir(world.path(folder)).unwrap();
         }
         world.write("starts", "");
-        let tree = xtask::tree::Tree::discover(Utf8Path::from_path(&world.path("")).unwrap()).unwrap();
+        let tree = xtask::repo::tree::Tree::discover(Utf8Path::from_path(&world.path("")).unwrap()).unwrap();
         let versions: Vec<(String, String)> =
-            xtask::tools::pinned(&tree).unwrap().into_iter().map(|tool| (tool.name, tool.version)).collect();
+            xtask::world::tools::pinned(&tree).unwrap().into_iter().map(|tool| (tool.name, tool.version)).collect();
         for program in PROGRAMS {
             let version = versions.iter().find(|(name, _)| name == program).map_or("", |(_, version)| version);
             let script = SCRIPT.replace("WORLD", world.path("").to_str().unwrap()).replace("VERSION", version);
@@ -229,7 +229,7 @@ impl World {
     /// As if a cluster had been made, and found ready.
     fn with_a_cluster(&self) {
         let path = camino::Utf8PathBuf::from_path_buf(self.path("infra/docker/ci/k3d.yaml")).unwrap();
-        let config = xtask::k3d::K3dConfig::read(&path).unwrap();
+        let config = xtask::repo::k3d::K3dConfig::read(&path).unwrap();
         let canonical = config.canonical();
         let label = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&canonical);
         self.write("cluster/label", &label);

@@ -180,7 +180,7 @@ impl Alone {
         // Built and linked, so that there is a Helmfile to stand before.
         let real = tree.tool("helmfile").get_program().to_owned();
         let real = std::fs::canonicalize(real).unwrap();
-        let cache = xtask::state::cache_dir().unwrap();
+        let cache = xtask::run::state::cache_dir().unwrap();
         let link = |from: &Path, to: &Path| std::os::unix::fs::symlink(from, to).unwrap();
         std::fs::create_dir(folder.path().join("go")).unwrap();
         for entry in cache.read_dir_utf8().unwrap().flatten() {
@@ -356,10 +356,10 @@ pub fn record() -> Vec<serde_json::Value> {
     text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
 }
 
-pub fn state() -> xtask::state::StateDir {
-    let reporter = xtask::output::Reporter::new(xtask::output::Format::Json, false);
+pub fn state() -> xtask::run::state::StateDir {
+    let reporter = xtask::run::output::Reporter::new(xtask::run::output::Format::Json, false);
     let root = camino::Utf8PathBuf::from_path_buf(root()).unwrap();
-    xtask::state::StateDir::open(&root, &context(), &reporter).unwrap()
+    xtask::run::state::StateDir::open(&root, &context(), &reporter).unwrap()
 }
 
 /// From cause to message: when Kubernetes says that it happened, and when the run

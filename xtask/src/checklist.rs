@@ -12,10 +12,11 @@ use std::time::Duration;
 
 pub use items::{Fix, ITEMS, Item, State};
 
-use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::process::Interrupt;
-use crate::{cluster, foreign, layer, registry, releases, state};
+use crate::run::context::Context;
+use crate::run::interrupt::Interrupt;
+use crate::run::{foreign, state};
+use crate::{cluster, layer, mirror, releases};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
@@ -166,7 +167,7 @@ fn describe(fix: &Fix) -> String {
 async fn act(context: &Context, fix: &Fix) -> Result<(), Failure> {
     match fix {
         Fix::Cluster => cluster::mend(context).await,
-        Fix::Mirror => registry::run(context, &registry::Args::default()).await,
+        Fix::Mirror => mirror::run(context, &mirror::Args::default()).await,
         Fix::Repair => {
             let action = Some(releases::Action::Repair { older_than: None, uninstall: None, rollback: Vec::new() });
             releases::run(context, &releases::Args { action }).await

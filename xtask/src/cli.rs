@@ -6,15 +6,17 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
-use crate::bounds;
-use crate::consent;
-use crate::context::Context;
+use crate::commands::{doctor, script, up};
 use crate::exit::{Exit, Failure};
-use crate::foreign;
-use crate::output::{Event, Format, Reporter};
-use crate::state::{self, StateDir};
-use crate::tree::Tree;
-use crate::{checklist, cluster, doctor, lab, layer, registry, releases, report, scripts, tools, up};
+use crate::files::bounds;
+use crate::repo::tree::Tree;
+use crate::run::consent;
+use crate::run::context::Context;
+use crate::run::foreign;
+use crate::run::output::{Event, Format, Reporter};
+use crate::run::state::{self, StateDir};
+use crate::world::tools;
+use crate::{checklist, cluster, lab, layer, mirror, releases, report};
 
 /// Brings the stack up on a cluster, layer by layer, and says what blocks.
 #[derive(Parser)]
@@ -75,7 +77,7 @@ pub enum Command {
         action: Option<cluster::Action>,
     },
     /// Copy the images of images.lock into the registry
-    Mirror(registry::Args),
+    Mirror(mirror::Args),
     /// Bring layers to what the tree says: 45, data-plane-ext, a path, 10-45
     Layer(layer::Args),
     /// Show the releases that are not healthy; repair them
@@ -94,7 +96,7 @@ pub enum Command {
     #[command(hide = true)]
     Script {
         #[command(subcommand)]
-        script: scripts::Script,
+        script: script::Script,
     },
 }
 
@@ -128,7 +130,7 @@ async fn carry_out(context: &Context, command: &Command) -> Result<(), Failure> 
     match command {
         Command::Up(args) => up::run(context, args).await,
         Command::Cluster { action } => cluster::run(context, *action).await,
-        Command::Mirror(args) => registry::run(context, args).await,
+        Command::Mirror(args) => mirror::run(context, args).await,
         Command::Layer(args) => layer::run(context, args).await,
         Command::Releases(args) => releases::run(context, args).await,
         Command::Checklist(args) => checklist::run(context, args).await,
@@ -136,7 +138,7 @@ async fn carry_out(context: &Context, command: &Command) -> Result<(), Failure> 
         Command::Tools => tools::run(&context.tree, &context.reporter).await,
         Command::Doctor => doctor::run(context).await,
         Command::Lab => lab::run(context).await,
-        Command::Script { script } => scripts::run(context, script).await,
+        Command::Script { script } => script::run(context, script).await,
     }
 }
 

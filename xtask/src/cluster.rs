@@ -1,7 +1,11 @@
 //! `cargo xtask cluster`: reconciles the local k3d cluster with its config file.
 
 mod decide;
+pub mod devcontainer;
+pub mod lease;
 pub(crate) mod loadbalancer;
+pub mod lock;
+pub mod registry_hosting;
 pub(crate) mod said;
 
 use std::time::Duration;
@@ -13,24 +17,22 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::bounds;
-use crate::consent::{self, Consent};
-use crate::context::Context;
-use crate::devcontainer;
-use crate::docker::{self, Container, Kind, Looked, Thing, docker_output};
-use crate::engine;
+use crate::cluster::lock::{ClusterLock, Holder};
 use crate::exit::{Exit, Failure};
-use crate::gomodule::short_hex;
-use crate::k3d::{Difference, K3dConfig};
-use crate::kubeconfig;
-use crate::kubernetes;
+use crate::files::bounds;
 use crate::lab::{self, Lab};
-use crate::lock::{ClusterLock, Holder};
-use crate::process::{self, Job};
-use crate::registry;
-use crate::registry_hosting;
-use crate::state;
-use crate::tools::{self, Toolbox};
+use crate::mirror;
+use crate::repo::k3d::{Difference, K3dConfig};
+use crate::run::consent::{self, Consent};
+use crate::run::context::Context;
+use crate::run::state;
+use crate::world::docker::{self, Container, Kind, Looked, Thing, docker_output};
+use crate::world::engine;
+use crate::world::go::short_hex;
+use crate::world::kubeconfig;
+use crate::world::kubernetes;
+use crate::world::process::{self, Job};
+use crate::world::tools::{self, Toolbox};
 
 pub use decide::{Facts, Leftovers, Node, Plan, decide, describe};
 
@@ -450,8 +452,8 @@ async fn ensure_registry(
         step.done_as(format!("created the registry, {push}"));
     }
     devcontainer::join(context, config, &[&name]).await?;
-    registry::wait_until_it_answers(&context.registry_host, Duration::from_secs(30)).await?;
-    registry::healthy(&registry::health_url(context)).await
+    mirror::wait_until_it_answers(&context.registry_host, Duration::from_secs(30)).await?;
+    mirror::healthy(&mirror::health_url(context)).await
 }
 
 /// Where a registry keeps its images, in its container.
@@ -683,8 +685,8 @@ async fn ready(
 /// Pushes an image by one of the registry's names and lets a pod pull it by the other.
 async fn probe(context: &Context, client: &kube::Client, lab: Option<&Lab>) -> Result<(), Failure> {
     let step = context.reporter.step("registry", "probing end to end");
-    registry::mirror_ids(context, lab, &["busybox"]).await?;
-    let image = registry::pull_reference(context, lab, "busybox")?;
+    mirror::mirror_ids(context, lab, &["busybox"]).await?;
+    let image = mirror::pull_reference(context, lab, "busybox")?;
     kubernetes::run_probe_pod(client, &image, Duration::from_secs(90)).await?;
     step.done_as("a pod pulls from it, and resolves names");
     Ok(())

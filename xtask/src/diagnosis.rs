@@ -25,12 +25,12 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 
-use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::layer::Release;
-use crate::output;
-use crate::releases::storage;
-use crate::retry::{Budgets, Spent};
+use crate::layer::retry::{Budgets, Spent};
+use crate::run::context::Context;
+use crate::run::output;
+use crate::world::helm_storage;
 use looks::{Crash, Owners, Releases, Standing};
 use rules::Rule;
 use said::{Said, Statement};
@@ -289,7 +289,7 @@ impl<'a> Diagnosis<'a> {
             tracker.standing().into_iter().find(|sighting| sighting.rule.code == "registry-rate-limited").cloned()
         };
         let Some(sighting) = standing else { return Ok(None) };
-        let asked = crate::retry::retry_after(&sighting.message, self.context).await;
+        let asked = crate::layer::retry::retry_after(&sighting.message, self.context).await;
         match spent.rate_limit(&budgets.rate_limit, asked) {
             Some(next) => {
                 self.context.reporter.event(&output::Event::Retry {
@@ -395,7 +395,7 @@ impl<'a> Diagnosis<'a> {
 
     /// The release that Helm still works on where everything of the layer is ready; none
     /// where anything is not, or where one look failed.
-    async fn waits_for_nothing(&self) -> Option<storage::Revision> {
+    async fn waits_for_nothing(&self) -> Option<helm_storage::Revision> {
         if !self.tracker.borrow().standing().is_empty() {
             return None;
         }
@@ -405,14 +405,15 @@ impl<'a> Diagnosis<'a> {
             }
             let (api, all) = (Api::<Pod>::namespaced(self.client.clone(), namespace), ListParams::default());
             let pods = tokio::time::timeout(LOOK_AGAIN, api.list(&all)).await.ok()?.ok()?;
-            let waits = |pod: &Pod| tracker::phase(pod) != Some("Succeeded") && !crate::kubernetes::pod_ready(pod);
+            let waits =
+                |pod: &Pod| tracker::phase(pod) != Some("Succeeded") && !crate::world::kubernetes::pod_ready(pod);
             for pod in pods.items.iter().filter(|pod| waits(pod)) {
                 if self.owners.of_pod(pod).await != Owner::Others {
                     return None;
                 }
             }
         }
-        let newest = storage::newest(self.client, Some(&self.wanted)).await.ok()?;
+        let newest = helm_storage::newest(self.client, Some(&self.wanted)).await.ok()?;
         newest.into_iter().map(|(revision, _)| revision).find(|revision| revision.status.is_pending())
     }
 
@@ -504,7 +505,7 @@ impl<'a> Diagnosis<'a> {
             return self.with_what_is_wrong(self.failure(sighting)).await;
         }
         // Helm was killed: it said nothing, and left its release pending.
-        let newest = storage::newest(self.client, Some(&self.wanted)).await.unwrap_or_default();
+        let newest = helm_storage::newest(self.client, Some(&self.wanted)).await.unwrap_or_default();
         let pending = newest.iter().map(|(revision, _)| revision).find(|revision| revision.status.is_pending());
         if let (Some(pending), Some(rule)) = (pending, rules::of("release-pending")) {
             let message =

@@ -11,15 +11,18 @@ use camino::Utf8Path;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Event, Pod, Secret};
 
+use crate::cluster::{lock, registry_hosting};
 use crate::diagnosis::tracker::Owner;
 use crate::diagnosis::{said, sources, tracker};
-use crate::process::Captured;
-use crate::releases::{Status, manifest, storage};
-use crate::tree::{Environment, Layer, LayerNeeds, PullSecretNeed, RegistrySettings};
-use crate::{
-    bounds, checklist, cli, cluster, docker, foreign, k3d, kubeconfig, kubernetes, layer, lock, preflight, pull_secret,
-    registry_hosting, rendered, report, retry, tools, trace, wanted,
-};
+use crate::files::bounds;
+use crate::layer::{images, preflight, pull_secret, retry, timeline};
+use crate::releases::{Status, manifest};
+use crate::repo::k3d;
+use crate::repo::tree::{Environment, Layer, LayerNeeds, PullSecretNeed, RegistrySettings};
+use crate::run::foreign;
+use crate::world::process::Captured;
+use crate::world::{docker, helm_storage, helmfile, kubeconfig, kubernetes, tools};
+use crate::{checklist, cli, cluster, layer, report};
 
 #[cfg(test)]
 #[path = "../../tests/fuzz/driver.rs"]
@@ -153,11 +156,11 @@ fn kube_config(bytes: &[u8]) {
 }
 
 fn helm_payload(bytes: &[u8]) {
-    if let Ok(stored) = storage::decode::<storage::Stored>(bytes) {
+    if let Ok(stored) = helm_storage::decode::<helm_storage::Stored>(bytes) {
         let _ = (manifest::objects(&stored), manifest::data_of(&stored));
     }
-    if let Ok(changed) = storage::with_status(bytes, Status::Failed, "marked") {
-        let _ = storage::decode::<storage::Stored>(&changed);
+    if let Ok(changed) = helm_storage::with_status(bytes, Status::Failed, "marked") {
+        let _ = helm_storage::decode::<helm_storage::Stored>(&changed);
     }
 }
 
@@ -187,11 +190,11 @@ fn kept_checklist(bytes: &[u8]) {
 fn rendered_manifests(bytes: &[u8]) {
     let text = text(bytes);
     let lock = image_mirror::Lock { version: 1, platforms: Vec::new(), images: Vec::new() };
-    static PLACES: LazyLock<Option<rendered::Places>> =
+    static PLACES: LazyLock<Option<images::Places>> =
         LazyLock::new(|| bounds::yaml(include_str!("../../infra/images/places.yaml")).ok());
     let Some(places) = PLACES.as_ref() else { return };
-    for named in rendered::images(&text, places).unwrap_or_default() {
-        let _ = rendered::judge(&named.image, "k3d-ci-reg:5000", &lock, &["linux/amd64".to_owned()]);
+    for named in images::images(&text, places).unwrap_or_default() {
+        let _ = images::judge(&named.image, "k3d-ci-reg:5000", &lock, &["linux/amd64".to_owned()]);
     }
     let _ = manifest::parse(&text);
     let _ = preflight::Own::of(&text, &[]);
@@ -202,7 +205,7 @@ fn images_lock(bytes: &[u8]) {
     let Ok(lock) = bounds::yaml::<image_mirror::Lock>(&text) else { return };
     for image in &lock.images {
         let platforms = ["linux/amd64".to_owned(), "linux/arm64/v8".to_owned()];
-        let _ = rendered::judge(&format!("reg/{}", image.image), "reg", &lock, &platforms);
+        let _ = images::judge(&format!("reg/{}", image.image), "reg", &lock, &platforms);
     }
 }
 
@@ -216,7 +219,7 @@ fn helmfile_list(bytes: &[u8]) {
 }
 
 fn helmfile_build(bytes: &[u8]) {
-    let revision = storage::Revision {
+    let revision = helm_storage::Revision {
         release: "minio".to_owned(),
         namespace: "ameide".to_owned(),
         revision: 1,
@@ -228,7 +231,7 @@ fn helmfile_build(bytes: &[u8]) {
         secret: String::new(),
         resource_version: None,
     };
-    if let Some(timeout) = wanted::timeout_in(&text(bytes), &revision) {
+    if let Some(timeout) = helmfile::timeout_in(&text(bytes), &revision) {
         let _ = Instant::now() + timeout;
     }
 }
@@ -236,7 +239,7 @@ fn helmfile_build(bytes: &[u8]) {
 fn pod(bytes: &[u8]) {
     let Ok(pod) = serde_json::from_slice::<Pod>(bytes) else { return };
     let layer = Layer { number: 45, stage: "data-plane-ext".to_owned(), path: file().to_owned() };
-    let _ = (trace::pod_event(&layer, &pod), tracker::facts(&pod));
+    let _ = (timeline::pod_event(&layer, &pod), tracker::facts(&pod));
     let (mut seen, now) = (patient(), Instant::now());
     for _ in 0..2 {
         seen.pod(&pod, Owner::Ours, now);
@@ -474,7 +477,7 @@ mod tests {
         }
         let payload = STANDARD.encode(encoder.finish().unwrap()).into_bytes();
         assert!(payload.len() < 200 << 10);
-        assert!(storage::decode::<storage::Stored>(&payload).unwrap_err().contains("inflates to more than"));
-        assert!(storage::with_status(&payload, Status::Failed, "x").is_err());
+        assert!(helm_storage::decode::<helm_storage::Stored>(&payload).unwrap_err().contains("inflates to more than"));
+        assert!(helm_storage::with_status(&payload, Status::Failed, "x").is_err());
     }
 }

@@ -13,15 +13,15 @@ use image_mirror::Endpoint;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::context::Context;
-use crate::docker::{self, Container, Kind, Looked, docker_output};
-use crate::engine;
 use crate::exit::{Exit, Failure};
-use crate::gomodule::{Program, files_below, require_go, short_hex};
-use crate::process::{self, Job};
-use crate::registry;
-use crate::state;
-use crate::tree::read_yaml;
+use crate::mirror;
+use crate::repo::tree::read_yaml;
+use crate::run::context::Context;
+use crate::run::state;
+use crate::world::docker::{self, Container, Kind, Looked, docker_output};
+use crate::world::engine;
+use crate::world::go::{Program, files_below, require_go, short_hex};
+use crate::world::process::{self, Job};
 
 /// `tests/lab/lab.yaml`.
 #[derive(Debug, Deserialize)]
@@ -113,7 +113,7 @@ pub fn lock_file() -> Result<Utf8PathBuf, Failure> {
 /// # Errors
 /// A proxy that is mistyped: without it nothing is reachable, and that says nothing.
 pub async fn upstream_reachable() -> Result<bool, Failure> {
-    let (hub, proxies) = (Endpoint::named("docker.io"), crate::registry::proxies()?);
+    let (hub, proxies) = (Endpoint::named("docker.io"), crate::mirror::proxies()?);
     let asked = tokio::time::timeout(Duration::from_secs(4), image_mirror::answers(&hub, &proxies)).await;
     Ok(matches!(asked, Ok(Ok(()))))
 }
@@ -431,7 +431,7 @@ async fn start_upstream(image: &str) -> Result<(), Failure> {
         arguments.extend(["-p", &publish, "-v", &volume, image]);
         docker_output(arguments).await?;
     }
-    registry::wait_until_it_answers(UPSTREAM_ADDRESS, Duration::from_secs(30)).await
+    mirror::wait_until_it_answers(UPSTREAM_ADDRESS, Duration::from_secs(30)).await
 }
 
 /// Removes the upstream's container, whose content positively is in a volume, which stays.
@@ -459,7 +459,7 @@ async fn serve(
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default();
-    if &pushed == upstream && lab.lock.is_file() && registry::lock_is_served(context, &lab.lock).await? {
+    if &pushed == upstream && lab.lock.is_file() && mirror::lock_is_served(context, &lab.lock).await? {
         return Ok(());
     }
     for (reference, tag) in upstream {
@@ -471,7 +471,7 @@ async fn serve(
         docker_output(["rmi", &target]).await?;
         step.done();
     }
-    registry::resolve_lab_lock(context, &lab.lock).await?;
+    mirror::resolve_lab_lock(context, &lab.lock).await?;
     let text = serde_json::to_string_pretty(upstream).unwrap_or_default();
     state::write_atomically(&pushed_path, text.as_bytes())
         .map_err(|error| Failure::new("disk-full", Exit::NotReady, format!("cannot write {pushed_path}: {error}")))

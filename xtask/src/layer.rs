@@ -1,6 +1,12 @@
 //! `cargo xtask layer`: brings one layer or several to the state that the tree
 //! describes: lock, preflight, watchdog, `helmfile sync`, `helm test`.
 
+pub mod images;
+pub mod preflight;
+pub mod pull_secret;
+pub mod retry;
+pub mod timeline;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
@@ -10,25 +16,22 @@ use kube::Client;
 use serde::Deserialize;
 
 use crate::cluster;
-use crate::context::Context;
+use crate::cluster::lease::ClusterLease;
+use crate::cluster::lock::ClusterLock;
 use crate::diagnosis::Diagnosis;
 use crate::exit::{Exit, Failure};
-use crate::kubernetes;
 use crate::lab::Lab;
-use crate::lease::ClusterLease;
-use crate::lock::ClusterLock;
-use crate::preflight;
-use crate::process::{Interrupt, Job, capture};
-use crate::pull_secret;
-use crate::registry;
+use crate::layer::retry::{Budgets, Retry, Spent};
+use crate::mirror;
 use crate::releases;
-use crate::rendered;
-use crate::retry::{Budgets, Retry, Spent};
-use crate::state;
-use crate::tools::{self, Toolbox};
-use crate::trace;
-use crate::tree::{self, Layer};
-use crate::wanted::{NO_RELEASES, WantedRelease};
+use crate::repo::tree::{self, Layer};
+use crate::run::context::Context;
+use crate::run::interrupt::Interrupt;
+use crate::run::state;
+use crate::world::helmfile::{NO_RELEASES, WantedRelease};
+use crate::world::process::{Job, capture};
+use crate::world::tools::{self, Toolbox};
+use crate::world::{helm_storage, kubernetes};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
@@ -104,14 +107,17 @@ pub(crate) fn listed(json: &str, default_namespace: &str) -> Result<Vec<Release>
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let layers = context.tree.layers()?;
     if args.list {
-        let listed =
-            if args.critical_path { tree::in_order(&layers, &crate::up::critical_path(context)?)? } else { layers };
+        let listed = if args.critical_path {
+            tree::in_order(&layers, &crate::commands::up::critical_path(context)?)?
+        } else {
+            layers
+        };
         let names: Vec<String> = listed.iter().map(Layer::name).collect();
         let text = if context.json { serde_json::json!(names).to_string() } else { names.join("\n") };
         context.reporter.data(&text);
         return Ok(());
     }
-    releases::storage::check_driver()?;
+    helm_storage::check_driver()?;
     let selected = if args.all { layers } else { tree::select(&layers, &args.selectors)? };
     if context.dry_run {
         return plan(context, &selected, args).await;
@@ -190,7 +196,7 @@ impl Reader<'_> {
             command.args(["--selector", selector]);
         }
         command.args(arguments);
-        command.env("AMEIDE_IMAGES_LOCK", registry::lock_path(self.context, self.lab));
+        command.env("AMEIDE_IMAGES_LOCK", mirror::lock_path(self.context, self.lab));
         command.env("AMEIDE_RUN", &self.context.run_id);
         command
     }
@@ -255,7 +261,7 @@ impl Reader<'_> {
     /// for the platforms of the nodes.
     async fn check_images(&self, layer: &Layer, manifests: &str, client: Option<&Client>) -> Result<usize, Failure> {
         let platforms = match client {
-            Some(client) => match rendered::node_platforms(client).await {
+            Some(client) => match images::node_platforms(client).await {
                 // Nodes are nobody's but the cluster's; without them the images' presence alone is checked.
                 Err(failure) if failure.code == "forbidden" => {
                     let text = format!("the platforms of the nodes are not looked at: {}", failure.message);
@@ -266,11 +272,11 @@ impl Reader<'_> {
             },
             None => Vec::new(),
         };
-        let places = rendered::Places::of(&self.context.tree)?;
-        let named = rendered::images(manifests, &places).map_err(|error| self.unreadable(layer, "template", error))?;
-        let lock = registry::lock(self.context, self.lab)?;
+        let places = images::Places::of(&self.context.tree)?;
+        let named = images::images(manifests, &places).map_err(|error| self.unreadable(layer, "template", error))?;
+        let lock = mirror::lock(self.context, self.lab)?;
         let exempt = self.context.tree.layer_needs()?.unmirrored;
-        rendered::check(&layer.name(), &named, &self.context.env.registry.pull, &lock, &platforms, &exempt)?;
+        images::check(&layer.name(), &named, &self.context.env.registry.pull, &lock, &platforms, &exempt)?;
         Ok(named.len())
     }
 }
@@ -300,7 +306,7 @@ impl Runner<'_> {
             for layer in layers {
                 let since = jiff::Timestamp::now();
                 let result = self.run_layer(&client, layer).await;
-                trace::record(self.context, &client, layer, since).await;
+                timeline::record(self.context, &client, layer, since).await;
                 some |= result?;
             }
             match self.args.selector() {
@@ -348,10 +354,10 @@ impl Runner<'_> {
         }
         let installed = wanted.iter().filter(|release| release.installed).count();
         let seconds = started.elapsed().as_secs_f64();
-        reporter.event(&crate::output::Event::Finished {
+        reporter.event(&crate::run::output::Event::Finished {
             resource: &name,
             step: &format!("in place: {installed} release{}", if installed == 1 { "" } else { "s" }),
-            outcome: crate::output::Outcome::Done,
+            outcome: crate::run::output::Outcome::Done,
             seconds,
         });
         Ok(true)
@@ -397,7 +403,7 @@ impl Runner<'_> {
             reporter.warn(&layer.name(), failure.to_string());
             let wait =
                 if matches!(retry, Retry::RateLimit(_) | Retry::Webhook(_)) { next.wait } else { Duration::ZERO };
-            reporter.event(&crate::output::Event::Retry {
+            reporter.event(&crate::run::output::Event::Retry {
                 reason: failure.code,
                 attempt: next.attempt,
                 budget: next.budget,

@@ -3,11 +3,12 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use xtask::cli::{Cli, dispatch};
-use xtask::devcontainer;
+use xtask::cluster::devcontainer;
 use xtask::exit::{Exit, Failure};
-use xtask::github;
-use xtask::output::printer;
-use xtask::process::{Interrupt, environment};
+use xtask::run::github;
+use xtask::run::interrupt::Interrupt;
+use xtask::run::printer;
+use xtask::world::process::environment;
 
 fn main() -> std::process::ExitCode {
     // SAFETY: no other thread runs yet.

@@ -8,7 +8,6 @@
 
 pub mod by_hand;
 pub mod manifest;
-pub mod storage;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -21,17 +20,18 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use serde::Serialize;
 
-use crate::consent::{self, Consent};
-use crate::context::Context;
+use crate::cluster::lease::ClusterLease;
 use crate::exit::{Exit, Failure};
-use crate::kubernetes::{server_time, write_failed};
 use crate::layer::Release;
-use crate::lease::ClusterLease;
-use crate::process::{Interrupt, Job};
+use crate::run::consent::{self, Consent};
+use crate::run::context::Context;
+use crate::run::interrupt::Interrupt;
+use crate::world::kubernetes::{server_time, write_failed};
+use crate::world::process::Job;
 
+use crate::world::helm_storage::{self, Stored, history, newest, stored};
+pub use crate::world::helm_storage::{Revision, Status};
 use manifest::{data_of, objects};
-pub use storage::{Revision, Status};
-use storage::{Stored, history, newest, stored};
 
 /// Whether anybody still works on a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -122,7 +122,7 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 const MARKED: &str = "marked failed by xtask";
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
-    let client = crate::kubernetes::client(context).await?;
+    let client = crate::world::kubernetes::client(context).await?;
     let Some(Action::Repair { older_than, uninstall, rollback }) = &args.action else {
         return show(context, &client).await;
     };
@@ -204,7 +204,7 @@ async fn every(context: &Context, client: &Client) -> Result<Vec<(Revision, Stor
             }
             let names = namespaces.iter().cloned().collect::<Vec<_>>().join(", ");
             context.reporter.note("releases", format!("looked for in {names} alone: {}", failure.message));
-            storage::newest_within(client, &namespaces).await
+            helm_storage::newest_within(client, &namespaces).await
         }
         all => all,
     }
@@ -238,7 +238,7 @@ async fn uninstall_release(
 /// Runs Helm on one release; its lines go to a log. It inherits the cluster lock, so that
 /// this is held as long as Helm works.
 async fn helm(context: &Context, lock: Option<RawFd>, revision: &Revision, arguments: &[&str]) -> Result<(), Failure> {
-    let toolbox = crate::tools::ensure(&context.tree, &["helm"], &context.reporter).await?;
+    let toolbox = crate::world::tools::ensure(&context.tree, &["helm"], &context.reporter).await?;
     let mut command = toolbox.command_on("helm", context);
     command.args(arguments).args(["--namespace", &revision.namespace, "--kube-context", &context.kube_context]);
     let log = context.log(&format!("{}-{}", arguments[0], revision.release));
@@ -350,7 +350,7 @@ async fn after_failure_of(
     let mut past = vec![Past::of(newest, &stored)];
     for revision in &revisions[..revisions.len() - 1] {
         // One that cannot be read, which Helm passes over, is none to go back to.
-        if let Some((revision, stored)) = storage::current(client, revision).await?
+        if let Some((revision, stored)) = helm_storage::current(client, revision).await?
             && stored.unreadable.is_none()
         {
             past.push(Past::of(&revision, &stored));
@@ -406,11 +406,11 @@ impl Others {
         let mut working = Vec::new();
         // Where a look fails it cannot be said that nobody is at work.
         let perhaps = |failure: Failure| format!("somebody perhaps ({})", failure.message);
-        match crate::lock::ClusterLock::holder(&context.state.lock()) {
+        match crate::cluster::lock::ClusterLock::holder(&context.state.lock()) {
             Ok(Some(holder)) => working
                 .push(holder.map_or("a run on this machine".to_owned(), |holder| holder.describe(Timestamp::now()))),
             Err(failure) => working.push(perhaps(failure)),
-            Ok(None) => match crate::lease::other_holder(context, client).await {
+            Ok(None) => match crate::cluster::lease::other_holder(context, client).await {
                 Ok(Some(who)) => working.push(who),
                 Ok(None) => {}
                 Err(failure) => working.push(perhaps(failure)),
@@ -496,7 +496,7 @@ async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
             revision.release,
             revision.revision,
             words(revision.status),
-            crate::output::human_seconds(age(revision, now).as_secs_f64().max(0.0)),
+            crate::run::output::human_seconds(age(revision, now).as_secs_f64().max(0.0)),
             outlook(context, revision, stored, &owner, &plan)
         ));
     }
@@ -516,7 +516,7 @@ async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
 /// `consent-needed` where one is there; those of reading Helm's storage.
 pub async fn consent_to_uninstalls(context: &Context, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
     let unwanted: Vec<Release> = wanted.iter().filter(|release| !release.installed).cloned().collect();
-    for (revision, stored) in storage::newest_whole(client, &unwanted).await? {
+    for (revision, stored) in helm_storage::newest_whole(client, &unwanted).await? {
         if revision.status == Status::Uninstalled {
             continue;
         }
@@ -552,7 +552,7 @@ pub async fn consent_to_upgrades(
     rendered: &str,
 ) -> Result<(), Failure> {
     let installed: Vec<Release> = wanted.iter().filter(|release| release.installed).cloned().collect();
-    for (revision, stored) in storage::newest_whole(client, &installed).await? {
+    for (revision, stored) in helm_storage::newest_whole(client, &installed).await? {
         // One that cannot be read is passed over by Helm, and deletes nothing.
         if stored.unreadable.is_none() && revision.status != Status::Uninstalled {
             let (asked, told): (Vec<_>, Vec<_>) =
@@ -636,7 +636,7 @@ async fn orphan_after(context: &Context, revision: &Revision, owner: &Owner, ask
     match asked {
         Some(asked) => asked,
         None if !working || *owner != Owner::Unknown => ORPHAN_AFTER,
-        None => match crate::wanted::timeout(context, revision).await {
+        None => match crate::world::helmfile::timeout(context, revision).await {
             Ok(Some(timeout)) => ORPHAN_AFTER.max(timeout.saturating_add(TO_SAY_SO)),
             Ok(None) => STRANGERS_AFTER,
             Err(failure) => {
@@ -728,7 +728,7 @@ pub async fn settle(context: &Context, client: &Client, wanted: &[Release]) {
 async fn wait_while_owned(context: &Context, client: &Client, revision: &Revision, who: &str) -> Result<(), Failure> {
     let started = std::time::Instant::now();
     loop {
-        let current = storage::current(client, revision).await?;
+        let current = helm_storage::current(client, revision).await?;
         let still_pending = current.is_some_and(|(now, _)| now.status == revision.status);
         if !still_pending || !matches!(owner(context, &Others::kept_out(), revision), Owner::Alive { .. }) {
             return Ok(());
@@ -852,7 +852,7 @@ fn changes(arguments: &[String], kube_context: &str, release: &str) -> bool {
 /// else wrote in between.
 async fn mark_failed(context: &Context, client: &Client, revision: &Revision) -> Result<(), Failure> {
     let step = context.reporter.step(&revision.release, "repairing");
-    let mut secret = storage::secret(client, revision).await?;
+    let mut secret = helm_storage::secret(client, revision).await?;
     let changed = || {
         Failure::new(
             "release-owned",
@@ -866,8 +866,8 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
     }
     keep_copy(context, &secret, revision)?;
     let description = format!("Interrupted; {MARKED} (run {})", context.run_id);
-    storage::set_status(&mut secret, Status::Failed, &description)
-        .map_err(|error| storage::unreadable(revision, error))?;
+    helm_storage::set_status(&mut secret, Status::Failed, &description)
+        .map_err(|error| helm_storage::unreadable(revision, error))?;
     let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
     match api.replace(&revision.secret, &PostParams::default(), &secret).await {
         Ok(_) => {

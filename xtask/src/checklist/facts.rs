@@ -14,18 +14,18 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use serde::Deserialize;
 
+use crate::cluster::lock::{ClusterLock, Holder};
 use crate::cluster::{self, Standing};
-use crate::context::Context;
+use crate::commands::up;
 use crate::exit::Failure;
-use crate::kubernetes::{self, NamespacePhase, read_failed};
 use crate::layer::Release;
-use crate::lock::{ClusterLock, Holder};
-use crate::registry;
+use crate::mirror;
 use crate::releases::Revision;
-use crate::releases::storage::{Stored, newest};
-use crate::tree;
-use crate::up;
-use crate::wanted::{self, WantedRelease};
+use crate::repo::tree;
+use crate::run::context::Context;
+use crate::world::helm_storage::{Stored, newest};
+use crate::world::helmfile::{self, WantedRelease};
+use crate::world::kubernetes::{self, NamespacePhase, read_failed};
 
 /// A look, and how long it took.
 #[derive(Clone, Debug)]
@@ -143,12 +143,12 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         .collect();
     let pull = context.env.registry.pull.clone();
     let client = kubernetes::client(context).await;
-    let health = registry::health_url(context);
+    let health = mirror::health_url(context);
     let cluster = async {
         let standing = seen(cluster::standing(context)).await;
         let lab = matches!(&standing.result, Ok(Some(standing)) if standing.lab);
         let images = seen(async {
-            let (total, findings) = registry::findings(context, lab).await?;
+            let (total, findings) = mirror::findings(context, lab).await?;
             Ok(Images { total, findings: findings.iter().map(ToString::to_string).collect() })
         });
         (standing, images.await)
@@ -157,7 +157,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         let wanted = seen(async {
             // Asking Helmfile may mean building it first: not for a cluster that is not there.
             answering(context, &client.clone()?).await?;
-            wanted::releases(context, &layers).await
+            helmfile::releases(context, &layers).await
         })
         .await;
         let all = seen(async { newest(&client.clone()?, None).await }).await;
@@ -177,7 +177,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         seen(async { answering(context, &client.clone()?).await }),
         seen(async { nodes(&client.clone()?).await }),
         seen(async { phases(&client.clone()?, &names).await }),
-        seen(registry::healthy(&health)),
+        seen(mirror::healthy(&health)),
         seen(async { pods(&client.clone()?, &names, &pull).await }),
         seen(async { workloads(&client.clone()?, &names).await }),
         releases,

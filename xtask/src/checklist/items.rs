@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::facts::{Facts, SecretState, Seen};
 use crate::cluster::{self, Plan};
 use crate::exit::{Exit, Failure};
-use crate::kubernetes::NamespacePhase;
 use crate::releases::Status;
+use crate::world::kubernetes::NamespacePhase;
 
 /// One row of the checklist: its definition, and how facts decide it.
 pub struct Definition {

@@ -1,8 +1,8 @@
 //! From what is there to what is done about it. Only positive facts lead to anything
 //! that deletes: a look that failed never comes this far.
 
-use crate::docker::{Container, Looked};
-use crate::k3d::Difference;
+use crate::repo::k3d::Difference;
+use crate::world::docker::{Container, Looked};
 
 /// What k3d calls the part that a container plays (`k3d.role`).
 pub const ROLE_LABEL: &str = "k3d.role";

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use super::decide::ROLE_LABEL;
-use crate::docker::{Container, docker_output};
 use crate::exit::{Exit, Failure};
-use crate::k3d::{K3dConfig, Mapping};
+use crate::repo::k3d::{K3dConfig, Mapping};
+use crate::world::docker::{Container, docker_output};
 
 /// Where k3d's proxy image reads which ports to pass on to whom.
 const CONFIG: &str = "/etc/confd/values.yaml";

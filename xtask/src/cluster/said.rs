@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::docker::{self, Fault};
 use crate::exit::{Exit, Failure};
+use crate::world::docker::{self, Fault};
 
 /// A sentence of Docker Engine, known by any of these alternatives, each a list of
 /// parts (lower case) that must all be there.

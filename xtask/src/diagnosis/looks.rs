@@ -208,7 +208,7 @@ async fn confirm_pod(client: &Client, sighting: &Sighting, name: &str) -> Standi
         Ok(_) => return Standing::Healed,
         Err(_) => return Standing::Unsure,
     };
-    if pod.metadata.deletion_timestamp.is_some() || crate::kubernetes::pod_ready(&pod) {
+    if pod.metadata.deletion_timestamp.is_some() || crate::world::kubernetes::pod_ready(&pod) {
         return Standing::Healed;
     }
     match tracker::phase(&pod) {

@@ -151,7 +151,7 @@ fn nothing(path: &str) -> Answer {
 fn context() -> (Context, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
-    let tree = crate::tree::Tree::discover(Utf8Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let tree = crate::repo::tree::Tree::discover(Utf8Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
     let reporter = Arc::new(output::Reporter::new(output::Format::Json, false));
     reporter.record_to(path.join("record.jsonl")).unwrap();
     let context = Context {
@@ -167,7 +167,7 @@ fn context() -> (Context, tempfile::TempDir) {
         json: true,
         lock_timeout: Duration::from_secs(1),
         reporter,
-        state: crate::state::StateDir { path: path.clone() },
+        state: crate::run::state::StateDir { path: path.clone() },
         run_dir: path,
         run_id: "run".to_owned(),
         lab: None,

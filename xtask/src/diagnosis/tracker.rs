@@ -314,7 +314,7 @@ impl Tracker {
 
     /// What a pod's state disproves: pulled images, a container that is up.
     fn heal(&mut self, pod: &Pod, uid: &str, facts: &[Fact]) {
-        let ready = crate::kubernetes::pod_ready(pod);
+        let ready = crate::world::kubernetes::pod_ready(pod);
         let succeeded = phase(pod) == Some("Succeeded");
         let scheduled = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
         let statuses: Vec<&ContainerStatus> = statuses(pod).collect();

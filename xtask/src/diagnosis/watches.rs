@@ -32,7 +32,7 @@ pub async fn heartbeat(client: &Client, to: News) {
     let mut silent = false;
     loop {
         tokio::time::sleep(HEARTBEAT).await;
-        let answer = tokio::time::timeout(HEARTBEAT_WITHIN, crate::kubernetes::answers(client)).await;
+        let answer = tokio::time::timeout(HEARTBEAT_WITHIN, crate::world::kubernetes::answers(client)).await;
         let reason = answer.unwrap_or_else(|_| Err(format!("no answer within {} s", HEARTBEAT_WITHIN.as_secs()))).err();
         if reason.is_some() != silent {
             silent = reason.is_some();

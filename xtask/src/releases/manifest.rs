@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::storage::Stored;
+use crate::world::helm_storage::Stored;
 
 /// Built-in kinds, with their API group, that hold nothing which the tree could not make
 /// again: a closed list. Every other kind counts as data, custom resources with it, whose
@@ -157,7 +157,7 @@ pub fn kind(object: &Value) -> &str {
 /// Where it is no YAML, in words that hold nothing of its text.
 pub fn parse(manifest: &str) -> Result<Vec<(Value, bool)>, String> {
     let manifest = manifest.strip_prefix('\u{feff}').unwrap_or(manifest);
-    let documents = crate::bounds::documents(manifest).map_err(|error| {
+    let documents = crate::files::bounds::documents(manifest).map_err(|error| {
         // The text itself may hold a Secret's values.
         let place = error.location().map(|place| format!(" (line {}, column {})", place.line(), place.column()));
         place.unwrap_or_default()
@@ -214,7 +214,7 @@ fn is_kept(document: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::releases::storage::Hook;
+    use crate::world::helm_storage::Hook;
 
     fn data(manifest: &str) -> Vec<String> {
         data_of(&Stored { manifest: manifest.to_owned(), ..Stored::default() })

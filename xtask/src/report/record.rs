@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::output::{Outcome, PodEvent, ReleaseEvent, human_seconds};
+use crate::run::output::{Outcome, PodEvent, ReleaseEvent, human_seconds};
 
 /// A line of `record.jsonl`. What is not known here (a record of another version
 /// of this tool) is passed over.

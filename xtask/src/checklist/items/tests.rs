@@ -1,9 +1,9 @@
 use super::*;
 use crate::checklist::facts::{Images, NodeFact, Pods, PullSecret, TestRun, Workload};
 use crate::cluster::Standing;
-use crate::lock::Holder;
+use crate::cluster::lock::Holder;
 use crate::releases::Revision;
-use crate::wanted::WantedRelease;
+use crate::world::helmfile::WantedRelease;
 
 fn seen<T>(value: T) -> Seen<T> {
     Seen { result: Ok(value), took: Duration::from_millis(3) }

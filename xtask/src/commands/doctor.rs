@@ -1,0 +1,145 @@
+//! `cargo xtask doctor`: checks the machine, and gives the fix for each finding.
+
+use std::net::TcpListener;
+
+use crate::exit::{Exit, Failure};
+use crate::run::context::Context;
+use crate::run::state::{cache_dir, human_bytes};
+use crate::world::docker::{self, Container};
+use crate::world::engine;
+
+struct Check {
+    name: &'static str,
+    /// What was seen, or what is wrong and its fix.
+    result: Result<String, (String, String)>,
+}
+
+pub async fn run(context: &Context) -> Result<(), Failure> {
+    let mut checks = vec![docker().await, capability(), go(), disk(), inotify(), memory()];
+    checks.extend(ports(context).await?);
+    let mut broken = 0;
+    for check in &checks {
+        match &check.result {
+            Ok(seen) => context.reporter.step("doctor", "").unchanged(format!("{}: {seen}", check.name)),
+            Err((finding, fix)) => {
+                broken += 1;
+                context.reporter.step("doctor", "").failed(format!("{}: {finding}", check.name));
+                context.reporter.note("doctor", format!("fix: {fix}"));
+            }
+        }
+    }
+    match broken {
+        0 => Ok(()),
+        _ => Err(Failure::new(
+            "machine-not-ready",
+            Exit::NotReady,
+            format!("{broken} of {} checks failed", checks.len()),
+        )
+        .remedy("the fixes stand above")),
+    }
+}
+
+async fn docker() -> Check {
+    let result = match engine::require().await {
+        Ok(info) => Ok(format!(
+            "Engine {}, storage {}, cgroup v{} ({}), runtime {}",
+            info.server_version, info.driver, info.cgroup_version, info.cgroup_driver, info.default_runtime
+        )),
+        // Away, denied, or not known where: each has its own fix.
+        Err(failure) => Err((
+            format!("no engine: {}", failure.evidence.first().unwrap_or(&failure.message)),
+            failure.remedy.unwrap_or_default(),
+        )),
+    };
+    Check { name: "Docker Engine", result }
+}
+
+fn capability() -> Check {
+    let seen =
+        if engine::has_sys_resource() { "there" } else { "not there: an engine that xtask starts works round it" };
+    Check { name: "CAP_SYS_RESOURCE", result: Ok(seen.to_owned()) }
+}
+
+fn go() -> Check {
+    let result = match which::which("go") {
+        Ok(path) => Ok(path.display().to_string()),
+        Err(_) => {
+            Err(("not on PATH".to_owned(), "install Go 1.26 or newer, or put the pinned tools on PATH".to_owned()))
+        }
+    };
+    Check { name: "Go", result }
+}
+
+fn disk() -> Check {
+    const NEEDED: u64 = 10 << 30;
+    let result = cache_dir()
+        .map_err(|failure| (failure.message, "set AMEIDE_CACHE_DIR to a folder that you own".to_owned()))
+        .and_then(|folder| {
+            let stat = rustix::fs::statvfs(folder.as_std_path())
+                .map_err(|error| (error.to_string(), "check the disk".to_owned()))?;
+            let free = stat.f_bavail * stat.f_frsize;
+            if free >= NEEDED {
+                return Ok(format!("{} free in {folder}", human_bytes(free)));
+            }
+            Err((
+                format!("{} free in {folder}, {} are needed", human_bytes(free), human_bytes(NEEDED)),
+                "free space, or set AMEIDE_CACHE_DIR".to_owned(),
+            ))
+        });
+    Check { name: "disk", result }
+}
+
+fn inotify() -> Check {
+    // k3d's FAQ: below this, kubelet and its watchers fail with "too many open files".
+    const NEEDED: u64 = 128;
+    let path = "/proc/sys/fs/inotify/max_user_instances";
+    let value = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let result = match value {
+        Some(value) if value < NEEDED => Err((
+            format!("max_user_instances is {value}"),
+            format!("sysctl -w fs.inotify.max_user_instances={}", NEEDED * 4),
+        )),
+        Some(value) => Ok(format!("max_user_instances is {value}")),
+        None => Ok("not limited here".to_owned()),
+    };
+    Check { name: "inotify", result }
+}
+
+fn memory() -> Check {
+    const NEEDED: u64 = 4 << 30;
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse::<u64>().ok())
+        .map(|kib| kib * 1024);
+    let result = match available {
+        Some(bytes) if bytes < NEEDED => {
+            Err((format!("{} available", human_bytes(bytes)), "close something: the stack needs 4 GiB".to_owned()))
+        }
+        Some(bytes) => Ok(format!("{} available", human_bytes(bytes))),
+        None => Ok("unknown here".to_owned()),
+    };
+    Check { name: "memory", result }
+}
+
+/// The host ports of the cluster and the registry: free, or held by them.
+async fn ports(context: &Context) -> Result<Vec<Check>, Failure> {
+    let Some(config) = context.k3d_config()? else { return Ok(Vec::new()) };
+    let mut ours = config.containers();
+    ours.extend(config.registry_container());
+    let ours = docker::inspect::<Container>(docker::Kind::Container, &ours).await;
+    let running = ours.is_ok_and(|found| found.iter().any(|container| container.state.running));
+    let registry_port = context.env.registry.push.rsplit(':').next().and_then(|port| port.parse().ok());
+    let ports = config.host_ports().into_iter().chain(registry_port);
+    let check = |port: u16| match TcpListener::bind(("127.0.0.1", port)) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && !running => Err((
+            format!("{port} is taken"),
+            format!("`ss -ltnp sport = :{port}` shows by whom; stop it, or change the port"),
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            Ok(format!("{port} is taken, and the cluster runs"))
+        }
+        _ => Ok(format!("{port} is free")),
+    };
+    Ok(ports.map(|port| Check { name: "port", result: check(port) }).collect())
+}

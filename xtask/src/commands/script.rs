@@ -1,0 +1,69 @@
+//! The old script names with their old arguments: each file under
+//! `scripts/infra` and `infra/kubernetes/scripts` hands its arguments to one of
+//! these, so that habits, other scripts and pages keep working.
+
+use crate::checklist;
+use crate::cluster;
+use crate::commands::up;
+use crate::exit::Failure;
+use crate::layer;
+use crate::run::context::Context;
+
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Script {
+    /// `run-helm-layer.sh HELMFILE`: one layer and its tests
+    RunHelmLayer {
+        /// The layer's state file, by any path
+        helmfile: String,
+    },
+    /// `helmfile-sync.sh [ENVIRONMENT]`: every layer in order, then how things stand
+    HelmfileSync { environment: Option<String> },
+    /// `ensure-k3d-cluster.sh`: the local cluster as k3d.yaml says
+    EnsureK3dCluster,
+    /// `infra-health-check.sh [ENVIRONMENT] [--layers 40,45]`: layers and their tests
+    InfraHealthCheck {
+        environment: Option<String>,
+        /// Numbers or names, by comma; those of INFRA_CRITICAL_PATH, or of layers.yaml, if none is given
+        #[arg(long, value_delimiter = ',')]
+        layers: Vec<String>,
+    },
+}
+
+impl Script {
+    /// The environment, where a script takes it as an argument.
+    pub fn environment(&self) -> Option<&str> {
+        match self {
+            Self::HelmfileSync { environment } | Self::InfraHealthCheck { environment, .. } => environment.as_deref(),
+            Self::RunHelmLayer { .. } | Self::EnsureK3dCluster => None,
+        }
+    }
+}
+
+pub async fn run(context: &Context, script: &Script) -> Result<(), Failure> {
+    match script {
+        Script::RunHelmLayer { helmfile } => layers(context, vec![helmfile.clone()]).await,
+        Script::HelmfileSync { .. } => {
+            let all = layer::Args { all: true, ..layer::Args::of(Vec::new()).selected_by_environment() };
+            layer::run(context, &all).await?;
+            conclude(context).await
+        }
+        Script::EnsureK3dCluster => cluster::run(context, None).await,
+        Script::InfraHealthCheck { layers: named, .. } if named.is_empty() => {
+            layers(context, up::critical_path(context)?).await?;
+            conclude(context).await
+        }
+        Script::InfraHealthCheck { layers: named, .. } => layers(context, named.clone()).await,
+    }
+}
+
+async fn layers(context: &Context, names: Vec<String>) -> Result<(), Failure> {
+    layer::run(context, &layer::Args::of(names).selected_by_environment()).await
+}
+
+async fn conclude(context: &Context) -> Result<(), Failure> {
+    if context.dry_run {
+        context.reporter.planned("checklist", "tell whether the data plane is ready");
+        return Ok(());
+    }
+    checklist::conclude(context).await
+}

@@ -1,0 +1,71 @@
+//! `cargo xtask up`: a fresh machine to a running stack. Each step reconciles, so
+//! that an interrupted run is simply run again.
+
+use crate::checklist;
+use crate::cluster;
+use crate::cluster::lock::ClusterLock;
+use crate::exit::{Exit, Failure};
+use crate::layer::{self, Runner};
+use crate::mirror;
+use crate::repo::tree::{self, Layer};
+use crate::run::context::Context;
+use crate::run::output::human_seconds;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Leave out `helm test`
+    #[arg(long)]
+    pub skip_tests: bool,
+}
+
+pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    let path = critical_path(context)?;
+    let layers = tree::select(&context.tree.layers()?, &path)?;
+    let layer_args = layer::Args { skip_tests: args.skip_tests, ..layer::Args::of(path) };
+    if context.dry_run {
+        cluster::plan(context).await?;
+        context.reporter.planned("mirror", "copy what images.lock names");
+        for layer in &layers {
+            context.reporter.planned(&layer.name(), "sync and test");
+        }
+        context.reporter.planned("checklist", "tell whether the data plane is ready");
+        return Ok(());
+    }
+    // Held to the end: a run that waits for it must not make the checklist's first item fail.
+    let lock = cluster::lock(context).await?;
+    match bring(context, &lock, &layers, &layer_args).await {
+        Ok(()) => checklist::conclude(context).await,
+        Err(failure)
+            if matches!(failure.exit, Exit::Usage | Exit::ConsentNeeded | Exit::Interrupted | Exit::Terminated) =>
+        {
+            Err(failure)
+        }
+        Err(failure) => {
+            // What holds and what does not, and last, what ended the run.
+            let _ = checklist::conclude(context).await;
+            Err(failure)
+        }
+    }
+}
+
+async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
+    let ready = cluster::up(context, lock).await?;
+    mirror::mirror_all(context, ready.lab.as_ref()).await?;
+    let runner = Runner { context, toolbox: &ready.toolbox, lab: ready.lab.as_ref(), lock, args };
+    runner.run_all(layers).await?;
+    let elapsed = human_seconds(context.reporter.elapsed().as_secs_f64());
+    let names: Vec<String> = layers.iter().map(Layer::name).collect();
+    context.reporter.note("up", format!("{} layers in place in {elapsed}: {}", names.len(), names.join(", ")));
+    context.reporter.note(
+        "up",
+        format!("look around: kubectl --context {} get pods -A (kubectl: `cargo xtask tools`)", context.kube_context),
+    );
+    Ok(())
+}
+
+/// `INFRA_CRITICAL_PATH` (names, by space or comma), else what layers.yaml says.
+pub fn critical_path(context: &Context) -> Result<Vec<String>, Failure> {
+    let from_env = std::env::var("INFRA_CRITICAL_PATH").unwrap_or_default();
+    let named: Vec<String> = from_env.split([' ', ',']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    if named.is_empty() { Ok(context.tree.layer_needs()?.critical_path) } else { Ok(named) }
+}

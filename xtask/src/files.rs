@@ -1,0 +1,3 @@
+//! Files of this machine: how much of one is read, and how one is written.
+
+pub mod bounds;

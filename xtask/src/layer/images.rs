@@ -1,0 +1,676 @@
+//! Every image that a layer renders, and whether the mirror has it as the lock says:
+//! found out before Helm starts, since afterwards it is a pod that cannot start.
+
+use std::collections::BTreeSet;
+
+use image_mirror::{Digest, Lock, LockedImage};
+use k8s_openapi::api::core::v1::Node;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::exit::{Exit, Failure};
+use crate::repo::tree::{Tree, read_yaml};
+use crate::world::kubernetes::read_failed;
+
+/// An image where a rendered object names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Named {
+    /// `StatefulSet ameide/minio`
+    pub object: String,
+    /// `spec.template.spec.containers[0].image`
+    pub field: String,
+    pub image: String,
+}
+
+/// Where images stand, beside what can be nothing else: `infra/images/places.yaml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Places {
+    fields: Vec<String>,
+    variables: Vec<String>,
+    flags: Vec<String>,
+    annotations: Vec<String>,
+    registries: Vec<String>,
+    never: Vec<String>,
+}
+
+impl Places {
+    /// # Errors
+    /// `usage` for a file that cannot be read.
+    pub fn of(tree: &Tree) -> Result<Self, Failure> {
+        read_yaml(&tree.path("infra/images/places.yaml"))
+    }
+}
+
+/// Whether a name is one of these, in which `*` is any text.
+fn is_one_of(patterns: &[String], name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    patterns.iter().any(|pattern| matches(&pattern.to_ascii_lowercase(), &name))
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        let Some((_, after)) = name.split_once(part) else { return false };
+        name = after;
+    }
+    name.ends_with(last)
+}
+
+/// All images of rendered manifests, of pod templates, hooks, tests, custom resources,
+/// image volumes and ConfigMaps: what stands where `places` says, and everywhere else
+/// text that can be nothing else than an image. Definitions of resources and Secrets
+/// are not looked at.
+///
+/// # Errors
+/// Line and column of what is no YAML.
+pub fn images(manifests: &str, places: &Places) -> Result<Vec<Named>, String> {
+    let mut search = Search { places, object: String::new(), found: BTreeSet::new() };
+    // Rendered Secrets are in there, and what fails ends up in logs: the place is told, never the text.
+    let documents = crate::files::bounds::documents(manifests).map_err(|error| {
+        let place = error.location().map(|place| format!(" at line {}, column {}", place.line(), place.column()));
+        format!("what it renders is no YAML{}", place.unwrap_or_default())
+    })?;
+    for value in documents {
+        let items = value.get("items").and_then(Value::as_array).filter(|_| value["kind"] == "List");
+        for object in items.into_iter().flatten().chain(items.is_none().then_some(&value)) {
+            search.object = name(object);
+            match object["kind"].as_str().unwrap_or_default() {
+                // A definition's defaults and examples are nobody's images yet.
+                "Secret" | "CustomResourceDefinition" => {}
+                // A file in it is no object of Kubernetes, and its keys are variables to whoever reads them.
+                "ConfigMap" => search.data(&object["data"]),
+                _ => search.walk(object, ""),
+            }
+        }
+    }
+    Ok(search.found.into_iter().collect())
+}
+
+fn name(object: &Value) -> String {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+    let kind = text("/kind").unwrap_or("object");
+    let name = text("/metadata/name").or(text("/metadata/generateName")).unwrap_or("without a name");
+    match text("/metadata/namespace") {
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
+    }
+}
+
+struct Search<'a> {
+    places: &'a Places,
+    /// The one that is looked at.
+    object: String,
+    found: BTreeSet<Named>,
+}
+
+impl Search<'_> {
+    fn add(&mut self, field: &str, image: impl Into<String>) {
+        self.found.insert(Named { object: self.object.clone(), field: field.to_owned(), image: image.into() });
+    }
+
+    /// What of a text can be nothing else than an image; in a place for images, what can be one.
+    fn text(&mut self, field: &str, text: &str, generous: bool) {
+        let found: Vec<&str> = words(text)
+            .filter(|word| is_reference(word) || generous && may_be_image(word))
+            .filter(|word| {
+                let surely = word.contains("@sha256:") || is_one_of(&self.places.registries, word);
+                surely || !is_one_of(&self.places.never, word)
+            })
+            .collect();
+        for image in found {
+            self.add(field, image);
+        }
+    }
+
+    fn data(&mut self, data: &Value) {
+        for (key, value) in data.as_object().into_iter().flatten() {
+            let generous = is_one_of(&self.places.variables, key);
+            self.text(&format!("data.{key}"), value.as_str().unwrap_or_default(), generous);
+        }
+    }
+
+    fn walk(&mut self, value: &Value, path: &str) {
+        match value {
+            Value::Object(fields) => {
+                let variable = fields.get("name").and_then(Value::as_str).filter(|_| path.ends_with(']'));
+                for (key, inner) in fields {
+                    let field = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    match (key.as_str(), inner) {
+                        ("metadata", _) => self.annotations(&inner["annotations"], &field),
+                        ("args" | "command", Value::Array(words)) => self.arguments(words, &field),
+                        ("value", Value::String(text)) => {
+                            let generous = variable.is_some_and(|name| is_one_of(&self.places.variables, name));
+                            self.text(&field, text, generous);
+                        }
+                        (_, Value::String(image)) if is_one_of(&self.places.fields, key) => {
+                            // Empty, it is the operator's own.
+                            if !image.is_empty() {
+                                self.add(&field, image);
+                            }
+                        }
+                        (_, Value::String(text)) => {
+                            // `env: {KAFKA_IMAGE: …}`, as custom resources have it.
+                            let generous = is_one_of(&self.places.variables, key);
+                            self.text(&field, text, generous);
+                        }
+                        ("image", Value::Object(parts)) => match whole(parts) {
+                            Some(image) => self.add(&field, image),
+                            None => self.walk(inner, &field),
+                        },
+                        _ => self.walk(inner, &field),
+                    }
+                }
+            }
+            Value::Array(items) => {
+                for (at, item) in items.iter().enumerate() {
+                    self.walk(item, &format!("{path}[{at}]"));
+                }
+            }
+            Value::String(text) => self.text(path, text, false),
+            _ => {}
+        }
+    }
+
+    /// `--image=name:tag`, `--image name:tag`, and images in what a shell is given.
+    fn arguments(&mut self, words: &[Value], field: &str) {
+        let mut before = "";
+        for (at, word) in words.iter().enumerate() {
+            let word = word.as_str().unwrap_or_default();
+            let flag = |word: &str| is_one_of(&self.places.flags, word.trim_start_matches('-'));
+            let (name, value) = match word.split_once('=') {
+                Some((name, value)) if name.starts_with('-') => (name, value),
+                _ => (before, word),
+            };
+            let generous = name.starts_with('-') && flag(name);
+            self.text(&format!("{field}[{at}]"), value, generous);
+            before = word;
+        }
+    }
+
+    fn annotations(&mut self, annotations: &Value, field: &str) {
+        for (key, value) in annotations.as_object().into_iter().flatten() {
+            if is_one_of(&self.places.annotations, key) {
+                self.text(&format!("{field}.annotations.{key}"), value.as_str().unwrap_or_default(), true);
+            }
+        }
+    }
+}
+
+/// What of a text could be a name with slashes and colons: lists, JSON and assignments are
+/// taken apart. Nothing of an address, and nothing that a template still has to fill in.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let part = |c: char| c.is_ascii_alphanumeric() || "._-/:@+~%".contains(c);
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let begin = rest.find(part)?;
+        let open = rest[..begin].ends_with(['}', ')', '$', '>', '\\']);
+        let whole = &rest[begin..];
+        let end = whole.find(|c: char| !part(c)).unwrap_or(whole.len());
+        let after = &whole[end..];
+        // The placeholder belongs to the word: `name:$(TAG)`, `{{ .registry }}/name:1`.
+        let templated = after.starts_with(['$', '{', '<', '(']) || open && whole.starts_with(['/', ':', '.', '-', '_']);
+        rest = after;
+        let word = whole[..end].trim_end_matches(['.', ':']);
+        Some(if templated || word.contains("://") { "" } else { word })
+    })
+    .filter(|word| !word.is_empty())
+}
+
+/// An image in parts, as custom resources and image volumes have it.
+fn whole(parts: &serde_json::Map<String, Value>) -> Option<String> {
+    let text = |key: &str| parts.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    if let Some(reference) = text("reference") {
+        return Some(reference.to_owned());
+    }
+    let repository = text("repository").or(text("name"))?;
+    let registry = text("registry").map(|registry| format!("{registry}/")).unwrap_or_default();
+    let tag = text("tag").map(|tag| format!(":{tag}")).unwrap_or_default();
+    let digest = text("digest").map(|digest| format!("@{digest}")).unwrap_or_default();
+    Some(format!("{registry}{repository}{tag}{digest}"))
+}
+
+/// Whether a text can be nothing else than an image: a registry's name with a dot or a
+/// port, a repository, and a tag or digest.
+fn is_reference(text: &str) -> bool {
+    let Some((host, rest)) = text.split_once('/') else { return false };
+    let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
+    let port_like = |port: &str| !port.is_empty() && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+    let label = |label: &str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        label.starts_with(plain) && label.ends_with(plain) && label.chars().all(|c| plain(c) || c == '-')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    // Without a port a name ends like those of the Internet do, which is no number and no letter alone.
+    let named = name.contains('.') && last.len() > 1 && last.bytes().all(|byte| byte.is_ascii_lowercase());
+    let registry = match port {
+        Some(port) => port_like(port),
+        None => named || name == "localhost",
+    };
+    let (_, tag, digest) = parts(rest);
+    registry && name.split('.').all(label) && is_image(rest) && (tag.is_some() || digest.is_some())
+}
+
+/// Whether a text can be an image, of which nothing but its place says so.
+fn may_be_image(text: &str) -> bool {
+    let (name, tag, digest) = parts(text);
+    // `4.2.0` is the version before an image, and `Always` how one is pulled.
+    is_image(text) && (tag.is_some() || digest.is_some() || name.contains('/') && name.contains('.'))
+}
+
+/// Name, tag, digest.
+fn parts(text: &str) -> (&str, Option<&str>, Option<&str>) {
+    let (name, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
+    match name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
+        Some((name, tag)) => (name, Some(tag), digest),
+        None => (name, None, digest),
+    }
+}
+
+fn is_image(text: &str) -> bool {
+    let (name, tag, digest) = parts(text);
+    let component = |text: &str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        text.starts_with(plain) && text.ends_with(plain) && text.chars().all(|c| plain(c) || "._-:".contains(c))
+    };
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let tag_like = |tag: &str| {
+        tag.starts_with(word)
+            && tag.ends_with(word)
+            && tag.len() <= 128
+            && tag.chars().all(|c| word(c) || ".-".contains(c))
+    };
+    let (first, rest) = name.split_once('/').map_or((name, ""), |(first, rest)| (first, rest));
+    component(first)
+        && (rest.is_empty() && !first.contains(':')
+            || rest.split('/').all(|part| component(part) && !part.contains(':')))
+        && tag.is_none_or(tag_like)
+        && digest.is_none_or(|digest| Digest::parse(digest).is_ok())
+}
+
+/// Why an image will not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It comes from somewhere else than the mirror.
+    Outside,
+    /// The mirror's, but in no lock.
+    Unknown,
+    Unpinned,
+    OtherDigest(Option<Digest>),
+    /// None of a node.
+    Platform(String),
+}
+
+/// The decision: an image, where pods pull from, what the lock says, what the nodes are.
+pub fn judge(image: &str, pull: &str, lock: &Lock, platforms: &[String]) -> Option<Fault> {
+    let Some(rest) = image.strip_prefix(pull).and_then(|rest| rest.strip_prefix('/')) else {
+        return Some(Fault::Outside);
+    };
+    let (name, digest) = rest.split_once('@').map_or((rest, None), |(name, digest)| (name, Some(digest)));
+    let repository = name.rsplit_once(':').map_or(name, |(repository, _)| repository);
+    let of_it: Vec<&LockedImage> = lock.images.iter().filter(|locked| locked.target == repository).collect();
+    let Some(first) = of_it.first() else { return Some(Fault::Unknown) };
+    let Some(digest) = digest else { return Some(Fault::Unpinned) };
+    let has = |locked: &&&LockedImage| {
+        locked.target_digest.as_ref().is_some_and(|locked| locked.as_str() == digest)
+            || locked.children.iter().any(|child| child.digest.as_str() == digest)
+    };
+    let Some(locked) = of_it.iter().find(has) else { return Some(Fault::OtherDigest(first.target_digest.clone())) };
+    let one = locked.children.iter().filter(|child| child.digest.as_str() == digest).collect::<Vec<_>>();
+    let children = if one.is_empty() { locked.children.iter().collect() } else { one };
+    let lacks = |platform: &&String| !children.is_empty() && !children.iter().any(|child| child.is_for(platform));
+    platforms.iter().find(lacks).map(|platform| Fault::Platform(platform.clone()))
+}
+
+/// Whether a line of `unmirrored:` means this image: all of it, or with `*` its beginning.
+fn is_exempt(image: &str, exempt: &[String]) -> bool {
+    exempt.iter().any(|line| match line.strip_suffix('*') {
+        Some(beginning) => image.starts_with(beginning),
+        None => image == line,
+    })
+}
+
+/// What is wrong with the images of a layer; those that are `exempt` may come from anywhere.
+///
+/// # Errors
+/// `image-not-mirrored` (`image-platform` where that is all), naming each object, field and image.
+pub fn check(
+    layer: &str,
+    named: &[Named],
+    pull: &str,
+    lock: &Lock,
+    platforms: &[String],
+    exempt: &[String],
+) -> Result<(), Failure> {
+    let judged = named.iter().filter(|named| !is_exempt(&named.image, exempt));
+    let faults: Vec<(&Named, Fault)> =
+        judged.filter_map(|named| Some((named, judge(&named.image, pull, lock, platforms)?))).collect();
+    let Some((_, first)) = faults.first() else { return Ok(()) };
+    let platform_only = faults.iter().all(|(_, fault)| matches!(fault, Fault::Platform(_)));
+    let code = if platform_only { "image-platform" } else { "image-not-mirrored" };
+    let remedy = match first {
+        Fault::Outside | Fault::Unknown => {
+            "list it in infra/images/images.yaml, let the chart's values take it from there, then cargo xtask mirror"
+        }
+        Fault::Unpinned => "let the chart print repository:tag@digest, as docs/layers.md shows",
+        Fault::OtherDigest(_) => "let the values read the digest from the lock; cargo xtask mirror --update renews it",
+        Fault::Platform(_) => {
+            "name the platform in infra/images/images.yaml, then cargo xtask mirror --update and cargo xtask mirror"
+        }
+    };
+    let plural = if faults.len() == 1 { "image" } else { "images" };
+    let message = format!("{layer} renders {} {plural} that the mirror does not have like that", faults.len());
+    let mut failure = Failure::new(code, Exit::Registry, message).remedy(remedy);
+    failure.evidence = faults
+        .iter()
+        .map(|(named, fault)| {
+            let why = match fault {
+                Fault::Outside => format!("is not from {pull}"),
+                Fault::Unknown => "is not in the lock".to_owned(),
+                Fault::Unpinned => "is not pinned by a digest".to_owned(),
+                Fault::OtherDigest(Some(digest)) => format!("has another digest than the lock, {digest}"),
+                Fault::OtherDigest(None) => "is not resolved in the lock".to_owned(),
+                Fault::Platform(platform) => format!("is not made for the nodes' {platform}"),
+            };
+            format!("{}: {}: {} {why}", named.object, named.field, named.image)
+        })
+        .collect();
+    Err(failure)
+}
+
+/// What the cluster's nodes are: `linux/amd64`.
+pub async fn node_platforms(client: &Client) -> Result<Vec<String>, Failure> {
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+    let nodes = nodes.map_err(|error| read_failed("the nodes", error))?;
+    let platforms: BTreeSet<String> = nodes
+        .items
+        .into_iter()
+        .filter_map(|node| node.status?.node_info)
+        .map(|info| format!("{}/{}", info.operating_system, info.architecture))
+        .collect();
+    Ok(platforms.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(text: &str) -> Digest {
+        Digest::of(text.as_bytes())
+    }
+
+    fn lock() -> Lock {
+        let text = format!(
+            "version: 1\nplatforms: [linux/amd64]\nimages:\n\
+             - {{id: redis, image: 'docker.io/library/redis:7', target: third-party/redis, targetDigest: '{0}', \
+             children: [{{os: linux, arch: amd64, digest: '{1}', size: 1}}, {{os: linux, arch: arm64, variant: v8, digest: '{2}', size: 1}}]}}\n\
+             - {{id: new, image: 'docker.io/library/new:1', target: third-party/new}}\n\
+             - {{id: bare, image: 'docker.io/library/bare:1', target: third-party/bare, targetDigest: '{3}'}}\n",
+            digest("index"),
+            digest("amd64"),
+            digest("arm64"),
+            digest("bare")
+        );
+        serde_saphyr::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn every_row_of_the_decision() {
+        let (index, amd64, arm64, other) = (digest("index"), digest("amd64"), digest("arm64"), digest("other"));
+        let bare = digest("bare");
+        let (amd, arm, s390x) = (["linux/amd64"], ["linux/arm64"], ["linux/amd64", "linux/s390x"]);
+        let rows: Vec<(String, &[&str], Option<Fault>)> = vec![
+            (format!("reg:5000/third-party/redis:7@{index}"), &amd, None),
+            (format!("reg:5000/third-party/redis@{index}"), &arm, None),
+            (format!("reg:5000/third-party/redis:7@{amd64}"), &amd, None),
+            (format!("reg:5000/third-party/redis:7@{arm64}"), &amd, Some(Fault::Platform("linux/amd64".into()))),
+            (format!("reg:5000/third-party/redis:7@{index}"), &s390x, Some(Fault::Platform("linux/s390x".into()))),
+            (format!("reg:5000/third-party/redis:7@{index}"), &[], None),
+            // Of a lock that names no children nothing is known.
+            (format!("reg:5000/third-party/bare:1@{bare}"), &s390x, None),
+            ("reg:5000/third-party/redis:7".into(), &amd, Some(Fault::Unpinned)),
+            (format!("reg:5000/third-party/redis:7@{other}"), &amd, Some(Fault::OtherDigest(Some(index.clone())))),
+            (format!("reg:5000/third-party/new:1@{other}"), &amd, Some(Fault::OtherDigest(None))),
+            (format!("reg:5000/third-party/mystery:1@{other}"), &amd, Some(Fault::Unknown)),
+            ("docker.io/library/redis:7".into(), &amd, Some(Fault::Outside)),
+            ("redis".into(), &amd, Some(Fault::Outside)),
+            (format!("reg:5000.evil/third-party/redis@{index}"), &amd, Some(Fault::Outside)),
+        ];
+        for (image, platforms, expected) in rows {
+            let platforms: Vec<String> = platforms.iter().map(|platform| (*platform).to_owned()).collect();
+            assert_eq!(judge(&image, "reg:5000", &lock(), &platforms), expected, "{image}");
+        }
+    }
+
+    fn places() -> Places {
+        serde_saphyr::from_str(include_str!("../../../infra/images/places.yaml")).unwrap()
+    }
+
+    #[test]
+    fn images_are_found_wherever_they_stand() {
+        let manifests = "# Source: x
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  template:
+    spec:
+      initContainers: [{name: a, image: init:1}]
+      containers:
+      - name: b
+        image: main:1
+        args: [--reloader=quay.io/operator/reloader:v1, --listen=0.0.0.0:80, 'redis.shop:6379']
+        env: [{name: SIDE, value: 'ghcr.io/x/side@sha256:0000000000000000000000000000000000000000000000000000000000000000'}, {name: URL, value: 'http://a.b:80/c:d'}]
+      volumes: [{name: m, image: {reference: models:1, pullPolicy: Always}}]
+---
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: nightly, namespace: shop, annotations: {helm.sh/hook: test}}
+spec: {jobTemplate: {spec: {template: {spec: {containers: [{image: job:1}], ephemeralContainers: [{image: debug:1}]}}}}}
+---
+apiVersion: example.com/v1
+kind: Cluster
+metadata: {name: db}
+spec: {proxy: {image: {repository: quay.io/db/proxy, tag: v2}}, nodes: [{image: {registry: r.io, repository: db, digest: 'sha256:1'}}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: c}
+data: {image: not-one}
+---
+apiVersion: v1
+kind: List
+items: [{kind: Pod, metadata: {name: p}, spec: {containers: [{image: 'listed:1'}]}}]
+";
+        let found: Vec<String> = images(manifests, &places())
+            .unwrap()
+            .into_iter()
+            .map(|named| format!("{} {} {}", named.object, named.field, named.image))
+            .collect();
+        let deployment = "Deployment shop/web spec.template.spec";
+        assert_eq!(
+            found,
+            [
+                "Cluster db spec.nodes[0].image r.io/db@sha256:1".to_owned(),
+                "Cluster db spec.proxy.image quay.io/db/proxy:v2".to_owned(),
+                "CronJob shop/nightly spec.jobTemplate.spec.template.spec.containers[0].image job:1".to_owned(),
+                "CronJob shop/nightly spec.jobTemplate.spec.template.spec.ephemeralContainers[0].image debug:1"
+                    .to_owned(),
+                format!("{deployment}.containers[0].args[0] quay.io/operator/reloader:v1"),
+                format!("{deployment}.containers[0].env[0].value ghcr.io/x/side@sha256:{}", "0".repeat(64)),
+                format!("{deployment}.containers[0].image main:1"),
+                format!("{deployment}.initContainers[0].image init:1"),
+                format!("{deployment}.volumes[0].image models:1"),
+                "Pod p spec.containers[0].image listed:1".to_owned(),
+            ]
+        );
+        assert!(images("kind: [", &places()).is_err());
+    }
+
+    fn found(text: &str, generous: bool) -> Vec<&str> {
+        words(text).filter(|word| is_reference(word) || generous && may_be_image(word)).collect()
+    }
+
+    #[test]
+    fn a_registry_whose_name_begins_like_a_class_is_a_registry() {
+        let digest = format!("org.example.com/team/app@sha256:{}", "a".repeat(64));
+        for text in ["dev.azurecr.io/team/app:1", "net.jfrog.io/docker/app:2", &digest] {
+            let manifest = format!("kind: ConfigMap\nmetadata: {{name: x}}\ndata: {{use: 'see {text}'}}\n");
+            let found = images(&manifest, &places()).unwrap();
+            assert_eq!(found.iter().map(|named| named.image.as_str()).collect::<Vec<_>>(), [text], "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_no_image() {
+        for text in [
+            "temporal-frontend.ameide.svc:7233",
+            "http://minio.ameide.svc:9000/bucket",
+            "postgres://user@host.x:5432/db",
+            "jdbc:postgresql://db.example:5432/keycloak:1",
+            "oci://ghcr.io/team/chart:1.0.0",
+            "a.b/c",
+            "/etc/x.conf",
+            "host.x/path/to:",
+            "Example.com/X:1",
+            "docker.io/library/x:$(TAG)",
+            "docker.io/library/x:{{ .Values.tag }}",
+            "$(REGISTRY)/library/x:1",
+            "${REGISTRY}.example.com/x:1",
+            "x/y:1",
+            "docker.io",
+            "app.kubernetes.io/name",
+            "anna@example.com",
+            "anna@example.com:8080/x",
+            "org.apache.kafka.common.Serializer:1",
+            "github.com/team/module@v1.2.3",
+            "10.0.0.0/8:80",
+            "12.5/3:4",
+            "conf.d/app.conf:ro",
+            "/usr/local/bin:/usr/bin:/bin",
+            "0.0.0.0:9092",
+            "kafka.example.com:9092/topic",
+            "quay.io/a/b:v1-{{ .x }}",
+            "minio.example.com:9000",
+            "https://quay.io/repository/strimzi/kafka?tab=tags:1",
+            "2025-11-25T12:00:00Z",
+            "a.example/b@sha256:abc",
+        ] {
+            assert_eq!(found(text, false), [""; 0], "{text}");
+        }
+        let digest = digest("x");
+        for text in [
+            "quay.io/a/b:v1".to_owned(),
+            "localhost:5000/a:1".to_owned(),
+            "registry:5000/a/b:1".to_owned(),
+            format!("docker.io/a@{digest}"),
+            format!("docker.io/library/a:1.2.3-r4_x@{digest}"),
+            "123456789012.dkr.ecr.eu-central-1.amazonaws.com/team/app:1".to_owned(),
+        ] {
+            assert_eq!(found(&text, false), [text.as_str()], "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_of_images_are_taken_apart() {
+        let (a, b) = ("quay.io/strimzi/kafka:0.49.0-kafka-4.1.0", "ghcr.io/x/y:1");
+        for list in [
+            format!("{a},{b}"),
+            format!("{a}, {b}"),
+            format!("4.1.0={a}\n4.2.0={b}\n"),
+            format!("{a};{b}"),
+            format!("{a} {b}"),
+            format!(r#"{{"4.1.0":"{a}","y":"{b}"}}"#),
+            format!("[\"{a}\", '{b}']"),
+            format!("kafka: {a}\ny: {b}\n"),
+            format!("--image kafka={a} --image y={b}"),
+            format!("exec operator --kafka={a}, \"--y={b}\" --url=http://z.example/x:1"),
+        ] {
+            assert_eq!(found(&list, false), [a, b], "{list}");
+        }
+        assert_eq!(found("4.2.0=strimzi/kafka:1\n4.1.0=kafka:2", true), ["strimzi/kafka:1", "kafka:2"]);
+        assert_eq!(found("quay.io/keycloak/keycloak", true), ["quay.io/keycloak/keycloak"]);
+        for none in ["Always", "4.2.0", "IfNotPresent", "my-secret", "", "true", "team/app"] {
+            assert_eq!(found(none, true), [""; 0], "{none}");
+        }
+    }
+
+    /// Files in the shape of what these charts render, with the images that they would pull
+    /// in a comment of their first lines.
+    #[test]
+    fn every_image_of_three_operators_is_found_and_nothing_else() {
+        for (name, manifests) in [
+            ("strimzi", include_str!("../../../tests/charts/strimzi.yaml")),
+            ("cloudnative-pg", include_str!("../../../tests/charts/cloudnative-pg.yaml")),
+            ("keycloak", include_str!("../../../tests/charts/keycloak.yaml")),
+        ] {
+            let expected: BTreeSet<&str> = manifests
+                .lines()
+                .map_while(|line| line.strip_prefix("#"))
+                .filter_map(|line| line.strip_prefix("   "))
+                .collect();
+            let images = images(manifests, &places()).unwrap();
+            let images: BTreeSet<&str> = images.iter().map(|named| named.image.as_str()).collect();
+            assert!(expected.len() > 2, "{name}");
+            assert_eq!(images, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_a_name_with_any_text_in_it() {
+        for (pattern, name, same) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("*", "", true),
+            ("a*", "ab", true),
+            ("*a", "ba", true),
+            ("*a", "ab", false),
+            ("a*b*c", "axxbyyc", true),
+            ("a*b*c", "acb", false),
+            ("*_image", "kafka_image", true),
+            ("aa*a", "aa", false),
+        ] {
+            assert_eq!(matches(pattern, name), same, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_told_with_object_field_and_image() {
+        let named = |image: &str| Named { object: "Job a/b".into(), field: "spec.x.image".into(), image: image.into() };
+        let named = [named("nginx:1.27"), named("reg:5000/third-party/redis:7")];
+        let check = |exempt: &[&str]| {
+            let exempt: Vec<String> = exempt.iter().map(|line| (*line).to_owned()).collect();
+            check("45-x", &named, "reg:5000", &lock(), &[], &exempt)
+        };
+        let failure = check(&[]).unwrap_err();
+        assert_eq!((failure.code, failure.exit), ("image-not-mirrored", Exit::Registry));
+        assert_eq!(failure.evidence[0], "Job a/b: spec.x.image: nginx:1.27 is not from reg:5000");
+        assert_eq!(
+            failure.evidence[1],
+            "Job a/b: spec.x.image: reg:5000/third-party/redis:7 is not pinned by a digest"
+        );
+        assert_eq!(check(&["nginx:1.27"]).unwrap_err().evidence.len(), 1);
+        assert_eq!(check(&["nginx:1.2"]).unwrap_err().evidence.len(), 2);
+        assert!(check(&["nginx:1.*", "reg:5000/*"]).is_ok() && check(&["*"]).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_yaml_is_told_without_its_text() {
+        for text in [
+            "kind: Secret\npassword: [hunter2\n",
+            "kind: Secret\npassword: \"hunter2\n",
+            "a: 1\n\thunter2: 2\n",
+            "hunter2: 1\nhunter2: 2\n",
+        ] {
+            let error = images(text, &places()).unwrap_err();
+            assert!(error.contains("line") && !error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,612 @@
+//! What must hold before Helm starts: `infra/kubernetes/layers.yaml` says it per
+//! layer. All checks run, and all that fail are shown, not the first alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use kube::core::Status as ApiStatus;
+
+use serde::Deserialize;
+
+use crate::exit::{Exit, Failure};
+use crate::lab::Lab;
+use crate::layer::Release;
+use crate::mirror;
+use crate::releases::{Status, manifest};
+use crate::repo::tree::{Layer, Needs, SecretNeed, ServiceNeed};
+use crate::run::context::Context;
+use crate::run::interrupt::Interrupt;
+use crate::world::helm_storage;
+use crate::world::helmfile;
+use crate::world::kubernetes::{self, NamespacePhase, read_failed};
+
+/// `preflight:` of layers.yaml: how long is waited, in seconds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Waits {
+    /// For a Terminating namespace to be gone.
+    pub namespace: u64,
+    /// For a service that is coming up.
+    pub service: u64,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { namespace: 120, service: 60 }
+    }
+}
+
+/// For how long a service is waited for that the layer itself installs.
+const OWN_SERVICE: Duration = Duration::from_secs(3);
+
+/// What the layer itself brings: never a reason not to bring it.
+#[derive(Default)]
+pub struct Own {
+    /// Kind, namespace, name.
+    objects: BTreeSet<(String, String, String)>,
+}
+
+impl Own {
+    /// `manifests` is what the layer renders. Charts may leave an object's namespace to
+    /// Helm, and the rendering does not say whose it is: then it is any of the releases'.
+    pub fn of(manifests: &str, wanted: &[Release]) -> Self {
+        let mut objects = BTreeSet::new();
+        // What is no YAML is told by the check of its images.
+        for (object, _) in manifest::parse(manifests).unwrap_or_default() {
+            let text = |pointer: &str| object.pointer(pointer).and_then(serde_json::Value::as_str);
+            let kind = manifest::kind(&object);
+            let (true, Some(name)) = (matches!(kind, "Service" | "Secret" | "Namespace"), text("/metadata/name"))
+            else {
+                continue;
+            };
+            let version = text("/apiVersion").unwrap_or_default();
+            if version != "v1" {
+                continue;
+            }
+            let named = |namespace: &str| (kind.to_owned(), namespace.to_owned(), name.to_owned());
+            match text("/metadata/namespace") {
+                _ if kind == "Namespace" => drop(objects.insert(named(""))),
+                Some(namespace) => drop(objects.insert(named(namespace))),
+                None => objects.extend(wanted.iter().map(|release| named(&release.namespace))),
+            }
+        }
+        Self { objects }
+    }
+
+    fn has(&self, kind: &str, namespace: &str, name: &str) -> bool {
+        self.objects.contains(&(kind.to_owned(), namespace.to_owned(), name.to_owned()))
+    }
+}
+
+/// The registry answers (at `K3D_REGISTRY_HEALTHCHECK_URL` where that is set), and
+/// holds what the lock names.
+async fn check_registry(context: &Context, lab: Option<&Lab>) -> Result<(), Failure> {
+    mirror::healthy(&mirror::health_url(context)).await?;
+    mirror::check_mirror(context, lab).await
+}
+
+/// `images`: the check of what the layer renders, which goes on beside the others.
+pub async fn check(
+    context: &Context,
+    client: &Client,
+    layer: &Layer,
+    lab: Option<&Lab>,
+    own: &Own,
+    images: impl Future<Output = Result<usize, Failure>>,
+) -> Result<(), Failure> {
+    let needs_all = context.tree.layer_needs()?;
+    let needs = needs_all.layers.get(&layer.name()).cloned().unwrap_or_default();
+    let budgets = &needs_all.preflight;
+    // All at once: a wait for one says nothing about the others.
+    let registry = async {
+        let (registry, images) = tokio::join!(check_registry(context, lab), images);
+        vec![registry, images.map(drop)]
+    };
+    // A namespace of any layer that is being deleted stops this one too: Helm would wait
+    // its whole timeout for objects that nobody can make. One that is not there yet does not.
+    let named: BTreeSet<&String> =
+        needs_all.layers.values().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).collect();
+    let namespaces = join_all(named.into_iter().map(|name| {
+        let needed = needs.namespaces.contains(name) && !own.has("Namespace", "", name);
+        namespace_active(context, client, name, needed, budgets)
+    }));
+    let layers = layers_in_place(context, client, &needs);
+    let secrets = join_all(needs.secrets.iter().map(async |need| match secret_has_keys(context, client, need).await {
+        Err(failure) if failure.code == "config-missing" && own.has("Secret", &need.namespace, &need.name) => {
+            context.reporter.note(&need.name, format!("{}: this layer makes it", failure.message));
+            Ok(())
+        }
+        result => result,
+    }));
+    let services = join_all(needs.services.iter().map(|need| {
+        let own = own.has("Service", &need.namespace, &need.name);
+        service_answers(context, client, need, budgets, own)
+    }));
+    let (registry, namespaces, layers, secrets, services) =
+        tokio::join!(registry, namespaces, layers, secrets, services);
+    Interrupt::global().check()?;
+    let results = [registry, namespaces, layers, secrets, services].into_iter().flatten();
+    let failures: Vec<Failure> = results.filter_map(Result::err).collect();
+    // The first in the order above ends the run; the others are its evidence.
+    let mut failures = failures.into_iter();
+    let Some(mut first) = failures.next() else { return Ok(()) };
+    for other in failures {
+        first.evidence.push(format!("also {other}"));
+        first.evidence.extend(other.remedy.map(|remedy| format!("  remedy: {remedy}")));
+    }
+    Err(first)
+}
+
+/// Waits while the namespace is Terminating, telling what holds it; `needed` ones must exist.
+async fn namespace_active(
+    context: &Context,
+    client: &Client,
+    name: &str,
+    needed: bool,
+    waits: &Waits,
+) -> Result<(), Failure> {
+    let started = Instant::now();
+    let mut told = Vec::new();
+    loop {
+        let phase = match kubernetes::namespace_phase(client, name).await {
+            // Another layer's, and perhaps another team's.
+            Err(failure) if !needed && failure.code == "forbidden" => {
+                let text = format!("whether it is being deleted is not looked at: {}", failure.message);
+                context.reporter.note(name, text);
+                return Ok(());
+            }
+            phase => phase?,
+        };
+        match phase {
+            NamespacePhase::Active => {
+                if !told.is_empty() {
+                    context.reporter.note(name, "the namespace is Active");
+                }
+                return Ok(());
+            }
+            // It is gone, and the layer that makes it makes it anew.
+            NamespacePhase::Absent if !needed => return Ok(()),
+            NamespacePhase::Absent => {
+                return Err(Failure::new(
+                    "namespace-missing",
+                    Exit::NotReady,
+                    format!("the namespace {name} does not exist"),
+                )
+                .remedy("cargo xtask layer 10"));
+            }
+            NamespacePhase::Terminating(held) => {
+                let told_now: Vec<String> = held.clone();
+                if told.is_empty() || told != told_now {
+                    context.reporter.waiting(name, format!("the namespace is Terminating: {}", held_by(&held)));
+                    told = if told_now.is_empty() { vec![String::new()] } else { told_now };
+                }
+                if started.elapsed() >= Duration::from_secs(waits.namespace) {
+                    return Err(Failure::new("namespace-terminating", Exit::NamespaceTerminating, format!("the namespace {name} is still being deleted after {} s", waits.namespace))
+                        .evidence(held_by(&held))
+                        .remedy(format!("kubectl --context {} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to", context.kube_context)));
+                }
+            }
+        }
+        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(500))).await?;
+    }
+}
+
+fn held_by(held: &[String]) -> String {
+    if held.is_empty() { "its content is being deleted".to_owned() } else { held.join("; ") }
+}
+
+/// Earlier layers are in place when each of the releases that the tree gives them is
+/// deployed, in the namespace where the tree has it. In a namespace that this layer has no
+/// business in, one who may not look is told so and goes on.
+async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> Vec<Result<(), Failure>> {
+    let names = &needs.layers;
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let look = async {
+        let known = context.tree.layers()?;
+        let mut layers = Vec::new();
+        for name in names {
+            let layer = known.iter().find(|layer| layer.name() == *name).cloned();
+            layers.push(layer.ok_or_else(|| {
+                Failure::usage(format!(
+                    "infra/kubernetes/layers.yaml: a layer needs {name:?}, and the tree has none of this name"
+                ))
+                .remedy("cargo xtask layer --list")
+            })?);
+        }
+        let wanted = helmfile::releases(context, &layers).await?;
+        let releases: Vec<Release> = wanted
+            .iter()
+            .map(|wanted| {
+                let mut release = Release::from(wanted);
+                if release.namespace.is_empty() {
+                    release.namespace = client.default_namespace().to_owned();
+                }
+                release
+            })
+            .collect();
+        let mut by_namespace: BTreeMap<String, (Vec<&String>, Vec<Release>)> = BTreeMap::new();
+        for (wanted, release) in wanted.iter().zip(releases) {
+            let (layers, releases) = by_namespace.entry(release.namespace.clone()).or_default();
+            layers.push(&wanted.layer);
+            releases.push(release);
+        }
+        let mut missing = Vec::new();
+        for (namespace, (layers, releases)) in &by_namespace {
+            let found = match helm_storage::not_deployed(client, releases).await {
+                Err(failure) if failure.code == "forbidden" && !needs.namespaces.contains(namespace) => {
+                    let names: BTreeSet<&str> = layers.iter().map(|layer| layer.as_str()).collect();
+                    let names = names.into_iter().collect::<Vec<_>>().join(", ");
+                    let text = format!("what {names} has there is not looked at: {}", failure.message);
+                    context.reporter.note(namespace, text);
+                    continue;
+                }
+                found => found?,
+            };
+            for release in found {
+                let at = releases.iter().position(|other| std::ptr::eq(release, other));
+                missing.extend(at.map(|at| (layers[at].clone(), release.clone())));
+            }
+        }
+        Ok(missing)
+    };
+    let missing: Vec<(String, Release)> = match look.await {
+        Ok(missing) => missing,
+        Err(failure) => return vec![Err(failure)],
+    };
+    let failed = names.iter().filter_map(|layer| {
+        let of_it: Vec<String> = missing
+            .iter()
+            .filter(|(of, _)| of == layer)
+            .map(|(_, release)| format!("{}/{}", release.namespace, release.name))
+            .collect();
+        let message = format!("the layer {layer}, which this one needs, is not in place");
+        (!of_it.is_empty()).then(|| {
+            Err(Failure::new("layer-missing", Exit::NotReady, message)
+                .evidence(format!("not deployed: {}", of_it.join(", ")))
+                .remedy(format!("cargo xtask --env {} layer {layer}", context.env_name)))
+        })
+    });
+    failed.collect()
+}
+
+async fn applies(client: &Client, namespace: &str, if_release: Option<&String>) -> Result<bool, Failure> {
+    let Some(release) = if_release else { return Ok(true) };
+    let history = helm_storage::history(client, namespace, release).await?;
+    Ok(history.iter().any(|revision| revision.status == Status::Deployed))
+}
+
+async fn secret_has_keys(context: &Context, client: &Client, need: &SecretNeed) -> Result<(), Failure> {
+    if !applies(client, &need.namespace, need.if_release.as_ref()).await? {
+        return Ok(());
+    }
+    let found = Api::<Secret>::namespaced(client.clone(), &need.namespace).get_opt(&need.name).await;
+    let found = found.map_err(|error| read_failed(&format!("the Secret {}", need.name), error))?;
+    let missing = |what: String| {
+        Failure::new("config-missing", Exit::NotReady, what)
+            .remedy(format!("run the layer that makes it: cargo xtask --env {} layer --list", context.env_name))
+    };
+    let Some(secret) = found else {
+        return Err(missing(format!("the Secret {}/{} does not exist", need.namespace, need.name)));
+    };
+    let has =
+        |key: &String| secret.data.as_ref().is_some_and(|data| data.get(key).is_some_and(|value| !value.0.is_empty()));
+    let absent: Vec<&str> = need.keys.iter().filter(|key| !has(key)).map(String::as_str).collect();
+    match absent.as_slice() {
+        [] => Ok(()),
+        absent => Err(missing(format!("the Secret {}/{} has no key {}", need.namespace, need.name, absent.join(", ")))),
+    }
+}
+
+/// Reached over the network from inside the cluster: the API server dials the
+/// service's endpoint for us. Whatever the endpoint says to HTTP, it answered.
+/// `own` is one that the layer itself installs: told, and no reason to stop.
+async fn service_answers(
+    context: &Context,
+    client: &Client,
+    need: &ServiceNeed,
+    waits: &Waits,
+    own: bool,
+) -> Result<(), Failure> {
+    if !applies(client, &need.namespace, need.if_release.as_ref()).await? {
+        return Ok(());
+    }
+    let bound = Duration::from_secs(waits.service);
+    let bound = if own { bound.min(OWN_SERVICE) } else { bound };
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        let reason = match dial(client, need).await {
+            Dialled::Answered => return Ok(()),
+            Dialled::Outside(why) => {
+                context.reporter.note(&need.name, format!("not dialled: {why}"));
+                return Ok(());
+            }
+            Dialled::Refused(failure) if own => failure.to_string(),
+            Dialled::Refused(failure) => return Err(failure),
+            Dialled::Silent(reason) => reason,
+        };
+        if own && (started.elapsed() >= bound || reason.contains("not found")) {
+            let text = format!("port {} does not answer ({reason}): this layer installs it, and goes on", need.port);
+            context.reporter.note(&need.name, text);
+            return Ok(());
+        }
+        if started.elapsed() >= bound {
+            return Err(Failure::new(
+                "dependency-unreachable",
+                Exit::NotReady,
+                format!("the service {}.{}:{} does not answer", need.name, need.namespace, need.port),
+            )
+            .evidence(reason)
+            .remedy(format!(
+                "kubectl --context {} -n {} get pods,endpointslices",
+                context.kube_context, need.namespace
+            )));
+        }
+        if !told {
+            context.reporter.waiting(&need.name, format!("port {} does not answer yet: {reason}", need.port));
+            told = true;
+        }
+        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(500))).await?;
+    }
+}
+
+/// What came of dialling a service.
+enum Dialled {
+    /// The endpoint took the connection.
+    Answered,
+    /// Nobody there, or not yet, and why.
+    Silent(String),
+    /// The API server did not dial for us, and will not.
+    Refused(Failure),
+    /// It cannot be dialled this way, since it is not made of pods.
+    Outside(String),
+}
+
+/// An answer of more than this is no Status of the API server's, in bytes.
+const LARGEST_STATUS: usize = 64 << 10;
+
+async fn dial(client: &Client, need: &ServiceNeed) -> Dialled {
+    let path = format!("/api/v1/namespaces/{}/services/{}:{}/proxy/", need.namespace, need.name, need.port);
+    let ask = async {
+        let request = http::Request::get(path).body(kube::client::Body::empty()).map_err(|error| error.to_string())?;
+        let response = client.send(request).await.map_err(|error| error.to_string())?;
+        let code = response.status().as_u16();
+        let length = response.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+        // Neither is an error's text: it is not read at all.
+        if code < 400 || length.is_some_and(|length: usize| length > LARGEST_STATUS) {
+            return Ok((code, Vec::new()));
+        }
+        Ok::<_, String>((code, kubernetes::connect::beginning(response.into_body(), LARGEST_STATUS).await))
+    };
+    let silent = match tokio::time::timeout(Duration::from_secs(5), ask).await {
+        Err(_) => "no answer within 5 s".to_owned(),
+        Ok(Err(error)) => error,
+        Ok(Ok((code, body))) => match who_answered(code, &body) {
+            Said::Endpoint => return Dialled::Answered,
+            Said::Server(status) if matches!(status.code, 401 | 403) => {
+                let what = format!("services/proxy of {} in {}", need.name, need.namespace);
+                return Dialled::Refused(read_failed(&what, kube::Error::Api(status)));
+            }
+            Said::Server(status) => status.message,
+        },
+    };
+    match not_of_pods(client, need).await {
+        Some(why) => Dialled::Outside(why),
+        None => Dialled::Silent(silent),
+    }
+}
+
+/// Why the API server cannot dial this service though there may be somebody: it dials only
+/// endpoints that are pods, by a port that the service declares
+/// (`pkg/registry/core/service/storage`).
+async fn not_of_pods(client: &Client, need: &ServiceNeed) -> Option<String> {
+    let service = Api::<Service>::namespaced(client.clone(), &need.namespace).get_opt(&need.name).await.ok()??;
+    let spec = service.spec?;
+    if let Some(name) = spec.external_name.filter(|_| spec.type_.as_deref() == Some("ExternalName")) {
+        return Some(format!("it stands for {name}, outside the cluster"));
+    }
+    let headless = spec.cluster_ip.as_deref() == Some("None") && spec.ports.unwrap_or_default().is_empty();
+    let by_hand = spec.selector.unwrap_or_default().is_empty();
+    if !headless && !by_hand {
+        return None;
+    }
+    let labels = format!("kubernetes.io/service-name={}", need.name);
+    let slices = Api::<EndpointSlice>::namespaced(client.clone(), &need.namespace);
+    let slices = slices.list(&ListParams::default().labels(&labels)).await.ok()?;
+    let ready = slices.items.iter().flat_map(|slice| &slice.endpoints).any(|endpoint| {
+        // Not said is ready.
+        endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
+    });
+    let why = if by_hand { "its endpoints are no pods" } else { "it declares no port" };
+    ready.then(|| format!("{why}, and are listed as ready"))
+}
+
+/// Whose words an answer over the API server's proxy are.
+#[derive(Debug)]
+enum Said {
+    /// The endpoint's own, whatever they are, or its silence after it took the connection.
+    Endpoint,
+    /// The API server's: nobody was reached.
+    Server(Box<ApiStatus>),
+}
+
+fn who_answered(code: u16, body: &[u8]) -> Said {
+    if code < 400 {
+        return Said::Endpoint;
+    }
+    let text = String::from_utf8_lossy(body);
+    let Some(status) = status_in(code, body, &text) else { return Said::Endpoint };
+    if let Some(reason) = status.message.strip_prefix("error trying to reach service: ")
+        && took_the_connection(reason)
+    {
+        return Said::Endpoint;
+    }
+    Said::Server(Box::new(status))
+}
+
+/// The API server's own words; none where they are the endpoint's.
+fn status_in(code: u16, body: &[u8], text: &str) -> Option<ApiStatus> {
+    let own = |message: &str| ApiStatus {
+        code,
+        message: message.trim().to_owned(),
+        status: None,
+        metadata: None,
+        reason: String::new(),
+        details: None,
+    };
+    // What its filters write before there is a request to answer (`http.Error`).
+    let filters = [
+        "Too many requests, please try again later.",
+        "Internal Server Error: \"/api/v1/namespaces/",
+        "This request caused apiserver to panic",
+        "apiserver not ready",
+    ];
+    if filters.iter().any(|words| text.starts_with(words)) {
+        return Some(own(text));
+    }
+    let object: serde_json::Value = serde_json::from_slice(body).ok()?;
+    if object.get("kind")? != "Status" || object.get("apiVersion")? != "v1" {
+        return None;
+    }
+    let mut status: ApiStatus = serde_json::from_value(object).unwrap_or_else(|_| own("a Status that cannot be read"));
+    status.code = code;
+    // An endpoint may speak Kubernetes itself (an API server in a pod, an aggregated one). Of
+    // its refusals those about a path are its own: here a resource is asked for.
+    let about_a_path = status.message.contains(" path \"");
+    (!(code == 403 && about_a_path)).then_some(status)
+}
+
+/// Whether an error of dialling is one after the connection stood: a Redis or Postgres
+/// endpoint closes it, or talks no HTTP. All others mean that nobody took it.
+fn took_the_connection(reason: &str) -> bool {
+    let after = [
+        "EOF",
+        "malformed HTTP",
+        "connection reset by peer",
+        "broken pipe",
+        "server gave HTTP response to HTTPS client",
+        "tls: first record does not look like a TLS handshake",
+        "http: server closed idle connection",
+        "server closed connection",
+        "http2: ",
+    ];
+    let dialling = ["dial tcp", "proxy error", "lookup ", "proxyconnect"];
+    !dialling.iter().any(|words| reason.contains(words)) && after.iter().any(|words| reason.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(code: u16, message: &str) -> Vec<u8> {
+        let status = serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "code": code,
+        });
+        serde_json::to_vec_pretty(&status).unwrap()
+    }
+
+    fn endpoint(code: u16, body: &[u8]) -> bool {
+        matches!(who_answered(code, body), Said::Endpoint)
+    }
+
+    #[test]
+    fn a_status_about_the_proxy_is_no_answer_of_the_endpoint() {
+        for (code, message) in [
+            (401, "Unauthorized"),
+            (
+                403,
+                r#"services "minio:9000" is forbidden: User "dev" cannot get resource "services/proxy" in API group "" in the namespace "ameide""#,
+            ),
+            (404, "services \"minio\" not found"),
+            (400, "invalid service request \"minio:x\""),
+            (429, "too many requests, please try again later"),
+            (500, "Internal error occurred: etcdserver: request timed out"),
+            (503, "no endpoints available for service \"redis-master\""),
+            (503, "no service port 9001 found for service \"minio\""),
+            (503, "error trying to reach service: dial tcp 10.42.0.9:6379: connect: connection refused"),
+            (503, "error trying to reach service: dial tcp 10.42.0.9:6379: i/o timeout"),
+            (503, "error trying to reach service: dial tcp 10.42.0.9:6379: connect: no route to host"),
+            (503, "error trying to reach service: dial tcp 10.42.0.9:6379: connect: connection reset by peer"),
+            (
+                503,
+                "error trying to reach service: proxy error from 127.0.0.1:6443 while dialing 10.42.0.9:9000, code 502: 502 Bad Gateway",
+            ),
+            (503, "error trying to reach service: net/http: TLS handshake timeout"),
+            (503, "error trying to reach service: context deadline exceeded"),
+            (503, "error trying to reach service: words of a later version"),
+            (504, "Timeout: request did not complete within requested timeout - context deadline exceeded"),
+        ] {
+            let Said::Server(said) = who_answered(code, &status(code, message)) else { panic!("{message}") };
+            assert_eq!((said.code, said.message.as_str()), (code, message));
+        }
+        for (code, text) in [
+            (429, "Too many requests, please try again later.\n"),
+            (500, "Internal Server Error: \"/api/v1/namespaces/a/services/b:1/proxy/\": no kind\n"),
+            (503, "apiserver not ready"),
+        ] {
+            assert!(!endpoint(code, text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_refuses_or_talks_no_http_has_answered() {
+        for (code, message) in [
+            (503, "error trying to reach service: EOF"),
+            (503, "error trying to reach service: unexpected EOF"),
+            (503, r#"error trying to reach service: malformed HTTP response "-ERR wrong number of arguments""#),
+            (
+                503,
+                r#"error trying to reach service: net/http: HTTP/1.x transport connection broken: malformed HTTP response "\x15\x03\x01""#,
+            ),
+            (
+                503,
+                "error trying to reach service: read tcp 10.42.0.1:4242->10.42.0.9:5432: read: connection reset by peer",
+            ),
+            // An API server in a pod: it was asked for a path, ours for a resource.
+            (403, r#"forbidden: User "system:anonymous" cannot get path "/""#),
+        ] {
+            assert!(endpoint(code, &status(code, message)), "{message}");
+        }
+        for (code, body) in [
+            (200, "ok"),
+            (302, ""),
+            (400, "Client sent an HTTP request to an HTTPS server.\n"),
+            (401, "<html>sign in</html>"),
+            (403, "<Error><Code>AccessDenied</Code></Error>"),
+            (404, "404 page not found\n"),
+            (500, r#"{"error": "no endpoints available"}"#),
+            (502, "<html><h1>502 Bad Gateway</h1>connection refused</html>"),
+            (503, r#"{"kind": "Status", "message": "starting"}"#),
+            (503, ""),
+        ] {
+            assert!(endpoint(code, body.as_bytes()), "{code} {body}");
+        }
+    }
+
+    #[test]
+    fn what_the_layer_itself_renders_is_known_by_namespace() {
+        let release =
+            |namespace: &str| Release { name: "x".into(), namespace: namespace.into(), enabled: true, installed: true };
+        let manifests = "apiVersion: v1\nkind: Service\nmetadata: {name: minio}\n---\napiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Secret, metadata: {name: keys, namespace: other}}]\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: made}\n---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: fn, namespace: shop}\n";
+        let own = Own::of(manifests, &[release("shop"), release("tests")]);
+        for (kind, namespace, name, is) in [
+            ("Service", "shop", "minio", true),
+            ("Service", "tests", "minio", true),
+            ("Service", "other", "minio", false),
+            ("Secret", "other", "keys", true),
+            ("Secret", "shop", "keys", false),
+            ("Namespace", "", "made", true),
+            ("Service", "shop", "fn", false),
+        ] {
+            assert_eq!(own.has(kind, namespace, name), is, "{kind} {namespace}/{name}");
+        }
+        assert!(!Own::of("kind: [", &[release("shop")]).has("Service", "shop", "minio"));
+    }
+}

@@ -1,0 +1,256 @@
+//! The pull secret: with an account's credentials in the shell, and where the environment's
+//! `env.yaml` says `pullSecret: {fromShell: true}`, pods that pull from Docker Hub after all
+//! do so as that account. Where the mirror is complete nothing needs it, and without
+//! credentials nothing is done.
+//!
+//! The format is `kubernetes.io/dockerconfigjson`, a Docker `config.json`:
+//! <https://kubernetes.io/docs/tasks/configure-pod-container/pull-image-private-registry/>.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
+use kube::api::{Api, PostParams};
+use serde_json::{Value, json};
+
+use crate::exit::{Exit, Failure};
+use crate::repo::tree::PullSecretNeed;
+use crate::run::context::Context;
+use crate::world::kubernetes::{self, NamespacePhase, read_failed, write_failed};
+
+const KIND: &str = "kubernetes.io/dockerconfigjson";
+const KEY: &str = ".dockerconfigjson";
+
+/// The variables that hold an account: what Docker's own actions call them, and what page 359 does.
+const VARIABLES: [(&str, &str); 2] = [("DOCKERHUB_USERNAME", "DOCKERHUB_TOKEN"), ("DCKR_USERNAME", "DCKR_PAT")];
+
+/// An account; its token is never printed.
+pub struct Account {
+    username: String,
+    token: String,
+}
+
+impl Account {
+    /// User name and token, for whoever sends them.
+    pub fn into_parts(self) -> (String, String) {
+        (self.username, self.token)
+    }
+}
+
+/// The account that the environment names. A variable that is empty is one that is not
+/// set: the devcontainers CLI gives the empty string for `${localEnv:…}` of a variable that
+/// somebody without an account does not have, and GitHub for a secret that a fork lacks.
+/// White space around a value, such as the line break of a pasted token, is none of it.
+///
+/// # Errors
+/// `registry-auth` for half an account, or for one that no header can hold: the registry
+/// would refuse it in words that name no variable.
+pub fn account(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Account>, Failure> {
+    for (user_variable, token_variable) in VARIABLES {
+        let set = |name: &str| variable(name).unwrap_or_default().trim().to_owned();
+        let (username, token) = (set(user_variable), set(token_variable));
+        let refused = |message: String| {
+            Failure::new("registry-auth", Exit::Registry, message)
+                .evidence(format!("{user_variable} and {token_variable} are one account: both or none"))
+                .remedy(format!("set both, or unset both: `unset {user_variable} {token_variable}`"))
+        };
+        let half = match (username.is_empty(), token.is_empty()) {
+            (true, true) => continue,
+            (true, false) => Some((user_variable, token_variable)),
+            (false, true) => Some((token_variable, user_variable)),
+            (false, false) => None,
+        };
+        if let Some((missing, there)) = half {
+            return Err(refused(format!("{missing} is not set, or empty, and {there} is set")));
+        }
+        for (name, value) in [(user_variable, &username), (token_variable, &token)] {
+            if value.contains(char::is_control) {
+                return Err(refused(format!("{name} has a line break or another control character in it")));
+            }
+        }
+        return Ok(Some(Account { username, token }));
+    }
+    Ok(None)
+}
+
+/// The account that gets into the cluster. Where none may, half an account is the
+/// mirror's to refuse: nothing of it is used here.
+fn to_write(found: Result<Option<Account>, Failure>, from_shell: bool) -> Result<Option<Account>, Failure> {
+    if from_shell { found } else { Ok(None) }
+}
+
+/// Creates the secret, or rotates what it says of Docker Hub, in each of its
+/// namespaces that exists; a namespace that does not is met again before the next layer.
+/// Only where the environment's file lets a person's own account into the cluster.
+pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -> Result<(), Failure> {
+    let account = account(crate::world::process::environment::variable);
+    let from_shell = context.env.pull_secret.from_shell;
+    if !from_shell && matches!(account, Ok(Some(_))) {
+        static TOLD: std::sync::Once = std::sync::Once::new();
+        TOLD.call_once(|| {
+            let text = format!(
+                "the Docker Hub account of this shell is not written into the Secrets of {}: its env.yaml does not say pullSecret.fromShell",
+                context.env_name
+            );
+            context.reporter.note(&need.name, text);
+        });
+    }
+    let Some(account) = to_write(account, from_shell)? else { return Ok(()) };
+    for namespace in &need.namespaces {
+        if kubernetes::namespace_phase(client, namespace).await? != NamespacePhase::Active {
+            continue;
+        }
+        let api = Api::<Secret>::namespaced(client.clone(), namespace);
+        let what = format!("the secret {namespace}/{}", need.name);
+        let found = api.get_opt(&need.name).await.map_err(|error| read_failed(&what, error))?;
+        let existed = found.is_some();
+        let secret = with_account(found, need, &account).map_err(|evidence| {
+            Failure::new("config-missing", Exit::NotReady, format!("{what} is no pull secret"))
+                .evidence(evidence)
+                .remedy(format!("look at it, then: kubectl -n {namespace} delete secret {}", need.name))
+        })?;
+        let Some(secret) = secret else { continue };
+        let parameters = PostParams::default();
+        // The resource version that was read goes with it: somebody else's change in between is a conflict.
+        let written = if existed {
+            api.replace(&need.name, &parameters, &secret).await
+        } else {
+            api.create(&parameters, &secret).await
+        };
+        written.map_err(|error| write_failed(&what, error))?;
+        let verb = if existed { "rotated" } else { "created" };
+        context.reporter.note(namespace, format!("{verb} the pull secret {} for {}", need.name, account.username));
+    }
+    Ok(())
+}
+
+/// The secret as it should be; none where it is so already. What it holds for
+/// other registries stays.
+pub(crate) fn with_account(
+    found: Option<Secret>,
+    need: &PullSecretNeed,
+    account: &Account,
+) -> Result<Option<Secret>, String> {
+    let mut secret = found.unwrap_or_else(|| Secret {
+        metadata: kube::api::ObjectMeta {
+            name: Some(need.name.clone()),
+            labels: Some([("app.kubernetes.io/managed-by".to_owned(), "xtask".to_owned())].into()),
+            ..Default::default()
+        },
+        type_: Some(KIND.to_owned()),
+        ..Default::default()
+    });
+    if secret.type_.as_deref() != Some(KIND) {
+        return Err(format!("its type is {:?}, expected {KIND:?}", secret.type_.unwrap_or_default()));
+    }
+    let current = secret.data.as_ref().and_then(|data| data.get(KEY));
+    let mut config: Value = match current {
+        // A broken file holds nothing for anybody.
+        Some(bytes) => serde_json::from_slice(&bytes.0).unwrap_or_else(|_| json!({})),
+        None => json!({}),
+    };
+    let auth = STANDARD.encode(format!("{}:{}", account.username, account.token));
+    let entry = json!({"username": account.username, "password": account.token, "auth": auth});
+    if config.pointer("/auths").and_then(|auths| auths.get(&need.server)) == Some(&entry) {
+        return Ok(None);
+    }
+    if !config.is_object() {
+        config = json!({});
+    }
+    if !config["auths"].is_object() {
+        config["auths"] = json!({});
+    }
+    config["auths"][&need.server] = entry;
+    let bytes = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
+    secret.data.get_or_insert_default().insert(KEY.to_owned(), k8s_openapi::ByteString(bytes));
+    Ok(Some(secret))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn need() -> PullSecretNeed {
+        PullSecretNeed { name: "creds".into(), server: "https://hub/v1/".into(), namespaces: vec!["a".into()] }
+    }
+
+    fn alice(token: &str) -> Account {
+        Account { username: "alice".into(), token: token.into() }
+    }
+
+    fn config(secret: &Secret) -> Value {
+        serde_json::from_slice(&secret.data.as_ref().unwrap()[KEY].0).unwrap()
+    }
+
+    #[test]
+    fn an_account_is_whole_or_none() {
+        type Row = (&'static [(&'static str, &'static str)], Result<Option<&'static str>, &'static str>);
+        let rows: &[Row] = &[
+            (&[], Ok(None)),
+            (&[("DOCKERHUB_USERNAME", "alice"), ("DOCKERHUB_TOKEN", "t")], Ok(Some("alice"))),
+            (&[("DCKR_USERNAME", "bob"), ("DCKR_PAT", "t\n")], Ok(Some("bob"))),
+            (&[("DCKR_USERNAME", " bob\n"), ("DCKR_PAT", "\tt\r\n")], Ok(Some("bob"))),
+            (&[("DOCKERHUB_USERNAME", "alice")], Err("DOCKERHUB_TOKEN")),
+            (&[("DOCKERHUB_USERNAME", ""), ("DOCKERHUB_TOKEN", "t")], Err("DOCKERHUB_USERNAME")),
+            (&[("DCKR_USERNAME", "bob"), ("DCKR_PAT", " ")], Err("DCKR_PAT")),
+            (&[("DCKR_USERNAME", "bob"), ("DCKR_PAT", "")], Err("DCKR_PAT")),
+            (&[("DCKR_PAT", "t")], Err("DCKR_USERNAME")),
+            (&[("DCKR_USERNAME", "bob"), ("DCKR_PAT", "one\ntwo")], Err("DCKR_PAT")),
+            // What somebody without an account gets of a devcontainer, or a fork of GitHub.
+            (&[("DCKR_USERNAME", ""), ("DCKR_PAT", "")], Ok(None)),
+            (&[("DOCKERHUB_USERNAME", ""), ("DOCKERHUB_TOKEN", "")], Ok(None)),
+            (&[("DCKR_USERNAME", " "), ("DCKR_PAT", "\n")], Ok(None)),
+            (&[("DCKR_USERNAME", "")], Ok(None)),
+            (
+                &[("DOCKERHUB_USERNAME", ""), ("DOCKERHUB_TOKEN", ""), ("DCKR_USERNAME", "bob"), ("DCKR_PAT", "t")],
+                Ok(Some("bob")),
+            ),
+        ];
+        for (variables, expected) in rows {
+            let found = account(|name| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            });
+            match (found, expected) {
+                (Ok(account), Ok(user)) => assert_eq!(account.map(|account| account.username).as_deref(), *user),
+                (Err(failure), Err(name)) => assert!(failure.message.starts_with(name), "{failure:?}"),
+                _ => panic!("{variables:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_shells_account_gets_into_no_cluster_whose_file_does_not_say_so() {
+        let half = || Err(Failure::usage("half"));
+        assert!(to_write(Ok(Some(alice("t"))), true).unwrap().is_some());
+        assert!(to_write(half(), true).is_err());
+        assert!(to_write(Ok(Some(alice("t"))), false).unwrap().is_none());
+        assert!(to_write(half(), false).unwrap().is_none());
+        let root = camino::Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let tree = crate::repo::tree::Tree { root };
+        for name in tree.environments() {
+            let env = tree.environment(&name).unwrap();
+            assert_eq!(env.pull_secret.from_shell, env.cluster.k3d.is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn it_is_created_once_and_rotated_when_the_token_changes() {
+        let created = with_account(None, &need(), &alice("one")).unwrap().unwrap();
+        assert_eq!(created.type_.as_deref(), Some(KIND));
+        assert_eq!(config(&created)["auths"]["https://hub/v1/"]["auth"], STANDARD.encode("alice:one"));
+        assert!(with_account(Some(created.clone()), &need(), &alice("one")).unwrap().is_none());
+        let rotated = with_account(Some(created), &need(), &alice("two")).unwrap().unwrap();
+        assert_eq!(config(&rotated)["auths"]["https://hub/v1/"]["password"], "two");
+    }
+
+    #[test]
+    fn other_registries_stay_and_other_kinds_of_secrets_are_refused() {
+        let mut secret = with_account(None, &need(), &alice("one")).unwrap().unwrap();
+        let other = json!({"auths": {"ghcr.io": {"auth": "eA=="}}}).to_string().into_bytes();
+        secret.data.as_mut().unwrap().insert(KEY.into(), k8s_openapi::ByteString(other));
+        let merged = with_account(Some(secret), &need(), &alice("one")).unwrap().unwrap();
+        assert_eq!(config(&merged)["auths"]["ghcr.io"]["auth"], "eA==");
+        let opaque = Secret { type_: Some("Opaque".into()), ..Default::default() };
+        assert!(with_account(Some(opaque), &need(), &alice("one")).unwrap_err().contains("Opaque"));
+    }
+}

@@ -1,0 +1,424 @@
+//! k3d's config file (`k3d.io/v1alpha5`, kind `Simple`) as types, and how two
+//! versions of it differ, field by field.
+//!
+//! The schema is k3d's own `pkg/config/v1alpha5/schema.json`: an unknown field
+//! is an error here too, before anything is created.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::exit::Failure;
+use crate::files::bounds;
+use crate::repo::tree;
+
+/// The config file as read, and as a plain value for comparing.
+#[derive(Clone, Debug)]
+pub struct K3dConfig {
+    pub path: Utf8PathBuf,
+    pub simple: Simple,
+    value: Value,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Simple {
+    pub api_version: String,
+    pub kind: String,
+    pub metadata: Metadata,
+    #[serde(default = "one")]
+    pub servers: u32,
+    #[serde(default)]
+    pub agents: u32,
+    #[serde(rename = "kubeAPI")]
+    pub kube_api: Option<KubeApi>,
+    pub image: Option<String>,
+    pub network: Option<String>,
+    pub subnet: Option<String>,
+    pub token: Option<String>,
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    #[serde(default)]
+    pub ports: Vec<Port>,
+    pub options: Option<Options>,
+    #[serde(default)]
+    pub env: Vec<EnvVar>,
+    pub registries: Option<Registries>,
+    #[serde(default)]
+    pub host_aliases: Vec<HostAlias>,
+    #[serde(default)]
+    pub files: Vec<FileEntry>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metadata {
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KubeApi {
+    pub host: Option<String>,
+    #[serde(rename = "hostIP")]
+    pub host_ip: Option<String>,
+    pub host_port: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Volume {
+    pub volume: String,
+    #[serde(default)]
+    pub node_filters: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Port {
+    pub port: String,
+    #[serde(default)]
+    pub node_filters: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Label {
+    pub label: String,
+    #[serde(default)]
+    pub node_filters: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EnvVar {
+    pub env_var: String,
+    #[serde(default)]
+    pub node_filters: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Options {
+    pub k3d: Option<K3dOptions>,
+    pub k3s: Option<K3sOptions>,
+    pub kubeconfig: Option<KubeconfigOptions>,
+    pub runtime: Option<RuntimeOptions>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct K3dOptions {
+    pub wait: Option<bool>,
+    pub timeout: Option<String>,
+    pub disable_loadbalancer: Option<bool>,
+    pub disable_image_volume: Option<bool>,
+    pub disable_rollback: Option<bool>,
+    pub loadbalancer: Option<Value>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct K3sOptions {
+    #[serde(default)]
+    pub extra_args: Vec<ExtraArg>,
+    #[serde(default)]
+    pub node_labels: Vec<Label>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExtraArg {
+    pub arg: String,
+    #[serde(default)]
+    pub node_filters: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KubeconfigOptions {
+    pub update_default_kubeconfig: Option<bool>,
+    pub switch_current_context: Option<bool>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RuntimeOptions {
+    pub gpu_request: Option<String>,
+    pub servers_memory: Option<String>,
+    pub agents_memory: Option<String>,
+    pub host_pid_mode: Option<bool>,
+    #[serde(default)]
+    pub labels: Vec<Label>,
+    #[serde(default)]
+    pub ulimits: Vec<Value>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Registries {
+    pub create: Option<Value>,
+    #[serde(default, rename = "use")]
+    pub use_existing: Vec<String>,
+    pub config: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HostAlias {
+    pub ip: String,
+    pub hostnames: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileEntry {
+    pub source: String,
+    pub destination: String,
+    pub description: Option<String>,
+    #[serde(default)]
+    pub node_filters: Vec<String>,
+}
+
+impl K3dConfig {
+    pub fn read(path: &Utf8Path) -> Result<Self, Failure> {
+        Self::parse(path, &tree::read(path)?)
+    }
+
+    /// # Errors
+    /// What is no such file, or holds a number that cannot be; file and field are named.
+    pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
+        let simple: Simple = tree::parse_yaml(path, text)?;
+        if simple.api_version != "k3d.io/v1alpha5" || simple.kind != "Simple" {
+            return Err(Failure::usage(format!(
+                "{path}: apiVersion {:?}, kind {:?}: expected k3d.io/v1alpha5 and Simple",
+                simple.api_version, simple.kind
+            )));
+        }
+        simple.check().map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+        let value = serde_json::to_value(&simple).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+        Ok(Self { path: path.to_owned(), simple, value })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.simple.metadata.name
+    }
+
+    pub fn network(&self) -> String {
+        self.simple.network.clone().unwrap_or_else(|| format!("k3d-{}", self.name()))
+    }
+
+    pub fn server_container(&self) -> String {
+        format!("k3d-{}-server-0", self.name())
+    }
+
+    pub fn loadbalancer_container(&self) -> Option<String> {
+        let disabled = self.simple.options.as_ref().and_then(|o| o.k3d.as_ref()).and_then(|k| k.disable_loadbalancer);
+        (disabled != Some(true)).then(|| format!("k3d-{}-serverlb", self.name()))
+    }
+
+    fn nodes(&self, role: &str, count: u32) -> Vec<String> {
+        (0..count).map(|n| format!("k3d-{}-{role}-{n}", self.name())).collect()
+    }
+
+    pub fn servers(&self) -> Vec<String> {
+        self.nodes("server", self.simple.servers)
+    }
+
+    pub fn agents(&self) -> Vec<String> {
+        self.nodes("agent", self.simple.agents)
+    }
+
+    /// Every container that the cluster consists of.
+    pub fn containers(&self) -> Vec<String> {
+        let others = self.agents().into_iter().chain(self.loadbalancer_container());
+        self.servers().into_iter().chain(others).collect()
+    }
+
+    /// Where the API is published on this machine, `IP:PORT`.
+    pub fn api_binding(&self) -> Option<String> {
+        let api = self.simple.kube_api.as_ref()?;
+        let port: u16 = api.host_port.as_ref()?.parse().ok()?;
+        let ip = api.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or("0.0.0.0");
+        Some(if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") })
+    }
+
+    /// The registry container that the cluster uses, `k3d-dev-reg`.
+    pub fn registry_container(&self) -> Option<String> {
+        let first = self.simple.registries.as_ref()?.use_existing.first()?;
+        Some(first.split(':').next().unwrap_or(first).to_owned())
+    }
+
+    /// The host ports that the cluster publishes: the API's, and those of `ports`.
+    pub fn host_ports(&self) -> Vec<u16> {
+        let api =
+            self.simple.kube_api.as_ref().and_then(|api| api.host_port.as_ref()).and_then(|port| port.parse().ok());
+        let published = self.simple.ports.iter().filter_map(|port| host_port(&port.port));
+        api.into_iter().chain(published).collect()
+    }
+
+    /// The config in one line, for the label that the cluster's containers carry.
+    pub fn canonical(&self) -> String {
+        self.value.to_string()
+    }
+
+    /// How a cluster that was made from `applied` differs from this config.
+    pub fn drift_from(&self, applied: &str) -> Result<Vec<Difference>, String> {
+        let applied: Value = serde_json::from_str(applied).map_err(|error| error.to_string())?;
+        Ok(differences(&applied, &self.value))
+    }
+}
+
+/// `[IP:]HOSTPORT:CONTAINERPORT[/PROTOCOL]`, of single ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// On the host: `IP:PORT`, or the port.
+    pub outside: String,
+    pub inside: u16,
+    pub protocol: String,
+}
+
+impl Mapping {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (mapping, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let (outside, inside) = mapping.rsplit_once(':')?;
+        outside.rsplit(':').next()?.parse::<u16>().ok()?;
+        Some(Self { outside: outside.to_owned(), inside: inside.parse().ok()?, protocol: protocol.to_owned() })
+    }
+
+    /// As `docker create --publish` takes it.
+    pub fn publish(&self) -> String {
+        format!("{}:{}/{}", self.outside, self.inside, self.protocol)
+    }
+}
+
+/// The port on the host.
+fn host_port(mapping: &str) -> Option<u16> {
+    Mapping::parse(mapping)?.outside.rsplit(':').next()?.parse().ok()
+}
+
+impl Simple {
+    /// Every node is a container of this machine, and every port one that can be.
+    fn check(&self) -> Result<(), String> {
+        const NODES: u64 = 100;
+        bounds::within("servers", self.servers.into(), 1..=NODES)?;
+        bounds::within("agents", self.agents.into(), 0..=NODES)?;
+        let wrong = |field: String, text: &str| Err(format!("{field}: {text:?}: expected a port, 1 to 65535"));
+        let port = self.kube_api.as_ref().and_then(|api| api.host_port.as_deref());
+        if let Some(port) = port.filter(|port| !is_port(port) && !matches!(*port, "" | "random")) {
+            return wrong("kubeAPI.hostPort".to_owned(), port);
+        }
+        for (index, mapping) in self.ports.iter().enumerate() {
+            let ports = mapping.port.split(['/', '@']).next().unwrap_or_default();
+            // An address may have numbers too, and more of them. Ports may be ranges.
+            let mut numbers = ports.rsplit(':').take(2).flat_map(|port| port.split('-')).filter(|port| is_digits(port));
+            if numbers.any(|port| !is_port(port) && port != "0") {
+                return wrong(format!("ports[{index}].port"), &mapping.port);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_port(text: &str) -> bool {
+    is_digits(text) && text.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// A field that differs, by its path in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    pub field: String,
+    pub cluster: String,
+    pub file: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: the cluster has {}, the file says {}", self.field, self.cluster, self.file)
+    }
+}
+
+fn differences(cluster: &Value, file: &Value) -> Vec<Difference> {
+    let mut found = Vec::new();
+    compare("", cluster, file, &mut found);
+    found
+}
+
+fn compare(path: &str, cluster: &Value, file: &Value, found: &mut Vec<Difference>) {
+    match (cluster, file) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                let child = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                compare(&child, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (index, (a, b)) in a.iter().zip(b).enumerate() {
+                compare(&format!("{path}[{index}]"), a, b, found);
+            }
+        }
+        (a, b) if a == b => {}
+        (a, b) => found.push(Difference { field: path.to_owned(), cluster: a.to_string(), file: b.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "apiVersion: k3d.io/v1alpha5\nkind: Simple\nmetadata:\n  name: ameide\nkubeAPI:\n  hostPort: \"6550\"\nports:\n- port: 127.0.0.1:443:443\n  nodeFilters: [loadbalancer]\n";
+
+    fn config(text: &str) -> Result<K3dConfig, Failure> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("k3d.yaml")).unwrap();
+        std::fs::write(&path, text).unwrap();
+        K3dConfig::read(&path)
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_by_name_and_line() {
+        let message = config(&FILE.replace("kubeAPI:", "serverz: 3\nkubeAPI:")).unwrap_err().message;
+        assert!(message.contains("serverz") && message.contains('5'), "{message}");
+    }
+
+    #[test]
+    fn windows_line_ends_and_comments_change_nothing() {
+        let plain = config(FILE).unwrap();
+        let windows = config(&format!("# the local cluster\r\n{}", FILE.replace('\n', "\r\n"))).unwrap();
+        assert_eq!(windows.drift_from(&plain.canonical()).unwrap(), []);
+    }
+
+    #[test]
+    fn drift_names_the_field_and_both_values() {
+        let old = config(FILE).unwrap();
+        let new = config(&FILE.replace("6550", "6551").replace("ameide", "ameide\nagents: 2")).unwrap();
+        let drift = new.drift_from(&old.canonical()).unwrap();
+        let fields: Vec<&str> = drift.iter().map(|d| d.field.as_str()).collect();
+        assert_eq!(fields, ["agents", "kubeAPI.hostPort"]);
+        assert_eq!(drift[1].to_string(), r#"kubeAPI.hostPort: the cluster has "6550", the file says "6551""#);
+    }
+
+    #[test]
+    fn a_field_inside_a_list_is_named_by_its_index() {
+        let old = config(FILE).unwrap();
+        let new = config(&FILE.replace(":443:443", ":8443:443")).unwrap();
+        assert_eq!(new.drift_from(&old.canonical()).unwrap()[0].field, "ports[0].port");
+    }
+
+    #[test]
+    fn the_ports_on_the_host_are_found() {
+        assert_eq!(config(FILE).unwrap().host_ports(), [6550, 443]);
+        for (mapping, port) in [("8080:80", Some(8080)), ("0.0.0.0:53:53/udp", Some(53)), ("80", None)] {
+            assert_eq!(host_port(mapping), port, "{mapping}");
+        }
+    }
+}

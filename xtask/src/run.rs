@@ -1,0 +1,11 @@
+//! One run of this program: what it was asked, whether it is interrupted, what was
+//! consented to, where it reports and what it leaves behind.
+
+pub mod consent;
+pub mod context;
+pub mod foreign;
+pub mod github;
+pub mod interrupt;
+pub mod output;
+pub mod printer;
+pub mod state;

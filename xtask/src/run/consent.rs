@@ -1,0 +1,196 @@
+//! Consent, of two kinds that never stand for each other.
+//!
+//! What loses nothing (installing Docker, marking an unknown owner's old revision as
+//! failed) is asked about on a terminal, or consented to by `--yes`. What destroys is
+//! asked about on a terminal, and elsewhere needs a flag that names what may be lost:
+//! `--allow-destroy=cluster,registry,release`. A function that destroys takes a
+//! [`Consent`], which only [`Context::may_destroy`] can make.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::marker::PhantomData;
+
+use clap::ValueEnum;
+
+use crate::exit::{Exit, Failure};
+use crate::run::context::Context;
+use crate::run::interrupt::Interrupt;
+
+/// What can be lost, as `--allow-destroy` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Kind {
+    /// The cluster with everything deployed on it
+    Cluster,
+    /// The registry container with its images
+    Registry,
+    /// A Helm release with its objects
+    Release,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Registry => "registry",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// The variable that stands for the flag, for CI.
+const VARIABLE: &str = "XTASK_ALLOW_DESTROY";
+
+/// What a [`Consent`] is about.
+pub trait Lost {
+    const KINDS: &'static [Kind];
+}
+
+pub enum Cluster {}
+pub enum Registry {}
+pub enum Release {}
+
+impl Lost for Cluster {
+    const KINDS: &'static [Kind] = &[Kind::Cluster];
+}
+
+impl Lost for Registry {
+    const KINDS: &'static [Kind] = &[Kind::Registry];
+}
+
+impl Lost for Release {
+    const KINDS: &'static [Kind] = &[Kind::Release];
+}
+
+/// Both in one question.
+impl Lost for (Cluster, Registry) {
+    const KINDS: &'static [Kind] = &[Kind::Cluster, Kind::Registry];
+}
+
+/// Proof that somebody agreed to losing `L`. It cannot be made, copied or kept elsewhere.
+#[must_use = "consent is asked for to be used"]
+pub struct Consent<L: Lost>(PhantomData<L>);
+
+impl Consent<(Cluster, Registry)> {
+    pub fn split(self) -> (Consent<Cluster>, Consent<Registry>) {
+        (Consent(PhantomData), Consent(PhantomData))
+    }
+}
+
+/// What the flag and the variable allow together.
+///
+/// # Errors
+/// `usage` for a name in the variable that is none; an empty variable is none at all.
+pub fn allowed(flag: &[Kind]) -> Result<BTreeSet<Kind>, Failure> {
+    allowed_by(flag, &std::env::var(VARIABLE).unwrap_or_default())
+}
+
+fn allowed_by(flag: &[Kind], variable: &str) -> Result<BTreeSet<Kind>, Failure> {
+    let mut allowed: BTreeSet<Kind> = flag.iter().copied().collect();
+    for name in variable.split([',', ' ']).filter(|name| !name.is_empty()) {
+        let kind = Kind::from_str(name, false).map_err(|_| {
+            let known: Vec<&str> = Kind::value_variants().iter().map(|kind| kind.name()).collect();
+            Failure::usage(format!("{VARIABLE}: {name:?} is none of {}", known.join(", ")))
+        })?;
+        allowed.insert(kind);
+    }
+    Ok(allowed)
+}
+
+fn list(kinds: &[Kind]) -> String {
+    kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(",")
+}
+
+fn needed(what: &str, remedy: String) -> Failure {
+    Failure::new("consent-needed", Exit::ConsentNeeded, format!("this would {what}, and nobody can be asked here"))
+        .evidence("nothing was changed")
+        .remedy(remedy)
+}
+
+impl Context {
+    /// Consent to something that loses nothing, but that nobody wants done unasked.
+    ///
+    /// # Errors
+    /// `consent-needed`; `interrupted` by a signal while it asks.
+    pub async fn confirm(&self, what: &str) -> Result<(), Failure> {
+        if self.yes {
+            return Ok(());
+        }
+        if !can_ask() {
+            return Err(needed(what, "run it again with --yes (or XTASK_CONFIRM=1)".to_owned()));
+        }
+        self.ask(what).await
+    }
+
+    /// Consent to losing `L`. `what` names all of it, and follows "this would". `--yes`
+    /// is no such consent.
+    ///
+    /// # Errors
+    /// `consent-needed`; `interrupted` by a signal while it asks.
+    pub async fn may_destroy<L: Lost>(&self, what: &str) -> Result<Consent<L>, Failure> {
+        let names = list(L::KINDS);
+        if L::KINDS.iter().all(|kind| self.allow_destroy.contains(kind)) {
+            self.reporter.note("consent", format!("--allow-destroy={names}: {what}"));
+        } else if can_ask() {
+            self.ask(what).await?;
+        } else {
+            let remedy =
+                format!("run it again with --allow-destroy={names} (or {VARIABLE}={names}); --yes is not enough");
+            return Err(needed(what, remedy));
+        }
+        Ok(Consent(PhantomData))
+    }
+
+    async fn ask(&self, what: &str) -> Result<(), Failure> {
+        self.reporter.prompt(&format!("This would {what}. Go on? [y/N] "));
+        let (sender, answer) = tokio::sync::oneshot::channel();
+        // A thread of its own, which nothing waits for: a read of a terminal cannot be
+        // called off, and the runtime would wait for a blocking task of its own.
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let read = std::io::stdin().read_line(&mut line).map(|_| line);
+            let _ = sender.send(read);
+        });
+        let interrupt = Interrupt::global();
+        let answer = interrupt.or(answer).await?;
+        interrupt.check()?;
+        match answer {
+            Ok(Ok(line)) if matches!(line.trim(), "y" | "Y" | "yes") => Ok(()),
+            _ => Err(Failure::new("consent-needed", Exit::ConsentNeeded, "not confirmed: nothing was changed")),
+        }
+    }
+}
+
+fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_stands_for_the_flag_and_a_wrong_name_is_told() {
+        let both = BTreeSet::from([Kind::Cluster, Kind::Release]);
+        for (flag, variable) in [
+            (&[Kind::Cluster][..], "release"),
+            (&[], "cluster,release"),
+            (&[], " release cluster,"),
+            (&[Kind::Release, Kind::Cluster], ""),
+        ] {
+            assert_eq!(allowed_by(flag, variable).unwrap(), both, "{variable:?}");
+        }
+        assert!(allowed_by(&[], "").unwrap().is_empty());
+        for wrong in ["all", "1", "true", "Cluster", "cluster;release"] {
+            let failure = allowed_by(&[], wrong).unwrap_err();
+            assert!(failure.exit == Exit::Usage && failure.message.contains(wrong), "{failure}");
+            assert!(failure.message.contains("cluster, registry, release"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn names_on_the_command_line_and_in_messages_are_one() {
+        for kind in Kind::value_variants() {
+            assert_eq!(kind.to_possible_value().unwrap().get_name(), kind.name());
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! What ends a run early: a signal, or the loss of what the run needs (its Lease).
+//! Each counts from the start of the process, so that one that comes between two
+//! steps is not lost, and each is honoured wherever the run is: [`Interrupt::until`]
+//! stands around all of a command's work.
+//!
+//! Signals are taken by a thread of their own: where the main thread is held up
+//! (by a credential plugin that hangs, say), that thread ends the process.
+
+use std::pin::pin;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::exit::{Exit, Failure};
+
+/// At this one even what tidies up is left: its children are killed.
+pub const LAST: i32 = 3;
+
+/// How long the main thread may be held up after an interrupt.
+const HELD_UP: Duration = Duration::from_secs(2);
+
+/// Why this run has to end, as far as anything asked for it.
+pub struct Interrupt {
+    /// Why; the first reason stands.
+    cause: OnceLock<Failure>,
+    /// The number of the newest signal.
+    signal: AtomicI32,
+    count: AtomicI32,
+    /// Up to which the main thread has honoured them.
+    honoured: AtomicI32,
+    /// The first signal, as its handler writes it down: what asks before it starts a
+    /// child knows of it before any thread was woken by it.
+    raised: AtomicI32,
+    /// What must come to its end before the run may be left.
+    tidying: AtomicUsize,
+    changed: Notify,
+}
+
+/// While it lives, an interrupted run is not left: a child has to end, or
+/// something is put in order.
+pub struct Tidying<'a>(&'a Interrupt);
+
+impl Drop for Tidying<'_> {
+    fn drop(&mut self) {
+        self.0.tidying.fetch_sub(1, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl Interrupt {
+    pub(crate) const fn new() -> Self {
+        Self {
+            cause: OnceLock::new(),
+            signal: AtomicI32::new(0),
+            count: AtomicI32::new(0),
+            honoured: AtomicI32::new(0),
+            raised: AtomicI32::new(0),
+            tidying: AtomicUsize::new(0),
+            changed: Notify::const_new(),
+        }
+    }
+
+    /// The process's one; `listen` starts it.
+    pub fn global() -> &'static Self {
+        static INTERRUPT: Interrupt = Interrupt::new();
+        &INTERRUPT
+    }
+
+    /// Takes INT, TERM and HUP from now on; HUP not where this process was started
+    /// to outlive its terminal (`nohup`).
+    ///
+    /// # Errors
+    /// Of the system, which gave no thread or no handler.
+    pub fn listen(&'static self) -> std::io::Result<()> {
+        let hangup = (!ignored(1)).then_some((1, 15));
+        for (taken, number) in [(2, 2), (15, 15)].into_iter().chain(hangup) {
+            let raise = move || {
+                let _ = self.raised.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst);
+            };
+            // SAFETY: one atomic write is async-signal-safe.
+            unsafe { signal_hook_registry::register(taken, raise) }?;
+        }
+        let (tell, listening) = std::sync::mpsc::sync_channel(1);
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let started = runtime.and_then(|runtime| {
+                let streams = runtime.block_on(async {
+                    let hangup = if ignored(1) { None } else { Some(signal(SignalKind::hangup())?) };
+                    Ok::<_, std::io::Error>((
+                        signal(SignalKind::interrupt())?,
+                        signal(SignalKind::terminate())?,
+                        hangup,
+                    ))
+                })?;
+                Ok((runtime, streams))
+            });
+            let (runtime, (mut interrupt, mut terminate, mut hangup)) = match started {
+                Ok(started) => started,
+                Err(error) => return drop(tell.send(Err(error))),
+            };
+            drop(tell.send(Ok(())));
+            runtime.block_on(async {
+                let mut deadline = None;
+                loop {
+                    let hung_up = async {
+                        match &mut hangup {
+                            Some(hangup) => drop(hangup.recv().await),
+                            None => std::future::pending().await,
+                        }
+                    };
+                    let late = async {
+                        match deadline {
+                            Some(at) => tokio::time::sleep_until(at).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    let number = tokio::select! {
+                        _ = interrupt.recv() => 2,
+                        _ = terminate.recv() => 15,
+                        () = hung_up => 15,
+                        () = late => {
+                            if self.honoured.load(Ordering::SeqCst) < self.count.load(Ordering::SeqCst) {
+                                // Children end with this process: see `die_with_parent`.
+                                std::process::exit(self.check().err().map_or(130, |failure| failure.exit as i32));
+                            }
+                            deadline = None;
+                            continue;
+                        }
+                    };
+                    self.signalled(number);
+                    deadline.get_or_insert(tokio::time::Instant::now() + HELD_UP);
+                }
+            });
+        })?;
+        listening.recv().unwrap_or_else(|_| Err(std::io::Error::other("the thread for signals ended")))
+    }
+
+    pub(crate) fn signalled(&self, number: i32) {
+        self.signal.store(number, Ordering::SeqCst);
+        self.stop(cause(number));
+    }
+
+    /// Ends the run for another reason than a signal, in the same way.
+    pub fn stop(&self, cause: Failure) {
+        // A later reason changes nothing but that it is more urgent.
+        let _ = self.cause.set(cause);
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    /// The failure that an interrupted run ends with, if there was an interrupt.
+    pub fn check(&self) -> Result<(), Failure> {
+        match self.raised.load(Ordering::SeqCst) {
+            0 => {}
+            number => drop(self.cause.set(cause(number))),
+        }
+        self.cause.get().map_or(Ok(()), |cause| Err(cause.clone()))
+    }
+
+    /// Resolves at the `n`th interrupt since the start of the process.
+    pub async fn nth(&self, n: i32) -> Signal {
+        loop {
+            let changed = self.changed.notified();
+            if self.count.load(Ordering::SeqCst) >= n {
+                return if self.signal.load(Ordering::SeqCst) == 15 { Signal::TERM } else { Signal::INT };
+            }
+            changed.await;
+        }
+    }
+
+    /// Runs `work` to its end unless an interrupt comes first: then it is dropped.
+    pub async fn or<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            _ = self.nth(1) => {}
+            value = work => return Ok(value),
+        }
+        Err(self.check().err().unwrap_or_else(|| Failure::new("interrupted", Exit::Interrupted, "interrupted")))
+    }
+
+    /// Runs `work`, which starts children and tidies up, to its end. After an
+    /// interrupt it goes on for as long as anything in it is [`Self::tidying`], and
+    /// is dropped then; at the [`LAST`] interrupt at once. What an interrupted run
+    /// returns is the interrupt, whatever became of the work.
+    pub async fn until<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let mut work = pin!(work);
+        loop {
+            let changed = self.changed.notified();
+            tokio::select! {
+                biased;
+                result = &mut work => return self.check().and(result),
+                () = async { if !self.leaves() { changed.await } } => {}
+            }
+            // What changed between that poll and now is for the work first: an
+            // `until` inside it may have something to put in order.
+            tokio::select! {
+                biased;
+                result = &mut work => return self.check().and(result),
+                () = std::future::ready(()) => {}
+            }
+            self.honoured.store(self.count.load(Ordering::SeqCst), Ordering::SeqCst);
+            if self.leaves() {
+                self.check()?;
+            }
+        }
+    }
+
+    fn leaves(&self) -> bool {
+        let count = self.count.load(Ordering::SeqCst);
+        count > 0 && (count >= LAST || self.tidying.load(Ordering::SeqCst) == 0)
+    }
+
+    /// Keeps an interrupted run from being left while it lives. What it covers must be bounded.
+    pub fn tidying(&self) -> Tidying<'_> {
+        self.tidying.fetch_add(1, Ordering::SeqCst);
+        Tidying(self)
+    }
+
+    /// Puts something in order that an interrupt must not leave: at most for so long.
+    pub async fn tidy<T>(&self, at_most: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let _tidying = self.tidying();
+        tokio::time::timeout(at_most, work).await.ok()
+    }
+}
+
+fn cause(number: i32) -> Failure {
+    let (exit, message) =
+        if number == 15 { (Exit::Terminated, "terminated") } else { (Exit::Interrupted, "interrupted") };
+    Failure::new("interrupted", exit, message)
+}
+
+/// Whether this process was started with the signal ignored (`SigIgn` in proc(5)).
+fn ignored(number: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|mask| mask & (1 << (number - 1)) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_never_answers_is_left_at_the_first_interrupt() {
+        let interrupt = Interrupt::new();
+        let work = interrupt.until(std::future::pending::<Result<(), Failure>>());
+        let (result, ()) = tokio::join!(work, async { interrupt.signalled(15) });
+        assert_eq!(result.unwrap_err().exit, Exit::Terminated);
+    }
+
+    #[tokio::test]
+    async fn an_interrupt_between_two_steps_is_not_lost() {
+        let interrupt = Interrupt::new();
+        interrupt.signalled(2);
+        assert_eq!(interrupt.or(std::future::ready(1)).await.unwrap_err().exit, Exit::Interrupted);
+        let result = interrupt.until(async { Ok(()) }).await;
+        assert_eq!(result.unwrap_err().exit, Exit::Interrupted, "also where the work had just come to its end");
+        let result = interrupt.until(std::future::pending::<Result<(), Failure>>()).await;
+        assert_eq!(result.unwrap_err().exit, Exit::Interrupted);
+    }
+
+    #[tokio::test]
+    async fn what_tidies_up_comes_to_its_end_and_nothing_after_it_begins() {
+        let interrupt = Interrupt::new();
+        let (tidied, began) = (Cell::new(false), Cell::new(false));
+        let work = async {
+            interrupt.tidy(Duration::from_secs(60), tokio::time::sleep(Duration::from_millis(30))).await;
+            tidied.set(true);
+            std::future::pending::<()>().await;
+            began.set(true);
+            Ok(())
+        };
+        let (result, ()) = tokio::join!(interrupt.until(work), async { interrupt.signalled(2) });
+        assert_eq!(result.unwrap_err().exit, Exit::Interrupted);
+        assert!(tidied.get() && !began.get());
+    }
+
+    #[tokio::test]
+    async fn what_stands_inside_tidies_up_before_what_stands_around_is_left() {
+        let interrupt = Interrupt::new();
+        let released = Cell::new(false);
+        let work = async {
+            let result = interrupt.until(std::future::pending::<Result<(), Failure>>()).await;
+            let release = async {
+                tokio::task::yield_now().await;
+                released.set(true);
+            };
+            interrupt.tidy(Duration::from_secs(60), release).await;
+            result
+        };
+        let (result, ()) = tokio::join!(interrupt.until(work), async { interrupt.signalled(2) });
+        assert!(result.is_err() && released.get());
+    }
+
+    #[tokio::test]
+    async fn the_third_interrupt_waits_for_nothing() {
+        let interrupt = Interrupt::new();
+        let work = async {
+            interrupt.tidy(Duration::from_secs(3600), std::future::pending::<()>()).await;
+            Ok(())
+        };
+        let signals = async {
+            for _ in 0..LAST {
+                interrupt.signalled(2);
+                tokio::task::yield_now().await;
+            }
+        };
+        let (result, ()) = tokio::join!(interrupt.until(work), signals);
+        assert_eq!(result.unwrap_err().exit, Exit::Interrupted);
+    }
+
+    #[test]
+    fn the_first_reason_stands() {
+        let interrupt = Interrupt::new();
+        interrupt.stop(Failure::new("lock-lost", Exit::LockTimeout, "lost"));
+        interrupt.signalled(2);
+        assert_eq!(interrupt.check().unwrap_err().code, "lock-lost");
+    }
+}

@@ -1,0 +1,12 @@
+//! What is outside of this program, one system a file, with no policy: how each is
+//! asked, and what its answers mean.
+
+pub mod docker;
+pub mod engine;
+pub mod go;
+pub mod helm_storage;
+pub mod helmfile;
+pub mod kubeconfig;
+pub mod kubernetes;
+pub mod process;
+pub mod tools;

@@ -1,0 +1,234 @@
+//! Docker Engine: is it there, what is it like, and, for root on a Debian-like
+//! machine that has none running, installing and starting it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::exit::{Exit, Failure};
+use crate::run::context::Context;
+use crate::run::interrupt::Interrupt;
+use crate::world::docker::{self, EngineInfo, Fault, docker_output, unavailable};
+use crate::world::process::{self, Job};
+
+/// The engine's description, or why it cannot be had.
+pub async fn observe() -> Result<EngineInfo, String> {
+    docker::info().await.map_err(|(_, error)| error)
+}
+
+pub async fn require() -> Result<EngineInfo, Failure> {
+    docker::info().await.map_err(|(fault, error)| unavailable(fault, error))
+}
+
+/// The engine, installed and started if this machine allows it.
+pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
+    let (fault, error) = match docker::info().await {
+        Ok(info) => return Ok(info),
+        Err(error) => error,
+    };
+    let unavailable = |error: String| unavailable(fault, error);
+    // One that answers, and be it with an error, needs no other beside it.
+    if fault != Fault::Away {
+        return Err(unavailable(error));
+    }
+    let debian = which::which("apt-get").is_ok() && which::which("dpkg").is_ok();
+    let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
+    let remote = set("DOCKER_HOST") || set("DOCKER_CONTEXT");
+    if !rustix::process::geteuid().is_root() || !debian || remote {
+        return Err(unavailable(error));
+    }
+    // Without a client nobody has chosen another engine with it.
+    if which::which("docker").is_ok() {
+        require_here(docker::endpoint().await, unavailable(error.clone()))?;
+    }
+    let reporter = &context.reporter;
+    let installed = which::which("dockerd").is_ok();
+    let what = if installed {
+        "start Docker Engine (dockerd)"
+    } else {
+        "install Docker Engine (apt package docker.io) and start it"
+    };
+    reporter.note("docker", format!("no engine is running here ({error})"));
+    if context.dry_run {
+        reporter.planned("docker", what);
+        return Err(unavailable(error));
+    }
+    context.confirm(what).await?;
+    if !installed {
+        let step = reporter.step("docker", "installing Docker Engine");
+        // A killed installation leaves packages unpacked but not configured.
+        apt(context, "dpkg", &["--configure", "-a"]).await?;
+        apt(context, "apt-get", &["update"]).await?;
+        apt(context, "apt-get", &["install", "-y", "--no-install-recommends", "docker.io"]).await?;
+        step.done_as("installed Docker Engine (docker.io)");
+    }
+    let step = reporter.step("docker", "starting Docker Engine");
+    let mut dockerd = start(context).await?;
+    let info = wait_until_it_answers(dockerd.as_mut()).await?;
+    step.done_as(format!(
+        "started Docker Engine {} ({}, cgroup v{})",
+        info.server_version, info.driver, info.cgroup_version
+    ));
+    Ok(info)
+}
+
+/// Whether an engine at this address, as a context of Docker has it, is on this machine.
+fn is_here(host: &str) -> bool {
+    ["unix://", "npipe://"].iter().any(|local| host.trim().starts_with(local))
+}
+
+/// That the engine which does not answer would be on this machine; else it is told that
+/// it is `away`. Where it would be is not known after a look that failed.
+fn require_here(endpoint: Result<String, Failure>, away: Failure) -> Result<(), Failure> {
+    match endpoint {
+        Ok(host) if is_here(&host) => Ok(()),
+        Ok(host) => Err(away
+            .evidence(format!("the chosen context of Docker is for {:?}", host.trim()))
+            .remedy("start the engine that `docker context ls` shows as chosen; or docker context use default")),
+        Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => Err(failure),
+        Err(_) => Err(away),
+    }
+}
+
+async fn apt(context: &Context, program: &str, arguments: &[&str]) -> Result<(), Failure> {
+    let mut command = process::command(program);
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    let log = context.log("apt");
+    let ended = Job { command, log: &log, inherit: None }.run_to_end(|line| context.reporter.progress(line)).await?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    Err(Failure::new("docker-unavailable", Exit::NotReady, format!("`{program} {}` failed", arguments.join(" ")))
+        .evidence(ended.tail.last().cloned().unwrap_or_default())
+        .log(log))
+}
+
+/// Where the wrapper around runc is put: dockerd wants a path that stays.
+const WRAPPER: &str = "/usr/local/lib/ameide/runc-without-sys-resource";
+
+const DOCKERD_LOG: &str = "/var/log/dockerd.log";
+
+/// Starts the engine: by systemd, or as a process of its own, which is returned.
+async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure> {
+    let io = |error: std::io::Error| unavailable(Fault::Away, error.to_string());
+    let wrapper = !has_sys_resource();
+    if !wrapper && std::path::Path::new("/run/systemd/system").is_dir() {
+        let mut command = process::command("systemctl");
+        command.args(["start", "docker"]);
+        let answer = process::capture_within(command, process::ACT).await;
+        let failed = |error: String| unavailable(Fault::Away, error);
+        answer.map_err(|failure| failed(failure.to_string()))?.ok().map_err(failed)?;
+        return Ok(None);
+    }
+    for pid_file in ["/var/run/docker.pid", "/var/run/docker/containerd/containerd.pid"] {
+        remove_stale_pid_file(pid_file);
+    }
+    let mut command = std::process::Command::new("dockerd");
+    if wrapper {
+        let source = context.tree.path("infra/docker/engine/runc-without-sys-resource");
+        install_executable(source.as_std_path(), std::path::Path::new(WRAPPER)).map_err(io)?;
+        command.arg(format!("--add-runtime=ameide={WRAPPER}")).arg("--default-runtime=ameide");
+    }
+    let log = std::fs::File::options().create(true).append(true).open(DOCKERD_LOG).map_err(io)?;
+    command.env_clear().envs(process::environment::of("dockerd"));
+    command.stdin(std::process::Stdio::null()).stderr(log.try_clone().map_err(io)?).stdout(log);
+    {
+        use std::os::unix::process::CommandExt;
+        // The engine outlives this run: a session of its own keeps a terminal's signals away.
+        // SAFETY: setsid is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
+        }
+    }
+    Ok(Some(command.spawn().map_err(io)?))
+}
+
+/// dockerd that was killed leaves a file with its process id; when another program
+/// has that id by now, the next dockerd would take it for itself and not start.
+fn remove_stale_pid_file(path: &str) {
+    let Ok(text) = std::fs::read_to_string(path) else { return };
+    let other = match std::fs::read_to_string(format!("/proc/{}/comm", text.trim())) {
+        Ok(name) => !matches!(name.trim(), "dockerd" | "containerd"),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    if other {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn install_executable(source: &std::path::Path, target: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    if let Some(folder) = target.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let temporary = target.with_extension("new");
+    std::fs::copy(source, &temporary)?;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o755))?;
+    std::fs::rename(temporary, target)
+}
+
+async fn wait_until_it_answers(mut dockerd: Option<&mut std::process::Child>) -> Result<EngineInfo, Failure> {
+    let started = Instant::now();
+    loop {
+        let error = match observe().await {
+            Ok(info) => return Ok(info),
+            Err(error) => error,
+        };
+        if let Some(Ok(Some(status))) = dockerd.as_mut().map(|dockerd| dockerd.try_wait()) {
+            let log = std::fs::read_to_string(DOCKERD_LOG).unwrap_or_default();
+            let cause = log.lines().rev().find(|line| line.starts_with("failed to start")).unwrap_or(&error);
+            return Err(Failure::new("docker-unavailable", Exit::NotReady, format!("dockerd ended with {status}"))
+                .evidence(cause)
+                .remedy("mend what the evidence names, then run this again")
+                .log(DOCKERD_LOG));
+        }
+        if started.elapsed() > Duration::from_secs(60) {
+            return Err(unavailable(Fault::Away, error).log(DOCKERD_LOG));
+        }
+        // dockerd has no way to tell that it listens now but to be asked.
+        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(200))).await?;
+    }
+}
+
+/// Whether this machine's root may raise resource limits. Where the bounding set
+/// lacks CAP_SYS_RESOURCE (bit 24, `capability.h`), runc cannot start privileged
+/// containers, which k3d's nodes are.
+pub fn has_sys_resource() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    bounding.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_none_or(|set| set & (1 << 24) != 0)
+}
+
+/// Every image whose repository matches, as `repository:tag`.
+pub async fn image_tags(repository: &str) -> Result<BTreeSet<String>, Failure> {
+    let filter = format!("reference={repository}");
+    let output = docker_output(["images", "--filter", &filter, "--format", "{{.Repository}}:{{.Tag}}"]).await?;
+    Ok(output.lines().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_chosen_elsewhere_is_not_here() {
+        for host in ["unix:///var/run/docker.sock\n", "unix:///run/docker.sock", "npipe:////./pipe/docker_engine"] {
+            assert!(is_here(host), "{host}");
+        }
+        for host in ["ssh://anna@build\n", "tcp://10.0.0.1:2376", "http://x", "", "\n", "<no value>", "/unix://"] {
+            assert!(!is_here(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn no_engine_is_started_here_for_one_chosen_elsewhere_or_nobody_knows_where() {
+        let away = || unavailable(Fault::Away, "it does not answer");
+        assert!(require_here(Ok("unix:///var/run/docker.sock\n".to_owned()), away()).is_ok());
+        let remote = require_here(Ok("ssh://anna@build\n".to_owned()), away()).unwrap_err();
+        assert_eq!((remote.code, remote.evidence.len()), ("docker-unavailable", 2));
+        assert!(remote.remedy.unwrap().contains("docker context"));
+        let unknown = Failure::new("docker-failed", Exit::NotReady, "x");
+        assert_eq!(require_here(Err(unknown), away()).unwrap_err().evidence, ["it does not answer"]);
+        let interrupted = Failure::new("interrupted", Exit::Interrupted, "x");
+        assert_eq!(require_here(Err(interrupted), away()).unwrap_err().exit, Exit::Interrupted);
+    }
+}

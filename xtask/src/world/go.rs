@@ -1,0 +1,171 @@
+//! Building programs from pinned Go modules (`go.mod` and `go.sum`, so that
+//! what is built is checksummed) into a cache keyed by content.
+
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use sha2::{Digest, Sha256};
+
+use crate::exit::{Exit, Failure};
+use crate::run::interrupt::Interrupt;
+use crate::run::output::Reporter;
+use crate::run::state;
+use crate::world::process::{self, Job};
+
+/// A program that a Go module holds.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub name: String,
+    /// The folder of `go.mod`.
+    pub module: Utf8PathBuf,
+    /// The package to build, as `go build` takes it.
+    pub package: String,
+    /// `variable=value` to set at link time, where the program has a version to print.
+    pub stamp: Option<String>,
+}
+
+/// What the disk must have free before a build starts: the Go module and build
+/// caches of the largest program here (helmfile) take 2.5 GiB.
+const FREE_FOR_BUILD: u64 = 3 << 30;
+
+impl Program {
+    /// Where this very content is cached, built or not.
+    pub fn cached(&self, cache: &Utf8Path) -> Result<Utf8PathBuf, Failure> {
+        Ok(cache.join("go").join(format!("{}-{}", self.name, self.key()?)).join(&self.name))
+    }
+
+    /// A digest of all that decides the program's content.
+    pub fn key(&self) -> Result<String, Failure> {
+        let mut hash = Sha256::new();
+        for path in files_below(&self.module)? {
+            let content =
+                std::fs::read(&path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
+            hash.update(path.strip_prefix(&self.module).unwrap_or(&path).as_str());
+            hash.update([0]);
+            hash.update(Sha256::digest(&content));
+        }
+        hash.update(&self.package);
+        hash.update(self.stamp.as_deref().unwrap_or_default());
+        hash.update(std::env::consts::ARCH);
+        Ok(short_hex(hash))
+    }
+
+    /// The program, built if the cache lacks it. Two runs at once build it once.
+    pub async fn build(&self, cache: &Utf8Path, reporter: &Reporter) -> Result<Utf8PathBuf, Failure> {
+        let output = self.cached(cache)?;
+        if output.is_file() {
+            return Ok(output);
+        }
+        let go = require_go()?;
+        state::require_free(cache, FREE_FOR_BUILD, &format!("building {}", self.name))?;
+        let folder = output.parent().unwrap_or(cache);
+        let failed = |what: &str, error: std::io::Error| {
+            Failure::new("disk-full", Exit::NotReady, format!("{what} in the cache {folder}: {error}"))
+        };
+        std::fs::create_dir_all(folder).map_err(|error| failed("cannot create a folder", error))?;
+        let lock = std::fs::File::create(folder.join("lock")).map_err(|error| failed("cannot create a file", error))?;
+        wait_for(&lock, &self.name, reporter).await?;
+        if output.is_file() {
+            return Ok(output);
+        }
+        let step = reporter.step(&self.name, format!("building {} (minutes when cold)", self.package));
+        let part = folder.join(format!("{}.part", self.name));
+        let log = folder.join("build.log");
+        let mut command = process::command(&go);
+        command.current_dir(&self.module).args(["build", "-trimpath", "-buildvcs=false", "-v", "-o", part.as_str()]);
+        let stamp = self.stamp.as_ref().map(|stamp| format!(" -X {stamp}")).unwrap_or_default();
+        command.arg(format!("-ldflags=-s -w{stamp}")).arg(&self.package);
+        command
+            .env("CGO_ENABLED", "0")
+            .env("GOFLAGS", "-mod=readonly")
+            .env("GOTOOLCHAIN", "local")
+            .env("GOWORK", "off");
+        let mut packages = 0;
+        let ended = Job { command, log: &log, inherit: None }
+            .run_to_end(|line| {
+                packages += 1;
+                reporter.progress(&format!("[{}] building: {packages} packages, {line}", self.name));
+            })
+            .await?;
+        if !ended.status.success() {
+            let full = ended.tail.iter().find(|line| line.contains("no space left on device"));
+            let failure = match full {
+                Some(line) => {
+                    Failure::new("disk-full", Exit::NotReady, format!("the disk ran full while building {}", self.name))
+                        .evidence(line)
+                }
+                None => Failure::new(
+                    "tool-build-failed",
+                    Exit::Unclassified,
+                    format!("building {} from {} failed", self.name, self.module),
+                )
+                .evidence(ended.tail.last().cloned().unwrap_or_default()),
+            };
+            return Err(failure.remedy("cargo xtask doctor").log(log));
+        }
+        std::fs::rename(&part, &output).map_err(|error| failed("cannot rename a file", error))?;
+        step.done_as(format!("built {}", self.package));
+        Ok(output)
+    }
+}
+
+/// Waits for another run that builds the same thing.
+async fn wait_for(lock: &std::fs::File, name: &str, reporter: &Reporter) -> Result<(), Failure> {
+    let mut told = false;
+    while lock.try_lock().is_err() {
+        if !told {
+            reporter.waiting(name, "another run is building it");
+            told = true;
+        }
+        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(200))).await?;
+    }
+    Ok(())
+}
+
+pub fn require_go() -> Result<Utf8PathBuf, Failure> {
+    let go = which::which("go").ok().and_then(|path| Utf8PathBuf::from_path_buf(path).ok());
+    go.ok_or_else(|| {
+        Failure::new("go-missing", Exit::NotReady, "no Go toolchain on PATH: the pinned tools are built from their Go modules")
+            .remedy("install Go 1.26 or newer (https://go.dev/doc/install), or put helm, helmfile and k3d of the versions in infra/tools on PATH")
+    })
+}
+
+/// The files below a folder, sorted, so that digests do not depend on the disk's order.
+pub fn files_below(folder: &Utf8Path) -> Result<Vec<Utf8PathBuf>, Failure> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries =
+            folder.read_dir_utf8().map_err(|error| Failure::usage(format!("cannot list {folder}: {error}")))?;
+        for entry in entries.flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path().to_owned()),
+                _ => files.push(entry.path().to_owned()),
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+pub fn short_hex(hash: Sha256) -> String {
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_follows_the_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let module = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
+        std::fs::write(module.join("go.mod"), "module a\n").unwrap();
+        let program = Program { name: "a".into(), module: module.clone(), package: ".".into(), stamp: None };
+        let before = program.key().unwrap();
+        assert_eq!(before, program.key().unwrap());
+        std::fs::write(module.join("go.sum"), "x v1 h1:\n").unwrap();
+        assert_ne!(before, program.key().unwrap());
+        assert_ne!(program.key().unwrap(), Program { stamp: Some("v=1".into()), ..program.clone() }.key().unwrap());
+    }
+}

@@ -1,0 +1,193 @@
+//! Which releases the tree wants, as Helmfile reads it. Asking Helmfile takes
+//! most of a second a layer, so the answer is kept beside the state, under a
+//! digest of everything that decides it.
+
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::exit::{Exit, Failure};
+use crate::files::bounds;
+use crate::releases::Revision;
+use crate::repo::tree::Layer;
+use crate::run::context::Context;
+use crate::run::state;
+use crate::world::go::{files_below, short_hex};
+use crate::world::process::capture;
+use crate::world::tools::{self, Toolbox};
+
+/// A release that the tree wants installed, and the layer that brings it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedRelease {
+    pub layer: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// The installed releases of these layers.
+///
+/// # Errors
+/// `render-failed` where Helmfile cannot read a layer.
+pub async fn releases(context: &Context, layers: &[Layer]) -> Result<Vec<WantedRelease>, Failure> {
+    let key = key(context)?;
+    let mut missing = Vec::new();
+    let mut wanted = Vec::new();
+    for layer in layers {
+        match read(&kept(context, layer), &key) {
+            Some(found) => wanted.extend(found),
+            None => missing.push(layer),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(wanted);
+    }
+    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let asked = missing.iter().map(|layer| ask(context, &toolbox, layer));
+    let answers = futures_util::future::try_join_all(asked).await?;
+    for (layer, releases) in missing.iter().zip(answers) {
+        let answer = Kept { key: key.clone(), releases };
+        let text = serde_json::to_string(&answer).unwrap_or_default();
+        // For speed only: without it Helmfile is asked again.
+        let _ = state::write_atomically(&kept(context, layer), text.as_bytes());
+        wanted.extend(answer.releases);
+    }
+    Ok(wanted)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    key: String,
+    releases: Vec<WantedRelease>,
+}
+
+fn kept(context: &Context, layer: &Layer) -> Utf8PathBuf {
+    context.state.path.join(format!("wanted-{}-{}.json", context.env_name, layer.name()))
+}
+
+fn read(path: &Utf8PathBuf, key: &str) -> Option<Vec<WantedRelease>> {
+    let kept: Kept = serde_json::from_str(&bounds::read(path, bounds::SETTINGS).ok()?).ok()?;
+    (kept.key == key).then_some(kept.releases)
+}
+
+/// Everything below infra/kubernetes but the charts (they decide what a release
+/// holds, never whether there is one), and Helmfile's version.
+fn key(context: &Context) -> Result<String, Failure> {
+    let root = context.tree.path("infra/kubernetes");
+    let mut hash = Sha256::new();
+    let charts = root.join("charts");
+    for path in files_below(&root)?.into_iter().filter(|path| !path.starts_with(&charts)) {
+        let content = std::fs::read(&path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
+        hash.update(path.strip_prefix(&root).unwrap_or(&path).as_str());
+        hash.update([0]);
+        hash.update(Sha256::digest(&content));
+    }
+    hash.update(std::fs::read(context.tree.path("infra/tools/helmfile/go.mod")).unwrap_or_default());
+    Ok(short_hex(hash))
+}
+
+/// What Helmfile prints of a layer's file.
+async fn helmfile(context: &Context, toolbox: &Toolbox, layer: &Layer, arguments: &[&str]) -> Result<String, Failure> {
+    let mut command = toolbox.command("helmfile");
+    command.current_dir(&context.tree.root).args(["--file", layer.path.as_str(), "--environment", &context.env_name]);
+    command.args(["--helm-binary", toolbox.path("helm").as_str(), "--no-color"]).args(arguments);
+    command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
+    let captured = capture(command).await.map_err(|failure| match failure.code {
+        // Which says nothing about the file.
+        "no-answer" | "interrupted" => failure,
+        _ => unreadable(context, layer, arguments, failure.to_string()),
+    })?;
+    if !captured.status.success() && captured.stderr.contains(NO_RELEASES) {
+        return Ok(String::new());
+    }
+    captured.ok().map_err(|error| unreadable(context, layer, arguments, error))
+}
+
+/// Helmfile's words where none of a file's releases matches, or where it has none.
+pub const NO_RELEASES: &str = "no releases found that matches specified selector";
+
+fn unreadable(context: &Context, layer: &Layer, arguments: &[&str], evidence: String) -> Failure {
+    Failure::new("render-failed", Exit::Usage, format!("Helmfile cannot read {}", layer.path))
+        .evidence(evidence)
+        .remedy(format!("helmfile -f {} -e {} {}", layer.path, context.env_name, arguments.join(" ")))
+}
+
+async fn ask(context: &Context, toolbox: &Toolbox, layer: &Layer) -> Result<Vec<WantedRelease>, Failure> {
+    #[derive(Deserialize)]
+    struct Row {
+        name: String,
+        namespace: String,
+        enabled: bool,
+        installed: bool,
+    }
+    let list = ["list", "--output", "json"];
+    let output = helmfile(context, toolbox, layer, &list).await?;
+    let rows: Vec<Row> = if output.trim().is_empty() {
+        Vec::new()
+    } else {
+        serde_json::from_str(&output).map_err(|error| unreadable(context, layer, &list, error.to_string()))?
+    };
+    let installed = rows.into_iter().filter(|row| row.enabled && row.installed);
+    Ok(installed.map(|row| WantedRelease { layer: layer.name(), namespace: row.namespace, name: row.name }).collect())
+}
+
+/// How long Helm waits for one thing where nothing says it (`helm upgrade --timeout`).
+const HELMS_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a Helm that works on this release may wait for one thing, as the file of its
+/// layer says; none where it is of no layer of the tree.
+///
+/// # Errors
+/// `render-failed` where Helmfile cannot read the layer.
+pub async fn timeout(context: &Context, revision: &Revision) -> Result<Option<Duration>, Failure> {
+    let layers = context.tree.layers()?;
+    let stamped = layers.iter().find(|layer| revision.layer.as_ref() == Some(&layer.name()));
+    let layer = match stamped {
+        Some(layer) => layer.name(),
+        // Installed by a Helmfile without --sync-release-labels, or by hand.
+        None => {
+            let wanted = releases(context, &layers).await?;
+            let is =
+                |wanted: &&WantedRelease| wanted.name == revision.release && wanted.namespace == revision.namespace;
+            let Some(wanted) = wanted.iter().find(is) else { return Ok(None) };
+            wanted.layer.clone()
+        }
+    };
+    let Some(layer) = layers.iter().find(|known| known.name() == layer) else { return Ok(None) };
+    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let built = helmfile(context, &toolbox, layer, &["build"]).await?;
+    Ok(timeout_in(&built, revision))
+}
+
+/// What `helmfile build` says of a release, or of all, as Helmfile gives precedence (`timeoutFlags`).
+pub(crate) fn timeout_in(built: &str, revision: &Revision) -> Option<Duration> {
+    let documents = bounds::documents(built).ok()?;
+    let state = documents.iter().find(|document| document.get("releases").is_some_and(serde_json::Value::is_array))?;
+    let release = state["releases"].as_array()?.iter().find(|release| {
+        let namespace = release["namespace"].as_str().unwrap_or(&revision.namespace);
+        release["name"] == revision.release.as_str() && namespace == revision.namespace
+    })?;
+    let seconds = release["timeout"].as_u64().or(state["helmDefaults"]["timeout"].as_u64());
+    // None given, or 0: the flag is left out.
+    Some(seconds.filter(|seconds| *seconds > 0).map_or(HELMS_TIMEOUT, Duration::from_secs).min(bounds::YEAR))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_releases_own_timeout_goes_before_that_of_all() {
+        let built = "---\n#  Source: x\n\nfilepath: x.yaml\nhelmDefaults:\n  timeout: 900\nreleases:\n- name: minio\n  namespace: ameide\n- name: temporal\n  namespace: ameide\n  timeout: 600\n";
+        let of = |built: &str, release: &str, namespace: &str| {
+            let revision = Revision::named(namespace, release, 1);
+            timeout_in(built, &revision).map(|timeout| timeout.as_secs())
+        };
+        assert_eq!(of(built, "minio", "ameide"), Some(900));
+        assert_eq!(of(built, "temporal", "ameide"), Some(600));
+        assert_eq!(of(built, "temporal", "elsewhere"), None);
+        assert_eq!(of("releases: [{name: x}]", "x", "ameide"), Some(300));
+        assert_eq!(of("releases: [", "x", "ameide"), None);
+    }
+}

@@ -1,0 +1,500 @@
+//! Running other programs: captured for a short question, supervised for a long
+//! job. No child outlives this process: each gets the kernel's parent-death
+//! signal (`prctl(2)`, PR_SET_PDEATHSIG), and an interrupt is passed on and
+//! waited for.
+//!
+//! Every child has a process group of its own, so that a terminal's Ctrl-C reaches
+//! it through us, once; what it is given of the environment stands in
+//! [`environment`]. None is started after an interrupt, but by [`tidy_up`].
+
+pub mod environment;
+mod streams;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::process::{Pid, Signal};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use crate::exit::{Exit, Failure};
+use crate::run::interrupt::{Interrupt, LAST};
+use crate::run::state::human_bytes;
+
+/// How long a short question may take before it counts as not answered. Docker's
+/// answers take a fraction of a second, of a busy engine some seconds; Helmfile's
+/// take a few, on a machine with more to do a minute.
+pub const ANSWER: Duration = Duration::from_secs(120);
+
+/// How long an act of the engine or of a package's tool may take: saving, pushing,
+/// importing an image, deleting a volume.
+pub const ACT: Duration = Duration::from_secs(1800);
+
+/// The most that a captured command may print, in bytes: a hundred times what the
+/// largest layer renders to. Of standard error both ends are kept, each of this size.
+const MOST: usize = 64 << 20;
+const MOST_ERRORS: usize = 64 << 10;
+
+/// How long the streams of a child that has ended may stay open: a grandchild
+/// that it left behind has them.
+const LEFT_OPEN: Duration = Duration::from_secs(2);
+
+/// How long a job that was asked to end (INT) may take until it is told to (TERM),
+/// and how much longer until it is killed. Helm writes the release's status in it.
+const ASKED: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
+const TOLD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
+/// A command with the arguments and the environment that every child gets here.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(&program);
+    command.stdin(Stdio::null()).env_clear().envs(environment::of(program.as_ref()));
+    command
+}
+
+/// The output of a short command.
+#[derive(Debug)]
+pub struct Captured {
+    pub status: ExitStatus,
+    pub stdout: String,
+    /// Of a very long one its two ends.
+    pub stderr: String,
+}
+
+impl Captured {
+    /// Standard output when the command succeeded, else standard error's last line.
+    pub fn ok(self) -> Result<String, String> {
+        if self.status.success() {
+            return Ok(self.stdout);
+        }
+        let last = self.stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no output");
+        Err(last.trim().to_owned())
+    }
+}
+
+/// What a short command printed, within [`ANSWER`].
+///
+/// # Errors
+/// `interrupted` (then nothing was started, or what was has been ended), `no-answer`
+/// where it took too long, `unknown` where it could not be started or printed more
+/// than can be kept. None of them says anything about what was asked for.
+pub async fn capture(command: Command) -> Result<Captured, Failure> {
+    capture_within(command, ANSWER).await
+}
+
+/// What a command printed, within a bound of the caller's.
+///
+/// # Errors
+/// As of [`capture`].
+pub async fn capture_within(command: Command, at_most: Duration) -> Result<Captured, Failure> {
+    let interrupt = Interrupt::global();
+    interrupt.check()?;
+    interrupt.or(captured(command, at_most)).await?
+}
+
+/// Runs what puts something in order, also after an interrupt, which waits for it.
+/// Nothing else may: a run that was told to stop starts nothing.
+///
+/// # Errors
+/// As of [`capture`], but for `interrupted`.
+pub async fn tidy_up(command: Command, at_most: Duration) -> Result<Captured, Failure> {
+    let _tidying = Interrupt::global().tidying();
+    captured(command, at_most).await
+}
+
+async fn captured(mut command: Command, at_most: Duration) -> Result<Captured, Failure> {
+    let shown = shown(&command);
+    let failed = |error: String| Failure::new("unknown", Exit::Unclassified, format!("`{shown}`: {error}"));
+    die_with_parent(&mut command, Signal::KILL, None);
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+    let mut group = Group::of(&child);
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (mut stdout, mut stderr, mut whole) = (Vec::new(), streams::Ends::default(), true);
+    let ended = async {
+        let reading = async {
+            let out = async {
+                if let Some(out) = out {
+                    whole = streams::head(out, MOST, &mut stdout).await;
+                }
+            };
+            let err = async {
+                if let Some(err) = err {
+                    streams::both_ends(err, MOST_ERRORS, &mut stderr).await;
+                }
+            };
+            futures_util::future::join(out, err).await;
+        };
+        tokio::pin!(reading);
+        tokio::select! {
+            biased;
+            _ = &mut reading => child.wait().await,
+            status = child.wait() => {
+                let _ = tokio::time::timeout(LEFT_OPEN, reading).await;
+                status
+            }
+        }
+    };
+    let status = match tokio::time::timeout(at_most, ended).await {
+        Ok(status) => status.map_err(|error| failed(error.to_string()))?,
+        Err(_) => {
+            let message = format!("`{shown}` did not answer within {} s, and was ended", at_most.as_secs());
+            return Err(Failure::new("no-answer", Exit::NotReady, message));
+        }
+    };
+    group.ended();
+    if !whole {
+        return Err(failed(format!("printed more than {}", human_bytes(MOST as u64))));
+    }
+    Ok(Captured { status, stdout: String::from_utf8_lossy(&stdout).into_owned(), stderr: stderr.text() })
+}
+
+/// A command as messages name it: the program and its first words, which hold no secret.
+fn shown(command: &Command) -> String {
+    let command = command.as_std();
+    let program = command.get_program().to_string_lossy().into_owned();
+    let program = program.rsplit('/').next().unwrap_or_default().to_owned();
+    let words = command.get_args().map(|word| word.to_string_lossy().into_owned()).take(2);
+    std::iter::once(program).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// A child's process group: killed when this is dropped before the child has ended.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(id as i32)))
+    }
+
+    fn ended(&mut self) {
+        self.0 = None;
+    }
+
+    fn signal(&self, signal: Signal, all: bool) {
+        let Some(pid) = self.0 else { return };
+        // Errors mean that it has ended already, which is what is wanted.
+        let _ = if all {
+            rustix::process::kill_process_group(pid, signal)
+        } else {
+            rustix::process::kill_process(pid, signal)
+        };
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL, true);
+    }
+}
+
+/// A long job whose lines go to a log file and to an observer.
+pub struct Job<'a> {
+    pub command: Command,
+    pub log: &'a Utf8Path,
+    /// Stays open in the job and in all its children: a lock on it is held until
+    /// the last of them has ended, even when this process was killed.
+    pub inherit: Option<RawFd>,
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    /// The last lines of both streams, for evidence; and the signal that killed it.
+    pub tail: Vec<String>,
+    pub log: Utf8PathBuf,
+}
+
+const TAIL: usize = 40;
+
+/// How a job that has to end is brought to it, and when the next step is due.
+#[derive(Default)]
+struct Ending {
+    steps: i32,
+    next: Option<Instant>,
+}
+
+impl Ending {
+    /// One step further: asked (the leader alone, which tells its children), told
+    /// (all of them), killed.
+    fn step(&mut self, group: &Group, signal: Signal, leader_ended: bool) {
+        self.steps += 1;
+        match self.steps {
+            1 => group.signal(signal, leader_ended),
+            2 => group.signal(Signal::TERM, true),
+            _ => group.signal(Signal::KILL, true),
+        }
+        self.next = match self.steps {
+            1 => Some(Instant::now() + ASKED),
+            2 => Some(Instant::now() + TOLD),
+            _ => None,
+        };
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Job<'_> {
+    /// Runs the job to its end. An interrupt is passed on, each further one presses
+    /// harder (the third kills), as does time, and the job's end is waited for before
+    /// the failure is returned. `stop` ends it the same way when it resolves first.
+    ///
+    /// # Errors
+    /// What stopped it; `interrupted` without a start where the run was interrupted before.
+    pub async fn run(self, on_line: impl FnMut(&str), stop: impl Future<Output = Failure>) -> Result<Ended, Failure> {
+        self.run_under(Interrupt::global(), on_line, stop).await
+    }
+
+    async fn run_under(
+        mut self,
+        interrupt: &Interrupt,
+        mut on_line: impl FnMut(&str),
+        stop: impl Future<Output = Failure>,
+    ) -> Result<Ended, Failure> {
+        interrupt.check()?;
+        // Until its end the run is not left: the lock may not go before the last child.
+        let _tidying = interrupt.tidying();
+        let program = self.command.as_std().get_program().to_string_lossy().into_owned();
+        let io = |error: std::io::Error| Failure::new("unknown", Exit::Unclassified, format!("{program}: {error}"));
+        let mut log = streams::Log::open(self.log).map_err(|error| {
+            Failure::new("disk-full", Exit::NotReady, format!("cannot write the log {}: {error}", self.log))
+        })?;
+        die_with_parent(&mut self.command, Signal::TERM, self.inherit);
+        self.command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().map_err(|error| {
+            let failure = Failure::new("unknown", Exit::Unclassified, format!("cannot start {program}: {error}"));
+            if error.kind() == std::io::ErrorKind::NotFound { failure.remedy("cargo xtask tools") } else { failure }
+        })?;
+        let mut group = Group::of(&child);
+        let (sender, mut lines) = tokio::sync::mpsc::channel(256);
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(streams::lines(stdout, sender.clone()));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(streams::lines(stderr, sender.clone()));
+        }
+        drop(sender);
+        let (mut interrupts, mut ending) = (0, Ending::default());
+        let mut stopped: Option<Failure> = None;
+        let mut tail = std::collections::VecDeque::with_capacity(TAIL);
+        let (mut status, mut open, mut left) = (None, true, None);
+        tokio::pin!(stop);
+        while status.is_none() || open {
+            tokio::select! {
+                line = lines.recv(), if open => match line {
+                    Some(line) => {
+                        log.write(&line);
+                        on_line(&line);
+                        if tail.len() == TAIL {
+                            tail.pop_front();
+                        }
+                        tail.push_back(line);
+                    }
+                    None => open = false,
+                },
+                ended = child.wait(), if status.is_none() => {
+                    status = Some(ended.map_err(io)?);
+                    // What holds the lock is waited for; what else is left behind is not.
+                    left = self.inherit.is_none().then(|| Instant::now() + LEFT_OPEN);
+                }
+                signal = interrupt.nth(interrupts + 1) => {
+                    interrupts += 1;
+                    ending.step(&group, signal, status.is_some());
+                }
+                failure = &mut stop, if stopped.is_none() => {
+                    stopped = Some(failure);
+                    if ending.steps == 0 {
+                        ending.step(&group, Signal::INT, status.is_some());
+                    }
+                }
+                () = at(ending.next) => ending.step(&group, Signal::TERM, status.is_some()),
+                () = at(left), if status.is_some() => open = false,
+            }
+            if status.is_some() && ending.steps >= LAST && left.is_none() {
+                left = Some(Instant::now() + LEFT_OPEN);
+            }
+        }
+        group.ended();
+        let Some(status) = status else { return Err(io(std::io::Error::other("no status"))) };
+        interrupt.check()?;
+        if status.signal().is_some() {
+            tail.push_back(status.to_string());
+        }
+        match stopped {
+            Some(failure) => Err(failure),
+            None => Ok(Ended { status, tail: tail.into(), log: self.log.to_owned() }),
+        }
+    }
+
+    /// Runs a job that nothing but an interrupt ends early.
+    pub async fn run_to_end(self, on_line: impl FnMut(&str)) -> Result<Ended, Failure> {
+        self.run(on_line, std::future::pending()).await
+    }
+}
+
+/// Asks the kernel to signal the child when the thread that started it ends, and
+/// lets one file descriptor through. Children are started from the main thread
+/// only (the runtime has one thread), so that this is the end of the process.
+fn die_with_parent(command: &mut Command, signal: Signal, inherit: Option<RawFd>) {
+    let parent = rustix::process::getpid();
+    // SAFETY: between fork and exec only async-signal-safe system calls are made.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::set_parent_process_death_signal(Some(signal))?;
+            if rustix::process::getppid() != Some(parent) {
+                return Err(std::io::Error::other("the parent has ended"));
+            }
+            if let Some(fd) = inherit {
+                let fd = std::os::fd::BorrowedFd::borrow_raw(fd);
+                rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+            }
+            Ok(())
+        });
+    }
+}
+
+/// The descriptor of a file, for [`Job::inherit`].
+pub fn descriptor(file: &File) -> RawFd {
+    file.as_raw_fd()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut shell = command("sh");
+        shell.args(["-c", script]);
+        shell
+    }
+
+    fn log() -> (tempfile::TempDir, Utf8PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("log")).unwrap();
+        (folder, path)
+    }
+
+    /// Runs a job, interrupted at each line that it prints.
+    async fn interrupted_at_each_line(script: &str) -> (Failure, String) {
+        // A shell starts what it puts into the background with INT ignored, these tests
+        // too; xtask itself takes the signal, so that its children have the default.
+        // SAFETY: no handler of anybody's is replaced.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+        let (_folder, log) = log();
+        let interrupt = Interrupt::new();
+        let job = Job { command: shell(script), log: &log, inherit: None };
+        let ended = job.run_under(&interrupt, |_| interrupt.signalled(2), std::future::pending()).await;
+        (ended.unwrap_err(), std::fs::read_to_string(&log).unwrap())
+    }
+
+    fn lives(pid: &str) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    }
+
+    async fn is_gone(pid: &str) {
+        while lives(pid) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_that_was_interrupted_starts_no_job() {
+        let (folder, log) = log();
+        let interrupt = Interrupt::new();
+        interrupt.signalled(15);
+        let command = shell(&format!("touch {}/started", folder.path().display()));
+        let job = Job { command, log: &log, inherit: None };
+        let failure = job.run_under(&interrupt, |_| {}, std::future::pending()).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Terminated);
+        assert!(!folder.path().join("started").exists());
+    }
+
+    #[tokio::test]
+    async fn an_interrupted_job_ends_in_its_own_time() {
+        let script = "trap 'echo tidied; exit 0' INT; echo ready; while :; do sleep 0.01; done";
+        let (failure, log) = interrupted_at_each_line(script).await;
+        assert_eq!(failure.exit, Exit::Interrupted);
+        assert!(log.ends_with("tidied\n"), "{log}");
+    }
+
+    #[tokio::test]
+    async fn the_second_interrupt_tells_the_children_and_the_third_kills() {
+        let script = "trap 'echo asked' INT; trap 'echo told' TERM; echo ready; while :; do :; done";
+        let (failure, log) = interrupted_at_each_line(script).await;
+        assert_eq!(failure.exit, Exit::Interrupted);
+        assert_eq!(log, "ready\nasked\ntold\n");
+    }
+
+    #[tokio::test]
+    async fn a_job_that_ignores_its_stop_is_killed_in_the_end() {
+        let (_folder, log) = log();
+        let interrupt = Interrupt::new();
+        let job = Job { command: shell("trap '' INT TERM; while :; do sleep 0.01; done"), log: &log, inherit: None };
+        let stop = async { Failure::new("lock-lost", Exit::LockTimeout, "stop") };
+        let failure = job.run_under(&interrupt, |_| {}, stop).await.unwrap_err();
+        assert_eq!(failure.code, "lock-lost");
+    }
+
+    #[tokio::test]
+    async fn a_grandchild_that_keeps_the_streams_holds_nobody_up() {
+        let captured = capture(shell("sleep 600 & echo $!")).await.unwrap();
+        let pid = captured.ok().unwrap();
+        assert!(lives(&pid));
+        rustix::process::kill_process(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_not_answered_is_a_failure_and_its_group_ends() {
+        let (folder, _) = log();
+        let pids = folder.path().join("pids");
+        let script = format!("sleep 600 & echo $! > {}; wait", pids.display());
+        let failure = capture_within(shell(&script), Duration::from_millis(500)).await.unwrap_err();
+        assert_eq!((failure.code, failure.exit), ("no-answer", Exit::NotReady));
+        is_gone(&std::fs::read_to_string(pids).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn a_capture_that_is_dropped_leaves_nobody_behind() {
+        let (folder, _) = log();
+        let pids = folder.path().join("pids");
+        let script = format!("sleep 600 & echo $$ $! > {}.part; mv {0}.part {0}; wait", pids.display());
+        let mut asking = Box::pin(capture(shell(&script)));
+        while !pids.exists() {
+            let _ = tokio::time::timeout(Duration::from_millis(5), &mut asking).await;
+        }
+        drop(asking);
+        for pid in std::fs::read_to_string(pids).unwrap().split_whitespace() {
+            is_gone(pid).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn captured_children_are_out_of_the_terminal_s_reach() {
+        let group = capture(shell("ps -o pgid= -p $$ 2>/dev/null || cut -d' ' -f5 /proc/$$/stat")).await.unwrap();
+        let own = rustix::process::getpgrp().as_raw_nonzero().to_string();
+        assert_ne!(group.ok().unwrap().trim(), own);
+    }
+
+    #[tokio::test]
+    async fn output_without_end_takes_no_memory_to_speak_of() {
+        let (_folder, log) = log();
+        let job = Job { command: shell("head -c 100000000 /dev/zero"), log: &log, inherit: None };
+        let ended = job.run_to_end(|line| assert!(line.len() < 2 * streams::LINE)).await.unwrap();
+        assert!(ended.status.success());
+        assert!(std::fs::metadata(&log).unwrap().len() < 100_000);
+        let failure = capture(shell("head -c 100000000 /dev/zero")).await.unwrap_err();
+        assert!(failure.message.contains("printed more than"), "{failure}");
+        let noisy = capture(shell("head -c 100000000 /dev/zero >&2; echo last >&2")).await.unwrap();
+        assert!(noisy.stderr.len() < 300_000 && noisy.stderr.ends_with("last\n"));
+    }
+}

@@ -1,0 +1,283 @@
+//! The pinned tools: helm, helmfile, k3d, kubectl. Their versions stand in
+//! `infra/tools/NAME/go.mod`; a tool of that version on PATH is used as it is,
+//! otherwise it is built from its module into the cache.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+
+use crate::exit::Failure;
+use crate::repo::tree::{self, Tree, read_yaml};
+use crate::run::context::Context;
+use crate::run::output::Reporter;
+use crate::run::state;
+use crate::world::go::Program;
+use crate::world::kubernetes;
+use crate::world::process;
+
+/// `infra/tools/tools.yaml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolsFile {
+    tools: BTreeMap<String, ToolEntry>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolEntry {
+    /// Arguments that make the tool print its version.
+    version: Vec<String>,
+    /// Variables that it is always run with.
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+    /// The Go variable that holds the version.
+    stamp: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Tool {
+    pub name: String,
+    /// With its leading `v`, as Go modules have it.
+    pub version: String,
+    program: Program,
+    version_arguments: Vec<String>,
+    environment: BTreeMap<String, String>,
+}
+
+/// Where the tools that a run needs are.
+#[derive(Clone, Debug)]
+pub struct Toolbox {
+    paths: BTreeMap<String, Utf8PathBuf>,
+    environments: BTreeMap<String, BTreeMap<String, String>>,
+    /// For the PATH of children: Helmfile looks `helm` up there.
+    pub search_path: String,
+}
+
+impl Toolbox {
+    pub fn path(&self, name: &str) -> Utf8PathBuf {
+        self.paths.get(name).cloned().unwrap_or_else(|| name.into())
+    }
+
+    /// A command that runs the tool, finding its fellow tools on PATH.
+    pub fn command(&self, name: &str) -> tokio::process::Command {
+        let mut command = process::command(self.path(name));
+        command.env("PATH", &self.search_path);
+        if let Some(environment) = self.environments.get(name) {
+            command.envs(environment);
+        }
+        command
+    }
+
+    /// A command of a tool that works on the cluster of this kubeconfig context: with
+    /// the cloud's account where the context's user signs in by a plugin, and past a proxy
+    /// where it is on this machine.
+    pub fn command_on(&self, name: &str, context: &Context) -> tokio::process::Command {
+        let mut command = self.command(name);
+        command.envs(process::environment::for_plugins_of(&context.kube_context));
+        command.envs(kubernetes::reached_directly(context));
+        command
+    }
+}
+
+/// Every tool that the tree pins.
+pub fn pinned(tree: &Tree) -> Result<Vec<Tool>, Failure> {
+    let file: ToolsFile = read_yaml(&tree.path("infra/tools/tools.yaml"))?;
+    file.tools
+        .into_iter()
+        .map(|(name, entry)| {
+            let module = tree.path("infra/tools").join(&name);
+            let (package, version) = pinned_in(&module.join("go.mod"))?;
+            let stamp = Some(format!("{}={version}", entry.stamp));
+            let program = Program { name: name.clone(), module, package, stamp };
+            let (version_arguments, environment) = (entry.version, entry.environment);
+            Ok(Tool { name, version, program, version_arguments, environment })
+        })
+        .collect()
+}
+
+/// The `tool` package of a go.mod, and the version of the module that holds it.
+fn pinned_in(go_mod: &Utf8Path) -> Result<(String, String), Failure> {
+    pin(&tree::read(go_mod)?).map_err(|error| Failure::usage(format!("{go_mod}: {error}")))
+}
+
+pub(crate) fn pin(text: &str) -> Result<(String, String), String> {
+    let lines = || text.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
+    let package = lines()
+        .find_map(|line| line.strip_prefix("tool ").map(str::trim))
+        .filter(|package| !package.starts_with('('))
+        .ok_or("expected a line `tool PACKAGE`")?;
+    // `require` lines stand alone or in a block; both end in `MODULE VERSION`.
+    let version = lines()
+        .filter(|line| !line.contains("=>"))
+        .filter_map(|line| line.strip_prefix("require ").unwrap_or(line).split_once(' '))
+        .filter(|(module, version)| {
+            version.starts_with('v') && (package == *module || package.starts_with(&format!("{module}/")))
+        })
+        .max_by_key(|(module, _)| module.len())
+        .map(|(_, version)| version.trim().to_owned())
+        .ok_or_else(|| format!("expected a require line for the module of {package}"))?;
+    Ok((package.to_owned(), version))
+}
+
+impl Tool {
+    /// The tool on PATH, if it has the pinned version.
+    async fn on_path(&self) -> Option<Utf8PathBuf> {
+        let path = Utf8PathBuf::from_path_buf(which::which(&self.name).ok()?).ok()?;
+        let mut command = process::command(&path);
+        command.args(&self.version_arguments).envs(&self.environment);
+        // What it says counts, not how it ends: a tool may find more to complain about
+        // (a newer version that it could not ask for, a plugin that is broken). One
+        // that does not answer is not used.
+        let answer = process::capture_within(command, VERSION).await.ok()?;
+        prints_version(&answer.stdout, &self.version).then_some(path)
+    }
+
+    /// Where the tool is: on PATH, in the cache, or built now.
+    pub async fn find_or_build(&self, cache: &Utf8Path, reporter: &Reporter) -> Result<Utf8PathBuf, Failure> {
+        let cached = self.program.cached(cache)?;
+        if cached.is_file() {
+            return Ok(cached);
+        }
+        if let Some(path) = self.on_path().await {
+            return Ok(path);
+        }
+        self.program.build(cache, reporter).await
+    }
+}
+
+/// How long a tool may take to tell its version.
+const VERSION: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 20 });
+
+/// Whether this is the version that the output tells: the one that stands alone on
+/// a line, where there is such a line, else the first of all. Notices name others.
+pub(crate) fn prints_version(output: &str, version: &str) -> bool {
+    let alone = output.lines().map(str::trim).find(|line| is_version(line));
+    let first =
+        || output.split(|c: char| !(c.is_ascii_alphanumeric() || ".-+".contains(c))).find(|word| is_version(word));
+    alone.or_else(first).is_some_and(|told| bare(told) == bare(version))
+}
+
+/// `v1.8.0+build` is told for what Go modules call `v1.8.0`.
+fn bare(version: &str) -> &str {
+    version.trim_start_matches('v').split('+').next().unwrap_or_default()
+}
+
+/// `1.2.3`, with a `v` before it, or what a pre-release or build has after it.
+fn is_version(word: &str) -> bool {
+    let core = bare(word).split('-').next().unwrap_or_default();
+    let numbers: Vec<&str> = core.split('.').collect();
+    numbers.len() == 3 && numbers.iter().all(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Finds or builds the named tools (all of them for an empty list).
+pub async fn ensure(tree: &Tree, names: &[&str], reporter: &Reporter) -> Result<Toolbox, Failure> {
+    let cache = state::cache_dir()?;
+    let (mut paths, mut environments) = (BTreeMap::new(), BTreeMap::new());
+    for tool in pinned(tree)? {
+        if names.is_empty() || names.contains(&tool.name.as_str()) {
+            let path = tool.find_or_build(&cache, reporter).await?;
+            paths.insert(tool.name.clone(), path);
+            environments.insert(tool.name, tool.environment);
+        }
+    }
+    // One folder with all of them, for people's PATH and for children's.
+    let bin = cache.join("bin");
+    let failed = |error: std::io::Error| Failure::usage(format!("cannot link the tools into {bin}: {error}"));
+    std::fs::create_dir_all(&bin).map_err(failed)?;
+    for (name, path) in &paths {
+        link(path, &bin.join(name)).map_err(failed)?;
+    }
+    let search_path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
+    Ok(Toolbox { paths, environments, search_path })
+}
+
+/// Points `link` at `target`, in one step for whoever looks at the same time.
+fn link(target: &Utf8Path, link: &Utf8Path) -> std::io::Result<()> {
+    if link.read_link_utf8().is_ok_and(|current| current == target) {
+        return Ok(());
+    }
+    let temporary = link.with_extension(format!("{}.new", std::process::id()));
+    std::os::unix::fs::symlink(target, &temporary)?;
+    std::fs::rename(&temporary, link)
+}
+
+/// `cargo xtask tools`.
+pub async fn run(tree: &Tree, reporter: &Reporter) -> Result<(), Failure> {
+    let cache = state::cache_dir()?;
+    for tool in pinned(tree)? {
+        let step = reporter.step(&tool.name, &tool.version);
+        let path = tool.find_or_build(&cache, reporter).await?;
+        step.unchanged(format!("{} at {path}", tool.version));
+    }
+    let toolbox = ensure(tree, &[], reporter).await?;
+    let bin = toolbox.search_path.split(':').next().unwrap_or_default();
+    reporter.data(&format!("export PATH={bin}:$PATH"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn package_and_version_come_from_go_mod() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("go.mod")).unwrap();
+        std::fs::write(&path, "module x\n\ntool helm.sh/helm/v4/cmd/helm\n\nrequire (\n\thelm.sh/helm v1.0.0 // indirect\n\thelm.sh/helm/v4 v4.3.1\n)\n").unwrap();
+        assert_eq!(pinned_in(&path).unwrap(), ("helm.sh/helm/v4/cmd/helm".to_owned(), "v4.3.1".to_owned()));
+    }
+
+    /// What a stand-in on PATH answers, and whether it is taken for `v1.8.0`.
+    async fn taken(script: &str) -> bool {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("stand-in")).unwrap();
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let program = Program { name: path.to_string(), module: path.clone(), package: String::new(), stamp: None };
+        let environment = BTreeMap::from([("QUIET".to_owned(), "true".to_owned())]);
+        let version_arguments = vec!["version".to_owned()];
+        let tool = Tool { name: path.to_string(), version: "v1.8.0".into(), program, version_arguments, environment };
+        tool.on_path().await.is_some()
+    }
+
+    #[tokio::test]
+    async fn a_tool_is_taken_for_what_it_says_however_it_ends() {
+        assert!(taken("echo 1.8.0").await);
+        assert!(taken("echo 1.8.0; echo 'Get \"https://api.github.com\": dial tcp: timeout' >&2; exit 3").await);
+        assert!(taken("[ \"$1$QUIET\" = versiontrue ] && echo 1.8.0").await, "with its own variables");
+        for script in ["exit 0", "echo 1.8.1", "echo 1.8.0 >&2; exit 1", "kill -SEGV $$", "head -c 100000000 /dev/zero"]
+        {
+            assert!(!taken(script).await, "{script}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tool_that_hangs_is_not_used() {
+        assert!(!taken("echo 1.8.0; exec sleep 3600").await);
+    }
+
+    #[test]
+    fn a_version_is_a_word_of_its_own() {
+        for (output, version, found) in [
+            ("v4.3.1\n", "v4.3.1", true),
+            ("v4.3.1+g1234", "v4.3.1", true),
+            ("k3d version v5.8.3\nk3s version v1.31 (default)", "v5.8.3", true),
+            (r#"{"gitVersion":"v1.37.2"}"#, "v1.37.2", true),
+            ("v4.3.10", "v4.3.1", false),
+            ("v14.3.1", "v4.3.1", false),
+            ("4.3.1", "v4.3.1", true),
+            // Notices before it, after it, and of the very version that is wanted.
+            ("A new release is there: 1.9.0, you have v1.8.0\n1.8.0\n", "v1.8.0", true),
+            ("1.8.0\nhelmfile v1.9.0 is there: https://example.org/v1.9.0\n", "v1.9.0", false),
+            ("k3d version v5.8.3\nupdate to v5.9.0\n", "v5.9.0", false),
+            ("v4.3.1-rc.1", "v4.3.1", false),
+            ("WARNING: 10.0.0.1 is not reached\nv4.3.1\n", "v4.3.1", true),
+            ("", "v4.3.1", false),
+        ] {
+            assert_eq!(prints_version(output, version), found, "{output:?} {version}");
+        }
+    }
+}
