@@ -383,7 +383,7 @@ pub fn lag(tree: &Tree, code: &str) -> String {
                 event["reason"].as_str().unwrap_or_default(),
                 event["message"].as_str().unwrap_or_default(),
             )
-            .is_some_and(|verdict| verdict.rule.code == code)
+            .is_some_and(|verdict| verdict.rule.code.name() == code)
     });
     let event = warnings.filter_map(|event| time(&event["eventTime"]).or(time(&event["firstTimestamp"]))).min();
     // A container that was killed has no event of that name: then it is when it ended.

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 pub use items::{Fix, ITEMS, Item, State};
 
-use crate::exit::{Exit, Failure};
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::run::{foreign, state};
 use crate::{cluster, layer, mirror, releases};
+use run_record::{Exit, Failure};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
@@ -146,7 +146,7 @@ async fn fix(context: &Context) -> Result<Vec<Item>, Failure> {
         }
         context.reporter.note(id, describe(&fix));
         match act(context, &fix).await {
-            Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => return Err(failure),
+            Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => return Err(failure),
             // Told, and the rest is tried: the checklist has the last word.
             Err(failure) => context.reporter.warn(id, failure.to_string()),
             Ok(()) => {}

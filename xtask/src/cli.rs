@@ -7,7 +7,6 @@ use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{doctor, script, up};
-use crate::exit::{Exit, Failure};
 use crate::files::bounds;
 use crate::repo::tree::Tree;
 use crate::run::consent;
@@ -17,6 +16,7 @@ use crate::run::output::{Event, Format, Reporter};
 use crate::run::state::{self, StateDir};
 use crate::world::tools;
 use crate::{checklist, cluster, lab, layer, mirror, releases, report};
+use run_record::{Code, Failure};
 
 /// Brings the stack up on a cluster, layer by layer, and says what blocks.
 #[derive(Parser)]
@@ -169,7 +169,7 @@ impl Common {
         let state = StateDir::open(&tree.root, &cluster, &reporter)?;
         let run_dir = state.runs().join(&run_id);
         let failed = |error: std::io::Error| {
-            Failure::new("disk-full", Exit::NotReady, format!("cannot write the run's record in {run_dir}: {error}"))
+            Failure::new(Code::DiskFull, format!("cannot write the run's record in {run_dir}: {error}"))
         };
         state::create_private_dir(&run_dir).map_err(failed)?;
         reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;

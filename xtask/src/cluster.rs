@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::cluster::lock::{ClusterLock, Holder};
-use crate::exit::{Exit, Failure};
 use crate::files::bounds;
 use crate::lab::{self, Lab};
 use crate::mirror;
@@ -33,6 +32,7 @@ use crate::world::kubeconfig;
 use crate::world::kubernetes;
 use crate::world::process::{self, Job};
 use crate::world::tools::{self, Toolbox};
+use run_record::{Code, Exit, Failure};
 
 pub use decide::{Facts, Leftovers, Node, Plan, decide, describe};
 
@@ -137,11 +137,9 @@ pub async fn lock(context: &Context) -> Result<ClusterLock, Failure> {
 
 fn remove_marker(context: &Context) -> Result<(), Failure> {
     match std::fs::remove_file(context.state.ready_marker()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::new(
-            "state-unwritable",
-            Exit::Unclassified,
-            format!("cannot remove {}: {error}", context.state.ready_marker()),
-        )),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::new(Code::StateUnwritable, format!("cannot remove {}: {error}", context.state.ready_marker())))
+        }
         _ => Ok(()),
     }
 }
@@ -184,13 +182,9 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
             reporter.warn(config.name(), reason);
         }
         if !may_destroy {
-            return Err(Failure::new(
-                "consent-needed",
-                Exit::ConsentNeeded,
-                format!("this would {}", recreation(&config)),
-            )
-            .evidence(reasons.join("; "))
-            .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=cluster"));
+            return Err(Failure::new(Code::ConsentNeeded, format!("this would {}", recreation(&config)))
+                .evidence(reasons.join("; "))
+                .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=cluster"));
         }
         consent = Some(context.may_destroy::<consent::Cluster>(&recreation(&config)).await?);
     }
@@ -278,7 +272,7 @@ fn remembered_kind(context: &Context) -> Option<bool> {
 fn remember_kind(context: &Context, lab: bool) -> Result<(), Failure> {
     let path = context.state.cluster_kind();
     state::write_atomically(&path, if lab { b"lab" } else { b"public" })
-        .map_err(|error| Failure::new("state-unwritable", Exit::Unclassified, format!("cannot write {path}: {error}")))
+        .map_err(|error| Failure::new(Code::StateUnwritable, format!("cannot write {path}: {error}")))
 }
 
 /// Whether the cluster that exists was made with the lab's images.
@@ -392,7 +386,7 @@ async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: O
         start(context, config, toolbox, lab, "finished creating the cluster").await?;
         stamp(config).await
     };
-    finished.await.map_err(|failure: Failure| match failure.exit {
+    finished.await.map_err(|failure: Failure| match failure.exit() {
         Exit::Interrupted | Exit::Terminated => failure,
         _ => failure.remedy(remedy()),
     })
@@ -465,7 +459,7 @@ fn is_k3d_registry(container: &Container) -> bool {
 }
 
 fn not_ours(name: &str) -> Failure {
-    Failure::new("not-ours", Exit::NotReady, format!("there is a container {name}, which k3d did not make"))
+    Failure::new(Code::NotOurs, format!("there is a container {name}, which k3d did not make"))
         .evidence("it lacks the labels app=k3d, k3d.role=registry")
         .remedy(format!("docker inspect {name} tells what it is; rename it, or the registry in k3d.yaml"))
 }
@@ -481,7 +475,7 @@ async fn remove_registry_that_does_not_start(
 ) -> Result<(), Failure> {
     let name = container.name();
     // No engine, or one that said nothing about the container: nothing is known of it.
-    let refusal = failure.evidence.first().filter(|_| failure.code == "docker-failed");
+    let refusal = failure.evidence.first().filter(|_| failure.code == Code::DockerFailed);
     let Some(refusal) = refusal.filter(|line| line.starts_with("Error response from daemon: ")) else {
         return Err(failure);
     };
@@ -489,14 +483,16 @@ async fn remove_registry_that_does_not_start(
         return Err(taken);
     }
     if !is_k3d_registry(container) {
-        return Err(Failure { evidence: failure.evidence, ..not_ours(name) });
+        let mut refusal = not_ours(name);
+        refusal.evidence = failure.evidence;
+        return Err(refusal);
     }
     let kept = container.keeps_in_volume(REGISTRY_DATA, name)
         && docker::look::<Thing>(Kind::Volume, name).await?.found().is_some();
     if !kept {
         let what = format!("remove the registry {name}, which does not start, with the images in it");
         if !may_destroy {
-            return Err(Failure::new("consent-needed", Exit::ConsentNeeded, format!("this would {what}"))
+            return Err(Failure::new(Code::ConsentNeeded, format!("this would {what}"))
                 .evidence(failure.evidence.first().cloned().unwrap_or_default())
                 .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=registry"));
         }
@@ -674,11 +670,7 @@ async fn ready(
     probe(context, &client, lab).await?;
     let text = serde_json::to_string_pretty(&marker).unwrap_or_default();
     state::write_atomically(&context.state.ready_marker(), text.as_bytes()).map_err(|error| {
-        Failure::new(
-            "state-unwritable",
-            Exit::Unclassified,
-            format!("cannot write {}: {error}", context.state.ready_marker()),
-        )
+        Failure::new(Code::StateUnwritable, format!("cannot write {}: {error}", context.state.ready_marker()))
     })
 }
 
@@ -693,8 +685,7 @@ async fn probe(context: &Context, client: &kube::Client, lab: Option<&Lab>) -> R
 }
 
 fn missing(name: &str) -> Failure {
-    Failure::new("cluster-missing", Exit::ApiUnreachable, format!("the container {name} does not exist"))
-        .remedy("cargo xtask cluster")
+    Failure::new(Code::ClusterMissing, format!("the container {name} does not exist")).remedy("cargo xtask cluster")
 }
 
 async fn cluster_id(config: &K3dConfig) -> Result<String, Failure> {
@@ -757,9 +748,7 @@ pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
     let id = cluster_id(&config).await?;
     if let Some(why) = unmarked(context, &config, &id) {
         let message = format!("the cluster {} is not ready", config.name());
-        return Err(Failure::new("cluster-not-ready", Exit::ApiUnreachable, message)
-            .evidence(why)
-            .remedy("cargo xtask cluster"));
+        return Err(Failure::new(Code::ClusterNotReady, message).evidence(why).remedy("cargo xtask cluster"));
     }
     if made_with_lab(context).await? { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
@@ -799,7 +788,7 @@ async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     kubeconfig::forget(config.name()).await?;
     context.state.clear().map_err(|error| {
         let path = &context.state.path;
-        Failure::new("state-unwritable", Exit::Unclassified, format!("cannot clear the state folder {path}: {error}"))
+        Failure::new(Code::StateUnwritable, format!("cannot clear the state folder {path}: {error}"))
     })
 }
 
@@ -858,7 +847,7 @@ async fn delete_cluster(
     }
     if let Some(left) = observe(config).await?.first() {
         let message = format!("the container {} of the cluster {} is still there", left.name(), config.name());
-        return Err(Failure::new("docker-failed", Exit::NotReady, message)
+        return Err(Failure::new(Code::DockerFailed, message)
             .evidence(format!("its state is {}", left.state.status))
             .remedy("run it again"));
     }
@@ -900,9 +889,7 @@ async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     }
     match plan {
         Plan::Nothing => Ok(()),
-        other => {
-            Err(Failure::new("cluster-not-ready", Exit::ApiUnreachable, describe(&other)).remedy("cargo xtask cluster"))
-        }
+        other => Err(Failure::new(Code::ClusterNotReady, describe(&other)).remedy("cargo xtask cluster")),
     }
 }
 
@@ -926,6 +913,6 @@ mod tests {
         assert_eq!(failure.message, "Docker does not finish pulling a:1");
         run("for i in a b c d; do echo \"INFO[0000] Pulling image '$i:1'\"; done").await.unwrap();
         let failed = run("echo \"ERRO[0000] no space left on device\"; exit 1").await.unwrap_err();
-        assert_eq!(failed.code, "disk-full");
+        assert_eq!(failed.code, Code::DiskFull);
     }
 }

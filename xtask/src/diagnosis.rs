@@ -25,7 +25,6 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 
-use crate::exit::{Exit, Failure};
 use crate::layer::Release;
 use crate::layer::retry::{Budgets, Spent};
 use crate::run::context::Context;
@@ -33,6 +32,7 @@ use crate::run::output;
 use crate::world::helm_storage;
 use looks::{Crash, Owners, Releases, Standing};
 use rules::Rule;
+use run_record::{Code, Failure};
 use said::{Said, Statement};
 use sources::Verdict;
 use tracker::{Owner, Sighting, Tracker};
@@ -104,9 +104,9 @@ impl<'a> Diagnosis<'a> {
         if start.is_empty() {
             context.reporter.note(layer, "nothing is to be installed: there is nothing to watch");
         }
-        let stuck = rules::of("helm-stuck").map_or(Duration::MAX, |rule| match rule.lasts {
+        let stuck = rules::of(Code::HelmStuck).map_or(Duration::MAX, |rule| match rule.lasts {
             rules::Lasts::For(seconds) => {
-                Duration::from_secs(budgets.patience.get(rule.code).copied().unwrap_or(seconds))
+                Duration::from_secs(budgets.patience.get(&rule.code).copied().unwrap_or(seconds))
             }
             rules::Lasts::Always => Duration::MAX,
         });
@@ -196,12 +196,12 @@ impl<'a> Diagnosis<'a> {
         };
         let mut limited = false;
         for sighting in &found {
-            limited |= sighting.rule.code == "registry-rate-limited" && sighting.owner == Owner::Ours;
+            limited |= sighting.rule.code == Code::RegistryRateLimited && sighting.owner == Owner::Ours;
             let then = self.tracker.borrow().then(sighting);
             self.context.reporter.event(&output::Event::Blocker {
-                code: sighting.rule.code,
+                code: sighting.rule.code.name(),
                 resource: &sighting.object,
-                text: sighting.rule.sentence,
+                text: sighting.rule.code.sentence(),
                 message: &sighting.message,
                 since: sighting.since.map(|time| time.to_string()),
                 then: &then,
@@ -224,7 +224,7 @@ impl<'a> Diagnosis<'a> {
             // What it said names the blocker, in place of that it crashes.
             let explained = self.tracker.borrow_mut().explain_crash(&uid, crash.verdict, &crash.in_words());
             if let Some(explained) = explained {
-                found.retain(|sighting| sighting.rule.code != "crash-loop");
+                found.retain(|sighting| sighting.rule.code != Code::CrashLoop);
                 found.push(explained);
             }
             let restarts = restarts(pod, &crash.container);
@@ -267,11 +267,11 @@ impl<'a> Diagnosis<'a> {
         let Some(reason) = silent else {
             return reporter.note(&self.context.kube_context, "the Kubernetes API answers again");
         };
-        let Some(rule) = rules::of("api-unreachable") else { return };
+        let Some(rule) = rules::of(Code::ApiUnreachable) else { return };
         reporter.event(&output::Event::Blocker {
-            code: rule.code,
+            code: rule.code.name(),
             resource: &self.context.kube_context,
-            text: rule.sentence,
+            text: rule.code.sentence(),
             message: reason,
             since: None,
             then: "may heal",
@@ -286,14 +286,14 @@ impl<'a> Diagnosis<'a> {
     ) -> Result<Option<tokio::time::Instant>, Failure> {
         let standing: Option<Sighting> = {
             let tracker = self.tracker.borrow();
-            tracker.standing().into_iter().find(|sighting| sighting.rule.code == "registry-rate-limited").cloned()
+            tracker.standing().into_iter().find(|sighting| sighting.rule.code == Code::RegistryRateLimited).cloned()
         };
         let Some(sighting) = standing else { return Ok(None) };
         let asked = crate::layer::retry::retry_after(&sighting.message, self.context).await;
         match spent.rate_limit(&budgets.rate_limit, asked) {
             Some(next) => {
                 self.context.reporter.event(&output::Event::Retry {
-                    reason: "registry-rate-limited",
+                    reason: Code::RegistryRateLimited.name(),
                     attempt: next.attempt,
                     budget: next.budget,
                     wait_seconds: next.wait.as_secs(),
@@ -358,7 +358,7 @@ impl<'a> Diagnosis<'a> {
 
     /// Resolves when Helm has gone on waiting for long though all that it made is ready.
     async fn helm_is_stuck(&self) -> Failure {
-        let Some(rule) = rules::of("helm-stuck") else { return std::future::pending().await };
+        let Some(rule) = rules::of(Code::HelmStuck) else { return std::future::pending().await };
         let mut since: Option<Instant> = None;
         let mut told = false;
         // Most runs are over by then, and are asked nothing.
@@ -379,9 +379,9 @@ impl<'a> Diagnosis<'a> {
             );
             if stands >= STUCK_TOLD && !std::mem::replace(&mut told, true) {
                 self.context.reporter.event(&output::Event::Blocker {
-                    code: rule.code,
+                    code: rule.code.name(),
                     resource: &about,
-                    text: rule.sentence,
+                    text: rule.code.sentence(),
                     message: &message,
                     since: None,
                     then: &format!("ends the run if it lasts {} s", self.stuck.as_secs()),
@@ -435,16 +435,14 @@ impl<'a> Diagnosis<'a> {
     }
 
     fn failure_of(&self, rule: &'static Rule, about: &str, message: &str, namespace: &str, object: &str) -> Failure {
-        let remedy = rule
-            .remedy
+        let form = rule.code.remedy().unwrap_or_default();
+        let remedy = form
             .replace("{context}", &self.context.kube_context)
             .replace("{namespace}", namespace)
             .replace("{object}", object)
             .replace("{layer}", &self.layer)
             .replace("{env}", &self.context.env_name);
-        Failure::new(rule.code, rule.exit, format!("{about}: {}", rule.sentence))
-            .evidence(message.trim())
-            .remedy(remedy)
+        Failure::new(rule.code, format!("{about}: {}", rule.code.sentence())).evidence(message.trim()).remedy(remedy)
     }
 
     /// What blocked a Helm or Helmfile run that has ended by itself with an error.
@@ -490,12 +488,12 @@ impl<'a> Diagnosis<'a> {
             });
         }
         // Whatever it left, the next try repairs it or waits for it.
-        if let (Some(line), Some(rule)) = (killed, rules::of("release-pending")) {
+        if let (Some(line), Some(rule)) = (killed, rules::of(Code::ReleasePending)) {
             let message = format!("Helm or Helmfile was killed: {}", line.trim());
             return self.failure_of(rule, &self.layer, &message, self.namespace(), "pods");
         }
         // A probe that fails is what a slow start looks like: a crash goes before it.
-        if let Some(sighting) = standing.iter().find(|sighting| sighting.rule.code != "probe-failing") {
+        if let Some(sighting) = standing.iter().find(|sighting| sighting.rule.code != Code::ProbeFailing) {
             return self.failure(sighting);
         }
         if let Some((verdict, line, error)) = says {
@@ -507,7 +505,7 @@ impl<'a> Diagnosis<'a> {
         // Helm was killed: it said nothing, and left its release pending.
         let newest = helm_storage::newest(self.client, Some(&self.wanted)).await.unwrap_or_default();
         let pending = newest.iter().map(|(revision, _)| revision).find(|revision| revision.status.is_pending());
-        if let (Some(pending), Some(rule)) = (pending, rules::of("release-pending")) {
+        if let (Some(pending), Some(rule)) = (pending, rules::of(Code::ReleasePending)) {
             let message =
                 format!("revision {} is {}, and its Helm has ended", pending.revision, pending.status.as_str());
             let about = format!("release {} in {}", pending.release, pending.namespace);
@@ -545,7 +543,7 @@ impl<'a> Diagnosis<'a> {
         let all: Vec<Sighting> = self.tracker.borrow().standing().into_iter().cloned().collect();
         let mut standing = Vec::new();
         for sighting in all.into_iter().filter(|sighting| sighting.owner == Owner::Ours) {
-            let limited = sighting.rule.code == "registry-rate-limited";
+            let limited = sighting.rule.code == Code::RegistryRateLimited;
             let light = sighting.ends == rules::Ends::Never && !limited;
             if light || looks::confirm(self.client, &sighting).await != Standing::Healed {
                 standing.push(sighting);
@@ -558,8 +556,8 @@ impl<'a> Diagnosis<'a> {
     async fn of_helm(&self, rule: &'static Rule, line: &str, error: &Statement) -> Failure {
         let failure = self.failure_of(rule, &self.layer, line, self.namespace(), "pods");
         match rule.code {
-            "field-conflict" => self.of_conflict(failure, &error.text),
-            "hook-failed" => self.with_what_is_wrong(failure).await,
+            Code::FieldConflict => self.of_conflict(failure, &error.text),
+            Code::HookFailed => self.with_what_is_wrong(failure).await,
             _ => failure,
         }
     }
@@ -601,8 +599,11 @@ impl<'a> Diagnosis<'a> {
 
     /// None of the rules: everything that may help whoever reads it.
     async fn unknown(&self, said: &Said, tail: &[String]) -> Failure {
-        let failure = Failure::new("unknown", Exit::Unclassified, format!("{}: Helmfile failed", self.layer))
-            .remedy(format!("kubectl --context {} -n {} get events,pods", self.context.kube_context, self.namespace()));
+        let failure = Failure::new(Code::Unknown, format!("{}: Helmfile failed", self.layer)).remedy(format!(
+            "kubectl --context {} -n {} get events,pods",
+            self.context.kube_context,
+            self.namespace()
+        ));
         let errors = said.errors.iter().map(|error| looks::cut(&error.text.replace('\n', " ")));
         let mut lines: Vec<String> = errors.collect();
         if lines.is_empty() {

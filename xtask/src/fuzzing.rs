@@ -23,6 +23,7 @@ use crate::run::foreign;
 use crate::world::process::Captured;
 use crate::world::{docker, helm_storage, helmfile, kubeconfig, kubernetes, tools};
 use crate::{checklist, cli, cluster, layer, report};
+use run_record::Code;
 
 #[cfg(test)]
 #[path = "../../tests/fuzz/driver.rs"]
@@ -73,7 +74,7 @@ fn file() -> &'static Utf8Path {
 fn layers_yaml(bytes: &[u8]) {
     let Ok(needs) = LayerNeeds::parse(file(), &text(bytes)) else { return };
     let mut spent = retry::Spent::default();
-    for code in ["registry-rate-limited", "release-pending", "api-unreachable", "webhook-unavailable"] {
+    for code in [Code::RegistryRateLimited, Code::ReleasePending, Code::ApiUnreachable, Code::WebhookUnavailable] {
         for _ in 0..40 {
             if let retry::Retry::RateLimit(next)
             | retry::Retry::Repair(next)
@@ -258,7 +259,7 @@ fn event(bytes: &[u8]) {
 
 /// Longer than a file of the tree may ask for.
 fn patient() -> tracker::Tracker {
-    tracker::Tracker::new([("crash-loop".to_owned(), u64::MAX), ("image-not-found".to_owned(), u64::MAX)].into())
+    tracker::Tracker::new([(Code::CrashLoop.to_owned(), u64::MAX), (Code::ImageNotFound.to_owned(), u64::MAX)].into())
 }
 
 /// A reason, a tab, and what is said, as any source may say it.

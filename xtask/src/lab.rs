@@ -13,7 +13,6 @@ use image_mirror::Endpoint;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::exit::{Exit, Failure};
 use crate::mirror;
 use crate::repo::tree::read_yaml;
 use crate::run::context::Context;
@@ -22,6 +21,7 @@ use crate::world::docker::{self, Container, Kind, Looked, docker_output};
 use crate::world::engine;
 use crate::world::go::{Program, files_below, require_go, short_hex};
 use crate::world::process::{self, Job};
+use run_record::{Code, Failure};
 
 /// `tests/lab/lab.yaml`.
 #[derive(Debug, Deserialize)]
@@ -266,13 +266,9 @@ impl<'a> Builder<'a> {
             .run_to_end(|line| reporter.progress(&format!("[lab] {name}: {line}")))
             .await?;
         if !ended.status.success() {
-            return Err(Failure::new(
-                "lab-build-failed",
-                Exit::Unclassified,
-                format!("building the lab's image {name} failed"),
-            )
-            .evidence(ended.tail.last().cloned().unwrap_or_default())
-            .log(log));
+            return Err(Failure::new(Code::LabBuildFailed, format!("building the lab's image {name} failed"))
+                .evidence(ended.tail.last().cloned().unwrap_or_default())
+                .log(log));
         }
         step.done_as(format!("built the image {name}"));
         Ok(tag)
@@ -281,11 +277,7 @@ impl<'a> Builder<'a> {
     /// The build context: the image's folder with binaries, archives and files added.
     async fn stage(&self, image: &Image) -> Result<tempfile::TempDir, Failure> {
         let failed = |error: std::io::Error| {
-            Failure::new(
-                "disk-full",
-                Exit::NotReady,
-                format!("cannot lay out a build context in {}: {error}", self.cache),
-            )
+            Failure::new(Code::DiskFull, format!("cannot lay out a build context in {}: {error}", self.cache))
         };
         let stage = tempfile::tempdir_in(&self.cache).map_err(failed)?;
         let target =
@@ -354,7 +346,7 @@ impl<'a> Builder<'a> {
         if ended.status.success() {
             return Ok(());
         }
-        Err(Failure::new("lab-build-failed", Exit::Unclassified, format!("`{shown}` failed while the lab was built"))
+        Err(Failure::new(Code::LabBuildFailed, format!("`{shown}` failed while the lab was built"))
             .evidence(ended.tail.last().cloned().unwrap_or_default())
             .remedy(remedy)
             .log(log))
@@ -415,7 +407,7 @@ async fn start_upstream(image: &str) -> Result<(), Failure> {
             let started = container.config.image == image
                 && match docker_output(["start", &container.id]).await {
                     Ok(_) => true,
-                    Err(refused) if refused.code == "docker-failed" => false,
+                    Err(refused) if refused.code == Code::DockerFailed => false,
                     Err(failure) => return Err(failure),
                 };
             if !started {
@@ -440,7 +432,7 @@ async fn remove_upstream(container: &Container) -> Result<(), Failure> {
         && container.keeps_in_volume("/var/lib/registry", UPSTREAM_CONTAINER);
     if !ours {
         let message = format!("there is a container {UPSTREAM_CONTAINER}, which is not the lab's");
-        return Err(Failure::new("not-ours", Exit::NotReady, message)
+        return Err(Failure::new(Code::NotOurs, message)
             .evidence("it lacks the label ameide.dev/lab=upstream, or the volume of that name")
             .remedy(format!("docker inspect {UPSTREAM_CONTAINER} tells what it is; rename or remove it")));
     }
@@ -474,5 +466,5 @@ async fn serve(
     mirror::resolve_lab_lock(context, &lab.lock).await?;
     let text = serde_json::to_string_pretty(upstream).unwrap_or_default();
     state::write_atomically(&pushed_path, text.as_bytes())
-        .map_err(|error| Failure::new("disk-full", Exit::NotReady, format!("cannot write {pushed_path}: {error}")))
+        .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {pushed_path}: {error}")))
 }

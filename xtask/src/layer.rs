@@ -19,7 +19,6 @@ use crate::cluster;
 use crate::cluster::lease::ClusterLease;
 use crate::cluster::lock::ClusterLock;
 use crate::diagnosis::Diagnosis;
-use crate::exit::{Exit, Failure};
 use crate::lab::Lab;
 use crate::layer::retry::{Budgets, Retry, Spent};
 use crate::mirror;
@@ -32,6 +31,7 @@ use crate::world::helmfile::{NO_RELEASES, WantedRelease};
 use crate::world::process::{Job, capture};
 use crate::world::tools::{self, Toolbox};
 use crate::world::{helm_storage, kubernetes};
+use run_record::{Code, Exit, Failure};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
@@ -222,7 +222,7 @@ impl Reader<'_> {
             let captured = capture(self.helmfile(layer, arguments)).await;
             captured.map_err(|failure| match failure.code {
                 // Which says nothing about the file.
-                "no-answer" | "interrupted" => failure,
+                Code::NoAnswer | Code::Interrupted => failure,
                 _ => self.unreadable(layer, verb, failure.to_string()),
             })
         };
@@ -252,7 +252,7 @@ impl Reader<'_> {
     }
 
     fn unreadable(&self, layer: &Layer, verb: &str, evidence: String) -> Failure {
-        Failure::new("render-failed", Exit::Usage, format!("Helmfile cannot read {}", layer.path))
+        Failure::new(Code::RenderFailed, format!("Helmfile cannot read {}", layer.path))
             .evidence(evidence)
             .remedy(format!("helmfile -f {} -e {} {verb}", layer.path, self.context.env_name))
     }
@@ -263,7 +263,7 @@ impl Reader<'_> {
         let platforms = match client {
             Some(client) => match images::node_platforms(client).await {
                 // Nodes are nobody's but the cluster's; without them the images' presence alone is checked.
-                Err(failure) if failure.code == "forbidden" => {
+                Err(failure) if failure.code == Code::Forbidden => {
                     let text = format!("the platforms of the nodes are not looked at: {}", failure.message);
                     self.context.reporter.note(&layer.name(), text);
                     Vec::new()
@@ -384,7 +384,7 @@ impl Runner<'_> {
                     continue;
                 }
                 // What another run has by now is that run's to settle.
-                if Interrupt::global().check().map_err(|cause| cause.code) != Err("lock-lost") {
+                if Interrupt::global().check().map_err(|cause| cause.code) != Err(Code::LockLost) {
                     let _tidying = Interrupt::global().tidying();
                     releases::settle(self.context, client, wanted).await;
                 }
@@ -394,8 +394,8 @@ impl Runner<'_> {
                 }
                 return Err(match helped {
                     // What the run waits for is consent; what failed is why.
-                    Err(needed) if needed.exit == Exit::ConsentNeeded => needed.evidence(failure.to_string()),
-                    Err(stopped) if matches!(stopped.exit, Exit::Interrupted | Exit::Terminated) => stopped,
+                    Err(needed) if needed.exit() == Exit::ConsentNeeded => needed.evidence(failure.to_string()),
+                    Err(stopped) if matches!(stopped.exit(), Exit::Interrupted | Exit::Terminated) => stopped,
                     Err(other) => failure.evidence(format!("also {other}")),
                     Ok(_) => failure,
                 });
@@ -404,7 +404,7 @@ impl Runner<'_> {
             let wait =
                 if matches!(retry, Retry::RateLimit(_) | Retry::Webhook(_)) { next.wait } else { Duration::ZERO };
             reporter.event(&crate::run::output::Event::Retry {
-                reason: failure.code,
+                reason: failure.code.name(),
                 attempt: next.attempt,
                 budget: next.budget,
                 wait_seconds: wait.as_secs(),
@@ -509,13 +509,12 @@ impl Runner<'_> {
             step.failed("helm test");
             let cause = diagnosis.explain(&ended.tail).await;
             // A test that ran and said no is a failed test; one that could not run has its own cause.
-            if !matches!(cause.code, "unknown" | "hook-failed" | "crash-loop" | "dependency-unreachable") {
+            if !matches!(cause.code, Code::Unknown | Code::HookFailed | Code::CrashLoop | Code::DependencyUnreachable) {
                 return Err(cause.log(log));
             }
             let evidence = logs.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned);
             return Err(Failure::new(
-                "test-failed",
-                Exit::TestsFailed,
+                Code::TestFailed,
                 format!("the test of release {} in layer {} failed", release.name, layer.name()),
             )
             .evidence(evidence.or(ended.tail.last().cloned()).unwrap_or_default())

@@ -9,7 +9,6 @@ pub mod cli;
 pub mod cluster;
 pub mod commands;
 pub mod diagnosis;
-pub mod exit;
 pub mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

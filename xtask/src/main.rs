@@ -2,9 +2,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use run_record::{Exit, Failure};
 use xtask::cli::{Cli, dispatch};
 use xtask::cluster::devcontainer;
-use xtask::exit::{Exit, Failure};
 use xtask::run::github;
 use xtask::run::interrupt::Interrupt;
 use xtask::run::printer;
@@ -46,7 +46,7 @@ async fn run() -> i32 {
         Ok(()) => 0,
         Err(failure) => {
             reporter.failure(&failure);
-            failure.exit as i32
+            failure.exit() as i32
         }
     };
     reporter.end(exit);

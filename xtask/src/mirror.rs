@@ -12,7 +12,6 @@ use image_mirror::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::exit::{Exit, Failure};
 use crate::lab::{self, Lab};
 use crate::layer::pull_secret;
 use crate::mirror::progress::Transfer;
@@ -20,6 +19,7 @@ use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::run::output::{self, ImagesEvent};
 use crate::run::state::human_bytes;
+use run_record::{Code, Failure};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
@@ -118,67 +118,49 @@ fn wanted(context: &Context, lab: bool) -> Result<Wanted, Failure> {
 
 /// This tool's words for what the library says went wrong.
 fn failure(error: image_mirror::Error) -> Failure {
-    let (code, exit, remedy) = match error.kind() {
+    let (code, remedy) = match error.kind() {
         Kind::RateLimited => (
-            "registry-rate-limited",
-            Exit::Registry,
+            Code::RegistryRateLimited,
             "docker login (or set DOCKERHUB_USERNAME and DOCKERHUB_TOKEN), then run it again: what was copied stays",
         ),
-        Kind::Auth => {
-            ("registry-auth", Exit::Registry, "docker login, or correct DOCKERHUB_USERNAME and DOCKERHUB_TOKEN")
-        }
+        Kind::Auth => (Code::RegistryAuth, "docker login, or correct DOCKERHUB_USERNAME and DOCKERHUB_TOKEN"),
         Kind::Denied => (
-            "registry-denied-or-missing",
-            Exit::Registry,
+            Code::RegistryDeniedOrMissing,
             "check the name in infra/images/images.yaml, and that the account may read it (of our registry: write to it): docker login",
         ),
-        Kind::NotFound => (
-            "image-not-found",
-            Exit::Registry,
-            "check the tag in infra/images/images.yaml, then cargo xtask mirror --update",
-        ),
-        Kind::Dns => ("registry-dns", Exit::Registry, "check the network; without one: cargo xtask up --lab"),
+        Kind::NotFound => {
+            (Code::ImageNotFound, "check the tag in infra/images/images.yaml, then cargo xtask mirror --update")
+        }
+        Kind::Dns => (Code::RegistryDns, "check the network; without one: cargo xtask up --lab"),
         Kind::Unreachable => (
-            "registry-unreachable",
-            Exit::Registry,
+            Code::RegistryUnreachable,
             "check the network (without one: cargo xtask up --lab), and cargo xtask cluster for our registry",
         ),
-        Kind::Proxy => (
-            "registry-unreachable",
-            Exit::Registry,
-            "check HTTPS_PROXY; NO_PROXY names what is reached without a proxy",
-        ),
-        Kind::Tls => (
-            "registry-tls",
-            Exit::Registry,
-            "where its certificate authority is not known here, registry.ca in env.yaml names it",
-        ),
+        Kind::Proxy => (Code::RegistryUnreachable, "check HTTPS_PROXY; NO_PROXY names what is reached without a proxy"),
+        Kind::Tls => {
+            (Code::RegistryTls, "where its certificate authority is not known here, registry.ca in env.yaml names it")
+        }
         Kind::TlsName => (
-            "registry-tls",
-            Exit::Registry,
+            Code::RegistryTls,
             "name the registry as its certificate does, or give it one for this name too (subjectAltName)",
         ),
-        Kind::TlsTime => (
-            "registry-tls",
-            Exit::Registry,
-            "renew the registry's certificate; if it is good, set this machine's clock",
-        ),
+        Kind::TlsTime => {
+            (Code::RegistryTls, "renew the registry's certificate; if it is good, set this machine's clock")
+        }
         Kind::DiskFull => (
-            "disk-full",
-            Exit::Registry,
+            Code::DiskFull,
             "free space where the registry keeps its images (docker system df), then run it again: what was copied stays",
         ),
-        Kind::Protocol => ("registry-protocol", Exit::Registry, "check registry.plainHTTP in env.yaml"),
+        Kind::Protocol => (Code::RegistryProtocol, "check registry.plainHTTP in env.yaml"),
         Kind::BodyLimit => (
-            "registry-body-limit",
-            Exit::Registry,
+            Code::RegistryBodyLimit,
             "raise the body limit of the proxy before the registry (nginx: client_max_body_size 0), then run it again: what was copied stays",
         ),
-        Kind::Platform => ("image-platform", Exit::Registry, "check the platforms in infra/images/images.yaml"),
-        Kind::Lock => ("usage", Exit::Usage, "correct the file"),
-        Kind::Invalid => ("image-invalid", Exit::Registry, "cargo xtask mirror --update"),
+        Kind::Platform => (Code::ImagePlatform, "check the platforms in infra/images/images.yaml"),
+        Kind::Lock => (Code::Usage, "correct the file"),
+        Kind::Invalid => (Code::ImageInvalid, "cargo xtask mirror --update"),
     };
-    let mut failure = Failure::new(code, exit, error.to_string()).remedy(remedy);
+    let mut failure = Failure::new(code, error.to_string()).remedy(remedy);
     let others = error.other_images();
     failure.evidence = others.iter().map(|(ids, reason)| format!("{}: {reason}", ids.join(", "))).collect();
     failure
@@ -373,8 +355,7 @@ async fn check_lock(context: &Context, lab: bool, lock: &Lock, to: Option<&str>)
 
 fn not_mirrored(registry: &str, findings: Vec<String>) -> Failure {
     let mut failure = Failure::new(
-        "image-not-mirrored",
-        Exit::Registry,
+        Code::ImageNotMirrored,
         format!("{} not in the registry {registry} as the lock says", images(findings.len())),
     )
     .remedy("cargo xtask mirror");
@@ -427,7 +408,7 @@ pub async fn healthy(url: &str) -> Result<(), Failure> {
         return Err(wrong());
     };
     let unreachable = |evidence: String| {
-        Failure::new("registry-unreachable", Exit::Registry, format!("the registry does not answer at {url}"))
+        Failure::new(Code::RegistryUnreachable, format!("the registry does not answer at {url}"))
             .evidence(evidence)
             .remedy("docker ps shows whether its container runs; cargo xtask cluster starts it")
     };
@@ -493,13 +474,9 @@ pub async fn wait_until_it_answers(address: &str, timeout: Duration) -> Result<(
     loop {
         let Err(reason) = answers(address).await else { return Ok(()) };
         if started.elapsed() >= timeout {
-            return Err(Failure::new(
-                "registry-unreachable",
-                Exit::Registry,
-                format!("the registry at {address} does not answer"),
-            )
-            .evidence(reason)
-            .remedy("docker ps shows whether its container runs; cargo xtask cluster starts it"));
+            return Err(Failure::new(Code::RegistryUnreachable, format!("the registry at {address} does not answer"))
+                .evidence(reason)
+                .remedy("docker ps shows whether its container runs; cargo xtask cluster starts it"));
         }
         Interrupt::global().or(tokio::time::sleep(Duration::from_millis(100))).await?;
     }

@@ -21,13 +21,13 @@ use kube::api::{Api, PostParams};
 use serde::Serialize;
 
 use crate::cluster::lease::ClusterLease;
-use crate::exit::{Exit, Failure};
 use crate::layer::Release;
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::world::kubernetes::{server_time, write_failed};
 use crate::world::process::Job;
+use run_record::{Code, Exit, Failure};
 
 use crate::world::helm_storage::{self, Stored, history, newest, stored};
 pub use crate::world::helm_storage::{Revision, Status};
@@ -191,7 +191,7 @@ async fn repair(
 /// whole cluster may not be listed.
 async fn every(context: &Context, client: &Client) -> Result<Vec<(Revision, Stored)>, Failure> {
     match newest(client, None).await {
-        Err(failure) if failure.code == "forbidden" => {
+        Err(failure) if failure.code == Code::Forbidden => {
             let needs = context.tree.layer_needs()?;
             let namespaces: BTreeSet<String> = needs
                 .layers
@@ -247,8 +247,7 @@ async fn helm(context: &Context, lock: Option<RawFd>, revision: &Revision, argum
     let ended = job.run_to_end(|line| context.reporter.progress(line)).await?;
     if !ended.status.success() {
         let failure = Failure::new(
-            "release-pending",
-            Exit::Release,
+            Code::ReleasePending,
             format!("`helm {}` failed for release {}", arguments[0], revision.release),
         );
         return Err(failure.evidence(ended.tail.last().cloned().unwrap_or_default()).log(log));
@@ -325,7 +324,7 @@ pub async fn after_failure(
     for release in wanted.iter().filter(|release| release.installed) {
         match after_failure_of(context, client, lock, release, force_conflicts).await {
             Ok(reinstall) => again |= reinstall,
-            Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => return Err(failure),
+            Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => return Err(failure),
             // One that cannot be helped keeps no other from it.
             Err(failure) => {
                 context.reporter.warn(&release.name, failure.to_string());
@@ -613,7 +612,7 @@ async fn treat_all(
     for (revision, plan, owner) in planned {
         match treat(context, client, revision, plan, &owner, now).await {
             Ok(done) => repaired += usize::from(done),
-            Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => {
+            Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => {
                 return (repaired, Err(failure));
             }
             Err(failure) => match &mut failed {
@@ -669,20 +668,14 @@ async fn treat(
             wait_while_owned(context, client, revision, &who).await?;
             Ok(false)
         }
-        Plan::TooYoung { seconds } => Err(Failure::new(
-            "release-owned",
-            Exit::Release,
-            format!("release {name} in {}: {what}, by somebody unknown", revision.namespace),
+        Plan::TooYoung { seconds } => Err(Failure::new(Code::ReleaseOwned, format!("release {name} in {}: {what}, by somebody unknown", revision.namespace),
         )
         .evidence(format!("Secret {}, last written {} s ago", revision.secret, age(revision, now).as_secs()))
         .remedy(format!(
             "wait: it counts as orphaned in {seconds} s; or, if you know that nobody works on it: cargo xtask --env {} releases repair --older-than 0s --yes",
             context.env_name
         ))),
-        Plan::HalfUninstalled => Err(Failure::new(
-            "release-pending",
-            Exit::Release,
-            format!("release {name} in {}: an uninstall was interrupted", revision.namespace),
+        Plan::HalfUninstalled => Err(Failure::new(Code::ReleasePending, format!("release {name} in {}: an uninstall was interrupted", revision.namespace),
         )
         .evidence(format!("Secret {}: {what}", revision.secret))
         .remedy(format!(
@@ -735,8 +728,7 @@ async fn wait_while_owned(context: &Context, client: &Client, revision: &Revisio
         }
         if started.elapsed() >= context.lock_timeout {
             return Err(Failure::new(
-                "release-owned",
-                Exit::Release,
+                Code::ReleaseOwned,
                 format!("release {} in {} is still worked on", revision.release, revision.namespace),
             )
             .evidence(who)
@@ -802,7 +794,7 @@ pub async fn wait_for_helm(context: &Context, wanted: &[Release]) -> Result<(), 
         }
         if started.elapsed() >= context.lock_timeout {
             let message = format!("release {} in {} is still worked on", release.name, release.namespace);
-            return Err(Failure::new("release-owned", Exit::Release, message)
+            return Err(Failure::new(Code::ReleaseOwned, message)
                 .evidence(who)
                 .remedy("wait for that command to end, or end it yourself"));
         }
@@ -854,12 +846,8 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
     let step = context.reporter.step(&revision.release, "repairing");
     let mut secret = helm_storage::secret(client, revision).await?;
     let changed = || {
-        Failure::new(
-            "release-owned",
-            Exit::Release,
-            format!("release {} changed while it was looked at", revision.release),
-        )
-        .remedy("run it again")
+        Failure::new(Code::ReleaseOwned, format!("release {} changed while it was looked at", revision.release))
+            .remedy("run it again")
     };
     if secret.metadata.resource_version != revision.resource_version {
         return Err(changed());
@@ -888,9 +876,8 @@ fn keep_copy(context: &Context, secret: &Secret, revision: &Revision) -> Result<
         let mut file = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
         file.write_all(serde_json::to_string(secret)?.as_bytes())
     };
-    write().map_err(|error| {
-        Failure::new("disk-full", Exit::NotReady, format!("cannot keep a copy of the Secret in {path}: {error}"))
-    })
+    write()
+        .map_err(|error| Failure::new(Code::DiskFull, format!("cannot keep a copy of the Secret in {path}: {error}")))
 }
 
 #[cfg(test)]

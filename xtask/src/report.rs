@@ -10,12 +10,12 @@ use serde::Deserialize;
 
 pub use record::{Run, read};
 
-use crate::exit::Failure;
 use crate::files::bounds;
 use crate::run::context::Context;
 use crate::run::foreign;
 use crate::run::output::human_seconds;
 use crate::run::state;
+use run_record::Failure;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {

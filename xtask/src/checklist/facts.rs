@@ -17,7 +17,6 @@ use serde::Deserialize;
 use crate::cluster::lock::{ClusterLock, Holder};
 use crate::cluster::{self, Standing};
 use crate::commands::up;
-use crate::exit::Failure;
 use crate::layer::Release;
 use crate::mirror;
 use crate::releases::Revision;
@@ -26,6 +25,7 @@ use crate::run::context::Context;
 use crate::world::helm_storage::{Stored, newest};
 use crate::world::helmfile::{self, WantedRelease};
 use crate::world::kubernetes::{self, NamespacePhase, read_failed};
+use run_record::Failure;
 
 /// A look, and how long it took.
 #[derive(Clone, Debug)]

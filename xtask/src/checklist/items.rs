@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::facts::{Facts, SecretState, Seen};
 use crate::cluster::{self, Plan};
-use crate::exit::{Exit, Failure};
 use crate::releases::Status;
 use crate::world::kubernetes::NamespacePhase;
+use run_record::{Exit, Failure};
 
 /// One row of the checklist: its definition, and how facts decide it.
 pub struct Definition {
@@ -218,8 +218,7 @@ pub fn first_failure(items: &[Item]) -> Option<Failure> {
         1 => String::new(),
         n => format!(" (and {} more)", n - 1),
     };
-    let mut failure = Failure::new(
-        "data-plane-not-ready",
+    let mut failure = Failure::data_plane_not_ready(
         first.exit.unwrap_or(Exit::NotReady),
         format!("{}: {} does not hold{others}", first.id, first.title),
     );
@@ -237,7 +236,7 @@ fn fail(exit: Exit, evidence: Vec<String>) -> Trouble {
 fn looked<'a, T>(facts: &Facts, seen: &'a Seen<T>) -> Result<&'a T, (Verdict, Duration)> {
     seen.result.as_ref().map_err(|failure| {
         let verdict = match &facts.api.result {
-            Err(_) if failure.exit == Exit::ApiUnreachable => Verdict::Unknown("the API does not answer".to_owned()),
+            Err(_) if failure.exit() == Exit::ApiUnreachable => Verdict::Unknown("the API does not answer".to_owned()),
             _ => Verdict::Fail(Trouble { remedy: failure.remedy.clone(), ..of(failure) }),
         };
         (verdict, seen.took)
@@ -247,7 +246,7 @@ fn looked<'a, T>(facts: &Facts, seen: &'a Seen<T>) -> Result<&'a T, (Verdict, Du
 fn of(failure: &Failure) -> Trouble {
     let mut evidence = vec![failure.to_string()];
     evidence.extend(failure.evidence.iter().cloned());
-    fail(failure.exit, evidence)
+    fail(failure.exit(), evidence)
 }
 
 /// `?` for judges, whose early result is a verdict.

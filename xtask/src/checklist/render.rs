@@ -116,7 +116,7 @@ pub fn definitions() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::Exit;
+    use run_record::Exit;
 
     const SUBJECT: Subject = Subject { env: "ci", kube_context: "k3d-ameide-ci" };
 

@@ -7,11 +7,11 @@
 //! A container with an engine of its own, or with the host's network, is a plain
 //! machine and needs none of this.
 
-use crate::exit::Failure;
 use crate::repo::k3d::K3dConfig;
 use crate::run::context::Context;
 use crate::world::docker::{self, Kind, Looked, Thing, docker_output};
 use crate::world::process;
+use run_record::Failure;
 
 /// The label of a network that was made here, before k3d had a reason to.
 pub const NETWORK_LABEL: &str = "ameide.dev/cluster";

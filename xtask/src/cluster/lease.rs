@@ -19,12 +19,12 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::sync::oneshot;
 
 use crate::cluster::lock::Holder;
-use crate::exit::{Exit, Failure};
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::run::output::{Reporter, human_seconds};
 use crate::run::state::StateDir;
 use crate::world::kubernetes::{self, read_failed, write_failed};
+use run_record::{Code, Failure};
 
 const NAME: &str = "ameide-deploy";
 /// Who holds it, for people: the text of the lock file.
@@ -98,9 +98,7 @@ impl Unchanged {
 /// whose locks they are (a folder that two hosts share excludes nobody for sure).
 fn machine(state: &StateDir) -> Result<String, Failure> {
     let path = state.path.join("lease-identity");
-    let failed = |error: std::io::Error| {
-        Failure::new("state-unwritable", Exit::Unclassified, format!("the file {path}: {error}"))
-    };
+    let failed = |error: std::io::Error| Failure::new(Code::StateUnwritable, format!("the file {path}: {error}"));
     if !path.exists() {
         let mut random = [0; 16];
         std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random)).map_err(failed)?;
@@ -187,7 +185,7 @@ impl ClusterLease {
             if started.elapsed() >= context.lock_timeout {
                 let waited = human_seconds(context.lock_timeout.as_secs_f64());
                 let message = format!("the cluster's Lease was not free within {waited}");
-                return Err(Failure::new("lock-timeout", Exit::LockTimeout, message)
+                return Err(Failure::new(Code::LockTimeout, message)
                     .evidence(format!("{namespace}/{NAME} is held by {who}"))
                     .remedy("wait for that run to end, or give more time with --lock-timeout"));
             }
@@ -241,9 +239,8 @@ impl Renewal {
         C: Fn() -> Result<Client, Failure> + Send + 'static,
     {
         let (release, asked) = oneshot::channel();
-        let failed = |error: std::io::Error| {
-            Failure::new("unknown", Exit::Unclassified, format!("no thread to renew the Lease: {error}"))
-        };
+        let failed =
+            |error: std::io::Error| Failure::new(Code::Unknown, format!("no thread to renew the Lease: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let thread = std::thread::Builder::new().name("lease".to_owned());
         thread.spawn(move || runtime.block_on(self.keep(connect, lost, asked))).map_err(failed)?;
@@ -291,7 +288,7 @@ impl Renewal {
                 Renewed::Lost(lease) => {
                     let message = "another run took the cluster's Lease while this one did not renew it";
                     return lost(
-                        Failure::new("lock-lost", Exit::LockTimeout, message)
+                        Failure::new(Code::LockLost, message)
                             .evidence(format!("now held by {}", describe(&lease)))
                             .remedy("run it again: it waits for that run"),
                     );
@@ -306,9 +303,7 @@ impl Renewal {
                             "kubectl auth can-i update leases -n {}: the role that deploys needs it",
                             self.namespace
                         );
-                        return lost(
-                            Failure::new("lock-lost", Exit::LockTimeout, message).evidence(why).remedy(remedy),
-                        );
+                        return lost(Failure::new(Code::LockLost, message).evidence(why).remedy(remedy));
                     }
                     refusal = Some(why);
                 }
@@ -584,7 +579,7 @@ mod tests {
         server.hold_as("other");
         let (lease, lost) = held(&config);
         let failure = lost.recv().unwrap();
-        assert_eq!((failure.code, failure.exit), ("lock-lost", Exit::LockTimeout));
+        assert_eq!(failure.code, Code::LockLost);
         assert_eq!(failure.evidence, ["now held by other"]);
         lease.release().await;
         assert_eq!(server.holder().as_deref(), Some("other"));
@@ -597,7 +592,7 @@ mod tests {
         *server.refuses.lock().unwrap() = Some(403);
         let (_lease, lost) = held(&config);
         let failure = lost.recv().unwrap();
-        assert_eq!((failure.code, failure.evidence), ("lock-lost", vec!["answer 403".to_owned()]));
+        assert_eq!((failure.code, failure.evidence), (Code::LockLost, vec!["answer 403".to_owned()]));
         assert!(failure.remedy.unwrap().contains("update leases"));
     }
 
@@ -645,7 +640,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(one.path.read_dir_utf8().unwrap().count(), 1);
         std::fs::write(&file, "").unwrap();
-        assert_eq!(machine(&one).unwrap_err().code, "state-unwritable");
+        assert_eq!(machine(&one).unwrap_err().code, Code::StateUnwritable);
         machine(&one).unwrap();
     }
 

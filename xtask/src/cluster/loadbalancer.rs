@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use super::decide::ROLE_LABEL;
-use crate::exit::{Exit, Failure};
 use crate::repo::k3d::{K3dConfig, Mapping};
 use crate::world::docker::{Container, docker_output};
+use run_record::{Code, Failure};
 
 /// Where k3d's proxy image reads which ports to pass on to whom.
 const CONFIG: &str = "/etc/confd/values.yaml";
@@ -68,7 +68,7 @@ pub fn spec(config: &K3dConfig) -> Result<Spec, String> {
 /// finds it by.
 pub async fn make(spec: &Spec, server: &Container, image: &str) -> Result<(), Failure> {
     let disk = |error: std::io::Error| {
-        Failure::new("disk-full", Exit::NotReady, format!("cannot write the load balancer's config: {error}"))
+        Failure::new(Code::DiskFull, format!("cannot write the load balancer's config: {error}"))
     };
     // One of the labels is the cluster's token: never an argument.
     let mut labels = tempfile::NamedTempFile::new().map_err(disk)?;

@@ -15,12 +15,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Exit, Failure};
 use crate::run::foreign;
 use crate::run::interrupt::Interrupt;
 use crate::run::output::{Reporter, human_seconds};
 use crate::run::state;
 use crate::world::process::descriptor;
+use run_record::{Code, Failure};
 
 /// Who holds the lock, as the lock file tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +83,7 @@ impl ClusterLock {
             }
             if started.elapsed() >= timeout {
                 return Err(Failure::new(
-                    "lock-timeout",
-                    Exit::LockTimeout,
+                    Code::LockTimeout,
                     format!("the cluster lock was not free within {}", human_seconds(timeout.as_secs_f64())),
                 )
                 .evidence(format!("{path} is held by {}", describe(&current)))
@@ -95,9 +94,8 @@ impl ClusterLock {
     }
 
     fn try_acquire(path: &Utf8Path, holder: &Holder) -> Result<Option<Self>, Failure> {
-        let failed = |error: std::io::Error| {
-            Failure::new("state-unwritable", Exit::Unclassified, format!("the lock file {path}: {error}"))
-        };
+        let failed =
+            |error: std::io::Error| Failure::new(Code::StateUnwritable, format!("the lock file {path}: {error}"));
         if let Some(folder) = path.parent() {
             // It goes with the cluster, while others may wait for the lock in it.
             state::create_private_dir(folder).map_err(failed)?;
@@ -130,9 +128,8 @@ impl ClusterLock {
     /// # Errors
     /// `state-unwritable` where the file is there and cannot be looked at: somebody may hold it.
     pub fn holder(path: &Utf8Path) -> Result<Option<Option<Holder>>, Failure> {
-        let failed = |error: std::io::Error| {
-            Failure::new("state-unwritable", Exit::Unclassified, format!("the lock file {path}: {error}"))
-        };
+        let failed =
+            |error: std::io::Error| Failure::new(Code::StateUnwritable, format!("the lock file {path}: {error}"));
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -189,6 +186,7 @@ fn describe(holder: &Option<Holder>) -> String {
 mod tests {
     use super::*;
     use crate::run::output::Format;
+    use run_record::Exit;
 
     fn folder() -> (tempfile::TempDir, Utf8PathBuf) {
         let folder = tempfile::tempdir().unwrap();
@@ -214,7 +212,7 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         let path = Utf8PathBuf::from_path_buf(file.join("k3d-cluster.lock")).unwrap();
-        assert_eq!(ClusterLock::holder(&path).unwrap_err().code, "state-unwritable");
+        assert_eq!(ClusterLock::holder(&path).unwrap_err().code, Code::StateUnwritable);
     }
 
     #[test]
@@ -262,7 +260,7 @@ mod tests {
         let _held = ClusterLock::try_acquire(&path, &holder).unwrap();
         let reporter = Reporter::new(Format::Json, false);
         let failure = ClusterLock::acquire(&path, &holder, Duration::ZERO, &reporter).await.unwrap_err();
-        assert_eq!(failure.exit, Exit::LockTimeout);
+        assert_eq!(failure.exit(), Exit::LockTimeout);
         assert!(failure.evidence[0].contains("pid"), "{failure:?}");
     }
 }

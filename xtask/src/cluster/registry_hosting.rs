@@ -8,10 +8,10 @@ use kube::Client;
 use kube::api::Api;
 use serde::Deserialize;
 
-use crate::exit::Failure;
 use crate::repo::tree::RegistrySettings;
 use crate::run::context::Context;
 use crate::world::kubernetes::read_failed;
+use run_record::Failure;
 
 const NAMESPACE: &str = "kube-public";
 const NAME: &str = "local-registry-hosting";

@@ -6,14 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::exit::{Exit, Failure};
 use crate::world::docker::{self, Fault};
+use run_record::{Code, Failure};
 
 /// A sentence of Docker Engine, known by any of these alternatives, each a list of
 /// parts (lower case) that must all be there.
 struct Rule {
-    code: &'static str,
-    exit: Exit,
+    code: Code,
     any: &'static [&'static [&'static str]],
     sentence: &'static str,
     /// With `{login}` and `{image}`: k3d itself pulls without an account, and takes the
@@ -24,15 +23,13 @@ struct Rule {
 /// Most specific first.
 const RULES: &[Rule] = &[
     Rule {
-        code: "registry-rate-limited",
-        exit: Exit::Registry,
+        code: Code::RegistryRateLimited,
         any: &[&["toomanyrequests"], &["too many requests"], &["pull rate limit"]],
         sentence: "the registry's pull rate limit stopped k3d",
         remedy: "{login}, then docker pull {image}, then run it again",
     },
     Rule {
-        code: "address-pool",
-        exit: Exit::NotReady,
+        code: Code::AddressPool,
         any: &[
             &["non-overlapping", "address pool"],
             &["all predefined address pools have been fully subnetted"],
@@ -43,29 +40,25 @@ const RULES: &[Rule] = &[
         remedy: "docker network prune removes the networks that nothing uses; or widen default-address-pools in /etc/docker/daemon.json",
     },
     Rule {
-        code: "disk-full",
-        exit: Exit::NotReady,
+        code: Code::DiskFull,
         any: &[&["no space left on device"], &["disk quota exceeded"]],
         sentence: "the disk that Docker keeps its data on is full",
         remedy: "docker system df shows what takes it",
     },
     Rule {
-        code: "image-platform",
-        exit: Exit::Registry,
+        code: Code::ImagePlatform,
         any: &[&["no matching manifest for"], &["exec format error"]],
         sentence: "an image that k3d needs has no build for this machine",
         remedy: "change `image` in k3d.yaml to one that has",
     },
     Rule {
-        code: "image-not-found",
-        exit: Exit::Registry,
+        code: Code::ImageNotFound,
         any: &[&["manifest unknown"], &["manifest for", "not found"], &["failed to resolve reference", "not found"]],
         sentence: "the registry does not have an image that k3d needs",
         remedy: "correct `image` in k3d.yaml",
     },
     Rule {
-        code: "registry-denied-or-missing",
-        exit: Exit::Registry,
+        code: Code::RegistryDeniedOrMissing,
         any: &[
             &["pull access denied"],
             &["requested access to the resource is denied"],
@@ -78,15 +71,13 @@ const RULES: &[Rule] = &[
         remedy: "{login}, then docker pull {image}, then run it again; or correct `image` in k3d.yaml",
     },
     Rule {
-        code: "registry-tls",
-        exit: Exit::Registry,
+        code: Code::RegistryTls,
         any: &[&["x509:"], &["tls: failed to verify"], &["http: server gave http response to https client"]],
         sentence: "Docker does not trust the certificate of the registry that k3d pulls from",
         remedy: "put the certificate authority (a company's proxy, say) into /etc/docker/certs.d/HOST/ca.crt or the system's store, and restart Docker",
     },
     Rule {
-        code: "registry-dns",
-        exit: Exit::Registry,
+        code: Code::RegistryDns,
         any: &[
             &["lookup", "no such host"],
             &["lookup", "server misbehaving"],
@@ -98,8 +89,7 @@ const RULES: &[Rule] = &[
         remedy: "check the DNS of the machine that Docker runs on; or without internet: cargo xtask up --lab",
     },
     Rule {
-        code: "registry-unreachable",
-        exit: Exit::Registry,
+        code: Code::RegistryUnreachable,
         any: &[
             &["/v2/", "connection refused"],
             &["/v2/", "i/o timeout"],
@@ -131,22 +121,19 @@ const RULES: &[Rule] = &[
         remedy: "check Docker's way to it (docker info shows its proxy); or without internet: cargo xtask up --lab",
     },
     Rule {
-        code: "not-ours",
-        exit: Exit::NotReady,
+        code: Code::NotOurs,
         any: &[&["the container name", "is already in use by container"]],
         sentence: "a container that k3d did not make has a name that the cluster needs",
         remedy: "docker ps -a shows it; rename or remove it, or change metadata.name in k3d.yaml",
     },
     Rule {
-        code: "machine-not-ready",
-        exit: Exit::NotReady,
+        code: Code::MachineNotReady,
         any: &[&["too many open files"], &["inotify"], &["cgroup", "mountpoint does not exist"]],
         sentence: "this machine's limits stop a node",
         remedy: "cargo xtask doctor",
     },
     Rule {
-        code: "docker-failed",
-        exit: Exit::NotReady,
+        code: Code::DockerFailed,
         any: &[
             &["oci runtime create failed"],
             &["failed to create shim task"],
@@ -182,7 +169,7 @@ pub fn failure(arguments: &[&str], lines: &[String]) -> Failure {
     }
     telling.dedup();
     let what = arguments.iter().take(2).copied().collect::<Vec<_>>().join(" ");
-    let mut failure = Failure::new("cluster-failed", Exit::NotReady, format!("`k3d {what}` failed"));
+    let mut failure = Failure::new(Code::ClusterFailed, format!("`k3d {what}` failed"));
     failure.evidence = telling.into_iter().take(3).cloned().collect();
     if failure.evidence.is_empty() {
         failure.evidence = vec![said.first().cloned().unwrap_or_else(|| "k3d said nothing".to_owned())];
@@ -207,7 +194,7 @@ fn known(line: &str) -> Option<Failure> {
     let image = pulled(line);
     let remedy = rule.remedy.replace("{login}", &login(image.unwrap_or_default()));
     let remedy = remedy.replace("{image}", image.unwrap_or("what the evidence names"));
-    Some(Failure::new(rule.code, rule.exit, rule.sentence).evidence(line).remedy(remedy))
+    Some(Failure::new(rule.code, rule.sentence).evidence(line).remedy(remedy))
 }
 
 /// The image of `docker failed to pull the image 'X': …`, or of `Pulling image 'X'`.
@@ -239,7 +226,7 @@ impl Pulls {
         let count = self.0.entry(image.to_owned()).or_default();
         *count += 1;
         (*count == MOST_PULLS).then(|| {
-            Failure::new("registry-unreachable", Exit::Registry, format!("Docker does not finish pulling {image}"))
+            Failure::new(Code::RegistryUnreachable, format!("Docker does not finish pulling {image}"))
                 .evidence(format!("k3d began to pull it {MOST_PULLS} times"))
                 .remedy(format!("docker pull {image} tells why"))
         })
@@ -255,7 +242,7 @@ pub fn port_taken(port: Option<u16>, evidence: impl Into<String>) -> Failure {
         Some(port) => (format!("port {port} on this machine is taken"), format!("ss -ltnp sport = :{port}")),
         None => ("a port that the cluster needs is taken on this machine".to_owned(), "ss -ltnp".to_owned()),
     };
-    Failure::new("port-taken", Exit::NotReady, message)
+    Failure::new(Code::PortTaken, message)
         .evidence(evidence)
         .remedy(format!("see who holds it with `{look}`, and stop that or change the port in k3d.yaml or env.yaml"))
 }
@@ -372,38 +359,38 @@ mod tests {
     fn the_cause_is_told_and_not_that_changes_were_rolled_back() {
         let node = "failed to start node 'k3d-a-tools': runtime failed to create node 'k3d-a-tools': failed to create container for node 'k3d-a-tools': docker failed to";
         let rows = [
-            ("address-pool", "Failed Cluster Preparation: Failed Network Preparation: failed to create cluster network: failed to create network: docker failed to create new network 'x': Error response from daemon: could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network".to_owned()),
-            ("address-pool", "docker failed to create new network 'x': Error response from daemon: all predefined address pools have been fully subnetted".to_owned()),
-            ("address-pool", "Error response from daemon: invalid pool request: Pool overlaps with other one on this address space".to_owned()),
-            ("registry-dns", format!("{node} pull image 'docker.io/rancher/k3s:v1': Error response from daemon: Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io on 127.0.0.53:53: no such host")),
-            ("registry-dns", format!("{node} pull image 'ghcr.io/x': Error response from daemon: Get \"https://ghcr.io/v2/\": dial tcp: lookup ghcr.io: Temporary failure in name resolution")),
-            ("registry-tls", format!("{node} pull image 'x': Error response from daemon: Get \"https://registry-1.docker.io/v2/\": tls: failed to verify certificate: x509: certificate signed by unknown authority")),
-            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: Get \"https://registry-1.docker.io/v2/\": net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)")),
-            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: Get \"https://ghcr.io/v2/\": dial tcp 140.82.121.33:443: connect: connection refused")),
-            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: Get \"https://ghcr.io/v2/\": proxyconnect tcp: dial tcp 10.0.0.1:3128: connect: no route to host")),
-            ("registry-unreachable", format!("{node} pull image 'x': docker failed to pull the image 'x': Error response from daemon: Get \"https://auth.docker.io/token?scope=x\": dial tcp 1.2.3.4:443: i/o timeout")),
-            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token?scope=x\": net/http: request canceled (Client.Timeout exceeded while awaiting headers)")),
-            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: failed to copy: httpReadSeeker: failed open: failed to do request: Get \"https://production.cloudflare.docker.com/x\": dial tcp 1.2.3.4:443: connect: connection refused")),
-            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: failed to resolve reference \"docker.io/x\": failed to authorize: failed to fetch anonymous token: Get \"https://auth.docker.io/token\": EOF")),
-            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: unexpected EOF")),
-            ("registry-unreachable", format!("{node} pull image 'x': Error response from daemon: failed to authorize: failed to fetch anonymous token: unexpected status from GET request to https://auth.docker.io/token: 503 Service Unavailable")),
-            ("registry-dns", format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token\": dial tcp: lookup auth.docker.io on 10.0.0.2:53: no such host")),
-            ("registry-dns", format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token\": dial tcp: lookup auth.docker.io on 10.0.0.2:53: read udp 10.0.0.3:1->10.0.0.2:53: i/o timeout")),
-            ("registry-tls", format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token\": tls: failed to verify certificate: x509: certificate signed by unknown authority")),
-            ("registry-rate-limited", format!("{node} pull image 'x': Error response from daemon: failed to copy: httpReadSeeker: failed open: unexpected status code https://registry-1.docker.io/v2/x: 429 Too Many Requests - Server message: toomanyrequests: x")),
-            ("docker-unavailable", format!("{node} pull image 'x': error during connect: Post \"http://10.0.0.1:2375/v1.46/images/create\": dial tcp 10.0.0.1:2375: connect: connection refused")),
-            ("registry-rate-limited", format!("{node} pull image 'x': Error response from daemon: toomanyrequests: You have reached your unauthenticated pull rate limit.")),
-            ("registry-denied-or-missing", format!("{node} pull image 'x': Error response from daemon: pull access denied for rancher/k3z, repository does not exist or may require 'docker login'")),
-            ("image-not-found", format!("{node} pull image 'x': Error response from daemon: manifest for rancher/k3s:v9 not found: manifest unknown: manifest unknown")),
-            ("image-platform", format!("{node} pull image 'x': Error response from daemon: no matching manifest for linux/riscv64 in the manifest list entries")),
-            ("disk-full", "failed to start: Error response from daemon: mkdir /var/lib/docker/overlay2/x: no space left on device".to_owned()),
-            ("not-ours", format!("{node} create container 'k3d-a-tools': Error response from daemon: Conflict. The container name \"/k3d-a-tools\" is already in use by container \"0123\". You have to remove (or rename) that container to be able to reuse that name.")),
-            ("docker-failed", "failed to start: Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed".to_owned()),
-            ("docker-failed", format!("{node} create container: Error response from daemon: invalid IP address in add-host: \"host-gateway\"")),
-            ("docker-unavailable", "Failed to list docker networks: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?".to_owned()),
-            ("docker-unavailable", "failed to connect to the docker API at unix:///var/run/docker.sock; check if the path is correct and if the daemon is running: dial unix /var/run/docker.sock: connect: no such file or directory".to_owned()),
-            ("cluster-failed", "Failed Cluster Start: Failed to start server k3d-a-server-0: Error response from daemon: Address already in use".to_owned()),
-            ("cluster-failed", "Failed Cluster Start: Failed to start server k3d-a-server-0: Node k3d-a-server-0 failed to get ready: Failed waiting for log message 'k3s is up and running' from node 'k3d-a-server-0': stopped returning log lines: context deadline exceeded".to_owned()),
+            (Code::AddressPool, "Failed Cluster Preparation: Failed Network Preparation: failed to create cluster network: failed to create network: docker failed to create new network 'x': Error response from daemon: could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network".to_owned()),
+            (Code::AddressPool, "docker failed to create new network 'x': Error response from daemon: all predefined address pools have been fully subnetted".to_owned()),
+            (Code::AddressPool, "Error response from daemon: invalid pool request: Pool overlaps with other one on this address space".to_owned()),
+            (Code::RegistryDns, format!("{node} pull image 'docker.io/rancher/k3s:v1': Error response from daemon: Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io on 127.0.0.53:53: no such host")),
+            (Code::RegistryDns, format!("{node} pull image 'ghcr.io/x': Error response from daemon: Get \"https://ghcr.io/v2/\": dial tcp: lookup ghcr.io: Temporary failure in name resolution")),
+            (Code::RegistryTls, format!("{node} pull image 'x': Error response from daemon: Get \"https://registry-1.docker.io/v2/\": tls: failed to verify certificate: x509: certificate signed by unknown authority")),
+            (Code::RegistryUnreachable, format!("{node} pull image 'x': Error response from daemon: Get \"https://registry-1.docker.io/v2/\": net/http: request canceled while waiting for connection (Client.Timeout exceeded while awaiting headers)")),
+            (Code::RegistryUnreachable, format!("{node} pull image 'x': Error response from daemon: Get \"https://ghcr.io/v2/\": dial tcp 140.82.121.33:443: connect: connection refused")),
+            (Code::RegistryUnreachable, format!("{node} pull image 'x': Error response from daemon: Get \"https://ghcr.io/v2/\": proxyconnect tcp: dial tcp 10.0.0.1:3128: connect: no route to host")),
+            (Code::RegistryUnreachable, format!("{node} pull image 'x': docker failed to pull the image 'x': Error response from daemon: Get \"https://auth.docker.io/token?scope=x\": dial tcp 1.2.3.4:443: i/o timeout")),
+            (Code::RegistryUnreachable, format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token?scope=x\": net/http: request canceled (Client.Timeout exceeded while awaiting headers)")),
+            (Code::RegistryUnreachable, format!("{node} pull image 'x': Error response from daemon: failed to copy: httpReadSeeker: failed open: failed to do request: Get \"https://production.cloudflare.docker.com/x\": dial tcp 1.2.3.4:443: connect: connection refused")),
+            (Code::RegistryUnreachable, format!("{node} pull image 'x': Error response from daemon: failed to resolve reference \"docker.io/x\": failed to authorize: failed to fetch anonymous token: Get \"https://auth.docker.io/token\": EOF")),
+            (Code::RegistryUnreachable, format!("{node} pull image 'x': Error response from daemon: unexpected EOF")),
+            (Code::RegistryUnreachable, format!("{node} pull image 'x': Error response from daemon: failed to authorize: failed to fetch anonymous token: unexpected status from GET request to https://auth.docker.io/token: 503 Service Unavailable")),
+            (Code::RegistryDns, format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token\": dial tcp: lookup auth.docker.io on 10.0.0.2:53: no such host")),
+            (Code::RegistryDns, format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token\": dial tcp: lookup auth.docker.io on 10.0.0.2:53: read udp 10.0.0.3:1->10.0.0.2:53: i/o timeout")),
+            (Code::RegistryTls, format!("{node} pull image 'x': Error response from daemon: Get \"https://auth.docker.io/token\": tls: failed to verify certificate: x509: certificate signed by unknown authority")),
+            (Code::RegistryRateLimited, format!("{node} pull image 'x': Error response from daemon: failed to copy: httpReadSeeker: failed open: unexpected status code https://registry-1.docker.io/v2/x: 429 Too Many Requests - Server message: toomanyrequests: x")),
+            (Code::DockerUnavailable, format!("{node} pull image 'x': error during connect: Post \"http://10.0.0.1:2375/v1.46/images/create\": dial tcp 10.0.0.1:2375: connect: connection refused")),
+            (Code::RegistryRateLimited, format!("{node} pull image 'x': Error response from daemon: toomanyrequests: You have reached your unauthenticated pull rate limit.")),
+            (Code::RegistryDeniedOrMissing, format!("{node} pull image 'x': Error response from daemon: pull access denied for rancher/k3z, repository does not exist or may require 'docker login'")),
+            (Code::ImageNotFound, format!("{node} pull image 'x': Error response from daemon: manifest for rancher/k3s:v9 not found: manifest unknown: manifest unknown")),
+            (Code::ImagePlatform, format!("{node} pull image 'x': Error response from daemon: no matching manifest for linux/riscv64 in the manifest list entries")),
+            (Code::DiskFull, "failed to start: Error response from daemon: mkdir /var/lib/docker/overlay2/x: no space left on device".to_owned()),
+            (Code::NotOurs, format!("{node} create container 'k3d-a-tools': Error response from daemon: Conflict. The container name \"/k3d-a-tools\" is already in use by container \"0123\". You have to remove (or rename) that container to be able to reuse that name.")),
+            (Code::DockerFailed, "failed to start: Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed".to_owned()),
+            (Code::DockerFailed, format!("{node} create container: Error response from daemon: invalid IP address in add-host: \"host-gateway\"")),
+            (Code::DockerUnavailable, "Failed to list docker networks: Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?".to_owned()),
+            (Code::DockerUnavailable, "failed to connect to the docker API at unix:///var/run/docker.sock; check if the path is correct and if the daemon is running: dial unix /var/run/docker.sock: connect: no such file or directory".to_owned()),
+            (Code::ClusterFailed, "Failed Cluster Start: Failed to start server k3d-a-server-0: Error response from daemon: Address already in use".to_owned()),
+            (Code::ClusterFailed, "Failed Cluster Start: Failed to start server k3d-a-server-0: Node k3d-a-server-0 failed to get ready: Failed waiting for log message 'k3s is up and running' from node 'k3d-a-server-0': stopped returning log lines: context deadline exceeded".to_owned()),
         ];
         for (code, cause) in rows {
             let failure = rolled_back(&cause);
@@ -447,7 +434,7 @@ mod tests {
         }
         assert!(pulls.too_many("ERRO[0003] docker failed to pull the image 'a:1': x").is_none());
         let failure = pulls.too_many(&pull("a:1")).unwrap();
-        assert_eq!((failure.code, failure.exit), ("registry-unreachable", Exit::Registry));
+        assert_eq!(failure.code, Code::RegistryUnreachable);
         assert_eq!(failure.message, "Docker does not finish pulling a:1");
         assert_eq!(failure.remedy.as_deref(), Some("docker pull a:1 tells why"));
         assert!(pulls.too_many(&pull("a:1")).is_none(), "it is told once");
@@ -456,7 +443,7 @@ mod tests {
     #[test]
     fn a_reason_that_nobody_knows_is_evidence_before_the_frames() {
         let failure = rolled_back("failed to translate config: something new");
-        assert_eq!(failure.code, "cluster-failed");
+        assert_eq!(failure.code, Code::ClusterFailed);
         let tools = "Failed to run tools container for cluster 'ameide'";
         assert_eq!(failure.evidence, [tools, "failed to translate config: something new"]);
         let failure = rolled_back("docker failed to start: Error response from daemon: something new");
@@ -487,7 +474,7 @@ mod tests {
         ];
         for (said, port) in rows {
             let failure = rolled_back(&format!("docker failed to start container: Error response from daemon: {said}"));
-            assert_eq!(failure.code, "port-taken", "{said}");
+            assert_eq!(failure.code, Code::PortTaken, "{said}");
             let expected = port.map_or("a port that".to_owned(), |port| format!("port {port} on"));
             assert!(failure.message.starts_with(&expected), "{said}: {failure}");
             assert!(!failure.message.contains("port 0"));

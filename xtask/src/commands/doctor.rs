@@ -2,11 +2,11 @@
 
 use std::net::TcpListener;
 
-use crate::exit::{Exit, Failure};
 use crate::run::context::Context;
 use crate::run::state::{cache_dir, human_bytes};
 use crate::world::docker::{self, Container};
 use crate::world::engine;
+use run_record::{Code, Failure};
 
 struct Check {
     name: &'static str,
@@ -30,12 +30,8 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     }
     match broken {
         0 => Ok(()),
-        _ => Err(Failure::new(
-            "machine-not-ready",
-            Exit::NotReady,
-            format!("{broken} of {} checks failed", checks.len()),
-        )
-        .remedy("the fixes stand above")),
+        _ => Err(Failure::new(Code::MachineNotReady, format!("{broken} of {} checks failed", checks.len()))
+            .remedy("the fixes stand above")),
     }
 }
 

@@ -5,9 +5,9 @@
 use crate::checklist;
 use crate::cluster;
 use crate::commands::up;
-use crate::exit::Failure;
 use crate::layer;
 use crate::run::context::Context;
+use run_record::Failure;
 
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Script {

@@ -4,12 +4,12 @@
 use crate::checklist;
 use crate::cluster;
 use crate::cluster::lock::ClusterLock;
-use crate::exit::{Exit, Failure};
 use crate::layer::{self, Runner};
 use crate::mirror;
 use crate::repo::tree::{self, Layer};
 use crate::run::context::Context;
 use crate::run::output::human_seconds;
+use run_record::{Exit, Failure};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -36,7 +36,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     match bring(context, &lock, &layers, &layer_args).await {
         Ok(()) => checklist::conclude(context).await,
         Err(failure)
-            if matches!(failure.exit, Exit::Usage | Exit::ConsentNeeded | Exit::Interrupted | Exit::Terminated) =>
+            if matches!(failure.exit(), Exit::Usage | Exit::ConsentNeeded | Exit::Interrupted | Exit::Terminated) =>
         {
             Err(failure)
         }

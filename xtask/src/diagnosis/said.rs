@@ -421,6 +421,7 @@ fn object_of(before: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use run_record::Code;
 
     /// Helmfile 1.8 about a Helm that failed, as it stands in a log.
     const FRAME: &str = r#"Upgrading release=web, chart=../charts/web, namespace=shop
@@ -466,7 +467,7 @@ COMBINED OUTPUT:
         let said = of_lines(FRAME.lines());
         let verdicts: Vec<_> = said.errors.iter().filter_map(Statement::verdict).collect();
         assert_eq!(verdicts.len(), 1, "{:?}", said.errors);
-        assert_eq!(verdicts[0].0.rule.code, "field-conflict");
+        assert_eq!(verdicts[0].0.rule.code, Code::FieldConflict);
         assert!(said.killed.is_none());
         let helm = said.errors.iter().find(|error| error.speaker == Speaker::Helm).unwrap();
         let conflicts = conflicts(&helm.text);
@@ -483,8 +484,8 @@ COMBINED OUTPUT:
         let noise = format!("Upgrading release=x, chart=y\n{}\n", "z".repeat(LINE * 3));
         std::fs::write(path, format!("{old}{FRAME}\n{}", noise.repeat(300))).unwrap();
         let said = read(path, old.len() as u64).unwrap();
-        let codes: Vec<&str> = said.errors.iter().filter_map(|e| Some(e.verdict()?.0.rule.code)).collect();
-        assert_eq!(codes, ["field-conflict"]);
+        let codes: Vec<Code> = said.errors.iter().filter_map(|e| Some(e.verdict()?.0.rule.code)).collect();
+        assert_eq!(codes, [Code::FieldConflict]);
     }
 
     #[test]
@@ -493,9 +494,9 @@ COMBINED OUTPUT:
         assert_eq!(of_lines(lines.lines()).errors, []);
         // Beside a frame, what stands bare is not Helm's error either.
         let mixed = format!("Error: secrets is forbidden: User \"x\" cannot list resource\n\n{FRAME}");
-        let codes: Vec<&str> =
+        let codes: Vec<Code> =
             of_lines(mixed.lines()).errors.iter().filter_map(|e| Some(e.verdict()?.0.rule.code)).collect();
-        assert_eq!(codes, ["field-conflict"]);
+        assert_eq!(codes, [Code::FieldConflict]);
     }
 
     #[test]

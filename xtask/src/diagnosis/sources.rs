@@ -12,6 +12,7 @@
 
 use super::rules::{self, Ends, Rule};
 use super::said;
+use run_record::Code;
 
 /// What was read off one message.
 #[derive(Clone, Copy, Debug)]
@@ -21,12 +22,12 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn may_heal(code: &str) -> Option<Self> {
+    fn may_heal(code: Code) -> Option<Self> {
         let rule = rules::of(code)?;
         Some(Self { rule, ends: rule.lasts.into() })
     }
 
-    fn cannot_heal(code: &str) -> Option<Self> {
+    fn cannot_heal(code: Code) -> Option<Self> {
         Some(Self { rule: rules::of(code)?, ends: Ends::AtOnce })
     }
 }
@@ -36,11 +37,11 @@ type Parts = &'static [&'static str];
 
 /// A text with one of these is that blocker; no code: it is known, and harmless.
 struct Row {
-    code: Option<&'static str>,
+    code: Option<Code>,
     any: &'static [Parts],
 }
 
-const fn row(code: &'static str, any: &'static [Parts]) -> Row {
+const fn row(code: Code, any: &'static [Parts]) -> Row {
     Row { code: Some(code), any }
 }
 
@@ -52,7 +53,7 @@ const fn harmless(any: &'static [Parts]) -> Row {
 struct Reason {
     of: &'static [&'static str],
     texts: &'static [&'static [Row]],
-    rest: Option<&'static str>,
+    rest: Option<Code>,
 }
 
 /// As [`Reason`], of a source whose word is a fact about the cluster.
@@ -60,16 +61,16 @@ struct Fact {
     reason: Reason,
     /// What is final when read from this reason: a code, with the texts of it that are
     /// (all where there are none).
-    finals: &'static [(&'static str, &'static [Parts])],
+    finals: &'static [(Code, &'static [Parts])],
 }
 
 /// Some: a row holds, with its code.
-fn in_rows(rows: &[Row], lower: &str) -> Option<Option<&'static str>> {
+fn in_rows(rows: &[Row], lower: &str) -> Option<Option<Code>> {
     let holds = |row: &&Row| row.any.iter().any(|parts| parts.iter().all(|part| lower.contains(part)));
     rows.iter().find(holds).map(|row| row.code)
 }
 
-fn in_reason(reason: &Reason, lower: &str) -> Option<&'static str> {
+fn in_reason(reason: &Reason, lower: &str) -> Option<Code> {
     reason.texts.iter().find_map(|rows| in_rows(rows, lower)).unwrap_or(reason.rest)
 }
 
@@ -86,11 +87,11 @@ fn matches_reason(of: &str, reason: &str) -> bool {
 const PULL: &[Row] = &[
     harmless(&[&["unable to retrieve some image pull secrets"]]),
     row(
-        "disk-full",
+        Code::DiskFull,
         &[&["no space left on device"], &["input/output error"], &["disk quota exceeded"], &["read-only file system"]],
     ),
     row(
-        "node-runtime",
+        Code::NodeRuntime,
         &[
             &["containerd.sock"],
             &["cri-dockerd.sock"],
@@ -106,13 +107,13 @@ const PULL: &[Row] = &[
     ),
     // What a pull left behind is broken, or was cut as it was unpacked.
     row(
-        "image-invalid",
+        Code::ImageInvalid,
         &[&["content digest", "not found"], &["failed to get reader from content store"], &["unexpected media type"]],
     ),
-    row("registry-unreachable", &[&["failed to extract layer", "eof"], &["failed to extract layer", "connection"]]),
-    row("node-pull-qps", &[&["pull qps exceeded"]]),
+    row(Code::RegistryUnreachable, &[&["failed to extract layer", "eof"], &["failed to extract layer", "connection"]]),
+    row(Code::NodePullQps, &[&["pull qps exceeded"]]),
     row(
-        "registry-rate-limited",
+        Code::RegistryRateLimited,
         &[
             &["toomanyrequests"],
             &["too many requests"],
@@ -122,7 +123,7 @@ const PULL: &[Row] = &[
         ],
     ),
     row(
-        "registry-protocol",
+        Code::RegistryProtocol,
         &[
             &["server gave http response to https client"],
             &["client sent an http request to an https server"],
@@ -130,12 +131,12 @@ const PULL: &[Row] = &[
         ],
     ),
     row(
-        "registry-unreachable",
+        Code::RegistryUnreachable,
         &[&["tls handshake timeout"], &["proxyconnect"], &["proxy authentication required"], &["407 "]],
     ),
-    row("registry-tls", &[&["x509:"], &["tls: "]]),
+    row(Code::RegistryTls, &[&["x509:"], &["tls: "]]),
     row(
-        "registry-dns",
+        Code::RegistryDns,
         &[
             &["no such host"],
             &["server misbehaving"],
@@ -148,9 +149,9 @@ const PULL: &[Row] = &[
             &["no answer from dns server"],
         ],
     ),
-    row("registry-auth", &[&["no basic auth credentials"]]),
+    row(Code::RegistryAuth, &[&["no basic auth credentials"]]),
     row(
-        "registry-denied-or-missing",
+        Code::RegistryDeniedOrMissing,
         &[
             &["pull access denied"],
             &["insufficient_scope"],
@@ -162,7 +163,7 @@ const PULL: &[Row] = &[
         ],
     ),
     row(
-        "registry-auth",
+        Code::RegistryAuth,
         &[
             &["401 unauthorized"],
             &["authentication required"],
@@ -178,7 +179,7 @@ const PULL: &[Row] = &[
         ],
     ),
     row(
-        "image-platform",
+        Code::ImagePlatform,
         &[
             &["no match for platform in manifest"],
             &["no matching manifest"],
@@ -190,7 +191,7 @@ const PULL: &[Row] = &[
         ],
     ),
     row(
-        "image-invalid",
+        Code::ImageInvalid,
         &[
             &["invalid reference format"],
             &["couldn't parse image"],
@@ -218,7 +219,7 @@ const PULL: &[Row] = &[
         ],
     ),
     row(
-        "registry-unreachable",
+        Code::RegistryUnreachable,
         &[
             &["unexpected status", ": 5"],
             &["unexpected status", ": 400"],
@@ -236,7 +237,7 @@ const PULL: &[Row] = &[
         ],
     ),
     row(
-        "image-not-found",
+        Code::ImageNotFound,
         &[
             &["manifest unknown"],
             &["name unknown"],
@@ -253,7 +254,7 @@ const PULL: &[Row] = &[
         ],
     ),
     row(
-        "registry-unreachable",
+        Code::RegistryUnreachable,
         &[
             &["connection refused"],
             &["connection reset"],
@@ -292,9 +293,9 @@ const CONFIG: &[Row] = &[
         &["failed to sync configmap cache"],
         &["cannot find volume"],
     ]),
-    row("volume-pending", &[&["subpath"]]),
+    row(Code::VolumePending, &[&["subpath"]]),
     row(
-        "object-invalid",
+        Code::ObjectInvalid,
         &[
             &["runasnonroot"],
             &["run as root"],
@@ -304,7 +305,7 @@ const CONFIG: &[Row] = &[
         ],
     ),
     row(
-        "config-missing",
+        Code::ConfigMissing,
         &[
             &["couldn't find key"],
             &["secret \"", "not found"],
@@ -322,12 +323,12 @@ const CONFIG: &[Row] = &[
 
 /// What the runtime says when it makes or starts a container.
 const START: &[Row] = &[
-    row("disk-full", &[&["no space left on device"], &["input/output error"]]),
-    row("node-runtime", &[&["shared or slave mount"], &["not a shared mount"]]),
-    row("oom-killed", &[&["oom-killed"], &["oomkilled"], &["memory limit too low"]]),
-    row("image-platform", &[&["exec format error"], &["exec user process caused", "format"]]),
+    row(Code::DiskFull, &[&["no space left on device"], &["input/output error"]]),
+    row(Code::NodeRuntime, &[&["shared or slave mount"], &["not a shared mount"]]),
+    row(Code::OomKilled, &[&["oom-killed"], &["oomkilled"], &["memory limit too low"]]),
+    row(Code::ImagePlatform, &[&["exec format error"], &["exec user process caused", "format"]]),
     row(
-        "object-invalid",
+        Code::ObjectInvalid,
         &[
             &["no command specified"],
             &["runasnonroot"],
@@ -342,7 +343,7 @@ const START: &[Row] = &[
         ],
     ),
     row(
-        "node-runtime",
+        Code::NodeRuntime,
         &[
             &["failed to reserve container name"],
             &["is reserved for"],
@@ -368,12 +369,12 @@ const START: &[Row] = &[
 
 /// Volumes, as the kubelet and the controllers speak of them.
 const VOLUME: &[Row] = &[
-    row("disk-full", &[&["no space left on device"], &["input/output error"]]),
+    row(Code::DiskFull, &[&["no space left on device"], &["input/output error"]]),
     // The kubelet has not seen them yet; it asks again within seconds.
     harmless(&[&["not registered"], &["failed to sync configmap cache"], &["failed to sync secret cache"]]),
-    row("volume-pending", &[&["failed to fetch token"]]),
+    row(Code::VolumePending, &[&["failed to fetch token"]]),
     row(
-        "config-missing",
+        Code::ConfigMissing,
         &[
             &["secret \"", "not found"],
             &["configmap \"", "not found"],
@@ -387,9 +388,9 @@ const VOLUME: &[Row] = &[
 
 /// The pod's sandbox: its network, its pause image, its cgroup.
 const SANDBOX: &[Row] = &[
-    row("disk-full", &[&["no space left on device"], &["disk quota exceeded"]]),
+    row(Code::DiskFull, &[&["no space left on device"], &["disk quota exceeded"]]),
     row(
-        "pod-network",
+        Code::PodNetwork,
         &[
             &["setup network for sandbox"],
             &["set up sandbox container", "network"],
@@ -409,16 +410,16 @@ const SANDBOX: &[Row] = &[
 
 /// What the kubelet tells of pods in events. None of these ends a run by itself.
 const KUBELET: &[Reason] = &[
-    Reason { of: &["Unhealthy", "ProbeError", "ProbeWarning"], texts: &[], rest: Some("probe-failing") },
+    Reason { of: &["Unhealthy", "ProbeError", "ProbeWarning"], texts: &[], rest: Some(Code::ProbeFailing) },
     Reason { of: &["Killing"], texts: &[KILLING], rest: None },
     // `Failed` is said of pulling an image, and of making and starting a container: two
     // tables, told apart by how the kubelet begins the sentence ([`sentence`]).
     Reason { of: &[PULL_FAILED], texts: &[PULL], rest: None },
     Reason { of: &[MAKE_FAILED], texts: &[MAKE, CONFIG, START, STARTED], rest: None },
-    Reason { of: &["InspectFailed"], texts: &[PULL], rest: Some("image-invalid") },
-    Reason { of: &["ErrImageNeverPull"], texts: &[], rest: Some("image-not-found") },
+    Reason { of: &["InspectFailed"], texts: &[PULL], rest: Some(Code::ImageInvalid) },
+    Reason { of: &["ErrImageNeverPull"], texts: &[], rest: Some(Code::ImageNotFound) },
     Reason { of: &["BackOff"], texts: &[BACK_OFF, PULL], rest: None },
-    Reason { of: &["FailedMount"], texts: &[VOLUME], rest: Some("volume-pending") },
+    Reason { of: &["FailedMount"], texts: &[VOLUME], rest: Some(Code::VolumePending) },
     Reason {
         of: &[
             "FailedAttachVolume",
@@ -429,7 +430,7 @@ const KUBELET: &[Reason] = &[
             "FileSystemResizeFailed",
         ],
         texts: &[],
-        rest: Some("volume-pending"),
+        rest: Some(Code::VolumePending),
     },
     Reason {
         of: &[
@@ -440,17 +441,17 @@ const KUBELET: &[Reason] = &[
             "FailedSync",
         ],
         texts: &[SANDBOX, SANDBOX_IMAGE],
-        rest: Some("node-runtime"),
+        rest: Some(Code::NodeRuntime),
     },
-    Reason { of: &["NetworkNotReady"], texts: &[], rest: Some("pod-network") },
-    Reason { of: &["FailedPostStartHook"], texts: &[], rest: Some("crash-loop") },
-    Reason { of: &["Evicted", "EvictionThresholdMet"], texts: &[EVICTED], rest: Some("unschedulable") },
+    Reason { of: &["NetworkNotReady"], texts: &[], rest: Some(Code::PodNetwork) },
+    Reason { of: &["FailedPostStartHook"], texts: &[], rest: Some(Code::CrashLoop) },
+    Reason { of: &["Evicted", "EvictionThresholdMet"], texts: &[EVICTED], rest: Some(Code::Unschedulable) },
     Reason {
         of: &["FreeDiskSpaceFailed", "ImageGCFailed", "NodeHasDiskPressure"],
         texts: &[],
-        rest: Some("disk-full"),
+        rest: Some(Code::DiskFull),
     },
-    Reason { of: &["OOMKilling", "SystemOOM"], texts: &[], rest: Some("oom-killed") },
+    Reason { of: &["OOMKilling", "SystemOOM"], texts: &[], rest: Some(Code::OomKilled) },
     Reason {
         of: &[
             "OutOf*",
@@ -462,12 +463,12 @@ const KUBELET: &[Reason] = &[
             "Preempted",
         ],
         texts: &[],
-        rest: Some("unschedulable"),
+        rest: Some(Code::Unschedulable),
     },
     Reason {
         of: &["HostPortConflict", "UnsupportedPodOS", "PodOSNotSupported", "InvalidNodeInfo", "TopologyAffinityError"],
         texts: &[],
-        rest: Some("unschedulable"),
+        rest: Some(Code::Unschedulable),
     },
     Reason {
         of: &[
@@ -479,15 +480,15 @@ const KUBELET: &[Reason] = &[
             "InitContainerRestartPolicyForbidden",
         ],
         texts: &[],
-        rest: Some("object-invalid"),
+        rest: Some(Code::ObjectInvalid),
     },
-    Reason { of: &["SysctlForbidden"], texts: &[], rest: Some("pod-security") },
+    Reason { of: &["SysctlForbidden"], texts: &[], rest: Some(Code::PodSecurity) },
     Reason {
         of: &["VolumeConditionAbnormal", "VolumeAttachmentLimitExceeded"],
         texts: &[],
-        rest: Some("volume-pending"),
+        rest: Some(Code::VolumePending),
     },
-    Reason { of: &["FailedPrepareDynamicResources", "ContainerGCFailed"], texts: &[], rest: Some("node-runtime") },
+    Reason { of: &["FailedPrepareDynamicResources", "ContainerGCFailed"], texts: &[], rest: Some(Code::NodeRuntime) },
     Reason {
         of: &[
             "NodeNotReady",
@@ -500,7 +501,7 @@ const KUBELET: &[Reason] = &[
             "NodeHasInsufficientPID",
         ],
         texts: &[],
-        rest: Some("node-runtime"),
+        rest: Some(Code::NodeRuntime),
     },
     // Known, and no obstacle: FailedPreStopHook, FailedSync, FailedKillPod, Killing,
     // FailedToRetrieveImagePullSecret, DNSConfigForming, MissingClusterDNS,
@@ -524,16 +525,16 @@ fn sentence<'a>(reason: &'a str, lower: &str) -> &'a str {
 }
 
 const MAKE: &[Row] = &[
-    row("image-not-found", &[&["errimageneverpull"], &["pull policy of never"]]),
+    row(Code::ImageNotFound, &[&["errimageneverpull"], &["pull policy of never"]]),
     // Said again after the pull said why.
     harmless(&[&["errimagepull"], &["imagepullbackoff"], &["error: imageinspecterror"], &["error: invalidimagename"]]),
-    row("disk-full", &[&["no space left on device"], &["input/output error"]]),
-    row("node-runtime", &[&["error making pod data directories"], &["internal pre"]]),
+    row(Code::DiskFull, &[&["no space left on device"], &["input/output error"]]),
+    row(Code::NodeRuntime, &[&["error making pod data directories"], &["internal pre"]]),
 ];
 
 /// A container that was made, and whose program could not be started.
 const STARTED: &[Row] = &[row(
-    "crash-loop",
+    Code::CrashLoop,
     &[
         &["failed to create containerd task"],
         &["failed to start container"],
@@ -545,20 +546,20 @@ const STARTED: &[Row] = &[row(
     ],
 )];
 
-const KILLING: &[Row] = &[row("probe-failing", &[&["failed liveness probe"], &["failed startup probe"]])];
+const KILLING: &[Row] = &[row(Code::ProbeFailing, &[&["failed liveness probe"], &["failed startup probe"]])];
 
-const BACK_OFF: &[Row] = &[row("crash-loop", &[&["restarting failed container"]])];
+const BACK_OFF: &[Row] = &[row(Code::CrashLoop, &[&["restarting failed container"]])];
 
 /// The pause image is pulled as any other is.
 const SANDBOX_IMAGE: &[Row] = &[
-    row("registry-dns", &[&["sandbox image", "no such host"], &["sandbox image", "lookup "]]),
-    row("registry-rate-limited", &[&["sandbox image", "too many requests"]]),
-    row("image-not-found", &[&["sandbox image", "not found"]]),
-    row("registry-unreachable", &[&["sandbox image", "failed to pull"], &["sandbox image", "dial tcp"]]),
+    row(Code::RegistryDns, &[&["sandbox image", "no such host"], &["sandbox image", "lookup "]]),
+    row(Code::RegistryRateLimited, &[&["sandbox image", "too many requests"]]),
+    row(Code::ImageNotFound, &[&["sandbox image", "not found"]]),
+    row(Code::RegistryUnreachable, &[&["sandbox image", "failed to pull"], &["sandbox image", "dial tcp"]]),
 ];
 
 const EVICTED: &[Row] = &[row(
-    "disk-full",
+    Code::DiskFull,
     &[
         &["ephemeral-storage"],
         &["ephemeral storage"],
@@ -575,18 +576,18 @@ const SCHEDULER: &[Reason] = &[
     Reason {
         of: &["FailedScheduling", "Unschedulable", "SchedulingGated", "SchedulerError"],
         texts: &[SCHEDULING],
-        rest: Some("unschedulable"),
+        rest: Some(Code::Unschedulable),
     },
-    Reason { of: &["Preempted"], texts: &[], rest: Some("unschedulable") },
+    Reason { of: &["Preempted"], texts: &[], rest: Some(Code::Unschedulable) },
 ];
 
 const SCHEDULING: &[Row] = &[
     harmless(&[&["skip schedule deleting pod"], &["object has been modified"], &["operation cannot be fulfilled"]]),
     // What some nodes lack is room, and not health.
-    row("unschedulable", &[&["insufficient "], &["too many pods"]]),
-    row("disk-full", &[&["disk-pressure"]]),
+    row(Code::Unschedulable, &[&["insufficient "], &["too many pods"]]),
+    row(Code::DiskFull, &[&["disk-pressure"]]),
     row(
-        "node-runtime",
+        Code::NodeRuntime,
         &[
             &["node.kubernetes.io/not-ready"],
             &["node.kubernetes.io/unreachable"],
@@ -594,7 +595,7 @@ const SCHEDULING: &[Row] = &[
         ],
     ),
     row(
-        "volume-pending",
+        Code::VolumePending,
         &[
             &["unbound immediate persistentvolumeclaims"],
             &["persistentvolumeclaim \""],
@@ -631,7 +632,7 @@ const CONTROLLER: &[Reason] = &[
     Reason {
         of: &["ProvisioningFailed", "FailedBinding", "FailedAttachVolume", "VolumeMismatch", "ClaimLost"],
         texts: &[VOLUME],
-        rest: Some("volume-pending"),
+        rest: Some(Code::VolumePending),
     },
     Reason {
         of: &[
@@ -642,15 +643,15 @@ const CONTROLLER: &[Reason] = &[
             "MaxFailedIndexesExceeded",
         ],
         texts: &[],
-        rest: Some("hook-failed"),
+        rest: Some(Code::HookFailed),
     },
-    Reason { of: &["FailedPlacement"], texts: &[], rest: Some("unschedulable") },
-    Reason { of: &["NodeNotReady"], texts: &[], rest: Some("node-runtime") },
+    Reason { of: &["FailedPlacement"], texts: &[], rest: Some(Code::Unschedulable) },
+    Reason { of: &["NodeNotReady"], texts: &[], rest: Some(Code::NodeRuntime) },
     Reason { of: &["TaintManagerEviction"], texts: &[TAINTED], rest: None },
     Reason {
         of: &["UnparseableCronJobSchedule", "InvalidSchedule", "UnknownTimeZone", "SelectingAll"],
         texts: &[],
-        rest: Some("object-invalid"),
+        rest: Some(Code::ObjectInvalid),
     },
     // external-secrets.
     Reason { of: &["UpdateFailed"], texts: &[SECRET_STORE], rest: None },
@@ -660,17 +661,17 @@ const CONTROLLER: &[Reason] = &[
 const TRIED_AGAIN: &[Row] =
     &[harmless(&[&["could not be completed at this time"], &["object has been modified"], &["already exists"]])];
 
-const TAINTED: &[Row] = &[row("node-runtime", &[&["marking for deletion"]])];
+const TAINTED: &[Row] = &[row(Code::NodeRuntime, &[&["marking for deletion"]])];
 
 const SECRET_STORE: &[Row] = &[row(
-    "layer-missing",
+    Code::LayerMissing,
     &[&["could not get clustersecretstore"], &["could not get secretstore"], &["secretstore", "not found"]],
 )];
 
 /// The text of a Status of the API server, wherever it is quoted.
 const API_ANSWERS: &[Row] = &[
     row(
-        "release-too-large",
+        Code::ReleaseTooLarge,
         &[
             &["sh.helm.release", "too long: "],
             &["request is too large"],
@@ -679,13 +680,13 @@ const API_ANSWERS: &[Row] = &[
             &["trying to send message larger"],
         ],
     ),
-    row("disk-full", &[&["database space exceeded"], &["etcdserver: no space"], &["database or disk is full"]]),
+    row(Code::DiskFull, &[&["database space exceeded"], &["etcdserver: no space"], &["database or disk is full"]]),
     row(
-        "webhook-denied",
+        Code::WebhookDenied,
         &[&["admission webhook", "denied the request"], &["validatingadmissionpolicy", "denied request"]],
     ),
     row(
-        "webhook-unavailable",
+        Code::WebhookUnavailable,
         &[
             &["failed calling webhook"],
             &["failed to call webhook"],
@@ -694,11 +695,11 @@ const API_ANSWERS: &[Row] = &[
         ],
     ),
     row(
-        "field-conflict",
+        Code::FieldConflict,
         &[&["apply failed with", "conflict"], &["conflicts with \""], &["conflict with \"", " using "]],
     ),
     row(
-        "pod-security",
+        Code::PodSecurity,
         &[
             &["violates podsecurity"],
             &["unable to validate against any security context constraint"],
@@ -707,9 +708,9 @@ const API_ANSWERS: &[Row] = &[
             &["forbidden sysctl"],
         ],
     ),
-    row("namespace-terminating", &[&["because it is being terminated"], &["namespace is being terminated"]]),
+    row(Code::NamespaceTerminating, &[&["because it is being terminated"], &["namespace is being terminated"]]),
     row(
-        "quota-exceeded",
+        Code::QuotaExceeded,
         &[
             &["exceeded quota:"],
             &["failed quota:"],
@@ -721,9 +722,9 @@ const API_ANSWERS: &[Row] = &[
             &["limit to request ratio per"],
         ],
     ),
-    row("namespace-missing", &[&["namespaces \"", "not found"]]),
+    row(Code::NamespaceMissing, &[&["namespaces \"", "not found"]]),
     row(
-        "config-missing",
+        Code::ConfigMissing,
         &[
             &["error looking up service account"],
             &["no priorityclass with name"],
@@ -732,7 +733,7 @@ const API_ANSWERS: &[Row] = &[
         ],
     ),
     row(
-        "forbidden",
+        Code::Forbidden,
         &[
             &["is forbidden: user \""],
             &["cannot get resource"],
@@ -753,7 +754,7 @@ const API_ANSWERS: &[Row] = &[
         ],
     ),
     row(
-        "immutable-field",
+        Code::ImmutableField,
         &[
             &["field is immutable"],
             &["is immutable after"],
@@ -776,7 +777,7 @@ const API_ANSWERS: &[Row] = &[
         ],
     ),
     row(
-        "crd-missing",
+        Code::CrdMissing,
         &[
             &["no matches for kind"],
             &["ensure crds are installed first"],
@@ -786,7 +787,7 @@ const API_ANSWERS: &[Row] = &[
         ],
     ),
     row(
-        "object-invalid",
+        Code::ObjectInvalid,
         &[
             &["is invalid:"],
             &["unknown field"],
@@ -814,7 +815,7 @@ const API_ANSWERS: &[Row] = &[
         ],
     ),
     row(
-        "api-unreachable",
+        Code::ApiUnreachable,
         &[
             &["etcdserver:"],
             &["currently unable to handle the request"],
@@ -836,38 +837,38 @@ const API_ANSWERS: &[Row] = &[
 
 /// Codes that are the API server's own refusal: what stands in the cluster is not the
 /// cause of it.
-const REFUSALS: &[&str] = &[
-    "release-too-large",
-    "webhook-denied",
-    "field-conflict",
-    "pod-security",
-    "namespace-terminating",
-    "quota-exceeded",
-    "namespace-missing",
-    "config-missing",
-    "forbidden",
-    "immutable-field",
-    "crd-missing",
-    "object-invalid",
-    "name-in-use",
+const REFUSALS: &[Code] = &[
+    Code::ReleaseTooLarge,
+    Code::WebhookDenied,
+    Code::FieldConflict,
+    Code::PodSecurity,
+    Code::NamespaceTerminating,
+    Code::QuotaExceeded,
+    Code::NamespaceMissing,
+    Code::ConfigMissing,
+    Code::Forbidden,
+    Code::ImmutableField,
+    Code::CrdMissing,
+    Code::ObjectInvalid,
+    Code::NameInUse,
 ];
 
 /// Refusals of what the tree says: asked again, the API says the same. Of the others
 /// somebody else may change the reason: a quota, a right, a definition.
-const FINAL_REFUSALS: &[&str] = &[
-    "release-too-large",
-    "webhook-denied",
-    "field-conflict",
-    "pod-security",
-    "immutable-field",
-    "object-invalid",
-    "name-in-use",
+const FINAL_REFUSALS: &[Code] = &[
+    Code::ReleaseTooLarge,
+    Code::WebhookDenied,
+    Code::FieldConflict,
+    Code::PodSecurity,
+    Code::ImmutableField,
+    Code::ObjectInvalid,
+    Code::NameInUse,
 ];
 
 /// Helm's own words, the API's quoted in them apart. Above [`API_ANSWERS`].
 const HELM_FIRST: &[Row] = &[
     row(
-        "release-pending",
+        Code::ReleasePending,
         &[
             &["another operation (install/upgrade/rollback) is in progress"],
             &["has no deployed releases"],
@@ -876,7 +877,7 @@ const HELM_FIRST: &[Row] = &[
         ],
     ),
     row(
-        "usage",
+        Code::Usage,
         &[
             &["invalid client update option"],
             &["unknown flag"],
@@ -886,7 +887,7 @@ const HELM_FIRST: &[Row] = &[
         ],
     ),
     row(
-        "name-in-use",
+        Code::NameInUse,
         &[
             &["cannot reuse a name that is still in use"],
             &["cannot re-use a name that is still in use"],
@@ -896,7 +897,7 @@ const HELM_FIRST: &[Row] = &[
         ],
     ),
     row(
-        "render-failed",
+        Code::RenderFailed,
         &[
             &["yaml parse error on"],
             &["execution error at ("],
@@ -924,7 +925,7 @@ const HELM_FIRST: &[Row] = &[
         ],
     ),
     row(
-        "chart-missing",
+        Code::ChartMissing,
         &[
             &["chart.yaml file is missing"],
             &["missing in charts/ directory"],
@@ -946,10 +947,13 @@ const HELM_FIRST: &[Row] = &[
 
 /// Helm and the network between it and the API. Below [`API_ANSWERS`].
 const HELM_LAST: &[Row] = &[
-    row("forbidden", &[&["getting credentials: exec"], &[": unauthorized"], &["no auth provider found"]]),
-    row("api-certificate", &[&["x509:"], &["remote error: tls:"], &["tls: failed to verify"], &["tls: private key"]]),
+    row(Code::Forbidden, &[&["getting credentials: exec"], &[": unauthorized"], &["no auth provider found"]]),
     row(
-        "api-unreachable",
+        Code::ApiCertificate,
+        &[&["x509:"], &["remote error: tls:"], &["tls: failed to verify"], &["tls: private key"]],
+    ),
+    row(
+        Code::ApiUnreachable,
         &[
             &["kubernetes cluster unreachable"],
             &["client rate limiter wait returned an error"],
@@ -972,11 +976,11 @@ const HELM_LAST: &[Row] = &[
             &["connect: connection refused"],
         ],
     ),
-    row("name-in-use", &[&["\" already exists"]]),
+    row(Code::NameInUse, &[&["\" already exists"]]),
     harmless(&[&["release: not found"]]),
     // What Helm waited for and saw fail: it names the object, the cluster the cause.
     row(
-        "hook-failed",
+        Code::HookFailed,
         &[
             &["backofflimitexceeded"],
             &["deadlineexceeded", "job"],
@@ -991,13 +995,13 @@ const HELM_LAST: &[Row] = &[
 ];
 
 /// Symptoms of pods: what stands in the cluster goes before it, whatever it is.
-const SYMPTOMS: &[&str] = &["hook-failed"];
+const SYMPTOMS: &[Code] = &[Code::HookFailed];
 
 const HELMFILE: &[Row] = &[
     // Its frame around a command that failed, which said itself what is wrong.
     harmless(&[&["exited with non-zero status"], &["command \"", "exited"], &["skipping missing"]]),
     row(
-        "usage",
+        Code::Usage,
         &[
             &["environment \"", "is not defined"],
             &["does not match the selectors"],
@@ -1009,7 +1013,7 @@ const HELMFILE: &[Row] = &[
         ],
     ),
     row(
-        "chart-missing",
+        Code::ChartMissing,
         &[
             &["chart.yaml", "missing"],
             &["chart.yaml", "no such file"],
@@ -1020,7 +1024,7 @@ const HELMFILE: &[Row] = &[
         ],
     ),
     row(
-        "render-failed",
+        Code::RenderFailed,
         &[
             &["undefined release"],
             &["depends on"],
@@ -1055,10 +1059,10 @@ const HELMFILE: &[Row] = &[
 /// The last words of a container that crashed. Most rows are about what may come up.
 const LOG: &[Row] = &[
     harmless(&[&["terminating connection due to administrator command"]]),
-    row("image-platform", &[&["exec format error"]]),
-    row("disk-full", &[&["no space left on device"], &["enospc"], &["disk full"]]),
+    row(Code::ImagePlatform, &[&["exec format error"]]),
+    row(Code::DiskFull, &[&["no space left on device"], &["enospc"], &["disk full"]]),
     row(
-        "config-missing",
+        Code::ConfigMissing,
         &[
             &["no pg_hba.conf entry"],
             &["password authentication failed"],
@@ -1067,7 +1071,7 @@ const LOG: &[Row] = &[
         ],
     ),
     row(
-        "dependency-unreachable",
+        Code::DependencyUnreachable,
         &[
             // The schema of a database is made by somebody else, who may be about to.
             &["schema version", "mismatch"],
@@ -1080,9 +1084,9 @@ const LOG: &[Row] = &[
             &["connection to ", " refused"],
         ],
     ),
-    row("layer-missing", &[&["could not get clustersecretstore"]]),
+    row(Code::LayerMissing, &[&["could not get clustersecretstore"]]),
     row(
-        "config-missing",
+        Code::ConfigMissing,
         &[
             &["password authentication failed"],
             &["access denied for user"],
@@ -1109,7 +1113,7 @@ const LOG: &[Row] = &[
         ],
     ),
     row(
-        "dependency-unreachable",
+        Code::DependencyUnreachable,
         &[
             &["connection refused"],
             &["connection reset by peer"],
@@ -1160,16 +1164,16 @@ const STATES: &[Fact] = &[
     Fact {
         reason: Reason { of: &["ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"], texts: &[PULL], rest: None },
         finals: &[
-            ("image-not-found", &[]),
-            ("image-platform", &[]),
-            ("registry-protocol", &[]),
+            (Code::ImageNotFound, &[]),
+            (Code::ImagePlatform, &[]),
+            (Code::RegistryProtocol, &[]),
             // An expired certificate is renewed, a clock is set; a CA is not trusted by waiting.
             (
-                "registry-tls",
+                Code::RegistryTls,
                 &[&["unknown authority"], &["certificate is valid for"], &["ip sans"], &["not standards compliant"]],
             ),
             (
-                "image-invalid",
+                Code::ImageInvalid,
                 &[
                     &["no longer supported"],
                     &["unsupported media type"],
@@ -1180,11 +1184,11 @@ const STATES: &[Fact] = &[
         ],
     },
     Fact {
-        reason: Reason { of: &["InvalidImageName"], texts: &[], rest: Some("image-invalid") },
-        finals: &[("image-invalid", &[])],
+        reason: Reason { of: &["InvalidImageName"], texts: &[], rest: Some(Code::ImageInvalid) },
+        finals: &[(Code::ImageInvalid, &[])],
     },
     Fact {
-        reason: Reason { of: &["ErrImageNeverPull"], texts: &[], rest: Some("image-not-found") },
+        reason: Reason { of: &["ErrImageNeverPull"], texts: &[], rest: Some(Code::ImageNotFound) },
         // Somebody may load it into the node.
         finals: &[],
     },
@@ -1192,7 +1196,7 @@ const STATES: &[Fact] = &[
         reason: Reason {
             of: &["ImageInspectError", "SignatureValidationFailed"],
             texts: &[INSPECT],
-            rest: Some("image-invalid"),
+            rest: Some(Code::ImageInvalid),
         },
         finals: &[],
     },
@@ -1200,15 +1204,15 @@ const STATES: &[Fact] = &[
         reason: Reason {
             of: &["CreateContainerConfigError", "VerifyNonRootError"],
             texts: &[CONFIG],
-            rest: Some("config-missing"),
+            rest: Some(Code::ConfigMissing),
         },
-        finals: &[("object-invalid", &[])],
+        finals: &[(Code::ObjectInvalid, &[])],
     },
     Fact {
         reason: Reason {
             of: &["CreateContainerError", "PreCreateHookError"],
             texts: &[CONFIG, START],
-            rest: Some("node-runtime"),
+            rest: Some(Code::NodeRuntime),
         },
         finals: &[],
     },
@@ -1222,20 +1226,20 @@ const STATES: &[Fact] = &[
                 "PreStartHookError",
             ],
             texts: &[START],
-            rest: Some("crash-loop"),
+            rest: Some(Code::CrashLoop),
         },
         finals: &[],
     },
     Fact {
-        reason: Reason { of: &["PostStartHookError", "CrashLoopBackOff"], texts: &[], rest: Some("crash-loop") },
+        reason: Reason { of: &["PostStartHookError", "CrashLoopBackOff"], texts: &[], rest: Some(Code::CrashLoop) },
         finals: &[],
     },
-    Fact { reason: Reason { of: &["OOMKilled"], texts: &[], rest: Some("oom-killed") }, finals: &[] },
+    Fact { reason: Reason { of: &["OOMKilled"], texts: &[], rest: Some(Code::OomKilled) }, finals: &[] },
     Fact {
         reason: Reason {
             of: &["CreatePodSandboxError", "ConfigPodSandboxError"],
             texts: &[SANDBOX],
-            rest: Some("node-runtime"),
+            rest: Some(Code::NodeRuntime),
         },
         finals: &[],
     },
@@ -1250,12 +1254,12 @@ const STATES: &[Fact] = &[
                 "MaxFailedIndexesExceeded",
             ],
             texts: &[],
-            rest: Some("hook-failed"),
+            rest: Some(Code::HookFailed),
         },
-        finals: &[("hook-failed", &[&["job "], &["failjob"], &["index"]])],
+        finals: &[(Code::HookFailed, &[&["job "], &["failjob"], &["index"]])],
     },
     Fact {
-        reason: Reason { of: &["ErrPrepareDynamicResources"], texts: &[], rest: Some("unschedulable") },
+        reason: Reason { of: &["ErrPrepareDynamicResources"], texts: &[], rest: Some(Code::Unschedulable) },
         finals: &[],
     },
     // Of a pod's status, and of its condition PodScheduled.
@@ -1263,15 +1267,15 @@ const STATES: &[Fact] = &[
         reason: Reason {
             of: &["Unschedulable", "SchedulingGated", "SchedulerError"],
             texts: &[SCHEDULING],
-            rest: Some("unschedulable"),
+            rest: Some(Code::Unschedulable),
         },
         finals: &[],
     },
 ];
 
 const INSPECT: &[Row] = &[
-    row("image-invalid", &[&["couldn't parse image"], &["invalid reference format"]]),
-    row("node-runtime", &[&["containerd.sock"], &["deadline exceeded"], &["deadlineexceeded"]]),
+    row(Code::ImageInvalid, &[&["couldn't parse image"], &["invalid reference format"]]),
+    row(Code::NodeRuntime, &[&["containerd.sock"], &["deadline exceeded"], &["deadlineexceeded"]]),
 ];
 
 /// A container's waiting state or how it ended: a fact, which may be final.
@@ -1367,7 +1371,7 @@ pub fn helm(message: &str) -> Option<Verdict> {
 /// That a hook's Job failed is said beside the deadline as well.
 fn hook_of_timeout(lower: &str) -> Option<Verdict> {
     let failed = lower.contains("backofflimitexceeded") || lower.contains("job/") && lower.contains("status: failed");
-    if failed { Verdict::may_heal("hook-failed") } else { None }
+    if failed { Verdict::may_heal(Code::HookFailed) } else { None }
 }
 
 /// Whether it is the API server's own refusal, before which nothing goes.
@@ -1398,7 +1402,7 @@ pub fn log(line: &str) -> Option<Verdict> {
     if let Some(code) = in_rows(LOG, &lower) {
         return Verdict::may_heal(code?);
     }
-    names_unset_variable(line).then(|| Verdict::may_heal("config-missing"))?
+    names_unset_variable(line).then(|| Verdict::may_heal(Code::ConfigMissing))?
 }
 
 /// `FLYWAY_URL not set`, `DATABASE_URL is required`: shells and programs alike.
@@ -1448,15 +1452,15 @@ pub fn api(reason: &str, message: &str) -> Option<Verdict> {
     match reason {
         // Of an eviction: a PodDisruptionBudget holds it back for a while.
         "TooManyRequests" if lower.contains("disruption budget") => None,
-        "AlreadyExists" => of_api("name-in-use"),
-        "Unauthorized" | "Forbidden" => of_api("forbidden"),
-        "Invalid" => of_api("object-invalid"),
-        "ServerTimeout" | "ServiceUnavailable" | "Timeout" | "TooManyRequests" => of_api("api-unreachable"),
+        "AlreadyExists" => of_api(Code::NameInUse),
+        "Unauthorized" | "Forbidden" => of_api(Code::Forbidden),
+        "Invalid" => of_api(Code::ObjectInvalid),
+        "ServerTimeout" | "ServiceUnavailable" | "Timeout" | "TooManyRequests" => of_api(Code::ApiUnreachable),
         _ => None,
     }
 }
 
-fn of_api(code: &str) -> Option<Verdict> {
+fn of_api(code: Code) -> Option<Verdict> {
     if FINAL_REFUSALS.contains(&code) { Verdict::cannot_heal(code) } else { Verdict::may_heal(code) }
 }
 
@@ -1468,7 +1472,7 @@ mod tests {
         source: &'static str,
         reason: &'static str,
         message: String,
-        code: Option<&'static str>,
+        code: Option<Code>,
         may_end: &'static str,
     }
 
@@ -1479,7 +1483,7 @@ mod tests {
                 panic!("{row}")
             };
             let message = message.replace("\\n", "\n").replace("\\t", "\t");
-            Line { source, reason, message, code: (code != "-").then_some(code), may_end }
+            Line { source, reason, message, code: (code != "-").then(|| code.parse().unwrap()), may_end }
         })
         .collect()
     }
@@ -1547,7 +1551,7 @@ mod tests {
             let retried =
                 crate::layer::retry::Spent::default().decide(code, &budgets) != crate::layer::retry::Retry::None;
             // A webhook that is coming up is waited for, as the API is.
-            let expected = line.may_end == "never" || code == "webhook-unavailable";
+            let expected = line.may_end == "never" || code == Code::WebhookUnavailable;
             assert_eq!(retried, expected, "{}", line.message);
         }
     }
@@ -1567,7 +1571,7 @@ mod tests {
         for code in codes {
             assert!(rules::of(code).is_some(), "{code}");
         }
-        for rule in rules::RULES.iter().filter(|rule| rule.code != "helm-stuck") {
+        for rule in rules::RULES.iter().filter(|rule| rule.code != Code::HelmStuck) {
             assert!(table().iter().any(|line| line.code == Some(rule.code)), "no message for {}", rule.code);
         }
     }
@@ -1623,7 +1627,10 @@ mod tests {
                 assert!(helm(&text).is_none() && helmfile(&text).is_none(), "{text}");
             }
             // A probe's output is evidence of the probe, whatever it says.
-            assert_eq!(event(Some("kubelet"), "Unhealthy", &text).map(|found| found.rule.code), Some("probe-failing"));
+            assert_eq!(
+                event(Some("kubelet"), "Unhealthy", &text).map(|found| found.rule.code),
+                Some(Code::ProbeFailing)
+            );
             assert!(
                 event(Some("strimzi-cluster-operator"), "Failed", &text).is_none(),
                 "an operator's reasons are its own"

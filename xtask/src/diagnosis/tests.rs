@@ -1,6 +1,6 @@
 //! The diagnosis against an API server that answers as one does, over HTTP on loopback.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
+use run_record::Code;
 
 /// What the API server answers to one request.
 enum Answer {
@@ -183,10 +184,8 @@ fn release(name: &str) -> Release {
     Release { name: name.to_owned(), namespace: "shop".to_owned(), enabled: true, installed: true }
 }
 
-fn patient(patience: &[(&str, u64)]) -> Budgets {
-    let patience: BTreeMap<String, u64> =
-        patience.iter().map(|(code, seconds)| ((*code).to_owned(), *seconds)).collect();
-    Budgets { patience, ..Budgets::default() }
+fn patient(patience: &[(Code, u64)]) -> Budgets {
+    Budgets { patience: patience.iter().copied().collect(), ..Budgets::default() }
 }
 
 fn pod(name: &str, owner: (&str, &str), status: Value) -> Value {
@@ -307,7 +306,7 @@ async fn who_may_not_see_events_still_sees_pods() {
     assert!(watched(&diagnosis, &budgets, Duration::from_secs(2)).await.is_none(), "seen once ends nothing");
     let told = told(&context);
     assert!(told.contains("events in shop cannot be watched"), "{told}");
-    assert!(told.contains("image-not-found") && told.contains("ends the run if it is seen again"), "{told}");
+    assert!(told.contains(Code::ImageNotFound.name()) && told.contains("ends the run if it is seen again"), "{told}");
 }
 
 #[tokio::test]
@@ -403,10 +402,15 @@ async fn a_pod_without_a_label_is_of_whom_made_it() {
             let failure = watched(&diagnosis, &budgets, Duration::from_secs(8)).await;
             assert_eq!(
                 failure.as_ref().map(|failure| failure.code),
-                ends.then_some("image-invalid"),
+                ends.then_some(Code::ImageInvalid),
                 "{release_of_owner:?}"
             );
-            assert_eq!(told(&context).contains("image-invalid"), tells, "{release_of_owner:?}: {}", told(&context));
+            assert_eq!(
+                told(&context).contains(Code::ImageInvalid.name()),
+                tells,
+                "{release_of_owner:?}: {}",
+                told(&context)
+            );
         },
     );
     futures_util::future::join_all(cases).await;
@@ -432,11 +436,11 @@ async fn what_an_event_says_ends_a_run_only_where_a_state_stands_behind_it() {
                     _ => nothing(path),
                 });
                 let ((context, _folder), client) = (context(), server.client());
-                let budgets = patient(&[("config-missing", 1)]);
+                let budgets = patient(&[(Code::ConfigMissing, 1)]);
                 let diagnosis =
                     Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
                 let failure = watched(&diagnosis, &budgets, Duration::from_secs(4)).await;
-                assert_eq!(failure.map(|failure| failure.code), ends.then_some("config-missing"), "{what}");
+                assert_eq!(failure.map(|failure| failure.code), ends.then_some(Code::ConfigMissing), "{what}");
             });
     futures_util::future::join_all(cases).await;
 }
@@ -549,17 +553,17 @@ fn without_its_image(path: &str) -> Option<Answer> {
 async fn what_stands_goes_before_helms_words_but_not_before_the_apis_refusal() {
     let refused = "Error: UPGRADE FAILED: failed to create resource: Deployment.apps \"web\" is invalid: spec.template: Required value";
     for (error, code) in [
-        ("Error: UPGRADE FAILED: context deadline exceeded", "image-not-found"),
+        ("Error: UPGRADE FAILED: context deadline exceeded", Code::ImageNotFound),
         (
             "Error: UPGRADE FAILED: pre-upgrade hooks failed: job web-hook failed: BackoffLimitExceeded",
-            "image-not-found",
+            Code::ImageNotFound,
         ),
-        ("Error: UPGRADE FAILED: yaml: hook x509: 401 Unauthorized", "image-not-found"),
+        ("Error: UPGRADE FAILED: yaml: hook x509: 401 Unauthorized", Code::ImageNotFound),
         (
             "Error: UPGRADE FAILED: resource Deployment/shop/web not ready. status: InProgress, message: x",
-            "image-not-found",
+            Code::ImageNotFound,
         ),
-        (refused, "object-invalid"),
+        (refused, Code::ObjectInvalid),
     ] {
         assert_eq!(explained(&frame(error), without_its_image).await.code, code, "{error}");
         // However much other releases write after it.
@@ -574,7 +578,7 @@ async fn what_stands_goes_before_helms_words_but_not_before_the_apis_refusal() {
 async fn a_conflict_names_manager_field_and_both_ways_out() {
     let set = "Error: UPGRADE FAILED: conflict occurred while applying object shop/web apps/v1, Kind=Deployment: Apply failed with 1 conflict: conflict with \"kubectl-set\" using apps/v1: .spec.template.spec.containers[name=\"web\"].image";
     let failure = explained(&frame(set), |_| None).await;
-    assert_eq!((failure.code, failure.exit), ("field-conflict", Exit::Release));
+    assert_eq!(failure.code, Code::FieldConflict);
     assert_eq!(failure.remedy.as_deref(), Some("cargo xtask --env ci layer 45-x --force-conflicts"));
     let evidence = failure.evidence.join("\n");
     let named = "Deployment shop/web: \"kubectl-set\" set .spec.template.spec.containers[name=\"web\"].image";
@@ -589,7 +593,7 @@ async fn a_conflict_names_manager_field_and_both_ways_out() {
 #[tokio::test]
 async fn unknown_is_never_empty() {
     let failure = explained("", |_| None).await;
-    assert_eq!(failure.code, "unknown");
+    assert_eq!(failure.code, Code::Unknown);
     assert!(!failure.evidence.is_empty());
     let failure = explained(&frame("Error: UPGRADE FAILED: something that nobody wrote down"), |path| match path {
         _ if path.contains("/deployments/web") => Some(metadata("Deployment", "web", Some("web"), None)),
@@ -615,7 +619,7 @@ async fn unknown_is_never_empty() {
     })
     .await;
     let evidence = failure.evidence.join("\n");
-    assert_eq!(failure.code, "unknown", "{evidence}");
+    assert_eq!(failure.code, Code::Unknown, "{evidence}");
     for part in [
         "something that nobody wrote down",
         "Deployment shop/web: 0 of 1 ready",
@@ -636,15 +640,15 @@ async fn a_crash_shows_the_containers_last_words_and_its_exit_in_words() {
     for (log, code, words) in [
         (
             "starting\nsomething odd\n\n",
-            "crash-loop",
+            Code::CrashLoop,
             "exit code 139 (ended by SIGSEGV, a memory fault of its own): something odd",
         ),
         (
             "x\ndial tcp 10.43.0.7:5432: connect: connection refused\nbye\n",
-            "dependency-unreachable",
+            Code::DependencyUnreachable,
             "connection refused; then bye",
         ),
-        ("", "crash-loop", "it wrote nothing"),
+        ("", Code::CrashLoop, "it wrote nothing"),
     ] {
         let crashing = || {
             let status = json!({"phase": "Running", "containerStatuses": [{

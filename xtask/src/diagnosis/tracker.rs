@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Even
 
 use super::rules::{self, Ends, Rule};
 use super::sources::{self, Verdict};
+use run_record::Code;
 
 /// Whose an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +111,14 @@ pub struct Sighting {
 }
 
 /// One sighting an object and code; of all crashes of a pod, one.
-type Key = (String, &'static str);
+type Key = (String, Slot);
+
+/// All that is seen of a crash counts as one thing, whatever its code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Slot {
+    Crash,
+    Of(Code),
+}
 
 /// Keeps the first cause per object and code until it is healed.
 #[derive(Default)]
@@ -127,7 +135,7 @@ pub struct Tracker {
     /// What was told already, so that a crash that changes its words is told once each.
     told: BTreeSet<Key>,
     /// Seconds by code, where layers.yaml says other than the rule.
-    patience: BTreeMap<String, u64>,
+    patience: BTreeMap<Code, u64>,
 }
 
 struct News<'a> {
@@ -145,7 +153,7 @@ struct News<'a> {
 }
 
 impl Tracker {
-    pub fn new(patience: BTreeMap<String, u64>) -> Self {
+    pub fn new(patience: BTreeMap<Code, u64>) -> Self {
         Self { patience, ..Self::default() }
     }
 
@@ -255,7 +263,7 @@ impl Tracker {
 
     fn see(&mut self, news: News, now: Instant) -> Option<Sighting> {
         let stage = stage(news.reason, news.message.split_once(": ").map_or("", |(_, text)| text));
-        let slot = if stage == Stage::Crash { CRASH } else { news.verdict.rule.code };
+        let slot = if stage == Stage::Crash { Slot::Crash } else { Slot::Of(news.verdict.rule.code) };
         let key = (news.uid.to_owned(), slot);
         if let Some(known) = self.seen.get_mut(&key) {
             known.times += u32::from(news.anew);
@@ -266,7 +274,7 @@ impl Tracker {
                 if known.rule.code == news.verdict.rule.code && news.verdict.ends == Ends::AtOnce {
                     known.ends = Ends::AtOnce;
                 }
-                if known.rule.code == "crash-loop" && news.verdict.rule.code != "crash-loop" {
+                if known.rule.code == Code::CrashLoop && news.verdict.rule.code != Code::CrashLoop {
                     known.rule = news.verdict.rule;
                     known.ends = news.verdict.ends;
                     known.message = news.message.trim().to_owned();
@@ -293,15 +301,15 @@ impl Tracker {
             not_before: None,
         };
         self.seen.insert(key, sighting.clone());
-        self.told.insert((news.uid.to_owned(), news.verdict.rule.code)).then_some(sighting)
+        self.told.insert((news.uid.to_owned(), Slot::Of(news.verdict.rule.code))).then_some(sighting)
     }
 
     /// What a crashing container's log says replaces that it crashes; since when it
     /// does stays. Returns what was not told before.
     pub fn explain_crash(&mut self, uid: &str, verdict: Option<Verdict>, line: &str) -> Option<Sighting> {
-        let sighting = self.seen.get_mut(&(uid.to_owned(), CRASH))?;
+        let sighting = self.seen.get_mut(&(uid.to_owned(), Slot::Crash))?;
         // That it was killed for its memory is the kernel's word, and not the log's.
-        if sighting.rule.code == "oom-killed" || sighting.rule.code == "image-platform" {
+        if sighting.rule.code == Code::OomKilled || sighting.rule.code == Code::ImagePlatform {
             return None;
         }
         let verdict = verdict.or_else(crash_loop)?;
@@ -309,7 +317,7 @@ impl Tracker {
         sighting.ends = verdict.ends;
         sighting.message = line.trim().to_owned();
         let sighting = sighting.clone();
-        self.told.insert((uid.to_owned(), verdict.rule.code)).then_some(sighting)
+        self.told.insert((uid.to_owned(), Slot::Of(verdict.rule.code))).then_some(sighting)
     }
 
     /// What a pod's state disproves: pulled images, a container that is up.
@@ -375,7 +383,7 @@ impl Tracker {
         if sighting.owner != Owner::Ours {
             return None;
         }
-        let asked = self.patience.get(sighting.rule.code).copied();
+        let asked = self.patience.get(&sighting.rule.code).copied();
         let given = match sighting.ends {
             Ends::Never => return None,
             Ends::AtOnce if sighting.times > 1 => Duration::from_secs(asked.unwrap_or(0)),
@@ -430,18 +438,15 @@ fn rank(sighting: &Sighting) -> u8 {
     match sighting.ends {
         _ if sighting.owner != Owner::Ours => 3,
         Ends::AtOnce => 0,
-        _ if sighting.rule.code == "registry-rate-limited" => 0,
+        _ if sighting.rule.code == Code::RegistryRateLimited => 0,
         Ends::After(_) => 1,
         Ends::Never => 2,
     }
 }
 
 fn crash_loop() -> Option<Verdict> {
-    rules::of("crash-loop").map(|rule| Verdict { rule, ends: rule.lasts.into() })
+    rules::of(Code::CrashLoop).map(|rule| Verdict { rule, ends: rule.lasts.into() })
 }
-
-/// The slot of all that is seen of a crash.
-const CRASH: &str = "crash";
 
 /// For which time a pod of a controller from before the run is not judged.
 const INHERITED: Duration = Duration::from_secs(15);
@@ -656,7 +661,7 @@ mod tests {
         let due = tracker.due(now + seconds(12)).unwrap();
         assert_eq!(
             (due.rule.code, due.message.as_str()),
-            ("image-not-found", format!("ErrImagePull: {NOT_FOUND}").as_str())
+            (Code::ImageNotFound, format!("ErrImagePull: {NOT_FOUND}").as_str())
         );
     }
 
@@ -683,7 +688,7 @@ mod tests {
             ours(&mut tracker, &backing_off, now);
             assert!(tracker.due(now + seconds(12)).is_none(), "{event_first}");
             ours(&mut tracker, &state, now + seconds(12));
-            assert_eq!(tracker.due(now + seconds(12)).unwrap().rule.code, "image-not-found");
+            assert_eq!(tracker.due(now + seconds(12)).unwrap().rule.code, Code::ImageNotFound);
         }
     }
 
@@ -692,7 +697,7 @@ mod tests {
         let (mut tracker, now) = (Tracker::default(), Instant::now());
         ours(&mut tracker, &pod("a", waiting("containerStatuses", "InvalidImageName", "couldn't parse")), now);
         assert!(tracker.due(now + seconds(4)).is_none());
-        assert_eq!(tracker.due(now + seconds(5)).unwrap().rule.code, "image-invalid");
+        assert_eq!(tracker.due(now + seconds(5)).unwrap().rule.code, Code::ImageInvalid);
     }
 
     #[test]
@@ -702,8 +707,8 @@ mod tests {
             "failed to do request: Head \"http://reg:5000/v2/\": dial tcp 172.18.0.2:5000: connect: connection refused";
         ours(&mut tracker, &pod("a", waiting("containerStatuses", "ErrImagePull", cut)), now);
         ours(&mut tracker, &pod("a", waiting("containerStatuses", "ErrImagePull", NOT_FOUND)), now + seconds(10));
-        let standing: Vec<&str> = tracker.standing().iter().map(|sighting| sighting.rule.code).collect();
-        assert_eq!(standing, ["image-not-found"], "the registry answers now");
+        let standing: Vec<Code> = tracker.standing().iter().map(|sighting| sighting.rule.code).collect();
+        assert_eq!(standing, [Code::ImageNotFound], "the registry answers now");
     }
 
     #[test]
@@ -736,7 +741,7 @@ mod tests {
         ours(&mut tracker, &crashing, now);
         assert!(tracker.due(now + seconds(119)).is_none());
         assert_eq!(tracker.next_due(), Some(now + seconds(120)));
-        assert_eq!(tracker.due(now + seconds(120)).unwrap().rule.code, "crash-loop");
+        assert_eq!(tracker.due(now + seconds(120)).unwrap().rule.code, Code::CrashLoop);
         ours(&mut tracker, &pod("a", json!({"conditions": [{"type": "Ready", "status": "True"}]})), now);
         assert!(tracker.due(now + seconds(120)).is_none());
     }
@@ -752,7 +757,7 @@ mod tests {
         // It crashes again, and says it again: that is told once, and counts from the first.
         assert!(ours(&mut tracker, &crashing(), now + seconds(60)).is_empty());
         assert!(tracker.explain_crash("a", sources::log(line), line).is_none());
-        assert_eq!(tracker.due(now + seconds(300)).unwrap().rule.code, "dependency-unreachable");
+        assert_eq!(tracker.due(now + seconds(300)).unwrap().rule.code, Code::DependencyUnreachable);
     }
 
     #[test]
@@ -762,7 +767,7 @@ mod tests {
             "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
             "lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}]});
         let told = ours(&mut tracker, &pod("a", killed), now);
-        assert_eq!(told.iter().map(|sighting| sighting.rule.code).collect::<Vec<_>>(), ["oom-killed"]);
+        assert_eq!(told.iter().map(|sighting| sighting.rule.code).collect::<Vec<_>>(), [Code::OomKilled]);
         assert!(tracker.explain_crash("a", sources::log("connection refused"), "connection refused").is_none());
     }
 
@@ -771,7 +776,7 @@ mod tests {
         let (mut tracker, now) = (Tracker::default(), Instant::now());
         ours(&mut tracker, &pod("a", waiting("containerStatuses", "ErrImagePull", "429 Too Many Requests")), now);
         assert!(tracker.due(now + seconds(9999)).is_none());
-        assert_eq!(tracker.standing()[0].rule.code, "registry-rate-limited");
+        assert_eq!(tracker.standing()[0].rule.code, Code::RegistryRateLimited);
         let pulled = json!({"containerStatuses": [{"name": "c", "image": "i", "imageID": "sha256:1", "ready": false,
             "restartCount": 0, "state": {"running": {}}}]});
         ours(&mut tracker, &pod("a", pulled), now);
@@ -783,7 +788,7 @@ mod tests {
         let now = Instant::now();
         let invalid = pod("a", waiting("containerStatuses", "InvalidImageName", "x"));
         for (given, due) in [(30, 30), (0, 5), (u64::MAX, u64::MAX)] {
-            let mut tracker = Tracker::new([("image-invalid".to_owned(), given)].into());
+            let mut tracker = Tracker::new([(Code::ImageInvalid.to_owned(), given)].into());
             ours(&mut tracker, &invalid, now);
             if due == u64::MAX {
                 assert!(tracker.next_due().is_none());
@@ -800,7 +805,7 @@ mod tests {
         let mount =
             event("Warning", "FailedMount", "MountVolume.SetUp failed for volume \"c\" : secret \"s\" not found");
         let mut tracker = Tracker::default();
-        assert_eq!(tracker.event(&mount, Owner::Ours, now).unwrap().rule.code, "config-missing");
+        assert_eq!(tracker.event(&mount, Owner::Ours, now).unwrap().rule.code, Code::ConfigMissing);
         tracker.event(&event("Normal", "Pulling", "Pulling image"), Owner::Unclear, now);
         assert!(tracker.standing().is_empty(), "volumes come before the image");
         let mut tracker = Tracker::default();

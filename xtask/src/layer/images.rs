@@ -10,9 +10,9 @@ use kube::api::{Api, ListParams};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::exit::{Exit, Failure};
 use crate::repo::tree::{Tree, read_yaml};
 use crate::world::kubernetes::read_failed;
+use run_record::{Code, Failure};
 
 /// An image where a rendered object names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -352,7 +352,7 @@ pub fn check(
         judged.filter_map(|named| Some((named, judge(&named.image, pull, lock, platforms)?))).collect();
     let Some((_, first)) = faults.first() else { return Ok(()) };
     let platform_only = faults.iter().all(|(_, fault)| matches!(fault, Fault::Platform(_)));
-    let code = if platform_only { "image-platform" } else { "image-not-mirrored" };
+    let code = if platform_only { Code::ImagePlatform } else { Code::ImageNotMirrored };
     let remedy = match first {
         Fault::Outside | Fault::Unknown => {
             "list it in infra/images/images.yaml, let the chart's values take it from there, then cargo xtask mirror"
@@ -365,7 +365,7 @@ pub fn check(
     };
     let plural = if faults.len() == 1 { "image" } else { "images" };
     let message = format!("{layer} renders {} {plural} that the mirror does not have like that", faults.len());
-    let mut failure = Failure::new(code, Exit::Registry, message).remedy(remedy);
+    let mut failure = Failure::new(code, message).remedy(remedy);
     failure.evidence = faults
         .iter()
         .map(|(named, fault)| {
@@ -650,7 +650,7 @@ items: [{kind: Pod, metadata: {name: p}, spec: {containers: [{image: 'listed:1'}
             check("45-x", &named, "reg:5000", &lock(), &[], &exempt)
         };
         let failure = check(&[]).unwrap_err();
-        assert_eq!((failure.code, failure.exit), ("image-not-mirrored", Exit::Registry));
+        assert_eq!(failure.code, Code::ImageNotMirrored);
         assert_eq!(failure.evidence[0], "Job a/b: spec.x.image: nginx:1.27 is not from reg:5000");
         assert_eq!(
             failure.evidence[1],

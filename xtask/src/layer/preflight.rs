@@ -13,7 +13,6 @@ use kube::core::Status as ApiStatus;
 
 use serde::Deserialize;
 
-use crate::exit::{Exit, Failure};
 use crate::lab::Lab;
 use crate::layer::Release;
 use crate::mirror;
@@ -24,6 +23,7 @@ use crate::run::interrupt::Interrupt;
 use crate::world::helm_storage;
 use crate::world::helmfile;
 use crate::world::kubernetes::{self, NamespacePhase, read_failed};
+use run_record::{Code, Failure};
 
 /// `preflight:` of layers.yaml: how long is waited, in seconds.
 #[derive(Clone, Debug, Deserialize)]
@@ -117,7 +117,7 @@ pub async fn check(
     }));
     let layers = layers_in_place(context, client, &needs);
     let secrets = join_all(needs.secrets.iter().map(async |need| match secret_has_keys(context, client, need).await {
-        Err(failure) if failure.code == "config-missing" && own.has("Secret", &need.namespace, &need.name) => {
+        Err(failure) if failure.code == Code::ConfigMissing && own.has("Secret", &need.namespace, &need.name) => {
             context.reporter.note(&need.name, format!("{}: this layer makes it", failure.message));
             Ok(())
         }
@@ -155,7 +155,7 @@ async fn namespace_active(
     loop {
         let phase = match kubernetes::namespace_phase(client, name).await {
             // Another layer's, and perhaps another team's.
-            Err(failure) if !needed && failure.code == "forbidden" => {
+            Err(failure) if !needed && failure.code == Code::Forbidden => {
                 let text = format!("whether it is being deleted is not looked at: {}", failure.message);
                 context.reporter.note(name, text);
                 return Ok(());
@@ -172,12 +172,8 @@ async fn namespace_active(
             // It is gone, and the layer that makes it makes it anew.
             NamespacePhase::Absent if !needed => return Ok(()),
             NamespacePhase::Absent => {
-                return Err(Failure::new(
-                    "namespace-missing",
-                    Exit::NotReady,
-                    format!("the namespace {name} does not exist"),
-                )
-                .remedy("cargo xtask layer 10"));
+                return Err(Failure::new(Code::NamespaceMissing, format!("the namespace {name} does not exist"))
+                    .remedy("cargo xtask layer 10"));
             }
             NamespacePhase::Terminating(held) => {
                 let told_now: Vec<String> = held.clone();
@@ -186,7 +182,7 @@ async fn namespace_active(
                     told = if told_now.is_empty() { vec![String::new()] } else { told_now };
                 }
                 if started.elapsed() >= Duration::from_secs(waits.namespace) {
-                    return Err(Failure::new("namespace-terminating", Exit::NamespaceTerminating, format!("the namespace {name} is still being deleted after {} s", waits.namespace))
+                    return Err(Failure::new(Code::NamespaceTerminating, format!("the namespace {name} is still being deleted after {} s", waits.namespace))
                         .evidence(held_by(&held))
                         .remedy(format!("kubectl --context {} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to", context.kube_context)));
                 }
@@ -240,7 +236,7 @@ async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> V
         let mut missing = Vec::new();
         for (namespace, (layers, releases)) in &by_namespace {
             let found = match helm_storage::not_deployed(client, releases).await {
-                Err(failure) if failure.code == "forbidden" && !needs.namespaces.contains(namespace) => {
+                Err(failure) if failure.code == Code::Forbidden && !needs.namespaces.contains(namespace) => {
                     let names: BTreeSet<&str> = layers.iter().map(|layer| layer.as_str()).collect();
                     let names = names.into_iter().collect::<Vec<_>>().join(", ");
                     let text = format!("what {names} has there is not looked at: {}", failure.message);
@@ -268,7 +264,7 @@ async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> V
             .collect();
         let message = format!("the layer {layer}, which this one needs, is not in place");
         (!of_it.is_empty()).then(|| {
-            Err(Failure::new("layer-missing", Exit::NotReady, message)
+            Err(Failure::new(Code::LayerMissing, message)
                 .evidence(format!("not deployed: {}", of_it.join(", ")))
                 .remedy(format!("cargo xtask --env {} layer {layer}", context.env_name)))
         })
@@ -289,7 +285,7 @@ async fn secret_has_keys(context: &Context, client: &Client, need: &SecretNeed) 
     let found = Api::<Secret>::namespaced(client.clone(), &need.namespace).get_opt(&need.name).await;
     let found = found.map_err(|error| read_failed(&format!("the Secret {}", need.name), error))?;
     let missing = |what: String| {
-        Failure::new("config-missing", Exit::NotReady, what)
+        Failure::new(Code::ConfigMissing, what)
             .remedy(format!("run the layer that makes it: cargo xtask --env {} layer --list", context.env_name))
     };
     let Some(secret) = found else {
@@ -339,8 +335,7 @@ async fn service_answers(
         }
         if started.elapsed() >= bound {
             return Err(Failure::new(
-                "dependency-unreachable",
-                Exit::NotReady,
+                Code::DependencyUnreachable,
                 format!("the service {}.{}:{} does not answer", need.name, need.namespace, need.port),
             )
             .evidence(reason)

@@ -13,10 +13,10 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
-use crate::exit::{Exit, Failure};
 use crate::repo::tree::PullSecretNeed;
 use crate::run::context::Context;
 use crate::world::kubernetes::{self, NamespacePhase, read_failed, write_failed};
+use run_record::{Code, Failure};
 
 const KIND: &str = "kubernetes.io/dockerconfigjson";
 const KEY: &str = ".dockerconfigjson";
@@ -50,7 +50,7 @@ pub fn account(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Accou
         let set = |name: &str| variable(name).unwrap_or_default().trim().to_owned();
         let (username, token) = (set(user_variable), set(token_variable));
         let refused = |message: String| {
-            Failure::new("registry-auth", Exit::Registry, message)
+            Failure::new(Code::RegistryAuth, message)
                 .evidence(format!("{user_variable} and {token_variable} are one account: both or none"))
                 .remedy(format!("set both, or unset both: `unset {user_variable} {token_variable}`"))
         };
@@ -105,7 +105,7 @@ pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -
         let found = api.get_opt(&need.name).await.map_err(|error| read_failed(&what, error))?;
         let existed = found.is_some();
         let secret = with_account(found, need, &account).map_err(|evidence| {
-            Failure::new("config-missing", Exit::NotReady, format!("{what} is no pull secret"))
+            Failure::new(Code::ConfigMissing, format!("{what} is no pull secret"))
                 .evidence(evidence)
                 .remedy(format!("look at it, then: kubectl -n {namespace} delete secret {}", need.name))
         })?;

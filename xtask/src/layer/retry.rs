@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::run::context::Context;
+use run_record::Code;
 
 /// `retries:` of layers.yaml.
 #[derive(Clone, Debug, Deserialize)]
@@ -20,16 +21,17 @@ pub struct Budgets {
     pub webhook_unavailable: WebhookUnavailable,
     /// Seconds that a blocker may last before it ends the run, by code.
     #[serde(deserialize_with = "of_known_codes")]
-    pub patience: BTreeMap<String, u64>,
+    pub patience: BTreeMap<Code, u64>,
 }
 
 /// A code that no blocker has would be patience with nothing.
-fn of_known_codes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<String, u64>, D::Error> {
+fn of_known_codes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<Code, u64>, D::Error> {
     let patience = BTreeMap::<String, u64>::deserialize(from)?;
-    match patience.keys().find(|code| crate::diagnosis::rules::of(code).is_none()) {
-        Some(code) => Err(serde::de::Error::custom(format!("patience: no blocker is called {code:?}"))),
-        None => Ok(patience),
-    }
+    let known = |(name, seconds): (String, u64)| {
+        let code = name.parse().ok().filter(|code| crate::diagnosis::rules::of(*code).is_some());
+        code.map(|code| (code, seconds)).ok_or_else(|| format!("patience: no blocker is called {name:?}"))
+    };
+    patience.into_iter().map(known).collect::<Result<_, _>>().map_err(serde::de::Error::custom)
 }
 
 /// Seconds throughout.
@@ -121,7 +123,7 @@ pub enum Retry {
 
 impl Spent {
     /// The table.
-    pub fn decide(&mut self, code: &str, budgets: &Budgets) -> Retry {
+    pub fn decide(&mut self, code: Code, budgets: &Budgets) -> Retry {
         let count = |spent: &mut u32, budget: u32, wait: u64| {
             (*spent < budget).then(|| {
                 *spent += 1;
@@ -129,15 +131,17 @@ impl Spent {
             })
         };
         match code {
-            "registry-rate-limited" => self.rate_limit(&budgets.rate_limit, None).map_or(Retry::None, Retry::RateLimit),
-            "release-pending" => {
+            Code::RegistryRateLimited => {
+                self.rate_limit(&budgets.rate_limit, None).map_or(Retry::None, Retry::RateLimit)
+            }
+            Code::ReleasePending => {
                 count(&mut self.release_pending, budgets.release_pending.attempts, 0).map_or(Retry::None, Retry::Repair)
             }
-            "api-unreachable" => {
+            Code::ApiUnreachable => {
                 count(&mut self.api_unreachable, budgets.api_unreachable.attempts, budgets.api_unreachable.within)
                     .map_or(Retry::None, Retry::Api)
             }
-            "webhook-unavailable" => {
+            Code::WebhookUnavailable => {
                 let budget = &budgets.webhook_unavailable;
                 count(&mut self.webhook_unavailable, budget.attempts, budget.wait).map_or(Retry::None, Retry::Webhook)
             }
@@ -230,24 +234,27 @@ mod tests {
     fn every_row_of_the_retry_table() {
         let budgets = Budgets::default();
         let mut spent = Spent::default();
-        assert!(matches!(spent.decide("release-pending", &budgets), Retry::Repair(Next { attempt: 1, budget: 1, .. })));
-        assert_eq!(spent.decide("release-pending", &budgets), Retry::None);
+        assert!(matches!(
+            spent.decide(Code::ReleasePending, &budgets),
+            Retry::Repair(Next { attempt: 1, budget: 1, .. })
+        ));
+        assert_eq!(spent.decide(Code::ReleasePending, &budgets), Retry::None);
         for attempt in 1..=2 {
             let next = Next { attempt, budget: 2, wait: Duration::from_secs(180) };
-            assert_eq!(spent.decide("api-unreachable", &budgets), Retry::Api(next));
+            assert_eq!(spent.decide(Code::ApiUnreachable, &budgets), Retry::Api(next));
         }
-        assert_eq!(spent.decide("api-unreachable", &budgets), Retry::None);
+        assert_eq!(spent.decide(Code::ApiUnreachable, &budgets), Retry::None);
         for attempt in 1..=8 {
-            let Retry::RateLimit(next) = spent.decide("registry-rate-limited", &budgets) else { panic!("{attempt}") };
+            let Retry::RateLimit(next) = spent.decide(Code::RegistryRateLimited, &budgets) else { panic!("{attempt}") };
             assert_eq!((next.attempt, next.budget), (attempt, 8));
         }
-        assert_eq!(spent.decide("registry-rate-limited", &budgets), Retry::None);
+        assert_eq!(spent.decide(Code::RegistryRateLimited, &budgets), Retry::None);
         for attempt in 1..=12 {
             let next = Next { attempt, budget: 12, wait: Duration::from_secs(15) };
-            assert_eq!(spent.decide("webhook-unavailable", &budgets), Retry::Webhook(next));
+            assert_eq!(spent.decide(Code::WebhookUnavailable, &budgets), Retry::Webhook(next));
         }
-        assert_eq!(spent.decide("webhook-unavailable", &budgets), Retry::None);
-        let retried = ["registry-rate-limited", "release-pending", "api-unreachable", "webhook-unavailable"];
+        assert_eq!(spent.decide(Code::WebhookUnavailable, &budgets), Retry::None);
+        let retried = [Code::RegistryRateLimited, Code::ReleasePending, Code::ApiUnreachable, Code::WebhookUnavailable];
         for rule in crate::diagnosis::rules::RULES {
             if !retried.contains(&rule.code) {
                 assert_eq!(Spent::default().decide(rule.code, &budgets), Retry::None, "{}", rule.code);
@@ -258,7 +265,7 @@ mod tests {
     #[test]
     fn patience_is_with_blockers_that_there_are() {
         let read = |yaml: &str| serde_saphyr::from_str::<Budgets>(yaml);
-        assert_eq!(read("patience: {config-missing: 300}").unwrap().patience["config-missing"], 300);
+        assert_eq!(read("patience: {config-missing: 300}").unwrap().patience[&Code::ConfigMissing], 300);
         assert!(read("patience: {config-mising: 300}").unwrap_err().to_string().contains("config-mising"));
     }
 

@@ -8,9 +8,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::exit::Failure;
 use crate::files::bounds;
 use crate::repo::tree;
+use run_record::Failure;
 
 /// The config file as read, and as a plain value for comparing.
 #[derive(Clone, Debug)]

@@ -7,8 +7,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::exit::Failure;
 use crate::files::bounds;
+use run_record::Failure;
 
 /// The root of the work tree.
 #[derive(Clone, Debug)]

@@ -12,9 +12,9 @@ use std::marker::PhantomData;
 
 use clap::ValueEnum;
 
-use crate::exit::{Exit, Failure};
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
+use run_record::{Code, Failure};
 
 /// What can be lost, as `--allow-destroy` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -101,7 +101,7 @@ fn list(kinds: &[Kind]) -> String {
 }
 
 fn needed(what: &str, remedy: String) -> Failure {
-    Failure::new("consent-needed", Exit::ConsentNeeded, format!("this would {what}, and nobody can be asked here"))
+    Failure::new(Code::ConsentNeeded, format!("this would {what}, and nobody can be asked here"))
         .evidence("nothing was changed")
         .remedy(remedy)
 }
@@ -155,7 +155,7 @@ impl Context {
         interrupt.check()?;
         match answer {
             Ok(Ok(line)) if matches!(line.trim(), "y" | "Y" | "yes") => Ok(()),
-            _ => Err(Failure::new("consent-needed", Exit::ConsentNeeded, "not confirmed: nothing was changed")),
+            _ => Err(Failure::new(Code::ConsentNeeded, "not confirmed: nothing was changed")),
         }
     }
 }
@@ -167,6 +167,7 @@ fn can_ask() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use run_record::Exit;
 
     #[test]
     fn the_variable_stands_for_the_flag_and_a_wrong_name_is_told() {
@@ -182,7 +183,7 @@ mod tests {
         assert!(allowed_by(&[], "").unwrap().is_empty());
         for wrong in ["all", "1", "true", "Cluster", "cluster;release"] {
             let failure = allowed_by(&[], wrong).unwrap_err();
-            assert!(failure.exit == Exit::Usage && failure.message.contains(wrong), "{failure}");
+            assert!(failure.exit() == Exit::Usage && failure.message.contains(wrong), "{failure}");
             assert!(failure.message.contains("cluster, registry, release"), "{failure}");
         }
     }

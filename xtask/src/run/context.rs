@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use camino::Utf8PathBuf;
 
-use crate::exit::Failure;
 use crate::repo::k3d::K3dConfig;
 use crate::repo::tree::{Environment, Tree};
 use crate::run::consent;
 use crate::run::output::Reporter;
 use crate::run::state::StateDir;
 use crate::world::kubernetes;
+use run_record::{Code, Exit, Failure};
 
 pub struct Context {
     pub tree: Tree,
@@ -67,8 +67,8 @@ impl Context {
         failure
     }
 
-    fn of_shared(&self, code: &str) -> String {
-        if code.starts_with("registry-") {
+    fn of_shared(&self, code: Code) -> String {
+        if code.exit() == Exit::Registry {
             return format!("check the network, and that the registry {} answers", self.env.registry.push);
         }
         kubernetes::bring_back(&self.kube_context)

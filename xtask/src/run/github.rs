@@ -46,7 +46,7 @@ impl Annotations {
                     text.push_str(&format!("\n{line}"));
                 }
                 text.push_str(&failure.remedy.as_ref().map(|remedy| format!("\nremedy: {remedy}")).unwrap_or_default());
-                let error = format!("::error {place}title={}::{}", property(failure.code), data(&text));
+                let error = format!("::error {place}title={}::{}", property(failure.code.name()), data(&text));
                 // Outside of the group, so that it is seen without a click.
                 (self.end_group(), vec![error])
             }
@@ -95,8 +95,8 @@ pub fn summarize(context: &Context) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::{Exit, Failure};
     use crate::run::output::Outcome;
+    use run_record::{Code, Failure};
 
     const LAYER: &str = "releases:\n  - name: minio\n    namespace: ameide\n  - name: temporal\n";
 
@@ -109,7 +109,7 @@ mod tests {
         let mut annotations = Annotations::default();
         let started = Event::Started { resource: "45-data-plane-ext", step: "preflight" };
         assert_eq!(annotations.commands(&started, read).0, ["::group::45-data-plane-ext"]);
-        let failure = Failure::new("crash-loop", Exit::NotReady, "pod ameide/temporal-64d6-dwl6l: crashes, 100%")
+        let failure = Failure::new(Code::CrashLoop, "pod ameide/temporal-64d6-dwl6l: crashes, 100%")
             .evidence("a\nb")
             .remedy("kubectl logs");
         let (before, after) = annotations.commands(&Event::Failure(&failure), read);

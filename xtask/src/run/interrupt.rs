@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use crate::exit::{Exit, Failure};
+use run_record::{Code, Failure};
 
 /// At this one even what tidies up is left: its children are killed.
 pub const LAST: i32 = 3;
@@ -125,7 +125,7 @@ impl Interrupt {
                         () = late => {
                             if self.honoured.load(Ordering::SeqCst) < self.count.load(Ordering::SeqCst) {
                                 // Children end with this process: see `die_with_parent`.
-                                std::process::exit(self.check().err().map_or(130, |failure| failure.exit as i32));
+                                std::process::exit(self.check().err().map_or(130, |failure| failure.exit() as i32));
                             }
                             deadline = None;
                             continue;
@@ -179,7 +179,7 @@ impl Interrupt {
             _ = self.nth(1) => {}
             value = work => return Ok(value),
         }
-        Err(self.check().err().unwrap_or_else(|| Failure::new("interrupted", Exit::Interrupted, "interrupted")))
+        Err(self.check().err().unwrap_or_else(|| Failure::new(Code::Interrupted, "interrupted")))
     }
 
     /// Runs `work`, which starts children and tidies up, to its end. After an
@@ -228,9 +228,8 @@ impl Interrupt {
 }
 
 fn cause(number: i32) -> Failure {
-    let (exit, message) =
-        if number == 15 { (Exit::Terminated, "terminated") } else { (Exit::Interrupted, "interrupted") };
-    Failure::new("interrupted", exit, message)
+    let terminated = number == 15;
+    Failure::interrupted(!terminated, if terminated { "terminated" } else { "interrupted" })
 }
 
 /// Whether this process was started with the signal ignored (`SigIgn` in proc(5)).
@@ -245,24 +244,25 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use run_record::{Code, Exit};
 
     #[tokio::test]
     async fn work_that_never_answers_is_left_at_the_first_interrupt() {
         let interrupt = Interrupt::new();
         let work = interrupt.until(std::future::pending::<Result<(), Failure>>());
         let (result, ()) = tokio::join!(work, async { interrupt.signalled(15) });
-        assert_eq!(result.unwrap_err().exit, Exit::Terminated);
+        assert_eq!(result.unwrap_err().exit(), Exit::Terminated);
     }
 
     #[tokio::test]
     async fn an_interrupt_between_two_steps_is_not_lost() {
         let interrupt = Interrupt::new();
         interrupt.signalled(2);
-        assert_eq!(interrupt.or(std::future::ready(1)).await.unwrap_err().exit, Exit::Interrupted);
+        assert_eq!(interrupt.or(std::future::ready(1)).await.unwrap_err().exit(), Exit::Interrupted);
         let result = interrupt.until(async { Ok(()) }).await;
-        assert_eq!(result.unwrap_err().exit, Exit::Interrupted, "also where the work had just come to its end");
+        assert_eq!(result.unwrap_err().exit(), Exit::Interrupted, "also where the work had just come to its end");
         let result = interrupt.until(std::future::pending::<Result<(), Failure>>()).await;
-        assert_eq!(result.unwrap_err().exit, Exit::Interrupted);
+        assert_eq!(result.unwrap_err().exit(), Exit::Interrupted);
     }
 
     #[tokio::test]
@@ -277,7 +277,7 @@ mod tests {
             Ok(())
         };
         let (result, ()) = tokio::join!(interrupt.until(work), async { interrupt.signalled(2) });
-        assert_eq!(result.unwrap_err().exit, Exit::Interrupted);
+        assert_eq!(result.unwrap_err().exit(), Exit::Interrupted);
         assert!(tidied.get() && !began.get());
     }
 
@@ -312,14 +312,14 @@ mod tests {
             }
         };
         let (result, ()) = tokio::join!(interrupt.until(work), signals);
-        assert_eq!(result.unwrap_err().exit, Exit::Interrupted);
+        assert_eq!(result.unwrap_err().exit(), Exit::Interrupted);
     }
 
     #[test]
     fn the_first_reason_stands() {
         let interrupt = Interrupt::new();
-        interrupt.stop(Failure::new("lock-lost", Exit::LockTimeout, "lost"));
+        interrupt.stop(Failure::new(Code::LockLost, "lost"));
         interrupt.signalled(2);
-        assert_eq!(interrupt.check().unwrap_err().code, "lock-lost");
+        assert_eq!(interrupt.check().unwrap_err().code, Code::LockLost);
     }
 }

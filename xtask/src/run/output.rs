@@ -13,10 +13,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::exit::Failure;
 use crate::run::foreign;
 use crate::run::github::{self, Annotations};
 use crate::run::{printer, state};
+use run_record::Failure;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -423,14 +423,7 @@ fn made_safe(event: &Event, then: impl FnOnce(&Event)) {
             since: since.as_deref().map(safe),
             then: &safe(what),
         }),
-        Event::Failure(failure) => then(&Event::Failure(&Failure {
-            code: failure.code,
-            exit: failure.exit,
-            message: safe(&failure.message),
-            evidence: failure.evidence.iter().map(|line| safe(line)).collect(),
-            remedy: failure.remedy.as_deref().map(safe),
-            log: failure.log.clone(),
-        })),
+        Event::Failure(failure) => then(&Event::Failure(&failure.map_text(safe))),
         Event::Release(release) => then(&Event::Release(ReleaseEvent {
             layer: safe(&release.layer),
             name: safe(&release.name),

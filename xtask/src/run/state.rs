@@ -3,8 +3,8 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use crate::exit::{Exit, Failure};
 use crate::run::output::Reporter;
+use run_record::{Code, Failure};
 
 /// A folder outside the work tree, so that two work trees of one cluster exclude each other.
 #[derive(Clone, Debug)]
@@ -30,12 +30,8 @@ impl StateDir {
         }
         let path = root.join(".k3d-state").join(cluster);
         writable(&path).map_err(|error| {
-            Failure::new(
-                "state-unwritable",
-                Exit::Unclassified,
-                format!("the state folder {path} cannot be written: {error}"),
-            )
-            .remedy("set AMEIDE_STATE_DIR to a folder that you own")
+            Failure::new(Code::StateUnwritable, format!("the state folder {path} cannot be written: {error}"))
+                .remedy("set AMEIDE_STATE_DIR to a folder that you own")
         })?;
         Ok(Self { path })
     }
@@ -141,23 +137,21 @@ pub fn cache_dir() -> Result<Utf8PathBuf, Failure> {
         .or_else(|| env_path("XDG_CACHE_HOME").map(|folder| folder.join("ameide")))
         .or_else(|| env_path("HOME").map(|home| home.join(".cache/ameide")))
         .ok_or_else(|| Failure::usage("neither AMEIDE_CACHE_DIR nor HOME is set: no place for the cache"))?;
-    std::fs::create_dir_all(&folder).and_then(|()| camino::absolute_utf8(&folder)).map_err(|error| {
-        Failure::new("disk-full", Exit::NotReady, format!("cannot create the cache folder {folder}: {error}"))
-    })
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| camino::absolute_utf8(&folder))
+        .map_err(|error| Failure::new(Code::DiskFull, format!("cannot create the cache folder {folder}: {error}")))
 }
 
 /// Fails, naming the folder, when fewer than `bytes` are free there.
 pub fn require_free(folder: &Utf8Path, bytes: u64, purpose: &str) -> Result<(), Failure> {
-    let stat = rustix::fs::statvfs(folder.as_std_path()).map_err(|error| {
-        Failure::new("unknown", Exit::Unclassified, format!("cannot ask for the free space of {folder}: {error}"))
-    })?;
+    let stat = rustix::fs::statvfs(folder.as_std_path())
+        .map_err(|error| Failure::new(Code::Unknown, format!("cannot ask for the free space of {folder}: {error}")))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free >= bytes {
         return Ok(());
     }
     Err(Failure::new(
-        "disk-full",
-        Exit::NotReady,
+        Code::DiskFull,
         format!("{folder} has {} free, {purpose} needs {}", human_bytes(free), human_bytes(bytes)),
     )
     .remedy("free space there, or set AMEIDE_CACHE_DIR to a folder on a larger disk"))

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::exit::{Exit, Failure};
 use crate::world::process::{self, Captured};
+use run_record::{Code, Exit, Failure};
 
 /// The end of a look that did not fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,7 +193,7 @@ fn looks(command: &tokio::process::Command) -> bool {
 
 async fn capture(command: tokio::process::Command) -> Result<Captured, Failure> {
     let at_most = if looks(&command) { process::ANSWER } else { process::ACT };
-    process::capture_within(command, at_most).await.map_err(|failure| match failure.exit {
+    process::capture_within(command, at_most).await.map_err(|failure| match failure.exit() {
         Exit::Interrupted | Exit::Terminated => failure,
         _ => unavailable(Fault::Away, failure.to_string()),
     })
@@ -229,7 +229,7 @@ fn failed(shown: &str, captured: &Captured) -> Failure {
 }
 
 fn refused(shown: &str, evidence: impl Into<String>) -> Failure {
-    Failure::new("docker-failed", Exit::NotReady, format!("`{shown}` failed"))
+    Failure::new(Code::DockerFailed, format!("`{shown}` failed"))
         .evidence(evidence)
         .remedy("`docker info` tells how the engine is; when it is well, run this again")
 }
@@ -248,9 +248,7 @@ pub(crate) fn unavailable(fault: Fault, evidence: impl Into<String>) -> Failure 
             "start Docker Engine (`systemctl start docker`, or Docker Desktop), or as root on Debian: cargo xtask up --yes"
         }
     };
-    Failure::new("docker-unavailable", Exit::NotReady, "Docker Engine cannot be reached")
-        .evidence(evidence)
-        .remedy(remedy)
+    Failure::new(Code::DockerUnavailable, "Docker Engine cannot be reached").evidence(evidence).remedy(remedy)
 }
 
 /// Everything of one kind that bears one of these names. Each name is positively found
@@ -690,7 +688,7 @@ mod tests {
                 assert!(!says_absent(line, kind, "x"), "{line}");
                 let names = ["x".to_owned()];
                 let failure = read_inspected::<Thing>(kind, &names, "docker", &said(1, "[]\n", line)).unwrap_err();
-                let code = if expected == Fault::Other { "docker-failed" } else { "docker-unavailable" };
+                let code = if expected == Fault::Other { Code::DockerFailed } else { Code::DockerUnavailable };
                 assert_eq!((failure.code, failure.evidence.as_slice()), (code, &[line.to_owned()][..]));
                 assert!(failure.remedy.is_some());
             }

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::exit::{Exit, Failure};
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::world::docker::{self, EngineInfo, Fault, docker_output, unavailable};
 use crate::world::process::{self, Job};
+use run_record::{Code, Exit, Failure};
 
 /// The engine's description, or why it cannot be had.
 pub async fn observe() -> Result<EngineInfo, String> {
@@ -84,7 +84,7 @@ fn require_here(endpoint: Result<String, Failure>, away: Failure) -> Result<(), 
         Ok(host) => Err(away
             .evidence(format!("the chosen context of Docker is for {:?}", host.trim()))
             .remedy("start the engine that `docker context ls` shows as chosen; or docker context use default")),
-        Err(failure) if matches!(failure.exit, Exit::Interrupted | Exit::Terminated) => Err(failure),
+        Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => Err(failure),
         Err(_) => Err(away),
     }
 }
@@ -97,7 +97,7 @@ async fn apt(context: &Context, program: &str, arguments: &[&str]) -> Result<(),
     if ended.status.success() {
         return Ok(());
     }
-    Err(Failure::new("docker-unavailable", Exit::NotReady, format!("`{program} {}` failed", arguments.join(" ")))
+    Err(Failure::new(Code::DockerUnavailable, format!("`{program} {}` failed", arguments.join(" ")))
         .evidence(ended.tail.last().cloned().unwrap_or_default())
         .log(log))
 }
@@ -176,7 +176,7 @@ async fn wait_until_it_answers(mut dockerd: Option<&mut std::process::Child>) ->
         if let Some(Ok(Some(status))) = dockerd.as_mut().map(|dockerd| dockerd.try_wait()) {
             let log = std::fs::read_to_string(DOCKERD_LOG).unwrap_or_default();
             let cause = log.lines().rev().find(|line| line.starts_with("failed to start")).unwrap_or(&error);
-            return Err(Failure::new("docker-unavailable", Exit::NotReady, format!("dockerd ended with {status}"))
+            return Err(Failure::new(Code::DockerUnavailable, format!("dockerd ended with {status}"))
                 .evidence(cause)
                 .remedy("mend what the evidence names, then run this again")
                 .log(DOCKERD_LOG));
@@ -224,11 +224,11 @@ mod tests {
         let away = || unavailable(Fault::Away, "it does not answer");
         assert!(require_here(Ok("unix:///var/run/docker.sock\n".to_owned()), away()).is_ok());
         let remote = require_here(Ok("ssh://anna@build\n".to_owned()), away()).unwrap_err();
-        assert_eq!((remote.code, remote.evidence.len()), ("docker-unavailable", 2));
+        assert_eq!((remote.code, remote.evidence.len()), (Code::DockerUnavailable, 2));
         assert!(remote.remedy.unwrap().contains("docker context"));
-        let unknown = Failure::new("docker-failed", Exit::NotReady, "x");
+        let unknown = Failure::new(Code::DockerFailed, "x");
         assert_eq!(require_here(Err(unknown), away()).unwrap_err().evidence, ["it does not answer"]);
-        let interrupted = Failure::new("interrupted", Exit::Interrupted, "x");
-        assert_eq!(require_here(Err(interrupted), away()).unwrap_err().exit, Exit::Interrupted);
+        let interrupted = Failure::new(Code::Interrupted, "x");
+        assert_eq!(require_here(Err(interrupted), away()).unwrap_err().exit(), Exit::Interrupted);
     }
 }

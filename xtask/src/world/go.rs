@@ -6,11 +6,11 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use sha2::{Digest, Sha256};
 
-use crate::exit::{Exit, Failure};
 use crate::run::interrupt::Interrupt;
 use crate::run::output::Reporter;
 use crate::run::state;
 use crate::world::process::{self, Job};
+use run_record::{Code, Failure};
 
 /// A program that a Go module holds.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ impl Program {
         state::require_free(cache, FREE_FOR_BUILD, &format!("building {}", self.name))?;
         let folder = output.parent().unwrap_or(cache);
         let failed = |what: &str, error: std::io::Error| {
-            Failure::new("disk-full", Exit::NotReady, format!("{what} in the cache {folder}: {error}"))
+            Failure::new(Code::DiskFull, format!("{what} in the cache {folder}: {error}"))
         };
         std::fs::create_dir_all(folder).map_err(|error| failed("cannot create a folder", error))?;
         let lock = std::fs::File::create(folder.join("lock")).map_err(|error| failed("cannot create a file", error))?;
@@ -90,16 +90,12 @@ impl Program {
         if !ended.status.success() {
             let full = ended.tail.iter().find(|line| line.contains("no space left on device"));
             let failure = match full {
-                Some(line) => {
-                    Failure::new("disk-full", Exit::NotReady, format!("the disk ran full while building {}", self.name))
-                        .evidence(line)
+                Some(line) => Failure::new(Code::DiskFull, format!("the disk ran full while building {}", self.name))
+                    .evidence(line),
+                None => {
+                    Failure::new(Code::ToolBuildFailed, format!("building {} from {} failed", self.name, self.module))
+                        .evidence(ended.tail.last().cloned().unwrap_or_default())
                 }
-                None => Failure::new(
-                    "tool-build-failed",
-                    Exit::Unclassified,
-                    format!("building {} from {} failed", self.name, self.module),
-                )
-                .evidence(ended.tail.last().cloned().unwrap_or_default()),
             };
             return Err(failure.remedy("cargo xtask doctor").log(log));
         }
@@ -125,7 +121,7 @@ async fn wait_for(lock: &std::fs::File, name: &str, reporter: &Reporter) -> Resu
 pub fn require_go() -> Result<Utf8PathBuf, Failure> {
     let go = which::which("go").ok().and_then(|path| Utf8PathBuf::from_path_buf(path).ok());
     go.ok_or_else(|| {
-        Failure::new("go-missing", Exit::NotReady, "no Go toolchain on PATH: the pinned tools are built from their Go modules")
+        Failure::new(Code::GoMissing, "no Go toolchain on PATH: the pinned tools are built from their Go modules")
             .remedy("install Go 1.26 or newer (https://go.dev/doc/install), or put helm, helmfile and k3d of the versions in infra/tools on PATH")
     })
 }

@@ -28,9 +28,9 @@ use kube::api::{Api, ListParams};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{Exit, Failure};
 use crate::layer::Release;
 use crate::world::kubernetes::read_failed;
+use run_record::{Code, Failure};
 
 /// Helm's `release.Status`, `pkg/release/common/status.go`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -365,7 +365,7 @@ pub async fn stored(client: &Client, revision: &Revision) -> Result<Stored, Fail
 
 pub fn unreadable(revision: &Revision, error: String) -> Failure {
     let message = format!("the Secret {} cannot be read as a Helm release", revision.secret);
-    Failure::new("release-pending", Exit::Release, message).evidence(error).remedy(format!(
+    Failure::new(Code::ReleasePending, message).evidence(error).remedy(format!(
         "Helm passes over it, and fails at that revision's name: keep a copy, then kubectl -n {} delete secret {}",
         revision.namespace, revision.secret
     ))

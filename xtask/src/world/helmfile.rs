@@ -8,7 +8,6 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::exit::{Exit, Failure};
 use crate::files::bounds;
 use crate::releases::Revision;
 use crate::repo::tree::Layer;
@@ -17,6 +16,7 @@ use crate::run::state;
 use crate::world::go::{files_below, short_hex};
 use crate::world::process::capture;
 use crate::world::tools::{self, Toolbox};
+use run_record::{Code, Failure};
 
 /// A release that the tree wants installed, and the layer that brings it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ async fn helmfile(context: &Context, toolbox: &Toolbox, layer: &Layer, arguments
     command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
     let captured = capture(command).await.map_err(|failure| match failure.code {
         // Which says nothing about the file.
-        "no-answer" | "interrupted" => failure,
+        Code::NoAnswer | Code::Interrupted => failure,
         _ => unreadable(context, layer, arguments, failure.to_string()),
     })?;
     if !captured.status.success() && captured.stderr.contains(NO_RELEASES) {
@@ -108,9 +108,12 @@ async fn helmfile(context: &Context, toolbox: &Toolbox, layer: &Layer, arguments
 pub const NO_RELEASES: &str = "no releases found that matches specified selector";
 
 fn unreadable(context: &Context, layer: &Layer, arguments: &[&str], evidence: String) -> Failure {
-    Failure::new("render-failed", Exit::Usage, format!("Helmfile cannot read {}", layer.path))
-        .evidence(evidence)
-        .remedy(format!("helmfile -f {} -e {} {}", layer.path, context.env_name, arguments.join(" ")))
+    Failure::new(Code::RenderFailed, format!("Helmfile cannot read {}", layer.path)).evidence(evidence).remedy(format!(
+        "helmfile -f {} -e {} {}",
+        layer.path,
+        context.env_name,
+        arguments.join(" ")
+    ))
 }
 
 async fn ask(context: &Context, toolbox: &Toolbox, layer: &Layer) -> Result<Vec<WantedRelease>, Failure> {

@@ -17,12 +17,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use kube::config::{Kubeconfig, KubeconfigError};
 use serde_json::Value;
 
-use crate::exit::{Exit, Failure};
 use crate::files::bounds;
 use crate::run::interrupt::Interrupt;
 use crate::run::output::human_seconds;
 use crate::run::state::env_path;
 use crate::world::kubernetes::answers::plain;
+use run_record::{Code, Failure};
 
 /// The kubeconfig's lists, and what an entry of each is called.
 const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("users", "user"), ("contexts", "context")];
@@ -282,9 +282,8 @@ pub async fn put(kubeconfig: &str, server: Option<&str>) -> Result<(), Failure> 
 }
 
 async fn put_into(files: &[Utf8PathBuf], kubeconfig: &str, server: Option<&str>) -> Result<(), Failure> {
-    let failed = |why: String| {
-        Failure::new("cluster-failed", Exit::NotReady, "k3d gave no kubeconfig for the cluster").evidence(why)
-    };
+    let failed =
+        |why: String| Failure::new(Code::ClusterFailed, "k3d gave no kubeconfig for the cluster").evidence(why);
     let mut new: Value = bounds::yaml(kubeconfig).map_err(|error| failed(unparsed(&error)))?;
     if let (Some(server), Some(current)) = (server, new.pointer_mut("/clusters/0/cluster/server")) {
         *current = Value::from(server);
@@ -332,7 +331,7 @@ fn holds(config: &Kubeconfig, list: &str, name: &str) -> bool {
 /// Carries a change out in one file, under its lock; whether anything differed.
 async fn write(path: &Utf8Path, change: &Change<'_>) -> Result<bool, Failure> {
     let failed = |error: String| {
-        Failure::new("state-unwritable", Exit::Unclassified, format!("cannot change the kubeconfig {path}: {error}"))
+        Failure::new(Code::StateUnwritable, format!("cannot change the kubeconfig {path}: {error}"))
             .remedy(format!("correct that file or its rights: kubectl config view --kubeconfig {path}"))
     };
     let text = || match bounds::read(path, bounds::SETTINGS) {
@@ -393,7 +392,7 @@ impl FileLock {
     async fn take_within(file: &Utf8Path, wait: Duration) -> Result<Self, Failure> {
         let path = Utf8PathBuf::from(format!("{file}.lock"));
         let failed = |error: std::io::Error| {
-            Failure::new("state-unwritable", Exit::Unclassified, format!("cannot lock the kubeconfig {file}: {error}"))
+            Failure::new(Code::StateUnwritable, format!("cannot lock the kubeconfig {file}: {error}"))
                 .remedy(format!("give yourself the right to write beside it, or set KUBECONFIG; {path} is its lock"))
         };
         if let Some(folder) = file.parent().filter(|folder| !folder.as_str().is_empty()) {
@@ -419,10 +418,7 @@ impl FileLock {
                 let age = std::fs::metadata(&path).and_then(|lock| lock.modified()).ok();
                 let age = age.and_then(|made| SystemTime::now().duration_since(made).ok());
                 let age = age.map(|age| format!(", made {} ago", human_seconds(age.as_secs_f64()))).unwrap_or_default();
-                return Err(Failure::new(
-                    "lock-timeout",
-                    Exit::LockTimeout,
-                    format!("the kubeconfig {file} stays locked by somebody else"),
+                return Err(Failure::new(Code::LockTimeout, format!("the kubeconfig {file} stays locked by somebody else"),
                 )
                 .evidence(format!("{path} is there{age}: kubectl makes it while it writes, for milliseconds, and leaves it behind when it is killed"))
                 .remedy(format!("if no kubectl or other tool is at work on it: rm {path}")));
@@ -578,7 +574,7 @@ mod tests {
         let config = files.with("config", "");
         let lock = files.with("config.lock", "");
         let failure = FileLock::take_within(&config, Duration::from_millis(120)).await.err().unwrap();
-        assert_eq!((failure.code, failure.exit), ("lock-timeout", Exit::LockTimeout));
+        assert_eq!(failure.code, Code::LockTimeout);
         assert!(failure.evidence[0].contains("config.lock is there, made "), "{failure:?}");
         assert!(failure.remedy.unwrap().ends_with(&format!("rm {lock}")));
         // Somebody else's is never taken away.

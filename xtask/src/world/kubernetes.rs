@@ -15,15 +15,13 @@ use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
 pub use answers::{bring_back, in_words, is_forbidden, read_failed, unreachable, write_failed};
 pub use connect::{client, connector, reached_directly};
 
-use crate::exit::{Exit, Failure};
 use crate::run::interrupt::Interrupt;
+use run_record::{Code, Failure};
 
 /// The API server's own clock (its `Date` header), to which its timestamps belong.
 pub async fn server_time(client: &Client) -> Result<jiff::Timestamp, Failure> {
-    let failed = |error: String| {
-        Failure::new("api-unreachable", Exit::ApiUnreachable, "asking the API server for its time failed")
-            .evidence(error)
-    };
+    let failed =
+        |error: String| Failure::new(Code::ApiUnreachable, "asking the API server for its time failed").evidence(error);
     let request = http::Request::get("/version").body(kube::client::Body::empty());
     let request = request.map_err(|error| failed(error.to_string()))?;
     let response = client.send(request).await.map_err(|error| read_failed("the API server's time", error))?;
@@ -94,12 +92,9 @@ pub async fn wait_until<F: AsyncFnMut() -> Result<(), String>>(timeout: Duration
     loop {
         let Err(reason) = check().await else { return Ok(()) };
         if started.elapsed() >= timeout {
-            return Err(Failure::new(
-                "api-unreachable",
-                Exit::ApiUnreachable,
-                format!("not ready after {} s", timeout.as_secs()),
-            )
-            .evidence(reason));
+            return Err(
+                Failure::new(Code::ApiUnreachable, format!("not ready after {} s", timeout.as_secs())).evidence(reason)
+            );
         }
         // The thing waited for (an API server that is not up) offers no watch.
         Interrupt::global().or(tokio::time::sleep(Duration::from_millis(250))).await?;
@@ -220,7 +215,7 @@ pub async fn pod_logs(client: &Client, pod: &Pod) -> String {
 pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> Result<(), Failure> {
     const NAME: &str = "registry-check";
     let failed = |evidence: String| {
-        Failure::new("registry-unreachable", Exit::Registry, format!("a pod could not pull {image} and resolve a name"))
+        Failure::new(Code::RegistryUnreachable, format!("a pod could not pull {image} and resolve a name"))
             .evidence(evidence)
             .remedy("cargo xtask cluster recreate   # asks first, elsewhere --allow-destroy=cluster; the node's registry configuration is read when it is created")
     };
@@ -271,7 +266,7 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
     let _ = Interrupt::global().tidy(Duration::from_secs(5), api.delete(NAME, &now)).await;
     match outcome {
         Ok(()) if last.is_empty() => Ok(()),
-        Err(failure) if failure.code == "interrupted" => Err(failure),
+        Err(failure) if failure.code == Code::Interrupted => Err(failure),
         _ => Err(failed(last)),
     }
 }

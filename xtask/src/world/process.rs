@@ -22,9 +22,9 @@ use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use crate::exit::{Exit, Failure};
 use crate::run::interrupt::{Interrupt, LAST};
 use crate::run::state::human_bytes;
+use run_record::{Code, Failure};
 
 /// How long a short question may take before it counts as not answered. Docker's
 /// answers take a fraction of a second, of a busy engine some seconds; Helmfile's
@@ -108,7 +108,7 @@ pub async fn tidy_up(command: Command, at_most: Duration) -> Result<Captured, Fa
 
 async fn captured(mut command: Command, at_most: Duration) -> Result<Captured, Failure> {
     let shown = shown(&command);
-    let failed = |error: String| Failure::new("unknown", Exit::Unclassified, format!("`{shown}`: {error}"));
+    let failed = |error: String| Failure::new(Code::Unknown, format!("`{shown}`: {error}"));
     die_with_parent(&mut command, Signal::KILL, None);
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
@@ -143,7 +143,7 @@ async fn captured(mut command: Command, at_most: Duration) -> Result<Captured, F
         Ok(status) => status.map_err(|error| failed(error.to_string()))?,
         Err(_) => {
             let message = format!("`{shown}` did not answer within {} s, and was ended", at_most.as_secs());
-            return Err(Failure::new("no-answer", Exit::NotReady, message));
+            return Err(Failure::new(Code::NoAnswer, message));
         }
     };
     group.ended();
@@ -264,14 +264,13 @@ impl Job<'_> {
         // Until its end the run is not left: the lock may not go before the last child.
         let _tidying = interrupt.tidying();
         let program = self.command.as_std().get_program().to_string_lossy().into_owned();
-        let io = |error: std::io::Error| Failure::new("unknown", Exit::Unclassified, format!("{program}: {error}"));
-        let mut log = streams::Log::open(self.log).map_err(|error| {
-            Failure::new("disk-full", Exit::NotReady, format!("cannot write the log {}: {error}", self.log))
-        })?;
+        let io = |error: std::io::Error| Failure::new(Code::Unknown, format!("{program}: {error}"));
+        let mut log = streams::Log::open(self.log)
+            .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write the log {}: {error}", self.log)))?;
         die_with_parent(&mut self.command, Signal::TERM, self.inherit);
         self.command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().map_err(|error| {
-            let failure = Failure::new("unknown", Exit::Unclassified, format!("cannot start {program}: {error}"));
+            let failure = Failure::new(Code::Unknown, format!("cannot start {program}: {error}"));
             if error.kind() == std::io::ErrorKind::NotFound { failure.remedy("cargo xtask tools") } else { failure }
         })?;
         let mut group = Group::of(&child);
@@ -370,6 +369,7 @@ pub fn descriptor(file: &File) -> RawFd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use run_record::Exit;
 
     fn shell(script: &str) -> Command {
         let mut shell = command("sh");
@@ -415,7 +415,7 @@ mod tests {
         let command = shell(&format!("touch {}/started", folder.path().display()));
         let job = Job { command, log: &log, inherit: None };
         let failure = job.run_under(&interrupt, |_| {}, std::future::pending()).await.unwrap_err();
-        assert_eq!(failure.exit, Exit::Terminated);
+        assert_eq!(failure.exit(), Exit::Terminated);
         assert!(!folder.path().join("started").exists());
     }
 
@@ -423,7 +423,7 @@ mod tests {
     async fn an_interrupted_job_ends_in_its_own_time() {
         let script = "trap 'echo tidied; exit 0' INT; echo ready; while :; do sleep 0.01; done";
         let (failure, log) = interrupted_at_each_line(script).await;
-        assert_eq!(failure.exit, Exit::Interrupted);
+        assert_eq!(failure.exit(), Exit::Interrupted);
         assert!(log.ends_with("tidied\n"), "{log}");
     }
 
@@ -431,7 +431,7 @@ mod tests {
     async fn the_second_interrupt_tells_the_children_and_the_third_kills() {
         let script = "trap 'echo asked' INT; trap 'echo told' TERM; echo ready; while :; do :; done";
         let (failure, log) = interrupted_at_each_line(script).await;
-        assert_eq!(failure.exit, Exit::Interrupted);
+        assert_eq!(failure.exit(), Exit::Interrupted);
         assert_eq!(log, "ready\nasked\ntold\n");
     }
 
@@ -440,9 +440,9 @@ mod tests {
         let (_folder, log) = log();
         let interrupt = Interrupt::new();
         let job = Job { command: shell("trap '' INT TERM; while :; do sleep 0.01; done"), log: &log, inherit: None };
-        let stop = async { Failure::new("lock-lost", Exit::LockTimeout, "stop") };
+        let stop = async { Failure::new(Code::LockLost, "stop") };
         let failure = job.run_under(&interrupt, |_| {}, stop).await.unwrap_err();
-        assert_eq!(failure.code, "lock-lost");
+        assert_eq!(failure.code, Code::LockLost);
     }
 
     #[tokio::test]
@@ -459,7 +459,7 @@ mod tests {
         let pids = folder.path().join("pids");
         let script = format!("sleep 600 & echo $! > {}; wait", pids.display());
         let failure = capture_within(shell(&script), Duration::from_millis(500)).await.unwrap_err();
-        assert_eq!((failure.code, failure.exit), ("no-answer", Exit::NotReady));
+        assert_eq!(failure.code, Code::NoAnswer);
         is_gone(&std::fs::read_to_string(pids).unwrap()).await;
     }
 

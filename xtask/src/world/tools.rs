@@ -8,7 +8,6 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 
-use crate::exit::Failure;
 use crate::repo::tree::{self, Tree, read_yaml};
 use crate::run::context::Context;
 use crate::run::output::Reporter;
@@ -16,6 +15,7 @@ use crate::run::state;
 use crate::world::go::Program;
 use crate::world::kubernetes;
 use crate::world::process;
+use run_record::Failure;
 
 /// `infra/tools/tools.yaml`.
 #[derive(Debug, Deserialize)]

@@ -1,3 +1,5 @@
+use run_record::Code;
+
 use super::*;
 use crate::checklist::facts::{Images, NodeFact, Pods, PullSecret, TestRun, Workload};
 use crate::cluster::Standing;
@@ -87,7 +89,7 @@ fn fails_alone(facts: &Facts, id: &str, exit: Exit, evidence: &str) -> Option<Fi
     let items = decide(facts);
     let failed: Vec<&str> = items.iter().filter(|item| item.state == State::Fail).map(|item| item.id).collect();
     assert_eq!(failed, [id]);
-    assert_eq!(first_failure(&items).unwrap().exit, exit);
+    assert_eq!(first_failure(&items).unwrap().exit(), exit);
     let item = items.into_iter().find(|item| item.id == id).unwrap();
     assert!(item.evidence.iter().any(|line| line.contains(evidence)), "{:?}", item.evidence);
     assert!(item.remedy.is_some());
@@ -130,7 +132,7 @@ fn a_cluster_that_differs_is_not_recreated_unasked() {
 
 #[test]
 fn without_the_api_only_the_api_fails() {
-    let down = || Failure::new("api-unreachable", Exit::ApiUnreachable, "refused");
+    let down = || Failure::new(Code::ApiUnreachable, "refused");
     let facts = Facts {
         api: unseen(down()),
         nodes: unseen(down()),
@@ -148,7 +150,7 @@ fn without_the_api_only_the_api_fails() {
 
 #[test]
 fn what_may_not_be_read_is_never_taken_for_absent() {
-    let forbidden = Failure::new("forbidden", Exit::NotReady, "not allowed to read Helm's release Secrets");
+    let forbidden = Failure::new(Code::Forbidden, "not allowed to read Helm's release Secrets");
     let facts = Facts { revisions: unseen(forbidden), ..good() };
     assert_eq!(item(&facts, "no-pending-release").state, State::Fail);
     assert_eq!(item(&facts, "releases-deployed").state, State::Fail);
@@ -177,7 +179,7 @@ fn a_terminating_namespace_tells_what_holds_it_and_is_left_alone() {
 
 #[test]
 fn a_registry_that_is_silent_or_lacks_an_image_is_not_warm() {
-    let silent = Failure::new("registry-unreachable", Exit::Registry, "does not answer");
+    let silent = Failure::new(Code::RegistryUnreachable, "does not answer");
     let filled = Pods { pull_secrets: vec![], ..good().pods.result.unwrap() };
     let facts = Facts { registry: unseen(silent), pods: seen(filled.clone()), ..good() };
     assert_eq!(fails_alone(&facts, "registry-warm", Exit::Registry, "does not answer"), Some(Fix::Cluster));
@@ -216,7 +218,7 @@ fn every_pending_state_of_a_release_is_named() {
         let item = item(&facts, "no-pending-release");
         assert_eq!((item.exit, item.fix), (Some(Exit::Release), Some(Fix::Repair)));
         assert!(item.evidence[0].contains(status.as_str()), "{:?}", item.evidence);
-        assert_eq!(first_failure(&decide(&facts)).unwrap().exit, Exit::Release);
+        assert_eq!(first_failure(&decide(&facts)).unwrap().exit(), Exit::Release);
     }
 }
 
@@ -266,6 +268,6 @@ fn the_first_failed_item_gives_the_exit_code() {
         ..good()
     };
     let failure = first_failure(&decide(&facts)).unwrap();
-    assert_eq!(failure.exit, Exit::NamespaceTerminating);
+    assert_eq!(failure.exit(), Exit::NamespaceTerminating);
     assert!(failure.message.contains("and 2 more"), "{failure}");
 }

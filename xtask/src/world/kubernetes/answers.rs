@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use kube::core::Status;
 
-use crate::exit::{Exit, Failure};
+use run_record::{Code, Failure};
 
 /// The Role that suffices, as remedies name it.
 const ROLES: &str = "infra/kubernetes/access/deployer.yaml";
@@ -81,13 +81,9 @@ pub fn write_failed(what: &str, error: kube::Error) -> Failure {
 /// The context's API does not answer, for a reason that is no error of the client.
 pub fn unreachable(context: &str, reason: impl std::fmt::Display) -> Failure {
     let place = Place { context: context.to_owned(), ..place() };
-    Failure::new(
-        "api-unreachable",
-        Exit::ApiUnreachable,
-        format!("the Kubernetes API of context {context:?} cannot be reached"),
-    )
-    .evidence(plain(&reason.to_string()))
-    .remedy(place.bring_back())
+    Failure::new(Code::ApiUnreachable, format!("the Kubernetes API of context {context:?} cannot be reached"))
+        .evidence(plain(&reason.to_string()))
+        .remedy(place.bring_back())
 }
 
 /// Whether the credentials lack a right (and nothing else is wrong).
@@ -118,7 +114,7 @@ pub(super) fn failure(doing: Doing, what: &str, error: &kube::Error, place: &Pla
         kube::Error::Api(status) => of_status(doing, what, status, place),
         kube::Error::Auth(_) => {
             let message = format!("no credentials for context {:?}: {} {what} failed", place.context, doing.word());
-            Failure::new("unauthenticated", Exit::NotReady, message)
+            Failure::new(Code::Unauthenticated, message)
                 .evidence(in_words(error))
                 .remedy(format!("log in again, so that this works: {} auth whoami", place.kubectl()))
         }
@@ -130,15 +126,12 @@ fn of_connection(doing: Doing, what: &str, error: &kube::Error, place: &Place) -
     let chain = chain(error);
     let words = in_words(error);
     let of = |code, sentence: String, remedy: String| {
-        let exit = if code == "unauthenticated" { Exit::NotReady } else { Exit::ApiUnreachable };
-        Failure::new(code, exit, format!("{} {what} failed: {sentence}", doing.word()))
-            .evidence(words.clone())
-            .remedy(remedy)
+        Failure::new(code, format!("{} {what} failed: {sentence}", doing.word())).evidence(words.clone()).remedy(remedy)
     };
     // An alert is the server's word on our side of the handshake.
     if chain.contains("received fatal alert") {
         let remedy = if place.local { "cargo xtask cluster kubeconfig".to_owned() } else { log_in(place) };
-        return of("unauthenticated", "the API server refuses the client certificate".into(), remedy);
+        return of(Code::Unauthenticated, "the API server refuses the client certificate".into(), remedy);
     }
     if certificate(&chain).is_some() {
         let remedy = if place.local {
@@ -146,13 +139,13 @@ fn of_connection(doing: Doing, what: &str, error: &kube::Error, place: &Place) -
         } else {
             "get the cluster's kubeconfig again from whoever runs it; check this machine's clock".to_owned()
         };
-        return of("api-certificate", "the API server's certificate is not trusted".into(), remedy);
+        return of(Code::ApiCertificate, "the API server's certificate is not trusted".into(), remedy);
     }
     if let Some(proxy) = super::connect::proxy_in(error) {
         let remedy = format!("correct {}, or name the API server's host in NO_PROXY", proxy.from);
-        return of("api-unreachable", format!("the proxy {} does not let it through", proxy.address), remedy);
+        return of(Code::ApiUnreachable, format!("the proxy {} does not let it through", proxy.address), remedy);
     }
-    of("api-unreachable", "the Kubernetes API cannot be reached".into(), place.bring_back())
+    of(Code::ApiUnreachable, "the Kubernetes API cannot be reached".into(), place.bring_back())
 }
 
 fn log_in(place: &Place) -> String {
@@ -169,27 +162,21 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
     let has = |words: &[&str]| words.iter().all(|word| text.contains(word));
     let doing_it = format!("{} {what}", doing.word());
     let kubectl = place.kubectl();
-    let told = |code: &'static str, exit: Exit, sentence: String, remedy: String| {
-        Failure::new(code, exit, sentence).evidence(format!("{doing_it}: {}", answer(status))).remedy(remedy)
+    let told = |code, sentence: String, remedy: String| {
+        Failure::new(code, sentence).evidence(format!("{doing_it}: {}", answer(status))).remedy(remedy)
     };
-    let refused = |code, sentence: &str, remedy: String| {
-        told(code, Exit::NotReady, format!("{doing_it} failed: {sentence}"), remedy)
-    };
-    let away = |code, sentence: &str, remedy: String| {
-        told(code, Exit::ApiUnreachable, format!("{doing_it} failed: {sentence}"), remedy)
-    };
+    let refused = |code, sentence: &str, remedy: String| told(code, format!("{doing_it} failed: {sentence}"), remedy);
     match status.code {
         401 => {
             let remedy = if place.local { "cargo xtask cluster kubeconfig".to_owned() } else { log_in(place) };
             refused(
-                "unauthenticated",
+                Code::Unauthenticated,
                 &format!("the API server does not accept the credentials of context {:?}", place.context),
                 remedy,
             )
         }
         _ if has(&["is being terminated"]) => told(
-            "namespace-terminating",
-            Exit::NamespaceTerminating,
+            Code::NamespaceTerminating,
             format!("{doing_it} failed: the namespace is being deleted"),
             format!("{kubectl} get namespaces; run it again when it is gone"),
         ),
@@ -197,64 +184,68 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
             || has(&["ValidatingAdmissionPolicy", "denied request"]) =>
         {
             refused(
-                "webhook-denied",
+                Code::WebhookDenied,
                 "an admission webhook or policy denied the object",
                 "change the object as the evidence says".to_owned(),
             )
         }
         _ if has(&["failed calling webhook"]) || has(&["failed calling admission webhook"]) => refused(
-            "webhook-unavailable",
+            Code::WebhookUnavailable,
             "an admission webhook does not answer",
             format!("{kubectl} get validatingwebhookconfigurations,mutatingwebhookconfigurations"),
         ),
         _ if has(&["exceeded quota"]) => {
-            refused("quota-exceeded", "the namespace's quota is used up", format!("{kubectl} describe quota -A"))
+            refused(Code::QuotaExceeded, "the namespace's quota is used up", format!("{kubectl} describe quota -A"))
         }
         _ if has(&["violates PodSecurity"]) => refused(
-            "pod-security",
+            Code::PodSecurity,
             "the namespace's pod security level forbids the pod",
             "change the pod as the evidence says, or the namespace's label".to_owned(),
         ),
         403 => forbidden(status, doing, what, place),
         404 if has(&["namespaces \"", "not found"]) && doing == Doing::Write => {
-            refused("namespace-missing", "the namespace does not exist", "cargo xtask layer 10".to_owned())
+            refused(Code::NamespaceMissing, "the namespace does not exist", "cargo xtask layer 10".to_owned())
         }
-        404 if has(&["could not find the requested resource"]) => {
-            refused("crd-missing", "the cluster does not know this kind of object", format!("{kubectl} api-resources"))
-        }
+        404 if has(&["could not find the requested resource"]) => refused(
+            Code::CrdMissing,
+            "the cluster does not know this kind of object",
+            format!("{kubectl} api-resources"),
+        ),
         404 => refused(
-            "config-missing",
+            Code::ConfigMissing,
             "it does not exist",
             format!("{kubectl} get events -A; run the layer that makes it"),
         ),
-        409 => refused("conflict", "somebody else wrote it at the same time", "run it again".to_owned()),
+        409 => refused(Code::Conflict, "somebody else wrote it at the same time", "run it again".to_owned()),
         400 | 422 if has(&["field is immutable"]) => refused(
-            "immutable-field",
+            Code::ImmutableField,
             "a field that cannot change was changed",
             "undo the change, or replace that object by hand".to_owned(),
         ),
-        400 | 413 | 422 if doing == Doing::Write => {
-            refused("object-invalid", "the API server refuses the object", "correct it as the evidence says".to_owned())
-        }
-        429 => away(
-            "api-overloaded",
+        400 | 413 | 422 if doing == Doing::Write => refused(
+            Code::ObjectInvalid,
+            "the API server refuses the object",
+            "correct it as the evidence says".to_owned(),
+        ),
+        429 => refused(
+            Code::ApiOverloaded,
             "the API server turns requests away, also when asked again",
             format!(
                 "wait and run it again; {kubectl} get --raw /metrics tells of apiserver_flowcontrol_rejected_requests_total"
             ),
         ),
         408 | 502..=504 => {
-            away("api-unreachable", "the API server cannot answer now, also when asked again", place.bring_back())
+            refused(Code::ApiUnreachable, "the API server cannot answer now, also when asked again", place.bring_back())
         }
         500 if is_passing(text) => {
-            away("api-unreachable", "the API server cannot answer now, also when asked again", place.bring_back())
+            refused(Code::ApiUnreachable, "the API server cannot answer now, also when asked again", place.bring_back())
         }
-        500..=599 => away(
-            "api-failed",
+        500..=599 => refused(
+            Code::ApiFailed,
             "the API server failed at it",
             format!("run it again; the API server's log tells more: {kubectl} get --raw /readyz?verbose"),
         ),
-        _ => told("unknown", Exit::Unclassified, format!("{doing_it} failed"), format!("{kubectl} get --raw /readyz")),
+        _ => told(Code::Unknown, format!("{doing_it} failed"), format!("{kubectl} get --raw /readyz")),
     }
 }
 
@@ -339,7 +330,7 @@ fn forbidden(status: &Status, doing: Doing, what: &str, place: &Place) -> Failur
             format!("{kubectl} auth can-i --list"),
         ),
     };
-    Failure::new("forbidden", Exit::NotReady, message)
+    Failure::new(Code::Forbidden, message)
         .evidence(format!("{} {what}: {}", doing.word(), answer(status)))
         .remedy(format!("ask for that right ({ROLES} names all that are needed), and check it: {check}"))
 }
@@ -490,79 +481,61 @@ mod tests {
     #[test]
     fn every_refusal_has_its_code_and_exit() {
         use Doing::{Read, Write};
-        for (doing, code, message, expected, exit) in [
-            (Read, 401, "Unauthorized", "unauthenticated", Exit::NotReady),
+        for (doing, code, message, expected) in [
+            (Read, 401, "Unauthorized", Code::Unauthenticated),
             (
                 Write,
                 403,
                 "secrets is forbidden: User \"u\" cannot create resource \"secrets\" in API group \"\" in the namespace \"a\"",
-                "forbidden",
-                Exit::NotReady,
+                Code::Forbidden,
             ),
             (
                 Write,
                 403,
                 "secrets \"x\" is forbidden: unable to create new content in namespace a because it is being terminated",
-                "namespace-terminating",
-                Exit::NamespaceTerminating,
+                Code::NamespaceTerminating,
             ),
-            (Write, 403, "pods \"x\" is forbidden: exceeded quota: small", "quota-exceeded", Exit::NotReady),
-            (
-                Write,
-                403,
-                "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\": x",
-                "pod-security",
-                Exit::NotReady,
-            ),
-            (Write, 400, "admission webhook \"w\" denied the request: no", "webhook-denied", Exit::NotReady),
+            (Write, 403, "pods \"x\" is forbidden: exceeded quota: small", Code::QuotaExceeded),
+            (Write, 403, "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\": x", Code::PodSecurity),
+            (Write, 400, "admission webhook \"w\" denied the request: no", Code::WebhookDenied),
             (
                 Write,
                 422,
                 "secrets \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
-                "webhook-denied",
-                Exit::NotReady,
+                Code::WebhookDenied,
             ),
             (
                 Write,
                 500,
                 "Internal error occurred: failed calling webhook \"w\": Post \"https://w.svc\": EOF",
-                "webhook-unavailable",
-                Exit::NotReady,
+                Code::WebhookUnavailable,
             ),
-            (Write, 404, "namespaces \"a\" not found", "namespace-missing", Exit::NotReady),
-            (Read, 404, "secrets \"x\" not found", "config-missing", Exit::NotReady),
-            (Read, 404, "the server could not find the requested resource", "crd-missing", Exit::NotReady),
+            (Write, 404, "namespaces \"a\" not found", Code::NamespaceMissing),
+            (Read, 404, "secrets \"x\" not found", Code::ConfigMissing),
+            (Read, 404, "the server could not find the requested resource", Code::CrdMissing),
             (
                 Write,
                 409,
                 "Operation cannot be fulfilled on secrets \"x\": the object has been modified",
-                "conflict",
-                Exit::NotReady,
+                Code::Conflict,
             ),
             (
                 Write,
                 422,
                 "Secret \"x\" is invalid: type: Invalid value: \"Opaque\": field is immutable",
-                "immutable-field",
-                Exit::NotReady,
+                Code::ImmutableField,
             ),
-            (Write, 422, "Secret \"x\" is invalid: metadata.name: Invalid value", "object-invalid", Exit::NotReady),
-            (Write, 413, "Request entity too large: limit is 3145728", "object-invalid", Exit::NotReady),
-            (Read, 429, "too many requests", "api-overloaded", Exit::ApiUnreachable),
-            (Read, 500, "etcdserver: request timed out", "api-unreachable", Exit::ApiUnreachable),
-            (Read, 500, "Internal error occurred: x", "api-failed", Exit::ApiUnreachable),
-            (
-                Read,
-                503,
-                "the server is currently unable to handle the request",
-                "api-unreachable",
-                Exit::ApiUnreachable,
-            ),
-            (Read, 504, "Timeout", "api-unreachable", Exit::ApiUnreachable),
-            (Read, 410, "The provided continue parameter is too old", "unknown", Exit::Unclassified),
+            (Write, 422, "Secret \"x\" is invalid: metadata.name: Invalid value", Code::ObjectInvalid),
+            (Write, 413, "Request entity too large: limit is 3145728", Code::ObjectInvalid),
+            (Read, 429, "too many requests", Code::ApiOverloaded),
+            (Read, 500, "etcdserver: request timed out", Code::ApiUnreachable),
+            (Read, 500, "Internal error occurred: x", Code::ApiFailed),
+            (Read, 503, "the server is currently unable to handle the request", Code::ApiUnreachable),
+            (Read, 504, "Timeout", Code::ApiUnreachable),
+            (Read, 410, "The provided continue parameter is too old", Code::Unknown),
         ] {
             let failure = failure(doing, "the Secret a/x", &api(code, "", message), &shared());
-            assert_eq!((failure.code, failure.exit), (expected, exit), "{message}");
+            assert_eq!(failure.code, expected, "{message}");
             assert!(failure.evidence[0].starts_with(doing.word()), "{failure:?}");
             assert!(failure.evidence[0].contains("the Secret a/x"), "{failure:?}");
             assert!(

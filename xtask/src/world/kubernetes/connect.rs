@@ -22,12 +22,12 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::answers::{self, Place};
-use crate::exit::Failure;
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::run::output::Reporter;
 use crate::world::kubeconfig;
 use crate::world::process::environment::limit_plugins;
+use run_record::Failure;
 
 /// A client for the run's context.
 ///

@@ -1,0 +1,74 @@
+//! What ended a run, in the words of the last lines that it prints.
+
+use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
+
+use crate::{Code, Exit};
+
+/// What blocks a run: the one kind of error that a person is meant to read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Failure {
+    pub code: Code,
+    /// The code's own, but for the few whose exit code depends on what happened.
+    exit: Exit,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Utf8PathBuf>,
+}
+
+impl Failure {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, exit: code.exit(), message: message.into(), evidence: Vec::new(), remedy: None, log: None }
+    }
+
+    /// Bad input: a wrong flag, or a file that is missing or broken.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Code::Usage, message)
+    }
+
+    /// Stopped by a signal: 130 for SIGINT, 143 for the others.
+    pub fn interrupted(by_sigint: bool, message: impl Into<String>) -> Self {
+        let exit = if by_sigint { Exit::Interrupted } else { Exit::Terminated };
+        Self { exit, ..Self::new(Code::Interrupted, message) }
+    }
+
+    /// An item of the checklist does not hold: it says with which exit code.
+    pub fn data_plane_not_ready(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, ..Self::new(Code::DataPlaneNotReady, message) }
+    }
+
+    /// The exit code of the run that it ends.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    pub fn evidence(mut self, line: impl Into<String>) -> Self {
+        self.evidence.push(line.into());
+        self
+    }
+
+    pub fn remedy(mut self, command: impl Into<String>) -> Self {
+        self.remedy = Some(command.into());
+        self
+    }
+
+    pub fn log(mut self, path: impl Into<Utf8PathBuf>) -> Self {
+        self.log = Some(path.into());
+        self
+    }
+
+    /// The same with every text of it as `change` makes it.
+    pub fn map_text(&self, change: impl Fn(&str) -> String) -> Self {
+        Self {
+            message: change(&self.message),
+            evidence: self.evidence.iter().map(|line| change(line)).collect(),
+            remedy: self.remedy.as_deref().map(change),
+            ..self.clone()
+        }
+    }
+}
