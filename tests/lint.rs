@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use support::rendered::{self, root};
-use xtask::run::output::{Format, Reporter};
+use xtask::run::reporter::{Format, Reporter};
 use xtask::world::go::Program;
 
 /// A program of tests/lint/judges/requirements.txt, installed from PyPI into a cache that is

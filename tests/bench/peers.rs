@@ -18,7 +18,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
-use xtask::run::output::{Format, Reporter};
+use xtask::run::reporter::{Format, Reporter};
 use xtask::world::go::Program;
 
 use images::Image;

@@ -357,7 +357,7 @@ pub fn record() -> Vec<serde_json::Value> {
 }
 
 pub fn state() -> xtask::run::state::StateDir {
-    let reporter = xtask::run::output::Reporter::new(xtask::run::output::Format::Json, false);
+    let reporter = xtask::run::reporter::Reporter::new(xtask::run::reporter::Format::Json, false);
     let root = camino::Utf8PathBuf::from_path_buf(root()).unwrap();
     xtask::run::state::StateDir::open(&root, &context(), &reporter).unwrap()
 }

@@ -12,7 +12,7 @@ use crate::repo::tree::Tree;
 use crate::run::consent;
 use crate::run::context::Context;
 use crate::run::foreign;
-use crate::run::output::{Event, Format, Reporter};
+use crate::run::reporter::{Event, Format, Reporter};
 use crate::run::state::{self, StateDir};
 use crate::world::tools;
 use crate::{checklist, cluster, lab, layer, mirror, releases, report};

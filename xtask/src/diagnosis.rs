@@ -28,7 +28,7 @@ use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 use crate::layer::Release;
 use crate::layer::retry::{Budgets, Spent};
 use crate::run::context::Context;
-use crate::run::output;
+use crate::run::reporter;
 use crate::world::helm_storage;
 use looks::{Crash, Owners, Releases, Standing};
 use rules::Rule;
@@ -198,7 +198,7 @@ impl<'a> Diagnosis<'a> {
         for sighting in &found {
             limited |= sighting.rule.code == Code::RegistryRateLimited && sighting.owner == Owner::Ours;
             let then = self.tracker.borrow().then(sighting);
-            self.context.reporter.event(&output::Event::Blocker {
+            self.context.reporter.event(&reporter::Event::Blocker {
                 code: sighting.rule.code.name(),
                 resource: &sighting.object,
                 text: sighting.rule.code.sentence(),
@@ -268,7 +268,7 @@ impl<'a> Diagnosis<'a> {
             return reporter.note(&self.context.kube_context, "the Kubernetes API answers again");
         };
         let Some(rule) = rules::of(Code::ApiUnreachable) else { return };
-        reporter.event(&output::Event::Blocker {
+        reporter.event(&reporter::Event::Blocker {
             code: rule.code.name(),
             resource: &self.context.kube_context,
             text: rule.code.sentence(),
@@ -292,7 +292,7 @@ impl<'a> Diagnosis<'a> {
         let asked = crate::layer::retry::retry_after(&sighting.message, self.context).await;
         match spent.rate_limit(&budgets.rate_limit, asked) {
             Some(next) => {
-                self.context.reporter.event(&output::Event::Retry {
+                self.context.reporter.event(&reporter::Event::Retry {
                     reason: Code::RegistryRateLimited.name(),
                     attempt: next.attempt,
                     budget: next.budget,
@@ -378,7 +378,7 @@ impl<'a> Diagnosis<'a> {
                 stands.as_secs()
             );
             if stands >= STUCK_TOLD && !std::mem::replace(&mut told, true) {
-                self.context.reporter.event(&output::Event::Blocker {
+                self.context.reporter.event(&reporter::Event::Blocker {
                     code: rule.code.name(),
                     resource: &about,
                     text: rule.code.sentence(),

@@ -354,10 +354,10 @@ impl Runner<'_> {
         }
         let installed = wanted.iter().filter(|release| release.installed).count();
         let seconds = started.elapsed().as_secs_f64();
-        reporter.event(&crate::run::output::Event::Finished {
+        reporter.event(&crate::run::reporter::Event::Finished {
             resource: &name,
             step: &format!("in place: {installed} release{}", if installed == 1 { "" } else { "s" }),
-            outcome: crate::run::output::Outcome::Done,
+            outcome: crate::run::reporter::Outcome::Done,
             seconds,
         });
         Ok(true)
@@ -403,7 +403,7 @@ impl Runner<'_> {
             reporter.warn(&layer.name(), failure.to_string());
             let wait =
                 if matches!(retry, Retry::RateLimit(_) | Retry::Webhook(_)) { next.wait } else { Duration::ZERO };
-            reporter.event(&crate::run::output::Event::Retry {
+            reporter.event(&crate::run::reporter::Event::Retry {
                 reason: failure.code.name(),
                 attempt: next.attempt,
                 budget: next.budget,

@@ -15,6 +15,7 @@ pub mod files;
 pub mod fuzzing;
 pub mod lab;
 pub mod layer;
+#[path = "../../record/src/markup.rs"]
 pub mod markup;
 pub mod mirror;
 pub mod releases;

@@ -17,7 +17,7 @@ use crate::layer::pull_secret;
 use crate::mirror::progress::Transfer;
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
-use crate::run::output::{self, ImagesEvent};
+use crate::run::reporter::{self, ImagesEvent};
 use crate::run::state::human_bytes;
 use run_record::{Code, Failure};
 
@@ -256,7 +256,7 @@ async fn copy(
     let step = context.reporter.step("mirror", images(lock.images.len()));
     let started = Instant::now();
     let summary = interruptible(image_mirror::copy(&lock, &options, &Transfer::new(&context.reporter))).await?;
-    context.reporter.event(&output::Event::Images(ImagesEvent {
+    context.reporter.event(&reporter::Event::Images(ImagesEvent {
         copied: summary.copied,
         skipped: summary.skipped,
         blobs: summary.blobs,

@@ -495,7 +495,7 @@ async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
             revision.release,
             revision.revision,
             words(revision.status),
-            crate::run::output::human_seconds(age(revision, now).as_secs_f64().max(0.0)),
+            crate::run::reporter::human_seconds(age(revision, now).as_secs_f64().max(0.0)),
             outlook(context, revision, stored, &owner, &plan)
         ));
     }

@@ -1,8 +1,11 @@
 //! `cargo xtask report`: a run as one HTML page, or as Markdown. Everything in it
 //! comes from the run's folder: its record, its logs, its checklist.
 
+#[path = "../../record/src/readers/html.rs"]
 pub(crate) mod html;
+#[path = "../../record/src/readers/markdown.rs"]
 pub(crate) mod markdown;
+#[path = "../../record/src/timeline.rs"]
 mod record;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -13,7 +16,7 @@ pub use record::{Run, read};
 use crate::files::bounds;
 use crate::run::context::Context;
 use crate::run::foreign;
-use crate::run::output::human_seconds;
+use crate::run::reporter::human_seconds;
 use crate::run::state;
 use run_record::Failure;
 

@@ -4,8 +4,9 @@
 pub mod consent;
 pub mod context;
 pub mod foreign;
+#[path = "../../record/src/readers/github.rs"]
 pub mod github;
 pub mod interrupt;
-pub mod output;
 pub mod printer;
+pub mod reporter;
 pub mod state;

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::cluster::lock::Holder;
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
-use crate::run::output::{Reporter, human_seconds};
+use crate::run::reporter::{Reporter, human_seconds};
 use crate::run::state::StateDir;
 use crate::world::kubernetes::{self, read_failed, write_failed};
 use run_record::{Code, Failure};
@@ -440,7 +440,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::run::output::Format;
+    use crate::run::reporter::Format;
 
     /// An API server that knows one Lease.
     #[derive(Default)]

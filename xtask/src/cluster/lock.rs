@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::run::foreign;
 use crate::run::interrupt::Interrupt;
-use crate::run::output::{Reporter, human_seconds};
+use crate::run::reporter::{Reporter, human_seconds};
 use crate::run::state;
 use crate::world::process::descriptor;
 use run_record::{Code, Failure};
@@ -185,7 +185,7 @@ fn describe(holder: &Option<Holder>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::output::Format;
+    use crate::run::reporter::Format;
     use run_record::Exit;
 
     fn folder() -> (tempfile::TempDir, Utf8PathBuf) {

@@ -8,7 +8,7 @@ use crate::layer::{self, Runner};
 use crate::mirror;
 use crate::repo::tree::{self, Layer};
 use crate::run::context::Context;
-use crate::run::output::human_seconds;
+use crate::run::reporter::human_seconds;
 use run_record::{Exit, Failure};
 
 #[derive(Clone, Debug, clap::Args)]

@@ -153,7 +153,7 @@ fn context() -> (Context, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
     let tree = crate::repo::tree::Tree::discover(Utf8Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let reporter = Arc::new(output::Reporter::new(output::Format::Json, false));
+    let reporter = Arc::new(reporter::Reporter::new(reporter::Format::Json, false));
     reporter.record_to(path.join("record.jsonl")).unwrap();
     let context = Context {
         env: tree.environment("ci").unwrap(),

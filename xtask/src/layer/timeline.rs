@@ -10,7 +10,7 @@ use kube::api::{Api, ListParams};
 
 use crate::repo::tree::Layer;
 use crate::run::context::Context;
-use crate::run::output::{Event, PodEvent, ReleaseEvent};
+use crate::run::reporter::{Event, PodEvent, ReleaseEvent};
 use crate::world::kubernetes::{is_forbidden, pods_anywhere};
 
 /// Records what was made since then. A cluster that does not answer adds nothing:

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use image_mirror::{Event, Observe};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::run::output::Reporter;
+use crate::run::reporter::Reporter;
 use crate::run::state::human_bytes;
 
 pub struct Transfer<'a> {

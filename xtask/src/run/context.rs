@@ -10,7 +10,7 @@ use camino::Utf8PathBuf;
 use crate::repo::k3d::K3dConfig;
 use crate::repo::tree::{Environment, Tree};
 use crate::run::consent;
-use crate::run::output::Reporter;
+use crate::run::reporter::Reporter;
 use crate::run::state::StateDir;
 use crate::world::kubernetes;
 use run_record::{Code, Exit, Failure};

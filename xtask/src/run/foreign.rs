@@ -4,7 +4,7 @@
 //! A terminal obeys escape sequences, GitHub's runner obeys a line that begins with
 //! `::` wherever it comes from, and a record is read by others: so each text of an
 //! event becomes one line, without control characters, of bounded length, and with
-//! what looks like a secret masked. [`crate::run::output::Reporter`] is the one caller
+//! what looks like a secret masked. [`crate::run::reporter::Reporter`] is the one caller
 //! that matters: nothing reaches a reader but through it.
 
 use std::borrow::Cow;

@@ -3,7 +3,7 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use crate::run::output::Reporter;
+use crate::run::reporter::Reporter;
 use run_record::{Code, Failure};
 
 /// A folder outside the work tree, so that two work trees of one cluster exclude each other.

@@ -7,7 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::run::interrupt::Interrupt;
-use crate::run::output::Reporter;
+use crate::run::reporter::Reporter;
 use crate::run::state;
 use crate::world::process::{self, Job};
 use run_record::{Code, Failure};

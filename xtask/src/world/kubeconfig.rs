@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::files::bounds;
 use crate::run::interrupt::Interrupt;
-use crate::run::output::human_seconds;
+use crate::run::reporter::human_seconds;
 use crate::run::state::env_path;
 use crate::world::kubernetes::answers::plain;
 use run_record::{Code, Failure};

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::repo::tree::{self, Tree, read_yaml};
 use crate::run::context::Context;
-use crate::run::output::Reporter;
+use crate::run::reporter::Reporter;
 use crate::run::state;
 use crate::world::go::Program;
 use crate::world::kubernetes;

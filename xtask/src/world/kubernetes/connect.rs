@@ -24,7 +24,7 @@ use rustls_pki_types::pem::PemObject;
 use super::answers::{self, Place};
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
-use crate::run::output::Reporter;
+use crate::run::reporter::Reporter;
 use crate::world::kubeconfig;
 use crate::world::process::environment::limit_plugins;
 use run_record::Failure;
@@ -516,7 +516,7 @@ mod tests {
             );
             let config = Kubeconfig::from_yaml(&config).unwrap();
             let place = Place { context: "x".into(), local: true };
-            let reporter = Arc::new(Reporter::new(crate::run::output::Format::Text, false));
+            let reporter = Arc::new(Reporter::new(crate::run::reporter::Format::Text, false));
             let client = connect(&config, &place, |_| None, reporter).unwrap();
             let api = Api::<Secret>::namespaced(client, "a");
             let error = if status == 504 {

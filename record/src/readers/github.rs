@@ -6,7 +6,7 @@ use std::io::Write;
 
 use crate::report;
 use crate::run::context::Context;
-use crate::run::output::Event;
+use crate::run::reporter::Event;
 
 pub fn active() -> bool {
     std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true")
@@ -95,7 +95,7 @@ pub fn summarize(context: &Context) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::output::Outcome;
+    use crate::run::reporter::Outcome;
     use run_record::{Code, Failure};
 
     const LAYER: &str = "releases:\n  - name: minio\n    namespace: ameide\n  - name: temporal\n";

@@ -3,7 +3,7 @@
 use super::Checkpoint;
 use super::record::{Kind, Mark, Run};
 use crate::markup::{cell, escape_markdown};
-use crate::run::output::human_seconds;
+use crate::run::reporter::human_seconds;
 
 /// How wide a bar of the table is, in characters.
 const WIDTH: usize = 40;

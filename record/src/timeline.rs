@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::run::output::{Outcome, PodEvent, ReleaseEvent, human_seconds};
+use crate::run::reporter::{Outcome, PodEvent, ReleaseEvent, human_seconds};
 
 /// A line of `record.jsonl`. What is not known here (a record of another version
 /// of this tool) is passed over.
@@ -456,8 +456,8 @@ mod tests {
         assert!(read("r", &endless, &[]).unwrap().rows.len() <= FIRST_LINES + LAST_LINES);
     }
 
-    const GOOD: &str = include_str!("../../../tests/runs/good/record.jsonl");
-    const FAILED: &str = include_str!("../../../tests/runs/failed/record.jsonl");
+    const GOOD: &str = include_str!("../../tests/runs/good/record.jsonl");
+    const FAILED: &str = include_str!("../../tests/runs/failed/record.jsonl");
 
     fn row<'a>(run: &'a Run, resource: &str, label: &str) -> &'a Row {
         let found = run.rows.iter().find(|row| row.resource == resource && row.label.contains(label));

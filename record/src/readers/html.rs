@@ -7,7 +7,7 @@ use std::fmt::Write;
 use super::Checkpoint;
 use super::record::{Kind, Mark, Row, Run};
 use crate::markup::escape;
-use crate::run::output::human_seconds;
+use crate::run::reporter::human_seconds;
 
 /// The page. `log` gives the text of one of the run's log files.
 pub fn page(run: &Run, checklist: &[Checkpoint], log: impl Fn(&str) -> Option<String>) -> String {
