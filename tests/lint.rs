@@ -24,7 +24,7 @@ fn judge(name: &str) -> Command {
         std::fs::read(&list).unwrap().hash(&mut hasher);
         hasher.finish()
     };
-    let cache = xtask::run::state::cache_dir().unwrap().into_std_path_buf().join("python");
+    let cache = xtask::files::cache_dir().unwrap().into_std_path_buf().join("python");
     let folder = cache.join(format!("judges-{key:016x}"));
     std::fs::create_dir_all(&cache).unwrap();
     let lock = std::fs::File::create(cache.join("lock")).unwrap();
@@ -61,7 +61,7 @@ fn said(output: &Output) -> String {
 fn program(name: &str, package: &str) -> Command {
     let module = camino::Utf8PathBuf::from_path_buf(root().join("tests/lint").join(name)).unwrap();
     let program = Program { name: name.to_owned(), module, package: package.to_owned(), stamp: None };
-    let cache = xtask::run::state::cache_dir().unwrap();
+    let cache = xtask::files::cache_dir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let built = runtime.block_on(program.build(&cache, &Reporter::new(Format::Json, false))).unwrap();
     let mut command = Command::new(built);

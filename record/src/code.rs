@@ -53,8 +53,8 @@ macro_rules! codes {
                 match self { $(Self::$variant => $sentence),* }
             }
 
-            /// What to do about it where that is always the same, with `{context}`,
-            /// `{namespace}`, `{object}`, `{layer}` and `{env}` to be filled in.
+            /// What to do about it, with `{context}`, `{namespace}`, `{object}`, `{layer}` and
+            /// `{env}` to be filled in; of what a layer's objects, Helm or Helmfile can show.
             pub const fn remedy(self) -> Option<&'static str> {
                 match self { $(Self::$variant => codes!(@remedy $($remedy)?)),* }
             }

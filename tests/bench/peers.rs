@@ -312,7 +312,7 @@ fn built(root: &Path, name: &str, package: &str) -> Option<PathBuf> {
     let module = Utf8PathBuf::from_path_buf(root.join("tests/bench").join(name)).ok()?;
     let program = Program { name: name.to_owned(), module, package: package.to_owned(), stamp: None };
     let build = async {
-        let cache = xtask::run::state::cache_dir()?;
+        let cache = xtask::files::cache_dir()?;
         program.build(&cache, &Reporter::new(Format::Json, false)).await
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;

@@ -176,7 +176,7 @@ impl World {
             std::fs::create_dir(world.path(folder)).unwrap();
         }
         world.write("starts", "");
-        let tree = xtask::repo::tree::Tree::discover(Utf8Path::from_path(&world.path("")).unwrap()).unwrap();
+        let tree = xtask::repo::Tree::discover(Utf8Path::from_path(&world.path("")).unwrap()).unwrap();
         let versions: Vec<(String, String)> =
             xtask::world::tools::pinned(&tree).unwrap().into_iter().map(|tool| (tool.name, tool.version)).collect();
         for program in PROGRAMS {

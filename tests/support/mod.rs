@@ -180,7 +180,7 @@ impl Alone {
         // Built and linked, so that there is a Helmfile to stand before.
         let real = tree.tool("helmfile").get_program().to_owned();
         let real = std::fs::canonicalize(real).unwrap();
-        let cache = xtask::run::state::cache_dir().unwrap();
+        let cache = xtask::files::cache_dir().unwrap();
         let link = |from: &Path, to: &Path| std::os::unix::fs::symlink(from, to).unwrap();
         std::fs::create_dir(folder.path().join("go")).unwrap();
         for entry in cache.read_dir_utf8().unwrap().flatten() {

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 pub use items::{Fix, ITEMS, Item, State};
 
+use crate::files;
 use crate::run::context::Context;
+use crate::run::foreign;
 use crate::run::interrupt::Interrupt;
-use crate::run::{foreign, state};
 use crate::{cluster, layer, mirror, releases};
 use run_record::{Exit, Failure};
 
@@ -38,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "write"])]
     pub to: Vec<camino::Utf8PathBuf>,
     /// Look again until everything holds, for at most this long
-    #[arg(long, value_name = "DURATION", value_parser = crate::cli::duration, conflicts_with_all = ["watch", "write"])]
+    #[arg(long, value_name = "DURATION", value_parser = crate::run::duration::parse, conflicts_with_all = ["watch", "write"])]
     pub wait: Option<Duration>,
     /// Look again and again, on a terminal, until Ctrl-C
     #[arg(long)]
@@ -100,7 +101,7 @@ async fn look(context: &Context) -> Result<Vec<Item>, Failure> {
         item.evidence.iter_mut().chain(&mut item.remedy).for_each(|text| *text = foreign::line(text));
     }
     // For reading later: losing it must not fail the checklist.
-    let _ = state::write_atomically(
+    let _ = files::write_atomically(
         &context.run_dir.join("checklist.json"),
         rendered(context, &items, Form::Json).as_bytes(),
     );
@@ -202,7 +203,7 @@ fn write(context: &Context) -> Result<(), Failure> {
         context.reporter.planned("checklist", format!("write the definitions into {PAGE}"));
         return Ok(());
     }
-    state::write_atomically(&path, fresh.as_bytes())
+    files::write_atomically(&path, fresh.as_bytes())
         .map_err(|error| Failure::usage(format!("cannot write {path}: {error}")))?;
     context.reporter.note("checklist", format!("wrote the definitions into {PAGE}"));
     Ok(())

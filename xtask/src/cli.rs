@@ -6,14 +6,15 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{doctor, script, up};
-use crate::files::bounds;
-use crate::repo::tree::Tree;
+use crate::commands::{doctor, remedy, script, up};
+use crate::files;
+use crate::repo::{Tree, environment};
 use crate::run::consent;
 use crate::run::context::Context;
+use crate::run::duration;
 use crate::run::foreign;
 use crate::run::reporter::{Event, Format, Reporter};
-use crate::run::state::{self, StateDir};
+use crate::run::state::StateDir;
 use crate::world::tools;
 use crate::{checklist, cluster, lab, layer, mirror, releases, report};
 use run_record::{Code, Failure};
@@ -31,12 +32,10 @@ pub struct Cli {
     pub common: Common,
 }
 
-pub const DEFAULT_ENV: &str = "local";
-
 #[derive(clap::Args)]
 pub struct Common {
     /// A folder of infra/kubernetes/environments
-    #[arg(long, global = true, env = "HELMFILE_ENVIRONMENT", default_value = DEFAULT_ENV)]
+    #[arg(long, global = true, env = "HELMFILE_ENVIRONMENT", default_value = environment::DEFAULT)]
     pub env: String,
     /// The kubeconfig context, if not the environment's own
     #[arg(long, global = true)]
@@ -54,7 +53,7 @@ pub struct Common {
     #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "WHAT")]
     pub allow_destroy: Vec<consent::Kind>,
     /// How long to wait for the cluster lock, and for releases that others work on
-    #[arg(long, global = true, default_value = "30m", value_parser = duration)]
+    #[arg(long, global = true, default_value = "30m", value_parser = duration::parse)]
     pub lock_timeout: Duration,
     /// Use the lab's images even where the upstream registries answer
     #[arg(long, global = true, overrides_with = "no_lab")]
@@ -107,23 +106,8 @@ impl Command {
     }
 }
 
-/// `90`, `90s`, `5m`, `1h`.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err("expected a number of seconds, or one with s, m or h: 90s, 5m, 1h".to_owned()),
-    };
-    let number: u64 =
-        digits.parse().map_err(|_| "expected a number of seconds, or one with s, m or h: 90s, 5m, 1h".to_owned())?;
-    let seconds = number.saturating_mul(factor);
-    Some(Duration::from_secs(seconds)).filter(|time| *time <= bounds::YEAR).ok_or("longer than a year".to_owned())
-}
-
 pub async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
-    carry_out(context, command).await.map_err(|failure| context.fitting(failure))
+    carry_out(context, command).await.map_err(|failure| remedy::fitting(context, failure))
 }
 
 async fn carry_out(context: &Context, command: &Command) -> Result<(), Failure> {
@@ -154,7 +138,7 @@ impl Common {
             _ => None,
         };
         let named = argument.unwrap_or(&self.env);
-        if named.is_empty() { DEFAULT_ENV.to_owned() } else { named.to_owned() }
+        if named.is_empty() { environment::DEFAULT.to_owned() } else { named.to_owned() }
     }
 
     pub fn context(&self, command: &Command, reporter: Arc<Reporter>) -> Result<Context, Failure> {
@@ -171,7 +155,7 @@ impl Common {
         let failed = |error: std::io::Error| {
             Failure::new(Code::DiskFull, format!("cannot write the run's record in {run_dir}: {error}"))
         };
-        state::create_private_dir(&run_dir).map_err(failed)?;
+        files::create_private_dir(&run_dir).map_err(failed)?;
         reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;
         state.prune();
         reporter.event(&Event::Run { command: foreign::own_command_line(), env: &env_name });
@@ -209,28 +193,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn durations_are_read_or_refused() {
-        for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600), ("0s", 0)] {
-            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
-        }
-        for text in [
-            "",
-            "m",
-            "5 m",
-            "-1s",
-            "1d",
-            "99999999999999999999h",
-            "18446744073709551615",
-            "5124095576030431h",
-            "367h24h",
-            "9000h",
-            "é",
-            "5é",
-        ] {
-            assert!(duration(text).is_err(), "{text}");
-        }
     }
 }

@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::cluster::lock::{ClusterLock, Holder};
+use crate::files;
 use crate::files::bounds;
 use crate::lab::{self, Lab};
 use crate::mirror;
 use crate::repo::k3d::{Difference, K3dConfig};
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
-use crate::run::state;
 use crate::world::docker::{self, Container, Kind, Looked, Thing, docker_output};
 use crate::world::engine;
 use crate::world::go::short_hex;
@@ -271,7 +271,7 @@ fn remembered_kind(context: &Context) -> Option<bool> {
 
 fn remember_kind(context: &Context, lab: bool) -> Result<(), Failure> {
     let path = context.state.cluster_kind();
-    state::write_atomically(&path, if lab { b"lab" } else { b"public" })
+    files::write_atomically(&path, if lab { b"lab" } else { b"public" })
         .map_err(|error| Failure::new(Code::StateUnwritable, format!("cannot write {path}: {error}")))
 }
 
@@ -669,7 +669,7 @@ async fn ready(
     step.done_as("ready: API, nodes, StorageClass, DNS");
     probe(context, &client, lab).await?;
     let text = serde_json::to_string_pretty(&marker).unwrap_or_default();
-    state::write_atomically(&context.state.ready_marker(), text.as_bytes()).map_err(|error| {
+    files::write_atomically(&context.state.ready_marker(), text.as_bytes()).map_err(|error| {
         Failure::new(Code::StateUnwritable, format!("cannot write {}: {error}", context.state.ready_marker()))
     })
 }

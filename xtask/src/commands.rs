@@ -2,5 +2,6 @@
 //! rooms below. No mechanism lives here.
 
 pub mod doctor;
+pub mod remedy;
 pub mod script;
 pub mod up;

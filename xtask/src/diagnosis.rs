@@ -7,6 +7,7 @@
 //! at a last look ([`looks::confirm`]), never by the text of an event or a log alone.
 
 mod looks;
+pub mod retry;
 pub mod rules;
 pub mod said;
 pub mod sources;
@@ -25,11 +26,12 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 
-use crate::layer::Release;
-use crate::layer::retry::{Budgets, Spent};
+use crate::diagnosis::retry::Spent;
+use crate::repo::needs::Budgets;
 use crate::run::context::Context;
 use crate::run::reporter;
 use crate::world::helm_storage;
+use crate::world::helmfile::Release;
 use looks::{Crash, Owners, Releases, Standing};
 use rules::Rule;
 use run_record::{Code, Failure};
@@ -289,7 +291,7 @@ impl<'a> Diagnosis<'a> {
             tracker.standing().into_iter().find(|sighting| sighting.rule.code == Code::RegistryRateLimited).cloned()
         };
         let Some(sighting) = standing else { return Ok(None) };
-        let asked = crate::layer::retry::retry_after(&sighting.message, self.context).await;
+        let asked = crate::diagnosis::retry::retry_after(&sighting.message, self.context).await;
         match spent.rate_limit(&budgets.rate_limit, asked) {
             Some(next) => {
                 self.context.reporter.event(&reporter::Event::Retry {

@@ -1,3 +1,112 @@
-//! Files of this machine: how much of one is read, and how one is written.
+//! Files of this machine: how much of one is read, who may read what is written, where
+//! built parts are kept, and whether there is room.
 
 pub mod bounds;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use run_record::{Code, Failure};
+
+/// Creates a folder that only its owner may enter, and makes one that an earlier
+/// version left open to others so. Those above it are left as they are.
+pub fn create_private_dir(folder: &Utf8Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let mut permissions = std::fs::metadata(folder)?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        permissions.set_mode(permissions.mode() & !0o077);
+        // Somebody else's folder that we may write to: what we put there is private all the same.
+        let _ = std::fs::set_permissions(folder, permissions);
+    }
+    Ok(())
+}
+
+/// Files that are made this way may be read by their owner only: records, logs and
+/// locks hold command lines and what tools printed.
+pub fn private(options: &mut std::fs::OpenOptions) -> &mut std::fs::OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+    options.mode(0o600)
+}
+
+pub fn env_path(name: &str) -> Option<Utf8PathBuf> {
+    std::env::var(name).ok().filter(|value| !value.is_empty()).map(Utf8PathBuf::from)
+}
+
+/// `$AMEIDE_CACHE_DIR`, else `$XDG_CACHE_HOME/ameide`, else `~/.cache/ameide`.
+pub fn cache_dir() -> Result<Utf8PathBuf, Failure> {
+    let folder = env_path("AMEIDE_CACHE_DIR")
+        .or_else(|| env_path("XDG_CACHE_HOME").map(|folder| folder.join("ameide")))
+        .or_else(|| env_path("HOME").map(|home| home.join(".cache/ameide")))
+        .ok_or_else(|| Failure::usage("neither AMEIDE_CACHE_DIR nor HOME is set: no place for the cache"))?;
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| camino::absolute_utf8(&folder))
+        .map_err(|error| Failure::new(Code::DiskFull, format!("cannot create the cache folder {folder}: {error}")))
+}
+
+/// Fails, naming the folder, when fewer than `bytes` are free there.
+pub fn require_free(folder: &Utf8Path, bytes: u64, purpose: &str) -> Result<(), Failure> {
+    let stat = rustix::fs::statvfs(folder.as_std_path())
+        .map_err(|error| Failure::new(Code::Unknown, format!("cannot ask for the free space of {folder}: {error}")))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free >= bytes {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::DiskFull,
+        format!("{folder} has {} free, {purpose} needs {}", human_bytes(free), human_bytes(bytes)),
+    )
+    .remedy("free space there, or set AMEIDE_CACHE_DIR to a folder on a larger disk"))
+}
+
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// Writes a file so that readers see the old content or the new, never a part.
+pub fn write_atomically(path: &Utf8Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let folder = path.parent().unwrap_or(Utf8Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_may_be_read_by_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("a/b")).unwrap();
+        let mode = |path: &Utf8Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        create_private_dir(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        create_private_dir(&path).unwrap();
+        assert_eq!(mode(&path), 0o700, "a folder of an earlier version is closed");
+        let file = path.join("record.jsonl");
+        private(std::fs::File::options().create(true).append(true)).open(&file).unwrap();
+        assert_eq!(mode(&file), 0o600);
+    }
+
+    #[test]
+    fn bytes_read_well() {
+        assert_eq!(human_bytes(512), "512 B");
+        assert_eq!(human_bytes(3 * 1024 * 1024 * 1024 / 2), "1.5 GiB");
+    }
+
+    #[test]
+    fn too_little_space_names_folder_and_need() {
+        let failure = require_free(Utf8Path::new("/"), u64::MAX, "building helm").unwrap_err();
+        assert!(failure.message.starts_with("/ has ") && failure.message.contains("building helm"), "{failure}");
+    }
+}

@@ -15,14 +15,20 @@ use crate::cluster::{lock, registry_hosting};
 use crate::diagnosis::tracker::Owner;
 use crate::diagnosis::{said, sources, tracker};
 use crate::files::bounds;
-use crate::layer::{images, preflight, pull_secret, retry, timeline};
+use crate::diagnosis::retry;
+use crate::layer::{images, preflight, pull_secret, timeline};
 use crate::releases::{Status, manifest};
+use crate::repo::environment::Environment;
+use crate::repo::environment::RegistrySettings;
 use crate::repo::k3d;
-use crate::repo::tree::{Environment, Layer, LayerNeeds, PullSecretNeed, RegistrySettings};
+use crate::repo::layers::Layer;
+use crate::repo::needs::LayerNeeds;
+use crate::repo::needs::PullSecretNeed;
+use crate::run::duration;
 use crate::run::foreign;
 use crate::world::process::Captured;
 use crate::world::{docker, helm_storage, helmfile, kubeconfig, kubernetes, tools};
-use crate::{checklist, cli, cluster, layer, report};
+use crate::{checklist, cluster, layer, report};
 use run_record::Code;
 
 #[cfg(test)]
@@ -303,7 +309,7 @@ fn retry_after(bytes: &[u8]) {
 }
 
 fn duration(bytes: &[u8]) {
-    if let Ok(time) = cli::duration(&text(bytes)) {
+    if let Ok(time) = duration::parse(&text(bytes)) {
         let _ = Instant::now() + time;
     }
 }

@@ -13,10 +13,10 @@ use image_mirror::Endpoint;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::files;
 use crate::mirror;
-use crate::repo::tree::read_yaml;
+use crate::repo::read_yaml;
 use crate::run::context::Context;
-use crate::run::state;
 use crate::world::docker::{self, Container, Kind, Looked, docker_output};
 use crate::world::engine;
 use crate::world::go::{Program, files_below, require_go, short_hex};
@@ -105,7 +105,7 @@ const SUITE: &str = "bookworm";
 
 /// The lock of what the lab's upstream serves.
 pub fn lock_file() -> Result<Utf8PathBuf, Failure> {
-    Ok(state::cache_dir()?.join("lab/images.lock"))
+    Ok(files::cache_dir()?.join("lab/images.lock"))
 }
 
 /// Whether Docker Hub answers from here at all, through a proxy too (any HTTP status does).
@@ -181,7 +181,7 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     async fn new(context: &'a Context) -> Result<Self, Failure> {
         let folder = context.tree.path("tests/lab");
-        let cache = state::cache_dir()?.join("lab");
+        let cache = files::cache_dir()?.join("lab");
         std::fs::create_dir_all(&cache).map_err(|error| Failure::usage(format!("cannot create {cache}: {error}")))?;
         let there = engine::image_tags("ameide-lab/*").await?;
         Ok(Self { context, file: read_yaml(&folder.join("lab.yaml"))?, folder, cache, there })
@@ -284,7 +284,7 @@ impl<'a> Builder<'a> {
             Utf8Path::from_path(stage.path()).ok_or_else(|| Failure::usage("the cache folder's name is not UTF-8"))?;
         copy_folder(&self.folder.join(&image.context), target).map_err(failed)?;
         for binary in &image.binaries {
-            let built = self.program(binary)?.build(&state::cache_dir()?, &self.context.reporter).await?;
+            let built = self.program(binary)?.build(&files::cache_dir()?, &self.context.reporter).await?;
             std::fs::create_dir_all(target.join("bin")).map_err(failed)?;
             std::fs::copy(&built, target.join("bin").join(binary)).map_err(failed)?;
         }
@@ -317,7 +317,7 @@ impl<'a> Builder<'a> {
                 .env("DEBIAN_FRONTEND", "noninteractive");
             self.job("apt", command, "debootstrap is needed: apt-get install debootstrap").await?;
         }
-        state::require_free(&self.cache, 2 << 30, "the lab's base image")?;
+        files::require_free(&self.cache, 2 << 30, "the lab's base image")?;
         let step = reporter.step("lab", "building the base image (debootstrap)");
         let folder =
             tempfile::tempdir_in(&self.cache).map_err(|error| Failure::usage(format!("{}: {error}", self.cache)))?;
@@ -465,6 +465,6 @@ async fn serve(
     }
     mirror::resolve_lab_lock(context, &lab.lock).await?;
     let text = serde_json::to_string_pretty(upstream).unwrap_or_default();
-    state::write_atomically(&pushed_path, text.as_bytes())
+    files::write_atomically(&pushed_path, text.as_bytes())
         .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {pushed_path}: {error}")))
 }

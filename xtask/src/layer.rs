@@ -4,7 +4,6 @@
 pub mod images;
 pub mod preflight;
 pub mod pull_secret;
-pub mod retry;
 pub mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,21 +12,22 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use kube::Client;
-use serde::Deserialize;
 
 use crate::cluster;
 use crate::cluster::lease::ClusterLease;
 use crate::cluster::lock::ClusterLock;
 use crate::diagnosis::Diagnosis;
+use crate::diagnosis::retry::{Retry, Spent};
+use crate::files;
 use crate::lab::Lab;
-use crate::layer::retry::{Budgets, Retry, Spent};
 use crate::mirror;
 use crate::releases;
-use crate::repo::tree::{self, Layer};
+use crate::repo::layers;
+use crate::repo::layers::Layer;
+use crate::repo::needs::Budgets;
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
-use crate::run::state;
-use crate::world::helmfile::{NO_RELEASES, WantedRelease};
+use crate::world::helmfile::{NO_RELEASES, Release};
 use crate::world::process::{Job, capture};
 use crate::world::tools::{self, Toolbox};
 use crate::world::{helm_storage, kubernetes};
@@ -76,23 +76,6 @@ impl Args {
     }
 }
 
-/// A release as `helmfile list --output json` names it.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Release {
-    pub name: String,
-    pub namespace: String,
-    /// Its `condition:` holds; Helmfile does nothing about one whose does not.
-    pub enabled: bool,
-    /// To be there when the layer is in place.
-    pub installed: bool,
-}
-
-impl From<&WantedRelease> for Release {
-    fn from(wanted: &WantedRelease) -> Self {
-        Self { name: wanted.name.clone(), namespace: wanted.namespace.clone(), enabled: true, installed: true }
-    }
-}
-
 /// What `helmfile list` says: only what it would do something about, and nothing counts as
 /// wanted that Helmfile leaves alone.
 pub(crate) fn listed(json: &str, default_namespace: &str) -> Result<Vec<Release>, String> {
@@ -108,7 +91,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let layers = context.tree.layers()?;
     if args.list {
         let listed = if args.critical_path {
-            tree::in_order(&layers, &crate::commands::up::critical_path(context)?)?
+            layers::in_order(&layers, &crate::repo::critical_path(&context.tree)?)?
         } else {
             layers
         };
@@ -118,7 +101,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     helm_storage::check_driver()?;
-    let selected = if args.all { layers } else { tree::select(&layers, &args.selectors)? };
+    let selected = if args.all { layers } else { layers::select(&layers, &args.selectors)? };
     if context.dry_run {
         return plan(context, &selected, args).await;
     }
@@ -566,7 +549,7 @@ async fn test_logs(client: &Client, release: &Release, mut namespaces: BTreeSet<
 
 fn append(path: &camino::Utf8Path, text: &str) {
     use std::io::Write;
-    if let Ok(mut file) = state::private(std::fs::File::options().append(true).create(true)).open(path) {
+    if let Ok(mut file) = files::private(std::fs::File::options().append(true).create(true)).open(path) {
         // For reading later: losing it must not fail the test.
         let _ = file.write_all(text.as_bytes());
     }

@@ -12,13 +12,13 @@ use image_mirror::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::files::human_bytes;
 use crate::lab::{self, Lab};
 use crate::layer::pull_secret;
 use crate::mirror::progress::Transfer;
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::{self, ImagesEvent};
-use crate::run::state::human_bytes;
 use run_record::{Code, Failure};
 
 #[derive(Clone, Debug, Default, clap::Args)]

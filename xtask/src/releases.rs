@@ -21,10 +21,10 @@ use kube::api::{Api, PostParams};
 use serde::Serialize;
 
 use crate::cluster::lease::ClusterLease;
-use crate::layer::Release;
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
+use crate::world::helmfile::Release;
 use crate::world::kubernetes::{server_time, write_failed};
 use crate::world::process::Job;
 use run_record::{Code, Exit, Failure};
@@ -94,7 +94,7 @@ pub enum Action {
     Repair {
         /// From which age a pending release of an unknown owner counts as orphaned: counted
         /// from its last change; if not given, 5m, and never less than its own timeout
-        #[arg(long, value_parser = crate::cli::duration)]
+        #[arg(long, value_parser = crate::run::duration::parse)]
         older_than: Option<Duration>,
         /// Uninstall this release (NAME or NAMESPACE/NAME), after showing what goes with it
         #[arg(long, value_name = "NAME", conflicts_with = "rollback")]

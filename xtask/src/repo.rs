@@ -1,4 +1,116 @@
-//! What the tree says, parsed once: layers and what they need, environments, k3d.
+//! What the tree says, parsed once: layers and what they need, environments, k3d. Nothing
+//! about a layer, an image or a namespace is written in Rust.
 
+pub mod environment;
 pub mod k3d;
-pub mod tree;
+pub mod layers;
+pub mod needs;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use run_record::Failure;
+use serde::de::DeserializeOwned;
+
+use crate::files::bounds;
+use environment::Environment;
+use layers::Layer;
+use needs::LayerNeeds;
+
+/// The root of the work tree.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    pub root: Utf8PathBuf,
+}
+
+impl Tree {
+    /// Found from the current folder upwards, as cargo finds its workspace.
+    pub fn discover(from: &Utf8Path) -> Result<Self, Failure> {
+        let marker = "infra/kubernetes/helmfiles";
+        from.ancestors()
+            .find(|folder| folder.join(marker).is_dir())
+            .map(|root| Self { root: root.to_owned() })
+            .ok_or_else(|| Failure::usage(format!("no folder from {from} upwards holds {marker}")))
+    }
+
+    pub fn path(&self, relative: &str) -> Utf8PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Every layer, in order of its number.
+    pub fn layers(&self) -> Result<Vec<Layer>, Failure> {
+        let folder = self.path("infra/kubernetes/helmfiles");
+        let entries = folder
+            .read_dir_utf8()
+            .map_err(|error| Failure::usage(format!("cannot list the layers in {folder}: {error}")))?;
+        let mut layers: Vec<Layer> = entries.flatten().filter_map(|entry| Layer::from_path(entry.path())).collect();
+        layers.sort();
+        if layers.is_empty() {
+            return Err(Failure::usage(format!("{folder} holds no layer: expected files like 45-data-plane-ext.yaml")));
+        }
+        Ok(layers)
+    }
+
+    pub fn environments(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .path("infra/kubernetes/environments")
+            .read_dir_utf8()
+            .map(|entries| {
+                let with_env = entries.flatten().filter(|entry| entry.path().join("env.yaml").is_file());
+                with_env.map(|entry| entry.file_name().to_owned()).collect()
+            })
+            .unwrap_or_default();
+        names.sort();
+        names
+    }
+
+    pub fn environment(&self, name: &str) -> Result<Environment, Failure> {
+        let known = self.environments();
+        if !known.iter().any(|other| other == name) {
+            return Err(Failure::usage(format!(
+                "unknown environment {name:?} (--env): expected one of {}",
+                known.join(", ")
+            )));
+        }
+        let path = self.path("infra/kubernetes/environments").join(name).join("env.yaml");
+        Environment::parse(&path, &read(&path)?)
+    }
+
+    pub fn layer_needs(&self) -> Result<LayerNeeds, Failure> {
+        let path = self.path("infra/kubernetes/layers.yaml");
+        LayerNeeds::parse(&path, &read(&path)?)
+    }
+}
+
+/// Reads a YAML file into its type; the error names file, line and column.
+pub fn read_yaml<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, Failure> {
+    parse_yaml(path, &read(path)?)
+}
+
+/// A file of the tree, of a size that such a file has.
+pub fn read(path: &Utf8Path) -> Result<String, Failure> {
+    bounds::read(path, bounds::SETTINGS).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))
+}
+
+pub fn parse_yaml<T: DeserializeOwned>(path: &Utf8Path, text: &str) -> Result<T, Failure> {
+    bounds::yaml(text).map_err(|error| Failure::usage(format!("{path}: {error}")))
+}
+
+/// `INFRA_CRITICAL_PATH` (names, by space or comma), else what layers.yaml says.
+pub fn critical_path(tree: &Tree) -> Result<Vec<String>, Failure> {
+    let from_env = std::env::var("INFRA_CRITICAL_PATH").unwrap_or_default();
+    let named: Vec<String> = from_env.split([' ', ',']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    if named.is_empty() { Ok(tree.layer_needs()?.critical_path) } else { Ok(named) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broken_yaml_is_reported_with_file_and_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("env.yaml")).unwrap();
+        std::fs::write(&path, "cluster:\n  context: k3d-x\n  colour: red\nregistry: {push: a, pull: b}\n").unwrap();
+        let message = read_yaml::<Environment>(&path).unwrap_err().message;
+        assert!(message.contains("env.yaml") && message.contains("colour") && message.contains('3'), "{message}");
+    }
+}

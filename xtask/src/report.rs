@@ -13,11 +13,11 @@ use serde::Deserialize;
 
 pub use record::{Run, read};
 
+use crate::files;
 use crate::files::bounds;
 use crate::run::context::Context;
 use crate::run::foreign;
 use crate::run::reporter::human_seconds;
-use crate::run::state;
 use run_record::Failure;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -77,7 +77,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     };
     let written = match &args.to {
         Some(path) => std::fs::write(path, text),
-        None => state::write_atomically(&path, text.as_bytes()),
+        None => files::write_atomically(&path, text.as_bytes()),
     };
     written.map_err(|error| Failure::usage(format!("--to {path}: {error}")))?;
     context.reporter.data(path.as_str());

@@ -3,6 +3,7 @@
 
 pub mod consent;
 pub mod context;
+pub mod duration;
 pub mod foreign;
 #[path = "../../record/src/readers/github.rs"]
 pub mod github;

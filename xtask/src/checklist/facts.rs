@@ -16,13 +16,13 @@ use serde::Deserialize;
 
 use crate::cluster::lock::{ClusterLock, Holder};
 use crate::cluster::{self, Standing};
-use crate::commands::up;
-use crate::layer::Release;
 use crate::mirror;
 use crate::releases::Revision;
-use crate::repo::tree;
+use crate::repo;
+use crate::repo::layers;
 use crate::run::context::Context;
 use crate::world::helm_storage::{Stored, newest};
+use crate::world::helmfile::Release;
 use crate::world::helmfile::{self, WantedRelease};
 use crate::world::kubernetes::{self, NamespacePhase, read_failed};
 use run_record::Failure;
@@ -133,8 +133,8 @@ pub struct Workload {
 
 /// Looks at everything at once.
 pub async fn observe(context: &Context) -> Result<Facts, Failure> {
-    let critical_path = up::critical_path(context)?;
-    let layers = tree::select(&context.tree.layers()?, &critical_path)?;
+    let critical_path = repo::critical_path(&context.tree)?;
+    let layers = layers::select(&context.tree.layers()?, &critical_path)?;
     let needs = context.tree.layer_needs()?;
     let names: BTreeSet<String> = layers
         .iter()
@@ -185,7 +185,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
     let (wanted, revisions, tests) = releases;
     Ok(Facts {
         run: context.run_id.clone(),
-        critical_path: layers.iter().map(tree::Layer::name).collect(),
+        critical_path: layers.iter().map(layers::Layer::name).collect(),
         pull,
         lock,
         cluster,

@@ -15,10 +15,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::run::foreign;
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::{Reporter, human_seconds};
-use crate::run::state;
 use crate::world::process::descriptor;
 use run_record::{Code, Failure};
 
@@ -98,11 +98,11 @@ impl ClusterLock {
             |error: std::io::Error| Failure::new(Code::StateUnwritable, format!("the lock file {path}: {error}"));
         if let Some(folder) = path.parent() {
             // It goes with the cluster, while others may wait for the lock in it.
-            state::create_private_dir(folder).map_err(failed)?;
+            files::create_private_dir(folder).map_err(failed)?;
         }
         let mut options = File::options();
         options.create(true).read(true).write(true).truncate(false);
-        let mut file = state::private(&mut options).open(path).map_err(failed)?;
+        let mut file = files::private(&mut options).open(path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),

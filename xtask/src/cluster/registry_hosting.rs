@@ -8,7 +8,7 @@ use kube::Client;
 use kube::api::Api;
 use serde::Deserialize;
 
-use crate::repo::tree::RegistrySettings;
+use crate::repo::environment::RegistrySettings;
 use crate::run::context::Context;
 use crate::world::kubernetes::read_failed;
 use run_record::Failure;

@@ -2,8 +2,8 @@
 
 use std::net::TcpListener;
 
+use crate::files::{cache_dir, human_bytes};
 use crate::run::context::Context;
-use crate::run::state::{cache_dir, human_bytes};
 use crate::world::docker::{self, Container};
 use crate::world::engine;
 use run_record::{Code, Failure};

@@ -4,8 +4,8 @@
 
 use crate::checklist;
 use crate::cluster;
-use crate::commands::up;
 use crate::layer;
+use crate::repo;
 use crate::run::context::Context;
 use run_record::Failure;
 
@@ -49,7 +49,7 @@ pub async fn run(context: &Context, script: &Script) -> Result<(), Failure> {
         }
         Script::EnsureK3dCluster => cluster::run(context, None).await,
         Script::InfraHealthCheck { layers: named, .. } if named.is_empty() => {
-            layers(context, up::critical_path(context)?).await?;
+            layers(context, repo::critical_path(&context.tree)?).await?;
             conclude(context).await
         }
         Script::InfraHealthCheck { layers: named, .. } => layers(context, named.clone()).await,

@@ -6,7 +6,8 @@ use crate::cluster;
 use crate::cluster::lock::ClusterLock;
 use crate::layer::{self, Runner};
 use crate::mirror;
-use crate::repo::tree::{self, Layer};
+use crate::repo;
+use crate::repo::layers::{self, Layer};
 use crate::run::context::Context;
 use crate::run::reporter::human_seconds;
 use run_record::{Exit, Failure};
@@ -19,8 +20,8 @@ pub struct Args {
 }
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
-    let path = critical_path(context)?;
-    let layers = tree::select(&context.tree.layers()?, &path)?;
+    let path = repo::critical_path(&context.tree)?;
+    let layers = layers::select(&context.tree.layers()?, &path)?;
     let layer_args = layer::Args { skip_tests: args.skip_tests, ..layer::Args::of(path) };
     if context.dry_run {
         cluster::plan(context).await?;
@@ -61,11 +62,4 @@ async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &l
         format!("look around: kubectl --context {} get pods -A (kubectl: `cargo xtask tools`)", context.kube_context),
     );
     Ok(())
-}
-
-/// `INFRA_CRITICAL_PATH` (names, by space or comma), else what layers.yaml says.
-pub fn critical_path(context: &Context) -> Result<Vec<String>, Failure> {
-    let from_env = std::env::var("INFRA_CRITICAL_PATH").unwrap_or_default();
-    let named: Vec<String> = from_env.split([' ', ',']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    if named.is_empty() { Ok(context.tree.layer_needs()?.critical_path) } else { Ok(named) }
 }

@@ -15,8 +15,8 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, L
 
 use super::sources::{self, Verdict};
 use super::tracker::{self, Owner, Sighting, Stage, exit_in_words};
-use crate::layer::Release;
 use crate::releases::by_hand;
+use crate::world::helmfile::Release;
 
 /// The releases of a layer that are to be installed, by namespace and name.
 #[derive(Clone, Debug, Default)]

@@ -108,6 +108,13 @@ mod tests {
     }
 
     #[test]
+    fn every_rule_has_a_remedy_and_every_remedy_its_rule() {
+        let codes: std::collections::BTreeSet<Code> = RULES.iter().map(|rule| rule.code).collect();
+        let remedied = Code::ALL.iter().copied().filter(|code| code.remedy().is_some());
+        assert_eq!(codes, remedied.collect());
+    }
+
+    #[test]
     fn what_may_heal_gets_minutes() {
         for code in [
             Code::ConfigMissing,

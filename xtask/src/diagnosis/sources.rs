@@ -1545,11 +1545,11 @@ mod tests {
 
     #[test]
     fn what_is_tried_again_is_what_may_heal() {
-        let budgets = crate::layer::retry::Budgets::default();
+        let budgets = crate::repo::needs::Budgets::default();
         for line in table().iter().filter(|line| matches!(line.source, "helm" | "helmfile")) {
             let Some(code) = line.code else { continue };
-            let retried =
-                crate::layer::retry::Spent::default().decide(code, &budgets) != crate::layer::retry::Retry::None;
+            let retried = crate::diagnosis::retry::Spent::default().decide(code, &budgets)
+                != crate::diagnosis::retry::Retry::None;
             // A webhook that is coming up is waited for, as the API is.
             let expected = line.may_end == "never" || code == Code::WebhookUnavailable;
             assert_eq!(retried, expected, "{}", line.message);

@@ -152,7 +152,7 @@ fn nothing(path: &str) -> Answer {
 fn context() -> (Context, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
-    let tree = crate::repo::tree::Tree::discover(Utf8Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let tree = crate::repo::Tree::discover(Utf8Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
     let reporter = Arc::new(reporter::Reporter::new(reporter::Format::Json, false));
     reporter.record_to(path.join("record.jsonl")).unwrap();
     let context = Context {

@@ -13,7 +13,7 @@ use camino::Utf8Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::run::state::human_bytes;
+use crate::files::human_bytes;
 
 /// What a file of settings may hold, in bytes; of the tree, a kubeconfig, a kept answer.
 pub const SETTINGS: u64 = 8 << 20;

@@ -10,7 +10,8 @@ use kube::api::{Api, ListParams};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::repo::tree::{Tree, read_yaml};
+use crate::repo::Tree;
+use crate::repo::read_yaml;
 use crate::world::kubernetes::read_failed;
 use run_record::{Code, Failure};
 

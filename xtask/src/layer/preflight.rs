@@ -11,35 +11,20 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::core::Status as ApiStatus;
 
-use serde::Deserialize;
-
 use crate::lab::Lab;
-use crate::layer::Release;
 use crate::mirror;
 use crate::releases::{Status, manifest};
-use crate::repo::tree::{Layer, Needs, SecretNeed, ServiceNeed};
+use crate::repo::layers::Layer;
+use crate::repo::needs::SecretNeed;
+use crate::repo::needs::ServiceNeed;
+use crate::repo::needs::{Needs, Waits};
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::world::helm_storage;
 use crate::world::helmfile;
+use crate::world::helmfile::Release;
 use crate::world::kubernetes::{self, NamespacePhase, read_failed};
 use run_record::{Code, Failure};
-
-/// `preflight:` of layers.yaml: how long is waited, in seconds.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Waits {
-    /// For a Terminating namespace to be gone.
-    pub namespace: u64,
-    /// For a service that is coming up.
-    pub service: u64,
-}
-
-impl Default for Waits {
-    fn default() -> Self {
-        Self { namespace: 120, service: 60 }
-    }
-}
 
 /// For how long a service is waited for that the layer itself installs.
 const OWN_SERVICE: Duration = Duration::from_secs(3);

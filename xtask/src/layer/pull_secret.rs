@@ -13,7 +13,7 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
-use crate::repo::tree::PullSecretNeed;
+use crate::repo::needs::PullSecretNeed;
 use crate::run::context::Context;
 use crate::world::kubernetes::{self, NamespacePhase, read_failed, write_failed};
 use run_record::{Code, Failure};
@@ -226,7 +226,7 @@ mod tests {
         assert!(to_write(Ok(Some(alice("t"))), false).unwrap().is_none());
         assert!(to_write(half(), false).unwrap().is_none());
         let root = camino::Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let tree = crate::repo::tree::Tree { root };
+        let tree = crate::repo::Tree { root };
         for name in tree.environments() {
             let env = tree.environment(&name).unwrap();
             assert_eq!(env.pull_secret.from_shell, env.cluster.k3d.is_some(), "{name}");

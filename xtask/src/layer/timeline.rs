@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Client;
 use kube::api::{Api, ListParams};
 
-use crate::repo::tree::Layer;
+use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::run::reporter::{Event, PodEvent, ReleaseEvent};
 use crate::world::kubernetes::{is_forbidden, pods_anywhere};

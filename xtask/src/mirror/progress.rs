@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use image_mirror::{Event, Observe};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::files::human_bytes;
 use crate::run::reporter::Reporter;
-use crate::run::state::human_bytes;
 
 pub struct Transfer<'a> {
     reporter: &'a Reporter,

@@ -14,8 +14,8 @@ use kube::api::{Api, ListParams};
 use kube::core::{NamespaceResourceScope, Resource};
 use serde_json::Value;
 
-use crate::layer::Release;
 use crate::run::context::Context;
+use crate::world::helmfile::Release;
 
 /// Tells each object of these releases that somebody has added fields to. A look that
 /// fails says nothing: it stops no layer that is in place.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::files::bounds;
-use crate::repo::tree;
+use crate::repo;
 use run_record::Failure;
 
 /// The config file as read, and as a plain value for comparing.
@@ -186,13 +186,13 @@ pub struct FileEntry {
 
 impl K3dConfig {
     pub fn read(path: &Utf8Path) -> Result<Self, Failure> {
-        Self::parse(path, &tree::read(path)?)
+        Self::parse(path, &repo::read(path)?)
     }
 
     /// # Errors
     /// What is no such file, or holds a number that cannot be; file and field are named.
     pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
-        let simple: Simple = tree::parse_yaml(path, text)?;
+        let simple: Simple = repo::parse_yaml(path, text)?;
         if simple.api_version != "k3d.io/v1alpha5" || simple.kind != "Simple" {
             return Err(Failure::usage(format!(
                 "{path}: apiVersion {:?}, kind {:?}: expected k3d.io/v1alpha5 and Simple",

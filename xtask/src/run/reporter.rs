@@ -13,9 +13,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::run::foreign;
 use crate::run::github::{self, Annotations};
-use crate::run::{printer, state};
+use crate::run::printer;
 use run_record::Failure;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -194,7 +195,7 @@ impl Reporter {
 
     /// From now on (and for what came before) the record goes to `path`.
     pub fn record_to(&self, path: Utf8PathBuf) -> std::io::Result<()> {
-        let mut file = state::private(File::options().create(true).append(true)).open(&path)?;
+        let mut file = files::private(File::options().create(true).append(true)).open(&path)?;
         let mut inner = self.lock();
         for line in &inner.buffered {
             writeln!(file, "{line}")?;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use sha2::{Digest, Sha256};
 
+use crate::files;
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::Reporter;
-use crate::run::state;
 use crate::world::process::{self, Job};
 use run_record::{Code, Failure};
 
@@ -57,7 +57,7 @@ impl Program {
             return Ok(output);
         }
         let go = require_go()?;
-        state::require_free(cache, FREE_FOR_BUILD, &format!("building {}", self.name))?;
+        files::require_free(cache, FREE_FOR_BUILD, &format!("building {}", self.name))?;
         let folder = output.parent().unwrap_or(cache);
         let failed = |what: &str, error: std::io::Error| {
             Failure::new(Code::DiskFull, format!("{what} in the cache {folder}: {error}"))

@@ -28,7 +28,7 @@ use kube::api::{Api, ListParams};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
 
-use crate::layer::Release;
+use crate::world::helmfile::Release;
 use crate::world::kubernetes::read_failed;
 use run_record::{Code, Failure};
 

@@ -8,12 +8,12 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::files;
 use crate::files::bounds;
-use crate::releases::Revision;
-use crate::repo::tree::Layer;
+use crate::repo::layers::Layer;
 use crate::run::context::Context;
-use crate::run::state;
 use crate::world::go::{files_below, short_hex};
+use crate::world::helm_storage::Revision;
 use crate::world::process::capture;
 use crate::world::tools::{self, Toolbox};
 use run_record::{Code, Failure};
@@ -24,6 +24,23 @@ pub struct WantedRelease {
     pub layer: String,
     pub namespace: String,
     pub name: String,
+}
+
+/// A release as `helmfile list --output json` names it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Release {
+    pub name: String,
+    pub namespace: String,
+    /// Its `condition:` holds; Helmfile does nothing about one whose does not.
+    pub enabled: bool,
+    /// To be there when the layer is in place.
+    pub installed: bool,
+}
+
+impl From<&WantedRelease> for Release {
+    fn from(wanted: &WantedRelease) -> Self {
+        Self { name: wanted.name.clone(), namespace: wanted.namespace.clone(), enabled: true, installed: true }
+    }
 }
 
 /// The installed releases of these layers.
@@ -50,7 +67,7 @@ pub async fn releases(context: &Context, layers: &[Layer]) -> Result<Vec<WantedR
         let answer = Kept { key: key.clone(), releases };
         let text = serde_json::to_string(&answer).unwrap_or_default();
         // For speed only: without it Helmfile is asked again.
-        let _ = state::write_atomically(&kept(context, layer), text.as_bytes());
+        let _ = files::write_atomically(&kept(context, layer), text.as_bytes());
         wanted.extend(answer.releases);
     }
     Ok(wanted)

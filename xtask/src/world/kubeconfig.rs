@@ -18,9 +18,9 @@ use kube::config::{Kubeconfig, KubeconfigError};
 use serde_json::Value;
 
 use crate::files::bounds;
+use crate::files::env_path;
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::human_seconds;
-use crate::run::state::env_path;
 use crate::world::kubernetes::answers::plain;
 use run_record::{Code, Failure};
 

@@ -22,8 +22,8 @@ use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use crate::files::human_bytes;
 use crate::run::interrupt::{Interrupt, LAST};
-use crate::run::state::human_bytes;
 use run_record::{Code, Failure};
 
 /// How long a short question may take before it counts as not answered. Docker's

@@ -8,10 +8,12 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 
-use crate::repo::tree::{self, Tree, read_yaml};
+use crate::files;
+use crate::repo;
+use crate::repo::Tree;
+use crate::repo::read_yaml;
 use crate::run::context::Context;
 use crate::run::reporter::Reporter;
-use crate::run::state;
 use crate::world::go::Program;
 use crate::world::kubernetes;
 use crate::world::process;
@@ -99,7 +101,7 @@ pub fn pinned(tree: &Tree) -> Result<Vec<Tool>, Failure> {
 
 /// The `tool` package of a go.mod, and the version of the module that holds it.
 fn pinned_in(go_mod: &Utf8Path) -> Result<(String, String), Failure> {
-    pin(&tree::read(go_mod)?).map_err(|error| Failure::usage(format!("{go_mod}: {error}")))
+    pin(&repo::read(go_mod)?).map_err(|error| Failure::usage(format!("{go_mod}: {error}")))
 }
 
 pub(crate) fn pin(text: &str) -> Result<(String, String), String> {
@@ -173,7 +175,7 @@ fn is_version(word: &str) -> bool {
 
 /// Finds or builds the named tools (all of them for an empty list).
 pub async fn ensure(tree: &Tree, names: &[&str], reporter: &Reporter) -> Result<Toolbox, Failure> {
-    let cache = state::cache_dir()?;
+    let cache = files::cache_dir()?;
     let (mut paths, mut environments) = (BTreeMap::new(), BTreeMap::new());
     for tool in pinned(tree)? {
         if names.is_empty() || names.contains(&tool.name.as_str()) {
@@ -205,7 +207,7 @@ fn link(target: &Utf8Path, link: &Utf8Path) -> std::io::Result<()> {
 
 /// `cargo xtask tools`.
 pub async fn run(tree: &Tree, reporter: &Reporter) -> Result<(), Failure> {
-    let cache = state::cache_dir()?;
+    let cache = files::cache_dir()?;
     for tool in pinned(tree)? {
         let step = reporter.step(&tool.name, &tool.version);
         let path = tool.find_or_build(&cache, reporter).await?;

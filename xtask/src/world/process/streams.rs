@@ -9,7 +9,7 @@ use camino::Utf8Path;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc::Sender;
 
-use crate::run::state;
+use crate::files;
 
 /// The longest line that is kept, in bytes.
 pub const LINE: usize = 16 << 10;
@@ -145,7 +145,7 @@ pub struct Log {
 
 impl Log {
     pub fn open(path: &Utf8Path) -> std::io::Result<Self> {
-        Ok(Self { file: state::private(File::options().create(true).append(true)).open(path)?, room: LOG })
+        Ok(Self { file: files::private(File::options().create(true).append(true)).open(path)?, room: LOG })
     }
 
     /// The log is for people: losing a line of it (a full disk) must not end the job.

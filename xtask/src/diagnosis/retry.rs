@@ -2,93 +2,12 @@
 //! stand in it is not tried again. Budgets are per layer run, in
 //! `infra/kubernetes/layers.yaml`.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
-
-use crate::run::context::Context;
 use run_record::Code;
 
-/// `retries:` of layers.yaml.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[derive(Default)]
-pub struct Budgets {
-    pub rate_limit: RateLimit,
-    pub release_pending: ReleasePending,
-    pub api_unreachable: ApiUnreachable,
-    pub webhook_unavailable: WebhookUnavailable,
-    /// Seconds that a blocker may last before it ends the run, by code.
-    #[serde(deserialize_with = "of_known_codes")]
-    pub patience: BTreeMap<Code, u64>,
-}
-
-/// A code that no blocker has would be patience with nothing.
-fn of_known_codes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<Code, u64>, D::Error> {
-    let patience = BTreeMap::<String, u64>::deserialize(from)?;
-    let known = |(name, seconds): (String, u64)| {
-        let code = name.parse().ok().filter(|code| crate::diagnosis::rules::of(*code).is_some());
-        code.map(|code| (code, seconds)).ok_or_else(|| format!("patience: no blocker is called {name:?}"))
-    };
-    patience.into_iter().map(known).collect::<Result<_, _>>().map_err(serde::de::Error::custom)
-}
-
-/// Seconds throughout.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct RateLimit {
-    pub attempts: u32,
-    pub first_wait: u64,
-    pub longest_wait: u64,
-}
-
-impl Default for RateLimit {
-    fn default() -> Self {
-        Self { attempts: 8, first_wait: 5, longest_wait: 120 }
-    }
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct ReleasePending {
-    pub attempts: u32,
-}
-
-impl Default for ReleasePending {
-    fn default() -> Self {
-        Self { attempts: 1 }
-    }
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct ApiUnreachable {
-    pub attempts: u32,
-    /// How long the API may be away each time, in seconds.
-    pub within: u64,
-}
-
-impl Default for ApiUnreachable {
-    fn default() -> Self {
-        Self { attempts: 2, within: 180 }
-    }
-}
-
-/// A webhook that is coming up: Helm gives up at its first refusal.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct WebhookUnavailable {
-    pub attempts: u32,
-    /// Before each, in seconds.
-    pub wait: u64,
-}
-
-impl Default for WebhookUnavailable {
-    fn default() -> Self {
-        Self { attempts: 12, wait: 15 }
-    }
-}
+use crate::repo::needs::{Budgets, RateLimit};
+use crate::run::context::Context;
 
 /// What a layer run has used of its budgets.
 #[derive(Clone, Debug, Default)]

@@ -1,0 +1,74 @@
+//! The last touch to what ends a run: a remedy that works when it is pasted, in this
+//! environment, and that never makes or mends a cluster which is not this tool's to make.
+
+use run_record::{Code, Exit, Failure};
+
+use crate::repo::environment;
+use crate::run::context::Context;
+use crate::world::kubernetes;
+
+/// The failure with its remedy as it is to be run here.
+pub fn fitting(context: &Context, mut failure: Failure) -> Failure {
+    let remedy = failure.remedy.take();
+    failure.remedy = remedy.map(|remedy| match &context.env.cluster.k3d {
+        None if says_cluster(&remedy) => of_shared(context, failure.code),
+        _ => with_environment(&remedy, &context.env_name),
+    });
+    failure
+}
+
+fn of_shared(context: &Context, code: Code) -> String {
+    if code.exit() == Exit::Registry {
+        return format!("check the network, and that the registry {} answers", context.env.registry.push);
+    }
+    kubernetes::bring_back(&context.kube_context)
+}
+
+/// Whether a remedy is `cargo xtask cluster` or one of its kind.
+fn says_cluster(remedy: &str) -> bool {
+    let commands = remedy.split("cargo xtask ").skip(1);
+    commands.into_iter().any(|rest| {
+        let rest = rest.strip_prefix("--env ").and_then(|rest| rest.split_once(' ')).map_or(rest, |(_, rest)| rest);
+        rest.starts_with("cluster")
+    })
+}
+
+/// Names the environment in each command that does not, unless it is the one that goes without saying.
+fn with_environment(remedy: &str, env: &str) -> String {
+    if env == environment::DEFAULT {
+        return remedy.to_owned();
+    }
+    let mut parts = remedy.split("cargo xtask ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, rest| {
+        let env = if rest.starts_with("--env") { String::new() } else { format!("--env {env} ") };
+        format!("{text}cargo xtask {env}{rest}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remedy_names_the_environment_once_and_a_shared_cluster_is_not_made_here() {
+        for (remedy, named) in [
+            ("cargo xtask cluster", "cargo xtask --env ci cluster"),
+            ("cargo xtask --env ci cluster", "cargo xtask --env ci cluster"),
+            (
+                "wait, then cargo xtask layer 10; or cargo xtask up",
+                "wait, then cargo xtask --env ci layer 10; or cargo xtask --env ci up",
+            ),
+            ("docker login", "docker login"),
+        ] {
+            assert_eq!(with_environment(remedy, "ci"), named);
+            assert_eq!(with_environment(remedy, "local"), remedy);
+        }
+        for remedy in ["cargo xtask cluster", "see the log; cargo xtask --env staging cluster recreate"] {
+            assert!(says_cluster(remedy), "{remedy}");
+        }
+        for remedy in ["cargo xtask layer 10", "look at the cluster", "cargo xtask --env staging up"] {
+            assert!(!says_cluster(remedy), "{remedy}");
+        }
+    }
+}

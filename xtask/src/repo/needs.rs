@@ -1,0 +1,218 @@
+//! `layers.yaml`: what each layer needs before it starts, how long is waited for it, what
+//! is tried again, and which layers `up` brings up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use camino::Utf8Path;
+use run_record::{Code, Failure};
+use serde::Deserialize;
+
+use super::layers::Layer;
+use super::parse_yaml;
+use crate::files::bounds;
+
+/// `infra/kubernetes/layers.yaml`: what each layer needs before it starts.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LayerNeeds {
+    #[serde(default)]
+    pub layers: BTreeMap<String, Needs>,
+    /// How long is waited before a layer starts.
+    #[serde(default)]
+    pub preflight: Waits,
+    /// What is tried again, how often, and how long blockers may last.
+    #[serde(default)]
+    pub retries: Budgets,
+    /// The layers that `up` brings up, in order.
+    pub critical_path: Vec<String>,
+    pub pull_secret: Option<PullSecretNeed>,
+    /// Images that may come from elsewhere than the mirror, whole or up to a `*`.
+    #[serde(default)]
+    pub unmirrored: Vec<String>,
+}
+
+impl LayerNeeds {
+    /// The namespaces that a layer needs or makes, as far as layers.yaml says.
+    pub fn namespaces_of(&self, layer: &Layer) -> BTreeSet<String> {
+        let needs = self.layers.get(&layer.name());
+        needs.into_iter().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).cloned().collect()
+    }
+
+    /// # Errors
+    /// What is no such file, or holds a number that cannot be meant; file and field are named.
+    pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
+        let needs: Self = parse_yaml(path, text)?;
+        needs.check().map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+        Ok(needs)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let seconds = |field: &str, value| bounds::within(field, value, 0..=bounds::DAY);
+        let attempts = |field: &str, value: u32| bounds::within(field, value.into(), 0..=1000);
+        seconds("preflight.namespace", self.preflight.namespace)?;
+        seconds("preflight.service", self.preflight.service)?;
+        let retries = &self.retries;
+        attempts("retries.rateLimit.attempts", retries.rate_limit.attempts)?;
+        seconds("retries.rateLimit.firstWait", retries.rate_limit.first_wait)?;
+        seconds("retries.rateLimit.longestWait", retries.rate_limit.longest_wait)?;
+        attempts("retries.releasePending.attempts", retries.release_pending.attempts)?;
+        attempts("retries.apiUnreachable.attempts", retries.api_unreachable.attempts)?;
+        seconds("retries.apiUnreachable.within", retries.api_unreachable.within)?;
+        attempts("retries.webhookUnavailable.attempts", retries.webhook_unavailable.attempts)?;
+        seconds("retries.webhookUnavailable.wait", retries.webhook_unavailable.wait)?;
+        for (code, value) in &retries.patience {
+            seconds(&format!("retries.patience.{code}"), *value)?;
+        }
+        for (layer, needs) in &self.layers {
+            for (index, service) in needs.services.iter().enumerate() {
+                bounds::within(&format!("layers.{layer}.services[{index}].port"), service.port.into(), 1..=65_535)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The secret that pods pull from Docker Hub with, where there are credentials.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PullSecretNeed {
+    pub name: String,
+    /// The registry as Docker's `config.json` names it.
+    pub server: String,
+    pub namespaces: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Needs {
+    /// Namespaces that must be Active.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// Namespaces that the layer makes: waited for while they are Terminating, and
+    /// none the worse for being absent.
+    #[serde(default)]
+    pub creates: Vec<String>,
+    #[serde(default)]
+    pub services: Vec<ServiceNeed>,
+    #[serde(default)]
+    pub secrets: Vec<SecretNeed>,
+    /// Earlier layers that must be in place.
+    #[serde(default)]
+    pub layers: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceNeed {
+    pub namespace: String,
+    pub name: String,
+    pub port: u16,
+    /// Needed only once this release exists: the layer itself installs it.
+    pub if_release: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretNeed {
+    pub namespace: String,
+    pub name: String,
+    #[serde(default)]
+    pub keys: Vec<String>,
+    pub if_release: Option<String>,
+}
+
+/// `preflight:` of layers.yaml: how long is waited, in seconds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Waits {
+    /// For a Terminating namespace to be gone.
+    pub namespace: u64,
+    /// For a service that is coming up.
+    pub service: u64,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { namespace: 120, service: 60 }
+    }
+}
+
+/// `retries:` of layers.yaml.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Default)]
+pub struct Budgets {
+    pub rate_limit: RateLimit,
+    pub release_pending: ReleasePending,
+    pub api_unreachable: ApiUnreachable,
+    pub webhook_unavailable: WebhookUnavailable,
+    /// Seconds that a blocker may last before it ends the run, by code.
+    #[serde(deserialize_with = "of_known_codes")]
+    pub patience: BTreeMap<Code, u64>,
+}
+
+/// Patience is for what a layer's objects, Helm or Helmfile can show.
+fn of_known_codes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<Code, u64>, D::Error> {
+    let patience = BTreeMap::<String, u64>::deserialize(from)?;
+    let known = |(name, seconds): (String, u64)| {
+        let code = name.parse().ok().filter(|code: &Code| code.remedy().is_some());
+        code.map(|code| (code, seconds)).ok_or_else(|| format!("patience: no blocker is called {name:?}"))
+    };
+    patience.into_iter().map(known).collect::<Result<_, _>>().map_err(serde::de::Error::custom)
+}
+
+/// Seconds throughout.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RateLimit {
+    pub attempts: u32,
+    pub first_wait: u64,
+    pub longest_wait: u64,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self { attempts: 8, first_wait: 5, longest_wait: 120 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ReleasePending {
+    pub attempts: u32,
+}
+
+impl Default for ReleasePending {
+    fn default() -> Self {
+        Self { attempts: 1 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ApiUnreachable {
+    pub attempts: u32,
+    /// How long the API may be away each time, in seconds.
+    pub within: u64,
+}
+
+impl Default for ApiUnreachable {
+    fn default() -> Self {
+        Self { attempts: 2, within: 180 }
+    }
+}
+
+/// A webhook that is coming up: Helm gives up at its first refusal.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct WebhookUnavailable {
+    pub attempts: u32,
+    /// Before each, in seconds.
+    pub wait: u64,
+}
+
+impl Default for WebhookUnavailable {
+    fn default() -> Self {
+        Self { attempts: 12, wait: 15 }
+    }
+}
