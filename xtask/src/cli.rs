@@ -159,7 +159,6 @@ impl Common {
         reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;
         state.prune();
         reporter.event(&Event::Run { command: foreign::own_command_line(), env: &env_name });
-        let confirmed = std::env::var("XTASK_CONFIRM").is_ok_and(|value| value == "1");
         Ok(Context {
             kube_context: self.context.clone().unwrap_or(cluster),
             env_name,
@@ -168,8 +167,7 @@ impl Common {
             env,
             tree,
             dry_run: self.dry_run,
-            yes: self.yes || confirmed,
-            allow_destroy: consent::allowed(&self.allow_destroy)?,
+            consent: consent::Given::by(self.yes, &self.allow_destroy)?,
             json: self.output == Format::Json,
             lock_timeout: self.lock_timeout,
             reporter,

@@ -2,11 +2,11 @@
 
 mod decide;
 pub mod devcontainer;
+pub(crate) mod k3d_errors;
 pub mod lease;
 pub(crate) mod loadbalancer;
 pub mod lock;
 pub mod registry_hosting;
-pub(crate) mod said;
 
 use std::time::Duration;
 
@@ -479,7 +479,7 @@ async fn remove_registry_that_does_not_start(
     let Some(refusal) = refusal.filter(|line| line.starts_with("Error response from daemon: ")) else {
         return Err(failure);
     };
-    if let Some(taken) = said::port_failure(refusal) {
+    if let Some(taken) = k3d_errors::port_failure(refusal) {
         return Err(taken);
     }
     if !is_k3d_registry(container) {
@@ -552,7 +552,7 @@ fn require_port_free(port: u16) -> Result<(), Failure> {
     match std::net::TcpListener::bind(("127.0.0.1", port)) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            Err(said::port_taken(Some(port), format!("bind 127.0.0.1:{port}: address already in use")))
+            Err(k3d_errors::port_taken(Some(port), format!("bind 127.0.0.1:{port}: address already in use")))
         }
         // A low port may be refused to us and yet be free for Docker.
         Err(_) => Ok(()),
@@ -564,14 +564,14 @@ async fn k3d(context: &Context, toolbox: &Toolbox, lab: Option<&Lab>, arguments:
     command.args(arguments);
     let log = context.log("k3d");
     let job = Job { command, log: &log, inherit: None };
-    let said = |line: &str| context.reporter.progress(&format!("[k3d] {}", said::readable(line)));
+    let said = |line: &str| context.reporter.progress(&format!("[k3d] {}", k3d_errors::readable(line)));
     run_k3d(job, arguments, said).await
 }
 
 /// Runs k3d to its end, or until it pulls an image over and over.
 async fn run_k3d(job: Job<'_>, arguments: &[&str], mut said: impl FnMut(&str)) -> Result<(), Failure> {
     let log = job.log.to_owned();
-    let (mut lines, mut pulls) = (Vec::new(), said::Pulls::default());
+    let (mut lines, mut pulls) = (Vec::new(), k3d_errors::Pulls::default());
     let (sender, mut too_many) = tokio::sync::mpsc::unbounded_channel();
     let on_line = |line: &str| {
         said(line);
@@ -592,7 +592,7 @@ async fn run_k3d(job: Job<'_>, arguments: &[&str], mut said: impl FnMut(&str)) -
     if job.run(on_line, stop).await?.status.success() {
         return Ok(());
     }
-    Err(said::failure(arguments, &lines).log(log))
+    Err(k3d_errors::failure(arguments, &lines).log(log))
 }
 
 /// k3d refuses a `KUBECONFIG` of several files and takes no lock on the one it rewrites:
@@ -614,7 +614,7 @@ async fn merge_kubeconfig(context: &Context, config: &K3dConfig, toolbox: &Toolb
     // Its output holds the cluster's keys, and goes into no log.
     let mut command = k3d_command(context, toolbox, None);
     command.args(["kubeconfig", "get", config.name()]);
-    let failed = |tail: Vec<String>| said::failure(&["kubeconfig", "get"], &tail);
+    let failed = |tail: Vec<String>| k3d_errors::failure(&["kubeconfig", "get"], &tail);
     let captured = process::capture(command).await?;
     if !captured.status.success() {
         return Err(failed(captured.stderr.lines().map(str::to_owned).collect()));

@@ -6,10 +6,10 @@
 //! is the worst mistake: a run is ended early only by a state of the cluster that stands
 //! at a last look ([`looks::confirm`]), never by the text of an event or a log alone.
 
+pub mod helm_errors;
 mod looks;
 pub mod retry;
 pub mod rules;
-pub mod said;
 pub mod sources;
 #[cfg(test)]
 mod tests;
@@ -31,11 +31,11 @@ use crate::repo::needs::Budgets;
 use crate::run::context::Context;
 use crate::run::reporter;
 use crate::world::helm_storage;
-use crate::world::helmfile::Release;
+use crate::world::release::Release;
+use helm_errors::{Said, Statement};
 use looks::{Crash, Owners, Releases, Standing};
 use rules::Rule;
 use run_record::{Code, Failure};
-use said::{Said, Statement};
 use sources::Verdict;
 use tracker::{Owner, Sighting, Tracker};
 use watches::Seen;
@@ -458,20 +458,20 @@ impl<'a> Diagnosis<'a> {
 
     async fn explained(&self, tail: &[String]) -> Failure {
         let (log, from) = &self.log;
-        let mut said = said::read(log, *from).unwrap_or_default();
+        let mut said = helm_errors::read(log, *from).unwrap_or_default();
         if said == Said::default() {
             // A log that cannot be read: its last lines are at hand.
-            said = said::of_lines(tail.iter().map(String::as_str));
+            said = helm_errors::of_lines(tail.iter().map(String::as_str));
         }
         // How Helmfile itself ended is not in its log.
-        let killed = tail.iter().rev().find(|line| said::is_killed(line)).cloned();
+        let killed = tail.iter().rev().find(|line| helm_errors::is_killed(line)).cloned();
         let killed = killed.or(said.killed.clone());
         let mut verdicts: Vec<(Verdict, String, &Statement)> = said
             .errors
             .iter()
             .filter_map(|error| error.verdict().map(|(verdict, line)| (verdict, line, error)))
             .collect();
-        verdicts.sort_by_key(|(verdict, ..)| said::rank(verdict));
+        verdicts.sort_by_key(|(verdict, ..)| helm_errors::rank(verdict));
         let says = verdicts.first();
         if let Some((verdict, line, error)) = says.filter(|(verdict, ..)| sources::is_refusal(verdict)) {
             return self.of_helm(verdict.rule, line, error).await;
@@ -566,12 +566,12 @@ impl<'a> Diagnosis<'a> {
 
     /// Who holds which field, and both ways out.
     fn of_conflict(&self, mut failure: Failure, text: &str) -> Failure {
-        let conflicts = said::conflicts(text);
+        let conflicts = helm_errors::conflicts(text);
         if conflicts.is_empty() {
             return failure;
         }
         failure.evidence.clear();
-        let autoscaled = conflicts.iter().all(said::Conflict::is_of_autoscaler);
+        let autoscaled = conflicts.iter().all(helm_errors::Conflict::is_of_autoscaler);
         for conflict in &conflicts {
             let object = conflict.object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
             let by =

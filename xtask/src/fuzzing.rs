@@ -12,10 +12,10 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Event, Pod, Secret};
 
 use crate::cluster::{lock, registry_hosting};
-use crate::diagnosis::tracker::Owner;
-use crate::diagnosis::{said, sources, tracker};
-use crate::files::bounds;
 use crate::diagnosis::retry;
+use crate::diagnosis::tracker::Owner;
+use crate::diagnosis::{helm_errors, sources, tracker};
+use crate::files::bounds;
 use crate::layer::{images, preflight, pull_secret, timeline};
 use crate::releases::{Status, manifest};
 use crate::repo::environment::Environment;
@@ -130,9 +130,9 @@ fn docker_answer(bytes: &[u8]) {
 fn k3d_said(bytes: &[u8]) {
     let text = text(bytes);
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let _ = cluster::said::failure(&["cluster", "create"], &lines);
+    let _ = cluster::k3d_errors::failure(&["cluster", "create"], &lines);
     for line in &lines {
-        let _ = (cluster::said::port_failure(line), cluster::said::readable(line));
+        let _ = (cluster::k3d_errors::port_failure(line), cluster::k3d_errors::readable(line));
     }
 }
 
@@ -277,12 +277,16 @@ fn message(bytes: &[u8]) {
     }
     let _ = (sources::state(reason, message), sources::api(reason, message), sources::helm(message));
     let _ = (sources::helmfile(message), sources::log(message), sources::is_timeout(message));
-    let _ =
-        (said::is_killed(message), said::is_warning(message), said::conflicts(message), retry::manifest_of(message));
+    let _ = (
+        helm_errors::is_killed(message),
+        sources::is_warning(message),
+        helm_errors::conflicts(message),
+        retry::manifest_of(message),
+    );
 }
 
 fn log(bytes: &[u8]) {
-    let _ = said::of_lines(text(bytes).lines());
+    let _ = helm_errors::of_lines(text(bytes).lines());
 }
 
 /// What the API server says, as JSON and as its sentence alone.

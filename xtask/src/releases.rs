@@ -24,9 +24,9 @@ use crate::cluster::lease::ClusterLease;
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
-use crate::world::helmfile::Release;
 use crate::world::kubernetes::{server_time, write_failed};
 use crate::world::process::Job;
+use crate::world::release::Release;
 use run_record::{Code, Exit, Failure};
 
 use crate::world::helm_storage::{self, Stored, history, newest, stored};

@@ -9,4 +9,5 @@ pub mod helmfile;
 pub mod kubeconfig;
 pub mod kubernetes;
 pub mod process;
+pub mod release;
 pub mod tools;

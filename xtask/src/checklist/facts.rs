@@ -22,9 +22,9 @@ use crate::repo;
 use crate::repo::layers;
 use crate::run::context::Context;
 use crate::world::helm_storage::{Stored, newest};
-use crate::world::helmfile::Release;
 use crate::world::helmfile::{self, WantedRelease};
 use crate::world::kubernetes::{self, NamespacePhase, read_failed};
+use crate::world::release::Release;
 use run_record::Failure;
 
 /// A look, and how long it took.

@@ -16,7 +16,7 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, L
 use super::sources::{self, Verdict};
 use super::tracker::{self, Owner, Sighting, Stage, exit_in_words};
 use crate::releases::by_hand;
-use crate::world::helmfile::Release;
+use crate::world::release::Release;
 
 /// The releases of a layer that are to be installed, by namespace and name.
 #[derive(Clone, Debug, Default)]

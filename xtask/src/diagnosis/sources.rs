@@ -11,7 +11,6 @@
 //! [`Reason`], the rows of all other sources, has no way to say so.
 
 use super::rules::{self, Ends, Rule};
-use super::said;
 use run_record::Code;
 
 /// What was read off one message.
@@ -1349,10 +1348,28 @@ pub fn event(component: Option<&str>, reason: &str, message: &str) -> Option<Ver
     Verdict::may_heal(in_reason(for_reason(table, sentence(reason, &lower))?, &lower)?)
 }
 
+/// Lines that Helm's libraries log beside its errors: klog's (`E0204 17:06:35.898427 …`),
+/// slog's (`level=WARN msg=…`), and `WARNING: …`. None of them is why Helm failed.
+pub fn is_warning(line: &str) -> bool {
+    let line = line.trim_start();
+    let klog = {
+        let bytes = line.as_bytes();
+        bytes.len() > 14
+            && matches!(bytes[0], b'I' | b'W' | b'E' | b'F')
+            && bytes[1..5].iter().all(u8::is_ascii_digit)
+            && bytes[5] == b' '
+            && line.contains("] ")
+    };
+    let slog = line.starts_with("level=") || line.starts_with("time=") && line.contains(" level=");
+    let go_log = line.len() > 20 && line.as_bytes()[4] == b'/' && line.as_bytes()[..4].iter().all(u8::is_ascii_digit);
+    let words = ["WARNING: ", "Warning: ", "coalesce.go", "walk.go", "I! ", "W! "];
+    klog || slog || go_log || words.iter().any(|word| line.starts_with(word))
+}
+
 /// A line of Helm's error: an answer of the API in it, or Helm's own words.
 pub fn helm(message: &str) -> Option<Verdict> {
     let lower = message.to_lowercase();
-    if said::is_warning(message) {
+    if is_warning(message) {
         return None;
     }
     // An answer that was waited for in vain is one of the API, or of a webhook.
@@ -1386,7 +1403,7 @@ pub fn is_symptom(verdict: &Verdict) -> bool {
 
 /// What Helmfile says of itself and of the tree.
 pub fn helmfile(message: &str) -> Option<Verdict> {
-    if said::is_warning(message) || is_timeout(message) {
+    if is_warning(message) || is_timeout(message) {
         return None;
     }
     // Of a short command it quotes the error on the same line.
@@ -1467,6 +1484,7 @@ fn of_api(code: Code) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnosis::helm_errors;
 
     struct Line {
         source: &'static str,
@@ -1503,16 +1521,16 @@ mod tests {
     }
 
     fn helm_text(text: &str) -> Option<Verdict> {
-        let statement = said::Statement { speaker: said::Speaker::Helm, text: text.to_owned() };
+        let statement = helm_errors::Statement { speaker: helm_errors::Speaker::Helm, text: text.to_owned() };
         statement.verdict().map(|(verdict, _)| verdict)
     }
 
     fn helmfile_text(text: &str) -> Option<Verdict> {
         if text.contains("STDERR:") {
-            let said = said::of_lines(text.lines());
+            let said = helm_errors::of_lines(text.lines());
             return said.errors.iter().find_map(|error| error.verdict()).map(|(verdict, _)| verdict);
         }
-        let statement = said::Statement { speaker: said::Speaker::Helmfile, text: text.to_owned() };
+        let statement = helm_errors::Statement { speaker: helm_errors::Speaker::Helmfile, text: text.to_owned() };
         statement.verdict().map(|(verdict, _)| verdict)
     }
 
@@ -1623,7 +1641,7 @@ mod tests {
                 refusals += 1;
                 assert_eq!(api("", &text).map(|api| api.rule.code), Some(verdict.rule.code), "{text}");
             }
-            if said::is_warning(&text) {
+            if is_warning(&text) {
                 assert!(helm(&text).is_none() && helmfile(&text).is_none(), "{text}");
             }
             // A probe's output is evidence of the probe, whatever it says.

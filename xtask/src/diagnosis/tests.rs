@@ -1,6 +1,5 @@
 //! The diagnosis against an API server that answers as one does, over HTTP on loopback.
 
-use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -163,8 +162,7 @@ fn context() -> (Context, tempfile::TempDir) {
         inside: None,
         kube_context: "k3d-test".to_owned(),
         dry_run: false,
-        yes: false,
-        allow_destroy: BTreeSet::new(),
+        consent: Default::default(),
         json: true,
         lock_timeout: Duration::from_secs(1),
         reporter,

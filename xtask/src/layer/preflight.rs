@@ -22,8 +22,8 @@ use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::world::helm_storage;
 use crate::world::helmfile;
-use crate::world::helmfile::Release;
 use crate::world::kubernetes::{self, NamespacePhase, read_failed};
+use crate::world::release::Release;
 use run_record::{Code, Failure};
 
 /// For how long a service is waited for that the layer itself installs.

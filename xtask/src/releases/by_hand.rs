@@ -15,7 +15,7 @@ use kube::core::{NamespaceResourceScope, Resource};
 use serde_json::Value;
 
 use crate::run::context::Context;
-use crate::world::helmfile::Release;
+use crate::world::release::Release;
 
 /// Tells each object of these releases that somebody has added fields to. A look that
 /// fails says nothing: it stops no layer that is in place.

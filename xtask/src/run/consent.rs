@@ -4,7 +4,7 @@
 //! failed) is asked about on a terminal, or consented to by `--yes`. What destroys is
 //! asked about on a terminal, and elsewhere needs a flag that names what may be lost:
 //! `--allow-destroy=cluster,registry,release`. A function that destroys takes a
-//! [`Consent`], which only [`Context::may_destroy`] can make.
+//! [`Consent`], which only [`Given::may_destroy`] can make.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -12,8 +12,8 @@ use std::marker::PhantomData;
 
 use clap::ValueEnum;
 
-use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
+use crate::run::reporter::Reporter;
 use run_record::{Code, Failure};
 
 /// What can be lost, as `--allow-destroy` names it.
@@ -76,12 +76,13 @@ impl Consent<(Cluster, Registry)> {
     }
 }
 
-/// What the flag and the variable allow together.
-///
-/// # Errors
-/// `usage` for a name in the variable that is none; an empty variable is none at all.
-pub fn allowed(flag: &[Kind]) -> Result<BTreeSet<Kind>, Failure> {
-    allowed_by(flag, &std::env::var(VARIABLE).unwrap_or_default())
+/// What was consented to before the run began.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// To what loses nothing.
+    yes: bool,
+    /// To losing these.
+    destroy: BTreeSet<Kind>,
 }
 
 fn allowed_by(flag: &[Kind], variable: &str) -> Result<BTreeSet<Kind>, Failure> {
@@ -106,19 +107,29 @@ fn needed(what: &str, remedy: String) -> Failure {
         .remedy(remedy)
 }
 
-impl Context {
+impl Given {
+    /// What the flags and `XTASK_CONFIRM` and `XTASK_ALLOW_DESTROY` say together.
+    ///
+    /// # Errors
+    /// `usage` for a name in the variable that is none; an empty variable is none at all.
+    pub fn by(yes: bool, destroy: &[Kind]) -> Result<Self, Failure> {
+        let confirmed = std::env::var("XTASK_CONFIRM").is_ok_and(|value| value == "1");
+        let destroy = allowed_by(destroy, &std::env::var(VARIABLE).unwrap_or_default())?;
+        Ok(Self { yes: yes || confirmed, destroy })
+    }
+
     /// Consent to something that loses nothing, but that nobody wants done unasked.
     ///
     /// # Errors
     /// `consent-needed`; `interrupted` by a signal while it asks.
-    pub async fn confirm(&self, what: &str) -> Result<(), Failure> {
+    pub async fn confirm(&self, reporter: &Reporter, what: &str) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
         }
         if !can_ask() {
             return Err(needed(what, "run it again with --yes (or XTASK_CONFIRM=1)".to_owned()));
         }
-        self.ask(what).await
+        ask(reporter, what).await
     }
 
     /// Consent to losing `L`. `what` names all of it, and follows "this would". `--yes`
@@ -126,12 +137,12 @@ impl Context {
     ///
     /// # Errors
     /// `consent-needed`; `interrupted` by a signal while it asks.
-    pub async fn may_destroy<L: Lost>(&self, what: &str) -> Result<Consent<L>, Failure> {
+    pub async fn may_destroy<L: Lost>(&self, reporter: &Reporter, what: &str) -> Result<Consent<L>, Failure> {
         let names = list(L::KINDS);
-        if L::KINDS.iter().all(|kind| self.allow_destroy.contains(kind)) {
-            self.reporter.note("consent", format!("--allow-destroy={names}: {what}"));
+        if L::KINDS.iter().all(|kind| self.destroy.contains(kind)) {
+            reporter.note("consent", format!("--allow-destroy={names}: {what}"));
         } else if can_ask() {
-            self.ask(what).await?;
+            ask(reporter, what).await?;
         } else {
             let remedy =
                 format!("run it again with --allow-destroy={names} (or {VARIABLE}={names}); --yes is not enough");
@@ -139,24 +150,24 @@ impl Context {
         }
         Ok(Consent(PhantomData))
     }
+}
 
-    async fn ask(&self, what: &str) -> Result<(), Failure> {
-        self.reporter.prompt(&format!("This would {what}. Go on? [y/N] "));
-        let (sender, answer) = tokio::sync::oneshot::channel();
-        // A thread of its own, which nothing waits for: a read of a terminal cannot be
-        // called off, and the runtime would wait for a blocking task of its own.
-        std::thread::spawn(move || {
-            let mut line = String::new();
-            let read = std::io::stdin().read_line(&mut line).map(|_| line);
-            let _ = sender.send(read);
-        });
-        let interrupt = Interrupt::global();
-        let answer = interrupt.or(answer).await?;
-        interrupt.check()?;
-        match answer {
-            Ok(Ok(line)) if matches!(line.trim(), "y" | "Y" | "yes") => Ok(()),
-            _ => Err(Failure::new(Code::ConsentNeeded, "not confirmed: nothing was changed")),
-        }
+async fn ask(reporter: &Reporter, what: &str) -> Result<(), Failure> {
+    reporter.prompt(&format!("This would {what}. Go on? [y/N] "));
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    // A thread of its own, which nothing waits for: a read of a terminal cannot be
+    // called off, and the runtime would wait for a blocking task of its own.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = std::io::stdin().read_line(&mut line).map(|_| line);
+        let _ = sender.send(read);
+    });
+    let interrupt = Interrupt::global();
+    let answer = interrupt.or(answer).await?;
+    interrupt.check()?;
+    match answer {
+        Ok(Ok(line)) if matches!(line.trim(), "y" | "Y" | "yes") => Ok(()),
+        _ => Err(Failure::new(Code::ConsentNeeded, "not confirmed: nothing was changed")),
     }
 }
 

@@ -1,7 +1,6 @@
 //! What every command is given: the tree, the chosen environment, the common
 //! flags, and where to report.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use camino::Utf8PathBuf;
 use crate::repo::Tree;
 use crate::repo::environment::Environment;
 use crate::repo::k3d::K3dConfig;
-use crate::run::consent;
+use crate::run::consent::{self, Consent, Lost};
 use crate::run::reporter::Reporter;
 use crate::run::state::StateDir;
 use run_record::Failure;
@@ -26,10 +25,7 @@ pub struct Context {
     /// The kubeconfig context to use: the environment's, or `--context`.
     pub kube_context: String,
     pub dry_run: bool,
-    /// Consent to what loses nothing; see `consent`.
-    pub yes: bool,
-    /// Consent to what destroys, by what is lost.
-    pub allow_destroy: BTreeSet<consent::Kind>,
+    pub consent: consent::Given,
     pub json: bool,
     pub lock_timeout: Duration,
     pub reporter: Arc<Reporter>,
@@ -59,5 +55,15 @@ impl Context {
     /// A log file of this run.
     pub fn log(&self, name: &str) -> Utf8PathBuf {
         self.run_dir.join(format!("{name}.log"))
+    }
+
+    /// See [`consent::Given::confirm`].
+    pub async fn confirm(&self, what: &str) -> Result<(), Failure> {
+        self.consent.confirm(&self.reporter, what).await
+    }
+
+    /// See [`consent::Given::may_destroy`].
+    pub async fn may_destroy<L: Lost>(&self, what: &str) -> Result<Consent<L>, Failure> {
+        self.consent.may_destroy(&self.reporter, what).await
     }
 }

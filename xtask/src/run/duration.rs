@@ -35,7 +35,7 @@ mod tests {
         for text in [
             "",
             "m",
-            "5 m",
+            "5 parsecs",
             "-1s",
             "1d",
             "99999999999999999999h",

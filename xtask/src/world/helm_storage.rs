@@ -28,8 +28,8 @@ use kube::api::{Api, ListParams};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
 
-use crate::world::helmfile::Release;
 use crate::world::kubernetes::read_failed;
+use crate::world::release::Release;
 use run_record::{Code, Failure};
 
 /// Helm's `release.Status`, `pkg/release/common/status.go`.

@@ -15,6 +15,7 @@ use crate::run::context::Context;
 use crate::world::go::{files_below, short_hex};
 use crate::world::helm_storage::Revision;
 use crate::world::process::capture;
+use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
 use run_record::{Code, Failure};
 
@@ -24,17 +25,6 @@ pub struct WantedRelease {
     pub layer: String,
     pub namespace: String,
     pub name: String,
-}
-
-/// A release as `helmfile list --output json` names it.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Release {
-    pub name: String,
-    pub namespace: String,
-    /// Its `condition:` holds; Helmfile does nothing about one whose does not.
-    pub enabled: bool,
-    /// To be there when the layer is in place.
-    pub installed: bool,
 }
 
 impl From<&WantedRelease> for Release {

@@ -183,7 +183,7 @@ impl Reader {
 
     /// A line of Helm's standard error, with its indentation taken off.
     fn helm(&mut self, text: &str) {
-        if is_warning(text) {
+        if sources::is_warning(text) {
             return;
         }
         if text.starts_with("Error: ") || text.starts_with("error: ") {
@@ -206,7 +206,7 @@ impl Reader {
             self.killed = Some(text.to_owned());
             return;
         }
-        if is_warning(text) {
+        if sources::is_warning(text) {
             return;
         }
         self.remember(text);
@@ -289,24 +289,6 @@ fn of_helmfile(text: &str) -> Option<&str> {
 /// their own; and Rust's for a Helmfile that was.
 pub fn is_killed(line: &str) -> bool {
     matches!(line.trim(), "signal: killed" | "signal: 9 (SIGKILL)")
-}
-
-/// Lines that Helm's libraries log beside its errors: klog's (`E0204 17:06:35.898427 …`),
-/// slog's (`level=WARN msg=…`), and `WARNING: …`. None of them is why Helm failed.
-pub fn is_warning(line: &str) -> bool {
-    let line = line.trim_start();
-    let klog = {
-        let bytes = line.as_bytes();
-        bytes.len() > 14
-            && matches!(bytes[0], b'I' | b'W' | b'E' | b'F')
-            && bytes[1..5].iter().all(u8::is_ascii_digit)
-            && bytes[5] == b' '
-            && line.contains("] ")
-    };
-    let slog = line.starts_with("level=") || line.starts_with("time=") && line.contains(" level=");
-    let go_log = line.len() > 20 && line.as_bytes()[4] == b'/' && line.as_bytes()[..4].iter().all(u8::is_ascii_digit);
-    let words = ["WARNING: ", "Warning: ", "coalesce.go", "walk.go", "I! ", "W! "];
-    klog || slog || go_log || words.iter().any(|word| line.starts_with(word))
 }
 
 /// What one other manager holds of an object that Helm applies (server-side apply;
@@ -570,8 +552,10 @@ COMBINED OUTPUT:
             "time=2025-11-25T12:00:00Z level=ERROR msg=\"yaml: x\"",
             "WARNING: Kubernetes configuration file is group-readable. This is insecure.",
         ] {
-            assert!(is_warning(line), "{line}");
+            assert!(sources::is_warning(line), "{line}");
         }
-        assert!(!is_warning("Error: UPGRADE FAILED: x") && !is_warning("E") && !is_warning(""));
+        assert!(
+            !sources::is_warning("Error: UPGRADE FAILED: x") && !sources::is_warning("E") && !sources::is_warning("")
+        );
     }
 }
