@@ -12,11 +12,12 @@ use hyper::body::{Frame, Incoming};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::lock::Digest;
+use crate::digest::Digest;
+use crate::error::{Error, Kind};
+use crate::observe::Event;
 use crate::pace::Came;
 use crate::registry::{Ask, Registry, Wants};
 use crate::transport::Body;
-use crate::{Error, Event, Kind};
 
 /// Progress is told in steps of so many bytes.
 const TOLD_EACH: u64 = 1 << 20;
@@ -113,7 +114,7 @@ struct Reading {
 
 impl Source {
     fn url(&self) -> String {
-        self.registry.url(&self.repository, &format!("blobs/{}", self.digest))
+        self.registry.address.url(&self.repository, &format!("blobs/{}", self.digest))
     }
 
     async fn get(&self, offset: u64) -> Result<Response<Incoming>, Error> {
@@ -135,7 +136,7 @@ impl Source {
                 if length.is_some_and(|length: u64| length != self.size) {
                     let reason =
                         format!("is {} bytes long, and its descriptor says {}", length.unwrap_or_default(), self.size);
-                    return Err(self.registry.error(Kind::Invalid, &url, &reason));
+                    return Err(self.registry.address.error(Kind::Invalid, &url, &reason));
                 }
                 Ok(response)
             }
@@ -147,7 +148,7 @@ impl Source {
                     .unwrap_or_default();
                 if !range.starts_with(&format!("bytes {offset}-")) {
                     let reason = format!("was asked for the bytes from {offset} and gives {range:?}");
-                    return Err(self.registry.error(Kind::Protocol, &url, &reason).passing());
+                    return Err(self.registry.address.error(Kind::Protocol, &url, &reason).passing());
                 }
                 Ok(response)
             }
@@ -216,7 +217,8 @@ impl Reading {
         self.hash.update(&bytes);
         self.offset += bytes.len() as u64;
         self.cuts = 0;
-        let invalid = |reason: String| self.source.registry.error(Kind::Invalid, &self.source.url(), &reason).passing();
+        let invalid =
+            |reason: String| self.source.registry.address.error(Kind::Invalid, &self.source.url(), &reason).passing();
         if self.offset > self.source.size {
             return Err(invalid(format!("is longer than the {} bytes that its descriptor says", self.source.size)));
         }
@@ -234,7 +236,7 @@ impl Reading {
     async fn go_on(&mut self, reason: &str) -> Result<(), Error> {
         let (registry, url) = (&self.source.registry, self.source.url());
         let reason = format!("cut after {} of {} bytes: {reason}", self.offset, self.source.size);
-        let error = registry.error(Kind::Unreachable, &url, &reason);
+        let error = registry.address.error(Kind::Unreachable, &url, &reason);
         registry.again(Came::Nothing { known: true }, &mut self.cuts, error, Wants::All).await?;
         let response = self.source.get(self.offset).await?;
         self.skip = if response.status() == StatusCode::OK { self.offset } else { 0 };

@@ -17,8 +17,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
-use crate::lock::{DOCKER_HUB, is_docker_hub};
-use crate::{Error, Kind};
+use crate::error::{Error, Kind};
+use crate::reference::{DOCKER_HUB, is_docker_hub};
 
 /// Docker's name for Docker Hub in `config.json`.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -291,7 +291,7 @@ async fn ask(helper: &str, registry: &str) -> Result<Option<Account>, String> {
             // A helper that does not read has answered already.
             let _ = input.write_all(format!("{registry}\n").as_bytes()).await;
         }
-        let (output, errors) = tokio::join!(read(output), read(errors));
+        let (output, errors) = futures_util::future::join(read(output), read(errors)).await;
         Ok::<_, std::io::Error>((child.wait().await?, output?, errors?))
     };
     let (status, output, errors) = match tokio::time::timeout(HELPER_TIMEOUT, spoken).await {

@@ -4,18 +4,19 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use crate::auth::{Challenge, TokenAnswer};
-use crate::copy::Options;
 use crate::credentials;
-use crate::lock::{Digest, Lock, Wanted};
+use crate::endpoint::Endpoint;
+use crate::lock::{Lock, Wanted};
 use crate::manifest::Manifest;
 use crate::no_proxy::NoProxy;
 use crate::pace::{self, Came, Quota, Retry};
 use crate::proxy::Proxies;
-use crate::registry::{Registry, next_page};
-use crate::transport::Endpoint;
+use crate::reference::Reference;
+use crate::registry::address::{Address, never_led_to, next_page};
+use crate::registry::refusal::told;
 
 #[cfg(test)]
 #[path = "../../tests/fuzz/driver.rs"]
@@ -37,6 +38,7 @@ pub const PARSERS: &[Parser] = &[
     ("pace", pace_of),
     ("proxy-variable", proxy_variable),
     ("reference", reference),
+    ("refusal", refusal),
     ("token", token),
 ];
 
@@ -62,7 +64,9 @@ fn challenge(bytes: &[u8]) {
 
 fn token(bytes: &[u8]) {
     if let Some(token) = serde_json::from_slice::<TokenAnswer>(bytes).ok().and_then(|answer| answer.token()) {
-        assert!(token.until.is_none_or(|until| until <= Instant::now() + Duration::from_secs(366 * 86_400)));
+        let lives = token.until.map(|until| until.saturating_duration_since(Instant::now()));
+        let within = Duration::from_secs(50)..=Duration::from_secs(86_400);
+        assert!(lives.is_none_or(|lives| within.contains(&lives)), "{lives:?}");
     }
 }
 
@@ -76,7 +80,7 @@ fn pace_of(bytes: &[u8]) {
         }
     }
     if let Some(quota) = Quota::of("docker.io", &headers) {
-        let _ = quota.to_string();
+        let _ = (quota.to_string(), pace::until(quota.window, SystemTime::now()));
     }
     let asked = pace::retry_after(&headers, SystemTime::now());
     let plain = pace::asked_wait(&text(bytes), SystemTime::now());
@@ -104,6 +108,7 @@ fn manifest(bytes: &[u8]) {
 
 fn image_lock(bytes: &[u8]) {
     let Ok(lock) = crate::lock::parse::<Lock>(&text(bytes)) else { return };
+    let _ = lock.check().is_ok();
     for image in &lock.images {
         let _ = (image.source().is_ok(), image.source_digest());
         let _ = image.children.iter().any(|child| child.is_for(&child.platform()));
@@ -112,24 +117,21 @@ fn image_lock(bytes: &[u8]) {
 
 fn image_list(bytes: &[u8]) {
     if let Ok(wanted) = crate::lock::parse::<Wanted>(&text(bytes)) {
-        let _ = Lock::unresolved(&wanted);
+        let _ = (Lock::unresolved(&wanted), wanted.check().is_ok());
     }
 }
 
 fn reference(bytes: &[u8]) {
-    let image = text(bytes).into_owned();
-    let _ = Digest::parse(&image);
-    let image = crate::WantedImage {
-        id: "a".to_owned(),
-        image,
-        target: "third-party/a".to_owned(),
-        platforms: Vec::new(),
-        why: String::new(),
-    };
-    let lock = Lock::unresolved(&Wanted { images: vec![image] });
-    if lock.images.iter().any(|image| image.source().is_ok()) {
-        assert!(!lock.images[0].image.is_empty());
-    }
+    let Ok(reference) = Reference::parse(&text(bytes)) else { return };
+    // Whatever is taken makes an address.
+    let registry = Address::new(&reference.registry, &Endpoint::named(&reference.registry)).unwrap();
+    let manifest = registry.url(&reference.repository, &format!("manifests/{}", reference.digest_or_tag()));
+    assert!(manifest.parse::<Uri>().is_ok(), "{manifest}");
+}
+
+fn refusal(bytes: &[u8]) {
+    let said = told(&text(bytes));
+    assert!(said.chars().count() <= 300 && !said.contains('\u{1b}'), "{said:?}");
 }
 
 /// Without the helper that it may name, which is a program.
@@ -153,20 +155,15 @@ fn endpoint(bytes: &[u8]) {
 }
 
 fn location(bytes: &[u8]) {
-    thread_local! {
-        static REGISTRY: Option<Registry> = {
-            let endpoint = Endpoint::named("registry.example:5000");
-            let (events, _) = tokio::sync::mpsc::unbounded_channel();
-            Registry::new("registry.example:5000", &endpoint, &Options::to(endpoint.clone()), events).ok()
-        };
-    }
+    let Ok(registry) = Address::new("registry.example", &Endpoint::named("registry.example:5000")) else { return };
     let mut headers = HeaderMap::new();
     headers.append(header::LOCATION, value(bytes));
-    REGISTRY.with(|registry| {
-        if let Some(registry) = registry {
-            let _ = registry.resolve("https://registry.example:5000/v2/a/blobs/uploads/", &headers).is_ok();
-        }
-    });
+    let from = "https://registry.example:5000/v2/a/blobs/uploads/";
+    let links = next_page(&text(bytes)).map(|link| registry.lead(from, &link));
+    for address in [Some(registry.resolve(from, &headers)), links].into_iter().flatten().flatten() {
+        let host = address.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+        assert!(host.is_some_and(|host| !never_led_to(&host)), "{address}");
+    }
 }
 
 fn no_proxy(bytes: &[u8]) {
@@ -180,7 +177,7 @@ fn no_proxy(bytes: &[u8]) {
 fn proxy_variable(bytes: &[u8]) {
     let text = text(bytes);
     if let Ok(proxies) = Proxies::from_variables(|_| Some(text.to_string())) {
-        let _ = proxies.leads_to(&http::Uri::from_static("https://registry.example"));
+        let _ = proxies.leads_to(&Uri::from_static("https://registry.example"));
     }
 }
 
@@ -233,6 +230,11 @@ mod tests {
                 "docker.io/temporalio/server:1.29.0@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
                 "localhost:5000/a__b/c-d:V1.2_x",
                 "redis",
+            ]),
+            "refusal" => texts(&[
+                r#"{"errors":[{"code":"DENIED","message":"no\nway","detail":{"x":1}},{"code":"A"},{"message":"b"}]}"#,
+                r#"{"details":"incorrect username or password"}"#,
+                "<html>\n <b>\u{1b}[31m502</b>",
             ]),
             "token" => texts(&[
                 r#"{"token":"t","access_token":"t","expires_in":300,"issued_at":"2026-11-24T03:40:00Z"}"#,

@@ -1,192 +1,46 @@
 //! Gets images from one registry into another by digest, streaming, and says
 //! what is missing there. Speaks the OCI distribution spec; prints nothing.
 
-#[cfg(test)]
-mod arbitrary;
 mod auth;
 mod blob;
+mod check;
 mod copy;
 mod credentials;
+mod digest;
+mod endpoint;
+mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod lock;
 mod manifest;
 mod no_proxy;
+mod observe;
+mod options;
 mod pace;
+mod ping;
 mod proxy;
+mod reference;
 mod referrers;
 mod registry;
 mod resolve;
+mod sources;
+mod target;
 mod transport;
 
-use std::time::Duration;
-
-pub use copy::{Finding, Observe, Options, Summary, check, copy};
+pub use check::{Finding, check};
+pub use copy::{Summary, copy};
 pub use credentials::{Account, AuthConfig, Credentials};
-pub use lock::{Child, Digest, Lock, LockedImage, Mode, Platform, Wanted, WantedImage};
+pub use digest::Digest;
+pub use endpoint::Endpoint;
+pub use error::{Error, Kind};
+pub use lock::{Child, Lock, LockedImage, Mode, Platform, Wanted, WantedImage};
+pub use manifest::Kept;
 pub use no_proxy::NoProxy;
+pub use observe::{Event, Observe};
+pub use options::Options;
 pub use pace::{Quota, Retry, asked_wait};
+pub use ping::{Limit, answers, limit, ping};
 pub use proxy::Proxies;
-pub use registry::{Kept, answers};
 pub use resolve::resolve;
-pub use transport::{Connector, Endpoint};
-
-/// What a copy tells while it goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    Started {
-        id: String,
-    },
-    /// The target has it, as the lock says.
-    Skipped {
-        id: String,
-    },
-    /// What of this image has to be moved, in bytes; what another image brings counts there.
-    Planned {
-        id: String,
-        bytes: u64,
-    },
-    /// That many more bytes of it arrived.
-    Moved {
-        id: String,
-        bytes: u64,
-    },
-    /// That many bytes of it need not be moved: the target has them.
-    Spared {
-        id: String,
-        bytes: u64,
-    },
-    /// Bytes that have to be sent again, after a cut that no range could mend.
-    Lost {
-        id: String,
-        bytes: u64,
-    },
-    /// It can be pulled from the target; the bytes that were moved for it.
-    Copied {
-        id: String,
-        bytes: u64,
-    },
-    Failed {
-        id: String,
-        reason: String,
-    },
-    /// Given up with its registry, of which the error at the end tells once for all images.
-    GivenUp {
-        id: String,
-    },
-    /// Something that the copy goes on without; of an image or of a registry.
-    Warning {
-        id: String,
-        text: String,
-    },
-    /// A registry asked for patience, or has to be asked again.
-    Waiting {
-        registry: String,
-        wait: Duration,
-        reason: String,
-    },
-}
-
-/// What kind of thing went wrong, for callers that act on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    RateLimited,
-    /// An account is wrong, or there is none.
-    Auth,
-    /// Registries do not tell one from the other: no such repository, or no right to it.
-    Denied,
-    NotFound,
-    Dns,
-    Unreachable,
-    /// Nobody here trusts who made its certificate, or TLS fails otherwise.
-    Tls,
-    /// Its certificate is for another name.
-    TlsName,
-    /// Its certificate is past its end or before its beginning, or this machine's clock is wrong.
-    TlsTime,
-    /// A proxy that cannot be reached, or leads nowhere.
-    Proxy,
-    Protocol,
-    Platform,
-    Invalid,
-    /// Something before the registry, mostly a reverse proxy, takes no body of this size.
-    BodyLimit,
-    DiskFull,
-    Lock,
-}
-
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Error {
-    kind: Kind,
-    message: String,
-    /// The image concerned, and every other one that could not be copied, with the reason.
-    images: Vec<(String, String)>,
-    /// Another try may do: the cause lies in one connection, not in the registry's answer.
-    passing: bool,
-    /// What a registry answered.
-    status: Option<u16>,
-    /// When it gives again, from the answer on.
-    gives_again: Option<Duration>,
-    /// It is the registry's with all its images, and the message names no single address.
-    whole: bool,
-}
-
-impl Error {
-    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            images: Vec::new(),
-            passing: false,
-            status: None,
-            gives_again: None,
-            whole: false,
-        }
-    }
-
-    pub(crate) fn passing(mut self) -> Self {
-        self.passing = true;
-        self
-    }
-
-    /// All that could not be done, as one: the first one's kind, each reason of a whole
-    /// registry once, with the images that it concerns.
-    pub(crate) fn of_images(failed: Vec<(String, Error)>) -> Option<Self> {
-        let (_, first) = failed.first()?;
-        let mut error = first.clone();
-        if first.whole {
-            let same = failed.iter().filter(|(_, other)| other.message == first.message);
-            let ids: Vec<&str> = same.map(|(id, _)| id.as_str()).collect();
-            error.message = format!("{}; missing: {}", first.message, ids.join(", "));
-        }
-        error.images = failed.into_iter().map(|(id, error)| (id, error.message)).collect();
-        Some(error)
-    }
-
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// The images that could not be copied, each with its reason.
-    pub fn images(&self) -> &[(String, String)] {
-        &self.images
-    }
-
-    /// The same by reason: each reason once, with the images that it concerns; without
-    /// those that the error's own message names already.
-    pub fn other_images(&self) -> Vec<(Vec<&str>, &str)> {
-        let mut reasons: Vec<(Vec<&str>, &str)> = Vec::new();
-        for (id, reason) in &self.images {
-            if self.whole && self.message.starts_with(reason.as_str()) {
-                continue;
-            }
-            match reasons.iter_mut().find(|(_, known)| known == reason) {
-                Some((ids, _)) => ids.push(id),
-                None => reasons.push((vec![id], reason)),
-            }
-        }
-        reasons
-    }
-}
+pub use transport::Connector;

@@ -1,57 +1,15 @@
 //! The two files: what is wanted (`images.yaml`), and what it resolved to
 //! (`images.lock`). Same input, same bytes: sorted by id, no times, no hosts of ours.
 
-use std::fmt;
 use std::io::{Read, Write};
 
 use camino::Utf8Path;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
-use crate::transport::{Endpoint, is_component};
-use crate::{Error, Kind};
-
-/// `sha256:` and 64 hexadecimal digits (OCI image spec, "Digests").
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct Digest(String);
-
-impl Digest {
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let hex = text.strip_prefix("sha256:").unwrap_or_default();
-        if hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(Error::new(Kind::Invalid, format!("{text:?} is no digest: expected sha256: and 64 hexadecimal digits")))
-    }
-
-    pub fn of(bytes: &[u8]) -> Self {
-        use sha2::Digest as _;
-        Self::of_hash(sha2::Sha256::new_with_prefix(bytes))
-    }
-
-    pub(crate) fn of_hash(hash: sha2::Sha256) -> Self {
-        use sha2::Digest as _;
-        let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Self(format!("sha256:{hex}"))
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-    }
-}
+use crate::digest::Digest;
+use crate::error::{Error, Kind};
+use crate::reference::{Reference, is_repository};
 
 /// `linux/amd64` or `linux/arm/v7`.
 pub type Platform = String;
@@ -166,71 +124,15 @@ fn normal(os: &str, arch: &str, variant: Option<&str>) -> (String, String, Strin
     (os, arch.to_owned(), variant.to_owned())
 }
 
-/// Docker Hub has several names; images, accounts and limits know it by this one.
-pub(crate) const DOCKER_HUB: &str = "docker.io";
-
-/// Whether a host is Docker Hub.
-pub(crate) fn is_docker_hub(host: &str) -> bool {
-    matches!(host, DOCKER_HUB | "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com")
-}
-
-/// Where an image is: `docker.io`, `temporalio/server`, `1.29.0`, perhaps with a digest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Source {
-    pub host: String,
-    pub repository: String,
-    pub tag: String,
-    pub digest: Option<Digest>,
-}
-
-impl Source {
-    /// Registry, repository and tag are all named; Docker's short forms are none, but that
-    /// `docker.io/redis` is `docker.io/library/redis`. The grammar is that of
-    /// <https://pkg.go.dev/github.com/distribution/reference>.
-    fn parse(image: &str) -> Result<Self, String> {
-        let expected = "expected registry/repository:tag";
-        let (name, digest) = match image.split_once('@') {
-            Some((name, digest)) => (name, Some(Digest::parse(digest).map_err(|error| error.to_string())?)),
-            None => (image, None),
-        };
-        if name.contains("://") {
-            return Err(format!("{expected}, without a scheme"));
-        }
-        let (host, rest) = match name.split_once('/') {
-            Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
-            Some(_) => return Err(format!("names no registry: {DOCKER_HUB}/{image}?")),
-            None => return Err(format!("names no registry: {DOCKER_HUB}/library/{image}?")),
-        };
-        let host = host.to_ascii_lowercase();
-        if Endpoint::named(&host).parts().is_err() {
-            return Err(format!("{host:?} is no registry's name: {expected}"));
-        }
-        let (repository, tag) = rest
-            .rsplit_once(':')
-            .filter(|(_, tag)| !tag.contains('/'))
-            .ok_or_else(|| format!("has no tag: {expected}"))?;
-        if !is_repository(repository) {
-            return Err(format!("{repository:?} is no repository's name (lower case letters, digits, . _ - /)"));
-        }
-        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if !tag.starts_with(word) || tag.len() > 128 || !tag.chars().all(|c| word(c) || c == '.' || c == '-') {
-            return Err(format!("{tag:?} is no tag"));
-        }
-        let hub = is_docker_hub(&host);
-        let repository =
-            if hub && !repository.contains('/') { format!("library/{repository}") } else { repository.to_owned() };
-        let host = if hub { DOCKER_HUB.to_owned() } else { host };
-        Ok(Self { host, repository, tag: tag.to_owned(), digest })
-    }
-}
-
-/// OCI distribution spec, "Pulling manifests", `<name>`.
-fn is_repository(text: &str) -> bool {
-    text.len() <= 255 && text.split('/').all(is_component)
+/// An image's name with its tag, which people read and updates begin with.
+fn tagged(image: &str) -> Result<(Reference, String), String> {
+    let reference = Reference::parse(image)?;
+    let tag = reference.tag.clone().ok_or("has no tag: expected registry/repository:tag")?;
+    Ok((reference, tag))
 }
 
 fn sound(id: &str, image: &str, target: &str) -> Result<(), String> {
-    Source::parse(image).map_err(|reason| format!("{id}: image {image:?} {reason}"))?;
+    tagged(image).map_err(|reason| format!("{id}: image {image:?} {reason}"))?;
     if !is_repository(target) {
         return Err(format!("{id}: target {target:?} is no repository's name (lower case letters, digits, . _ - /)"));
     }
@@ -247,8 +149,9 @@ impl LockedImage {
         Digest::parse(self.image.split_once('@')?.1).ok()
     }
 
-    pub(crate) fn source(&self) -> Result<Source, Error> {
-        Source::parse(&self.image)
+    /// Where it is copied from, and by which tag.
+    pub(crate) fn source(&self) -> Result<(Reference, String), Error> {
+        tagged(&self.image)
             .map_err(|reason| Error::new(Kind::Lock, format!("{}: image {:?} {reason}", self.id, self.image)))
     }
 }
@@ -258,25 +161,27 @@ impl Wanted {
     /// `Kind::Lock` for what cannot be read, and names that no image can have.
     pub fn read(path: &Utf8Path) -> Result<Self, Error> {
         let wanted: Self = read(path)?;
-        for image in &wanted.images {
-            sound(&image.id, &image.image, &image.target)
-                .map_err(|reason| Error::new(Kind::Lock, format!("{path}: {reason}")))?;
-        }
+        wanted.check().map_err(|reason| Error::new(Kind::Lock, format!("{path}: {reason}")))?;
         Ok(wanted)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.images.iter().try_for_each(|image| sound(&image.id, &image.image, &image.target))
     }
 }
 
 impl Lock {
     pub fn read(path: &Utf8Path) -> Result<Self, Error> {
         let lock: Self = read(path)?;
-        if lock.version != 1 {
-            return Err(Error::new(Kind::Lock, format!("{path}: version {}: expected 1", lock.version)));
-        }
-        for image in &lock.images {
-            sound(&image.id, &image.image, &image.target)
-                .map_err(|reason| Error::new(Kind::Lock, format!("{path}: {reason}")))?;
-        }
+        lock.check().map_err(|reason| Error::new(Kind::Lock, format!("{path}: {reason}")))?;
         Ok(lock)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.version != 1 {
+            return Err(format!("version {}: expected 1", self.version));
+        }
+        self.images.iter().try_for_each(|image| sound(&image.id, &image.image, &image.target))
     }
 
     /// The lock of a list that nothing was resolved of yet.
@@ -357,61 +262,6 @@ mod tests {
         assert_eq!(read.platforms, ["linux/amd64", "linux/arm64"]);
         read.write(&path).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), first);
-    }
-
-    #[test]
-    fn only_real_digests_are_taken() {
-        for text in
-            ["sha256:", "sha256:xyz", "md5:d41d8cd98f00b204e9800998ecf8427e", &format!("sha256:{}", "G".repeat(64))]
-        {
-            assert!(Digest::parse(text).is_err(), "{text}");
-        }
-        assert_eq!(Digest::of(b"").as_str(), "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-    }
-
-    #[test]
-    fn a_source_is_registry_repository_and_tag() {
-        let source = |image: &str| {
-            let found = Source::parse(image)?;
-            Ok::<_, String>(format!("{} {} {}", found.host, found.repository, found.tag))
-        };
-        for (image, expected) in [
-            ("docker.io/x/y:1", "docker.io x/y 1"),
-            ("docker.io/redis:7", "docker.io library/redis 7"),
-            ("index.docker.io/redis:7", "docker.io library/redis 7"),
-            ("registry-1.docker.io/library/redis:7", "docker.io library/redis 7"),
-            ("Docker.io/x/y:1", "docker.io x/y 1"),
-            ("quay.io/redis:7", "quay.io redis 7"),
-            ("localhost/a:1", "localhost a 1"),
-            ("localhost:5000/a/b:1", "localhost:5000 a/b 1"),
-            ("[::1]:5000/a:1", "[::1]:5000 a 1"),
-            ("r.example/a__b/c-d:V1.2_x-y", "r.example a__b/c-d V1.2_x-y"),
-        ] {
-            assert_eq!(source(image).as_deref(), Ok(expected), "{image}");
-        }
-        for (image, expected) in [
-            ("temporalio/server:1.29.0", "docker.io/temporalio/server:1.29.0?"),
-            ("redis:7", "docker.io/library/redis:7?"),
-            ("redis", "docker.io/library/redis?"),
-            ("", "names no registry"),
-            ("docker.io/redis", "has no tag"),
-            ("localhost:5000/a", "has no tag"),
-            ("docker.io/library/Redis:7", "no repository's name"),
-            ("docker.io/a//b:1", "no repository's name"),
-            ("docker.io/a/../b:1", "no repository's name"),
-            ("docker.io/a:b/c:", "no repository's name"),
-            ("docker.io/a:-x", "is no tag"),
-            ("https://docker.io/a:1", "without a scheme"),
-            ("user:secret@docker.io/a:1", "is no digest"),
-            ("docker.io/a:1@sha256:abc", "is no digest"),
-            ("docker.io:port/a:1", "no registry's name"),
-        ] {
-            let error = source(image).unwrap_err();
-            assert!(error.contains(expected), "{image}: {error}");
-        }
-        let digest = Digest::of(b"x");
-        assert_eq!(Source::parse(&format!("docker.io/a:1@{digest}")).unwrap().digest, Some(digest.clone()));
-        assert!(Source::parse(&format!("docker.io/a:1@{digest}@{digest}")).is_err());
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Manifests and indexes, OCI and Docker schema 2: their bytes as they came, since
 //! any other bytes have another digest, and what of them a copy needs to know.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::lock::{Child, Digest};
-use crate::{Error, Kind};
+use crate::digest::Digest;
+use crate::error::{Error, Kind};
+use crate::lock::Child;
 
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -130,6 +134,29 @@ impl Manifest {
     /// Config and layers, without those that are fetched elsewhere.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         self.document.config.iter().chain(&self.document.layers).filter(|blob| !blob.is_foreign())
+    }
+}
+
+/// Manifests that were read, by digest: what was resolved a moment ago is not pulled again.
+#[derive(Clone, Debug, Default)]
+pub struct Kept(Arc<Mutex<BTreeMap<Digest, Manifest>>>);
+
+impl Kept {
+    /// More are not kept, so that no list of images takes all memory: in number and in bytes.
+    const MOST: usize = 256;
+    const BYTES: usize = 64 << 20;
+
+    pub(crate) fn get(&self, digest: &str) -> Option<Manifest> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(&Digest::parse(digest).ok()?).cloned()
+    }
+
+    pub(crate) fn put(&self, manifest: &Manifest) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let held: usize = kept.values().map(|kept| kept.bytes.len()).sum();
+        if kept.len() < Self::MOST && held + manifest.bytes.len() <= Self::BYTES {
+            kept.insert(manifest.digest.clone(), manifest.clone());
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, header};
 
-use crate::{Error, Kind};
+use crate::error::{Error, Kind};
 
 /// Bounds on asking again.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use http::Uri;
 use http::uri::Authority;
 
-use crate::{Error, Kind, NoProxy};
+use crate::error::{Error, Kind};
+use crate::no_proxy::NoProxy;
 
 /// How a proxy is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,11 +14,12 @@ use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::copy::{Act, Job};
-use crate::lock::Digest;
+use crate::digest::Digest;
+use crate::error::{Error, Kind};
 use crate::manifest::{Manifest, OCI_INDEX};
-use crate::registry::{Registry, Wants};
-use crate::{Error, Event, Kind};
+use crate::observe::Event;
+use crate::registry::Wants;
+use crate::target::{Route, Target};
 
 /// Of cosign: `sha256-HEX.sig` and so on.
 const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
@@ -55,21 +56,16 @@ fn is_its_own(error: &Error) -> bool {
     answered || matches!(error.kind, Kind::NotFound | Kind::Invalid | Kind::Denied | Kind::Protocol | Kind::Auth)
 }
 
-struct Copying<'a, 'b> {
-    act: &'a Act<'b>,
-    image: usize,
-    source: &'a std::sync::Arc<Registry>,
-    /// At the source, and at the target.
-    repository: &'a str,
-    name: &'a str,
+struct Copying<'a> {
+    target: &'a Target,
+    route: &'a Route,
     /// How many manifests may still be read for this image, at whatever depth.
     left: Cell<usize>,
 }
 
 /// Brings what refers to an image after it; how many there were.
-pub(crate) async fn copy(act: &Act<'_>, image: usize, top: &Manifest) -> Result<usize, Error> {
-    let (source, repository, name) = act.whence(image)?;
-    let copying = Copying { act, image, source: &source, repository: &repository, name: &name, left: Cell::new(MOST) };
+pub(crate) async fn copy(target: &Target, route: &Route, top: &Manifest) -> Result<usize, Error> {
+    let copying = Copying { target, route, left: Cell::new(MOST) };
     let mut count = copying.of(&top.digest).await?;
     // Whoever signs an index may sign each of its platforms too; nobody signs these alone.
     if count > 0 && top.is_index() {
@@ -80,10 +76,10 @@ pub(crate) async fn copy(act: &Act<'_>, image: usize, top: &Manifest) -> Result<
     Ok(count)
 }
 
-impl Copying<'_, '_> {
+impl Copying<'_> {
     fn warn(&self, what: &str, why: impl Display) {
         let text = format!("copied without {what}: {why}");
-        self.act.tell(Event::Warning { id: self.act.id(self.image), text });
+        self.target.tell(Event::Warning { id: self.route.id.clone(), text });
     }
 
     /// What came of a part that the image can do without.
@@ -131,21 +127,22 @@ impl Copying<'_, '_> {
 
     /// What the source says refers to it.
     async fn list(&self, subject: &Digest) -> Result<Vec<Value>, Error> {
-        let url = self.source.url(self.repository, &format!("referrers/{subject}"));
+        let url = self.route.source.address.url(&self.route.repository, &format!("referrers/{subject}"));
         // By the specification the tag counts only where there is no such list.
         if let Some(listed) = self.part("what refers to it", self.pages(url).await)?.flatten() {
             return Ok(self.bounded(listed));
         }
         let tag = tag(subject);
         // A HEAD first: a manifest that is not there must not cost a pull.
-        let found = self.source.digest_at_once(self.repository, &tag, Wants::Little).await;
+        let found = self.route.source.digest_at_once(&self.route.repository, &tag, Wants::Little).await;
         // Some read it as the digest itself, and give the image (GitLab's registry).
         let Some(Some(found)) = self.part("what refers to it", found)? else { return Ok(Vec::new()) };
         // One that does not say its digest is known by its bytes, below.
         if found.as_ref() == Some(subject) {
             return Ok(Vec::new());
         }
-        let list = self.part("what refers to it", self.source.manifest(self.repository, &tag).await)?.flatten();
+        let list =
+            self.part("what refers to it", self.route.source.manifest(&self.route.repository, &tag).await)?.flatten();
         let list = list.filter(|list| list.is_index() && list.digest != *subject);
         let list = list.and_then(|list| serde_json::from_slice::<Index>(&list.bytes).ok());
         Ok(self.bounded(list.and_then(|list| list.manifests).unwrap_or_default()))
@@ -168,7 +165,7 @@ impl Copying<'_, '_> {
                 self.warn(REST, format!("its list has more than {PAGES} pages, or {} MiB", BYTES >> 20));
                 break;
             }
-            let page = match self.source.page(self.repository, &url).await {
+            let page = match self.route.source.page(&self.route.repository, &url).await {
                 // What the pages before it named is good all the same.
                 Err(error) if listed.is_some() && is_its_own(&error) => {
                     self.warn(REST, error);
@@ -180,7 +177,7 @@ impl Copying<'_, '_> {
             let page = page.and_then(|(bytes, more)| Some((bytes.len(), serde_json::from_slice(&bytes).ok()?, more)));
             let Some((size, index, more)): Option<(usize, Index, _)> = page else {
                 if listed.is_some() {
-                    self.warn(REST, format!("a page of its list is none ({})", self.source.name));
+                    self.warn(REST, format!("a page of its list is none ({})", self.route.source.address.name));
                 }
                 break;
             };
@@ -196,7 +193,7 @@ impl Copying<'_, '_> {
     async fn tagged(&self, subject: &Digest) -> Result<Vec<String>, Error> {
         let looks = COSIGN.map(|kind| async move {
             let tag = format!("{}.{kind}", tag(subject));
-            let found = self.source.digest_at_once(self.repository, &tag, Wants::Little).await;
+            let found = self.route.source.digest_at_once(&self.route.repository, &tag, Wants::Little).await;
             (tag, found)
         });
         let mut tags = Vec::new();
@@ -229,11 +226,11 @@ impl Copying<'_, '_> {
         if manifest.digest == *subject {
             return Ok(false);
         }
-        let target = &self.act.target;
-        let there = target.manifest(self.name, tag).await?.filter(|there| there.digest != *subject);
+        let (target, name) = (&self.target.registry, &self.route.target);
+        let there = target.manifest(name, tag).await?.filter(|there| there.digest != *subject);
         if there.is_some_and(|there| there.digest != manifest.digest && !holds_all(&manifest, &there)) {
             let message =
-                format!("{}: {}:{tag} has something else already, which stays as it is", target.name, self.name);
+                format!("{}: {name}:{tag} has something else already, which stays as it is", target.address.name);
             return Err(Error::new(Kind::Invalid, message));
         }
         self.parts(&manifest).await?;
@@ -246,11 +243,14 @@ impl Copying<'_, '_> {
             return Err(Error::new(Kind::Invalid, format!("more than {MOST} manifests refer to it")));
         };
         self.left.set(left);
-        self.source.wanted_manifest(self.repository, reference).await
+        self.route.source.wanted_manifest(&self.route.repository, reference).await
     }
 
     async fn put(&self, manifest: &Manifest, reference: &str) -> Result<bool, Error> {
-        self.act.target.put_manifest(self.name, &manifest.media_type, manifest.bytes.clone(), reference).await
+        self.target
+            .registry
+            .put_manifest(&self.route.target, &manifest.media_type, manifest.bytes.clone(), reference)
+            .await
     }
 
     /// The blobs of a manifest, and of all that stands in an index.
@@ -273,8 +273,7 @@ impl Copying<'_, '_> {
         // Whatever refers to something is pushed after it.
         for part in ordered.iter().rev() {
             for blob in part.blobs() {
-                let job = Job::alone(self.image, blob, self.source, self.repository, self.name);
-                self.act.place(&job).await?;
+                self.target.place(&self.route.blob(blob)).await?;
             }
             if part.digest != manifest.digest {
                 self.put(part, part.digest.as_str()).await?;
@@ -285,8 +284,8 @@ impl Copying<'_, '_> {
 
     /// Adds them to the list under the target's tag, beside what stands there already.
     async fn note(&self, subject: &Digest, copied: Vec<Value>) -> Result<(), Error> {
-        let (target, tag) = (&self.act.target, tag(subject));
-        let known = target.manifest(self.name, &tag).await?;
+        let (target, name, tag) = (&self.target.registry, &self.route.target, tag(subject));
+        let known = target.manifest(name, &tag).await?;
         let mut list = match &known {
             None => json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}),
             Some(known) if known.is_index() && known.digest != *subject => {
@@ -294,7 +293,7 @@ impl Copying<'_, '_> {
             }
             Some(_) => {
                 let message =
-                    format!("{}: {}:{tag} is no list of referrers, and stays as it is", target.name, self.name);
+                    format!("{}: {name}:{tag} is no list of referrers, and stays as it is", target.address.name);
                 return Err(Error::new(Kind::Invalid, message));
             }
         };
@@ -311,7 +310,7 @@ impl Copying<'_, '_> {
         manifests.extend(missing);
         let bytes = serde_json::to_vec(&list).unwrap_or_default();
         let media_type = known.as_ref().map_or(OCI_INDEX, |known| &known.media_type);
-        target.put_manifest(self.name, media_type, Bytes::from(bytes), &tag).await.map(drop)
+        target.put_manifest(name, media_type, Bytes::from(bytes), &tag).await.map(drop)
     }
 }
 

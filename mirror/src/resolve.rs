@@ -2,11 +2,14 @@
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::copy::{Observe, Options, Sources, relay};
-use crate::lock::{Child, Digest, Lock, LockedImage, Mode, Wanted};
-use crate::manifest::Manifest;
+use crate::digest::Digest;
+use crate::error::{Error, Kind};
+use crate::lock::{Child, Lock, LockedImage, Mode, Wanted};
+use crate::manifest::{Descriptor, Manifest};
+use crate::observe::{Event, Observe, relay};
+use crate::options::Options;
 use crate::registry::Registry;
-use crate::{Error, Event, Kind};
+use crate::sources::Sources;
 
 /// Asks the source registries what each tag is now. A tag that is still what `known`
 /// says costs one HEAD, which counts for no quota.
@@ -50,9 +53,9 @@ async fn one(
     events: &UnboundedSender<Event>,
 ) -> Result<(), Error> {
     let _ = events.send(Event::Started { id: image.id.clone() });
-    let source = image.source()?;
-    let registry = sources.get(&source.host)?;
-    let (repository, tag) = (source.repository, source.tag);
+    let (source, tag) = image.source()?;
+    let registry = sources.get(&source.registry)?;
+    let repository = source.repository;
     if let Some(known) = known.filter(|known| known.source_digest().is_some() && serves(known, image, platforms)) {
         // What is wanted by its digest cannot be another one now.
         let now = match &source.digest {
@@ -67,7 +70,7 @@ async fn one(
     let reference = source.digest.as_ref().map_or(tag.as_str(), Digest::as_str);
     let manifest = registry.wanted_manifest(&repository, reference).await?;
     let children: Vec<Child> = if manifest.is_index() {
-        manifest.document.manifests.iter().filter_map(crate::manifest::Descriptor::child).collect()
+        manifest.document.manifests.iter().filter_map(Descriptor::child).collect()
     } else {
         vec![only_child(&registry, &repository, &manifest).await?]
     };

@@ -1,6 +1,8 @@
 //! What public registries answer, against a registry in memory: each of these was met
 //! by somebody with Docker Hub, GHCR, Quay, GitLab, ECR, ACR, Harbor, Nexus or Artifactory.
 
+#[path = "world/ping.rs"]
+mod ping;
 #[path = "world/server.rs"]
 mod server;
 
@@ -879,6 +881,12 @@ impl Authority {
 
     /// A server whose certificate is for that name, between these days from now.
     fn serve(&self, name: &str, days: std::ops::Range<i64>) -> Server {
+        self.certify(name, days);
+        self.server(|_| None)
+    }
+
+    /// Makes the certificate for that name, good between these days from now.
+    fn certify(&self, name: &str, days: std::ops::Range<i64>) {
         std::fs::write(self.path("extensions"), format!("subjectAltName={name}\nbasicConstraints=critical,CA:FALSE\n"))
             .unwrap();
         self.openssl("req -subj /CN=registry -keyout key.pem -out request.pem -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes");
@@ -898,11 +906,10 @@ impl Authority {
             date(days.start),
             date(days.end)
         ));
-        self.server()
     }
 
     /// A server with the certificate that was made last.
-    fn server(&self) -> Server {
+    fn server(&self, rule: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Server {
         use rustls::pki_types::pem::PemObject;
         use rustls::pki_types::{CertificateDer, PrivateKeyDer};
         let certificate = CertificateDer::from_pem_file(self.path("cert.pem")).unwrap();
@@ -910,7 +917,7 @@ impl Authority {
         let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
         let config =
             rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        Server::tls(config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap())
+        Server::tls(config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap(), rule)
     }
 }
 
@@ -979,7 +986,7 @@ fn a_certificate_is_told_by_what_is_wrong_with_it() {
     // As openssl makes one unasked: its own authority, whether or not that is trusted.
     let own = Authority::new();
     own.openssl("req -x509 -subj /CN=registry -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2");
-    let server = own.server();
+    let server = own.server(|_| None);
     for trusted in [false, true] {
         let mut options = options(&source, &server);
         options.target.plain_http = false;

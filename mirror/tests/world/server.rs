@@ -103,8 +103,11 @@ impl Server {
         Self::of(Box::new(rule), Some(pages_of), None)
     }
 
-    pub fn tls(config: rustls::ServerConfig) -> Self {
-        Self::of(Box::new(|_| None), None, Some(Arc::new(config)))
+    pub fn tls(
+        config: rustls::ServerConfig,
+        rule: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static,
+    ) -> Self {
+        Self::of(Box::new(rule), None, Some(Arc::new(config)))
     }
 
     fn of(rule: Rule, pages_of: Option<usize>, tls: Option<Arc<rustls::ServerConfig>>) -> Self {

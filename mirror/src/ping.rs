@@ -1,0 +1,69 @@
+//! Looks at a registry that copy nothing: whether it is there, whether it serves us, and how
+//! long it asks us to wait. None of them waits and asks again.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Kind};
+use crate::options::Options;
+use crate::pace::{Quota, Retry};
+use crate::proxy::Proxies;
+use crate::reference::Reference;
+use crate::registry::{Registry, Wants};
+use crate::sources::{Sources, target};
+
+/// Whether a registry answers at all, whatever it says: one GET of `/v2/`, without an account.
+///
+/// # Errors
+/// Why it does not.
+pub async fn answers(endpoint: &Endpoint, proxies: &Proxies) -> Result<(), Error> {
+    let options = Options { proxies: proxies.clone(), ..Options::to(endpoint.clone()) };
+    // There is nothing to tell on the way.
+    let (events, _) = unbounded_channel();
+    Registry::new(&endpoint.host, endpoint, &options, events)?.answers().await
+}
+
+/// Whether the target serves us, with the account that it may ask for: `/v2/` (OCI
+/// distribution spec, "Determining Support"), or the address that its operator names, which
+/// may be another host's and then gets no account.
+///
+/// # Errors
+/// Why it does not; an account that is refused is `Kind::Auth` or `Kind::Denied`.
+pub async fn ping(options: &Options, url: Option<&str>) -> Result<(), Error> {
+    let (events, _) = unbounded_channel();
+    let target = target(&once(options), &events)?;
+    let url = url.map_or_else(|| target.address.root(), str::to_owned);
+    target.ping(&url).await
+}
+
+/// How a registry limits us just now, in its own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// How long it asks us to wait; none: it would serve us, or does not say.
+    pub wait: Option<Duration>,
+    pub quota: Option<Quota>,
+}
+
+/// Asks the registry of an image for it by one HEAD, which counts for no quota.
+///
+/// # Errors
+/// `Kind::Lock` for what is no image's name; as the registry answers, but for a limit.
+pub async fn limit(image: &str, options: &Options) -> Result<Limit, Error> {
+    let reference =
+        Reference::parse(image).map_err(|reason| Error::new(Kind::Lock, format!("image {image:?} {reason}")))?;
+    let (options, (events, _)) = (once(options), unbounded_channel());
+    let registry = Sources::new(&options, &events).get(&reference.registry)?;
+    let asked = registry.digest_at_once(&reference.repository, reference.digest_or_tag(), Wants::All).await;
+    let wait = match asked {
+        Ok(_) => None,
+        Err(error) if error.kind() == Kind::RateLimited => error.gives_again,
+        Err(error) => return Err(error),
+    };
+    Ok(Limit { wait, quota: registry.gate.quota() })
+}
+
+fn once(options: &Options) -> Options {
+    Options { retry: Retry { tries: 0, ..options.retry }, ..options.clone() }
+}

@@ -1,0 +1,211 @@
+//! What can be asked of a registry: the endpoints of the OCI distribution spec, as far as a
+//! copy needs them.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use hyper::body::Incoming;
+
+use super::address::next_page;
+use super::{Ask, Registry, Scope, Wants};
+use crate::digest::Digest;
+use crate::error::{Error, Kind};
+use crate::manifest::{self, Manifest};
+use crate::transport::full;
+
+/// Manifests larger than this are refused, as registries do (distribution: 4 MiB).
+const MANIFEST_LIMIT: usize = 4 << 20;
+
+impl Registry {
+    /// Whether anything answers here, whatever it says.
+    pub async fn answers(&self) -> Result<(), Error> {
+        let url = self.address.root();
+        let request = self.request(Method::GET, &url, HeaderMap::new(), full(Bytes::new()), None)?;
+        let answer = self.exchange(request).await;
+        answer.map(drop).map_err(|error| self.address.error(error.kind, &url, &error.message))
+    }
+
+    /// Whether an address is served to us, which need not be one of this registry.
+    pub async fn ping(&self, url: &str) -> Result<(), Error> {
+        let (scope, headers, body) = (Scope::nothing(), HeaderMap::new(), Bytes::new());
+        let ask = Ask { method: Method::GET, url, headers, body, scope: Some(&scope), wants: Wants::All };
+        let response = self.send(ask).await?;
+        if response.status().is_success() { Ok(()) } else { Err(self.refused(url, response).await) }
+    }
+
+    fn accepting_manifests() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(manifest::TYPES));
+        headers
+    }
+
+    /// None: it has no such manifest.
+    pub async fn manifest(&self, repository: &str, reference: &str) -> Result<Option<Manifest>, Error> {
+        let url = self.address.url(repository, &format!("manifests/{reference}"));
+        let scope = self.pull(repository);
+        let ask = Ask {
+            method: Method::GET,
+            url: &url,
+            headers: Self::accepting_manifests(),
+            body: Bytes::new(),
+            scope: Some(&scope),
+            wants: Wants::All,
+        };
+        let response = self.send(ask).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(None),
+            _ => return Err(self.refused(&url, response).await),
+        }
+        let content_type = response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        let bytes = self.read(&url, response, MANIFEST_LIMIT).await?;
+        if reference.starts_with("sha256:") && reference != Digest::of(&bytes).as_str() {
+            return Err(self.address.error(
+                Kind::Invalid,
+                &url,
+                &format!("its bytes have the digest {}", Digest::of(&bytes)),
+            ));
+        }
+        let manifest = Manifest::parse(bytes, &content_type);
+        manifest.map(Some).map_err(|error| self.address.error(error.kind, &url, &error.message))
+    }
+
+    /// As `manifest`, where it must be there; one that was read before is not asked for again.
+    pub async fn wanted_manifest(&self, repository: &str, reference: &str) -> Result<Manifest, Error> {
+        if let Some(manifest) = self.kept.get(reference) {
+            return Ok(manifest);
+        }
+        let url = self.address.url(repository, &format!("manifests/{reference}"));
+        let found = self.manifest(repository, reference).await?;
+        let found = found.ok_or_else(|| self.address.error(Kind::NotFound, &url, "there is no such manifest"))?;
+        self.kept.put(&found);
+        Ok(found)
+    }
+
+    /// The digest that a reference has here, by one HEAD, which counts for no quota. Where
+    /// that is not allowed, by a GET, whose refusal comes with a reason.
+    pub async fn digest_of(&self, repository: &str, reference: &str) -> Result<Option<Option<Digest>>, Error> {
+        match self.digest_at_once(repository, reference, Wants::All).await {
+            Err(error) if matches!(error.status, Some(400 | 401 | 403 | 405 | 406 | 501)) => {
+                Ok(self.manifest(repository, reference).await?.map(|manifest| Some(manifest.digest)))
+            }
+            done => done,
+        }
+    }
+
+    /// As `digest_of`, by a HEAD alone.
+    pub async fn digest_at_once(
+        &self,
+        repository: &str,
+        reference: &str,
+        wants: Wants,
+    ) -> Result<Option<Option<Digest>>, Error> {
+        let url = self.address.url(repository, &format!("manifests/{reference}"));
+        let response = self.head(repository, &url, Self::accepting_manifests(), wants).await?;
+        match response.status() {
+            StatusCode::OK => {
+                let said = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+                Ok(Some(said.and_then(|said| Digest::parse(said).ok())))
+            }
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(self.refused(&url, response).await),
+        }
+    }
+
+    /// Whether it has this very manifest.
+    pub async fn has_manifest(&self, repository: &str, digest: &Digest) -> Result<bool, Error> {
+        let found = self.digest_of(repository, digest.as_str()).await?;
+        // A registry that does not say was asked by digest all the same.
+        Ok(found.is_some_and(|said| said.is_none_or(|said| said == *digest)))
+    }
+
+    /// Where it will not say, it is as if it were not there: the upload tells.
+    pub async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool, Error> {
+        let url = self.address.url(repository, &format!("blobs/{digest}"));
+        match self.head(repository, &url, HeaderMap::new(), Wants::All).await {
+            Ok(response) if response.status() == StatusCode::OK => Ok(true),
+            Ok(response) if response.status().is_client_error() => Ok(false),
+            Ok(response) => Err(self.refused(&url, response).await),
+            Err(error) if error.kind == Kind::Denied || error.kind == Kind::Auth && error.status.is_some() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn head(
+        &self,
+        repository: &str,
+        url: &str,
+        headers: HeaderMap,
+        wants: Wants,
+    ) -> Result<Response<Incoming>, Error> {
+        let scope = self.pull(repository);
+        self.send(Ask { method: Method::HEAD, url, headers, body: Bytes::new(), scope: Some(&scope), wants }).await
+    }
+
+    /// A small blob, whole.
+    pub async fn small_blob(&self, repository: &str, digest: &Digest) -> Result<Option<Bytes>, Error> {
+        let url = self.address.url(repository, &format!("blobs/{digest}"));
+        let scope = self.pull(repository);
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        let ask = Ask { method: Method::GET, url: &url, headers, body, scope: Some(&scope), wants: Wants::All };
+        let response = self.send(ask).await?;
+        match response.status() {
+            StatusCode::OK => self.read(&url, response, MANIFEST_LIMIT).await.map(Some),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(self.refused(&url, response).await),
+        }
+    }
+
+    /// One page of a list that a registry may not know, and where the next one is
+    /// (`Link: <…>; rel="next"`, RFC 8288). None: it does not know such lists.
+    pub async fn page(&self, repository: &str, url: &str) -> Result<Option<(Bytes, Option<String>)>, Error> {
+        let scope = self.pull(repository);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(manifest::OCI_INDEX));
+        let ask =
+            Ask { method: Method::GET, url, headers, body: Bytes::new(), scope: Some(&scope), wants: Wants::Little };
+        let response = self.send(ask).await?;
+        match response.status() {
+            StatusCode::OK => {
+                let next =
+                    response.headers().get_all(header::LINK).iter().find_map(|link| next_page(link.to_str().ok()?));
+                let next = next.map(|next| self.address.lead(url, &next)).transpose()?;
+                Ok(Some((self.read(url, response, MANIFEST_LIMIT).await?, next)))
+            }
+            // Distribution 2.8 answers 404 to what it does not know, others 400, 405 or 501.
+            StatusCode::NOT_FOUND
+            | StatusCode::BAD_REQUEST
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_ACCEPTABLE
+            | StatusCode::NOT_IMPLEMENTED => Ok(None),
+            _ => Err(self.refused(url, response).await),
+        }
+    }
+
+    /// Puts a manifest there; whether the registry took note of its subject
+    /// (`OCI-Subject`, OCI distribution spec 1.1, "Pushing Manifests with Subject").
+    pub async fn put_manifest(
+        &self,
+        repository: &str,
+        media_type: &str,
+        bytes: Bytes,
+        reference: &str,
+    ) -> Result<bool, Error> {
+        let url = self.address.url(repository, &format!("manifests/{reference}"));
+        let mut headers = HeaderMap::new();
+        let media_type = HeaderValue::from_str(media_type)
+            .map_err(|_| self.address.error(Kind::Invalid, &url, "has an unusable media type"))?;
+        headers.insert(header::CONTENT_TYPE, media_type);
+        let scope = self.push(repository, None);
+        let ask = Ask { method: Method::PUT, url: &url, headers, body: bytes, scope: Some(&scope), wants: Wants::All };
+        let response = self.send(ask).await?;
+        if !response.status().is_success() {
+            return Err(self.refused(&url, response).await);
+        }
+        Ok(response.headers().contains_key("oci-subject"))
+    }
+}

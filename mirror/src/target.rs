@@ -1,0 +1,246 @@
+//! The registry that is copied to: blobs are mounted where it has them already, else
+//! streamed out of their source; what was done is counted.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use http::{HeaderMap, Method, StatusCode};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::blob::{Source, Watch};
+use crate::error::{Error, Kind};
+use crate::manifest::Descriptor;
+use crate::observe::Event;
+use crate::pace::{self, Came, Next};
+use crate::registry::{Ask, Registry, Scope, Wants};
+
+/// From this size on, in bytes, a blob is looked for before it is uploaded: moving it
+/// takes longer than a HEAD.
+const LOOKED_FOR: u64 = 1 << 20;
+
+/// From where to where one image is copied.
+pub(crate) struct Route {
+    /// The image's, under which its progress is told.
+    pub id: String,
+    pub source: Arc<Registry>,
+    /// At the source.
+    pub repository: String,
+    /// At the target.
+    pub target: String,
+}
+
+impl Route {
+    pub fn blob(&self, blob: &Descriptor) -> BlobCopy {
+        let source = Source {
+            registry: self.source.clone(),
+            repository: self.repository.clone(),
+            digest: blob.digest.clone(),
+            size: blob.size,
+        };
+        BlobCopy { source, id: self.id.clone(), repositories: vec![self.target.clone()], mount_from: None }
+    }
+}
+
+/// A blob, and where it has to be.
+pub(crate) struct BlobCopy {
+    pub source: Source,
+    /// The image as whose its bytes are told.
+    pub id: String,
+    /// The repositories of the target that need it.
+    pub repositories: Vec<String>,
+    /// A repository of the target that has it.
+    pub mount_from: Option<String>,
+}
+
+/// What was put there.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub blobs: AtomicUsize,
+    pub there: AtomicUsize,
+    pub mounted: AtomicUsize,
+    pub bytes: AtomicU64,
+}
+
+/// What became of one request to put a blob somewhere.
+enum Start {
+    Placed,
+    Upload(String),
+    /// This registry knows no mounts.
+    Refused,
+}
+
+pub(crate) struct Target {
+    pub registry: Arc<Registry>,
+    pub counts: Counts,
+    events: UnboundedSender<Event>,
+}
+
+impl Target {
+    pub fn new(registry: Arc<Registry>, events: UnboundedSender<Event>) -> Self {
+        Self { registry, counts: Counts::default(), events }
+    }
+
+    pub fn tell(&self, event: Event) {
+        // The receiver lives as long as this.
+        let _ = self.events.send(event);
+    }
+
+    /// Gets a blob into each repository that needs it.
+    pub async fn place(&self, blob: &BlobCopy) -> Result<(), Error> {
+        let mut at = blob.mount_from.clone();
+        let mut moved = false;
+        for repository in &blob.repositories {
+            moved |= self.put(blob, repository, at.as_deref()).await?;
+            at = Some(repository.clone());
+        }
+        if !moved {
+            self.tell(Event::Spared { id: blob.id.clone(), bytes: blob.source.size });
+        }
+        Ok(())
+    }
+
+    /// Whether it had to be moved.
+    async fn put(&self, blob: &BlobCopy, repository: &str, at: Option<&str>) -> Result<bool, Error> {
+        let digest = &blob.source.digest;
+        // Mounted from the repository itself it is there already: one request tells
+        // that, and is the beginning of the upload if it is not.
+        let from = at.unwrap_or(repository);
+        let scope = self.registry.push(repository, Some(from));
+        let query = format!("?mount={digest}&from={}", self.registry.address.repository(from));
+        let placed = |counter: &AtomicUsize| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Ok(false)
+        };
+        let location = match self.start(repository, &query, &scope).await? {
+            Start::Placed if from == repository => return placed(&self.counts.there),
+            Start::Placed => return placed(&self.counts.mounted),
+            // Registries may begin an upload instead of mounting, also what they have.
+            Start::Upload(location) if blob.source.size < LOOKED_FOR => Some(location),
+            _ if self.registry.has_blob(repository, digest).await? => return placed(&self.counts.there),
+            Start::Upload(location) => Some(location),
+            Start::Refused => None,
+        };
+        // Where the target has it, but does not mount it, it need not be pulled again.
+        let source = match at {
+            Some(at) => Source { registry: self.registry.clone(), repository: at.to_owned(), ..blob.source.clone() },
+            None => blob.source.clone(),
+        };
+        self.upload(blob, &source, repository, location).await?;
+        self.counts.blobs.fetch_add(1, Ordering::Relaxed);
+        self.counts.bytes.fetch_add(blob.source.size, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    async fn start(&self, repository: &str, query: &str, scope: &Scope) -> Result<Start, Error> {
+        let url = self.registry.address.url(repository, &format!("blobs/uploads/{query}"));
+        // A mount saves an upload, and is nothing to insist on.
+        let wants = if query.is_empty() { Wants::All } else { Wants::Little };
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        let ask = Ask { method: Method::POST, url: &url, headers, body, scope: Some(scope), wants };
+        let error = match self.registry.send(ask).await {
+            Ok(answer) if answer.status() == StatusCode::CREATED => return Ok(Start::Placed),
+            Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
+                return self.registry.address.resolve(&url, answer.headers()).map(Start::Upload);
+            }
+            Ok(answer) => self.registry.refused(&url, answer).await,
+            Err(error) => error,
+        };
+        let final_too = matches!(error.kind, Kind::RateLimited | Kind::DiskFull);
+        if wants == Wants::Little && error.status.is_some() && !final_too {
+            return Ok(Start::Refused);
+        }
+        // Registries that make no repository by themselves say that there is none.
+        if error.kind == Kind::NotFound {
+            let message = format!("{}: the repository has to be made there first", error.message);
+            return Err(Error { kind: Kind::Denied, message, ..error });
+        }
+        Err(error)
+    }
+
+    /// Moves a blob in one PUT; after a failure that can pass, in another one.
+    async fn upload(
+        &self,
+        blob: &BlobCopy,
+        source: &Source,
+        repository: &str,
+        mut location: Option<String>,
+    ) -> Result<(), Error> {
+        let (target, id) = (&self.registry, &blob.id);
+        let scope = target.push(repository, None);
+        let (mut tries, mut redirects, mut authorized) = (0, 0, false);
+        loop {
+            let address = match location.take() {
+                Some(address) => address,
+                None => match self.start(repository, "", &scope).await? {
+                    Start::Upload(address) => address,
+                    Start::Placed | Start::Refused => {
+                        return Err(target.address.error(
+                            Kind::Protocol,
+                            &target.address.url(repository, "blobs/uploads/"),
+                            "begins no upload",
+                        ));
+                    }
+                },
+            };
+            let separator = if address.contains('?') { '&' } else { '?' };
+            let url = format!("{address}{separator}digest={}", blob.source.digest);
+            let watch = Arc::new(Watch::new(id.clone(), self.events.clone()));
+            let body = source.clone().open(watch.clone()).await?;
+            let sent = {
+                let (sent, stalled) =
+                    (target.stream(&url, source.size, body, &scope), watch.stalled(target.retry.stall));
+                match select(pin!(sent), pin!(stalled)).await {
+                    Either::Left((sent, _)) => sent,
+                    Either::Right(_) => {
+                        let reason = format!("nothing moves for {} s: is its disk full?", target.retry.stall.as_secs());
+                        Err(Error::new(Kind::Unreachable, reason))
+                    }
+                }
+            };
+            if let Ok(answer) = &sent
+                && answer.status().is_success()
+            {
+                return Ok(());
+            }
+            self.tell(Event::Lost { id: id.clone(), bytes: watch.bytes() });
+            match (sent, watch.failure()) {
+                // The target only saw a cut: the source knows why.
+                (_, Some(error)) if error.passing => {
+                    target.again(Came::Nothing { known: true }, &mut tries, error, Wants::All).await?;
+                }
+                (_, Some(error)) => return Err(error),
+                (Err(error), None) => {
+                    let error = target.address.error(error.kind, &url, &error.message);
+                    target.again(Came::Nothing { known: true }, &mut tries, error, Wants::All).await?;
+                }
+                (Ok(answer), None) => {
+                    let status = answer.status();
+                    let ours = url.parse().is_ok_and(|uri| target.address.is_ours(&uri));
+                    if status == StatusCode::UNAUTHORIZED && ours && !authorized {
+                        authorized = true;
+                        let refused = answer.headers().contains_key(http::header::WWW_AUTHENTICATE);
+                        let sent = if refused { target.token(&scope) } else { None };
+                        target.authorize(&url, &answer, &scope, sent).await?;
+                        continue;
+                    }
+                    if matches!(status.as_u16(), 307 | 308) && redirects < 5 {
+                        redirects += 1;
+                        location = Some(target.address.resolve(&url, answer.headers())?);
+                        continue;
+                    }
+                    let (error, came) = target.judge(&url, answer).await;
+                    // An upload that the registry has forgotten, having been restarted for instance.
+                    let came = match pace::next(came, 0, &target.retry, 0.0) {
+                        Next::Take if status == StatusCode::NOT_FOUND => Came::Nothing { known: true },
+                        Next::Take => return Err(error),
+                        _ => came,
+                    };
+                    target.again(came, &mut tries, error, Wants::All).await?;
+                }
+            }
+        }
+    }
+}
