@@ -16,7 +16,7 @@ use crate::files;
 use crate::run::context::Context;
 use crate::run::foreign;
 use crate::run::interrupt::Interrupt;
-use crate::{cluster, layer, mirror, releases};
+use crate::{cluster, lab, layer, mirror, releases};
 use run_record::{Exit, Failure};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -168,7 +168,10 @@ fn describe(fix: &Fix) -> String {
 async fn act(context: &Context, fix: &Fix) -> Result<(), Failure> {
     match fix {
         Fix::Cluster => cluster::mend(context).await,
-        Fix::Mirror => mirror::run(context, &mirror::Args::default()).await,
+        Fix::Mirror => {
+            let lab = cluster::its_lab(context).await?;
+            mirror::copy_all(context, &lab::origin(context, lab.as_ref())).await
+        }
         Fix::Repair => {
             let action = Some(releases::Action::Repair { older_than: None, uninstall: None, rollback: Vec::new() });
             releases::run(context, &releases::Args { action }).await

@@ -6,7 +6,7 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{doctor, remedy, script, up};
+use crate::commands::{doctor, mirror, remedy, script, up};
 use crate::files;
 use crate::repo::{Tree, environment};
 use crate::run::consent;
@@ -16,7 +16,7 @@ use crate::run::foreign;
 use crate::run::reporter::{Event, Format, Reporter};
 use crate::run::state::StateDir;
 use crate::world::tools;
-use crate::{checklist, cluster, lab, layer, mirror, releases, report};
+use crate::{checklist, cluster, lab, layer, releases, report};
 use run_record::{Code, Failure};
 
 /// Brings the stack up on a cluster, layer by layer, and says what blocks.

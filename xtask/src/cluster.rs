@@ -26,11 +26,13 @@ use crate::repo::k3d::{Difference, K3dConfig};
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
 use crate::world::docker::{self, Container, Kind, Looked, Thing, docker_output};
+use crate::world::docker_hub;
 use crate::world::engine;
 use crate::world::go::short_hex;
 use crate::world::kubeconfig;
 use crate::world::kubernetes;
 use crate::world::process::{self, Job};
+use crate::world::registry;
 use crate::world::tools::{self, Toolbox};
 use run_record::{Code, Exit, Failure};
 
@@ -246,7 +248,7 @@ async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<
         (Some(wanted), _) => wanted,
         (None, Some(made)) => made,
         (None, None) => {
-            let reachable = lab::upstream_reachable().await?;
+            let reachable = docker_hub::answers().await?;
             if !reachable {
                 context.reporter.note(
                     "lab",
@@ -273,6 +275,15 @@ fn remember_kind(context: &Context, lab: bool) -> Result<(), Failure> {
     let path = context.state.cluster_kind();
     files::write_atomically(&path, if lab { b"lab" } else { b"public" })
         .map_err(|error| Failure::new(Code::StateUnwritable, format!("cannot write {path}: {error}")))
+}
+
+/// The lab that the cluster was made with, or that was asked for.
+pub async fn its_lab(context: &Context) -> Result<Option<Lab>, Failure> {
+    if context.k3d_config()?.is_none() || context.lab == Some(false) {
+        return Ok(None);
+    }
+    let wanted = context.lab == Some(true) || made_with_lab(context).await?;
+    if wanted { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
 /// Whether the cluster that exists was made with the lab's images.
@@ -446,8 +457,8 @@ async fn ensure_registry(
         step.done_as(format!("created the registry, {push}"));
     }
     devcontainer::join(context, config, &[&name]).await?;
-    mirror::wait_until_it_answers(&context.registry_host, Duration::from_secs(30)).await?;
-    mirror::healthy(&mirror::health_url(context)).await
+    registry::wait_until_it_answers(&registry::endpoint(context, None), Duration::from_secs(30)).await?;
+    registry::healthy(context).await
 }
 
 /// Where a registry keeps its images, in its container.
@@ -677,8 +688,9 @@ async fn ready(
 /// Pushes an image by one of the registry's names and lets a pod pull it by the other.
 async fn probe(context: &Context, client: &kube::Client, lab: Option<&Lab>) -> Result<(), Failure> {
     let step = context.reporter.step("registry", "probing end to end");
-    mirror::mirror_ids(context, lab, &["busybox"]).await?;
-    let image = mirror::pull_reference(context, lab, "busybox")?;
+    let origin = lab::origin(context, lab);
+    mirror::copy(context, &origin, &["busybox"], |_| {}).await?;
+    let image = mirror::pull_reference(context, &origin, "busybox")?;
     kubernetes::run_probe_pod(client, &image, Duration::from_secs(90)).await?;
     step.done_as("a pod pulls from it, and resolves names");
     Ok(())

@@ -2,6 +2,7 @@
 //! rooms below. No mechanism lives here.
 
 pub mod doctor;
+pub mod mirror;
 pub mod remedy;
 pub mod script;
 pub mod up;

@@ -291,8 +291,8 @@ impl<'a> Diagnosis<'a> {
             tracker.standing().into_iter().find(|sighting| sighting.rule.code == Code::RegistryRateLimited).cloned()
         };
         let Some(sighting) = standing else { return Ok(None) };
-        let asked = crate::diagnosis::retry::retry_after(&sighting.message, self.context).await;
-        match spent.rate_limit(&budgets.rate_limit, asked) {
+        let limit = crate::diagnosis::retry::limit(&sighting.message, self.context).await;
+        match spent.rate_limit(&budgets.rate_limit, limit.wait) {
             Some(next) => {
                 self.context.reporter.event(&reporter::Event::Retry {
                     reason: Code::RegistryRateLimited.name(),
@@ -302,9 +302,12 @@ impl<'a> Diagnosis<'a> {
                 });
                 Ok(Some(tokio::time::Instant::now() + next.wait))
             }
-            None => Err(self
-                .failure(&sighting)
-                .evidence(format!("{} tries in all, the budget of layers.yaml", budgets.rate_limit.attempts))),
+            None => {
+                let tries = format!("{} tries in all, the budget of layers.yaml", budgets.rate_limit.attempts);
+                let mut failure = self.failure(&sighting).evidence(tries);
+                failure.evidence.extend(limit.quota.map(|quota| quota.to_string()));
+                Err(failure)
+            }
         }
     }
 

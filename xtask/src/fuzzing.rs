@@ -27,7 +27,7 @@ use crate::repo::needs::PullSecretNeed;
 use crate::run::duration;
 use crate::run::foreign;
 use crate::world::process::Captured;
-use crate::world::{docker, helm_storage, helmfile, kubeconfig, kubernetes, tools};
+use crate::world::{docker, docker_hub, helm_storage, helmfile, kubeconfig, kubernetes, tools};
 use crate::{checklist, cluster, layer, report};
 use run_record::Code;
 
@@ -66,7 +66,6 @@ pub const PARSERS: &[Parser] = &[
     ("record", record),
     ("registry-hosting", hosting),
     ("rendered", rendered_manifests),
-    ("retry-after", retry_after),
 ];
 
 fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
@@ -281,7 +280,7 @@ fn message(bytes: &[u8]) {
         helm_errors::is_killed(message),
         sources::is_warning(message),
         helm_errors::conflicts(message),
-        retry::manifest_of(message),
+        retry::image_of(message),
     );
 }
 
@@ -297,19 +296,10 @@ fn answer(bytes: &[u8]) {
     for status in [told, said] {
         for code in [status.code, 403, 404, 500] {
             let error = kube::Error::Api(kube::core::Status { code, ..status.clone() }.into());
-            let _ = (kubernetes::read_failed("a thing", error), retry::manifest_of(&status.message));
+            let _ = (kubernetes::read_failed("a thing", error), retry::image_of(&status.message));
         }
     }
     let _ = kubernetes::answers::program(&text);
-}
-
-fn retry_after(bytes: &[u8]) {
-    let text = text(bytes);
-    for answer in [text.to_string(), format!("HTTP/1.1 429 Too Many Requests\r\nRetry-After: {text}\r\n\r\n")] {
-        if let Some(wait) = retry::header_seconds(&answer) {
-            let _ = Instant::now() + wait;
-        }
-    }
 }
 
 fn duration(bytes: &[u8]) {
@@ -346,7 +336,7 @@ fn pull_secret_config(bytes: &[u8]) {
     };
     let _ = checklist::facts::secret_state(&secret);
     let need = PullSecretNeed { name: "creds".to_owned(), server: "https://x/v1/".to_owned(), namespaces: Vec::new() };
-    if let Ok(Some(account)) = pull_secret::account(|_| Some("name".to_owned())) {
+    if let Ok(Some(account)) = docker_hub::account(|_| Some("name".to_owned())) {
         let _ = pull_secret::with_account(Some(secret), &need, &account);
     }
 }
@@ -461,7 +451,6 @@ mod tests {
                 "help: https://k3d.io\nhost: localhost:5000\nhostFromClusterNetwork: k3d-dev-reg:5000\nhostFromContainerRuntime: k3d-dev-reg:5000\n",
             ]),
             "rendered" => texts(&[MANIFESTS]),
-            "retry-after" => texts(&["120", "Fri, 31 Dec 1999 23:59:59 GMT", "Sun, 06 Nov 2094 08:49:37 GMT"]),
             _ => Vec::new(),
         }
     }

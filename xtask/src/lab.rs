@@ -9,18 +9,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use image_mirror::Endpoint;
+use image_mirror::{Endpoint, Kept};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::files;
-use crate::mirror;
+use crate::mirror::{self, Origin, StandIn};
 use crate::repo::read_yaml;
 use crate::run::context::Context;
 use crate::world::docker::{self, Container, Kind, Looked, docker_output};
 use crate::world::engine;
 use crate::world::go::{Program, files_below, require_go, short_hex};
 use crate::world::process::{self, Job};
+use crate::world::registry;
 use run_record::{Code, Failure};
 
 /// `tests/lab/lab.yaml`.
@@ -91,31 +92,41 @@ pub struct Lab {
 pub const UPSTREAM_CONTAINER: &str = "ameide-lab-upstream";
 pub const UPSTREAM_ADDRESS: &str = "127.0.0.1:5555";
 
+impl Lab {
+    pub fn origin(&self) -> Origin {
+        served(self.lock.clone())
+    }
+}
+
+/// Where a cluster's images come from: the lab that it was made with, or public registries.
+pub fn origin(context: &Context, lab: Option<&Lab>) -> Origin {
+    lab.map_or_else(|| Origin::public(context), Lab::origin)
+}
+
+/// As [`Lab::origin`], of a lab that need not be built to be looked at.
+pub fn known_origin() -> Result<Origin, Failure> {
+    lock_file().map(served)
+}
+
+fn served(lock: Utf8PathBuf) -> Origin {
+    Origin { lock, stand_in: Some(StandIn { address: upstream_address(), hosts: &UPSTREAM_HOSTS }) }
+}
+
 /// Where the lab's upstream is asked for images: itself, or what `AMEIDE_LAB_UPSTREAM`
 /// puts before it (host:port, plain HTTP), to limit or cut it as public registries do.
-pub fn upstream_address() -> String {
+fn upstream_address() -> String {
     let set = std::env::var("AMEIDE_LAB_UPSTREAM").ok().filter(|address| !address.is_empty());
     set.unwrap_or_else(|| UPSTREAM_ADDRESS.to_owned())
 }
 
 /// The registries that the lab's upstream stands for, when a run uses the lab.
-pub const UPSTREAM_HOSTS: [&str; 2] = ["docker.io", "quay.io"];
+const UPSTREAM_HOSTS: [&str; 2] = ["docker.io", "quay.io"];
 
 const SUITE: &str = "bookworm";
 
 /// The lock of what the lab's upstream serves.
-pub fn lock_file() -> Result<Utf8PathBuf, Failure> {
+fn lock_file() -> Result<Utf8PathBuf, Failure> {
     Ok(files::cache_dir()?.join("lab/images.lock"))
-}
-
-/// Whether Docker Hub answers from here at all, through a proxy too (any HTTP status does).
-///
-/// # Errors
-/// A proxy that is mistyped: without it nothing is reachable, and that says nothing.
-pub async fn upstream_reachable() -> Result<bool, Failure> {
-    let (hub, proxies) = (Endpoint::named("docker.io"), crate::mirror::proxies()?);
-    let asked = tokio::time::timeout(Duration::from_secs(4), image_mirror::answers(&hub, &proxies)).await;
-    Ok(matches!(asked, Ok(Ok(()))))
 }
 
 /// Builds what is missing of the lab and starts its upstream registry.
@@ -423,7 +434,7 @@ async fn start_upstream(image: &str) -> Result<(), Failure> {
         arguments.extend(["-p", &publish, "-v", &volume, image]);
         docker_output(arguments).await?;
     }
-    mirror::wait_until_it_answers(UPSTREAM_ADDRESS, Duration::from_secs(30)).await
+    registry::wait_until_it_answers(&Endpoint::named(UPSTREAM_ADDRESS), Duration::from_secs(30)).await
 }
 
 /// Removes the upstream's container, whose content positively is in a volume, which stays.
@@ -451,7 +462,7 @@ async fn serve(
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default();
-    if &pushed == upstream && lab.lock.is_file() && mirror::lock_is_served(context, &lab.lock).await? {
+    if &pushed == upstream && lab.lock.is_file() && mirror::is_served(context, &lab.origin()).await? {
         return Ok(());
     }
     for (reference, tag) in upstream {
@@ -463,7 +474,7 @@ async fn serve(
         docker_output(["rmi", &target]).await?;
         step.done();
     }
-    mirror::resolve_lab_lock(context, &lab.lock).await?;
+    mirror::resolve(context, &lab.origin(), &[], &Kept::default()).await?;
     let text = serde_json::to_string_pretty(upstream).unwrap_or_default();
     files::write_atomically(&pushed_path, text.as_bytes())
         .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {pushed_path}: {error}")))

@@ -19,8 +19,7 @@ use crate::cluster::lock::ClusterLock;
 use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::{Retry, Spent};
 use crate::files;
-use crate::lab::Lab;
-use crate::mirror;
+use crate::lab::{self, Lab};
 use crate::releases;
 use crate::repo::layers;
 use crate::repo::layers::Layer;
@@ -180,7 +179,7 @@ impl Reader<'_> {
             command.args(["--selector", selector]);
         }
         command.args(arguments);
-        command.env("AMEIDE_IMAGES_LOCK", mirror::lock_path(self.context, self.lab));
+        command.env("AMEIDE_IMAGES_LOCK", lab::origin(self.context, self.lab).lock);
         command.env("AMEIDE_RUN", &self.context.run_id);
         command
     }
@@ -258,7 +257,7 @@ impl Reader<'_> {
         };
         let places = images::Places::of(&self.context.tree)?;
         let named = images::images(manifests, &places).map_err(|error| self.unreadable(layer, "template", error))?;
-        let lock = mirror::lock(self.context, self.lab)?;
+        let lock = lab::origin(self.context, self.lab).read_lock()?;
         let exempt = self.context.tree.layer_needs()?.unmirrored;
         images::check(&layer.name(), &named, &self.context.env.registry.pull, &lock, &platforms, &exempt)?;
         Ok(named.len())

@@ -2,6 +2,7 @@
 //! asked, and what its answers mean.
 
 pub mod docker;
+pub mod docker_hub;
 pub mod engine;
 pub mod go;
 pub mod helm_storage;
@@ -9,5 +10,6 @@ pub mod helmfile;
 pub mod kubeconfig;
 pub mod kubernetes;
 pub mod process;
+pub mod registry;
 pub mod release;
 pub mod tools;

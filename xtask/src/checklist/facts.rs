@@ -16,7 +16,8 @@ use serde::Deserialize;
 
 use crate::cluster::lock::{ClusterLock, Holder};
 use crate::cluster::{self, Standing};
-use crate::mirror;
+use crate::lab;
+use crate::mirror::{self, Origin};
 use crate::releases::Revision;
 use crate::repo;
 use crate::repo::layers;
@@ -24,6 +25,7 @@ use crate::run::context::Context;
 use crate::world::helm_storage::{Stored, newest};
 use crate::world::helmfile::{self, WantedRelease};
 use crate::world::kubernetes::{self, NamespacePhase, read_failed};
+use crate::world::registry;
 use crate::world::release::Release;
 use run_record::Failure;
 
@@ -143,12 +145,12 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         .collect();
     let pull = context.env.registry.pull.clone();
     let client = kubernetes::client(context).await;
-    let health = mirror::health_url(context);
     let cluster = async {
         let standing = seen(cluster::standing(context)).await;
         let lab = matches!(&standing.result, Ok(Some(standing)) if standing.lab);
         let images = seen(async {
-            let (total, findings) = mirror::findings(context, lab).await?;
+            let origin = if lab { lab::known_origin()? } else { Origin::public(context) };
+            let (total, findings) = mirror::findings(context, &origin).await?;
             Ok(Images { total, findings: findings.iter().map(ToString::to_string).collect() })
         });
         (standing, images.await)
@@ -177,7 +179,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         seen(async { answering(context, &client.clone()?).await }),
         seen(async { nodes(&client.clone()?).await }),
         seen(async { phases(&client.clone()?, &names).await }),
-        seen(mirror::healthy(&health)),
+        seen(registry::healthy(context)),
         seen(async { pods(&client.clone()?, &names, &pull).await }),
         seen(async { workloads(&client.clone()?, &names).await }),
         releases,

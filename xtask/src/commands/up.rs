@@ -4,6 +4,7 @@
 use crate::checklist;
 use crate::cluster;
 use crate::cluster::lock::ClusterLock;
+use crate::lab;
 use crate::layer::{self, Runner};
 use crate::mirror;
 use crate::repo;
@@ -51,7 +52,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 
 async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
     let ready = cluster::up(context, lock).await?;
-    mirror::mirror_all(context, ready.lab.as_ref()).await?;
+    mirror::copy_all(context, &lab::origin(context, ready.lab.as_ref())).await?;
     let runner = Runner { context, toolbox: &ready.toolbox, lab: ready.lab.as_ref(), lock, args };
     runner.run_all(layers).await?;
     let elapsed = human_seconds(context.reporter.elapsed().as_secs_f64());

@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
+use image_mirror::Limit;
 use run_record::Code;
 
 use crate::repo::needs::{Budgets, RateLimit};
 use crate::run::context::Context;
+use crate::world::registry;
 
 /// What a layer run has used of its budgets.
 #[derive(Clone, Debug, Default)]
@@ -90,59 +92,20 @@ fn jitter() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }
 
-/// What the registry asks for in `Retry-After`, since the
-/// kubelet's message does not carry it: asks once for the manifest that the
-/// message is about. Registries that speak TLS are not asked: the wait then doubles.
-pub async fn retry_after(message: &str, context: &Context) -> Option<Duration> {
-    let registry = &context.env.registry;
-    let (host, path) = manifest_of(message)?;
-    let address = if host == registry.pull { registry.push.clone() } else { host };
-    let asked = tokio::time::timeout(Duration::from_secs(3), ask(&address, &path)).await;
-    asked.ok()?.ok()?
+/// How the registry of the image that the kubelet's message is about limits us: asked, since
+/// the message does not carry it. A wait longer than an hour is none but an outage of its own.
+pub async fn limit(message: &str, context: &Context) -> Limit {
+    const LONGEST: Duration = Duration::from_secs(3600);
+    let Some(image) = image_of(message) else { return Limit::default() };
+    let limit = registry::limit(context, image).await.unwrap_or_default();
+    Limit { wait: limit.wait.map(|wait| wait.min(LONGEST)), ..limit }
 }
 
-/// Host and path of the manifest that the kubelet's message is about.
-pub(crate) fn manifest_of(message: &str) -> Option<(String, String)> {
-    let reference = ["failed to resolve reference \"", "Failed to pull image \"", "Back-off pulling image \""]
-        .iter()
-        .find_map(|before| message.split_once(before)?.1.split_once('"'))?
-        .0;
-    // What is asked becomes a line of HTTP.
-    if reference.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return None;
-    }
-    let (host, rest) = reference.split_once('/')?;
-    let (repository, version) = match rest.split_once('@') {
-        Some((name, digest)) => (name.split(':').next()?, digest),
-        None => rest.rsplit_once(':')?,
-    };
-    host.contains([':', '.']).then(|| (host.to_owned(), format!("/v2/{repository}/manifests/{version}")))
-}
-
-async fn ask(address: &str, path: &str) -> std::io::Result<Option<Duration>> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    stream
-        .write_all(format!("HEAD {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
-        .await?;
-    let mut answer = Vec::new();
-    stream.take(16 * 1024).read_to_end(&mut answer).await?;
-    Ok(header_seconds(&String::from_utf8_lossy(&answer)))
-}
-
-/// Longer than this is no wait but an outage of its own.
-const LONGEST: Duration = Duration::from_secs(3600);
-
-pub(crate) fn header_seconds(answer: &str) -> Option<Duration> {
-    let mut lines = answer.lines();
-    if !lines.next()?.contains(" 429") {
-        return None;
-    }
-    let value = lines.take_while(|line| !line.is_empty()).find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("retry-after").then(|| value.trim().to_owned())
-    })?;
-    image_mirror::asked_wait(&value, std::time::SystemTime::now()).map(|wait| wait.min(LONGEST))
+/// The image that the kubelet's message is about.
+pub(crate) fn image_of(message: &str) -> Option<&str> {
+    let before = ["failed to resolve reference \"", "Failed to pull image \"", "Back-off pulling image \""];
+    let (image, _) = before.iter().find_map(|before| message.split_once(before)?.1.split_once('"'))?;
+    Some(image)
 }
 
 #[cfg(test)]
@@ -201,26 +164,18 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_is_found_in_the_kubelets_message() {
+    fn the_image_is_found_in_the_kubelets_message() {
         for (message, found) in [
             (
-                "Failed to pull image \"reg:5000/a/b:1\": failed to resolve reference \"reg:5000/a/b:1\": 429",
-                Some(("reg:5000", "/v2/a/b/manifests/1")),
+                "Failed to pull image \"reg:5000/a/b:1\": failed to resolve reference \"reg:5000/a/b:2\": 429",
+                Some("reg:5000/a/b:2"),
             ),
-            ("Back-off pulling image \"reg:5000/a@sha256:0f\": 429", Some(("reg:5000", "/v2/a/manifests/sha256:0f"))),
-            ("Failed to pull image \"a/b:1\": 429", None),
+            ("Back-off pulling image \"reg:5000/a@sha256:0f\": 429", Some("reg:5000/a@sha256:0f")),
+            ("Failed to pull image \"a/b:1\": 429", Some("a/b:1")),
+            ("Failed to pull image \"a/b:1", None),
             ("429 Too Many Requests", None),
         ] {
-            let found = found.map(|(host, path)| (host.to_owned(), path.to_owned()));
-            assert_eq!(manifest_of(message), found, "{message}");
+            assert_eq!(image_of(message), found, "{message}");
         }
-    }
-
-    #[test]
-    fn retry_after_is_read_from_a_429_only() {
-        let limited = "HTTP/1.1 429 Too Many Requests\r\nServer: nginx\r\nRetry-After: 7\r\n\r\n";
-        assert_eq!(header_seconds(limited), Some(Duration::from_secs(7)));
-        assert_eq!(header_seconds("HTTP/1.1 429 Too Many Requests\r\n\r\nRetry-After: 7"), None);
-        assert_eq!(header_seconds("HTTP/1.1 503 x\r\nRetry-After: 7\r\n\r\n"), None);
     }
 }

@@ -11,7 +11,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::core::Status as ApiStatus;
 
-use crate::lab::Lab;
+use crate::lab::{self, Lab};
 use crate::mirror;
 use crate::releases::{Status, manifest};
 use crate::repo::layers::Layer;
@@ -23,6 +23,7 @@ use crate::run::interrupt::Interrupt;
 use crate::world::helm_storage;
 use crate::world::helmfile;
 use crate::world::kubernetes::{self, NamespacePhase, read_failed};
+use crate::world::registry;
 use crate::world::release::Release;
 use run_record::{Code, Failure};
 
@@ -71,8 +72,8 @@ impl Own {
 /// The registry answers (at `K3D_REGISTRY_HEALTHCHECK_URL` where that is set), and
 /// holds what the lock names.
 async fn check_registry(context: &Context, lab: Option<&Lab>) -> Result<(), Failure> {
-    mirror::healthy(&mirror::health_url(context)).await?;
-    mirror::check_mirror(context, lab).await
+    registry::healthy(context).await?;
+    mirror::require(context, &lab::origin(context, lab)).await
 }
 
 /// `images`: the check of what the layer renders, which goes on beside the others.

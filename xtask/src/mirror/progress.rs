@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use crate::files::human_bytes;
 use crate::run::reporter::Reporter;
 
-pub struct Transfer<'a> {
+pub(super) struct Progress<'a> {
     reporter: &'a Reporter,
     bars: Option<MultiProgress>,
     state: Mutex<State>,
@@ -32,7 +32,7 @@ struct Image {
     bar: Option<ProgressBar>,
 }
 
-impl<'a> Transfer<'a> {
+impl<'a> Progress<'a> {
     pub fn new(reporter: &'a Reporter) -> Self {
         Self { reporter, bars: reporter.bars(), state: Mutex::default() }
     }
@@ -73,7 +73,7 @@ fn seconds(duration: Duration) -> String {
     }
 }
 
-impl Observe for Transfer<'_> {
+impl Observe for Progress<'_> {
     fn event(&self, event: Event) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
@@ -147,7 +147,7 @@ impl Observe for Transfer<'_> {
     }
 }
 
-impl Drop for Transfer<'_> {
+impl Drop for Progress<'_> {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.images.values().flat_map(|image| &image.bar).for_each(ProgressBar::finish_and_clear);

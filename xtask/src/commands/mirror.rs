@@ -1,0 +1,68 @@
+//! `cargo xtask mirror`: the images of the lock into the registry, or what is missing there.
+
+use image_mirror::{Endpoint, Kept};
+
+use crate::run::context::Context;
+use crate::world::registry;
+use crate::{cluster, lab, layer, mirror};
+use run_record::Failure;
+
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Args {
+    /// Ids of infra/images/images.yaml; all of them if none is given
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Only say what is missing or stale, and which image of a layer is not from the
+    /// mirror by the lock's digest; exit 5 if anything is
+    #[arg(long)]
+    pub check: bool,
+    /// Resolve the tags again and rewrite the lock, showing old and new digest
+    #[arg(long, conflicts_with = "check")]
+    pub update: bool,
+    /// Copy to this registry, HOST[:PORT][/PREFIX], instead of the environment's
+    #[arg(long, value_name = "REGISTRY", conflicts_with = "update")]
+    pub to: Option<String>,
+    /// Look at every blob, also of images whose manifest is there already
+    #[arg(long, conflicts_with_all = ["check", "update"])]
+    pub force: bool,
+}
+
+pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    let to = args.to.as_deref();
+    if let Some(to) = to {
+        // Not by clap, whose message would repeat an account that somebody wrote there.
+        Endpoint::named(to).parts().map_err(|error| Failure::usage(format!("--to: {error}")))?;
+    }
+    let lab = cluster::its_lab(context).await?;
+    let origin = lab::origin(context, lab.as_ref());
+    if args.update {
+        return mirror::resolve(context, &origin, &args.images, &Kept::default()).await;
+    }
+    let ids: Vec<&str> = args.images.iter().map(String::as_str).collect();
+    if args.check {
+        let lock = mirror::pick(context, origin.read_lock()?, &ids)?;
+        mirror::check(context, &origin, &lock, to).await?;
+        if ids.is_empty() && to.is_none() {
+            let count = layer::check_all_images(context, lab.as_ref()).await?;
+            context
+                .reporter
+                .note("mirror", format!("{count} places name an image in the layers: all mirrored and pinned"));
+        }
+        return Ok(());
+    }
+    if context.dry_run {
+        let lock = mirror::pick(context, origin.read_lock()?, &ids)?;
+        let to = to.unwrap_or(&context.env.registry.push);
+        for image in &lock.images {
+            context.reporter.planned("mirror", format!("copy {} to {to}/{}", image.image, image.target));
+        }
+        return Ok(());
+    }
+    mirror::copy(context, &origin, &ids, |options| {
+        options.force = args.force;
+        if to.is_some() {
+            options.target = registry::endpoint(context, to);
+        }
+    })
+    .await
+}

@@ -1,0 +1,47 @@
+//! What of the lock our registry lacks.
+
+use image_mirror::{Finding, Lock, Options};
+
+use super::{Origin, images, interruptible};
+use crate::run::context::Context;
+use crate::world::registry::endpoint;
+use run_record::{Code, Failure};
+
+/// Says that a registry holds what this lock names; `to`: another one than the environment's.
+///
+/// # Errors
+/// `image-not-mirrored`, with what is missing or stale; as the registry answers.
+pub async fn check(context: &Context, origin: &Origin, lock: &Lock, to: Option<&str>) -> Result<(), Failure> {
+    let options = Options { target: endpoint(context, to), ..origin.options(context)? };
+    let findings = interruptible(image_mirror::check(lock, &options)).await?;
+    let registry = to.unwrap_or(&context.env.registry.push);
+    complete(registry, &findings)?;
+    context.reporter.note("mirror", format!("all {} in {registry}", images(lock.images.len())));
+    Ok(())
+}
+
+/// Before a layer: the registry holds what the lock names.
+pub async fn require(context: &Context, origin: &Origin) -> Result<(), Failure> {
+    let (_, findings) = findings(context, origin).await?;
+    complete(&context.env.registry.push, &findings)
+}
+
+/// How many images the lock names, and what of it is not in the registry.
+pub async fn findings(context: &Context, origin: &Origin) -> Result<(usize, Vec<Finding>), Failure> {
+    let lock = origin.read_lock()?;
+    let findings = interruptible(image_mirror::check(&lock, &origin.options(context)?)).await?;
+    Ok((lock.images.len(), findings))
+}
+
+fn complete(registry: &str, findings: &[Finding]) -> Result<(), Failure> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let mut failure = Failure::new(
+        Code::ImageNotMirrored,
+        format!("{} not in the registry {registry} as the lock says", images(findings.len())),
+    )
+    .remedy("cargo xtask mirror");
+    failure.evidence = findings.iter().map(ToString::to_string).collect();
+    Err(failure)
+}

@@ -1,0 +1,70 @@
+//! Copies what our registry lacks, and tells of it as it goes on.
+
+use std::time::Instant;
+
+use image_mirror::{Kept, Options};
+
+use super::progress::Progress;
+use super::resolve::resolve;
+use super::{Origin, images, interruptible, pick};
+use crate::files::human_bytes;
+use crate::run::context::Context;
+use crate::run::reporter::{Event, ImagesEvent};
+use run_record::Failure;
+
+/// Copies all images.
+pub async fn copy_all(context: &Context, origin: &Origin) -> Result<(), Failure> {
+    copy(context, origin, &[], |_| {}).await
+}
+
+/// Copies the images with these ids (all for none); those that are there already cost one
+/// HEAD each. `change`: what of the way is not as it mostly is.
+pub async fn copy(
+    context: &Context,
+    origin: &Origin,
+    ids: &[&str],
+    change: impl FnOnce(&mut Options),
+) -> Result<(), Failure> {
+    let mut lock = origin.read_lock()?;
+    // What is resolved now is not asked for again.
+    let kept = Kept::default();
+    let unresolved: Vec<String> =
+        lock.images.iter().filter(|image| !image.is_resolved()).map(|image| image.id.clone()).collect();
+    if !unresolved.is_empty() {
+        context.reporter.note(
+            "mirror",
+            format!("not resolved yet: {}: asking the registries, and writing {}", unresolved.join(", "), origin.lock),
+        );
+        resolve(context, origin, &unresolved, &kept).await?;
+        lock = origin.read_lock()?;
+    }
+    let lock = pick(context, lock, ids)?;
+    let mut options = Options { kept, ..origin.options(context)? };
+    change(&mut options);
+    let step = context.reporter.step("mirror", images(lock.images.len()));
+    let started = Instant::now();
+    let summary = interruptible(image_mirror::copy(&lock, &options, &Progress::new(&context.reporter))).await?;
+    context.reporter.event(&Event::Images(ImagesEvent {
+        copied: summary.copied,
+        skipped: summary.skipped,
+        blobs: summary.blobs,
+        there: summary.there,
+        mounted: summary.mounted,
+        bytes: summary.bytes,
+        source_requests: summary.source_requests,
+        seconds: started.elapsed().as_secs_f64(),
+    }));
+    if summary.copied == 0 {
+        step.unchanged(format!("{} there already", images(summary.skipped)));
+    } else {
+        let mut words = vec![format!("{} copied ({})", images(summary.copied), human_bytes(summary.bytes))];
+        let counts = [(summary.skipped, "there"), (summary.mounted, "blobs mounted"), (summary.there, "blobs there")];
+        words.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+        words.push(format!("{} requests upstream", summary.source_requests));
+        step.done_as(words.join(", "));
+    }
+    for quota in &summary.quotas {
+        context.reporter.note("mirror", quota.to_string());
+    }
+    Ok(())
+}

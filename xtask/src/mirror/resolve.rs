@@ -1,0 +1,74 @@
+//! Resolves tags into the lock, and says whether they still are what it says.
+
+use image_mirror::{Digest, Event, Kept, Kind, Lock, Observe, Options};
+
+use super::progress::Progress;
+use super::{Origin, interruptible};
+use crate::run::context::Context;
+use crate::run::interrupt::Interrupt;
+use crate::world::registry::failure;
+use run_record::Failure;
+
+/// Resolves the tags of these ids again (all for none), and rewrites the lock. `kept`: the
+/// manifests that a copy need not ask for again.
+pub async fn resolve(context: &Context, origin: &Origin, ids: &[String], kept: &Kept) -> Result<(), Failure> {
+    let path = &origin.lock;
+    let listed = origin.listed(context)?;
+    let old = match Lock::read(path) {
+        Ok(old) => Some(old),
+        // What it says of the other images would be lost.
+        Err(error) if !ids.is_empty() && path.exists() => return Err(failure(error)),
+        Err(_) => None,
+    };
+    let mut subset = listed.clone();
+    subset.images.retain(|image| ids.is_empty() || ids.contains(&image.id));
+    let template = Lock::unresolved(&listed);
+    let options = Options { kept: kept.clone(), ..origin.options(context)? };
+    let progress = Progress::new(&context.reporter);
+    let fresh = interruptible(image_mirror::resolve(&subset, old.as_ref(), &options, &progress)).await?;
+    drop(progress);
+    let mut lock = template;
+    for image in &mut lock.images {
+        let before = old.as_ref().and_then(|old| old.images.iter().find(|other| other.id == image.id));
+        let after = fresh.images.iter().find(|other| other.id == image.id);
+        if let Some(chosen) = after.or(before) {
+            *image = chosen.clone();
+        }
+        if let (Some(after), true) =
+            (after, before.map(|before| &before.target_digest) != after.map(|after| &after.target_digest))
+        {
+            let digest = |digest: Option<&Digest>| digest.map_or("unresolved".to_owned(), ToString::to_string);
+            context.reporter.note(
+                &image.id,
+                format!(
+                    "{} -> {}",
+                    digest(before.and_then(|before| before.target_digest.as_ref())),
+                    digest(after.target_digest.as_ref())
+                ),
+            );
+        }
+    }
+    if context.dry_run {
+        context.reporter.planned("mirror", format!("write {path}"));
+        return Ok(());
+    }
+    lock.write(path).map_err(failure)
+}
+
+/// Whether the origin still serves what its lock says. One that cannot be asked is not in
+/// the way: where an image is still to be copied, that will tell.
+pub async fn is_served(context: &Context, origin: &Origin) -> Result<bool, Failure> {
+    let Ok(lock) = Lock::read(&origin.lock) else { return Ok(false) };
+    let (listed, options) = (origin.listed(context)?, origin.options(context)?);
+    let fresh = Interrupt::global().or(image_mirror::resolve(&listed, Some(&lock), &options, &Quiet)).await?;
+    Ok(match fresh {
+        Ok(fresh) => fresh == lock,
+        Err(error) => matches!(error.kind(), Kind::Unreachable | Kind::RateLimited),
+    })
+}
+
+struct Quiet;
+
+impl Observe for Quiet {
+    fn event(&self, _event: Event) {}
+}

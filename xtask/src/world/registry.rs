@@ -1,0 +1,185 @@
+//! Registries, ours and public ones: where they are, by which proxies and with which accounts
+//! they are asked, what their answers mean, and whether ours answers. What is copied where is
+//! the mirror's.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use image_mirror::{Account, Credentials, Endpoint, Kind, Options, Proxies, Retry};
+
+use crate::run::context::Context;
+use crate::run::interrupt::Interrupt;
+use crate::world::docker_hub;
+use crate::world::process::environment::variable;
+use run_record::{Code, Failure};
+
+/// How long a registry has for one answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The environment's registry, or another one by its name.
+pub fn endpoint(context: &Context, named: Option<&str>) -> Endpoint {
+    let settings = &context.env.registry;
+    let ca = settings.ca.as_ref().map(|path| context.tree.path(path.as_str()));
+    match named {
+        Some(host) => Endpoint { ca, ..Endpoint::named(host) },
+        None => Endpoint { host: context.registry_host.clone(), plain_http: settings.plain_http, ca, anonymous: false },
+    }
+}
+
+/// The proxies that the environment names.
+///
+/// # Errors
+/// `usage` for one that is mistyped.
+pub fn proxies() -> Result<Proxies, Failure> {
+    Proxies::from_env().map_err(|error| {
+        Failure::usage(error.to_string()).remedy("correct the variable; NO_PROXY names what is reached without it")
+    })
+}
+
+/// How registries are reached from here; images go to the environment's.
+///
+/// # Errors
+/// `usage` for a proxy or a registry that is mistyped; `registry-auth` for half an account.
+pub fn options(context: &Context) -> Result<Options, Failure> {
+    let mut options = Options::to(endpoint(context, None));
+    options.credentials.docker_config = Credentials::docker_config_path(variable);
+    options.credentials.docker_auth_config = variable("DOCKER_AUTH_CONFIG").map(image_mirror::AuthConfig);
+    options.proxies = proxies()?;
+    if context.env.cluster.k3d.is_some() {
+        // It is on this machine or on the cluster's network, where no proxy reaches.
+        let (authority, _) = options.target.parts().map_err(failure)?;
+        options.proxies = options.proxies.never_for(authority.host());
+    }
+    if let Some(docker_hub::Account { username, token }) = docker_hub::account(variable)? {
+        let account = Account::Password { username, password: token };
+        options.credentials.accounts = BTreeMap::from([(docker_hub::NAME.to_owned(), account)]);
+    }
+    // Pods know ours by another name.
+    let pull = context.env.registry.pull.clone();
+    options.sources = BTreeMap::from([(pull, options.target.clone())]);
+    Ok(options)
+}
+
+/// This tool's words for what the library says went wrong.
+pub fn failure(error: image_mirror::Error) -> Failure {
+    let (code, remedy) = match error.kind() {
+        Kind::RateLimited => (
+            Code::RegistryRateLimited,
+            "docker login (or set DOCKERHUB_USERNAME and DOCKERHUB_TOKEN), then run it again: what was copied stays",
+        ),
+        Kind::Auth => (Code::RegistryAuth, "docker login, or correct DOCKERHUB_USERNAME and DOCKERHUB_TOKEN"),
+        Kind::Denied => (
+            Code::RegistryDeniedOrMissing,
+            "check the name in infra/images/images.yaml, and that the account may read it (of our registry: write to it): docker login",
+        ),
+        Kind::NotFound => {
+            (Code::ImageNotFound, "check the tag in infra/images/images.yaml, then cargo xtask mirror --update")
+        }
+        Kind::Dns => (Code::RegistryDns, "check the network; without one: cargo xtask up --lab"),
+        Kind::Unreachable => (
+            Code::RegistryUnreachable,
+            "check the network (without one: cargo xtask up --lab), and cargo xtask cluster for our registry",
+        ),
+        Kind::Proxy => (Code::RegistryUnreachable, "check HTTPS_PROXY; NO_PROXY names what is reached without a proxy"),
+        Kind::Tls => {
+            (Code::RegistryTls, "where its certificate authority is not known here, registry.ca in env.yaml names it")
+        }
+        Kind::TlsName => (
+            Code::RegistryTls,
+            "name the registry as its certificate does, or give it one for this name too (subjectAltName)",
+        ),
+        Kind::TlsTime => {
+            (Code::RegistryTls, "renew the registry's certificate; if it is good, set this machine's clock")
+        }
+        Kind::DiskFull => (
+            Code::DiskFull,
+            "free space where the registry keeps its images (docker system df), then run it again: what was copied stays",
+        ),
+        Kind::Protocol => (Code::RegistryProtocol, "check registry.plainHTTP in env.yaml"),
+        Kind::BodyLimit => (
+            Code::RegistryBodyLimit,
+            "raise the body limit of the proxy before the registry (nginx: client_max_body_size 0), then run it again: what was copied stays",
+        ),
+        Kind::Platform => (Code::ImagePlatform, "check the platforms in infra/images/images.yaml"),
+        Kind::Lock => (Code::Usage, "correct the file"),
+        Kind::Invalid => (Code::ImageInvalid, "cargo xtask mirror --update"),
+    };
+    let mut failure = Failure::new(code, error.to_string()).remedy(remedy);
+    let others = error.other_images();
+    failure.evidence = others.iter().map(|(ids, reason)| format!("{}: {reason}", ids.join(", "))).collect();
+    failure
+}
+
+/// Where the registry is asked for its health: `K3D_REGISTRY_HEALTHCHECK_URL`, else
+/// its catalog by the name that this machine pushes to.
+fn health_url(context: &Context) -> String {
+    let scheme = if context.env.registry.plain_http { "http" } else { "https" };
+    std::env::var("K3D_REGISTRY_HEALTHCHECK_URL")
+        .ok()
+        .filter(|url| !url.is_empty())
+        .unwrap_or_else(|| format!("{scheme}://{}/v2/_catalog", context.registry_host))
+}
+
+/// Asks the environment's registry once for its health. One that wants another account
+/// is there all the same: whether it gives an image is for that image's look to tell.
+///
+/// # Errors
+/// `registry-unreachable` when nothing answers, or not as a registry in health does;
+/// `registry-tls` for a certificate; `usage` for a URL that is none.
+pub async fn healthy(context: &Context) -> Result<(), Failure> {
+    let url = health_url(context);
+    let parsed = url.parse::<http::Uri>().ok();
+    if !parsed.is_some_and(|url| url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))) {
+        return Err(Failure::usage(format!(
+            "K3D_REGISTRY_HEALTHCHECK_URL {url:?}: expected a URL like http://localhost:5000/v2/_catalog"
+        )));
+    }
+    let options = options(context)?;
+    let asked = tokio::time::timeout(PATIENCE, image_mirror::ping(&options, Some(&url))).await;
+    let evidence = match asked {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) if matches!(error.kind(), Kind::Auth | Kind::Denied) => return Ok(()),
+        Ok(Err(error)) if matches!(error.kind(), Kind::Tls | Kind::TlsName | Kind::TlsTime | Kind::RateLimited) => {
+            return Err(failure(error));
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => slow(),
+    };
+    Err(silent(format!("the registry does not answer at {url}"), evidence))
+}
+
+fn slow() -> String {
+    format!("no answer within {} s", PATIENCE.as_secs())
+}
+
+fn silent(message: String, evidence: String) -> Failure {
+    Failure::new(Code::RegistryUnreachable, message)
+        .evidence(evidence)
+        .remedy("docker ps shows whether its container runs; cargo xtask cluster starts it")
+}
+
+/// Waits for a registry of this machine that was just started: any answer will do.
+pub async fn wait_until_it_answers(endpoint: &Endpoint, timeout: Duration) -> Result<(), Failure> {
+    let started = Instant::now();
+    // No proxy leads to this machine.
+    let proxies = Proxies::default();
+    loop {
+        let asked = tokio::time::timeout(PATIENCE, image_mirror::answers(endpoint, &proxies)).await;
+        let evidence = match asked {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => slow(),
+        };
+        if started.elapsed() >= timeout {
+            return Err(silent(format!("the registry at {} does not answer", endpoint.host), evidence));
+        }
+        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(100))).await?;
+    }
+}
+
+/// How the registry of an image limits us just now, by the name that pods pull it by;
+/// none where it does not say, or cannot be asked.
+pub async fn limit(context: &Context, image: &str) -> Option<image_mirror::Limit> {
+    let options = Options { retry: Retry { stall: PATIENCE, ..Retry::default() }, ..options(context).ok()? };
+    tokio::time::timeout(PATIENCE, image_mirror::limit(image, &options)).await.ok()?.ok()
+}
