@@ -8,6 +8,7 @@ mod access;
 mod bad_input;
 mod charts;
 mod consent;
+mod house;
 mod processes;
 mod releases;
 mod report;

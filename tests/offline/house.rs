@@ -1,0 +1,168 @@
+//! How the source is laid out: every arrow between rooms points down, no files import each
+//! other in a circle, and `docs/architecture.md` shows the floors as they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::support::root;
+
+/// From the roof to the ground. What stands on a line may look at those on later lines only;
+/// rooms on one line do not look at each other.
+const FLOORS: [&[&str]; 13] = [
+    &["main"],
+    &["cli"],
+    &["commands"],
+    &["checklist"],
+    &["layer"],
+    &["diagnosis"],
+    &["releases"],
+    &["cluster"],
+    &["lab"],
+    &["mirror"],
+    &["world", "report"],
+    &["run"],
+    &["repo"],
+];
+
+/// The ground, which every room may stand on.
+const GROUND: &str = "files";
+
+/// What feeds every parser, in tests and for `cargo fuzz`: it looks everywhere, and nothing at it.
+const OUTSIDE: [&str; 2] = ["lib", "fuzzing"];
+
+/// A module's path and its source, without its tests.
+fn modules(folder: &Path, path: &str, into: &mut BTreeMap<String, String>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let name = entry.path().file_stem().unwrap().to_str().unwrap().to_owned();
+        let module = if path.is_empty() { name.clone() } else { format!("{path}::{name}") };
+        if entry.path().is_dir() {
+            modules(&entry.path(), &module, into);
+        } else if entry.path().extension().is_some_and(|ending| ending == "rs") && name != "tests" {
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            let code = text.split("#[cfg(test)]\nmod ").next().unwrap();
+            let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+            into.insert(module, lines.collect::<Vec<_>>().join("\n"));
+        }
+    }
+}
+
+/// The paths that follow a prefix such as `crate::`, those in braces one by one.
+fn paths_after(code: &str, prefix: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices(prefix) {
+        let before = code[..at].chars().next_back();
+        if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+            continue;
+        }
+        expand("", &code[at + prefix.len()..], &mut found);
+    }
+    found
+}
+
+/// Reads `a::b::{self, c::D}` into `a::b`, `a::b::c::D`; returns how far it has read.
+fn expand(before: &str, text: &str, into: &mut Vec<String>) -> usize {
+    let word = text.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(text.len());
+    let path = format!("{before}{}", &text[..word]);
+    if !text[word..].starts_with('{') {
+        into.push(path.trim_end_matches(':').trim_end_matches("::self").to_owned());
+        return word;
+    }
+    let mut at = word + 1;
+    loop {
+        at += text[at..].find(|c: char| !c.is_whitespace() && c != ',').unwrap();
+        if text[at..].starts_with('}') {
+            return at + 1;
+        }
+        at += expand(&path, &text[at..], into);
+        at += text[at..].find([',', '}']).unwrap();
+    }
+}
+
+/// Each module with the modules that it names.
+fn arrows(sources: &BTreeMap<String, String>) -> BTreeSet<(String, String)> {
+    let module_of = |path: &str| {
+        let mut path = path.to_owned();
+        while !sources.contains_key(&path) {
+            path = path.rsplit_once("::")?.0.to_owned();
+        }
+        Some(path)
+    };
+    let mut arrows = BTreeSet::new();
+    for (module, code) in sources {
+        let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+        let above = if parent.is_empty() { String::new() } else { format!("{parent}::") };
+        let mut named: Vec<String> = paths_after(code, "crate::");
+        named.extend(paths_after(code, "xtask::"));
+        named.extend(paths_after(code, "super::").into_iter().map(|path| format!("{above}{path}")));
+        arrows.extend(named.iter().filter_map(|path| module_of(path)).map(|to| (module.clone(), to)));
+    }
+    // A module and those inside of it are one thing with its name on the door.
+    arrows.retain(|(from, to)| from != to);
+    arrows
+}
+
+fn room(module: &str) -> &str {
+    module.split("::").next().unwrap()
+}
+
+fn sources() -> BTreeMap<String, String> {
+    let mut sources = BTreeMap::new();
+    modules(&root().join("xtask/src"), "", &mut sources);
+    sources.retain(|module, _| !OUTSIDE.contains(&room(module)));
+    sources
+}
+
+#[test]
+fn arrows_between_rooms_point_down() {
+    let sources = sources();
+    let floor = |room: &str| match FLOORS.iter().position(|rooms| rooms.contains(&room)) {
+        Some(floor) => floor,
+        None if room == GROUND => FLOORS.len(),
+        None => panic!("{room} stands on no floor: name it in FLOORS"),
+    };
+    let mut seen = 0;
+    for (from, to) in arrows(&sources) {
+        if room(&from) != room(&to) {
+            seen += 1;
+            assert!(floor(room(&from)) < floor(room(&to)), "{from} looks up at {to}");
+        }
+    }
+    assert!(seen > 100, "only {seen} arrows were read");
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let arrows = arrows(&sources());
+    let mut left: Vec<(&str, &str)> = arrows.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+    // A room's own file may name what is in the room.
+    left.retain(|(from, to)| !to.strip_prefix(from).is_some_and(|rest| rest.starts_with("::")));
+    // What imports nothing that is left goes, and what nothing imports: what stays is a circle.
+    loop {
+        let (from, to): (BTreeSet<&str>, BTreeSet<&str>) = left.iter().copied().unzip();
+        let before = left.len();
+        left.retain(|(a, b)| to.contains(a) && from.contains(b));
+        if left.len() == before {
+            break;
+        }
+    }
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+#[test]
+fn the_page_shows_the_floors_as_they_are() {
+    let page = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let (_, table) = page.split_once("| floor | room | what is there |").expect("a table of the floors");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let named: Vec<String> = rows.map(|row| row.split('`').nth(1).unwrap().to_owned()).collect();
+    let rooms = FLOORS.iter().flat_map(|rooms| rooms.iter().copied()).skip(1);
+    let expected: Vec<String> = rooms.chain([GROUND]).map(|room| format!("{room}")).collect();
+    assert_eq!(named, expected);
+}
+
+#[test]
+fn nested_paths_are_read_to_their_ends() {
+    let code =
+        "use crate::run::{consent::{self, Given}, foreign};\nfn f() { crate::files::private(x); other_crate::y() }";
+    let read = paths_after(code, "crate::");
+    assert_eq!(read, ["run::consent", "run::consent::Given", "run::foreign", "files::private"]);
+}
