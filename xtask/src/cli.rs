@@ -6,7 +6,7 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{doctor, mirror, remedy, script, up};
+use crate::commands::{checklist, cluster, doctor, lab, mirror, releases, remedy, script, tools, up};
 use crate::files;
 use crate::repo::{Tree, environment};
 use crate::run::consent;
@@ -15,8 +15,7 @@ use crate::run::duration;
 use crate::run::foreign;
 use crate::run::reporter::{Event, Format, Reporter};
 use crate::run::state::StateDir;
-use crate::world::tools;
-use crate::{checklist, cluster, lab, layer, releases, report};
+use crate::{layer, report};
 use run_record::{Code, Failure};
 
 /// Brings the stack up on a cluster, layer by layer, and says what blocks.
@@ -119,7 +118,7 @@ async fn carry_out(context: &Context, command: &Command) -> Result<(), Failure> 
         Command::Releases(args) => releases::run(context, args).await,
         Command::Checklist(args) => checklist::run(context, args).await,
         Command::Report(args) => report::run(context, args).await,
-        Command::Tools => tools::run(&context.tree, &context.reporter).await,
+        Command::Tools => tools::run(context).await,
         Command::Doctor => doctor::run(context).await,
         Command::Lab => lab::run(context).await,
         Command::Script { script } => script::run(context, script).await,

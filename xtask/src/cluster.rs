@@ -1,4 +1,4 @@
-//! `cargo xtask cluster`: reconciles the local k3d cluster with its config file.
+//! The local k3d cluster and its registry: reconciled with the config file, found ready.
 
 mod decide;
 pub mod devcontainer;
@@ -45,20 +45,6 @@ const LAB_LABEL: &str = "ameide.dev/lab";
 /// A file in the server's container, written when its creation was complete.
 const CREATED_STAMP: &str = "/etc/ameide-created";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
-pub enum Action {
-    /// Show what exists and how it differs from k3d.yaml; changes nothing
-    Status,
-    /// Stop the cluster's containers; data stays
-    Stop,
-    /// Delete the cluster, its registry, their volumes, the kubeconfig context and the state folder
-    Delete,
-    /// Write the kubeconfig's context again, by a name that is reached from here
-    Kubeconfig,
-    /// Delete the cluster and create it again; the registry and its images stay
-    Recreate,
-}
-
 /// `k3d-cluster-ready`: which cluster was found ready, and from which config.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -82,54 +68,32 @@ pub struct Ready {
     pub lab: Option<Lab>,
 }
 
-pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failure> {
-    let config = context.require_k3d_config()?;
-    if action == Some(Action::Status) {
-        return status(context, &config).await;
-    }
-    if context.dry_run {
-        return match action {
-            None => plan(context).await,
-            Some(action) => {
-                context.reporter.planned(config.name(), format!("{action:?} the cluster").to_lowercase());
-                Ok(())
-            }
-        };
-    }
-    let lock = lock(context).await?;
-    match action {
-        None => up(context, &lock).await.map(drop),
-        Some(Action::Stop) => stop(context, &config).await,
-        Some(Action::Delete) => {
-            delete(context, &config).await?;
-            drop(lock);
-            context.state.remove_if_empty();
-            Ok(())
-        }
-        Some(Action::Recreate) => {
-            let consent = context.may_destroy::<consent::Cluster>(&recreation(&config)).await?;
-            engine::ensure(context).await?;
-            // Before anything goes: whether the new one can be made as the old one was.
-            let lab = choose_lab(context, &observe(&config).await?).await?;
-            let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
-            remember_kind(context, lab.is_some())?;
-            remove_marker(context)?;
-            delete_cluster(context, &config, &toolbox, Warrant::Consent(&consent)).await?;
-            up(context, &lock).await.map(drop)
-        }
-        Some(Action::Kubeconfig) => {
-            let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
-            merge_kubeconfig(context, &config, &toolbox).await?;
-            context.reporter.note(config.name(), format!("kubeconfig context {}", context.kube_context));
-            Ok(())
-        }
-        Some(Action::Status) => Ok(()),
-    }
+/// What recreating loses, as consent is asked for.
+pub fn recreation(config: &K3dConfig) -> String {
+    format!("delete the cluster {} with everything deployed on it, and create it again", config.name())
 }
 
-/// What recreating loses, as consent is asked for.
-fn recreation(config: &K3dConfig) -> String {
-    format!("delete the cluster {} with everything deployed on it, and create it again", config.name())
+/// Deletes the cluster and creates it again, as the kind that it was; its registry stays.
+pub async fn recreate(
+    context: &Context,
+    config: &K3dConfig,
+    held: &ClusterLock,
+    consent: &Consent<consent::Cluster>,
+) -> Result<Ready, Failure> {
+    engine::ensure(context).await?;
+    // Before anything goes: whether the new one can be made as the old one was.
+    let lab = choose_lab(context, &observe(config).await?).await?;
+    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+    remember_kind(context, lab.is_some())?;
+    remove_marker(context)?;
+    delete_cluster(context, config, &toolbox, Warrant::Consent(consent)).await?;
+    up(context, held).await
+}
+
+/// Writes the kubeconfig's context again, by a name that is reached from here.
+pub async fn write_kubeconfig(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
+    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+    merge_kubeconfig(context, config, &toolbox).await
 }
 
 pub async fn lock(context: &Context) -> Result<ClusterLock, Failure> {
@@ -765,7 +729,7 @@ pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
     if made_with_lab(context).await? { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
-async fn stop(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
+pub async fn stop(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
     let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
     remove_marker(context)?;
@@ -775,7 +739,7 @@ async fn stop(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
+pub async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
     let what = format!(
         "delete the cluster {} and its registry with all their data, and the records of its runs",
@@ -867,7 +831,7 @@ async fn delete_cluster(
     Ok(())
 }
 
-async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
+pub async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
     let existing = observe(config).await?;
     let facts = facts(config, &existing, None).await?;

@@ -161,25 +161,6 @@ pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
     Ok(lab)
 }
 
-/// `cargo xtask lab`.
-pub async fn run(context: &Context) -> Result<(), Failure> {
-    if context.dry_run {
-        context.reporter.planned("lab", "build what is missing of it, and start its upstream registry");
-        return Ok(());
-    }
-    engine::ensure(context).await?;
-    let step = context.reporter.step("lab", "building");
-    let lab = ensure(context).await?;
-    step.done_as("built, upstream registry running");
-    for (what, tag) in
-        [("node", &lab.node), ("tools", &lab.tools), ("registry", &lab.registry), ("load balancer", &lab.loadbalancer)]
-    {
-        context.reporter.note("lab", format!("{what}: {tag}"));
-    }
-    context.reporter.note("lab", format!("upstream: {UPSTREAM_ADDRESS}, lock: {}", lab.lock));
-    Ok(())
-}
-
 struct Builder<'a> {
     context: &'a Context,
     file: LabFile,

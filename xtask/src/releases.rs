@@ -20,7 +20,6 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use serde::Serialize;
 
-use crate::cluster::lease::ClusterLease;
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
@@ -82,29 +81,6 @@ pub fn decide(status: Status, owner: &Owner, age: SignedDuration, orphan_after: 
     }
 }
 
-#[derive(Clone, Debug, clap::Args)]
-pub struct Args {
-    #[command(subcommand)]
-    pub action: Option<Action>,
-}
-
-#[derive(Clone, Debug, clap::Subcommand)]
-pub enum Action {
-    /// Mark what nobody finishes any more as failed, so that the next layer run goes on
-    Repair {
-        /// From which age a pending release of an unknown owner counts as orphaned: counted
-        /// from its last change; if not given, 5m, and never less than its own timeout
-        #[arg(long, value_parser = crate::run::duration::parse)]
-        older_than: Option<Duration>,
-        /// Uninstall this release (NAME or NAMESPACE/NAME), after showing what goes with it
-        #[arg(long, value_name = "NAME", conflicts_with = "rollback")]
-        uninstall: Option<String>,
-        /// Roll this release back to that revision
-        #[arg(long, num_args = 2, value_names = ["NAME", "REVISION"])]
-        rollback: Vec<String>,
-    },
-}
-
 /// The least age from which an unknown owner's pending release is taken for orphaned.
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(300);
 
@@ -121,25 +97,8 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 /// In the description of a revision that was marked failed here.
 const MARKED: &str = "marked failed by xtask";
 
-pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
-    let client = crate::world::kubernetes::client(context).await?;
-    let Some(Action::Repair { older_than, uninstall, rollback }) = &args.action else {
-        return show(context, &client).await;
-    };
-    if context.dry_run {
-        let others = Others::look(context, &client).await;
-        return repair(context, &client, None, &others, *older_than, uninstall.as_deref(), rollback).await;
-    }
-    let lock = crate::cluster::lock(context).await?;
-    let lease = ClusterLease::acquire(context, &client).await?;
-    let others = Others::kept_out();
-    let work = repair(context, &client, lock.descriptor(), &others, *older_than, uninstall.as_deref(), rollback);
-    let result = lease.guard(work).await;
-    lease.release().await;
-    result
-}
-
-async fn repair(
+/// Repairs what nobody finishes any more, or uninstalls or rolls back the one that is named.
+pub async fn repair(
     context: &Context,
     client: &Client,
     lock: Option<RawFd>,
@@ -390,18 +349,18 @@ async fn after_failure_of(
 
 /// Who else may be at work, where this is only looked at and neither lock nor Lease is ours.
 #[derive(Default)]
-struct Others {
+pub struct Others {
     /// The holder of the lock on this machine, and of the cluster's Lease, by their words.
     working: Vec<String>,
 }
 
 impl Others {
     /// Lock and Lease are ours: whoever honours them does nothing now.
-    fn kept_out() -> Self {
+    pub fn kept_out() -> Self {
         Self::default()
     }
 
-    async fn look(context: &Context, client: &Client) -> Self {
+    pub async fn look(context: &Context, client: &Client) -> Self {
         let mut working = Vec::new();
         // Where a look fails it cannot be said that nobody is at work.
         let perhaps = |failure: Failure| format!("somebody perhaps ({})", failure.message);
@@ -468,7 +427,7 @@ fn outlook(context: &Context, revision: &Revision, stored: &Stored, owner: &Owne
     }
 }
 
-async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
+pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
     let all = every(context, client).await?;
     let count = all.len();
     let found: Vec<(Revision, Stored)> = all

@@ -10,6 +10,7 @@ pub mod helmfile;
 pub mod kubeconfig;
 pub mod kubernetes;
 pub mod process;
+pub mod proxies;
 pub mod registry;
 pub mod release;
 pub mod tools;

@@ -3,7 +3,7 @@
 //! these, so that habits, other scripts and pages keep working.
 
 use crate::checklist;
-use crate::cluster;
+use super::cluster;
 use crate::layer;
 use crate::repo;
 use crate::run::context::Context;

@@ -273,6 +273,16 @@ fn names_a_secret(key: &str) -> bool {
     ENDS.iter().any(|end| plain.ends_with(end)) || plain == "sig"
 }
 
+/// One line, without what Rust adds to the system's words.
+pub fn plain(text: &str) -> String {
+    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    while let Some(start) = line.find(" (os error ") {
+        let Some(length) = line[start..].find(')') else { break };
+        line.replace_range(start..=start + length, "");
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use image_mirror::Endpoint;
 
-use crate::world::registry;
+use crate::world::proxies;
 use run_record::{Code, Failure};
 
 /// As images name it.
@@ -16,7 +16,7 @@ pub const NAME: &str = "docker.io";
 /// # Errors
 /// A proxy that is mistyped: without it nothing is reachable, and that says nothing.
 pub async fn answers() -> Result<bool, Failure> {
-    let (hub, proxies) = (Endpoint::named(NAME), registry::proxies()?);
+    let (hub, proxies) = (Endpoint::named(NAME), proxies::named()?);
     let asked = tokio::time::timeout(Duration::from_secs(4), image_mirror::answers(&hub, &proxies)).await;
     Ok(matches!(asked, Ok(Ok(()))))
 }

@@ -19,9 +19,9 @@ use serde_json::Value;
 
 use crate::files::bounds;
 use crate::files::env_path;
+use crate::run::foreign::plain;
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::human_seconds;
-use crate::world::kubernetes::answers::plain;
 use run_record::{Code, Failure};
 
 /// The kubeconfig's lists, and what an entry of each is called.

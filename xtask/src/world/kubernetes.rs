@@ -3,6 +3,7 @@
 
 pub mod answers;
 pub(crate) mod connect;
+mod unanswered;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -9,8 +9,8 @@ use image_mirror::{Account, Credentials, Endpoint, Kind, Options, Proxies, Retry
 
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
-use crate::world::docker_hub;
 use crate::world::process::environment::variable;
+use crate::world::{docker_hub, proxies};
 use run_record::{Code, Failure};
 
 /// How long a registry has for one answer.
@@ -26,16 +26,6 @@ pub fn endpoint(context: &Context, named: Option<&str>) -> Endpoint {
     }
 }
 
-/// The proxies that the environment names.
-///
-/// # Errors
-/// `usage` for one that is mistyped.
-pub fn proxies() -> Result<Proxies, Failure> {
-    Proxies::from_env().map_err(|error| {
-        Failure::usage(error.to_string()).remedy("correct the variable; NO_PROXY names what is reached without it")
-    })
-}
-
 /// How registries are reached from here; images go to the environment's.
 ///
 /// # Errors
@@ -44,7 +34,7 @@ pub fn options(context: &Context) -> Result<Options, Failure> {
     let mut options = Options::to(endpoint(context, None));
     options.credentials.docker_config = Credentials::docker_config_path(variable);
     options.credentials.docker_auth_config = variable("DOCKER_AUTH_CONFIG").map(image_mirror::AuthConfig);
-    options.proxies = proxies()?;
+    options.proxies = proxies::named()?;
     if context.env.cluster.k3d.is_some() {
         // It is on this machine or on the cluster's network, where no proxy reaches.
         let (authority, _) = options.target.parts().map_err(failure)?;

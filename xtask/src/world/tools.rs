@@ -205,20 +205,6 @@ fn link(target: &Utf8Path, link: &Utf8Path) -> std::io::Result<()> {
     std::fs::rename(&temporary, link)
 }
 
-/// `cargo xtask tools`.
-pub async fn run(tree: &Tree, reporter: &Reporter) -> Result<(), Failure> {
-    let cache = files::cache_dir()?;
-    for tool in pinned(tree)? {
-        let step = reporter.step(&tool.name, &tool.version);
-        let path = tool.find_or_build(&cache, reporter).await?;
-        step.unchanged(format!("{} at {path}", tool.version));
-    }
-    let toolbox = ensure(tree, &[], reporter).await?;
-    let bin = toolbox.search_path.split(':').next().unwrap_or_default();
-    reporter.data(&format!("export PATH={bin}:$PATH"));
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use kube::core::Status;
 
+use crate::run::foreign::plain;
 use run_record::{Code, Failure};
 
 /// The Role that suffices, as remedies name it.
@@ -107,7 +108,7 @@ pub fn in_words(error: &kube::Error) -> String {
 }
 
 pub(super) fn failure(doing: Doing, what: &str, error: &kube::Error, place: &Place) -> Failure {
-    if let Some(interrupted) = super::connect::interrupted(error) {
+    if let Some(interrupted) = super::unanswered::interrupted(error) {
         return interrupted.clone();
     }
     match error {
@@ -141,7 +142,7 @@ fn of_connection(doing: Doing, what: &str, error: &kube::Error, place: &Place) -
         };
         return of(Code::ApiCertificate, "the API server's certificate is not trusted".into(), remedy);
     }
-    if let Some(proxy) = super::connect::proxy_in(error) {
+    if let Some(proxy) = super::unanswered::proxy_in(error) {
         let remedy = format!("correct {}, or name the API server's host in NO_PROXY", proxy.from);
         return of(Code::ApiUnreachable, format!("the proxy {} does not let it through", proxy.address), remedy);
     }
@@ -364,16 +365,6 @@ fn said(text: &str) -> String {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
-}
-
-/// One line, without what Rust adds to the system's words.
-pub fn plain(text: &str) -> String {
-    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    while let Some(start) = line.find(" (os error ") {
-        let Some(length) = line[start..].find(')') else { break };
-        line.replace_range(start..=start + length, "");
-    }
-    line
 }
 
 /// The causes of an error, outermost first, each once and without the layers' own names.

@@ -22,7 +22,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::answers::{self, Place};
+use super::unanswered::{Proxy, Unanswered};
 use crate::run::context::Context;
+use crate::run::foreign;
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::Reporter;
 use crate::world::kubeconfig;
@@ -184,15 +186,6 @@ struct Via {
     shown: Proxy,
 }
 
-/// A proxy as it may be shown.
-#[derive(Clone, Debug)]
-pub(super) struct Proxy {
-    /// Without an account.
-    pub address: String,
-    /// What names it: a variable, or the kubeconfig.
-    pub from: String,
-}
-
 /// Which proxy leads to the server; none: the way is direct.
 ///
 /// # Errors
@@ -257,46 +250,6 @@ fn mistyped(from: &str, expected: &str) -> Failure {
     // It may hold an account, and be mistyped just there: it is not shown.
     Failure::usage(format!("{from} is no proxy: {expected}"))
         .remedy(format!("correct {from}, or leave the API server's host out of it by NO_PROXY"))
-}
-
-/// Tells which request was not answered, and through which proxy.
-#[derive(Debug, thiserror::Error)]
-#[error("{request}")]
-struct Unanswered {
-    request: String,
-    via: Option<Proxy>,
-    #[source]
-    cause: kube::Error,
-}
-
-/// The proxy that an error came through, where it is the proxy that failed.
-pub(super) fn proxy_in(error: &kube::Error) -> Option<&Proxy> {
-    let mut next: Option<&dyn std::error::Error> = Some(error);
-    let mut via = None;
-    let mut reached = true;
-    while let Some(cause) = next {
-        if let Some(unanswered) = cause.downcast_ref::<Unanswered>() {
-            via = unanswered.via.as_ref();
-        }
-        let text = cause.to_string();
-        let at_the_proxy =
-            ["tunnel error", "SOCKS", "tcp connect error", "dns error", "refused", "deadline", "timed out"];
-        reached &= !at_the_proxy.iter().any(|words| text.contains(words));
-        next = cause.source();
-    }
-    via.filter(|_| !reached)
-}
-
-/// The failure that an error carries: an interrupt while the server was waited for.
-pub(super) fn interrupted(error: &kube::Error) -> Option<&Failure> {
-    let mut next: Option<&dyn std::error::Error> = Some(error);
-    while let Some(cause) = next {
-        if let Some(failure) = cause.downcast_ref::<Failure>() {
-            return Some(failure);
-        }
-        next = cause.source();
-    }
-    None
 }
 
 /// Asks again where the server asks for patience. Reads only, but for a 429, which the
@@ -427,7 +380,7 @@ impl Patient {
                     status != StatusCode::INTERNAL_SERVER_ERROR || answers::is_passing(&String::from_utf8_lossy(&text));
                 let words = match told.message.as_str() {
                     "" => status.to_string(),
-                    message => format!("{status}: {}", answers::plain(message)),
+                    message => format!("{status}: {}", foreign::plain(message)),
                 };
                 let response = Response::from_parts(parts, Body::from(text));
                 (Ok(response), passing.then_some(Reason { words, asked }))

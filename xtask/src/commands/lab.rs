@@ -1,0 +1,28 @@
+//! `cargo xtask lab`: builds what a machine without internet lacks.
+
+use run_record::Failure;
+
+use crate::lab;
+use crate::run::context::Context;
+use crate::world::engine;
+
+pub async fn run(context: &Context) -> Result<(), Failure> {
+    if context.dry_run {
+        context.reporter.planned("lab", "build what is missing of it, and start its upstream registry");
+        return Ok(());
+    }
+    engine::ensure(context).await?;
+    let step = context.reporter.step("lab", "building");
+    let built = lab::ensure(context).await?;
+    step.done_as("built, upstream registry running");
+    for (what, tag) in [
+        ("node", &built.node),
+        ("tools", &built.tools),
+        ("registry", &built.registry),
+        ("load balancer", &built.loadbalancer),
+    ] {
+        context.reporter.note("lab", format!("{what}: {tag}"));
+    }
+    context.reporter.note("lab", format!("upstream: {}, lock: {}", lab::UPSTREAM_ADDRESS, built.lock));
+    Ok(())
+}

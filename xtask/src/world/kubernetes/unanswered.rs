@@ -1,0 +1,53 @@
+//! A request that the API server did not answer: which it was, the proxy it went through,
+//! and the interrupt that ended it.
+
+use run_record::Failure;
+
+/// A proxy as it may be shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxy {
+    /// Without an account.
+    pub address: String,
+    /// What names it: a variable, or the kubeconfig.
+    pub from: String,
+}
+
+/// Tells which request was not answered, and through which proxy.
+#[derive(Debug, thiserror::Error)]
+#[error("{request}")]
+pub(crate) struct Unanswered {
+    pub request: String,
+    pub via: Option<Proxy>,
+    #[source]
+    pub cause: kube::Error,
+}
+
+/// The proxy that an error came through, where it is the proxy that failed.
+pub(crate) fn proxy_in(error: &kube::Error) -> Option<&Proxy> {
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    let mut via = None;
+    let mut reached = true;
+    while let Some(cause) = next {
+        if let Some(unanswered) = cause.downcast_ref::<Unanswered>() {
+            via = unanswered.via.as_ref();
+        }
+        let text = cause.to_string();
+        let at_the_proxy =
+            ["tunnel error", "SOCKS", "tcp connect error", "dns error", "refused", "deadline", "timed out"];
+        reached &= !at_the_proxy.iter().any(|words| text.contains(words));
+        next = cause.source();
+    }
+    via.filter(|_| !reached)
+}
+
+/// The failure that an error carries: an interrupt while the server was waited for.
+pub(crate) fn interrupted(error: &kube::Error) -> Option<&Failure> {
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(cause) = next {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return Some(failure);
+        }
+        next = cause.source();
+    }
+    None
+}
