@@ -149,7 +149,7 @@ codes! {
         "cargo xtask --env {env} checklist";
     MachineNotReady = "machine-not-ready", NotReady, "this machine lacks something that is needed";
     NamespaceMissing = "namespace-missing", NotReady, "a namespace does not exist",
-        "cargo xtask --env {env} layer 10";
+        "cargo xtask --env {env} layer --list   # run the one that makes the namespace";
     NoAnswer = "no-answer", NotReady, "a program did not answer in time";
     NodeRuntime = "node-runtime", NotReady, "the node, or its container runtime, does not do what it should",
         "kubectl --context {context} describe nodes; kubectl --context {context} -n {namespace} describe {object}";

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::cluster::lock::{ClusterLock, Holder};
-use crate::files;
 use crate::files::bounds;
+use crate::files::{self, digest};
 use crate::lab::{self, Lab};
 use crate::mirror;
 use crate::repo::k3d::{Difference, K3dConfig};
@@ -28,7 +28,6 @@ use crate::run::context::Context;
 use crate::world::docker::{self, Container, Kind, Looked, Thing, docker_output};
 use crate::world::docker_hub;
 use crate::world::engine;
-use crate::world::go::short_hex;
 use crate::world::kubeconfig;
 use crate::world::kubernetes;
 use crate::world::process::{self, Job};
@@ -612,22 +611,32 @@ async fn ready(
     let client = kubernetes::client(context).await?;
     let expected = config.simple.servers.saturating_add(config.simple.agents) as usize;
     let timeout = Duration::from_secs(180);
-    let named = |what: &'static str| {
-        move |mut failure: Failure| {
-            failure.message = format!("{what} {}", failure.message);
+    // Each is asked by its own look; none of them tells when it is so.
+    let help = |failure: Failure| match failure.code {
+        Code::ApiUnreachable | Code::ClusterNotReady => {
             failure.remedy("cargo xtask doctor; docker logs of the k3d containers tell more")
         }
+        _ => failure,
     };
-    kubernetes::wait_until(timeout, async || kubernetes::ready(&client).await)
+    let not_ready = Code::ClusterNotReady;
+    kubernetes::wait_until("the API server is", Code::ApiUnreachable, timeout, async || {
+        kubernetes::ready(&client).await
+    })
+    .await
+    .map_err(help)?;
+    kubernetes::wait_until("the nodes are", not_ready, timeout, async || {
+        kubernetes::nodes_ready(&client, expected).await
+    })
+    .await
+    .map_err(help)?;
+    kubernetes::wait_until("the StorageClass is", not_ready, timeout, async || {
+        kubernetes::default_storage_class(&client).await
+    })
+    .await
+    .map_err(help)?;
+    kubernetes::wait_until("DNS is", not_ready, timeout, async || kubernetes::dns_ready(&client).await)
         .await
-        .map_err(named("the API server is"))?;
-    kubernetes::wait_until(timeout, async || kubernetes::nodes_ready(&client, expected).await)
-        .await
-        .map_err(named("the nodes are"))?;
-    kubernetes::wait_until(timeout, async || kubernetes::default_storage_class(&client).await)
-        .await
-        .map_err(named("the StorageClass is"))?;
-    kubernetes::wait_until(timeout, async || kubernetes::dns_ready(&client).await).await.map_err(named("DNS is"))?;
+        .map_err(help)?;
     registry_hosting::warn_if_different(context, &client).await?;
     let marker = ReadyMarker {
         cluster: config.name().to_owned(),
@@ -673,7 +682,7 @@ async fn cluster_id(config: &K3dConfig) -> Result<String, Failure> {
 fn config_hash(config: &K3dConfig) -> String {
     let mut hash = Sha256::new();
     hash.update(config.canonical());
-    short_hex(hash)
+    digest::short(hash)
 }
 
 /// How the cluster stands to its config file.

@@ -2,6 +2,7 @@
 //! built parts are kept, and whether there is room.
 
 pub mod bounds;
+pub mod digest;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use run_record::{Code, Failure};

@@ -13,13 +13,13 @@ use image_mirror::{Endpoint, Kept};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::files;
+use crate::files::{self, digest};
 use crate::mirror::{self, Origin, StandIn};
 use crate::repo::read_yaml;
 use crate::run::context::Context;
 use crate::world::docker::{self, Container, Kind, Looked, docker_output};
 use crate::world::engine;
-use crate::world::go::{Program, files_below, require_go, short_hex};
+use crate::world::go::{Program, require_go};
 use crate::world::process::{self, Job};
 use crate::world::registry;
 use run_record::{Code, Failure};
@@ -207,12 +207,7 @@ impl<'a> Builder<'a> {
         let image = self.image(name)?;
         let mut hash = Sha256::new();
         let folder = self.folder.join(&image.context);
-        for path in files_below(&folder)? {
-            let content =
-                std::fs::read(&path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
-            hash.update(path.strip_prefix(&folder).unwrap_or(&path).as_str());
-            hash.update(Sha256::digest(&content));
-        }
+        digest::update(&mut hash, &folder, &digest::files_below(&folder)?)?;
         if self.dockerfile_uses_base(image) {
             hash.update(base_key());
         }
@@ -227,7 +222,7 @@ impl<'a> Builder<'a> {
             hash.update(format!("{files:?}"));
             hash.update(std::fs::read(&sums).unwrap_or_default());
         }
-        Ok(short_hex(hash))
+        Ok(digest::short(hash))
     }
 
     fn tag(&self, name: &str) -> Result<String, Failure> {
@@ -348,7 +343,7 @@ impl<'a> Builder<'a> {
 fn base_key() -> String {
     let mut hash = Sha256::new();
     hash.update(format!("debootstrap minbase ca-certificates {SUITE} 1 {}", std::env::consts::ARCH));
-    short_hex(hash)
+    digest::short(hash)
 }
 
 async fn image_exists(tag: &str) -> Result<bool, Failure> {

@@ -397,7 +397,10 @@ impl Runner<'_> {
                 Retry::Api(_) => {
                     let bound = format!("the API server is waited for, at most {} s", next.wait.as_secs());
                     reporter.waiting(&layer.name(), bound);
-                    kubernetes::wait_until(next.wait, async || kubernetes::ready(client).await).await?;
+                    kubernetes::wait_until("the API server is", Code::ApiUnreachable, next.wait, async || {
+                        kubernetes::ready(client).await
+                    })
+                    .await?;
                 }
                 _ => {}
             }

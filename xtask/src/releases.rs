@@ -11,6 +11,7 @@ pub mod manifest;
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use serde::Serialize;
 
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
-use crate::run::interrupt::Interrupt;
+use crate::run::wait;
 use crate::world::kubernetes::{server_time, write_failed};
 use crate::world::process::Job;
 use crate::world::release::Release;
@@ -678,24 +679,24 @@ pub async fn settle(context: &Context, client: &Client, wanted: &[Release]) {
 }
 
 async fn wait_while_owned(context: &Context, client: &Client, revision: &Revision, who: &str) -> Result<(), Failure> {
-    let started = std::time::Instant::now();
-    loop {
+    const EVERY: Duration = Duration::from_millis(500);
+    // A process of somebody else cannot be watched, only looked at again.
+    let look = async || {
         let current = helm_storage::current(client, revision).await?;
         let still_pending = current.is_some_and(|(now, _)| now.status == revision.status);
-        if !still_pending || !matches!(owner(context, &Others::kept_out(), revision), Owner::Alive { .. }) {
-            return Ok(());
-        }
-        if started.elapsed() >= context.lock_timeout {
-            return Err(Failure::new(
-                Code::ReleaseOwned,
-                format!("release {} in {} is still worked on", revision.release, revision.namespace),
-            )
-            .evidence(who)
-            .remedy("wait for that command to end, or end it yourself"));
-        }
-        // A process of somebody else cannot be watched, only looked at again.
-        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(500))).await?;
+        let owned = || matches!(owner(context, &Others::kept_out(), revision), Owner::Alive { .. });
+        Ok(if still_pending && owned() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    };
+    if wait::until(EVERY, context.lock_timeout, look).await?.is_continue() {
+        return Err(still_worked_on(&revision.release, &revision.namespace, who));
     }
+    Ok(())
+}
+
+fn still_worked_on(release: &str, namespace: &str, who: &str) -> Failure {
+    Failure::new(Code::ReleaseOwned, format!("release {release} in {namespace} is still worked on"))
+        .evidence(who)
+        .remedy("wait for that command to end, or end it yourself")
 }
 
 /// The highest revisions that Helm does not go on from by itself.
@@ -741,24 +742,21 @@ fn is_recorded(context: &Context, run: &str) -> bool {
 /// # Errors
 /// `release-owned` after the lock timeout.
 pub async fn wait_for_helm(context: &Context, wanted: &[Release]) -> Result<(), Failure> {
-    let started = std::time::Instant::now();
+    const EVERY: Duration = Duration::from_millis(200);
     let mut told = false;
-    loop {
+    // It is no child of ours: it can only be looked at again.
+    let look = async || {
         let working =
             wanted.iter().find_map(|release| Some((release, helm_process(&context.kube_context, &release.name)?)));
-        let Some((release, who)) = working else { return Ok(()) };
-        if !told {
+        let Some((release, who)) = working else { return Ok(ControlFlow::Break(())) };
+        if !std::mem::replace(&mut told, true) {
             context.reporter.waiting(&release.name, format!("{who} still works on it"));
-            told = true;
         }
-        if started.elapsed() >= context.lock_timeout {
-            let message = format!("release {} in {} is still worked on", release.name, release.namespace);
-            return Err(Failure::new(Code::ReleaseOwned, message)
-                .evidence(who)
-                .remedy("wait for that command to end, or end it yourself"));
-        }
-        // It is no child of ours: it can only be looked at again.
-        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(200))).await?;
+        Ok(ControlFlow::Continue((release, who)))
+    };
+    match wait::until(EVERY, context.lock_timeout, look).await? {
+        ControlFlow::Break(()) => Ok(()),
+        ControlFlow::Continue((release, who)) => Err(still_worked_on(&release.name, &release.namespace, &who)),
     }
 }
 

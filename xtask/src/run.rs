@@ -11,3 +11,4 @@ pub mod interrupt;
 pub mod printer;
 pub mod reporter;
 pub mod state;
+pub mod wait;

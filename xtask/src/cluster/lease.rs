@@ -388,7 +388,7 @@ pub async fn other_holder(context: &Context, client: &Client) -> Result<Option<S
         return Ok(None);
     }
     let now = crate::world::kubernetes::server_time(client).await?;
-    let renewed = spec.renew_time.as_ref().and_then(|time| time.0.to_string().parse::<jiff::Timestamp>().ok());
+    let renewed = spec.renew_time.as_ref().map(|time| time.0);
     let lasts = jiff::SignedDuration::try_from(duration_of(Some(&spec))).unwrap_or(SKEW);
     let silent = renewed.is_some_and(|renewed| now.duration_since(renewed) > lasts.saturating_add(SKEW));
     Ok((!silent).then(|| describe(&lease)))

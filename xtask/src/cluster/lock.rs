@@ -7,6 +7,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
 use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -17,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::run::foreign;
-use crate::run::interrupt::Interrupt;
 use crate::run::reporter::{Reporter, human_seconds};
+use crate::run::wait;
 use crate::world::process::descriptor;
 use run_record::{Code, Failure};
 
@@ -69,11 +70,10 @@ impl ClusterLock {
         timeout: Duration,
         reporter: &Reporter,
     ) -> Result<Self, Failure> {
-        let started = std::time::Instant::now();
         let mut told: Option<(Option<Holder>, std::time::Instant)> = None;
-        loop {
+        let look = async || {
             if let Some(lock) = Self::try_acquire(path, holder)? {
-                return Ok(lock);
+                return Ok(ControlFlow::Break(lock));
             }
             let current = read_holder(path);
             let changed = told.as_ref().is_none_or(|(who, when)| who != &current || when.elapsed() >= REMIND);
@@ -81,15 +81,16 @@ impl ClusterLock {
                 reporter.waiting("lock", format!("waiting for {}", describe(&current)));
                 told = Some((current.clone(), std::time::Instant::now()));
             }
-            if started.elapsed() >= timeout {
-                return Err(Failure::new(
-                    Code::LockTimeout,
-                    format!("the cluster lock was not free within {}", human_seconds(timeout.as_secs_f64())),
-                )
-                .evidence(format!("{path} is held by {}", describe(&current)))
-                .remedy("wait for that run to end, or give more time with --lock-timeout"));
-            }
-            Interrupt::global().or(tokio::time::sleep(POLL)).await?;
+            Ok(ControlFlow::Continue(current))
+        };
+        match wait::until(POLL, timeout, look).await? {
+            ControlFlow::Break(lock) => Ok(lock),
+            ControlFlow::Continue(current) => Err(Failure::new(
+                Code::LockTimeout,
+                format!("the cluster lock was not free within {}", human_seconds(timeout.as_secs_f64())),
+            )
+            .evidence(format!("{path} is held by {}", describe(&current)))
+            .remedy("wait for that run to end, or give more time with --lock-timeout")),
         }
     }
 

@@ -2,8 +2,8 @@
 //! `scripts/infra` and `infra/kubernetes/scripts` hands its arguments to one of
 //! these, so that habits, other scripts and pages keep working.
 
-use crate::checklist;
 use super::cluster;
+use crate::checklist;
 use crate::layer;
 use crate::repo;
 use crate::run::context::Context;

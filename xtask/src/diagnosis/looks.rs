@@ -478,10 +478,10 @@ async fn newest_warnings(owners: &Owners<'_>, namespace: &str, since: jiff::Time
         Err(error) => return vec![format!("the events in {namespace} cannot be read: {error}")],
     };
     let time = |event: &Event| -> Option<jiff::Timestamp> {
-        let last = event.last_timestamp.as_ref().map(|time| time.0.to_string());
+        let last = event.last_timestamp.as_ref().map(|time| time.0);
         let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
-        let at = series.map(|time| time.0.to_string()).or(last);
-        at.or_else(|| event.event_time.as_ref().map(|time| time.0.to_string()))?.parse().ok()
+        let at = series.map(|time| time.0).or(last);
+        at.or_else(|| event.event_time.as_ref().map(|time| time.0))
     };
     let mut events: Vec<(jiff::Timestamp, Event)> = listed
         .items

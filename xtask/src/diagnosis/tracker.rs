@@ -230,8 +230,8 @@ impl Tracker {
         }
         let verdict = sources::event(component(event), reason, text)?;
         let kind = about.kind.as_deref().unwrap_or("object").to_lowercase();
-        let at = event.last_timestamp.as_ref().map(|time| time.0.to_string());
-        let at = at.or_else(|| event.event_time.as_ref().map(|time| time.0.to_string()));
+        let at = event.last_timestamp.as_ref().map(|time| time.0);
+        let at = at.or_else(|| event.event_time.as_ref().map(|time| time.0));
         let news = News {
             object: format!("{kind}/{}", about.name.as_deref().unwrap_or_default()),
             namespace: event.metadata.namespace.clone().unwrap_or_default(),
@@ -240,7 +240,7 @@ impl Tracker {
             reason,
             message: &format!("{reason}: {text}"),
             verdict,
-            since: at.and_then(|text| text.parse().ok()),
+            since: at,
             of_state: false,
             anew: false,
         };
@@ -487,8 +487,7 @@ fn since(pod: &Pod) -> Option<Timestamp> {
         let ended = states.into_iter().flatten().find_map(|state| state.terminated.as_ref())?;
         ended.finished_at.as_ref().filter(|_| ended.exit_code != 0)
     });
-    let at = ended.map(|time| &time.0).max().or(pod.metadata.creation_timestamp.as_ref().map(|time| &time.0))?;
-    at.to_string().parse().ok()
+    ended.map(|time| time.0).max().or(pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
 /// The uid of what made the pod.

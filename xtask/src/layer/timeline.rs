@@ -68,7 +68,7 @@ async fn observe(context: &Context, client: &Client, layer: &Layer, since: Times
 }
 
 fn time(time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>) -> Option<Timestamp> {
-    time.and_then(|time| time.0.to_string().parse().ok())
+    time.map(|time| time.0)
 }
 
 pub(crate) fn pod_event(layer: &Layer, pod: &Pod) -> Option<PodEvent> {

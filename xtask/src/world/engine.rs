@@ -2,10 +2,11 @@
 //! machine that has none running, installing and starting it.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
+use std::time::Duration;
 
 use crate::run::context::Context;
-use crate::run::interrupt::Interrupt;
+use crate::run::wait;
 use crate::world::docker::{self, EngineInfo, Fault, docker_output, unavailable};
 use crate::world::process::{self, Job};
 use run_record::{Code, Exit, Failure};
@@ -167,10 +168,11 @@ fn install_executable(source: &std::path::Path, target: &std::path::Path) -> std
 }
 
 async fn wait_until_it_answers(mut dockerd: Option<&mut std::process::Child>) -> Result<EngineInfo, Failure> {
-    let started = Instant::now();
-    loop {
+    const EVERY: Duration = Duration::from_millis(200);
+    // dockerd has no way to tell that it listens now but to be asked.
+    let look = async || {
         let error = match observe().await {
-            Ok(info) => return Ok(info),
+            Ok(info) => return Ok(ControlFlow::Break(info)),
             Err(error) => error,
         };
         if let Some(Ok(Some(status))) = dockerd.as_mut().map(|dockerd| dockerd.try_wait()) {
@@ -181,11 +183,11 @@ async fn wait_until_it_answers(mut dockerd: Option<&mut std::process::Child>) ->
                 .remedy("mend what the evidence names, then run this again")
                 .log(DOCKERD_LOG));
         }
-        if started.elapsed() > Duration::from_secs(60) {
-            return Err(unavailable(Fault::Away, error).log(DOCKERD_LOG));
-        }
-        // dockerd has no way to tell that it listens now but to be asked.
-        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(200))).await?;
+        Ok(ControlFlow::Continue(error))
+    };
+    match wait::until(EVERY, Duration::from_secs(60), look).await? {
+        ControlFlow::Break(info) => Ok(info),
+        ControlFlow::Continue(error) => Err(unavailable(Fault::Away, error).log(DOCKERD_LOG)),
     }
 }
 

@@ -1,14 +1,15 @@
 //! Building programs from pinned Go modules (`go.mod` and `go.sum`, so that
 //! what is built is checksummed) into a cache keyed by content.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use sha2::{Digest, Sha256};
 
-use crate::files;
-use crate::run::interrupt::Interrupt;
+use crate::files::{self, digest};
 use crate::run::reporter::Reporter;
+use crate::run::wait;
 use crate::world::process::{self, Job};
 use run_record::{Code, Failure};
 
@@ -37,17 +38,11 @@ impl Program {
     /// A digest of all that decides the program's content.
     pub fn key(&self) -> Result<String, Failure> {
         let mut hash = Sha256::new();
-        for path in files_below(&self.module)? {
-            let content =
-                std::fs::read(&path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
-            hash.update(path.strip_prefix(&self.module).unwrap_or(&path).as_str());
-            hash.update([0]);
-            hash.update(Sha256::digest(&content));
-        }
+        digest::update(&mut hash, &self.module, &digest::files_below(&self.module)?)?;
         hash.update(&self.package);
         hash.update(self.stamp.as_deref().unwrap_or_default());
         hash.update(std::env::consts::ARCH);
-        Ok(short_hex(hash))
+        Ok(digest::short(hash))
     }
 
     /// The program, built if the cache lacks it. Two runs at once build it once.
@@ -107,15 +102,18 @@ impl Program {
 
 /// Waits for another run that builds the same thing.
 async fn wait_for(lock: &std::fs::File, name: &str, reporter: &Reporter) -> Result<(), Failure> {
+    const EVERY: Duration = Duration::from_millis(200);
     let mut told = false;
-    while lock.try_lock().is_err() {
-        if !told {
-            reporter.waiting(name, "another run is building it");
-            told = true;
+    let look = async || {
+        if lock.try_lock().is_ok() {
+            return Ok(ControlFlow::Break(()));
         }
-        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(200))).await?;
-    }
-    Ok(())
+        if !std::mem::replace(&mut told, true) {
+            reporter.waiting(name, "another run is building it");
+        }
+        Ok(ControlFlow::Continue(()))
+    };
+    wait::until(EVERY, Duration::MAX, look).await.map(drop)
 }
 
 pub fn require_go() -> Result<Utf8PathBuf, Failure> {
@@ -124,28 +122,6 @@ pub fn require_go() -> Result<Utf8PathBuf, Failure> {
         Failure::new(Code::GoMissing, "no Go toolchain on PATH: the pinned tools are built from their Go modules")
             .remedy("install Go 1.26 or newer (https://go.dev/doc/install), or put helm, helmfile and k3d of the versions in infra/tools on PATH")
     })
-}
-
-/// The files below a folder, sorted, so that digests do not depend on the disk's order.
-pub fn files_below(folder: &Utf8Path) -> Result<Vec<Utf8PathBuf>, Failure> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let entries =
-            folder.read_dir_utf8().map_err(|error| Failure::usage(format!("cannot list {folder}: {error}")))?;
-        for entry in entries.flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => folders.push(entry.path().to_owned()),
-                _ => files.push(entry.path().to_owned()),
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-pub fn short_hex(hash: Sha256) -> String {
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use flate2::write::GzEncoder;
 use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, ListParams};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
@@ -110,9 +110,9 @@ impl Revision {
         let (release, version) = (labels.get("name")?, labels.get("version")?);
         let revision: u32 = version.parse().ok()?;
         let secret = metadata.name.clone().filter(|name| *name == key(release, revision))?;
-        let time = |time: &Time| time.0.to_string().parse::<Timestamp>().ok();
-        let created = metadata.creation_timestamp.as_ref().and_then(time);
-        let writes = metadata.managed_fields.iter().flatten().filter_map(|entry| entry.time.as_ref().and_then(time));
+        let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let writes =
+            metadata.managed_fields.iter().flatten().filter_map(|entry| entry.time.as_ref().map(|time| time.0));
         Some(Self {
             release: release.clone(),
             namespace: metadata.namespace.clone()?,

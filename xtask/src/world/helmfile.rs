@@ -8,11 +8,10 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::files;
 use crate::files::bounds;
+use crate::files::{self, digest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
-use crate::world::go::{files_below, short_hex};
 use crate::world::helm_storage::Revision;
 use crate::world::process::capture;
 use crate::world::release::Release;
@@ -84,14 +83,11 @@ fn key(context: &Context) -> Result<String, Failure> {
     let root = context.tree.path("infra/kubernetes");
     let mut hash = Sha256::new();
     let charts = root.join("charts");
-    for path in files_below(&root)?.into_iter().filter(|path| !path.starts_with(&charts)) {
-        let content = std::fs::read(&path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
-        hash.update(path.strip_prefix(&root).unwrap_or(&path).as_str());
-        hash.update([0]);
-        hash.update(Sha256::digest(&content));
-    }
+    let mut files = digest::files_below(&root)?;
+    files.retain(|path| !path.starts_with(&charts));
+    digest::update(&mut hash, &root, &files)?;
     hash.update(std::fs::read(context.tree.path("infra/tools/helmfile/go.mod")).unwrap_or_default());
-    Ok(short_hex(hash))
+    Ok(digest::short(hash))
 }
 
 /// What Helmfile prints of a layer's file.

@@ -6,7 +6,8 @@ pub(crate) mod connect;
 mod unanswered;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -17,6 +18,7 @@ pub use answers::{bring_back, in_words, is_forbidden, read_failed, unreachable, 
 pub use connect::{client, connector, reached_directly};
 
 use crate::run::interrupt::Interrupt;
+use crate::run::wait;
 use run_record::{Code, Failure};
 
 /// The API server's own clock (its `Date` header), to which its timestamps belong.
@@ -87,18 +89,23 @@ pub async fn ready(client: &Client) -> Result<(), String> {
     }
 }
 
-/// Asks again until the check passes. `timeout` bounds it; the last reason is returned.
-pub async fn wait_until<F: AsyncFnMut() -> Result<(), String>>(timeout: Duration, mut check: F) -> Result<(), Failure> {
-    let started = Instant::now();
-    loop {
-        let Err(reason) = check().await else { return Ok(()) };
-        if started.elapsed() >= timeout {
-            return Err(
-                Failure::new(Code::ApiUnreachable, format!("not ready after {} s", timeout.as_secs())).evidence(reason)
-            );
+/// Looks four times a second until the check passes, at most for `within`.
+///
+/// # Errors
+/// The code that is given, with `what` and why it was not so at the last look; `interrupted`.
+pub async fn wait_until(
+    what: &str,
+    code: Code,
+    within: Duration,
+    mut check: impl AsyncFnMut() -> Result<(), String>,
+) -> Result<(), Failure> {
+    const EVERY: Duration = Duration::from_millis(250);
+    let look = async || Ok(check().await.map_or_else(ControlFlow::Continue, ControlFlow::Break));
+    match wait::until(EVERY, within, look).await? {
+        ControlFlow::Break(()) => Ok(()),
+        ControlFlow::Continue(reason) => {
+            Err(Failure::new(code, format!("{what} not ready after {} s", within.as_secs())).evidence(reason))
         }
-        // The thing waited for (an API server that is not up) offers no watch.
-        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(250))).await?;
     }
 }
 
@@ -239,13 +246,12 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
     .map_err(|error| failed(error.to_string()))?;
     // The service account of a new cluster's namespace comes a moment after the
     // namespace, and a pod of an earlier run may still be going.
-    wait_until(timeout, async || {
+    let made = wait_until("the pod is", Code::RegistryUnreachable, timeout, async || {
         api.create(&PostParams::default(), &pod).await.map(drop).map_err(|error| in_words(&error))
-    })
-    .await
-    .map_err(|failure| failed(failure.evidence.join("; ")))?;
+    });
+    made.await.map_err(|failure| unless_interrupted(failure, |failure| failed(failure.evidence.join("; "))))?;
     let mut last = String::from("the pod did not start");
-    let outcome = wait_until(timeout, async || {
+    let outcome = wait_until("the pod is", Code::RegistryUnreachable, timeout, async || {
         let pod = api.get(NAME).await.map_err(|error| in_words(&error))?;
         let status = pod.status.clone().unwrap_or_default();
         match status.phase.as_deref() {
@@ -267,9 +273,14 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
     let _ = Interrupt::global().tidy(Duration::from_secs(5), api.delete(NAME, &now)).await;
     match outcome {
         Ok(()) if last.is_empty() => Ok(()),
-        Err(failure) if failure.code == Code::Interrupted => Err(failure),
-        _ => Err(failed(last)),
+        Err(failure) => Err(unless_interrupted(failure, |_| failed(last))),
+        Ok(()) => Err(failed(last)),
     }
+}
+
+/// Another failure in place of this one, but where it only says that the run was stopped.
+fn unless_interrupted(failure: Failure, otherwise: impl FnOnce(Failure) -> Failure) -> Failure {
+    if Interrupt::global().check().is_err() { failure } else { otherwise(failure) }
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 //! the mirror's.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
+use std::time::Duration;
 
 use image_mirror::{Account, Credentials, Endpoint, Kind, Options, Proxies, Retry};
 
 use crate::run::context::Context;
-use crate::run::interrupt::Interrupt;
+use crate::run::wait;
 use crate::world::process::environment::variable;
 use crate::world::{docker_hub, proxies};
 use run_record::{Code, Failure};
@@ -150,20 +151,22 @@ fn silent(message: String, evidence: String) -> Failure {
 
 /// Waits for a registry of this machine that was just started: any answer will do.
 pub async fn wait_until_it_answers(endpoint: &Endpoint, timeout: Duration) -> Result<(), Failure> {
-    let started = Instant::now();
+    const EVERY: Duration = Duration::from_millis(100);
     // No proxy leads to this machine.
     let proxies = Proxies::default();
-    loop {
+    let look = async || {
         let asked = tokio::time::timeout(PATIENCE, image_mirror::answers(endpoint, &proxies)).await;
-        let evidence = match asked {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => slow(),
-        };
-        if started.elapsed() >= timeout {
-            return Err(silent(format!("the registry at {} does not answer", endpoint.host), evidence));
+        Ok(match asked {
+            Ok(Ok(())) => ControlFlow::Break(()),
+            Ok(Err(error)) => ControlFlow::Continue(error.to_string()),
+            Err(_) => ControlFlow::Continue(slow()),
+        })
+    };
+    match wait::until(EVERY, timeout, look).await? {
+        ControlFlow::Break(()) => Ok(()),
+        ControlFlow::Continue(evidence) => {
+            Err(silent(format!("the registry at {} does not answer", endpoint.host), evidence))
         }
-        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(100))).await?;
     }
 }
 

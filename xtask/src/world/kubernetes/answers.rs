@@ -204,9 +204,11 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
             "change the pod as the evidence says, or the namespace's label".to_owned(),
         ),
         403 => forbidden(status, doing, what, place),
-        404 if has(&["namespaces \"", "not found"]) && doing == Doing::Write => {
-            refused(Code::NamespaceMissing, "the namespace does not exist", "cargo xtask layer 10".to_owned())
-        }
+        404 if has(&["namespaces \"", "not found"]) && doing == Doing::Write => refused(
+            Code::NamespaceMissing,
+            "the namespace does not exist",
+            "run the layer that makes it: cargo xtask layer --list".to_owned(),
+        ),
         404 if has(&["could not find the requested resource"]) => refused(
             Code::CrdMissing,
             "the cluster does not know this kind of object",

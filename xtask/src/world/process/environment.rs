@@ -232,7 +232,7 @@ mod tests {
     fn what_the_tree_s_files_read_is_given() {
         let root = camino::Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra");
         let mut found = 0;
-        for path in crate::world::go::files_below(&root).unwrap() {
+        for path in crate::files::digest::files_below(&root).unwrap() {
             let Ok(text) = std::fs::read_to_string(&path) else { continue };
             let within = path.strip_prefix(&root).unwrap().as_str();
             let in_templates = within.starts_with("kubernetes/") && !within.contains("/charts/");

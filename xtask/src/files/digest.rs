@@ -1,0 +1,43 @@
+//! Digests of folders: what is built from one is kept under its digest.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use run_record::Failure;
+use sha2::{Digest, Sha256};
+
+/// Adds the files of a folder, each with its name and its content, so that neither can run
+/// into the other.
+///
+/// # Errors
+/// What cannot be read: a digest without it would be that of another folder.
+pub fn update(hash: &mut Sha256, folder: &Utf8Path, files: &[Utf8PathBuf]) -> Result<(), Failure> {
+    for path in files {
+        let content = std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
+        hash.update(path.strip_prefix(folder).unwrap_or(path).as_str());
+        hash.update([0]);
+        hash.update(Sha256::digest(&content));
+    }
+    Ok(())
+}
+
+/// The files below a folder, sorted, so that digests do not depend on the disk's order.
+pub fn files_below(folder: &Utf8Path) -> Result<Vec<Utf8PathBuf>, Failure> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries =
+            folder.read_dir_utf8().map_err(|error| Failure::usage(format!("cannot list {folder}: {error}")))?;
+        for entry in entries {
+            let unread = |error| Failure::usage(format!("cannot list {folder}: {error}"));
+            let entry = entry.map_err(unread)?;
+            let of_kind = if entry.file_type().map_err(unread)?.is_dir() { &mut folders } else { &mut files };
+            of_kind.push(entry.path().to_owned());
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Sixteen hexadecimal digits of it: enough to tell what is cached under a name of its own.
+pub fn short(hash: Sha256) -> String {
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}

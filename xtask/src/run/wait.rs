@@ -1,0 +1,65 @@
+//! The one poll loop, for what offers no watch and tells nobody: a process of somebody else,
+//! a lock file, a server that is coming up.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use run_record::Failure;
+
+use crate::run::interrupt::Interrupt;
+
+/// Looks until a look says [`ControlFlow::Break`], or until `within` is over: then the last
+/// look's [`ControlFlow::Continue`] is returned, with why it is not so yet. The first look is
+/// made at once, the last one not before `within` is over.
+///
+/// # Errors
+/// That of a look, which ends the wait; `interrupted`.
+pub async fn until<T, R>(
+    every: Duration,
+    within: Duration,
+    mut look: impl AsyncFnMut() -> Result<ControlFlow<T, R>, Failure>,
+) -> Result<ControlFlow<T, R>, Failure> {
+    let started = Instant::now();
+    loop {
+        let late = started.elapsed() >= within;
+        let seen = look().await?;
+        if late || seen.is_break() {
+            return Ok(seen);
+        }
+        Interrupt::global().or(tokio::time::sleep(every)).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFTEN: Duration = Duration::from_millis(1);
+
+    #[tokio::test]
+    async fn it_looks_until_it_is_so() {
+        let mut looks = 0;
+        let seen = until(OFTEN, Duration::from_secs(60), async || {
+            looks += 1;
+            Ok(if looks == 3 { ControlFlow::Break("here") } else { ControlFlow::Continue(()) })
+        });
+        assert_eq!(seen.await.unwrap(), ControlFlow::Break("here"));
+        assert_eq!(looks, 3);
+    }
+
+    #[tokio::test]
+    async fn what_is_late_keeps_its_last_reason_and_is_looked_at_once_at_least() {
+        let mut looks = 0;
+        let seen = until(OFTEN, Duration::ZERO, async || {
+            looks += 1;
+            Ok(ControlFlow::<(), _>::Continue(format!("look {looks}")))
+        });
+        assert_eq!(seen.await.unwrap(), ControlFlow::Continue("look 1".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_look_that_fails_ends_the_wait() {
+        let look = async || Err::<ControlFlow<(), ()>, _>(Failure::usage("broken"));
+        assert_eq!(until(OFTEN, Duration::from_secs(60), look).await.unwrap_err().message, "broken");
+    }
+}
