@@ -148,21 +148,8 @@ pub(crate) fn token_request(
     TokenRequest { url: format!("{realm}{separator}{query}"), authorization, form: None }
 }
 
-/// `application/x-www-form-urlencoded`.
 fn encode<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-    let escape = |text: &str| {
-        text.bytes().fold(String::new(), |mut escaped, byte| {
-            match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b',' => {
-                    escaped.push(byte.into());
-                }
-                _ => escaped.push_str(&format!("%{byte:02X}")),
-            }
-            escaped
-        })
-    };
-    let pairs: Vec<String> = pairs.into_iter().map(|(key, value)| format!("{key}={}", escape(value))).collect();
-    pairs.join("&")
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
 #[derive(Deserialize)]
@@ -318,16 +305,22 @@ mod tests {
     fn a_token_is_asked_for_as_the_account_wants_it() {
         let scopes = ["repository:a/b:pull".to_owned(), "repository:c:pull".to_owned()];
         let anonymous = token_request("https://a/t", Some("s p"), &scopes, None);
-        assert_eq!(anonymous.url, "https://a/t?service=s%20p&scope=repository:a/b:pull&scope=repository:c:pull");
+        assert_eq!(
+            anonymous.url,
+            "https://a/t?service=s+p&scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull"
+        );
         assert!(anonymous.authorization.is_none() && anonymous.form.is_none());
         let account = Account::Password { username: "u".to_owned(), password: "p".to_owned() };
         let named = token_request("https://a/t?x=1", None, &scopes[..1], Some(&account));
-        assert_eq!(named.url, "https://a/t?x=1&scope=repository:a/b:pull");
+        assert_eq!(named.url, "https://a/t?x=1&scope=repository%3Aa%2Fb%3Apull");
         assert_eq!(named.authorization.unwrap(), "Basic dTpw");
         let token = token_request("https://a/t", Some("s"), &scopes, Some(&Account::IdentityToken("r&".to_owned())));
         assert_eq!(token.url, "https://a/t");
         let form = token.form.unwrap();
-        assert!(form.contains("refresh_token=r%26") && form.contains("scope=repository:a/b:pull%20repository:c:pull"));
+        assert!(
+            form.contains("refresh_token=r%26")
+                && form.contains("scope=repository%3Aa%2Fb%3Apull+repository%3Ac%3Apull")
+        );
     }
 
     #[test]

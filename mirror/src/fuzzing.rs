@@ -13,7 +13,7 @@ use crate::lock::{Lock, Wanted};
 use crate::manifest::Manifest;
 use crate::no_proxy::NoProxy;
 use crate::pace::{self, Came, Quota, Retry};
-use crate::proxy::Proxies;
+use crate::proxy::{Proxies, Proxy};
 use crate::reference::Reference;
 use crate::registry::address::{Address, never_led_to, next_page};
 use crate::registry::refusal::told;
@@ -178,6 +178,10 @@ fn proxy_variable(bytes: &[u8]) {
     let text = text(bytes);
     if let Ok(proxies) = Proxies::from_variables(|_| Some(text.to_string())) {
         let _ = proxies.leads_to(&Uri::from_static("https://registry.example"));
+    }
+    if let Some(proxy) = Proxy::parse(&text) {
+        let url = proxy.url().map(|url| url.to_string());
+        assert_eq!(url.as_deref().and_then(Proxy::parse).map(|again| again.address()), Some(proxy.address()));
     }
 }
 

@@ -41,6 +41,6 @@ pub use observe::{Event, Observe};
 pub use options::Options;
 pub use pace::{Quota, Retry, asked_wait};
 pub use ping::{Limit, answers, limit, ping};
-pub use proxy::Proxies;
+pub use proxy::{Proxies, Proxy};
 pub use resolve::resolve;
 pub use transport::Connector;

@@ -22,23 +22,25 @@ pub(crate) enum Speaks {
 
 /// A proxy: its address, and who we are there.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Proxy {
-    /// Without the account.
-    pub uri: Uri,
-    pub speaks: Speaks,
-    pub account: Option<(String, String)>,
+pub struct Proxy {
+    /// Without the account; a SOCKS proxy's scheme is here that of plain HTTP.
+    pub(crate) uri: Uri,
+    pub(crate) speaks: Speaks,
+    /// Username and password.
+    pub(crate) account: Option<(String, String)>,
 }
 
 /// The account is never printed.
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.uri)
+        f.write_str(&self.address())
     }
 }
 
 impl Proxy {
     /// `http://[user:password@]host[:port]`, `https`, `socks5`, `socks5h`; without a scheme it is `http`.
-    fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         let scheme = scheme.to_ascii_lowercase();
         let (speaks, port) = match scheme.as_str() {
@@ -69,6 +71,47 @@ impl Proxy {
         let uri = Uri::builder().scheme(scheme).authority(host).path_and_query("/").build().ok()?;
         Some(Self { uri, speaks, account })
     }
+
+    fn scheme(&self) -> &str {
+        if self.is_socks() { "socks5" } else { self.uri.scheme_str().unwrap_or("http") }
+    }
+
+    fn host(&self) -> &str {
+        self.uri.authority().map_or("", Authority::as_str)
+    }
+
+    /// `http://proxy.example:3128`: as it may be shown, without the account.
+    pub fn address(&self) -> String {
+        format!("{}://{}", self.scheme(), self.host())
+    }
+
+    pub fn is_socks(&self) -> bool {
+        matches!(self.speaks, Speaks::Socks5 { .. })
+    }
+
+    pub fn has_account(&self) -> bool {
+        self.account.is_some()
+    }
+
+    /// With the account, for a client that is told of its proxy by one URL.
+    pub fn url(&self) -> Option<Uri> {
+        let account = self.account.as_ref();
+        let account = account.map(|(username, password)| format!("{}:{}@", escaped(username), escaped(password)));
+        format!("{}://{}{}/", self.scheme(), account.unwrap_or_default(), self.host()).parse().ok()
+    }
+}
+
+/// For a place in a URL where only letters, digits and a few marks stand for themselves
+/// (RFC 3986, 2.3).
+fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => escaped.push(byte.into()),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
 }
 
 /// A host that a URL can have, with a port that is one.
@@ -140,7 +183,7 @@ impl Proxies {
                 Some((name, value)) => named(&name, &value).map(Some),
                 // Go's programs do not read this one: what is written there for others, and
                 // cannot be read here, ends nothing.
-                None => Ok(either("ALL_PROXY").and_then(|(_, value)| Proxy::parse(value.trim()))),
+                None => Ok(either("ALL_PROXY").and_then(|(_, value)| Proxy::parse(&value))),
             }
         };
         let no_proxy = either("NO_PROXY").map(|(_, value)| NoProxy::parse(&value)).unwrap_or_default();
@@ -184,7 +227,7 @@ impl Proxies {
 }
 
 fn named(variable: &str, value: &str) -> Result<Proxy, Error> {
-    Proxy::parse(value.trim()).ok_or_else(|| {
+    Proxy::parse(value).ok_or_else(|| {
         let message = format!(
             "{variable} is no proxy's address: expected http://[user:password@]host:port, with https, socks5 or socks5h"
         );
@@ -290,6 +333,49 @@ mod tests {
             let both = proxies(&[(name, "no proxy"), ("HTTPS_PROXY", "p:1")]).unwrap();
             assert_eq!(both.to(&tls).unwrap().uri.to_string(), "http://p:1/");
             assert!(proxies(&[(name, "p:1"), ("HTTPS_PROXY", "htp://p:1")]).is_err());
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_proxy_is_read_or_refused() {
+        for (text, address) in [
+            ("proxy.example:3128", "http://proxy.example:3128"),
+            (" proxy.example:3128\n", "http://proxy.example:3128"),
+            ("http://proxy.example", "http://proxy.example:80"),
+            ("https://proxy.example/", "https://proxy.example:443"),
+            ("socks5://proxy.example", "socks5://proxy.example:1080"),
+            ("socks5h://proxy.example:9", "socks5://proxy.example:9"),
+            ("http://me:p%40ss@proxy.example:3128", "http://proxy.example:3128"),
+            ("http://[fd00::1]:3128", "http://[fd00::1]:3128"),
+        ] {
+            assert_eq!(Proxy::parse(text).map(|proxy| proxy.address()).as_deref(), Some(address), "{text}");
+        }
+        for text in [
+            "",
+            "http://",
+            "ftp://proxy.example",
+            "proxy.example:port",
+            "http://proxy.example:99999",
+            "two words",
+            "http:/x",
+        ] {
+            assert_eq!(Proxy::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_carries_the_account_so_that_it_is_read_back_the_same() {
+        for (text, url) in [
+            ("http://proxy.example", "http://proxy.example:80/"),
+            ("https://me@proxy.example", "https://me:@proxy.example:443/"),
+            ("http://me:p%40ss:%2f%zz@[fd00::1]:3128", "http://me:p%40ss%3A%2F%25zz@[fd00::1]:3128/"),
+            ("socks5h://an@na:é@proxy.example", "socks5://an%40na:%C3%A9@proxy.example:1080/"),
+        ] {
+            let proxy = Proxy::parse(text).unwrap();
+            let found = proxy.url().unwrap().to_string();
+            assert_eq!(found, url, "{text}");
+            let again = Proxy::parse(&found).unwrap();
+            assert_eq!((again.account, again.uri), (proxy.account, proxy.uri), "{text}");
         }
     }
 

@@ -79,7 +79,7 @@ impl Service<Uri> for Connector {
             let Some(proxy) = proxy else { return Ok(http.call(uri).await?.into()) };
             let led = tokio::time::timeout(TUNNEL_TIMEOUT, through(&proxy, uri, http, &trust)).await;
             let led = led.unwrap_or_else(|_| Err(format!("no answer within {} s", TUNNEL_TIMEOUT.as_secs()).into()));
-            led.map_err(|error| ProxyFailed { proxy: proxy.uri.to_string(), error }.into())
+            led.map_err(|error| ProxyFailed { proxy: proxy.address(), error }.into())
         })
     }
 }

@@ -5,6 +5,7 @@ pub mod bounds;
 pub mod digest;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use indicatif::BinaryBytes;
 use run_record::{Code, Failure};
 
 /// Creates a folder that only its owner may enter, and makes one that an earlier
@@ -53,20 +54,9 @@ pub fn require_free(folder: &Utf8Path, bytes: u64, purpose: &str) -> Result<(), 
     }
     Err(Failure::new(
         Code::DiskFull,
-        format!("{folder} has {} free, {purpose} needs {}", human_bytes(free), human_bytes(bytes)),
+        format!("{folder} has {} free, {purpose} needs {}", BinaryBytes(free), BinaryBytes(bytes)),
     )
     .remedy("free space there, or set AMEIDE_CACHE_DIR to a folder on a larger disk"))
-}
-
-pub fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 /// Writes a file so that readers see the old content or the new, never a part.
@@ -97,12 +87,6 @@ mod tests {
         let file = path.join("record.jsonl");
         private(std::fs::File::options().create(true).append(true)).open(&file).unwrap();
         assert_eq!(mode(&file), 0o600);
-    }
-
-    #[test]
-    fn bytes_read_well() {
-        assert_eq!(human_bytes(512), "512 B");
-        assert_eq!(human_bytes(3 * 1024 * 1024 * 1024 / 2), "1.5 GiB");
     }
 
     #[test]

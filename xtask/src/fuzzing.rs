@@ -61,7 +61,6 @@ pub const PARSERS: &[Parser] = &[
     ("log", log),
     ("message", message),
     ("pod", pod),
-    ("proxy", proxy),
     ("pull-secret", pull_secret_config),
     ("record", record),
     ("registry-hosting", hosting),
@@ -314,10 +313,6 @@ fn holder(bytes: &[u8]) {
     }
 }
 
-fn proxy(bytes: &[u8]) {
-    let _ = kubernetes::connect::parsed(&text(bytes));
-}
-
 fn hosting(bytes: &[u8]) {
     let settings = RegistrySettings {
         push: "127.0.0.1:5001".to_owned(),
@@ -442,7 +437,6 @@ mod tests {
                 "preflight: {namespace: 120, service: 60}\nretries: {rateLimit: {attempts: 8, firstWait: 5, longestWait: 120}, patience: {crash-loop: 60}}\ncriticalPath: [10-bootstrap]\nlayers:\n  10-bootstrap:\n    services: [{namespace: a, name: b, port: 5432}]\n",
             ])).collect::<Vec<_>>(),
             "pod" => texts(&[POD]),
-            "proxy" => texts(&["http://user:p%40ss@proxy.example:3128", "socks5://[::1]:1080", "proxy:3128"]),
             "pull-secret" => texts(&[
                 r#"{"auths":{"https://x/v1/":{"username":"u","password":"p","auth":"dTpw"},"quay.io":{"auth":"Og=="}},"credsStore":"x"}"#,
             ]),

@@ -2,7 +2,9 @@
 
 use std::net::TcpListener;
 
-use crate::files::{cache_dir, human_bytes};
+use indicatif::BinaryBytes;
+
+use crate::files::cache_dir;
 use crate::run::context::Context;
 use crate::world::docker::{self, Container};
 use crate::world::engine;
@@ -75,10 +77,10 @@ fn disk() -> Check {
                 .map_err(|error| (error.to_string(), "check the disk".to_owned()))?;
             let free = stat.f_bavail * stat.f_frsize;
             if free >= NEEDED {
-                return Ok(format!("{} free in {folder}", human_bytes(free)));
+                return Ok(format!("{} free in {folder}", BinaryBytes(free)));
             }
             Err((
-                format!("{} free in {folder}, {} are needed", human_bytes(free), human_bytes(NEEDED)),
+                format!("{} free in {folder}, {} are needed", BinaryBytes(free), BinaryBytes(NEEDED)),
                 "free space, or set AMEIDE_CACHE_DIR".to_owned(),
             ))
         });
@@ -110,9 +112,9 @@ fn memory() -> Check {
         .map(|kib| kib * 1024);
     let result = match available {
         Some(bytes) if bytes < NEEDED => {
-            Err((format!("{} available", human_bytes(bytes)), "close something: the stack needs 4 GiB".to_owned()))
+            Err((format!("{} available", BinaryBytes(bytes)), "close something: the stack needs 4 GiB".to_owned()))
         }
-        Some(bytes) => Ok(format!("{} available", human_bytes(bytes))),
+        Some(bytes) => Ok(format!("{} available", BinaryBytes(bytes))),
         None => Ok("unknown here".to_owned()),
     };
     Check { name: "memory", result }

@@ -10,10 +10,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use camino::Utf8Path;
+use indicatif::BinaryBytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-use crate::files::human_bytes;
 
 /// What a file of settings may hold, in bytes; of the tree, a kubeconfig, a kept answer.
 pub const SETTINGS: u64 = 8 << 20;
@@ -36,7 +35,7 @@ pub fn read(path: &Utf8Path, most: u64) -> std::io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)?.take(most + 1).read_to_string(&mut text)?;
     if text.len() as u64 > most {
-        let message = format!("is larger than {}", human_bytes(most));
+        let message = format!("is larger than {}", BinaryBytes(most));
         return Err(std::io::Error::new(ErrorKind::FileTooLarge, message));
     }
     Ok(text)

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use image_mirror::{Kept, Options};
+use indicatif::BinaryBytes;
 
 use super::progress::Progress;
 use super::resolve::resolve;
 use super::{Origin, images, interruptible, pick};
-use crate::files::human_bytes;
 use crate::run::context::Context;
 use crate::run::reporter::{Event, ImagesEvent};
 use run_record::Failure;
@@ -57,7 +57,7 @@ pub async fn copy(
     if summary.copied == 0 {
         step.unchanged(format!("{} there already", images(summary.skipped)));
     } else {
-        let mut words = vec![format!("{} copied ({})", images(summary.copied), human_bytes(summary.bytes))];
+        let mut words = vec![format!("{} copied ({})", images(summary.copied), BinaryBytes(summary.bytes))];
         let counts = [(summary.skipped, "there"), (summary.mounted, "blobs mounted"), (summary.there, "blobs there")];
         words.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
         words.push(format!("{} requests upstream", summary.source_requests));

@@ -6,9 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use image_mirror::{Event, Observe};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::files::human_bytes;
 use crate::run::reporter::Reporter;
 
 pub(super) struct Progress<'a> {
@@ -53,8 +52,8 @@ impl State {
         let seconds = self.since.map_or(0.0, |since| since.elapsed().as_secs_f64());
         #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let speed = (self.moved as f64 / seconds.max(0.001)) as u64;
-        let (moved, total) = (human_bytes(self.moved), human_bytes(self.total));
-        format!("[mirror] {moved} of {total}, {} a second", human_bytes(speed))
+        let (moved, total) = (BinaryBytes(self.moved), BinaryBytes(self.total));
+        format!("[mirror] {moved} of {total}, {} a second", BinaryBytes(speed))
     }
 
     fn change(&mut self, id: &str, change: impl FnOnce(&mut Image)) {
@@ -120,11 +119,11 @@ impl Observe for Progress<'_> {
             Event::Copied { id, bytes } => {
                 let Some(image) = state.images.remove(&id) else { return };
                 image.bar.iter().for_each(ProgressBar::finish_and_clear);
-                let (moved, took) = (human_bytes(image.moved), seconds(image.since.elapsed()));
+                let (moved, took) = (BinaryBytes(image.moved), seconds(image.since.elapsed()));
                 let text = match image.moved {
-                    0 => format!("copied, {} that the registry had already, in {took}", human_bytes(bytes)),
+                    0 => format!("copied, {} that the registry had already, in {took}", BinaryBytes(bytes)),
                     moved_bytes if moved_bytes >= bytes => format!("copied, {moved} in {took}"),
-                    _ => format!("copied, {moved} of {} moved, in {took}", human_bytes(bytes)),
+                    _ => format!("copied, {moved} of {} moved, in {took}", BinaryBytes(bytes)),
                 };
                 self.reporter.note(&id, text);
             }

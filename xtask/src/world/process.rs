@@ -18,11 +18,11 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use indicatif::BinaryBytes;
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use crate::files::human_bytes;
 use crate::run::interrupt::{Interrupt, LAST};
 use run_record::{Code, Failure};
 
@@ -148,7 +148,7 @@ async fn captured(mut command: Command, at_most: Duration) -> Result<Captured, F
     };
     group.ended();
     if !whole {
-        return Err(failed(format!("printed more than {}", human_bytes(MOST as u64))));
+        return Err(failed(format!("printed more than {}", BinaryBytes(MOST as u64))));
     }
     Ok(Captured { status, stdout: String::from_utf8_lossy(&stdout).into_owned(), stderr: stderr.text() })
 }

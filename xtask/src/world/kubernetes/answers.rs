@@ -142,9 +142,9 @@ fn of_connection(doing: Doing, what: &str, error: &kube::Error, place: &Place) -
         };
         return of(Code::ApiCertificate, "the API server's certificate is not trusted".into(), remedy);
     }
-    if let Some(proxy) = super::unanswered::proxy_in(error) {
-        let remedy = format!("correct {}, or name the API server's host in NO_PROXY", proxy.from);
-        return of(Code::ApiUnreachable, format!("the proxy {} does not let it through", proxy.address), remedy);
+    if let Some(via) = super::unanswered::proxy_in(error) {
+        let remedy = format!("correct {}, or name the API server's host in NO_PROXY", via.from);
+        return of(Code::ApiUnreachable, format!("the proxy {} does not let it through", via.address()), remedy);
     }
     of(Code::ApiUnreachable, "the Kubernetes API cannot be reached".into(), place.bring_back())
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
-use image_mirror::NoProxy;
+use image_mirror::{NoProxy, Proxy};
 use kube::client::Body;
 use kube::config::{Cluster, Kubeconfig};
 use kube::{Client, Config};
@@ -22,7 +22,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::answers::{self, Place};
-use super::unanswered::{Proxy, Unanswered};
+use super::unanswered::{Unanswered, Via};
 use crate::run::context::Context;
 use crate::run::foreign;
 use crate::run::interrupt::Interrupt;
@@ -90,15 +90,15 @@ fn connect(
     config.default_retry = false;
     // Watches live longer than any one read.
     config.read_timeout = Some(Duration::from_secs(300));
-    let via = proxy(&config.cluster_url, cluster.proxy_url.as_deref(), place.local, variable)?;
-    config.proxy_url = via.as_ref().map(|via| via.uri.clone());
+    let via = via(&config.cluster_url, cluster.proxy_url.as_deref(), place.local, variable)?;
+    config.proxy_url = via.as_ref().and_then(|via| via.proxy.url());
     let namespace = config.default_namespace.clone();
     let inner = Client::try_from(config).map_err(|error| match error {
         error @ kube::Error::Auth(_) => answers::failure(answers::Doing::Read, "the cluster", &error, place),
         error => unusable(place, answers::in_words(&error)),
     })?;
     let answered = Arc::new(AtomicBool::new(false));
-    let patient = Patient { inner, via: via.map(|via| via.shown), reporter, context: place.context.clone(), answered };
+    let patient = Patient { inner, via, reporter, context: place.context.clone(), answered };
     Ok(Client::new(patient, namespace))
 }
 
@@ -180,17 +180,11 @@ fn authority(cluster: &Cluster) -> Result<Option<Vec<Vec<u8>>>, String> {
     }
 }
 
-/// The way to the server.
-struct Via {
-    uri: Uri,
-    shown: Proxy,
-}
-
 /// Which proxy leads to the server; none: the way is direct.
 ///
 /// # Errors
-/// `usage` for one that would be used and cannot be read.
-fn proxy(
+/// `usage` for one that would be used and cannot be.
+fn via(
     server: &Uri,
     of_kubeconfig: Option<&str>,
     local: bool,
@@ -198,11 +192,8 @@ fn proxy(
 ) -> Result<Option<Via>, Failure> {
     if let Some(text) = of_kubeconfig.filter(|text| !text.is_empty()) {
         // client-go asks neither NO_PROXY nor whether the host is this one.
-        let strict = text.contains("://").then(|| parsed(text)).flatten();
-        let from = "proxy-url of the kubeconfig".to_owned();
-        return strict
-            .map(|(uri, address)| Some(Via { uri, shown: Proxy { address, from: from.clone() } }))
-            .ok_or_else(|| mistyped(&from, "expected http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"));
+        let strict = text.contains("://").then_some(text);
+        return named("proxy-url of the kubeconfig", strict.unwrap_or_default()).map(Some);
     }
     if local {
         return Ok(None);
@@ -216,34 +207,19 @@ fn proxy(
     if NoProxy::parse(&except).covers(server.host().unwrap_or_default(), port) {
         return Ok(None);
     }
-    let (uri, address) = parsed(&text)
-        .ok_or_else(|| mistyped(from, "expected http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"))?;
-    Ok(Some(Via { uri, shown: Proxy { address, from: from.to_owned() } }))
+    named(from, &text).map(Some)
 }
 
-/// With its account and port, for the client; and without an account, to be shown.
-pub(crate) fn parsed(text: &str) -> Option<(Uri, String)> {
-    let text = text.trim();
-    let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    let uri = full.parse::<Uri>().ok()?;
-    let (scheme, port) = match uri.scheme_str()? {
-        "http" => ("http", 80),
-        "https" => ("https", 443),
-        // Names are resolved by the proxy either way.
-        "socks5" | "socks5h" => ("socks5", 1080),
-        _ => return None,
-    };
-    let authority = uri.authority()?;
-    let host = authority.host();
-    // `http:PORT` and the like: an authority with a port that is none.
-    let after = authority.as_str().rsplit('@').next()?;
-    if host.is_empty() || host.contains(char::is_whitespace) || (after != host && authority.port_u16().is_none()) {
-        return None;
+fn named(from: &str, text: &str) -> Result<Via, Failure> {
+    let proxy = Proxy::parse(text)
+        .ok_or_else(|| mistyped(from, "expected http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"))?;
+    // kube's client passes the account over, and the proxy would refuse it in other words.
+    if proxy.is_socks() && proxy.has_account() {
+        let message = format!("{from} is a SOCKS proxy with an account, which does not lead to the API server");
+        return Err(Failure::usage(message)
+            .remedy(format!("name an HTTP proxy, or leave the API server's host out of {from} by NO_PROXY")));
     }
-    let address = format!("{scheme}://{host}:{}", authority.port_u16().unwrap_or(port));
-    let account = authority.as_str().rsplit_once('@').map(|(account, _)| format!("{account}@")).unwrap_or_default();
-    let uri = format!("{scheme}://{account}{host}:{}/", authority.port_u16().unwrap_or(port)).parse().ok()?;
-    Some((uri, address))
+    Ok(Via { proxy, from: from.to_owned() })
 }
 
 fn mistyped(from: &str, expected: &str) -> Failure {
@@ -256,7 +232,7 @@ fn mistyped(from: &str, expected: &str) -> Failure {
 /// server gives before it does anything (API Priority and Fairness).
 struct Patient {
     inner: Client,
-    via: Option<Proxy>,
+    via: Option<Via>,
     reporter: Arc<Reporter>,
     context: String,
     /// Whether the server has ever answered: one that is not there yet is not waited for here.
@@ -494,32 +470,6 @@ mod tests {
             ("", "https://127.0.0.1:6551", None),
         ] {
             assert_eq!(no_proxy_with(list, &server.parse().unwrap()).as_deref(), expected, "{list} {server}");
-        }
-    }
-
-    #[test]
-    fn every_form_of_a_proxy_is_read_or_refused() {
-        for (text, address) in [
-            ("proxy.example:3128", "http://proxy.example:3128"),
-            ("http://proxy.example", "http://proxy.example:80"),
-            ("https://proxy.example/", "https://proxy.example:443"),
-            ("socks5://proxy.example", "socks5://proxy.example:1080"),
-            ("socks5h://proxy.example:9", "socks5://proxy.example:9"),
-            ("http://me:p%40ss@proxy.example:3128", "http://proxy.example:3128"),
-            ("http://[fd00::1]:3128", "http://[fd00::1]:3128"),
-        ] {
-            assert_eq!(parsed(text).map(|(_, shown)| shown).as_deref(), Some(address), "{text}");
-        }
-        for text in [
-            "",
-            "http://",
-            "ftp://proxy.example",
-            "proxy.example:port",
-            "http://proxy.example:99999",
-            "two words",
-            "http:/x",
-        ] {
-            assert!(parsed(text).is_none(), "{text}");
         }
     }
 }

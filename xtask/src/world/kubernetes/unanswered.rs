@@ -1,15 +1,22 @@
 //! A request that the API server did not answer: which it was, the proxy it went through,
 //! and the interrupt that ended it.
 
+use image_mirror::Proxy;
 use run_record::Failure;
 
-/// A proxy as it may be shown.
+/// The proxy that leads to the server.
 #[derive(Clone, Debug)]
-pub(crate) struct Proxy {
-    /// Without an account.
-    pub address: String,
+pub(crate) struct Via {
+    pub proxy: Proxy,
     /// What names it: a variable, or the kubeconfig.
     pub from: String,
+}
+
+impl Via {
+    /// As it may be shown: without an account.
+    pub fn address(&self) -> String {
+        self.proxy.address()
+    }
 }
 
 /// Tells which request was not answered, and through which proxy.
@@ -17,13 +24,13 @@ pub(crate) struct Proxy {
 #[error("{request}")]
 pub(crate) struct Unanswered {
     pub request: String,
-    pub via: Option<Proxy>,
+    pub via: Option<Via>,
     #[source]
     pub cause: kube::Error,
 }
 
 /// The proxy that an error came through, where it is the proxy that failed.
-pub(crate) fn proxy_in(error: &kube::Error) -> Option<&Proxy> {
+pub(crate) fn proxy_in(error: &kube::Error) -> Option<&Via> {
     let mut next: Option<&dyn std::error::Error> = Some(error);
     let mut via = None;
     let mut reached = true;
