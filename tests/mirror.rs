@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use image_mirror::{
-    Account, Digest, Endpoint, Error, Event, Finding, Kind, Lock, Observe, Options, Proxies, Retry, Summary,
+    Credential, Digest, Endpoint, Error, Finding, ImagesLock, Kind, MirrorEvent, Observe, Options, Proxies,
+    RetryPolicy, Summary,
 };
 use proxy::{Do, Proxy};
 use registry::{
@@ -27,10 +28,10 @@ use registry::{
 use serde_json::json;
 
 #[derive(Default)]
-struct Heard(Mutex<Vec<Event>>);
+struct Heard(Mutex<Vec<MirrorEvent>>);
 
 impl Observe for Heard {
-    fn event(&self, event: Event) {
+    fn event(&self, event: MirrorEvent) {
         self.0.lock().unwrap().push(event);
     }
 }
@@ -40,7 +41,7 @@ impl Heard {
         let events = self.0.lock().unwrap();
         events
             .iter()
-            .filter_map(|event| if let Event::Waiting { wait, .. } = event { Some(*wait) } else { None })
+            .filter_map(|event| if let MirrorEvent::Waiting { wait, .. } = event { Some(*wait) } else { None })
             .collect()
     }
 }
@@ -49,25 +50,25 @@ fn block<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-fn copy(lock: &Lock, options: &Options) -> Result<Summary, Error> {
+fn copy(lock: &ImagesLock, options: &Options) -> Result<Summary, Error> {
     block(image_mirror::copy(lock, options, &Heard::default()))
 }
 
 #[track_caller]
-fn copied(lock: &Lock, options: &Options) -> Summary {
+fn copied(lock: &ImagesLock, options: &Options) -> Summary {
     copy(lock, options).unwrap_or_else(|error| panic!("{error} {:?}", error.images()))
 }
 
 /// What these repositories are now, at the real source.
 #[track_caller]
-fn locked(repositories: &[&str]) -> Lock {
+fn locked(repositories: &[&str]) -> ImagesLock {
     let options = options(source(), "127.0.0.1:1");
     block(image_mirror::resolve(&wanted(repositories), None, &options, &Heard::default())).unwrap()
 }
 
 /// An image of two platforms, an attestation, and layers of these sizes.
 #[track_caller]
-fn image(repository: &str, sizes: &[usize]) -> Lock {
+fn image(repository: &str, sizes: &[usize]) -> ImagesLock {
     let seed = repository.bytes().map(u64::from).sum::<u64>();
     let layers: Vec<Vec<u8>> =
         sizes.iter().enumerate().map(|(at, size)| noise(seed * 100 + at as u64, *size)).collect();
@@ -345,7 +346,7 @@ fn a_rate_limit_that_stays_ends_it_with_what_is_left_and_the_next_run_goes_on() 
     let hub = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your unauthenticated pull rate limit. https://www.docker.com/increase-rate-limit"}]}"#;
     let quota = || vec![("ratelimit-limit", "100;w=21600".to_owned()), ("ratelimit-remaining", "0;w=21600".to_owned())];
     let (done, late) = (image("stays/done", &[40_000]), image("stays/late", &[BIG]));
-    let both = Lock { images: vec![done.images[0].clone(), late.images[0].clone()], ..done };
+    let both = ImagesLock { images: vec![done.images[0].clone(), late.images[0].clone()], ..done };
     let target = Registry::start();
     // The quota ends it at once: more tries would only prolong it.
     let used_up = Proxy::before(source(), move |seen| match seen.is("GET", "stays/late/manifests/") {
@@ -460,12 +461,12 @@ fn tokens_are_got_shared_and_got_again() {
 fn an_account_is_used_as_it_is_and_a_wrong_one_never_becomes_nobody() {
     let lock = image("account/a", &[1000]);
     let target = Registry::start();
-    let with = |hub: &Proxy, account: Account| {
+    let with = |hub: &Proxy, account: Credential| {
         let mut options = options(&hub.address, &target.address);
         options.credentials.accounts.insert("docker.io".to_owned(), account);
         options
     };
-    let password = |password: &str| Account::Password { username: "anna".to_owned(), password: password.to_owned() };
+    let password = |password: &str| Credential::Password { username: "anna".to_owned(), password: password.to_owned() };
     // anna:s3cret
     let hub = token_hub(1000, Some("YW5uYTpzM2NyZXQ="));
     copied(&lock, &with(&hub, password("s3cret")));
@@ -478,7 +479,7 @@ fn an_account_is_used_as_it_is_and_a_wrong_one_never_becomes_nobody() {
     assert!(asked.iter().all(|seen| seen.header("authorization").is_some()));
     // An identity token goes in the form of a POST.
     let hub = token_hub(1000, Some("refresh_token=r1"));
-    copied(&elsewhere, &with(&hub, Account::IdentityToken("r1".to_owned())));
+    copied(&elsewhere, &with(&hub, Credential::IdentityToken("r1".to_owned())));
     assert_eq!(hub.count("POST", "/token"), 1);
     // 401 without a word of what is wanted.
     let mute = Proxy::before(source(), |_| Do::Answer(401, vec![], String::new()));
@@ -508,7 +509,7 @@ fn pushing_asks_for_the_account_of_the_target() {
     let error = copy(&lock, &options).unwrap_err();
     assert!(error.kind() == Kind::Auth && error.to_string().contains("there is none for it"), "{error}");
     assert_invisible(&target.address, &lock);
-    let account = Account::Password { username: "bob".to_owned(), password: "t0ken".to_owned() };
+    let account = Credential::Password { username: "bob".to_owned(), password: "t0ken".to_owned() };
     options.credentials.accounts.insert(gate.address.clone(), account);
     copied(&lock, &options);
     assert_complete(&target.address, &lock);
@@ -534,7 +535,7 @@ fn uploads_go_where_the_target_says_and_no_further_account_goes_with_them() {
             _ => Do::Pass,
         });
         let mut options = options(source(), &proxy.address);
-        let account = Account::Password { username: "bob".to_owned(), password: "t0ken".to_owned() };
+        let account = Credential::Password { username: "bob".to_owned(), password: "t0ken".to_owned() };
         options.credentials.accounts.insert(proxy.address.clone(), account);
         copied(&lock, &options);
         assert_complete(&target.address, &lock);
@@ -596,7 +597,7 @@ fn a_target_that_is_restarted_in_the_middle_of_an_upload_is_gone_on_with() {
         Do::Pass
     });
     let mut options = options(source(), &proxy.address);
-    options.retry = Retry { tries: 20, ..options.retry };
+    options.retry = RetryPolicy { tries: 20, ..options.retry };
     let summary = copied(&lock, &options);
     assert_complete(&target.address, &lock);
     println!("restarted in the middle: {summary:?}");
@@ -605,7 +606,7 @@ fn a_target_that_is_restarted_in_the_middle_of_an_upload_is_gone_on_with() {
 #[test]
 fn a_full_disk_is_told_as_one_and_what_fits_is_there() {
     let (small, large) = (image("full/small", &[10_000]), image("full/large", &[30_000_000]));
-    let both = Lock { images: vec![large.images[0].clone(), small.images[0].clone()], ..small.clone() };
+    let both = ImagesLock { images: vec![large.images[0].clone(), small.images[0].clone()], ..small.clone() };
     let target = Registry::start_with(&["--tmpfs", "/var/lib/registry:size=8m,mode=1777"]);
     let error = copy(&both, &options(source(), &target.address)).unwrap_err();
     println!("full disk: {error}");

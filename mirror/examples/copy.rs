@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use camino::Utf8Path;
-use image_mirror::{Endpoint, Event, Lock, Observe, Options, Wanted};
+use image_mirror::{Endpoint, ImageList, ImagesLock, MirrorEvent, Observe, Options};
 
 struct Quiet;
 
 impl Observe for Quiet {
-    fn event(&self, _event: Event) {}
+    fn event(&self, _event: MirrorEvent) {}
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,12 +18,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match arguments[..] {
         ["resolve", images, lock, source] => {
-            let wanted = Wanted::read(Utf8Path::new(images))?;
+            let wanted = ImageList::read(Utf8Path::new(images))?;
             let options = options(source, source);
             runtime.block_on(image_mirror::resolve(&wanted, None, &options, &Quiet))?.write(Utf8Path::new(lock))?;
         }
         ["run", lock, source, target] => {
-            let lock = Lock::read(Utf8Path::new(lock))?;
+            let lock = ImagesLock::read(Utf8Path::new(lock))?;
             println!("{:?}", runtime.block_on(image_mirror::copy(&lock, &options(source, target), &Quiet))?);
         }
         _ => return Err("usage: copy resolve IMAGES LOCK SOURCE | copy run LOCK SOURCE TARGET".into()),

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 
-use crate::credentials::Account;
+use crate::credentials::Credential;
 
 /// Tokens live a minute at least, and so long where nothing is said (same page, "expires_in").
 const LEAST_LIFE: f64 = 60.0;
@@ -125,11 +125,11 @@ pub(crate) fn token_request(
     realm: &str,
     service: Option<&str>,
     scopes: &[String],
-    account: Option<&Account>,
+    account: Option<&Credential>,
 ) -> TokenRequest {
     let scopes: Vec<(&str, &str)> = scopes.iter().map(|scope| ("scope", scope.as_str())).collect();
     let service = service.map(|service| ("service", service));
-    if let Some(Account::IdentityToken(token)) = account {
+    if let Some(Credential::IdentityToken(token)) = account {
         let joined = scopes.iter().map(|(_, scope)| *scope).collect::<Vec<_>>().join(" ");
         let pairs =
             [("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", "xtask"), ("scope", &joined)];
@@ -141,7 +141,7 @@ pub(crate) fn token_request(
     }
     let separator = if realm.contains('?') { '&' } else { '?' };
     let authorization = match account {
-        Some(Account::Password { username, password }) => basic(username, password),
+        Some(Credential::Password { username, password }) => basic(username, password),
         _ => None,
     };
     let query = encode(service.into_iter().chain(scopes));
@@ -310,11 +310,11 @@ mod tests {
             "https://a/t?service=s+p&scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull"
         );
         assert!(anonymous.authorization.is_none() && anonymous.form.is_none());
-        let account = Account::Password { username: "u".to_owned(), password: "p".to_owned() };
+        let account = Credential::Password { username: "u".to_owned(), password: "p".to_owned() };
         let named = token_request("https://a/t?x=1", None, &scopes[..1], Some(&account));
         assert_eq!(named.url, "https://a/t?x=1&scope=repository%3Aa%2Fb%3Apull");
         assert_eq!(named.authorization.unwrap(), "Basic dTpw");
-        let token = token_request("https://a/t", Some("s"), &scopes, Some(&Account::IdentityToken("r&".to_owned())));
+        let token = token_request("https://a/t", Some("s"), &scopes, Some(&Credential::IdentityToken("r&".to_owned())));
         assert_eq!(token.url, "https://a/t");
         let form = token.form.unwrap();
         assert!(

@@ -14,9 +14,9 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind};
-use crate::observe::Event;
-use crate::pace::Came;
-use crate::registry::{Ask, Registry, Wants};
+use crate::observe::MirrorEvent;
+use crate::pace::Outcome;
+use crate::registry::{Call, Need, Registry};
 use crate::transport::Body;
 
 /// Progress is told in steps of so many bytes.
@@ -41,13 +41,13 @@ pub(crate) struct Watch {
     /// Those not told yet.
     untold: AtomicU64,
     id: String,
-    events: UnboundedSender<Event>,
+    events: UnboundedSender<MirrorEvent>,
     /// Why the source ended it: the target only sees a cut.
     failed: Mutex<Option<Error>>,
 }
 
 impl Watch {
-    pub fn new(id: String, events: UnboundedSender<Event>) -> Self {
+    pub fn new(id: String, events: UnboundedSender<MirrorEvent>) -> Self {
         Self {
             started: Instant::now(),
             moved: 0.into(),
@@ -65,7 +65,7 @@ impl Watch {
         if last || untold >= TOLD_EACH {
             self.untold.store(0, Ordering::Relaxed);
             // Nobody listens any more once the copy has ended.
-            let _ = self.events.send(Event::Moved { id: self.id.clone(), bytes: untold });
+            let _ = self.events.send(MirrorEvent::Moved { id: self.id.clone(), bytes: untold });
         }
     }
 
@@ -126,9 +126,15 @@ impl Source {
         }
         let scope = self.registry.pull(&self.repository);
         let url = self.url();
-        let ask =
-            Ask { method: Method::GET, url: &url, headers, body: Bytes::new(), scope: Some(&scope), wants: Wants::All };
-        let response = self.registry.send(ask).await?;
+        let call = Call {
+            method: Method::GET,
+            url: &url,
+            headers,
+            body: Bytes::new(),
+            scope: Some(&scope),
+            need: Need::Required,
+        };
+        let response = self.registry.send(call).await?;
         match response.status() {
             StatusCode::OK => {
                 let length =
@@ -237,7 +243,7 @@ impl Reading {
         let (registry, url) = (&self.source.registry, self.source.url());
         let reason = format!("cut after {} of {} bytes: {reason}", self.offset, self.source.size);
         let error = registry.address.error(Kind::Unreachable, &url, &reason);
-        registry.again(Came::Nothing { known: true }, &mut self.cuts, error, Wants::All).await?;
+        registry.again(Outcome::Nothing { known: true }, &mut self.cuts, error, Need::Required).await?;
         let response = self.source.get(self.offset).await?;
         self.skip = if response.status() == StatusCode::OK { self.offset } else { 0 };
         self.body = response.into_body();

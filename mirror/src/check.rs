@@ -1,7 +1,7 @@
 //! Whether a registry holds what a lock names.
 
 use crate::error::Error;
-use crate::lock::Lock;
+use crate::lock::ImagesLock;
 use crate::observe::{Silent, relay};
 use crate::options::Options;
 use crate::sources::target;
@@ -18,7 +18,7 @@ pub enum Finding {
 }
 
 /// One HEAD per image at the target, all at once; a second one where it is not there.
-pub async fn check(lock: &Lock, options: &Options) -> Result<Vec<Finding>, Error> {
+pub async fn check(lock: &ImagesLock, options: &Options) -> Result<Vec<Finding>, Error> {
     relay(&Silent, async |events| {
         let target = target(options, &events)?;
         let looks = lock.images.iter().map(|image| async {

@@ -13,9 +13,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt, iter};
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind};
-use crate::lock::{Lock, LockedImage};
+use crate::lock::{ImagesLock, LockedImage};
 use crate::manifest::Manifest;
-use crate::observe::{Event, Observe, relay};
+use crate::observe::{MirrorEvent, Observe, relay};
 use crate::options::Options;
 use crate::pace::Quota;
 use crate::referrers;
@@ -47,7 +47,7 @@ pub struct Summary {
 /// # Errors
 /// The first image's that could not be copied, with all that could not be; the
 /// others are complete, and so is every blob that arrived: the next run goes on there.
-pub async fn copy(lock: &Lock, options: &Options, observe: &dyn Observe) -> Result<Summary, Error> {
+pub async fn copy(lock: &ImagesLock, options: &Options, observe: &dyn Observe) -> Result<Summary, Error> {
     relay(observe, async |events| {
         let sources = Sources::new(options, &events);
         let target = Target::new(target(options, &events)?, events);
@@ -80,7 +80,7 @@ fn total(sizes: impl Iterator<Item = u64>) -> u64 {
 
 /// One copy on its way.
 struct CopyRun<'a> {
-    lock: &'a Lock,
+    lock: &'a ImagesLock,
     options: &'a Options,
     target: Target,
     sources: Sources<'a>,
@@ -120,14 +120,14 @@ impl CopyRun<'_> {
         image
             .target_digest
             .as_ref()
-            .ok_or_else(|| Error::new(Kind::Lock, format!("{} is not pinned by a digest", image.image)))
+            .ok_or_else(|| Error::new(Kind::Usage, format!("{} is not pinned by a digest", image.image)))
     }
 
     async fn run(&self) -> Result<Summary, Error> {
         let mut failed: BTreeMap<usize, Error> = BTreeMap::new();
         let (present, missing) = self.look().await?;
         for image in &present {
-            self.target.tell(Event::Skipped { id: self.id(*image) });
+            self.target.tell(MirrorEvent::Skipped { id: self.id(*image) });
         }
         let (trees, placed) =
             futures_util::future::join(self.read(&missing, &mut failed), self.placed(&present, &missing)).await;
@@ -175,7 +175,7 @@ impl CopyRun<'_> {
 
     async fn read(&self, missing: &[usize], failed: &mut BTreeMap<usize, Error>) -> Vec<ImageTree> {
         let reads = iter(missing).map(|image| async move {
-            self.target.tell(Event::Started { id: self.id(*image) });
+            self.target.tell(MirrorEvent::Started { id: self.id(*image) });
             (*image, self.tree(*image).await)
         });
         let mut trees = Vec::new();
@@ -192,8 +192,8 @@ impl CopyRun<'_> {
         failed.entry(image).or_insert_with(|| {
             let id = self.id(image);
             self.target.tell(match error.whole {
-                true => Event::GivenUp { id },
-                false => Event::Failed { id, reason: error.to_string() },
+                true => MirrorEvent::GivenUp { id },
+                false => MirrorEvent::Failed { id, reason: error.to_string() },
             });
             error
         });
@@ -203,7 +203,7 @@ impl CopyRun<'_> {
     /// interrupted run brought already are read from the target, where they cost no pull.
     async fn tree(&self, image: usize) -> Result<ImageTree, Error> {
         let route = self.route(image)?;
-        let top = route.source.wanted_manifest(&route.repository, self.digest(image)?.as_str()).await?;
+        let top = route.source.required_manifest(&route.repository, self.digest(image)?.as_str()).await?;
         let mut manifests = Vec::new();
         let mut seen = BTreeSet::new();
         let mut level = vec![top];
@@ -230,7 +230,7 @@ impl CopyRun<'_> {
             }
             let rest = children[there.len()..]
                 .iter()
-                .map(|digest| route.source.wanted_manifest(&route.repository, digest.as_str()));
+                .map(|digest| route.source.required_manifest(&route.repository, digest.as_str()));
             let rest: Vec<Result<Manifest, Error>> = iter(rest).buffered(self.options.transfers.max(1)).collect().await;
             manifests.extend(there.into_iter().map(|manifest| (manifest, true)));
             level = rest.into_iter().collect::<Result<_, _>>()?;
@@ -294,7 +294,7 @@ impl CopyRun<'_> {
         for tree in trees {
             let own = queue.iter().filter(|planned| planned.images.first() == Some(&tree.image));
             let bytes = total(own.map(|planned| planned.blob.source.size));
-            self.target.tell(Event::Planned { id: self.id(tree.image), bytes });
+            self.target.tell(MirrorEvent::Planned { id: self.id(tree.image), bytes });
         }
         let mut going: InFlight<'_> = FuturesUnordered::new();
         for tree in trees.iter().filter(|tree| waiting.get(&tree.image) == Some(&0)) {
@@ -373,7 +373,7 @@ impl CopyRun<'_> {
             .flat_map(|(manifest, _)| manifest.blobs())
             .map(|blob| (&blob.digest, blob.size))
             .collect();
-        self.target.tell(Event::Copied { id: tree.route.id.clone(), bytes: total(blobs.into_values()) });
+        self.target.tell(MirrorEvent::Copied { id: tree.route.id.clone(), bytes: total(blobs.into_values()) });
         Ok(())
     }
 }

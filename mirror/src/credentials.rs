@@ -27,7 +27,7 @@ const HELPER_TIMEOUT: Duration = Duration::from_secs(20);
 const MOST: u64 = 1 << 20;
 
 #[derive(Clone, PartialEq, Eq)]
-pub enum Account {
+pub enum Credential {
     Password {
         username: String,
         password: String,
@@ -37,7 +37,7 @@ pub enum Account {
 }
 
 /// The secret is never printed.
-impl fmt::Debug for Account {
+impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Password { username, .. } => write!(f, "the account {username:?}"),
@@ -49,7 +49,7 @@ impl fmt::Debug for Account {
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// By registry, as images name it (`docker.io`); these come before Docker's.
-    pub accounts: BTreeMap<String, Account>,
+    pub accounts: BTreeMap<String, Credential>,
     /// Docker's configuration file; none: nothing but the accounts above.
     pub docker_config: Option<Utf8PathBuf>,
     /// What `DOCKER_AUTH_CONFIG` holds, which comes before the file.
@@ -95,7 +95,7 @@ struct Helped {
 /// What there is for a registry.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
-    pub account: Option<Account>,
+    pub account: Option<Credential>,
     /// Why there may be one that could not be read.
     pub trouble: Option<String>,
 }
@@ -240,26 +240,26 @@ fn names<'a>(registry: &'a str, wanted: &str) -> Vec<&'a str> {
 }
 
 impl Entry {
-    pub(crate) fn account(&self) -> Result<Option<Account>, &'static str> {
+    pub(crate) fn account(&self) -> Result<Option<Credential>, &'static str> {
         if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.is_empty()) {
-            return Ok(Some(Account::IdentityToken(token.clone())));
+            return Ok(Some(Credential::IdentityToken(token.clone())));
         }
         if let Some(auth) = self.auth.as_ref().filter(|auth| !auth.is_empty()) {
             let wrong = "its \"auth\" is not the base64 of user:password";
             let decoded = STANDARD.decode(auth.trim()).map_err(|_| wrong)?;
             let decoded = String::from_utf8(decoded).map_err(|_| wrong)?;
             let (username, password) = decoded.trim_end_matches('\0').split_once(':').ok_or(wrong)?;
-            return Ok(Some(Account::Password { username: username.to_owned(), password: password.to_owned() }));
+            return Ok(Some(Credential::Password { username: username.to_owned(), password: password.to_owned() }));
         }
         let (Some(username), Some(password)) = (&self.username, &self.password) else { return Ok(None) };
-        Ok(Some(Account::Password { username: username.clone(), password: password.clone() }))
+        Ok(Some(Credential::Password { username: username.clone(), password: password.clone() }))
     }
 }
 
-fn complete(registry: &str, whence: &str, account: Account) -> Result<Account, Error> {
+fn complete(registry: &str, whence: &str, account: Credential) -> Result<Credential, Error> {
     let empty = match &account {
-        Account::Password { username, password } => username.trim().is_empty() || password.trim().is_empty(),
-        Account::IdentityToken(token) => token.trim().is_empty(),
+        Credential::Password { username, password } => username.trim().is_empty() || password.trim().is_empty(),
+        Credential::IdentityToken(token) => token.trim().is_empty(),
     };
     if empty {
         return Err(Error::new(Kind::Auth, format!("{registry}: the account from {whence} is empty")));
@@ -270,7 +270,7 @@ fn complete(registry: &str, whence: &str, account: Account) -> Result<Account, E
 /// `docker-credential-NAME get`: the registry on its input, JSON on its output
 /// (<https://github.com/docker/docker-credential-helpers>). What went wrong is told in
 /// the helper's own words.
-async fn ask(helper: &str, registry: &str) -> Result<Option<Account>, String> {
+async fn ask(helper: &str, registry: &str) -> Result<Option<Credential>, String> {
     if helper.contains(['/', '\\']) {
         return Err("is a path, and not the end of a program's name".to_owned());
     }
@@ -311,8 +311,8 @@ async fn ask(helper: &str, registry: &str) -> Result<Option<Account>, String> {
         serde_json::from_slice(&output).map_err(|_| "its answer is not the JSON expected".to_owned())?;
     Ok(match (helped.username.as_str(), helped.secret.as_str()) {
         ("", "") => None,
-        ("<token>", _) => Some(Account::IdentityToken(helped.secret)),
-        _ => Some(Account::Password { username: helped.username, password: helped.secret }),
+        ("<token>", _) => Some(Credential::IdentityToken(helped.secret)),
+        _ => Some(Credential::Password { username: helped.username, password: helped.secret }),
     })
 }
 
@@ -336,8 +336,8 @@ fn words(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn password(username: &str, password: &str) -> Account {
-        Account::Password { username: username.to_owned(), password: password.to_owned() }
+    fn password(username: &str, password: &str) -> Credential {
+        Credential::Password { username: username.to_owned(), password: password.to_owned() }
     }
 
     async fn found(config: &str, registry: &str) -> Result<Found, Error> {
@@ -347,7 +347,7 @@ mod tests {
         Credentials { docker_config: Some(path), ..Credentials::default() }.find(registry).await
     }
 
-    async fn find(config: &str, registry: &str) -> Option<Account> {
+    async fn find(config: &str, registry: &str) -> Option<Credential> {
         let found = found(config, registry).await.unwrap();
         assert_eq!(found.trouble, None, "{config}");
         found.account
@@ -362,7 +362,7 @@ mod tests {
         let plain = r#"{"auths":{"quay.io":{"username":"u","password":"p"}}}"#;
         assert_eq!(find(plain, "quay.io").await, Some(password("u", "p")));
         let token = r#"{"auths":{"x.azurecr.io":{"auth":"MDAwMDo=","identitytoken":"t"}}}"#;
-        assert_eq!(find(token, "x.azurecr.io").await, Some(Account::IdentityToken("t".into())));
+        assert_eq!(find(token, "x.azurecr.io").await, Some(Credential::IdentityToken("t".into())));
         for none in [
             "{}",
             r#"{"auths":{"docker.io":{}}}"#,

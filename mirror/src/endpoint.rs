@@ -38,10 +38,10 @@ impl Endpoint {
         let (host, prefix) = self.host.split_once('/').unwrap_or((&self.host, ""));
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         if host.contains('@') {
-            return Err(Error::new(Kind::Lock, "a registry's name holds no account: docker login keeps it"));
+            return Err(Error::new(Kind::Usage, "a registry's name holds no account: docker login keeps it"));
         }
         let authority = authority(host).filter(|_| prefix.is_empty() || prefix.split('/').all(is_component));
-        let wrong = || Error::new(Kind::Lock, format!("{:?}: expected host[:port][/prefix]", self.host));
+        let wrong = || Error::new(Kind::Usage, format!("{:?}: expected host[:port][/prefix]", self.host));
         Ok((authority.ok_or_else(wrong)?, prefix))
     }
 }

@@ -27,7 +27,8 @@ pub enum Kind {
     /// Something before the registry, mostly a reverse proxy, takes no body of this size.
     BodyLimit,
     DiskFull,
-    Lock,
+    /// A file, a name, an address or a proxy that is not written as it should be.
+    Usage,
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

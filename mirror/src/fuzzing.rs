@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use crate::auth::{Challenge, TokenAnswer};
 use crate::credentials;
 use crate::endpoint::Endpoint;
-use crate::lock::{Lock, Wanted};
+use crate::lock::{ImageList, ImagesLock};
 use crate::manifest::Manifest;
 use crate::no_proxy::NoProxy;
-use crate::pace::{self, Came, Quota, Retry};
+use crate::pace::{self, Outcome, Quota, RetryPolicy};
 use crate::proxy::{Proxies, Proxy};
 use crate::reference::Reference;
 use crate::registry::address::{Address, never_led_to, next_page};
@@ -88,8 +88,8 @@ fn pace_of(bytes: &[u8]) {
     let _ = again.map(|wait| pace::until(wait, SystemTime::now()));
     for retry_after in [asked, plain, again] {
         for tries in [0, 3, u32::MAX] {
-            let came = Came::Answer { status: 429, retry_after, quota: false };
-            if let pace::Next::Again(wait) = pace::next(came, tries, &Retry::default(), 0.5) {
+            let outcome = Outcome::Answer { status: 429, retry_after, quota: false };
+            if let pace::Next::Again(wait) = pace::next(outcome, tries, &RetryPolicy::default(), 0.5) {
                 pace::Gate::default().close(wait);
             }
         }
@@ -107,7 +107,7 @@ fn manifest(bytes: &[u8]) {
 }
 
 fn image_lock(bytes: &[u8]) {
-    let Ok(lock) = crate::lock::parse::<Lock>(&text(bytes)) else { return };
+    let Ok(lock) = crate::lock::parse::<ImagesLock>(&text(bytes)) else { return };
     let _ = lock.check().is_ok();
     for image in &lock.images {
         let _ = (image.source().is_ok(), image.source_digest());
@@ -116,8 +116,8 @@ fn image_lock(bytes: &[u8]) {
 }
 
 fn image_list(bytes: &[u8]) {
-    if let Ok(wanted) = crate::lock::parse::<Wanted>(&text(bytes)) {
-        let _ = (Lock::unresolved(&wanted), wanted.check().is_ok());
+    if let Ok(wanted) = crate::lock::parse::<ImageList>(&text(bytes)) {
+        let _ = (ImagesLock::unresolved(&wanted), wanted.check().is_ok());
     }
 }
 
@@ -226,7 +226,7 @@ mod tests {
             }
             "pace" => texts(&[
                 "ratelimit-limit: 100;w=21600\nratelimit-remaining: 0;w=21600\nretry-after: 120",
-                "Retry-After: Sun, 06 Nov 2094 08:49:37 GMT\nX-RateLimit-Reset: 1700003600",
+                "RetryPolicy-After: Sun, 06 Nov 2094 08:49:37 GMT\nX-RateLimit-Reset: 1700003600",
                 "18446744073709551615",
             ]),
             "proxy-variable" => texts(&["http://an%6ea:s3%40cr@proxy.example:3128", "socks5h://[::1]", "p:1"]),

@@ -16,13 +16,13 @@ pub type Platform = String;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Wanted {
-    pub images: Vec<WantedImage>,
+pub struct ImageList {
+    pub images: Vec<ListedImage>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WantedImage {
+pub struct ListedImage {
     pub id: String,
     /// Registry, repository and tag.
     pub image: String,
@@ -35,7 +35,7 @@ pub struct WantedImage {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Lock {
+pub struct ImagesLock {
     pub version: u32,
     pub platforms: Vec<Platform>,
     pub images: Vec<LockedImage>,
@@ -152,16 +152,16 @@ impl LockedImage {
     /// Where it is copied from, and by which tag.
     pub(crate) fn source(&self) -> Result<(Reference, String), Error> {
         tagged(&self.image)
-            .map_err(|reason| Error::new(Kind::Lock, format!("{}: image {:?} {reason}", self.id, self.image)))
+            .map_err(|reason| Error::new(Kind::Usage, format!("{}: image {:?} {reason}", self.id, self.image)))
     }
 }
 
-impl Wanted {
+impl ImageList {
     /// # Errors
-    /// `Kind::Lock` for what cannot be read, and names that no image can have.
+    /// `Kind::Usage` for what cannot be read, and names that no image can have.
     pub fn read(path: &Utf8Path) -> Result<Self, Error> {
         let wanted: Self = read(path)?;
-        wanted.check().map_err(|reason| Error::new(Kind::Lock, format!("{path}: {reason}")))?;
+        wanted.check().map_err(|reason| Error::new(Kind::Usage, format!("{path}: {reason}")))?;
         Ok(wanted)
     }
 
@@ -170,10 +170,10 @@ impl Wanted {
     }
 }
 
-impl Lock {
+impl ImagesLock {
     pub fn read(path: &Utf8Path) -> Result<Self, Error> {
         let lock: Self = read(path)?;
-        lock.check().map_err(|reason| Error::new(Kind::Lock, format!("{path}: {reason}")))?;
+        lock.check().map_err(|reason| Error::new(Kind::Usage, format!("{path}: {reason}")))?;
         Ok(lock)
     }
 
@@ -185,7 +185,7 @@ impl Lock {
     }
 
     /// The lock of a list that nothing was resolved of yet.
-    pub fn unresolved(wanted: &Wanted) -> Self {
+    pub fn unresolved(wanted: &ImageList) -> Self {
         let mut platforms: Vec<Platform> = wanted.images.iter().flat_map(|image| image.platforms.clone()).collect();
         platforms.sort();
         platforms.dedup();
@@ -209,7 +209,7 @@ impl Lock {
 
     /// Written whole or not at all.
     pub fn write(&self, path: &Utf8Path) -> Result<(), Error> {
-        let failed = |error: String| Error::new(Kind::Lock, format!("cannot write {path}: {error}"));
+        let failed = |error: String| Error::new(Kind::Usage, format!("cannot write {path}: {error}"));
         let text = serde_saphyr::to_string(self).map_err(|error| failed(error.to_string()))?;
         let folder = path.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| failed(error.to_string()))?;
@@ -220,7 +220,7 @@ impl Lock {
 }
 
 fn read<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, Error> {
-    let failed = |error: String| Error::new(Kind::Lock, format!("{path}: {error}"));
+    let failed = |error: String| Error::new(Kind::Usage, format!("{path}: {error}"));
     let mut text = String::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(MOST + 1).read_to_string(&mut text));
     read.map_err(|error| failed(error.to_string()))?;
@@ -244,7 +244,7 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::
 mod tests {
     use super::*;
 
-    fn wanted() -> Wanted {
+    fn wanted() -> ImageList {
         serde_saphyr::from_str("images:\n- {id: b, image: docker.io/x/y:1, target: third-party/y, platforms: [linux/arm64, linux/amd64], why: z}\n- {id: a, image: quay.io/x/z:2, target: third-party/z, platforms: [linux/amd64], why: z}\n").unwrap()
     }
 
@@ -252,11 +252,11 @@ mod tests {
     fn a_lock_reads_back_as_it_was_written_and_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let path = camino::Utf8PathBuf::from_path_buf(folder.path().join("images.lock")).unwrap();
-        let mut lock = Lock::unresolved(&wanted());
+        let mut lock = ImagesLock::unresolved(&wanted());
         lock.images[0].target_digest = Some(Digest::of(b"x"));
         lock.write(&path).unwrap();
         let first = std::fs::read(&path).unwrap();
-        let read = Lock::read(&path).unwrap();
+        let read = ImagesLock::read(&path).unwrap();
         assert_eq!(read, lock);
         assert_eq!(read.images.iter().map(|image| image.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(read.platforms, ["linux/amd64", "linux/arm64"]);
@@ -278,8 +278,8 @@ mod tests {
         ] {
             let row = format!("{{id: t, image: '{image}', target: '{target}', platforms: [linux/amd64], why: z}}");
             std::fs::write(&path, format!("images:\n- {row}\n")).unwrap();
-            let error = Wanted::read(&path).unwrap_err();
-            assert!(error.kind() == Kind::Lock && error.to_string().contains(expected), "{error}");
+            let error = ImageList::read(&path).unwrap_err();
+            assert!(error.kind() == Kind::Usage && error.to_string().contains(expected), "{error}");
         }
     }
 

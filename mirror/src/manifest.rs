@@ -139,9 +139,9 @@ impl Manifest {
 
 /// Manifests that were read, by digest: what was resolved a moment ago is not pulled again.
 #[derive(Clone, Debug, Default)]
-pub struct Kept(Arc<Mutex<BTreeMap<Digest, Manifest>>>);
+pub struct ManifestCache(Arc<Mutex<BTreeMap<Digest, Manifest>>>);
 
-impl Kept {
+impl ManifestCache {
     /// More are not kept, so that no list of images takes all memory: in number and in bytes.
     const MOST: usize = 256;
     const BYTES: usize = 64 << 20;

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// What a copy tells while it goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum MirrorEvent {
     Started {
         id: String,
     },
@@ -63,18 +63,18 @@ pub enum Event {
 }
 
 pub trait Observe: Send + Sync {
-    fn event(&self, event: Event);
+    fn event(&self, event: MirrorEvent);
 }
 
 /// For who has nobody to tell.
 pub(crate) struct Silent;
 
 impl Observe for Silent {
-    fn event(&self, _: Event) {}
+    fn event(&self, _: MirrorEvent) {}
 }
 
 /// Runs something that tells events, and hands them on as they come.
-pub(crate) async fn relay<T>(observe: &dyn Observe, work: impl AsyncFnOnce(UnboundedSender<Event>) -> T) -> T {
+pub(crate) async fn relay<T>(observe: &dyn Observe, work: impl AsyncFnOnce(UnboundedSender<MirrorEvent>) -> T) -> T {
     let (sender, mut receiver) = unbounded_channel();
     let mut work = pin!(work(sender));
     std::future::poll_fn(|context| {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::credentials::Credentials;
 use crate::endpoint::Endpoint;
-use crate::manifest::Kept;
-use crate::pace::Retry;
+use crate::manifest::ManifestCache;
+use crate::pace::RetryPolicy;
 use crate::proxy::Proxies;
 
 #[derive(Clone, Debug)]
@@ -15,14 +15,14 @@ pub struct Options {
     pub sources: BTreeMap<String, Endpoint>,
     pub credentials: Credentials,
     pub proxies: Proxies,
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     /// Blobs on their way at once, of all images together.
     pub transfers: usize,
     /// Looks at every blob also of images whose manifest is there.
     pub force: bool,
     /// Manifests that were read at sources: what was resolved with the same is not asked
     /// for again by a copy.
-    pub kept: Kept,
+    pub kept: ManifestCache,
 }
 
 impl Options {
@@ -32,10 +32,10 @@ impl Options {
             sources: BTreeMap::new(),
             credentials: Credentials::default(),
             proxies: Proxies::default(),
-            retry: Retry::default(),
+            retry: RetryPolicy::default(),
             transfers: 6,
             force: false,
-            kept: Kept::default(),
+            kept: ManifestCache::default(),
         }
     }
 }

@@ -10,19 +10,19 @@ use crate::error::{Error, Kind};
 
 /// Bounds on asking again.
 #[derive(Clone, Copy, Debug)]
-pub struct Retry {
+pub struct RetryPolicy {
     /// Tries after the first one.
     pub tries: u32,
     /// Before the first of them; it doubles each time.
     pub base: Duration,
     pub cap: Duration,
-    /// The longest `Retry-After` that is waited for.
+    /// The longest `RetryPolicy-After` that is waited for.
     pub patience: Duration,
     /// How long a transfer may stand still.
     pub stall: Duration,
 }
 
-impl Default for Retry {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             tries: 5,
@@ -34,7 +34,7 @@ impl Default for Retry {
     }
 }
 
-impl Retry {
+impl RetryPolicy {
     /// Doubles with each try; `jitter` in 0..1 takes up to half of it off, so that
     /// transfers that failed together do not come back together.
     pub(crate) fn back_off(&self, tries: u32, jitter: f64) -> Duration {
@@ -74,12 +74,12 @@ impl std::fmt::Display for Quota {
     }
 }
 
-/// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3); a date that is past is now.
+/// `RetryPolicy-After`, in seconds or as a date (RFC 9110, 10.2.3); a date that is past is now.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     asked_wait(headers.get(header::RETRY_AFTER)?.to_str().ok()?, now)
 }
 
-/// What the text of a `Retry-After` asks for; one that no number holds is as long as can be.
+/// What the text of a `RetryPolicy-After` asks for; one that no number holds is as long as can be.
 pub fn asked_wait(text: &str, now: SystemTime) -> Option<Duration> {
     let value = text.trim();
     if let Some(wait) = whole_seconds(value) {
@@ -102,7 +102,7 @@ fn whole_seconds(text: &str) -> Option<Duration> {
 
 /// When a registry gives again, from now: what it says itself, else the window of its quota,
 /// in which it does at the latest. Docker Hub writes the time as seconds since 1970
-/// (`X-Retry-After`, `X-RateLimit-Reset`), others as seconds from now.
+/// (`X-RetryPolicy-After`, `X-RateLimit-Reset`), others as seconds from now.
 pub(crate) fn gives_again(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let read = |name: &str| {
@@ -138,7 +138,7 @@ fn span(wait: Duration) -> String {
 
 /// What came of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Came {
+pub(crate) enum Outcome {
     Answer {
         status: u16,
         retry_after: Option<Duration>,
@@ -154,26 +154,28 @@ pub(crate) enum Next {
     /// It is the caller's to read.
     Take,
     Again(Duration),
-    /// Ask no more.
+    /// Call no more.
     Stop,
 }
 
 /// Asked again: what a later time can change. Everything else is an answer.
-pub(crate) fn next(came: Came, tries: u32, retry: &Retry, jitter: f64) -> Next {
+pub(crate) fn next(outcome: Outcome, tries: u32, retry: &RetryPolicy, jitter: f64) -> Next {
     let exhausted = tries >= retry.tries;
     let back_off = || if exhausted { Next::Stop } else { Next::Again(retry.back_off(tries, jitter)) };
-    match came {
-        Came::Answer { status: 429, retry_after: Some(wait), .. } if exhausted || wait > retry.patience => Next::Stop,
+    match outcome {
+        Outcome::Answer { status: 429, retry_after: Some(wait), .. } if exhausted || wait > retry.patience => {
+            Next::Stop
+        }
         // Never at once, whatever a past date says.
-        Came::Answer { status: 429 | 503, retry_after: Some(wait), .. } if wait <= retry.patience && !exhausted => {
+        Outcome::Answer { status: 429 | 503, retry_after: Some(wait), .. } if wait <= retry.patience && !exhausted => {
             Next::Again(wait.max(retry.back_off(0, jitter)))
         }
         // Nothing says when; trying blindly only prolongs it.
-        Came::Answer { status: 429, quota: true, .. } => Next::Stop,
-        Came::Answer { status: 408 | 429 | 500 | 502 | 503 | 504, .. } => back_off(),
-        Came::Answer { .. } => Next::Take,
-        Came::Nothing { known: true } => back_off(),
-        Came::Nothing { known: false } => Next::Stop,
+        Outcome::Answer { status: 429, quota: true, .. } => Next::Stop,
+        Outcome::Answer { status: 408 | 429 | 500 | 502 | 503 | 504, .. } => back_off(),
+        Outcome::Answer { .. } => Next::Take,
+        Outcome::Nothing { known: true } => back_off(),
+        Outcome::Nothing { known: false } => Next::Stop,
     }
 }
 
@@ -256,7 +258,7 @@ pub(crate) fn concerns_all(kind: Kind) -> bool {
 mod tests {
     use super::*;
 
-    const RETRY: Retry = Retry {
+    const RETRY: RetryPolicy = RetryPolicy {
         tries: 5,
         base: Duration::from_secs(1),
         cap: Duration::from_secs(30),
@@ -268,8 +270,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn answer(status: u16, retry_after: Option<u64>, quota: bool) -> Came {
-        Came::Answer { status, retry_after: retry_after.map(seconds), quota }
+    fn answer(status: u16, retry_after: Option<u64>, quota: bool) -> Outcome {
+        Outcome::Answer { status, retry_after: retry_after.map(seconds), quota }
     }
 
     #[test]
@@ -301,12 +303,12 @@ mod tests {
             (answer(408, None, false), 0, Again(seconds(1))),
             (answer(501, None, false), 0, Take),
             // No answer at all.
-            (Came::Nothing { known: false }, 0, Stop),
-            (Came::Nothing { known: true }, 0, Again(seconds(1))),
-            (Came::Nothing { known: true }, 5, Stop),
+            (Outcome::Nothing { known: false }, 0, Stop),
+            (Outcome::Nothing { known: true }, 0, Again(seconds(1))),
+            (Outcome::Nothing { known: true }, 5, Stop),
         ];
-        for (came, tries, expected) in rows {
-            assert_eq!(next(came, tries, &RETRY, 0.0), expected, "{came:?} after {tries}");
+        for (outcome, tries, expected) in rows {
+            assert_eq!(next(outcome, tries, &RETRY, 0.0), expected, "{outcome:?} after {tries}");
         }
     }
 

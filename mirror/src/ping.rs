@@ -8,10 +8,10 @@ use tokio::sync::mpsc::unbounded_channel;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind};
 use crate::options::Options;
-use crate::pace::{Quota, Retry};
+use crate::pace::{Quota, RetryPolicy};
 use crate::proxy::Proxies;
 use crate::reference::Reference;
-use crate::registry::{Registry, Wants};
+use crate::registry::{Need, Registry};
 use crate::sources::{Sources, target};
 
 /// Whether a registry answers at all, whatever it says: one GET of `/v2/`, without an account.
@@ -49,13 +49,13 @@ pub struct Limit {
 /// Asks the registry of an image for it by one HEAD, which counts for no quota.
 ///
 /// # Errors
-/// `Kind::Lock` for what is no image's name; as the registry answers, but for a limit.
+/// `Kind::Usage` for what is no image's name; as the registry answers, but for a limit.
 pub async fn limit(image: &str, options: &Options) -> Result<Limit, Error> {
     let reference =
-        Reference::parse(image).map_err(|reason| Error::new(Kind::Lock, format!("image {image:?} {reason}")))?;
+        Reference::parse(image).map_err(|reason| Error::new(Kind::Usage, format!("image {image:?} {reason}")))?;
     let (options, (events, _)) = (once(options), unbounded_channel());
     let registry = Sources::new(&options, &events).get(&reference.registry)?;
-    let asked = registry.digest_at_once(&reference.repository, reference.digest_or_tag(), Wants::All).await;
+    let asked = registry.digest_by_head(&reference.repository, reference.digest_or_tag(), Need::Required).await;
     let wait = match asked {
         Ok(_) => None,
         Err(error) if error.kind() == Kind::RateLimited => error.gives_again,
@@ -65,5 +65,5 @@ pub async fn limit(image: &str, options: &Options) -> Result<Limit, Error> {
 }
 
 fn once(options: &Options) -> Options {
-    Options { retry: Retry { tries: 0, ..options.retry }, ..options.clone() }
+    Options { retry: RetryPolicy { tries: 0, ..options.retry }, ..options.clone() }
 }

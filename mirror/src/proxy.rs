@@ -160,7 +160,7 @@ impl Proxies {
     /// As `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, each in capitals or not.
     ///
     /// # Errors
-    /// `Kind::Lock` for one that is mistyped, naming its variable, never its text, which
+    /// `Kind::Usage` for one that is mistyped, naming its variable, never its text, which
     /// may hold a password. An `ALL_PROXY` that cannot be read is passed over.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| std::env::var(name).ok())
@@ -193,7 +193,7 @@ impl Proxies {
     /// One for everything but this machine itself.
     ///
     /// # Errors
-    /// `Kind::Lock` for what is no proxy's address.
+    /// `Kind::Usage` for what is no proxy's address.
     pub fn all(proxy: &str) -> Result<Self, Error> {
         let proxy = named("the proxy", proxy)?;
         Ok(Self { http: Some(proxy.clone()), https: Some(proxy), ..Self::default() })
@@ -231,7 +231,7 @@ fn named(variable: &str, value: &str) -> Result<Proxy, Error> {
         let message = format!(
             "{variable} is no proxy's address: expected http://[user:password@]host:port, with https, socks5 or socks5h"
         );
-        Error::new(Kind::Lock, message)
+        Error::new(Kind::Usage, message)
     })
 }
 
@@ -316,7 +316,7 @@ mod tests {
         ] {
             let error = proxies(&[("https_proxy", wrong)]).unwrap_err();
             let said = error.to_string();
-            assert!(error.kind() == Kind::Lock && said.contains("https_proxy"), "{said}");
+            assert!(error.kind() == Kind::Usage && said.contains("https_proxy"), "{said}");
             assert!(!format!("{error:?}").contains("s3cret"), "{said}");
         }
     }

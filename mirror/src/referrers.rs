@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use crate::digest::Digest;
 use crate::error::{Error, Kind};
 use crate::manifest::{Manifest, OCI_INDEX};
-use crate::observe::Event;
-use crate::registry::Wants;
+use crate::observe::MirrorEvent;
+use crate::registry::Need;
 use crate::target::{Route, Target};
 
 /// Of cosign: `sha256-HEX.sig` and so on.
@@ -79,7 +79,7 @@ pub(crate) async fn copy(target: &Target, route: &Route, top: &Manifest) -> Resu
 impl Copying<'_> {
     fn warn(&self, what: &str, why: impl Display) {
         let text = format!("copied without {what}: {why}");
-        self.target.tell(Event::Warning { id: self.route.id.clone(), text });
+        self.target.tell(MirrorEvent::Warning { id: self.route.id.clone(), text });
     }
 
     /// What came of a part that the image can do without.
@@ -134,7 +134,7 @@ impl Copying<'_> {
         }
         let tag = tag(subject);
         // A HEAD first: a manifest that is not there must not cost a pull.
-        let found = self.route.source.digest_at_once(&self.route.repository, &tag, Wants::Little).await;
+        let found = self.route.source.digest_by_head(&self.route.repository, &tag, Need::Optional).await;
         // Some read it as the digest itself, and give the image (GitLab's registry).
         let Some(Some(found)) = self.part("what refers to it", found)? else { return Ok(Vec::new()) };
         // One that does not say its digest is known by its bytes, below.
@@ -193,7 +193,7 @@ impl Copying<'_> {
     async fn tagged(&self, subject: &Digest) -> Result<Vec<String>, Error> {
         let looks = COSIGN.map(|kind| async move {
             let tag = format!("{}.{kind}", tag(subject));
-            let found = self.route.source.digest_at_once(&self.route.repository, &tag, Wants::Little).await;
+            let found = self.route.source.digest_by_head(&self.route.repository, &tag, Need::Optional).await;
             (tag, found)
         });
         let mut tags = Vec::new();
@@ -243,7 +243,7 @@ impl Copying<'_> {
             return Err(Error::new(Kind::Invalid, format!("more than {MOST} manifests refer to it")));
         };
         self.left.set(left);
-        self.route.source.wanted_manifest(&self.route.repository, reference).await
+        self.route.source.required_manifest(&self.route.repository, reference).await
     }
 
     async fn put(&self, manifest: &Manifest, reference: &str) -> Result<bool, Error> {

@@ -16,13 +16,13 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::auth::{self, Challenge, Token, TokenAnswer, Tokens};
-use crate::credentials::{Account, Credentials, Found};
+use crate::credentials::{Credential, Credentials, Found};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind};
-use crate::manifest::Kept;
-use crate::observe::Event;
+use crate::manifest::ManifestCache;
+use crate::observe::MirrorEvent;
 use crate::options::Options;
-use crate::pace::{self, Came, Gate, Next, Quota, Retry};
+use crate::pace::{self, Gate, Next, Outcome, Quota, RetryPolicy};
 use crate::transport::{Body, Transport, full};
 use address::Address;
 use refusal::refusal;
@@ -40,11 +40,11 @@ pub(crate) struct Registry {
     /// A stand-in for the registry whose name it has: no account is its own.
     anonymous: bool,
     found: tokio::sync::OnceCell<Found>,
-    kept: Kept,
+    kept: ManifestCache,
     tokens: Tokens,
     pub gate: Gate,
-    pub retry: Retry,
-    events: UnboundedSender<Event>,
+    pub retry: RetryPolicy,
+    events: UnboundedSender<MirrorEvent>,
     requests: AtomicU64,
     answered: AtomicBool,
 }
@@ -60,22 +60,22 @@ impl Scope {
     }
 }
 
-pub(crate) struct Ask<'a> {
+pub(crate) struct Call<'a> {
     pub method: Method,
     pub url: &'a str,
     pub headers: HeaderMap,
     pub body: Bytes,
     pub scope: Option<&'a Scope>,
-    pub wants: Wants,
+    pub need: Need,
 }
 
 /// How much hangs on an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wants {
+pub(crate) enum Need {
     /// Nothing goes on without it.
-    All,
+    Required,
     /// There is another way: a refusal is an answer, and nobody waits for long.
-    Little,
+    Optional,
     /// It holds an account: never along a redirect.
     Secret,
 }
@@ -87,7 +87,7 @@ impl Registry {
         name: &str,
         endpoint: &Endpoint,
         options: &Options,
-        events: UnboundedSender<Event>,
+        events: UnboundedSender<MirrorEvent>,
     ) -> Result<Self, Error> {
         Ok(Self {
             address: Address::new(name, endpoint)?,
@@ -125,14 +125,14 @@ impl Registry {
     /// Sends a request until there is an answer worth reading: waits where the
     /// registry asks for it, asks again where that can help, gets a token when told
     /// to, follows redirects.
-    pub async fn send(&self, ask: Ask<'_>) -> Result<Response<Incoming>, Error> {
-        let mut url = ask.url.to_owned();
+    pub async fn send(&self, call: Call<'_>) -> Result<Response<Incoming>, Error> {
+        let mut url = call.url.to_owned();
         let (mut tries, mut redirects, mut authorized) = (0, 0, 0);
         loop {
             self.gate.pass().await?;
-            let sent = ask.scope.map(|scope| self.tokens.get(&scope.0));
+            let sent = call.scope.map(|scope| self.tokens.get(&scope.0));
             let request =
-                self.request(ask.method.clone(), &url, ask.headers.clone(), full(ask.body.clone()), ask.scope)?;
+                self.request(call.method.clone(), &url, call.headers.clone(), full(call.body.clone()), call.scope)?;
             let answer = tokio::time::timeout(self.retry.stall, self.exchange(request)).await;
             let answer = answer.unwrap_or_else(|_| {
                 let reason = format!("no answer within {} s", self.retry.stall.as_secs());
@@ -141,9 +141,9 @@ impl Registry {
             let response = match answer {
                 Ok(response) => response,
                 Err(error) => {
-                    let came = Came::Nothing { known: self.answered.load(Ordering::Relaxed) };
+                    let outcome = Outcome::Nothing { known: self.answered.load(Ordering::Relaxed) };
                     let error = self.address.error(error.kind, &url, &error.message);
-                    self.again(came, &mut tries, error, ask.wants).await?;
+                    self.again(outcome, &mut tries, error, call.need).await?;
                     continue;
                 }
             };
@@ -151,7 +151,7 @@ impl Registry {
             let challenge = Challenge::of(response.headers());
             if status == StatusCode::UNAUTHORIZED
                 && authorized < AUTHORIZED
-                && let Some(scope) = ask.scope
+                && let Some(scope) = call.scope
                 && url.parse().is_ok_and(|uri| self.address.is_ours(&uri))
                 // A token that was just got, and is good, but not for this: another one will be like it.
                 && challenge.as_ref().is_some_and(|challenge| authorized == 0 || !challenge.is_insufficient())
@@ -161,11 +161,11 @@ impl Registry {
                 continue;
             }
             // 307 and 308 keep the method, the older ones need not (RFC 9110, 15.4).
-            let reads = ask.method == Method::GET || ask.method == Method::HEAD;
+            let reads = call.method == Method::GET || call.method == Method::HEAD;
             let follows = matches!(status.as_u16(), 307 | 308) || reads && matches!(status.as_u16(), 301..=303);
-            if follows || ask.wants == Wants::Secret && status.is_redirection() {
+            if follows || call.need == Need::Secret && status.is_redirection() {
                 let to = self.address.resolve(&url, response.headers())?;
-                if ask.wants == Wants::Secret {
+                if call.need == Need::Secret {
                     let to = to.split('?').next().unwrap_or_default();
                     let reason = format!("leads to {to}, and no account is sent along a redirect");
                     return Err(self.address.error(Kind::Auth, &url, &reason));
@@ -184,67 +184,68 @@ impl Registry {
             {
                 // Addresses of a CDN expire: the registry gives a fresh one.
                 let error = self.refused(&url, response).await;
-                let came = Came::Answer { status: 503, retry_after: None, quota: false };
-                self.again(came, &mut tries, Error { kind: Kind::Protocol, ..error }, ask.wants).await?;
-                (url, redirects) = (ask.url.to_owned(), 0);
+                let outcome = Outcome::Answer { status: 503, retry_after: None, quota: false };
+                self.again(outcome, &mut tries, Error { kind: Kind::Protocol, ..error }, call.need).await?;
+                (url, redirects) = (call.url.to_owned(), 0);
                 continue;
             }
             // Registries say in many ways that it is too much; what else they forbid is final.
             if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
-                let (error, came) = self.judge(&url, response).await;
+                let (error, outcome) = self.judge(&url, response).await;
                 if error.kind != Kind::RateLimited {
                     let mute = status == StatusCode::UNAUTHORIZED && authorized == 0 && challenge.is_none();
-                    if mute && ask.scope.is_some() {
+                    if mute && call.scope.is_some() {
                         let silent = self.address.error(Kind::Auth, &url, "answered 401 without saying what it wants");
                         return Err(Error { status: error.status, ..silent });
                     }
                     // What could not be asked for an account may be why.
                     let trouble = self.found.get().and_then(|found| found.trouble.as_ref());
-                    let more = trouble.filter(|_| ask.scope.is_some()).map(|trouble| format!("; {trouble}"));
+                    let more = trouble.filter(|_| call.scope.is_some()).map(|trouble| format!("; {trouble}"));
                     let message = format!("{}{}", error.message, more.unwrap_or_default());
                     return Err(Error { message, ..error });
                 }
-                self.again(came, &mut tries, error, ask.wants).await?;
+                self.again(outcome, &mut tries, error, call.need).await?;
                 continue;
             }
-            let came = Came::Answer {
+            let outcome = Outcome::Answer {
                 status: status.as_u16(),
                 retry_after: pace::retry_after(response.headers(), SystemTime::now()),
                 quota: false,
             };
-            if pace::next(came, 0, &self.retry, 0.0) == Next::Take {
+            if pace::next(outcome, 0, &self.retry, 0.0) == Next::Take {
                 return Ok(response);
             }
-            let (error, came) = self.judge(&url, response).await;
-            self.again(came, &mut tries, error, ask.wants).await?;
+            let (error, outcome) = self.judge(&url, response).await;
+            self.again(outcome, &mut tries, error, call.need).await?;
         }
     }
 
     /// Waits, or gives up with this error.
-    pub async fn again(&self, came: Came, tries: &mut u32, error: Error, wants: Wants) -> Result<(), Error> {
-        let own_fault = matches!(came, Came::Answer { status: 500, .. });
+    pub async fn again(&self, outcome: Outcome, tries: &mut u32, error: Error, need: Need) -> Result<(), Error> {
+        let own_fault = matches!(outcome, Outcome::Answer { status: 500, .. });
         let answered = error.status.is_some() && error.kind != Kind::RateLimited;
-        let next = match wants {
+        let next = match need {
             // A full disk is full the next second too.
             _ if error.kind == Kind::DiskFull => Next::Stop,
             // A limit, and a registry that is away for a moment, are waited for all the same.
-            Wants::Little if answered && (own_fault || *tries >= 1) => Next::Stop,
-            _ => pace::next(came, *tries, &self.retry, fastrand::f64()),
+            Need::Optional if answered && (own_fault || *tries >= 1) => Next::Stop,
+            _ => pace::next(outcome, *tries, &self.retry, fastrand::f64()),
         };
         let Next::Again(wait) = next else {
             // A registry may stumble over one thing and serve all others.
             let one_thing = own_fault && error.kind != Kind::DiskFull;
-            let little = wants == Wants::Little && answered;
-            if pace::concerns_all(error.kind) && !one_thing && !little {
+            let optional = need == Need::Optional && answered;
+            if pace::concerns_all(error.kind) && !one_thing && !optional {
                 return Err(self.gate.stop(self.whole(error)));
             }
             return Err(error);
         };
         *tries += 1;
         // Too fast for one is too fast for all; a broken connection is nobody else's.
-        let shared = matches!(came, Came::Answer { status: 429 | 503, .. });
+        let shared = matches!(outcome, Outcome::Answer { status: 429 | 503, .. });
         if !shared || self.gate.close(wait) {
-            let event = Event::Waiting { registry: self.address.name.clone(), wait, reason: error.message.clone() };
+            let event =
+                MirrorEvent::Waiting { registry: self.address.name.clone(), wait, reason: error.message.clone() };
             // Nobody listens any more once the copy has ended.
             let _ = self.events.send(event);
         }
@@ -275,7 +276,7 @@ impl Registry {
     }
 
     /// A refusal, for people and for the decision table.
-    pub async fn judge(&self, url: &str, response: Response<Incoming>) -> (Error, Came) {
+    pub async fn judge(&self, url: &str, response: Response<Incoming>) -> (Error, Outcome) {
         let mut status = response.status().as_u16();
         let retry_after = pace::retry_after(response.headers(), SystemTime::now());
         let gives_again = pace::gives_again(response.headers(), SystemTime::now());
@@ -296,7 +297,7 @@ impl Registry {
             // A judgement on what was sent stays the same, whatever the status.
             status = 400;
         }
-        (error, Came::Answer { status, retry_after, quota })
+        (error, Outcome::Answer { status, retry_after, quota })
     }
 
     fn request(
@@ -370,7 +371,7 @@ impl Registry {
                     let found = self.credentials.find(&self.address.name).await?;
                     if let Some(trouble) = &found.trouble {
                         let text = format!("goes on without an account: {trouble}");
-                        let _ = self.events.send(Event::Warning { id: self.address.name.clone(), text });
+                        let _ = self.events.send(MirrorEvent::Warning { id: self.address.name.clone(), text });
                     }
                     Ok::<_, Error>(found)
                 })
@@ -383,7 +384,7 @@ impl Registry {
         let challenge =
             Challenge::of(refused.headers()).ok_or_else(|| wants("answered 401 without saying what it wants"))?;
         let (realm, service) = match (challenge, account) {
-            (Challenge::Basic, Some(Account::Password { username, password })) => {
+            (Challenge::Basic, Some(Credential::Password { username, password })) => {
                 if !self.address.may_send_account() {
                     return Err(wants("wants the account without TLS"));
                 }
@@ -396,7 +397,7 @@ impl Registry {
                 self.tokens.put(&scope.0, Token { header, until: None });
                 return Ok(());
             }
-            (Challenge::Basic, Some(Account::IdentityToken(_))) => {
+            (Challenge::Basic, Some(Credential::IdentityToken(_))) => {
                 return Err(wants("wants a password, and there is an identity token"));
             }
             (Challenge::Basic, None) if self.anonymous => {
@@ -422,8 +423,8 @@ impl Registry {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         }
         let body = Bytes::from(request.form.unwrap_or_default());
-        let secret = if account.is_some() { Wants::Secret } else { Wants::All };
-        let asked = self.send(Ask { method, url: &request.url, headers, body, scope: None, wants: secret }).await;
+        let secret = if account.is_some() { Need::Secret } else { Need::Required };
+        let asked = self.send(Call { method, url: &request.url, headers, body, scope: None, need: secret }).await;
         let response = match asked {
             Ok(response) if response.status().is_success() => Ok(response),
             Ok(response) => Err(self.refused(&realm, response).await),

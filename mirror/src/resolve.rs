@@ -4,9 +4,9 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind};
-use crate::lock::{Child, Lock, LockedImage, Mode, Wanted};
+use crate::lock::{Child, ImageList, ImagesLock, LockedImage, Mode};
 use crate::manifest::{Descriptor, Manifest};
-use crate::observe::{Event, Observe, relay};
+use crate::observe::{MirrorEvent, Observe, relay};
 use crate::options::Options;
 use crate::registry::Registry;
 use crate::sources::Sources;
@@ -18,14 +18,14 @@ use crate::sources::Sources;
 /// The first image's that could not be resolved, with all that could not be: as the
 /// registries answer; `Kind::Platform` where a wanted platform is missing.
 pub async fn resolve(
-    wanted: &Wanted,
-    known: Option<&Lock>,
+    wanted: &ImageList,
+    known: Option<&ImagesLock>,
     options: &Options,
     observe: &dyn Observe,
-) -> Result<Lock, Error> {
+) -> Result<ImagesLock, Error> {
     relay(observe, async |events| {
         let sources = Sources::new(options, &events);
-        let mut lock = Lock::unresolved(wanted);
+        let mut lock = ImagesLock::unresolved(wanted);
         let images = lock.images.iter_mut().map(|image| {
             let platforms =
                 wanted.images.iter().find(|wanted| wanted.id == image.id).map(|wanted| wanted.platforms.as_slice());
@@ -50,9 +50,9 @@ async fn one(
     platforms: &[String],
     known: Option<&LockedImage>,
     sources: &Sources<'_>,
-    events: &UnboundedSender<Event>,
+    events: &UnboundedSender<MirrorEvent>,
 ) -> Result<(), Error> {
-    let _ = events.send(Event::Started { id: image.id.clone() });
+    let _ = events.send(MirrorEvent::Started { id: image.id.clone() });
     let (source, tag) = image.source()?;
     let registry = sources.get(&source.registry)?;
     let repository = source.repository;
@@ -68,7 +68,7 @@ async fn one(
         }
     }
     let reference = source.digest.as_ref().map_or(tag.as_str(), Digest::as_str);
-    let manifest = registry.wanted_manifest(&repository, reference).await?;
+    let manifest = registry.required_manifest(&repository, reference).await?;
     let children: Vec<Child> = if manifest.is_index() {
         manifest.document.manifests.iter().filter_map(Descriptor::child).collect()
     } else {

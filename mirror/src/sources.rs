@@ -7,19 +7,19 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::observe::Event;
+use crate::observe::MirrorEvent;
 use crate::options::Options;
 use crate::registry::Registry;
 
 /// The source registries, each made once: its tokens, pace and quota are one.
 pub(crate) struct Sources<'a> {
     options: &'a Options,
-    events: UnboundedSender<Event>,
+    events: UnboundedSender<MirrorEvent>,
     registries: Mutex<BTreeMap<String, Arc<Registry>>>,
 }
 
 impl<'a> Sources<'a> {
-    pub fn new(options: &'a Options, events: &UnboundedSender<Event>) -> Self {
+    pub fn new(options: &'a Options, events: &UnboundedSender<MirrorEvent>) -> Self {
         Self { options, events: events.clone(), registries: Mutex::default() }
     }
 
@@ -41,7 +41,7 @@ impl<'a> Sources<'a> {
 }
 
 /// The registry that images are copied to.
-pub(crate) fn target(options: &Options, events: &UnboundedSender<Event>) -> Result<Arc<Registry>, Error> {
+pub(crate) fn target(options: &Options, events: &UnboundedSender<MirrorEvent>) -> Result<Arc<Registry>, Error> {
     let (name, _) = options.target.parts()?;
     Registry::new(name.as_str(), &options.target, options, events.clone()).map(Arc::new)
 }

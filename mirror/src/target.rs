@@ -13,9 +13,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::blob::{Source, Watch};
 use crate::error::{Error, Kind};
 use crate::manifest::Descriptor;
-use crate::observe::Event;
-use crate::pace::{self, Came, Next};
-use crate::registry::{Ask, Registry, Scope, Wants};
+use crate::observe::MirrorEvent;
+use crate::pace::{self, Next, Outcome};
+use crate::registry::{Call, Need, Registry, Scope};
 
 /// From this size on, in bytes, a blob is looked for before it is uploaded: moving it
 /// takes longer than a HEAD.
@@ -75,15 +75,15 @@ enum Start {
 pub(crate) struct Target {
     pub registry: Arc<Registry>,
     pub counts: Counts,
-    events: UnboundedSender<Event>,
+    events: UnboundedSender<MirrorEvent>,
 }
 
 impl Target {
-    pub fn new(registry: Arc<Registry>, events: UnboundedSender<Event>) -> Self {
+    pub fn new(registry: Arc<Registry>, events: UnboundedSender<MirrorEvent>) -> Self {
         Self { registry, counts: Counts::default(), events }
     }
 
-    pub fn tell(&self, event: Event) {
+    pub fn tell(&self, event: MirrorEvent) {
         // The receiver lives as long as this.
         let _ = self.events.send(event);
     }
@@ -97,7 +97,7 @@ impl Target {
             at = Some(repository.clone());
         }
         if !moved {
-            self.tell(Event::Spared { id: blob.id.clone(), bytes: blob.source.size });
+            self.tell(MirrorEvent::Spared { id: blob.id.clone(), bytes: blob.source.size });
         }
         Ok(())
     }
@@ -137,10 +137,10 @@ impl Target {
     async fn start(&self, repository: &str, query: &str, scope: &Scope) -> Result<Start, Error> {
         let url = self.registry.address.url(repository, &format!("blobs/uploads/{query}"));
         // A mount saves an upload, and is nothing to insist on.
-        let wants = if query.is_empty() { Wants::All } else { Wants::Little };
+        let need = if query.is_empty() { Need::Required } else { Need::Optional };
         let (headers, body) = (HeaderMap::new(), Bytes::new());
-        let ask = Ask { method: Method::POST, url: &url, headers, body, scope: Some(scope), wants };
-        let error = match self.registry.send(ask).await {
+        let call = Call { method: Method::POST, url: &url, headers, body, scope: Some(scope), need };
+        let error = match self.registry.send(call).await {
             Ok(answer) if answer.status() == StatusCode::CREATED => return Ok(Start::Placed),
             Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
                 return self.registry.address.resolve(&url, answer.headers()).map(Start::Upload);
@@ -149,7 +149,7 @@ impl Target {
             Err(error) => error,
         };
         let final_too = matches!(error.kind, Kind::RateLimited | Kind::DiskFull);
-        if wants == Wants::Little && error.status.is_some() && !final_too {
+        if need == Need::Optional && error.status.is_some() && !final_too {
             return Ok(Start::Refused);
         }
         // Registries that make no repository by themselves say that there is none.
@@ -205,16 +205,16 @@ impl Target {
             {
                 return Ok(());
             }
-            self.tell(Event::Lost { id: id.clone(), bytes: watch.bytes() });
+            self.tell(MirrorEvent::Lost { id: id.clone(), bytes: watch.bytes() });
             match (sent, watch.failure()) {
                 // The target only saw a cut: the source knows why.
                 (_, Some(error)) if error.passing => {
-                    target.again(Came::Nothing { known: true }, &mut tries, error, Wants::All).await?;
+                    target.again(Outcome::Nothing { known: true }, &mut tries, error, Need::Required).await?;
                 }
                 (_, Some(error)) => return Err(error),
                 (Err(error), None) => {
                     let error = target.address.error(error.kind, &url, &error.message);
-                    target.again(Came::Nothing { known: true }, &mut tries, error, Wants::All).await?;
+                    target.again(Outcome::Nothing { known: true }, &mut tries, error, Need::Required).await?;
                 }
                 (Ok(answer), None) => {
                     let status = answer.status();
@@ -231,14 +231,14 @@ impl Target {
                         location = Some(target.address.resolve(&url, answer.headers())?);
                         continue;
                     }
-                    let (error, came) = target.judge(&url, answer).await;
+                    let (error, outcome) = target.judge(&url, answer).await;
                     // An upload that the registry has forgotten, having been restarted for instance.
-                    let came = match pace::next(came, 0, &target.retry, 0.0) {
-                        Next::Take if status == StatusCode::NOT_FOUND => Came::Nothing { known: true },
+                    let outcome = match pace::next(outcome, 0, &target.retry, 0.0) {
+                        Next::Take if status == StatusCode::NOT_FOUND => Outcome::Nothing { known: true },
                         Next::Take => return Err(error),
-                        _ => came,
+                        _ => outcome,
                     };
-                    target.again(came, &mut tries, error, Wants::All).await?;
+                    target.again(outcome, &mut tries, error, Need::Required).await?;
                 }
             }
         }

@@ -140,7 +140,7 @@ impl Trust {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if let Some(path) = &self.ca {
             let failed = |error: &dyn std::fmt::Display| {
-                Error::new(Kind::Lock, format!("{path}: expected certificates in PEM: {error}"))
+                Error::new(Kind::Usage, format!("{path}: expected certificates in PEM: {error}"))
             };
             let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))?;
             for certificate in certificates {

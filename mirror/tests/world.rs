@@ -10,16 +10,17 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use image_mirror::{
-    Account, Digest, Endpoint, Error, Event, Kind, Lock, Observe, Options, Retry, Summary, Wanted, WantedImage,
+    Credential, Digest, Endpoint, Error, ImageList, ImagesLock, Kind, ListedImage, MirrorEvent, Observe, Options,
+    RetryPolicy, Summary,
 };
 use serde_json::{Value, json};
 use server::{Answer, Request, Server, answer, challenge};
 
 #[derive(Default)]
-struct Heard(Mutex<Vec<Event>>);
+struct Heard(Mutex<Vec<MirrorEvent>>);
 
 impl Observe for Heard {
-    fn event(&self, event: Event) {
+    fn event(&self, event: MirrorEvent) {
         self.0.lock().unwrap().push(event);
     }
 }
@@ -28,7 +29,7 @@ impl Heard {
     fn warnings(&self) -> Vec<String> {
         let events = self.0.lock().unwrap();
         let texts = events.iter().filter_map(|event| match event {
-            Event::Warning { id, text } => Some(format!("{id}: {text}")),
+            MirrorEvent::Warning { id, text } => Some(format!("{id}: {text}")),
             _ => None,
         });
         texts.collect()
@@ -39,7 +40,7 @@ fn block<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-const RETRY: Retry = Retry {
+const RETRY: RetryPolicy = RetryPolicy {
     tries: 3,
     base: Duration::from_millis(5),
     cap: Duration::from_millis(20),
@@ -55,24 +56,24 @@ fn options(source: &Server, target: &Server) -> Options {
     options
 }
 
-fn wanted(images: &[&str]) -> Wanted {
-    let images = images.iter().map(|image| WantedImage {
+fn wanted(images: &[&str]) -> ImageList {
+    let images = images.iter().map(|image| ListedImage {
         id: image.rsplit('/').next().unwrap().split(':').next().unwrap().to_owned(),
         image: (*image).to_owned(),
         target: format!("mirror/{}", image.rsplit('/').next().unwrap().split(':').next().unwrap()),
         platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
         why: "a test".to_owned(),
     });
-    Wanted { images: images.collect() }
+    ImageList { images: images.collect() }
 }
 
-fn resolve(images: &[&str], options: &Options) -> Result<Lock, Error> {
+fn resolve(images: &[&str], options: &Options) -> Result<ImagesLock, Error> {
     block(image_mirror::resolve(&wanted(images), None, options, &Heard::default()))
 }
 
 /// Resolved past all rules, as if it had been long ago.
-fn locked(images: &[&str], digests: &[Digest]) -> Lock {
-    let mut lock = Lock::unresolved(&wanted(images));
+fn locked(images: &[&str], digests: &[Digest]) -> ImagesLock {
+    let mut lock = ImagesLock::unresolved(&wanted(images));
     for (image, digest) in lock.images.iter_mut().zip(digests) {
         image.image = format!("{}@{digest}", image.image);
         image.target_digest = Some(digest.clone());
@@ -80,19 +81,19 @@ fn locked(images: &[&str], digests: &[Digest]) -> Lock {
     lock
 }
 
-fn copy(lock: &Lock, options: &Options) -> (Result<Summary, Error>, Heard) {
+fn copy(lock: &ImagesLock, options: &Options) -> (Result<Summary, Error>, Heard) {
     let heard = Heard::default();
     (block(image_mirror::copy(lock, options, &heard)), heard)
 }
 
 #[track_caller]
-fn copied(lock: &Lock, options: &Options) -> (Summary, Heard) {
+fn copied(lock: &ImagesLock, options: &Options) -> (Summary, Heard) {
     let (summary, heard) = copy(lock, options);
     (summary.unwrap_or_else(|error| panic!("{error} {:?}", error.images())), heard)
 }
 
-fn password(password: &str) -> Account {
-    Account::Password { username: "anna".to_owned(), password: password.to_owned() }
+fn password(password: &str) -> Credential {
+    Credential::Password { username: "anna".to_owned(), password: password.to_owned() }
 }
 
 /// anna:s3cret
@@ -209,7 +210,7 @@ fn docker_hub_is_one_registry_by_all_its_names() {
     assert!(source.seen().iter().all(|seen| seen.path == "/token" || seen.path.starts_with("/v2/library/redis/")));
     // What names no registry never asks one.
     let error = resolve(&["temporalio/server:1.29.0"], &options(&source, &Server::plain())).unwrap_err();
-    assert!(error.kind() == Kind::Lock && error.to_string().contains("docker.io/temporalio/server:1.29.0"), "{error}");
+    assert!(error.kind() == Kind::Usage && error.to_string().contains("docker.io/temporalio/server:1.29.0"), "{error}");
 }
 
 #[test]
@@ -374,7 +375,7 @@ fn a_quota_that_is_used_up_is_told_in_one_line() {
     assert!(said.ends_with(&format!("; missing: {}", ids.join(", "))), "{said}");
     assert!(!said.contains("http://") && !said.contains("/v2/"), "another image's address: {said}");
     assert_eq!((error.images().len(), error.other_images().len()), (7, 0));
-    assert!(!heard.0.lock().unwrap().iter().any(|event| matches!(event, Event::Failed { .. })));
+    assert!(!heard.0.lock().unwrap().iter().any(|event| matches!(event, MirrorEvent::Failed { .. })));
     // Those that were on their way already asked, and nobody after them.
     assert!(source.count("GET", "/manifests/") <= options.transfers);
     // The same of tags.
@@ -747,7 +748,7 @@ fn what_is_left_behind_of_a_long_or_broken_list_is_told() {
 fn an_account_goes_along_no_redirect() {
     let stranger = Server::with(|_| Some(answer(200, r#"{"token":"stolen"}"#)));
     for status in [301, 302, 303, 307, 308] {
-        for account in [password("s3cret"), Account::IdentityToken("r3fresh".to_owned())] {
+        for account in [password("s3cret"), Credential::IdentityToken("r3fresh".to_owned())] {
             let to = stranger.address.clone();
             let source = Server::with(move |request| match request.path.as_str() {
                 "/token" => Some(answer(status, "").with("location", format!("http://{to}/token"))),

@@ -87,7 +87,7 @@ fn a_target_that_refuses_is_told_by_its_words_and_holds_nothing_that_can_be_pull
         let target = Registry::start();
         let proxy = Proxy::before(&target.address, rule);
         let mut options = options(source(), &proxy.address);
-        options.retry = Retry { tries: 1, stall: Duration::from_secs(1), ..options.retry };
+        options.retry = RetryPolicy { tries: 1, stall: Duration::from_secs(1), ..options.retry };
         let error = copy(&lock, &options).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(expected), "{error}");

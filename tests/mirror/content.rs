@@ -11,7 +11,7 @@ fn liberal() -> Registry {
 
 /// What is wanted of a repository of that registry, resolved and copied to another one.
 #[track_caller]
-fn through(from: &Registry, repository: &str, platforms: &[&str]) -> (Lock, Registry) {
+fn through(from: &Registry, repository: &str, platforms: &[&str]) -> (ImagesLock, Registry) {
     let target = liberal();
     let options = options(&from.address, &target.address);
     let mut wanted = wanted(&[repository]);

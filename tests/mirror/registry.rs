@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use image_mirror::{Digest, Endpoint, Lock, Options, Retry, Wanted, WantedImage};
+use image_mirror::{Digest, Endpoint, ImageList, ImagesLock, ListedImage, Options, RetryPolicy};
 use serde_json::{Value, json};
 
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -229,19 +229,19 @@ pub fn push_index(address: &str, repository: &str, tag: &str, layers: &[Vec<u8>]
 }
 
 /// What is wanted of these repositories of Docker Hub, under `mirror/…`.
-pub fn wanted(repositories: &[&str]) -> Wanted {
-    let images = repositories.iter().map(|repository| WantedImage {
+pub fn wanted(repositories: &[&str]) -> ImageList {
+    let images = repositories.iter().map(|repository| ListedImage {
         id: (*repository).to_owned(),
         image: format!("docker.io/{repository}:1"),
         target: format!("mirror/{repository}"),
         platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
         why: "a test".to_owned(),
     });
-    Wanted { images: images.collect() }
+    ImageList { images: images.collect() }
 }
 
 /// Short waits: a test is not a night on the rails.
-pub const RETRY: Retry = Retry {
+pub const RETRY: RetryPolicy = RetryPolicy {
     tries: 5,
     base: Duration::from_millis(20),
     cap: Duration::from_millis(300),
@@ -258,7 +258,7 @@ pub fn options(source: &str, target: &str) -> Options {
 
 /// Everything that the lock names is at the target, byte for byte, under digest and tag.
 #[track_caller]
-pub fn assert_complete(target: &str, lock: &Lock) {
+pub fn assert_complete(target: &str, lock: &ImagesLock) {
     for image in &lock.images {
         let digest = image.target_digest.as_ref().unwrap();
         assert_eq!(manifest(target, &image.target, "1").unwrap().1, *digest, "the tag of {}", image.id);
@@ -286,7 +286,7 @@ pub fn manifest(address: &str, repository: &str, reference: &str) -> Option<(Val
 
 /// Nothing of it can be pulled.
 #[track_caller]
-pub fn assert_invisible(target: &str, lock: &Lock) {
+pub fn assert_invisible(target: &str, lock: &ImagesLock) {
     for image in &lock.images {
         let digest = image.target_digest.as_ref().unwrap();
         assert!(manifest(target, &image.target, digest.as_str()).is_none(), "{} by digest", image.id);

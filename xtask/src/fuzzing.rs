@@ -194,7 +194,7 @@ fn kept_checklist(bytes: &[u8]) {
 
 fn rendered_manifests(bytes: &[u8]) {
     let text = text(bytes);
-    let lock = image_mirror::Lock { version: 1, platforms: Vec::new(), images: Vec::new() };
+    let lock = image_mirror::ImagesLock { version: 1, platforms: Vec::new(), images: Vec::new() };
     static PLACES: LazyLock<Option<images::Places>> =
         LazyLock::new(|| bounds::yaml(include_str!("../../infra/images/places.yaml")).ok());
     let Some(places) = PLACES.as_ref() else { return };
@@ -207,7 +207,7 @@ fn rendered_manifests(bytes: &[u8]) {
 
 fn images_lock(bytes: &[u8]) {
     let text = text(bytes);
-    let Ok(lock) = bounds::yaml::<image_mirror::Lock>(&text) else { return };
+    let Ok(lock) = bounds::yaml::<image_mirror::ImagesLock>(&text) else { return };
     for image in &lock.images {
         let platforms = ["linux/amd64".to_owned(), "linux/arm64/v8".to_owned()];
         let _ = images::judge(&format!("reg/{}", image.image), "reg", &lock, &platforms);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use image_mirror::{Endpoint, Kept};
+use image_mirror::{Endpoint, ManifestCache};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -450,7 +450,7 @@ async fn serve(
         docker_output(["rmi", &target]).await?;
         step.done();
     }
-    mirror::resolve(context, &lab.origin(), &[], &Kept::default()).await?;
+    mirror::resolve(context, &lab.origin(), &[], &ManifestCache::default()).await?;
     let text = serde_json::to_string_pretty(upstream).unwrap_or_default();
     files::write_atomically(&pushed_path, text.as_bytes())
         .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {pushed_path}: {error}")))

@@ -8,7 +8,7 @@ mod progress;
 mod resolve;
 
 use camino::Utf8PathBuf;
-use image_mirror::{Endpoint, Lock, Options, Wanted};
+use image_mirror::{Endpoint, ImageList, ImagesLock, Options};
 
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
@@ -40,8 +40,8 @@ impl Origin {
     }
 
     /// What its lock says.
-    pub fn read_lock(&self) -> Result<Lock, Failure> {
-        Lock::read(&self.lock).map_err(failure)
+    pub fn read_lock(&self) -> Result<ImagesLock, Failure> {
+        ImagesLock::read(&self.lock).map_err(failure)
     }
 
     fn options(&self, context: &Context) -> Result<Options, Failure> {
@@ -55,8 +55,8 @@ impl Origin {
     }
 
     /// The images that the tree lists; of a stand-in, for what a machine like this one runs.
-    fn listed(&self, context: &Context) -> Result<Wanted, Failure> {
-        let mut listed = Wanted::read(&list_path(context)).map_err(failure)?;
+    fn listed(&self, context: &Context) -> Result<ImageList, Failure> {
+        let mut listed = ImageList::read(&list_path(context)).map_err(failure)?;
         if self.stand_in.is_some() {
             let arch = match std::env::consts::ARCH {
                 "x86_64" => "amd64",
@@ -80,7 +80,7 @@ async fn interruptible<T>(work: impl Future<Output = Result<T, image_mirror::Err
 }
 
 /// Of a lock the images with these ids; all for none.
-pub fn pick(context: &Context, mut lock: Lock, ids: &[&str]) -> Result<Lock, Failure> {
+pub fn pick(context: &Context, mut lock: ImagesLock, ids: &[&str]) -> Result<ImagesLock, Failure> {
     if let Some(unknown) = ids.iter().find(|id| !lock.images.iter().any(|image| image.id == **id)) {
         let known: Vec<&str> = lock.images.iter().map(|image| image.id.as_str()).collect();
         return Err(Failure::usage(format!(

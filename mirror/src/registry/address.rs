@@ -27,7 +27,7 @@ impl Address {
         let (authority, prefix) = endpoint.parts()?;
         let hub = is_docker_hub(&authority.host().to_ascii_lowercase());
         if hub && endpoint.plain_http {
-            return Err(Error::new(Kind::Lock, format!("{authority}: Docker Hub is never spoken to in plain HTTP")));
+            return Err(Error::new(Kind::Usage, format!("{authority}: Docker Hub is never spoken to in plain HTTP")));
         }
         Ok(Self {
             name: name.to_owned(),
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn docker_hub_is_never_spoken_to_in_plain_http_and_has_its_api_elsewhere() {
-        assert_eq!(address("docker.io", true).err().unwrap().kind(), Kind::Lock);
+        assert_eq!(address("docker.io", true).err().unwrap().kind(), Kind::Usage);
         let hub = address("docker.io", false).unwrap();
         assert_eq!(hub.url("library/redis", "tags/list"), "https://registry-1.docker.io/v2/library/redis/tags/list");
     }

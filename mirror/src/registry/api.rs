@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::address::next_page;
-use super::{Ask, Registry, Scope, Wants};
+use super::{Call, Need, Registry, Scope};
 use crate::digest::Digest;
 use crate::error::{Error, Kind};
 use crate::manifest::{self, Manifest};
@@ -27,8 +27,8 @@ impl Registry {
     /// Whether an address is served to us, which need not be one of this registry.
     pub async fn ping(&self, url: &str) -> Result<(), Error> {
         let (scope, headers, body) = (Scope::nothing(), HeaderMap::new(), Bytes::new());
-        let ask = Ask { method: Method::GET, url, headers, body, scope: Some(&scope), wants: Wants::All };
-        let response = self.send(ask).await?;
+        let call = Call { method: Method::GET, url, headers, body, scope: Some(&scope), need: Need::Required };
+        let response = self.send(call).await?;
         if response.status().is_success() { Ok(()) } else { Err(self.refused(url, response).await) }
     }
 
@@ -42,15 +42,15 @@ impl Registry {
     pub async fn manifest(&self, repository: &str, reference: &str) -> Result<Option<Manifest>, Error> {
         let url = self.address.url(repository, &format!("manifests/{reference}"));
         let scope = self.pull(repository);
-        let ask = Ask {
+        let call = Call {
             method: Method::GET,
             url: &url,
             headers: Self::accepting_manifests(),
             body: Bytes::new(),
             scope: Some(&scope),
-            wants: Wants::All,
+            need: Need::Required,
         };
-        let response = self.send(ask).await?;
+        let response = self.send(call).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Ok(None),
@@ -75,7 +75,7 @@ impl Registry {
     }
 
     /// As `manifest`, where it must be there; one that was read before is not asked for again.
-    pub async fn wanted_manifest(&self, repository: &str, reference: &str) -> Result<Manifest, Error> {
+    pub async fn required_manifest(&self, repository: &str, reference: &str) -> Result<Manifest, Error> {
         if let Some(manifest) = self.kept.get(reference) {
             return Ok(manifest);
         }
@@ -89,7 +89,7 @@ impl Registry {
     /// The digest that a reference has here, by one HEAD, which counts for no quota. Where
     /// that is not allowed, by a GET, whose refusal comes with a reason.
     pub async fn digest_of(&self, repository: &str, reference: &str) -> Result<Option<Option<Digest>>, Error> {
-        match self.digest_at_once(repository, reference, Wants::All).await {
+        match self.digest_by_head(repository, reference, Need::Required).await {
             Err(error) if matches!(error.status, Some(400 | 401 | 403 | 405 | 406 | 501)) => {
                 Ok(self.manifest(repository, reference).await?.map(|manifest| Some(manifest.digest)))
             }
@@ -98,14 +98,14 @@ impl Registry {
     }
 
     /// As `digest_of`, by a HEAD alone.
-    pub async fn digest_at_once(
+    pub async fn digest_by_head(
         &self,
         repository: &str,
         reference: &str,
-        wants: Wants,
+        need: Need,
     ) -> Result<Option<Option<Digest>>, Error> {
         let url = self.address.url(repository, &format!("manifests/{reference}"));
-        let response = self.head(repository, &url, Self::accepting_manifests(), wants).await?;
+        let response = self.head(repository, &url, Self::accepting_manifests(), need).await?;
         match response.status() {
             StatusCode::OK => {
                 let said = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
@@ -126,7 +126,7 @@ impl Registry {
     /// Where it will not say, it is as if it were not there: the upload tells.
     pub async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool, Error> {
         let url = self.address.url(repository, &format!("blobs/{digest}"));
-        match self.head(repository, &url, HeaderMap::new(), Wants::All).await {
+        match self.head(repository, &url, HeaderMap::new(), Need::Required).await {
             Ok(response) if response.status() == StatusCode::OK => Ok(true),
             Ok(response) if response.status().is_client_error() => Ok(false),
             Ok(response) => Err(self.refused(&url, response).await),
@@ -140,10 +140,10 @@ impl Registry {
         repository: &str,
         url: &str,
         headers: HeaderMap,
-        wants: Wants,
+        need: Need,
     ) -> Result<Response<Incoming>, Error> {
         let scope = self.pull(repository);
-        self.send(Ask { method: Method::HEAD, url, headers, body: Bytes::new(), scope: Some(&scope), wants }).await
+        self.send(Call { method: Method::HEAD, url, headers, body: Bytes::new(), scope: Some(&scope), need }).await
     }
 
     /// A small blob, whole.
@@ -151,8 +151,8 @@ impl Registry {
         let url = self.address.url(repository, &format!("blobs/{digest}"));
         let scope = self.pull(repository);
         let (headers, body) = (HeaderMap::new(), Bytes::new());
-        let ask = Ask { method: Method::GET, url: &url, headers, body, scope: Some(&scope), wants: Wants::All };
-        let response = self.send(ask).await?;
+        let call = Call { method: Method::GET, url: &url, headers, body, scope: Some(&scope), need: Need::Required };
+        let response = self.send(call).await?;
         match response.status() {
             StatusCode::OK => self.read(&url, response, MANIFEST_LIMIT).await.map(Some),
             StatusCode::NOT_FOUND => Ok(None),
@@ -166,9 +166,9 @@ impl Registry {
         let scope = self.pull(repository);
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(manifest::OCI_INDEX));
-        let ask =
-            Ask { method: Method::GET, url, headers, body: Bytes::new(), scope: Some(&scope), wants: Wants::Little };
-        let response = self.send(ask).await?;
+        let call =
+            Call { method: Method::GET, url, headers, body: Bytes::new(), scope: Some(&scope), need: Need::Optional };
+        let response = self.send(call).await?;
         match response.status() {
             StatusCode::OK => {
                 let next =
@@ -201,8 +201,9 @@ impl Registry {
             .map_err(|_| self.address.error(Kind::Invalid, &url, "has an unusable media type"))?;
         headers.insert(header::CONTENT_TYPE, media_type);
         let scope = self.push(repository, None);
-        let ask = Ask { method: Method::PUT, url: &url, headers, body: bytes, scope: Some(&scope), wants: Wants::All };
-        let response = self.send(ask).await?;
+        let call =
+            Call { method: Method::PUT, url: &url, headers, body: bytes, scope: Some(&scope), need: Need::Required };
+        let response = self.send(call).await?;
         if !response.status().is_success() {
             return Err(self.refused(&url, response).await);
         }

@@ -176,7 +176,7 @@ fn a_limit_is_asked_of_the_image_as_pods_name_it() {
         assert_eq!(last.path, format!("/v2/x/a/manifests/{reference}"));
     }
     for image in ["", "x/a:1", "registry.internal:5000/x/a", "registry.internal:5000/x/a:1 2"] {
-        assert_eq!(block(image_mirror::limit(image, &options)).unwrap_err().kind(), Kind::Lock, "{image}");
+        assert_eq!(block(image_mirror::limit(image, &options)).unwrap_err().kind(), Kind::Usage, "{image}");
     }
     // Who is not let in learns nothing.
     options.credentials.accounts.clear();

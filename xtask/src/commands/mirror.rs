@@ -1,6 +1,6 @@
 //! `cargo xtask mirror`: the images of the lock into the registry, or what is missing there.
 
-use image_mirror::{Endpoint, Kept};
+use image_mirror::{Endpoint, ManifestCache};
 
 use crate::run::context::Context;
 use crate::world::registry;
@@ -36,7 +36,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let lab = cluster::its_lab(context).await?;
     let origin = lab::origin(context, lab.as_ref());
     if args.update {
-        return mirror::resolve(context, &origin, &args.images, &Kept::default()).await;
+        return mirror::resolve(context, &origin, &args.images, &ManifestCache::default()).await;
     }
     let ids: Vec<&str> = args.images.iter().map(String::as_str).collect();
     if args.check {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use image_mirror::{Digest, Lock, LockedImage};
+use image_mirror::{Digest, ImagesLock, LockedImage};
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, ListParams};
@@ -308,7 +308,7 @@ pub enum Fault {
 }
 
 /// The decision: an image, where pods pull from, what the lock says, what the nodes are.
-pub fn judge(image: &str, pull: &str, lock: &Lock, platforms: &[String]) -> Option<Fault> {
+pub fn judge(image: &str, pull: &str, lock: &ImagesLock, platforms: &[String]) -> Option<Fault> {
     let Some(rest) = image.strip_prefix(pull).and_then(|rest| rest.strip_prefix('/')) else {
         return Some(Fault::Outside);
     };
@@ -344,7 +344,7 @@ pub fn check(
     layer: &str,
     named: &[Named],
     pull: &str,
-    lock: &Lock,
+    lock: &ImagesLock,
     platforms: &[String],
     exempt: &[String],
 ) -> Result<(), Failure> {
@@ -405,7 +405,7 @@ mod tests {
         Digest::of(text.as_bytes())
     }
 
-    fn lock() -> Lock {
+    fn lock() -> ImagesLock {
         let text = format!(
             "version: 1\nplatforms: [linux/amd64]\nimages:\n\
              - {{id: redis, image: 'docker.io/library/redis:7', target: third-party/redis, targetDigest: '{0}', \

@@ -1,6 +1,6 @@
 //! What of the lock our registry lacks.
 
-use image_mirror::{Finding, Lock, Options};
+use image_mirror::{Finding, ImagesLock, Options};
 
 use super::{Origin, images, interruptible};
 use crate::run::context::Context;
@@ -11,7 +11,7 @@ use run_record::{Code, Failure};
 ///
 /// # Errors
 /// `image-not-mirrored`, with what is missing or stale; as the registry answers.
-pub async fn check(context: &Context, origin: &Origin, lock: &Lock, to: Option<&str>) -> Result<(), Failure> {
+pub async fn check(context: &Context, origin: &Origin, lock: &ImagesLock, to: Option<&str>) -> Result<(), Failure> {
     let options = Options { target: endpoint(context, to), ..origin.options(context)? };
     let findings = interruptible(image_mirror::check(lock, &options)).await?;
     let registry = to.unwrap_or(&context.env.registry.push);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use image_mirror::{Kept, Options};
+use image_mirror::{ManifestCache, Options};
 use indicatif::BinaryBytes;
 
 use super::progress::Progress;
@@ -27,7 +27,7 @@ pub async fn copy(
 ) -> Result<(), Failure> {
     let mut lock = origin.read_lock()?;
     // What is resolved now is not asked for again.
-    let kept = Kept::default();
+    let kept = ManifestCache::default();
     let unresolved: Vec<String> =
         lock.images.iter().filter(|image| !image.is_resolved()).map(|image| image.id.clone()).collect();
     if !unresolved.is_empty() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use image_mirror::{Event, Observe};
+use image_mirror::{MirrorEvent, Observe};
 use indicatif::{BinaryBytes, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::run::reporter::Reporter;
@@ -73,16 +73,16 @@ fn seconds(duration: Duration) -> String {
 }
 
 impl Observe for Progress<'_> {
-    fn event(&self, event: Event) {
+    fn event(&self, event: MirrorEvent) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Started { id } => {
+            MirrorEvent::Started { id } => {
                 let bar = self.bar(&id);
                 state.images.insert(id.clone(), Image { since: Instant::now(), moved: 0, bar });
                 self.reporter.progress(&format!("[mirror] {id}"));
             }
-            Event::Skipped { .. } => {}
-            Event::Planned { id, bytes } => {
+            MirrorEvent::Skipped { .. } => {}
+            MirrorEvent::Planned { id, bytes } => {
                 state.total = state.total.saturating_add(bytes);
                 state.since.get_or_insert_with(Instant::now);
                 state.change(&id, |image| {
@@ -92,7 +92,7 @@ impl Observe for Progress<'_> {
                     }
                 });
             }
-            Event::Moved { id, bytes } => {
+            MirrorEvent::Moved { id, bytes } => {
                 state.moved = state.moved.saturating_add(bytes);
                 state.change(&id, |image| {
                     image.moved = image.moved.saturating_add(bytes);
@@ -100,14 +100,14 @@ impl Observe for Progress<'_> {
                 });
                 self.reporter.progress(&state.line());
             }
-            Event::Lost { id, bytes } => {
+            MirrorEvent::Lost { id, bytes } => {
                 state.moved = state.moved.saturating_sub(bytes);
                 state.change(&id, |image| {
                     image.moved = image.moved.saturating_sub(bytes);
                     image.bar.iter().for_each(|bar| bar.set_position(image.moved));
                 });
             }
-            Event::Spared { id, bytes } => {
+            MirrorEvent::Spared { id, bytes } => {
                 state.total = state.total.saturating_sub(bytes);
                 state.change(&id, |image| {
                     image
@@ -116,7 +116,7 @@ impl Observe for Progress<'_> {
                         .for_each(|bar| bar.set_length(bar.length().unwrap_or_default().saturating_sub(bytes)));
                 });
             }
-            Event::Copied { id, bytes } => {
+            MirrorEvent::Copied { id, bytes } => {
                 let Some(image) = state.images.remove(&id) else { return };
                 image.bar.iter().for_each(ProgressBar::finish_and_clear);
                 let (moved, took) = (BinaryBytes(image.moved), seconds(image.since.elapsed()));
@@ -127,19 +127,19 @@ impl Observe for Progress<'_> {
                 };
                 self.reporter.note(&id, text);
             }
-            Event::Failed { id, reason } => {
+            MirrorEvent::Failed { id, reason } => {
                 if let Some(image) = state.images.remove(&id) {
                     image.bar.iter().for_each(ProgressBar::finish_and_clear);
                 }
                 self.reporter.warn(&id, format!("not copied: {reason}"));
             }
-            Event::GivenUp { id } => {
+            MirrorEvent::GivenUp { id } => {
                 if let Some(image) = state.images.remove(&id) {
                     image.bar.iter().for_each(ProgressBar::finish_and_clear);
                 }
             }
-            Event::Warning { id, text } => self.reporter.warn(&id, text),
-            Event::Waiting { registry, wait, reason } => {
+            MirrorEvent::Warning { id, text } => self.reporter.warn(&id, text),
+            MirrorEvent::Waiting { registry, wait, reason } => {
                 self.reporter.waiting(&registry, format!("asks again in {}: {reason}", seconds(wait)));
             }
         }

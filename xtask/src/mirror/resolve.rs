@@ -1,6 +1,6 @@
 //! Resolves tags into the lock, and says whether they still are what it says.
 
-use image_mirror::{Digest, Event, Kept, Kind, Lock, Observe, Options};
+use image_mirror::{Digest, ImagesLock, Kind, ManifestCache, MirrorEvent, Observe, Options};
 
 use super::progress::Progress;
 use super::{Origin, interruptible};
@@ -11,10 +11,10 @@ use run_record::Failure;
 
 /// Resolves the tags of these ids again (all for none), and rewrites the lock. `kept`: the
 /// manifests that a copy need not ask for again.
-pub async fn resolve(context: &Context, origin: &Origin, ids: &[String], kept: &Kept) -> Result<(), Failure> {
+pub async fn resolve(context: &Context, origin: &Origin, ids: &[String], kept: &ManifestCache) -> Result<(), Failure> {
     let path = &origin.lock;
     let listed = origin.listed(context)?;
-    let old = match Lock::read(path) {
+    let old = match ImagesLock::read(path) {
         Ok(old) => Some(old),
         // What it says of the other images would be lost.
         Err(error) if !ids.is_empty() && path.exists() => return Err(failure(error)),
@@ -22,7 +22,7 @@ pub async fn resolve(context: &Context, origin: &Origin, ids: &[String], kept: &
     };
     let mut subset = listed.clone();
     subset.images.retain(|image| ids.is_empty() || ids.contains(&image.id));
-    let template = Lock::unresolved(&listed);
+    let template = ImagesLock::unresolved(&listed);
     let options = Options { kept: kept.clone(), ..origin.options(context)? };
     let progress = Progress::new(&context.reporter);
     let fresh = interruptible(image_mirror::resolve(&subset, old.as_ref(), &options, &progress)).await?;
@@ -58,7 +58,7 @@ pub async fn resolve(context: &Context, origin: &Origin, ids: &[String], kept: &
 /// Whether the origin still serves what its lock says. One that cannot be asked is not in
 /// the way: where an image is still to be copied, that will tell.
 pub async fn is_served(context: &Context, origin: &Origin) -> Result<bool, Failure> {
-    let Ok(lock) = Lock::read(&origin.lock) else { return Ok(false) };
+    let Ok(lock) = ImagesLock::read(&origin.lock) else { return Ok(false) };
     let (listed, options) = (origin.listed(context)?, origin.options(context)?);
     let fresh = Interrupt::global().or(image_mirror::resolve(&listed, Some(&lock), &options, &Quiet)).await?;
     Ok(match fresh {
@@ -70,5 +70,5 @@ pub async fn is_served(context: &Context, origin: &Origin) -> Result<bool, Failu
 struct Quiet;
 
 impl Observe for Quiet {
-    fn event(&self, _event: Event) {}
+    fn event(&self, _event: MirrorEvent) {}
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use image_mirror::{Account, Credentials, Endpoint, Kind, Options, Proxies, Retry};
+use image_mirror::{Credential, Credentials, Endpoint, Kind, Options, Proxies, RetryPolicy};
 
 use crate::run::context::Context;
 use crate::run::wait;
@@ -42,7 +42,7 @@ pub fn options(context: &Context) -> Result<Options, Failure> {
         options.proxies = options.proxies.never_for(authority.host());
     }
     if let Some(docker_hub::Account { username, token }) = docker_hub::account(variable)? {
-        let account = Account::Password { username, password: token };
+        let account = Credential::Password { username, password: token };
         options.credentials.accounts = BTreeMap::from([(docker_hub::NAME.to_owned(), account)]);
     }
     // Pods know ours by another name.
@@ -92,7 +92,7 @@ pub fn failure(error: image_mirror::Error) -> Failure {
             "raise the body limit of the proxy before the registry (nginx: client_max_body_size 0), then run it again: what was copied stays",
         ),
         Kind::Platform => (Code::ImagePlatform, "check the platforms in infra/images/images.yaml"),
-        Kind::Lock => (Code::Usage, "correct the file"),
+        Kind::Usage => (Code::Usage, "correct the file"),
         Kind::Invalid => (Code::ImageInvalid, "cargo xtask mirror --update"),
     };
     let mut failure = Failure::new(code, error.to_string()).remedy(remedy);
@@ -173,6 +173,7 @@ pub async fn wait_until_it_answers(endpoint: &Endpoint, timeout: Duration) -> Re
 /// How the registry of an image limits us just now, by the name that pods pull it by;
 /// none where it does not say, or cannot be asked.
 pub async fn limit(context: &Context, image: &str) -> Option<image_mirror::Limit> {
-    let options = Options { retry: Retry { stall: PATIENCE, ..Retry::default() }, ..options(context).ok()? };
+    let options =
+        Options { retry: RetryPolicy { stall: PATIENCE, ..RetryPolicy::default() }, ..options(context).ok()? };
     tokio::time::timeout(PATIENCE, image_mirror::limit(image, &options)).await.ok()?.ok()
 }
