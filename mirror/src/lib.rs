@@ -43,4 +43,3 @@ pub use pace::{Quota, RetryPolicy, asked_wait};
 pub use ping::{Limit, answers, limit, ping};
 pub use proxy::{Proxies, Proxy};
 pub use resolve::resolve;
-pub use transport::Connector;

@@ -145,8 +145,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The proxies in force; by default none. Also for clients of other protocols than a
-/// registry's: see [`crate::Connector`].
+/// The proxies in force; by default none.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     http: Option<Proxy>,
@@ -212,7 +211,7 @@ impl Proxies {
     }
 
     /// Whether an address is reached through one: `https://host:6443`.
-    pub fn leads_to(&self, uri: &Uri) -> bool {
+    pub(crate) fn leads_to(&self, uri: &Uri) -> bool {
         self.to(uri).is_some()
     }
 

@@ -39,7 +39,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Opens connections: direct, or through a proxy (CONNECT, also over TLS, or SOCKS 5).
 /// For whatever is spoken over them, TLS to the address itself comes on top.
 #[derive(Clone)]
-pub struct Connector {
+struct Connector {
     http: HttpConnector,
     proxies: Proxies,
     trust: Arc<Trust>,
@@ -47,11 +47,7 @@ pub struct Connector {
 
 impl Connector {
     /// Reads nothing and asks nobody; what is wrong shows when a connection is asked for.
-    pub fn new(proxies: Proxies) -> Self {
-        Self::trusting(proxies, Arc::default())
-    }
-
-    fn trusting(proxies: Proxies, trust: Arc<Trust>) -> Self {
+    fn new(proxies: Proxies, trust: Arc<Trust>) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -166,7 +162,7 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub fn new(ca: Option<Utf8PathBuf>, proxies: &Proxies) -> Self {
-        let connector = Connector::trusting(proxies.clone(), Arc::new(Trust { ca, config: OnceLock::new() }));
+        let connector = Connector::new(proxies.clone(), Arc::new(Trust { ca, config: OnceLock::new() }));
         let plain = Client::builder(TokioExecutor::new()).build(connector.clone());
         Self { connector, plain, tls: OnceLock::new() }
     }

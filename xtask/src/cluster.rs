@@ -241,7 +241,7 @@ fn remember_kind(context: &Context, lab: bool) -> Result<(), Failure> {
 }
 
 /// The lab that the cluster was made with, or that was asked for.
-pub async fn its_lab(context: &Context) -> Result<Option<Lab>, Failure> {
+pub(crate) async fn its_lab(context: &Context) -> Result<Option<Lab>, Failure> {
     if context.k3d_config()?.is_none() || context.lab == Some(false) {
         return Ok(None);
     }

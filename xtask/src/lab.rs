@@ -93,18 +93,18 @@ pub const UPSTREAM_CONTAINER: &str = "ameide-lab-upstream";
 pub const UPSTREAM_ADDRESS: &str = "127.0.0.1:5555";
 
 impl Lab {
-    pub fn origin(&self) -> Origin {
+    pub(crate) fn origin(&self) -> Origin {
         served(self.lock.clone())
     }
 }
 
 /// Where a cluster's images come from: the lab that it was made with, or public registries.
-pub fn origin(context: &Context, lab: Option<&Lab>) -> Origin {
+pub(crate) fn origin(context: &Context, lab: Option<&Lab>) -> Origin {
     lab.map_or_else(|| Origin::public(context), Lab::origin)
 }
 
 /// As [`Lab::origin`], of a lab that need not be built to be looked at.
-pub fn known_origin() -> Result<Origin, Failure> {
+pub(crate) fn known_origin() -> Result<Origin, Failure> {
     lock_file().map(served)
 }
 

@@ -15,13 +15,13 @@ use crate::run::interrupt::Interrupt;
 use crate::world::registry::{self, failure};
 use run_record::Failure;
 
-pub use check::{check, findings, require};
-pub use copy::{copy, copy_all};
-pub use resolve::{is_served, resolve};
+pub(crate) use check::{check, findings, require};
+pub(crate) use copy::{copy, copy_all};
+pub(crate) use resolve::{is_served, resolve};
 
 /// Where images come from: public registries, by the tree's lock, or what stands in for them.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// What the listed images resolve to there.
     pub lock: Utf8PathBuf,
     pub stand_in: Option<StandIn>,
@@ -29,7 +29,7 @@ pub struct Origin {
 
 /// A registry that serves images by the names of others, as much as a machine like this needs.
 #[derive(Clone, Debug)]
-pub struct StandIn {
+pub(crate) struct StandIn {
     pub address: String,
     pub hosts: &'static [&'static str],
 }
@@ -80,7 +80,7 @@ async fn interruptible<T>(work: impl Future<Output = Result<T, image_mirror::Err
 }
 
 /// Of a lock the images with these ids; all for none.
-pub fn pick(context: &Context, mut lock: ImagesLock, ids: &[&str]) -> Result<ImagesLock, Failure> {
+pub(crate) fn pick(context: &Context, mut lock: ImagesLock, ids: &[&str]) -> Result<ImagesLock, Failure> {
     if let Some(unknown) = ids.iter().find(|id| !lock.images.iter().any(|image| image.id == **id)) {
         let known: Vec<&str> = lock.images.iter().map(|image| image.id.as_str()).collect();
         return Err(Failure::usage(format!(
@@ -94,7 +94,7 @@ pub fn pick(context: &Context, mut lock: ImagesLock, ids: &[&str]) -> Result<Ima
 }
 
 /// An image as pods name it.
-pub fn pull_reference(context: &Context, origin: &Origin, id: &str) -> Result<String, Failure> {
+pub(crate) fn pull_reference(context: &Context, origin: &Origin, id: &str) -> Result<String, Failure> {
     let lock = origin.read_lock()?;
     let image = lock.images.iter().find(|image| image.id == id);
     let image = image.ok_or_else(|| Failure::usage(format!("{}: no image {id:?}", origin.lock)))?;

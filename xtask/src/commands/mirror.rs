@@ -27,7 +27,7 @@ pub struct Args {
     pub force: bool,
 }
 
-pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+pub(crate) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let to = args.to.as_deref();
     if let Some(to) = to {
         // Not by clap, whose message would repeat an account that somebody wrote there.

@@ -11,7 +11,12 @@ use run_record::{Code, Failure};
 ///
 /// # Errors
 /// `image-not-mirrored`, with what is missing or stale; as the registry answers.
-pub async fn check(context: &Context, origin: &Origin, lock: &ImagesLock, to: Option<&str>) -> Result<(), Failure> {
+pub(crate) async fn check(
+    context: &Context,
+    origin: &Origin,
+    lock: &ImagesLock,
+    to: Option<&str>,
+) -> Result<(), Failure> {
     let options = Options { target: endpoint(context, to), ..origin.options(context)? };
     let findings = interruptible(image_mirror::check(lock, &options)).await?;
     let registry = to.unwrap_or(&context.env.registry.push);
@@ -21,13 +26,13 @@ pub async fn check(context: &Context, origin: &Origin, lock: &ImagesLock, to: Op
 }
 
 /// Before a layer: the registry holds what the lock names.
-pub async fn require(context: &Context, origin: &Origin) -> Result<(), Failure> {
+pub(crate) async fn require(context: &Context, origin: &Origin) -> Result<(), Failure> {
     let (_, findings) = findings(context, origin).await?;
     complete(&context.env.registry.push, &findings)
 }
 
 /// How many images the lock names, and what of it is not in the registry.
-pub async fn findings(context: &Context, origin: &Origin) -> Result<(usize, Vec<Finding>), Failure> {
+pub(crate) async fn findings(context: &Context, origin: &Origin) -> Result<(usize, Vec<Finding>), Failure> {
     let lock = origin.read_lock()?;
     let findings = interruptible(image_mirror::check(&lock, &origin.options(context)?)).await?;
     Ok((lock.images.len(), findings))

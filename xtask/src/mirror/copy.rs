@@ -13,13 +13,13 @@ use crate::run::reporter::{Event, ImagesEvent};
 use run_record::Failure;
 
 /// Copies all images.
-pub async fn copy_all(context: &Context, origin: &Origin) -> Result<(), Failure> {
+pub(crate) async fn copy_all(context: &Context, origin: &Origin) -> Result<(), Failure> {
     copy(context, origin, &[], |_| {}).await
 }
 
 /// Copies the images with these ids (all for none); those that are there already cost one
 /// HEAD each. `change`: what of the way is not as it mostly is.
-pub async fn copy(
+pub(crate) async fn copy(
     context: &Context,
     origin: &Origin,
     ids: &[&str],

@@ -11,7 +11,12 @@ use run_record::Failure;
 
 /// Resolves the tags of these ids again (all for none), and rewrites the lock. `kept`: the
 /// manifests that a copy need not ask for again.
-pub async fn resolve(context: &Context, origin: &Origin, ids: &[String], kept: &ManifestCache) -> Result<(), Failure> {
+pub(crate) async fn resolve(
+    context: &Context,
+    origin: &Origin,
+    ids: &[String],
+    kept: &ManifestCache,
+) -> Result<(), Failure> {
     let path = &origin.lock;
     let listed = origin.listed(context)?;
     let old = match ImagesLock::read(path) {
@@ -57,7 +62,7 @@ pub async fn resolve(context: &Context, origin: &Origin, ids: &[String], kept: &
 
 /// Whether the origin still serves what its lock says. One that cannot be asked is not in
 /// the way: where an image is still to be copied, that will tell.
-pub async fn is_served(context: &Context, origin: &Origin) -> Result<bool, Failure> {
+pub(crate) async fn is_served(context: &Context, origin: &Origin) -> Result<bool, Failure> {
     let Ok(lock) = ImagesLock::read(&origin.lock) else { return Ok(false) };
     let (listed, options) = (origin.listed(context)?, origin.options(context)?);
     let fresh = Interrupt::global().or(image_mirror::resolve(&listed, Some(&lock), &options, &Quiet)).await?;

@@ -1,5 +1,4 @@
-//! Docker Hub, from where most images come: whether it answers from here, and the account
-//! that the environment names for it.
+//! The account that the environment names for Docker Hub, from where most images come.
 
 use std::time::Duration;
 
@@ -9,13 +8,13 @@ use crate::world::proxies;
 use run_record::{Code, Failure};
 
 /// As images name it.
-pub const NAME: &str = "docker.io";
+pub(crate) const NAME: &str = "docker.io";
 
 /// Whether it answers from here at all, through a proxy too (any HTTP status does).
 ///
 /// # Errors
 /// A proxy that is mistyped: without it nothing is reachable, and that says nothing.
-pub async fn answers() -> Result<bool, Failure> {
+pub(crate) async fn answers() -> Result<bool, Failure> {
     let (hub, proxies) = (Endpoint::named(NAME), proxies::named()?);
     let asked = tokio::time::timeout(Duration::from_secs(4), image_mirror::answers(&hub, &proxies)).await;
     Ok(matches!(asked, Ok(Ok(()))))
@@ -25,7 +24,7 @@ pub async fn answers() -> Result<bool, Failure> {
 const VARIABLES: [(&str, &str); 2] = [("DOCKERHUB_USERNAME", "DOCKERHUB_TOKEN"), ("DCKR_USERNAME", "DCKR_PAT")];
 
 /// An account; its token is never printed.
-pub struct Account {
+pub(crate) struct Account {
     pub username: String,
     pub token: String,
 }
@@ -38,7 +37,7 @@ pub struct Account {
 /// # Errors
 /// `registry-auth` for half an account, or for one that no header can hold: the registry
 /// would refuse it in words that name no variable.
-pub fn account(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Account>, Failure> {
+pub(crate) fn account(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Account>, Failure> {
     for (user_variable, token_variable) in VARIABLES {
         let set = |name: &str| variable(name).unwrap_or_default().trim().to_owned();
         let (username, token) = (set(user_variable), set(token_variable));

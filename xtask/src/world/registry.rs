@@ -18,7 +18,7 @@ use run_record::{Code, Failure};
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The environment's registry, or another one by its name.
-pub fn endpoint(context: &Context, named: Option<&str>) -> Endpoint {
+pub(crate) fn endpoint(context: &Context, named: Option<&str>) -> Endpoint {
     let settings = &context.env.registry;
     let ca = settings.ca.as_ref().map(|path| context.tree.path(path.as_str()));
     match named {
@@ -31,7 +31,7 @@ pub fn endpoint(context: &Context, named: Option<&str>) -> Endpoint {
 ///
 /// # Errors
 /// `usage` for a proxy or a registry that is mistyped; `registry-auth` for half an account.
-pub fn options(context: &Context) -> Result<Options, Failure> {
+pub(crate) fn options(context: &Context) -> Result<Options, Failure> {
     let mut options = Options::to(endpoint(context, None));
     options.credentials.docker_config = Credentials::docker_config_path(variable);
     options.credentials.docker_auth_config = variable("DOCKER_AUTH_CONFIG").map(image_mirror::AuthConfig);
@@ -52,7 +52,7 @@ pub fn options(context: &Context) -> Result<Options, Failure> {
 }
 
 /// This tool's words for what the library says went wrong.
-pub fn failure(error: image_mirror::Error) -> Failure {
+pub(crate) fn failure(error: image_mirror::Error) -> Failure {
     let (code, remedy) = match error.kind() {
         Kind::RateLimited => (
             Code::RegistryRateLimited,
@@ -117,7 +117,7 @@ fn health_url(context: &Context) -> String {
 /// # Errors
 /// `registry-unreachable` when nothing answers, or not as a registry in health does;
 /// `registry-tls` for a certificate; `usage` for a URL that is none.
-pub async fn healthy(context: &Context) -> Result<(), Failure> {
+pub(crate) async fn healthy(context: &Context) -> Result<(), Failure> {
     let url = health_url(context);
     let parsed = url.parse::<http::Uri>().ok();
     if !parsed.is_some_and(|url| url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))) {
@@ -150,7 +150,7 @@ fn silent(message: String, evidence: String) -> Failure {
 }
 
 /// Waits for a registry of this machine that was just started: any answer will do.
-pub async fn wait_until_it_answers(endpoint: &Endpoint, timeout: Duration) -> Result<(), Failure> {
+pub(crate) async fn wait_until_it_answers(endpoint: &Endpoint, timeout: Duration) -> Result<(), Failure> {
     const EVERY: Duration = Duration::from_millis(100);
     // No proxy leads to this machine.
     let proxies = Proxies::default();
@@ -172,7 +172,7 @@ pub async fn wait_until_it_answers(endpoint: &Endpoint, timeout: Duration) -> Re
 
 /// How the registry of an image limits us just now, by the name that pods pull it by;
 /// none where it does not say, or cannot be asked.
-pub async fn limit(context: &Context, image: &str) -> Option<image_mirror::Limit> {
+pub(crate) async fn limit(context: &Context, image: &str) -> Option<image_mirror::Limit> {
     let options =
         Options { retry: RetryPolicy { stall: PATIENCE, ..RetryPolicy::default() }, ..options(context).ok()? };
     tokio::time::timeout(PATIENCE, image_mirror::limit(image, &options)).await.ok()?.ok()
