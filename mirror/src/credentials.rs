@@ -256,13 +256,13 @@ impl Entry {
     }
 }
 
-fn complete(registry: &str, whence: &str, account: Credential) -> Result<Credential, Error> {
+fn complete(registry: &str, origin: &str, account: Credential) -> Result<Credential, Error> {
     let empty = match &account {
         Credential::Password { username, password } => username.trim().is_empty() || password.trim().is_empty(),
         Credential::IdentityToken(token) => token.trim().is_empty(),
     };
     if empty {
-        return Err(Error::new(Kind::Auth, format!("{registry}: the account from {whence} is empty")));
+        return Err(Error::new(Kind::Auth, format!("{registry}: the account from {origin} is empty")));
     }
     Ok(account)
 }

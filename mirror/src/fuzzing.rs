@@ -177,7 +177,7 @@ fn no_proxy(bytes: &[u8]) {
 fn proxy_variable(bytes: &[u8]) {
     let text = text(bytes);
     if let Ok(proxies) = Proxies::from_variables(|_| Some(text.to_string())) {
-        let _ = proxies.leads_to(&Uri::from_static("https://registry.example"));
+        let _ = proxies.to(&Uri::from_static("https://registry.example"));
     }
     if let Some(proxy) = Proxy::parse(&text) {
         let url = proxy.url().map(|url| url.to_string());

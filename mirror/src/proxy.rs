@@ -210,11 +210,6 @@ impl Proxies {
         self.http.is_none() && self.https.is_none()
     }
 
-    /// Whether an address is reached through one: `https://host:6443`.
-    pub(crate) fn leads_to(&self, uri: &Uri) -> bool {
-        self.to(uri).is_some()
-    }
-
     /// The proxy that leads there. This machine itself is never reached through one.
     pub(crate) fn to(&self, uri: &Uri) -> Option<&Proxy> {
         let (host, tls) = (uri.host()?.to_ascii_lowercase(), uri.scheme_str() != Some("http"));
@@ -389,8 +384,8 @@ mod tests {
     #[test]
     fn a_host_that_is_named_is_reached_directly() {
         let proxies = Proxies::all("http://proxy.example:3128").unwrap().never_for("Registry.example");
-        assert!(!proxies.leads_to(&"http://registry.example:5000".parse().unwrap()));
-        assert!(proxies.leads_to(&"http://other.example:5000".parse().unwrap()));
+        assert!(proxies.to(&"http://registry.example:5000".parse().unwrap()).is_none());
+        assert!(proxies.to(&"http://other.example:5000".parse().unwrap()).is_some());
         assert!(Proxies::all("no proxy").is_err());
     }
 }

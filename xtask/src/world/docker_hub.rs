@@ -1,4 +1,5 @@
-//! The account that the environment names for Docker Hub, from where most images come.
+//! Docker Hub, from where most images come: whether it answers from here, and the account
+//! that the environment names for it.
 
 use std::time::Duration;
 

@@ -472,4 +472,44 @@ mod tests {
             assert_eq!(no_proxy_with(list, &server.parse().unwrap()).as_deref(), expected, "{list} {server}");
         }
     }
+    #[test]
+    fn a_proxy_leads_to_a_server_as_client_go_reads_the_environment() {
+        const SECRET: &str = "socks5://me:s3cret@proxy.example";
+        type Row = (
+            &'static [(&'static str, &'static str)],
+            Option<&'static str>,
+            bool,
+            Result<Option<&'static str>, &'static str>,
+        );
+        let rows: &[Row] = &[
+            (&[], None, false, Ok(None)),
+            (&[("HTTPS_PROXY", "proxy.example:3128")], None, false, Ok(Some("http://proxy.example:3128"))),
+            (&[("https_proxy", "socks5://proxy.example")], None, false, Ok(Some("socks5://proxy.example:1080"))),
+            (&[("HTTP_PROXY", "proxy.example:3128")], None, false, Ok(None)),
+            (&[("ALL_PROXY", "proxy.example:3128")], None, false, Ok(None)),
+            (&[("HTTPS_PROXY", "proxy.example:3128"), ("NO_PROXY", ".example")], None, false, Ok(None)),
+            // A cluster of this machine is reached directly, but where its kubeconfig says otherwise.
+            (&[("HTTPS_PROXY", "proxy.example:3128")], None, true, Ok(None)),
+            (&[("NO_PROXY", "*")], Some("http://own.example"), true, Ok(Some("http://own.example:80"))),
+            (&[], Some("own.example:3128"), true, Err("proxy-url of the kubeconfig")),
+            (&[("HTTPS_PROXY", "htp://proxy.example")], None, false, Err("HTTPS_PROXY")),
+            (&[("HTTPS_PROXY", SECRET)], None, false, Err("HTTPS_PROXY")),
+            (&[], Some(SECRET), false, Err("proxy-url of the kubeconfig")),
+        ];
+        let server = "https://api.example:6443".parse().unwrap();
+        for (variables, of_kubeconfig, local, expected) in rows {
+            let variable =
+                |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+            match (via(&server, *of_kubeconfig, *local, variable), expected) {
+                (Ok(found), Ok(address)) => assert_eq!(found.map(|via| via.address()).as_deref(), *address),
+                (Err(failure), Err(name)) => {
+                    assert!(
+                        failure.message.starts_with(name) && !format!("{failure:?}").contains("s3cret"),
+                        "{failure:?}"
+                    );
+                }
+                (found, _) => panic!("{variables:?} {of_kubeconfig:?} {local}: {found:?}"),
+            }
+        }
+    }
 }
