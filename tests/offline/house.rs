@@ -155,7 +155,7 @@ fn the_page_shows_the_floors_as_they_are() {
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     let named: Vec<String> = rows.map(|row| row.split('`').nth(1).unwrap().to_owned()).collect();
     let rooms = FLOORS.iter().flat_map(|rooms| rooms.iter().copied()).skip(1);
-    let expected: Vec<String> = rooms.chain([GROUND]).map(|room| format!("{room}")).collect();
+    let expected: Vec<String> = rooms.chain([GROUND]).map(|room| room.to_string()).collect();
     assert_eq!(named, expected);
 }
 
