@@ -7,10 +7,10 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use support::rendered::{self, root};
+use support::{rendered, root, text};
 use xtask::run::reporter::{Format, Reporter};
 use xtask::world::go::Program;
 
@@ -39,22 +39,18 @@ fn judge(name: &str) -> Command {
             let _ = Command::new("apt-get").arg("update").output();
             let _ = Command::new("apt-get").args(["install", "--yes", "python3-venv"]).output();
             let made = environment().expect("python3 with venv (Debian: apt-get install python3-venv)");
-            assert!(made.status.success(), "{}", said(&made));
+            assert!(made.status.success(), "{}", text(&made));
         }
         let mut pip = Command::new(folder.join("bin/pip"));
         pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(&list);
         let installed = pip.stdin(Stdio::null()).output().unwrap();
-        assert!(installed.status.success(), "{}", said(&installed));
+        assert!(installed.status.success(), "{}", text(&installed));
         std::fs::write(&complete, "").unwrap();
     }
     drop(lock);
     let mut command = Command::new(folder.join("bin").join(name));
     command.current_dir(root()).stdin(Stdio::null());
     command
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// A program of tests/lint, built into the same cache as the pinned tools.
@@ -86,7 +82,7 @@ fn the_workflow_holds_before_actionlint() {
 fn the_workflow_holds_before_zizmor() {
     let zizmor = |path: &Path| judge("zizmor").args(["--offline", "--no-progress"]).arg(path).output().unwrap();
     let output = zizmor(&root().join(".github"));
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", text(&output));
     // It does look: an action by its tag, and a token that stays behind, are refused.
     let text = std::fs::read_to_string(root().join(".github/workflows/data-plane.yaml")).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -129,7 +125,7 @@ fn shellcheck(script: &str, shell: Option<&str>, masked: bool) -> Result<(), Str
     let mut child = command.arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    if output.status.success() { Ok(()) } else { Err(said(&output)) }
+    if output.status.success() { Ok(()) } else { Err(text(&output)) }
 }
 
 fn shell_files(folder: &Path, into: &mut Vec<PathBuf>) {
@@ -228,7 +224,7 @@ fn checkov_asks_of_production_only_what_is_declined_with_a_reason() {
     checkov.args(["--framework", "kubernetes", "--skip-download", "--compact", "--output", "json", "--directory"]);
     let output = checkov.arg(folder.path()).output().unwrap();
     let report: Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output)));
     let results = &report["results"];
     let failed: BTreeSet<String> = results["failed_checks"]
         .as_array()

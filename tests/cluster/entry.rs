@@ -1,61 +1,19 @@
-//! The ways in: the checklist with each of its items made to fail for real, and
-//! the old script names. On the environment `ci`, or the one that `XTASK_TEST_ENV` names.
+//! The ways in: the checklist with each of its items made to fail for real, the old
+//! script names, the devcontainer's scripts, and the cluster from inside a container.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{MutexGuard, OnceLock};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use crate::support::{edit_revision, succeeds, text};
 use serde_json::Value;
+use xshell::cmd;
 use xtask::releases::Status;
 use xtask::world::helm_storage::set_status;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
-fn env() -> String {
-    std::env::var("XTASK_TEST_ENV").unwrap_or_else(|_| "ci".to_owned())
-}
-
-fn kube_context() -> String {
-    format!("k3d-ameide-{}", env())
-}
-
-fn registry() -> String {
-    format!("k3d-{}-reg", env())
-}
-
-/// There is one cluster: the tests take turns. It is up for each of them.
-fn cluster() -> MutexGuard<'static, ()> {
-    let turn = crate::support::alone();
-    // What a killed test run may have left.
-    let _ = tool("kubectl").args(["--context", &kube_context(), "uncordon", &node()]).output();
-    let _ = Command::new("docker").args(["unpause", &node()]).output();
-    succeeds(xtask(&["up", "--skip-tests"]));
-    turn
-}
-
-fn node() -> String {
-    format!("{}-server-0", kube_context())
-}
-
-fn plain(mut command: Command) -> Command {
-    command.stdin(Stdio::null()).env_remove("XTASK_CONFIRM");
-    for variable in
-        ["HELMFILE_ENVIRONMENT", "INFRA_CRITICAL_PATH", "HELM_LAYER_SELECTOR", "K3D_REGISTRY_HEALTHCHECK_URL"]
-    {
-        command.env_remove(variable);
-    }
-    command
-}
-
-fn xtask(arguments: &[&str]) -> Command {
-    let mut command = plain(Command::new(env!("CARGO_BIN_EXE_xtask")));
-    command.current_dir(root()).args(["--env", &env(), "--yes"]).args(arguments);
-    command
-}
+use crate::support::cluster::{
+    context, docker, edit_revision, environment, kubectl, node, registry_container, state, turn, xtask,
+};
+use crate::support::server::{Answer, Server, ask};
+use crate::support::{eventually, old_scripts, plain, root, shell, succeeds, text, tool};
 
 fn set_finalizers(list: &str) {
     let patch = format!(r#"{{"metadata":{{"finalizers":{list}}}}}"#);
@@ -67,41 +25,6 @@ fn delete_held_namespace() {
     kubectl(&["-n", "ameide-int-tests", "create", "configmap", "held"]);
     set_finalizers(r#"["ameide.dev/hold"]"#);
     kubectl(&["delete", "namespace", "ameide-int-tests", "--wait=false"]);
-}
-
-fn tool(name: &str) -> Command {
-    static BIN: OnceLock<String> = OnceLock::new();
-    let bin = BIN.get_or_init(|| {
-        let printed = succeeds(xtask(&["tools"]));
-        printed.lines().find_map(|line| line.strip_prefix("export PATH=")?.split(':').next()).unwrap().to_owned()
-    });
-    let mut command = Command::new(Path::new(bin).join(name));
-    command.stdin(Stdio::null());
-    command
-}
-
-#[track_caller]
-fn kubectl(arguments: &[&str]) -> String {
-    let mut command = tool("kubectl");
-    command.args(["--context", &kube_context()]).args(arguments);
-    succeeds(command)
-}
-
-#[track_caller]
-fn docker(arguments: &[&str]) {
-    let mut command = Command::new("docker");
-    command.args(arguments);
-    succeeds(command);
-}
-
-/// Polls until the condition holds: what is waited for has no other way to tell.
-#[track_caller]
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(120), "not seen within 120 s: {what}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// The checklist's exit code and items.
@@ -135,7 +58,7 @@ fn green(arguments: &[&str]) {
 
 #[test]
 fn each_item_of_the_checklist_fails_for_its_own_cause() {
-    let _turn = cluster();
+    let _turn = turn();
     // Of a run with an account; without one, a mirror that lacks an image makes them matter.
     for namespace in ["ameide", "ameide-int-tests"] {
         kubectl(&["-n", namespace, "delete", "secret", "dockerhub-creds", "--ignore-not-found"]);
@@ -143,19 +66,15 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
     green(&[]);
 
     // lock-free: somebody holds it.
-    let state = std::env::var("AMEIDE_STATE_DIR").map(PathBuf::from).unwrap_or_else(|_| {
-        let base = std::env::var("XDG_STATE_HOME").map(PathBuf::from);
-        base.unwrap_or_else(|_| Path::new(&std::env::var("HOME").unwrap()).join(".local/state")).join("ameide")
-    });
-    let state = state.join(kube_context());
-    let lock = std::fs::File::create(state.join("k3d-cluster.lock")).unwrap();
+    let state = state();
+    let lock = std::fs::File::create(state.lock()).unwrap();
     lock.lock().unwrap();
     first_failed("lock-free", 3, "held by");
     drop(lock);
     green(&[]);
 
     // cluster-matches: nobody found this cluster ready; --fix does.
-    std::fs::remove_file(state.join("k3d-cluster-ready")).unwrap();
+    std::fs::remove_file(state.ready_marker()).unwrap();
     first_failed("cluster-matches", 4, "k3d-cluster-ready does not exist");
     green(&["--fix"]);
 
@@ -177,11 +96,11 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
     eventually("green after the pause", || checklist(&[]).0 == 0);
 
     // registry-warm: stopped, then emptied of one image; pull secrets matter then. --fix mends both.
-    docker(&["stop", "-t", "0", &registry()]);
+    docker(&["stop", "-t", "0", &registry_container()]);
     first_failed("registry-warm", 5, "does not answer");
     green(&["--fix"]);
     let redis = "/var/lib/registry/docker/registry/v2/repositories/third-party/redis";
-    docker(&["exec", &registry(), "rm", "-rf", redis]);
+    docker(&["exec", &registry_container(), "rm", "-rf", redis]);
     first_failed("registry-warm", 5, "third-party/redis");
     let (_, items) = checklist(&[]);
     assert!(evidence(&items, "pull-secrets").contains("the mirror is not complete"), "{items:#?}");
@@ -199,7 +118,7 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
     });
     first_failed("workloads-ready", 8, "statefulset/redis-master: is scaled to nothing");
     let mut test = tool("helm");
-    test.args(["test", "redis", "-n", "ameide", "--kube-context", &kube_context(), "--timeout", "60s"]);
+    test.args(["test", "redis", "-n", "ameide", "--kube-context", &context(), "--timeout", "60s"]);
     assert!(!test.output().unwrap().status.success(), "no test passes without a Redis");
     kubectl(&["-n", "ameide", "scale", "statefulset/redis-master", "--replicas=1"]);
     kubectl(&["-n", "ameide", "rollout", "status", "statefulset/redis-master", "--timeout=120s"]);
@@ -207,9 +126,9 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
     green(&["--fix"]);
 
     // releases-deployed and no-pending-release: --fix repairs, syncs, and all is well.
-    edit_revision(kubectl, "redis", |secret| set_status(secret, Status::Failed, "").unwrap());
+    edit_revision("redis", |secret| set_status(secret, Status::Failed, "").unwrap());
     first_failed("releases-deployed", 7, "ameide/redis (layer 40-data-plane): revision");
-    edit_revision(kubectl, "redis", |secret| set_status(secret, Status::PendingUpgrade, "").unwrap());
+    edit_revision("redis", |secret| set_status(secret, Status::PendingUpgrade, "").unwrap());
     first_failed("no-pending-release", 7, "is pending-upgrade");
     green(&["--fix"]);
 
@@ -228,74 +147,12 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
 }
 
 #[test]
-fn the_backlog_page_has_the_definitions_of_today() {
-    let page = std::fs::read_to_string(root().join(xtask::checklist::PAGE)).unwrap();
-    let fresh = xtask::checklist::with_definitions(&page).unwrap();
-    assert!(page == fresh, "cargo xtask checklist --write brings it up to date");
-}
-
-#[test]
-fn a_watch_wants_a_terminal() {
-    let output = xtask(&["checklist", "--watch"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
-}
-
-/// An old script by its path, called from a folder of its own through a path with spaces.
-struct OldScripts(tempfile::TempDir);
-
-impl OldScripts {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(root(), folder.path().join("a tree")).unwrap();
-        Self(folder)
-    }
-
-    fn command(&self, path: &str, arguments: &[&str]) -> Command {
-        let mut command = plain(Command::new(self.0.path().join("a tree").join(path)));
-        command.current_dir(self.0.path()).args(arguments);
-        command
-    }
-}
-
-#[test]
-fn old_script_names_take_their_old_arguments_and_variables() {
-    let scripts = OldScripts::new();
-    let mut layer = scripts.command(
-        "infra/kubernetes/scripts/run-helm-layer.sh",
-        &["infra/kubernetes/helmfiles/45-data-plane-ext.yaml", "--dry-run"],
-    );
-    layer.env("HELMFILE_ENVIRONMENT", "staging").env("HELM_LAYER_SELECTOR", "name=minio");
-    let said = succeeds(layer);
-    assert!(said.contains("45-data-plane-ext.yaml -e staging -l name=minio sync"), "{said}");
-
-    let said = succeeds(scripts.command("infra/kubernetes/scripts/helmfile-sync.sh", &["staging", "--dry-run"]));
-    let layers: Vec<&str> = said.lines().filter(|line| line.contains("-e staging sync")).collect();
-    let files = std::fs::read_dir(root().join("infra/kubernetes/helmfiles")).unwrap().count();
-    assert_eq!(layers.len(), files, "every layer, in the environment of the argument:\n{said}");
-    assert!(layers[0].contains("[10-bootstrap]") && said.contains("[checklist]"), "{said}");
-
-    let check = "infra/kubernetes/scripts/infra-health-check.sh";
-    let said = succeeds(scripts.command(check, &["staging", "--layers", "45,40", "--dry-run"]));
-    let (first, second) = (said.find("40-data-plane.yaml -e staging"), said.find("45-data-plane-ext.yaml -e staging"));
-    assert!(first.is_some() && first < second && !said.contains("10-bootstrap"), "{said}");
-    let mut critical = scripts.command(check, &["--dry-run"]);
-    critical.env("INFRA_CRITICAL_PATH", "10-bootstrap 24-auth").env("HELMFILE_ENVIRONMENT", "");
-    let said = succeeds(critical);
-    assert!(said.contains("24-auth.yaml -e local") && !said.contains("40-data-plane"), "{said}");
-
-    let output = scripts.command(check, &["nowhere", "--dry-run"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
-    let output = scripts.command("infra/kubernetes/scripts/run-helm-layer.sh", &[]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
-}
-
-#[test]
 fn old_script_names_work_on_a_cluster() {
-    let _turn = cluster();
-    let scripts = OldScripts::new();
+    let _turn = turn();
+    let scripts = old_scripts();
     let ensure = || {
         let mut command = scripts.command("scripts/infra/ensure-k3d-cluster.sh", &[]);
-        command.env("HELMFILE_ENVIRONMENT", env());
+        command.env("HELMFILE_ENVIRONMENT", environment());
         command
     };
     let said = succeeds(ensure());
@@ -309,7 +166,7 @@ fn old_script_names_work_on_a_cluster() {
 
     let mut layer = scripts
         .command("infra/kubernetes/scripts/run-helm-layer.sh", &["infra/kubernetes/helmfiles/45-data-plane-ext.yaml"]);
-    layer.env("HELMFILE_ENVIRONMENT", env()).env("HELM_LAYER_SELECTOR", "name=minio");
+    layer.env("HELMFILE_ENVIRONMENT", environment()).env("HELM_LAYER_SELECTOR", "name=minio");
     let said = succeeds(layer);
     assert!(said.contains("[minio] helm test") && !said.contains("[temporal]"), "{said}");
 }
@@ -324,11 +181,11 @@ fn devcontainer_with(script: &str, home: &Path, critical_path: &str, variables: 
     let real = PathBuf::from(std::env::var("HOME").unwrap());
     let kept =
         |variable: &str, below: &str| std::env::var(variable).map(PathBuf::from).unwrap_or_else(|_| real.join(below));
-    let mut command = plain(Command::new(root().join(".devcontainer").join(script)));
+    let mut command = plain(root().join(".devcontainer").join(script));
     command.env("RUSTUP_HOME", kept("RUSTUP_HOME", ".rustup")).env("CARGO_HOME", kept("CARGO_HOME", ".cargo"));
     command.env("AMEIDE_CACHE_DIR", kept("AMEIDE_CACHE_DIR", ".cache/ameide"));
     command.env_remove("AMEIDE_STATE_DIR").env_remove("XDG_STATE_HOME").env_remove("KUBECONFIG");
-    command.env("HOME", home).env("HELMFILE_ENVIRONMENT", env()).env("INFRA_CRITICAL_PATH", critical_path);
+    command.env("HOME", home).env("HELMFILE_ENVIRONMENT", environment()).env("INFRA_CRITICAL_PATH", critical_path);
     command.envs(variables.iter().copied());
     let output = command.current_dir("/").output().unwrap();
     let log = std::fs::read_to_string(home.join(".devcontainer-setup.log")).unwrap_or_default();
@@ -342,7 +199,7 @@ fn last_lines(log: &str, count: usize) -> String {
 
 #[test]
 fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
-    let _turn = cluster();
+    let _turn = turn();
     let home = tempfile::tempdir().unwrap();
     let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "");
     assert_eq!(code, 0, "{log}");
@@ -357,12 +214,12 @@ fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
     assert_eq!(log.lines().last(), Some("12 of 12 hold"), "{log}");
 
     // A release that somebody unknown seems to work on.
-    edit_revision(kubectl, "redis", |secret| {
+    edit_revision("redis", |secret| {
         set_status(secret, Status::PendingUpgrade, "Preparing upgrade").unwrap();
         secret.metadata.labels.as_mut().unwrap().remove("run");
     });
     let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "40-data-plane");
-    edit_revision(kubectl, "redis", |secret| set_status(secret, Status::Deployed, "Upgrade complete").unwrap());
+    edit_revision("redis", |secret| set_status(secret, Status::Deployed, "Upgrade complete").unwrap());
     assert_eq!(code, 7, "{log}");
     assert!(log.contains("❌ FAIL No pending release"), "{log}");
     let last = last_lines(&log, 4);
@@ -385,42 +242,29 @@ fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
 /// Answers 429 to every manifest and blob, as Docker Hub does when the quota is used up;
 /// a HEAD counts for none, and goes through to the real registry.
 fn used_up(registry: &'static str) -> String {
-    use std::io::{BufRead, BufReader, Write};
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let serve = move |mut client: std::net::TcpStream| -> std::io::Result<()> {
-        let mut reader = BufReader::new(client.try_clone()?);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head)? > 0 {}
-        if head.starts_with("HEAD ") {
-            let mut upstream = std::net::TcpStream::connect(registry)?;
-            upstream.write_all(head.replacen("\r\n", "\r\nconnection: close\r\n", 1).as_bytes())?;
-            return std::io::copy(&mut upstream, &mut client).map(drop);
+    let answer = move |request: &crate::support::server::Request| {
+        if request.method == "HEAD" {
+            let headers: Vec<_> = request.headers.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+            let headers: Vec<_> = headers.into_iter().filter(|(name, _)| *name != "host").collect();
+            let Ok((status, headers, _)) = ask("HEAD", registry, &request.target, &headers, b"") else {
+                return Answer::Cut;
+            };
+            let headers = headers.iter().filter(|(name, _)| !matches!(&name[..], "connection" | "content-length"));
+            return headers.fold(Answer::new(status, ""), |answer, (name, value)| answer.with(name, value));
         }
         let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#;
-        let limit = "ratelimit-limit: 100;w=21600\r\nratelimit-remaining: 0;w=21600";
-        let length = body.len();
-        write!(
-            client,
-            "HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\n{limit}\r\ncontent-length: {length}\r\n\r\n{body}"
-        )
+        Answer::new(429, body).with("RateLimit-Limit", "100;w=21600").with("RateLimit-Remaining", "0;w=21600")
     };
-    std::thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            // Who hangs up has read enough.
-            drop(serve(client));
-        }
-    });
-    address
+    Server::start(answer).address
 }
 
 /// The mirror lacks an image, and the registry that it is to come from gives no more.
 #[test]
 fn the_devcontainers_script_names_a_rate_limit() {
-    let _turn = cluster();
+    let _turn = turn();
     let repository = "/var/lib/registry/docker/registry/v2/repositories/third-party/minio/mc";
-    docker(&["exec", &registry(), "rm", "-r", repository]);
-    docker(&["restart", "-t", "0", &registry()]);
+    docker(&["exec", &registry_container(), "rm", "-r", repository]);
+    docker(&["restart", "-t", "0", &registry_container()]);
     let home = tempfile::tempdir().unwrap();
     let limited = used_up("127.0.0.1:5555");
     let (code, log) = devcontainer_with("postCreateCommand.sh", home.path(), "", &[("AMEIDE_LAB_UPSTREAM", &limited)]);
@@ -433,9 +277,7 @@ fn the_devcontainers_script_names_a_rate_limit() {
 
 /// An image of this machine's own Linux: programs of this machine run in it.
 fn plain_image() -> String {
-    let mut images = Command::new("docker");
-    images.args(["images", "--filter", "reference=ameide-lab/base:*", "--format", "{{.Repository}}:{{.Tag}}"]);
-    let lab = succeeds(images);
+    let lab = docker(&["images", "--filter", "reference=ameide-lab/base:*", "--format", "{{.Repository}}:{{.Tag}}"]);
     if let Some(image) = lab.lines().next() {
         return image.to_owned();
     }
@@ -448,18 +290,15 @@ fn plain_image() -> String {
 
 #[test]
 fn from_inside_a_container_the_api_is_reached_by_a_name_of_its_certificate() {
-    let _turn = cluster();
+    let _turn = turn();
     let real = PathBuf::from(std::env::var("HOME").unwrap());
     let path = |variable: &str, below: &str| {
         std::env::var(variable).unwrap_or_else(|_| real.join(below).to_str().unwrap().to_owned())
     };
     let cache = path("AMEIDE_CACHE_DIR", ".cache/ameide");
     let state = path("AMEIDE_STATE_DIR", ".local/state/ameide");
-    let docker_cli = succeeds({
-        let mut which = Command::new("which");
-        which.arg("docker");
-        which
-    });
+    let shell = shell();
+    let docker_cli = cmd!(shell, "which docker").read().unwrap();
     let root = root();
     let script = "xtask cluster kubeconfig && xtask checklist && kubectl --context \"$CONTEXT\" get --raw /readyz && \
                   ! grep -i insecure \"$HOME/.kube/config\" && grep server: \"$HOME/.kube/config\"";
@@ -477,14 +316,14 @@ fn from_inside_a_container_the_api_is_reached_by_a_name_of_its_certificate() {
     for (folder, variable) in [(&cache, "AMEIDE_CACHE_DIR"), (&state, "AMEIDE_STATE_DIR")] {
         command.args(["-v", &format!("{folder}:{folder}"), "-e", &format!("{variable}={folder}")]);
     }
-    command.args(["-e", "HOME=/tmp", "-e", &format!("HELMFILE_ENVIRONMENT={}", env())]);
-    command.args(["-e", &format!("CONTEXT={}", kube_context()), "-w", root.to_str().unwrap()]);
+    command.args(["-e", "HOME=/tmp", "-e", &format!("HELMFILE_ENVIRONMENT={}", environment())]);
+    command.args(["-e", &format!("CONTEXT={}", context()), "-w", root.to_str().unwrap()]);
     command.args([&plain_image(), "sh", "-c", script]);
     let said = succeeds(command);
     for item in ["Cluster as its file says", "Kubernetes API ready", "Registry mirror warm", "Workloads ready"] {
         assert!(said.contains(&format!("✅ pass {item}")), "{item}:\n{said}");
     }
-    assert!(said.contains(&format!("server: https://{}-serverlb:6443", kube_context())), "{said}");
+    assert!(said.contains(&format!("server: https://{}-serverlb:6443", context())), "{said}");
     // This machine's own kubeconfig is as it was.
     kubectl(&["get", "--raw", "/readyz"]);
 }

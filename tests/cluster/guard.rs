@@ -1,17 +1,20 @@
 //! What goes wrong on a cluster, made to go wrong for real: each ends or heals as
 //! the table says, with its code, and the time from cause to message is printed.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{
-    NAMESPACE, Tree, docker, ends, eventually, http, image, lag, layer, pull_registry, registry_address,
-    signal_api_server, spawn, succeeds, text, turn,
+use serde_json::json;
+
+use crate::support::cluster::{
+    NAMESPACE, Tree, beside, docker, ended, image, kubectl, lag, layer, load_balancer, node, pull_registry, record,
+    registry_address, registry_container, releases, signal_api_server, turn,
 };
+use crate::support::server::{Answer, Request, Server, ask};
+use crate::support::{ends, eventually, succeeds, text};
 
 /// As registries name it.
 fn sha256(text: &str) -> String {
@@ -27,9 +30,9 @@ fn fault(tree: &Tree, name: &str, code: &str, exit: i32) -> String {
     assert_eq!(output.status.code(), Some(exit), "{name}\n{said}");
     assert_eq!(verdict(&said), code, "{name}\n{said}");
     assert!(said.contains("evidence:") && said.contains("remedy:"), "{said}");
-    assert!(!tree.releases().iter().any(|(_, status)| status.starts_with("pending")), "{name}: {said}");
+    assert!(!releases().iter().any(|(_, status)| status.starts_with("pending")), "{name}: {said}");
     // What a hook's own exit says, Helm tells; all else is seen while Helm works.
-    let seen = if code == "hook-failed" { "told by Helm".to_owned() } else { lag(tree, code) };
+    let seen = if code == "hook-failed" { "told by Helm".to_owned() } else { lag(code) };
     println!("{name}: {code}, exit {exit}: {seen}");
     said
 }
@@ -52,33 +55,43 @@ fn every_fault_of_an_image_is_told_by_its_cause() {
     let registry = pull_registry(&tree);
     let good = image(&tree, &registry);
 
-    layer(&tree, "wrong-tag", serde_json::json!({"image": format!("{registry}/third-party/busybox:absent")}));
+    layer(&tree, "wrong-tag", json!({"image": format!("{registry}/third-party/busybox:absent")}));
     fault(&tree, "wrong-tag", "image-not-found", 5);
 
     // An index that has an image for another platform only.
     let address = registry_address(&tree);
     let tag = good.rsplit(':').next().unwrap();
-    let (status, manifest) = http("GET", &address, &format!("/v2/third-party/busybox/manifests/{tag}"), "", "");
+    let accept = [
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    ];
+    let target = format!("/v2/third-party/busybox/manifests/{tag}");
+    let (status, _, manifest) = ask("GET", &address, &target, &[("Accept", &accept.join(", "))], b"").unwrap();
     assert_eq!(status, 200);
+    let manifest = String::from_utf8(manifest).unwrap();
     let parsed: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     // The first image of an index, or the one image that there is.
     let mut other = parsed["manifests"][0].clone();
     if other.is_null() {
         let digest = sha256(&manifest);
-        other = serde_json::json!({"mediaType": parsed["mediaType"], "digest": digest, "size": manifest.len()});
+        other = json!({"mediaType": parsed["mediaType"], "digest": digest, "size": manifest.len()});
     }
-    other["platform"] = serde_json::json!({"os": "linux", "architecture": "s390x"});
+    other["platform"] = json!({"os": "linux", "architecture": "s390x"});
     let kind = "application/vnd.oci.image.index.v1+json";
-    let index = serde_json::json!({"schemaVersion": 2, "mediaType": kind, "manifests": [other]}).to_string();
-    assert_eq!(http("PUT", &address, "/v2/third-party/busybox/manifests/s390x", kind, &index).0, 201);
-    layer(&tree, "wrong-platform", serde_json::json!({"image": format!("{registry}/third-party/busybox:s390x")}));
+    let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": [other]}).to_string();
+    let target = "/v2/third-party/busybox/manifests/s390x";
+    let (status, ..) = ask("PUT", &address, target, &[("Content-Type", kind)], index.as_bytes()).unwrap();
+    assert_eq!(status, 201);
+    layer(&tree, "wrong-platform", json!({"image": format!("{registry}/third-party/busybox:s390x")}));
     fault(&tree, "wrong-platform", "image-platform", 5);
 
     // By its address, the node knows nothing of plain HTTP.
     let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
-    let addresses = docker(&["inspect", "--format", format, &crate::support::registry_container()]);
+    let addresses = docker(&["inspect", "--format", format, &registry_container()]);
     let address = addresses.split_whitespace().next().unwrap();
-    layer(&tree, "wrong-protocol", serde_json::json!({"image": format!("{address}:5000/third-party/busybox:{tag}")}));
+    layer(&tree, "wrong-protocol", json!({"image": format!("{address}:5000/third-party/busybox:{tag}")}));
     fault(&tree, "wrong-protocol", "registry-protocol", 5);
 }
 
@@ -87,27 +100,27 @@ fn every_fault_of_a_workload_is_told_by_its_cause() {
     let tree = turn();
     patience(&tree, "{crash-loop: 5, unschedulable: 3, config-missing: 2, oom-killed: 1, quota-exceeded: 1}");
     let image = image(&tree, &pull_registry(&tree));
-    let shell = |script: &str| serde_json::json!(["/bin/sh", "-c", script]);
+    let shell = |script: &str| json!(["/bin/sh", "-c", script]);
 
-    layer(&tree, "fine", serde_json::json!({"image": image}));
+    layer(&tree, "fine", json!({"image": image}));
     succeeds(tree.xtask(&["layer", "fine"]));
-    tree.kubectl(&["-n", NAMESPACE, "create", "secret", "generic", "half", "--from-literal=one=1"]);
-    let from = serde_json::json!([{"name": "X", "valueFrom": {"secretKeyRef": {"name": "half", "key": "two"}}}]);
-    layer(&tree, "missing-key", serde_json::json!({"image": image, "env": from}));
+    kubectl(&["-n", NAMESPACE, "create", "secret", "generic", "half", "--from-literal=one=1"]);
+    let from = json!([{"name": "X", "valueFrom": {"secretKeyRef": {"name": "half", "key": "two"}}}]);
+    layer(&tree, "missing-key", json!({"image": image, "env": from}));
     let said = fault(&tree, "missing-key", "config-missing", 8);
     assert!(said.contains("two"), "names the key: {said}");
-    layer(&tree, "crash", serde_json::json!({"image": image, "command": shell("exit 1")}));
+    layer(&tree, "crash", json!({"image": image, "command": shell("exit 1")}));
     fault(&tree, "crash", "crash-loop", 8);
-    let memory = serde_json::json!({"limits": {"memory": "12Mi"}});
+    let memory = json!({"limits": {"memory": "12Mi"}});
     let eats = shell("x=x; while :; do x=$x$x; done");
-    layer(&tree, "memory", serde_json::json!({"image": image, "command": eats, "resources": memory}));
+    layer(&tree, "memory", json!({"image": image, "command": eats, "resources": memory}));
     fault(&tree, "memory", "oom-killed", 8);
-    let much = serde_json::json!({"requests": {"cpu": "1000"}});
-    layer(&tree, "too-big", serde_json::json!({"image": image, "resources": much}));
+    let much = json!({"requests": {"cpu": "1000"}});
+    layer(&tree, "too-big", json!({"image": image, "resources": much}));
     fault(&tree, "too-big", "unschedulable", 8);
-    layer(&tree, "bad-hook", serde_json::json!({"image": image, "hook": ["/bin/sh", "-c", "exit 3"]}));
+    layer(&tree, "bad-hook", json!({"image": image, "hook": ["/bin/sh", "-c", "exit 3"]}));
     fault(&tree, "bad-hook", "hook-failed", 8);
-    layer(&tree, "quota", serde_json::json!({"image": image, "quota": true}));
+    layer(&tree, "quota", json!({"image": image, "quota": true}));
     fault(&tree, "quota", "quota-exceeded", 8);
 }
 
@@ -115,9 +128,8 @@ fn every_fault_of_a_workload_is_told_by_its_cause() {
 #[test]
 fn layer_45_is_brought_back_by_running_it() {
     let tree = turn();
-    let get = |object: &str, path: &str| {
-        tree.kubectl(&["-n", "ameide", "get", object, "-o", &format!("jsonpath={{{path}}}")])
-    };
+    let get =
+        |object: &str, path: &str| kubectl(&["-n", "ameide", "get", object, "-o", &format!("jsonpath={{{path}}}")]);
     let minio = r#".spec.template.spec.containers[?(@.name=="minio")].image"#;
     let look = || {
         [
@@ -130,7 +142,7 @@ fn layer_45_is_brought_back_by_running_it() {
     };
     let act = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
-        tree.kubectl(&[&["-n", "ameide"], words.as_slice()].concat());
+        kubectl(&[&["-n", "ameide"], words.as_slice()].concat());
     };
     let layer = |flags: &[&str]| tree.xtask(&[&["layer", "45", "--skip-tests"], flags].concat());
     let before = look();
@@ -187,9 +199,9 @@ fn layer_45_is_brought_back_by_running_it() {
 fn what_somebody_else_set_is_named_and_taken_back_only_when_asked() {
     let tree = turn();
     let image = image(&tree, &pull_registry(&tree));
-    layer(&tree, "fine", serde_json::json!({"image": image}));
+    layer(&tree, "fine", json!({"image": image}));
     succeeds(tree.xtask(&["layer", "fine", "--skip-tests"]));
-    tree.kubectl(&["-n", NAMESPACE, "set", "image", "deployment/fine", &format!("main={image}-other")]);
+    kubectl(&["-n", NAMESPACE, "set", "image", "deployment/fine", &format!("main={image}-other")]);
     let said = ends(tree.xtask(&["layer", "fine", "--skip-tests"]), 7);
     assert_eq!(verdict(&said), "field-conflict", "{said}");
     assert!(said.contains("\"kubectl-set\" set .spec.template.spec.containers[name=\"main\"].image"), "{said}");
@@ -197,19 +209,19 @@ fn what_somebody_else_set_is_named_and_taken_back_only_when_asked() {
     assert!(remedy.ends_with("layer 70-fine --force-conflicts"), "{remedy}");
     succeeds(tree.xtask(&["layer", "70-fine", "--force-conflicts", "--skip-tests"]));
     let read = ["-n", NAMESPACE, "get", "deployment", "fine", "-o", "jsonpath={..image}"];
-    assert_eq!(tree.kubectl(&read).trim(), image);
+    assert_eq!(kubectl(&read).trim(), image);
 }
 
 #[test]
 fn a_stopped_registry_is_told_before_helm_runs() {
     let tree = turn();
-    layer(&tree, "fine", serde_json::json!({"image": image(&tree, &pull_registry(&tree))}));
-    docker(&["stop", "--time", "1", &crate::support::registry_container()]);
+    layer(&tree, "fine", json!({"image": image(&tree, &pull_registry(&tree))}));
+    docker(&["stop", "--time", "1", &registry_container()]);
     let started = Instant::now();
     let said = ends(tree.xtask(&["layer", "fine"]), 5);
     assert_eq!(verdict(&said), "registry-unreachable", "{said}");
     println!("stopped registry: registry-unreachable, exit 5: {:.1} s from the start", started.elapsed().as_secs_f64());
-    docker(&["start", &crate::support::registry_container()]);
+    docker(&["start", &registry_container()]);
     succeeds(tree.xtask(&["layer", "fine"]));
 }
 
@@ -217,26 +229,25 @@ fn a_stopped_registry_is_told_before_helm_runs() {
 fn a_registry_that_stops_while_helm_works_is_told_and_the_next_run_goes_on() {
     let tree = turn();
     patience(&tree, "{registry-unreachable: 4, registry-dns: 4}");
-    let hook = serde_json::json!(["/bin/sh", "-c", "sleep 4"]);
+    let hook = json!(["/bin/sh", "-c", "sleep 4"]);
     let image = image(&tree, &pull_registry(&tree));
     // The node has the image, and asks the registry all the same.
-    layer(&tree, "cut", serde_json::json!({"image": image, "hook": hook, "pullPolicy": "Always"}));
-    let child = spawn(&tree, &["layer", "cut", "--skip-tests"]);
-    eventually("the hook runs", || running(&tree, "cut-hook"));
-    docker(&["stop", "--time", "1", &crate::support::registry_container()]);
-    let output = child.wait_with_output().unwrap();
-    let said = text(&output);
-    assert_eq!(output.status.code(), Some(5), "{said}");
+    layer(&tree, "cut", json!({"image": image, "hook": hook, "pullPolicy": "Always"}));
+    let child = beside(&tree.xtask(&["layer", "cut", "--skip-tests"]));
+    eventually("the hook runs", || running("cut-hook"));
+    docker(&["stop", "--time", "1", &registry_container()]);
+    let (code, said) = ended(&child);
+    assert_eq!(code, Some(5), "{said}");
     // A stopped container has no name either in Docker's DNS.
     let code = verdict(&said);
     assert!(matches!(code, "registry-unreachable" | "registry-dns"), "{said}");
-    println!("registry stopped meanwhile: {code}, exit 5: {}", lag(&tree, code));
-    docker(&["start", &crate::support::registry_container()]);
+    println!("registry stopped meanwhile: {code}, exit 5: {}", lag(code));
+    docker(&["start", &registry_container()]);
     succeeds(tree.xtask(&["layer", "cut", "--skip-tests"]));
 }
 
-fn running(tree: &Tree, pod: &str) -> bool {
-    let pods = tree.kubectl(&["-n", NAMESPACE, "get", "pods", "--no-headers", "--ignore-not-found"]);
+fn running(pod: &str) -> bool {
+    let pods = kubectl(&["-n", NAMESPACE, "get", "pods", "--no-headers", "--ignore-not-found"]);
     pods.lines().any(|line| line.starts_with(pod) && line.contains("Running"))
 }
 
@@ -253,37 +264,34 @@ struct Limited {
 /// all the same.
 #[derive(Clone, Copy)]
 struct Refusal {
-    status: &'static str,
-    headers: &'static str,
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
     /// The value of `Authorization` that opens it.
     login: Option<&'static str>,
 }
 
 impl Limited {
     fn start(tree: &Tree, refusal: Refusal) -> Self {
-        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
         let (open, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let upstream = registry_address(tree);
-        std::thread::spawn({
-            let (open, refused) = (open.clone(), refused.clone());
-            move || {
-                for stream in listener.incoming().flatten() {
-                    let (open, refused, upstream) = (open.clone(), refused.clone(), upstream.clone());
-                    std::thread::spawn(move || {
-                        // A client that goes away is the client's own affair.
-                        let _ = serve(stream, &upstream, &open, &refused, refusal);
-                    });
-                }
+        let (is_open, counted) = (open.clone(), refused.clone());
+        let answer = move |request: &Request| {
+            let logged_in = refusal.login.is_some_and(|login| request.header("authorization") == Some(login));
+            if logged_in || is_open.load(Ordering::SeqCst) {
+                return passed_on(request, &upstream);
             }
-        });
+            counted.fetch_add(1, Ordering::SeqCst);
+            refusal.answer()
+        };
+        // The node, which is a container, asks for it by its gateway.
+        let port = Server::over("0.0.0.0:0", answer, |stream| Box::new(stream)).port();
         let format = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}";
-        let gateway = docker(&["inspect", "--format", format, &crate::support::node()]).trim().to_owned();
+        let gateway = docker(&["inspect", "--format", format, &node()]).trim().to_owned();
         // The node learns that this registry speaks plain HTTP; containerd reads it at each pull.
         let folder = format!("/var/lib/rancher/k3s/agent/etc/containerd/certs.d/{gateway}:{port}");
         let hosts = format!("server = \"http://{gateway}:{port}\"\n[host.\"http://{gateway}:{port}\"]\n");
         let script = format!("mkdir -p '{folder}' && printf '%s' '{hosts}' > '{folder}/hosts.toml'");
-        docker(&["exec", &crate::support::node(), "sh", "-c", &script]);
+        docker(&["exec", &node(), "sh", "-c", &script]);
         Self { port, gateway, open, refused }
     }
 
@@ -292,47 +300,34 @@ impl Limited {
     }
 }
 
-fn serve(
-    mut stream: TcpStream,
-    upstream: &str,
-    open: &AtomicBool,
-    refused: &AtomicUsize,
-    Refusal { status, headers, login }: Refusal,
-) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let (mut head, mut first, mut logged_in) = (String::new(), String::new(), false);
-    reader.read_line(&mut first)?;
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 || line == "\r\n" {
-            break;
-        }
-        let name = line.split(':').next().unwrap_or_default().to_lowercase();
-        logged_in |= name == "authorization" && login.is_some_and(|login| line.contains(login));
-        if !matches!(name.as_str(), "host" | "connection") {
-            head.push_str(&line);
-        }
-    }
-    if !open.load(Ordering::SeqCst) && !logged_in {
-        refused.fetch_add(1, Ordering::SeqCst);
+impl Refusal {
+    fn answer(self) -> Answer {
         let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your unauthenticated pull rate limit. https://www.docker.com/increase-rate-limit"}]}"#;
-        let body = if first.starts_with("HEAD") || !status.starts_with("429") { "" } else { body };
-        return write!(
-            stream,
-            "HTTP/1.1 {status}\r\n{headers}Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
+        let answer = Answer::new(self.status, if self.status == 429 { body } else { "" });
+        let answer = answer.with("Content-Type", "application/json");
+        self.headers.iter().fold(answer, |answer, (name, value)| answer.with(name, value))
     }
-    let mut to = TcpStream::connect(upstream)?;
-    write!(to, "{first}Host: {upstream}\r\nConnection: close\r\n{head}\r\n")?;
-    std::io::copy(&mut to, &mut stream).map(drop)
+}
+
+/// What the cluster's registry answers.
+fn passed_on(request: &Request, upstream: &str) -> Answer {
+    let headers = request.headers.iter().filter(|(name, _)| !matches!(&name[..], "host" | "connection"));
+    let headers: Vec<_> = headers.map(|(name, value)| (&name[..], &value[..])).collect();
+    let Ok((status, headers, body)) = ask(&request.method, upstream, &request.target, &headers, b"") else {
+        return Answer::Cut;
+    };
+    let answer = Answer::new(status, body);
+    headers
+        .iter()
+        .filter(|(name, _)| name != "connection")
+        .fold(answer, |answer, (name, value)| answer.with(name, value))
 }
 
 /// Runs a layer against a limit that is lifted some seconds after it was told.
-fn heals_when_the_limit_lifts(name: &str, headers: &'static str) {
+fn heals_when_the_limit_lifts(name: &str, headers: &'static [(&'static str, &'static str)]) {
     let tree = turn();
-    let limited = Limited::start(&tree, Refusal { status: "429 Too Many Requests", headers, login: None });
-    layer(&tree, name, serde_json::json!({"image": image(&tree, &limited.registry())}));
+    let limited = Limited::start(&tree, Refusal { status: 429, headers, login: None });
+    layer(&tree, name, json!({"image": image(&tree, &limited.registry())}));
     let mut child = tree.xtask(&["layer", name]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let started = Instant::now();
@@ -351,17 +346,17 @@ fn heals_when_the_limit_lifts(name: &str, headers: &'static str) {
         assert!(said.contains("try 1 of 8 in 7 s"), "as long as the registry asks for: {said}");
     }
     assert!(limited.refused.load(Ordering::SeqCst) > 0);
-    println!("{name}: registry-rate-limited, healed: {}", lag(&tree, "registry-rate-limited"));
+    println!("{name}: registry-rate-limited, healed: {}", lag("registry-rate-limited"));
 }
 
 #[test]
 fn a_rate_limit_with_retry_after_heals() {
-    heals_when_the_limit_lifts("limited-told", "Retry-After: 7\r\n");
+    heals_when_the_limit_lifts("limited-told", &[("Retry-After", "7")]);
 }
 
 #[test]
 fn a_rate_limit_without_retry_after_heals() {
-    heals_when_the_limit_lifts("limited", "");
+    heals_when_the_limit_lifts("limited", &[]);
 }
 
 #[test]
@@ -371,21 +366,20 @@ fn wrong_credentials_end_the_run_without_a_retry() {
     patience(&tree, "{registry-auth: 5}");
     // `puller:right`
     let login = Some("Basic cHVsbGVyOnJpZ2h0");
-    let refusal =
-        Refusal { status: "401 Unauthorized", headers: "WWW-Authenticate: Basic realm=\"registry\"\r\n", login };
+    let refusal = Refusal { status: 401, headers: &[("WWW-Authenticate", "Basic realm=\"registry\"")], login };
     let refusing = Limited::start(&tree, refusal);
     let secret = |password: &str| {
         let server = format!("--docker-server={}", refusing.registry());
         let password = format!("--docker-password={password}");
-        tree.kubectl(&["-n", NAMESPACE, "delete", "secret", "login", "--ignore-not-found"]);
+        kubectl(&["-n", NAMESPACE, "delete", "secret", "login", "--ignore-not-found"]);
         let create = ["create", "secret", "docker-registry", "login", &server, "--docker-username=puller", &password];
-        tree.kubectl(&[&["-n", NAMESPACE][..], &create].concat());
+        kubectl(&[&["-n", NAMESPACE][..], &create].concat());
     };
-    tree.kubectl(&["create", "namespace", NAMESPACE]);
+    kubectl(&["create", "namespace", NAMESPACE]);
     secret("wrong");
-    let pull_secrets = serde_json::json!([{"name": "login"}]);
+    let pull_secrets = json!([{"name": "login"}]);
     let image = image(&tree, &refusing.registry());
-    layer(&tree, "refused", serde_json::json!({"image": image, "pullSecrets": pull_secrets}));
+    layer(&tree, "refused", json!({"image": image, "pullSecrets": pull_secrets}));
     let said = fault(&tree, "refused", "registry-auth", 5);
     assert!(!said.contains("🔁"), "{said}");
     // With the right ones the next run goes on, and waits for no back-off.
@@ -395,22 +389,26 @@ fn wrong_credentials_end_the_run_without_a_retry() {
     println!("refused: in place {:.1} s after the credentials were right", started.elapsed().as_secs_f64());
 }
 
-/// Runs a layer whose API goes away for 20 s at a moment of the run.
-fn outage(name: &str, moment: impl Fn(&Tree) -> bool, begin: impl Fn(), end: impl Fn()) {
+/// Longer than a Lease that nobody renews is another's: the run keeps it all the same.
+const LONG: Duration = Duration::from_secs(20);
+/// Longer than any single request is waited for.
+const SHORT: Duration = Duration::from_secs(8);
+
+/// Runs a layer whose API goes away for that long at a moment of the run.
+fn outage(name: &str, long: Duration, moment: impl Fn() -> bool, begin: impl Fn(), end: impl Fn()) {
     let tree = turn();
-    let hook = serde_json::json!(["/bin/sh", "-c", "sleep 4"]);
-    layer(&tree, name, serde_json::json!({"image": image(&tree, &pull_registry(&tree)), "hook": hook}));
-    let child = spawn(&tree, &["layer", name]);
-    eventually("the moment of the outage", || moment(&tree));
+    let hook = json!(["/bin/sh", "-c", "sleep 4"]);
+    layer(&tree, name, json!({"image": image(&tree, &pull_registry(&tree)), "hook": hook}));
+    let child = beside(&tree.xtask(&["layer", name]));
+    eventually("the moment of the outage", &moment);
     begin();
     let away = jiff::Timestamp::now();
-    std::thread::sleep(Duration::from_secs(20));
+    std::thread::sleep(long);
     end();
-    let output = child.wait_with_output().unwrap();
-    let said = text(&output);
+    let (code, said) = ended(&child);
     println!("{said}");
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    let record = crate::support::record();
+    assert_eq!(code, Some(0), "{said}");
+    let record = record();
     // Seen by the watch, or by Helm when it began.
     let tells = |line: &&serde_json::Value| line["code"] == "api-unreachable" || line["reason"] == "api-unreachable";
     let told = record.iter().find(tells);
@@ -420,24 +418,22 @@ fn outage(name: &str, moment: impl Fn(&Tree) -> bool, begin: impl Fn(), end: imp
 
 #[test]
 fn an_api_server_that_hangs_for_20_seconds_ends_nothing() {
-    let hook_runs = |tree: &Tree| running(tree, "outage-hook");
-    outage("outage", hook_runs, || signal_api_server("STOP"), || signal_api_server("CONT"));
+    outage("outage", LONG, || running("outage-hook"), || signal_api_server("STOP"), || signal_api_server("CONT"));
 }
 
 #[test]
 fn an_api_that_refuses_for_20_seconds_ends_nothing() {
-    let balancer = crate::support::load_balancer();
+    let balancer = load_balancer();
     let stop = || drop(docker(&["stop", "--time", "1", &balancer]));
     let start = || drop(docker(&["start", &balancer]));
-    let hook_runs = |tree: &Tree| running(tree, "refusing-hook");
-    outage("refusing", hook_runs, stop, start);
+    outage("refusing", LONG, || running("refusing-hook"), stop, start);
     // As Helm begins, which then fails: it is tried again when the API is back.
-    let helmfile_starts = |_: &Tree| {
-        let record = crate::support::record();
+    let helmfile_starts = || {
+        let record = record();
         record.first().is_some_and(|run| run["command"].as_str().unwrap().contains("layer early"))
             && record.iter().any(|line| line["event"] == "started" && line["step"] == "helmfile sync")
     };
-    outage("early", helmfile_starts, stop, start);
+    outage("early", SHORT, helmfile_starts, stop, start);
 }
 
 #[test]
@@ -447,33 +443,32 @@ fn a_namespace_held_by_a_finalizer_is_waited_for_and_named() {
         text.replace("namespace: 120", "namespace: 5")
             .replace("layers:\n  10-", &format!("layers:\n  70-fine:\n    creates: [{NAMESPACE}]\n  10-"))
     });
-    layer(&tree, "fine", serde_json::json!({"image": image(&tree, &pull_registry(&tree))}));
+    layer(&tree, "fine", json!({"image": image(&tree, &pull_registry(&tree))}));
     let hold = |on: bool| {
         let finalizers = if on { r#"["ameide.dev/hold"]"# } else { "null" };
         let patch = format!(r#"{{"metadata":{{"finalizers":{finalizers}}}}}"#);
-        tree.kubectl(&["-n", NAMESPACE, "patch", "configmap", "held", "--type=merge", "-p", &patch]);
+        kubectl(&["-n", NAMESPACE, "patch", "configmap", "held", "--type=merge", "-p", &patch]);
     };
-    tree.kubectl(&["create", "namespace", NAMESPACE]);
-    tree.kubectl(&["-n", NAMESPACE, "create", "configmap", "held"]);
+    kubectl(&["create", "namespace", NAMESPACE]);
+    kubectl(&["-n", NAMESPACE, "create", "configmap", "held"]);
     hold(true);
-    tree.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"]);
+    kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"]);
     eventually("the namespace controller tells", || {
-        tree.kubectl(&["get", "namespace", NAMESPACE, "-o", "yaml"]).contains("ameide.dev/hold")
+        kubectl(&["get", "namespace", NAMESPACE, "-o", "yaml"]).contains("ameide.dev/hold")
     });
     // Not freed: exit 6, and the finalizer is where it was.
     let said = ends(tree.xtask(&["layer", "fine"]), 6);
     println!("held: namespace-terminating, exit 6");
     assert!(said.contains("❌ namespace-terminating: ") && said.contains("ameide.dev/hold"), "{said}");
-    let kept = tree.kubectl(&["-n", NAMESPACE, "get", "configmap", "held", "-o", "yaml"]);
+    let kept = kubectl(&["-n", NAMESPACE, "get", "configmap", "held", "-o", "yaml"]);
     assert!(kept.contains("ameide.dev/hold"), "{kept}");
-    // Freed after 20 s: it goes on.
+    // Freed while it is waited for: it goes on.
     tree.edit("infra/kubernetes/layers.yaml", |text| text.replace("namespace: 5", "namespace: 120"));
     let started = Instant::now();
     let mut child = tree.xtask(&["layer", "fine"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
     let line = lines.find(|line| line.contains(NAMESPACE) && line.contains("ameide.dev/hold")).unwrap();
     println!("held: told {:.1} s after the start: {line}", started.elapsed().as_secs_f64());
-    std::thread::sleep(Duration::from_secs(20));
     hold(false);
     let rest: Vec<String> = lines.collect();
     assert!(child.wait().unwrap().success(), "{rest:?}");
@@ -488,14 +483,14 @@ fn an_image_outside_the_mirror_is_refused_before_helm_starts() {
     tree.edit("infra/kubernetes/charts/minio/templates/deployment.yaml", |text| {
         text.replace("{{- include \"lib.image\" .Values.image | nindent 10 }}", "image: docker.io/library/nginx:1.27")
     });
-    let before = tree.releases();
+    let before = releases();
     let output = tree.xtask(&["layer", "45", "--skip-tests"]).output().unwrap();
     let said = text(&output);
     assert_eq!(output.status.code(), Some(5), "{said}");
     let expected = "evidence: Deployment ameide/minio: spec.template.spec.containers[0].image: docker.io/library/nginx:1.27 is not from ";
     assert!(said.contains("image-not-mirrored: ") && said.contains(expected), "{said}");
     assert!(!said.contains("helmfile sync"), "{said}");
-    assert_eq!(tree.releases(), before);
+    assert_eq!(releases(), before);
     let output = tree.xtask(&["mirror", "--check"]).output().unwrap();
     assert_eq!(output.status.code(), Some(5), "{}", text(&output));
     assert!(text(&output).contains(expected), "{}", text(&output));

@@ -1,13 +1,17 @@
 //! Runs that are killed, and many at once: the next one converges, nothing is
 //! lost, and no two Helmfile runs of one cluster ever overlap.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{
-    Alone, Random, Tree, context, eventually, helm_processes, image, kill, layer, pull_registry, spawn, succeeds, text,
-    turn,
+use duct::Handle;
+use serde_json::json;
+
+use crate::support::cluster::{
+    Alone, Tree, beside, context, ended, helm_processes, image, kill, kubectl, layer, pull_registry, random, releases,
+    state, turn, unheard,
 };
+use crate::support::{eventually, succeeds, tool};
 
 /// How often it is looked whether a run has ended.
 const LOOK: Duration = Duration::from_millis(15);
@@ -15,12 +19,12 @@ const LOOK: Duration = Duration::from_millis(15);
 #[test]
 fn twenty_runs_at_once_take_turns() {
     let tree = turn();
-    layer(&tree, "fine", serde_json::json!({"image": image(&tree, &pull_registry(&tree))}));
-    let (alone, started) = (Alone::new(&tree), Instant::now());
-    let children: Vec<Child> = (0..20).map(|_| watched(&tree, &alone, &["layer", "fine"]).spawn().unwrap()).collect();
+    layer(&tree, "fine", json!({"image": image(&tree, &pull_registry(&tree))}));
+    let (alone, started) = (Alone::new(), Instant::now());
+    let children: Vec<Handle> = (0..20).map(|_| beside(&watched(&tree, &alone, &["layer", "fine"]))).collect();
     for child in children {
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        let (code, said) = ended(&child);
+        assert_eq!(code, Some(0), "{said}");
     }
     assert_eq!(alone.never_overlapped(), 20);
     println!("twenty at once: {:.0} s", started.elapsed().as_secs_f64());
@@ -29,25 +33,25 @@ fn twenty_runs_at_once_take_turns() {
 /// A run whose Helmfile tells when it is not alone.
 fn watched(tree: &Tree, alone: &Alone, arguments: &[&str]) -> Command {
     let mut command = tree.xtask(arguments);
-    command.env("AMEIDE_CACHE_DIR", alone.cache()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("AMEIDE_CACHE_DIR", alone.cache());
     command
 }
 
 /// What a client of MinIO prints, run in the cluster.
-fn mc(tree: &Tree, script: &str) -> String {
+fn mc(script: &str) -> String {
     let image = "jsonpath={.spec.template.spec.containers[0].image}";
-    let image = tree.kubectl(&["-n", "ameide", "get", "job", "minio-buckets", "-o", image]);
-    let from = |key: &str| serde_json::json!({"secretKeyRef": {"name": "minio-root-credentials", "key": key}});
-    let environment = serde_json::json!([
+    let image = kubectl(&["-n", "ameide", "get", "job", "minio-buckets", "-o", image]);
+    let from = |key: &str| json!({"secretKeyRef": {"name": "minio-root-credentials", "key": key}});
+    let environment = json!([
         {"name": "USER", "valueFrom": from("root-user")}, {"name": "PASSWORD", "valueFrom": from("root-password")},
         {"name": "MC_HOST_minio", "value": "http://$(USER):$(PASSWORD)@minio:9000"},
         {"name": "MC_CONFIG_DIR", "value": "/tmp/mc"},
     ]);
-    let container = serde_json::json!({
+    let container = json!({
         "name": "guard-mc", "image": image, "command": ["/bin/sh", "-c", script], "env": environment,
     });
-    let overrides = serde_json::json!({"spec": {"containers": [container]}}).to_string();
-    let pod = |arguments: &[&str]| tree.kubectl(&[&["-n", "ameide"][..], arguments].concat());
+    let overrides = json!({"spec": {"containers": [container]}}).to_string();
+    let pod = |arguments: &[&str]| kubectl(&[&["-n", "ameide"][..], arguments].concat());
     let overrides = format!("--overrides={overrides}");
     pod(&["run", "guard-mc", "--restart=Never", &format!("--image={image}"), &overrides]);
     let mut phase = String::new();
@@ -80,30 +84,29 @@ fn kill_helm(victims: Victims) -> usize {
         Victims::Helmfile => helmfile,
         Victims::Xtask => Vec::new(),
     };
-    victims.iter().for_each(|(pid, _)| kill(*pid, "KILL"));
+    kill(&victims);
     victims.len()
 }
 
 /// Kills helm, and what started it, once the release is in this state; it stays in it.
 fn kill_while(tree: &Tree, state: &str) {
-    let is = || tree.releases().iter().any(|(name, status)| name == "minio" && status == state);
-    let mut child = spawn(tree, &["layer", "45", "--skip-tests"]);
+    let is = || releases().iter().any(|(name, status)| name == "minio" && status == state);
+    let child = unheard(&tree.xtask(&["layer", "45", "--skip-tests"]));
     eventually(state, is);
     kill_helm(Victims::All);
     child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(is(), "helm was killed while the release was {state}: {:?}", tree.releases());
+    assert!(is(), "helm was killed while the release was {state}: {:?}", releases());
 }
 
 /// The next run converges, by itself.
 fn converges(tree: &Tree) {
     let said = succeeds(tree.xtask(&["layer", "45", "--skip-tests"]));
     println!("{said}");
-    all_deployed(tree);
+    all_deployed();
 }
 
-fn all_deployed(tree: &Tree) {
-    let releases = tree.releases();
+fn all_deployed() {
+    let releases = releases();
     for name in ["minio", "temporal"] {
         assert!(releases.contains(&(name.to_owned(), "deployed".to_owned())), "{releases:?}");
     }
@@ -112,18 +115,18 @@ fn all_deployed(tree: &Tree) {
 #[test]
 fn helm_killed_in_an_install_and_in_an_upgrade_of_minio_loses_nothing() {
     let tree = turn();
-    mc(&tree, "mc mb -q --ignore-existing minio/guard && echo kept | mc pipe -q minio/guard/object");
-    let kept = || assert!(mc(&tree, "mc cat minio/guard/object").contains("kept"));
+    mc("mc mb -q --ignore-existing minio/guard && echo kept | mc pipe -q minio/guard/object");
+    let kept = || assert!(mc("mc cat minio/guard/object").contains("kept"));
     kill_while(&tree, "pending-upgrade");
     converges(&tree);
     kept();
-    let mut uninstall = tree.tool("helm");
+    let mut uninstall = tool("helm");
     uninstall.args(["--kube-context", &context(), "-n", "ameide", "uninstall", "minio", "--wait"]);
     succeeds(uninstall);
     kill_while(&tree, "pending-install");
     converges(&tree);
     kept();
-    mc(&tree, "mc rb -q --force minio/guard");
+    mc("mc rb -q --force minio/guard");
 }
 
 const KILLS: usize = 30;
@@ -133,14 +136,14 @@ const IN_A_ROW: usize = 3;
 #[test]
 fn layer_45_killed_at_random_moments_always_converges() {
     let tree = turn();
-    let mut random = Random::seeded();
+    let mut random = random();
     let (mut kills, mut converged) = (0, 0);
-    let alone = Alone::new(&tree);
+    let alone = Alone::new();
     while kills < KILLS {
         let run = &["layer", "45", "--skip-tests"];
-        let mut child = watched(&tree, &alone, run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let moment = Duration::from_millis(random.below(9_000));
-        let victims = match random.below(6) {
+        let child = unheard(&watched(&tree, &alone, run));
+        let moment = Duration::from_millis(random.u64(..9_000));
+        let victims = match random.u8(..6) {
             0 => Victims::Xtask,
             1 => Victims::Helmfile,
             2 => Victims::Helm,
@@ -150,9 +153,9 @@ fn layer_45_killed_at_random_moments_always_converges() {
         while started.elapsed() < moment && child.try_wait().unwrap().is_none() {
             std::thread::sleep(LOOK);
         }
-        if let Some(status) = child.try_wait().unwrap() {
-            assert_eq!(status.code(), Some(0), "kill {kills}: a rerun that nobody killed");
-            all_deployed(&tree);
+        if let Some(output) = child.try_wait().unwrap() {
+            assert_eq!(output.status.code(), Some(0), "kill {kills}: a rerun that nobody killed");
+            all_deployed();
             converged += 1;
             continue;
         }
@@ -164,30 +167,25 @@ fn layer_45_killed_at_random_moments_always_converges() {
         if killed == 0 {
             // None of them ran: no kill.
             child.kill().unwrap();
-            child.wait().unwrap();
             continue;
         }
         kills += 1;
         // With helm or Helmfile killed, the run goes on, and may well repair it at once.
-        while !xtask && child.try_wait().unwrap().is_none() {
-            std::thread::sleep(LOOK);
-        }
-        let status = child.wait().unwrap();
+        let status = child.wait().unwrap().status;
         println!("kill {kills}: {victims:?} ({killed}) after {moment:?}; {status}");
         if kills % IN_A_ROW != 0 && (xtask || status.success()) {
             continue;
         }
-        let again = watched(&tree, &alone, run).spawn().unwrap();
-        let output = again.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "after kill {kills}\n{}", text(&output));
-        all_deployed(&tree);
+        let (code, said) = ended(&beside(&watched(&tree, &alone, run)));
+        assert_eq!(code, Some(0), "after kill {kills}\n{said}");
+        all_deployed();
         converged += 1;
     }
     println!("{kills} kills, {converged} runs left to themselves: all converged");
     assert!(converged >= KILLS / IN_A_ROW);
     println!("{} syncs, none beside another", alone.never_overlapped());
-    let lock = crate::support::state().lock();
+    let lock = state().lock();
     assert!(!lock.exists(), "{lock} stays");
     let holder = ["-n", "kube-system", "get", "lease", "ameide-deploy", "-o", "jsonpath={.spec.holderIdentity}"];
-    assert_eq!(tree.kubectl(&holder), "");
+    assert_eq!(kubectl(&holder), "");
 }

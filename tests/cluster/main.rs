@@ -8,3 +8,4 @@ mod guard;
 mod kills;
 mod rights;
 mod stack;
+mod whole_way;

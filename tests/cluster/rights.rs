@@ -5,7 +5,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Turn, context, eventually, succeeds, text, turn};
+use crate::support::cluster::{Turn, context, kubectl, turn};
+use crate::support::{eventually, succeeds, text, tool};
 
 const MANIFEST: &str = "infra/kubernetes/access/deployer.yaml";
 const LAYER: &str = "42-db-migrations";
@@ -19,10 +20,10 @@ struct Deployer {
 impl Deployer {
     fn new() -> Self {
         let tree = turn();
-        tree.kubectl(&["apply", "-f", tree.path(MANIFEST).to_str().unwrap()]);
-        let token = tree.kubectl(&["-n", "ameide", "create", "token", "ameide-deployer", "--duration=1h"]);
+        kubectl(&["apply", "-f", tree.path(MANIFEST).to_str().unwrap()]);
+        let token = kubectl(&["-n", "ameide", "create", "token", "ameide-deployer", "--duration=1h"]);
         let mut config: Value =
-            serde_json::from_str(&tree.kubectl(&["config", "view", "--raw", "--minify", "-o", "json"])).unwrap();
+            serde_json::from_str(&kubectl(&["config", "view", "--raw", "--minify", "-o", "json"])).unwrap();
         config["users"][0]["user"] = json!({"token": token.trim()});
         let kubeconfig = tempfile::NamedTempFile::new().unwrap();
         serde_json::to_writer(&kubeconfig, &config).unwrap();
@@ -34,7 +35,7 @@ impl Deployer {
     /// The roles of the manifest.
     fn objects(&self) -> Vec<Value> {
         let listed = self.tree.path(MANIFEST);
-        let listed = self.tree.kubectl(&["apply", "--dry-run=client", "-o", "json", "-f", listed.to_str().unwrap()]);
+        let listed = kubectl(&["apply", "--dry-run=client", "-o", "json", "-f", listed.to_str().unwrap()]);
         let listed: Value = serde_json::from_str(&listed).unwrap();
         let is_role = |object: &&Value| object["kind"].as_str().unwrap().ends_with("Role");
         listed["items"].as_array().unwrap().iter().filter(is_role).cloned().collect()
@@ -69,8 +70,7 @@ impl Deployer {
         });
         let file = tempfile::NamedTempFile::new().unwrap();
         serde_json::to_writer(&file, &review).unwrap();
-        self.tree.kubectl(&["create", "-f", file.path().to_str().unwrap(), "-o", "jsonpath={.status.allowed}"])
-            == "true"
+        kubectl(&["create", "-f", file.path().to_str().unwrap(), "-o", "jsonpath={.status.allowed}"]) == "true"
     }
 
     /// Without this verb on this resource.
@@ -106,7 +106,7 @@ impl Deployer {
     fn put(&self, roles: &[Value]) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         serde_json::to_writer(&mut file, &json!({"apiVersion": "v1", "kind": "List", "items": roles})).unwrap();
-        self.tree.kubectl(&["apply", "-f", file.path().to_str().unwrap()]);
+        kubectl(&["apply", "-f", file.path().to_str().unwrap()]);
     }
 
     fn layer(&self, arguments: &[&str]) -> Command {
@@ -119,7 +119,7 @@ impl Deployer {
 impl Drop for Deployer {
     fn drop(&mut self) {
         let arguments = ["--context", &context(), "delete", "--ignore-not-found", "--wait=false", "-f"];
-        let _ = self.tree.tool("kubectl").args(arguments).arg(self.tree.path(MANIFEST)).output();
+        let _ = tool("kubectl").args(arguments).arg(self.tree.path(MANIFEST)).output();
     }
 }
 

@@ -2,96 +2,26 @@
 //! servers on loopback: every answer in words, with its exit code; kubeconfigs of several
 //! files; proxies.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+use xshell::cmd;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+use crate::support::server::{Answer, Request, Server};
+use crate::support::{self, free_port, root, side_by_side};
+
+/// With the clock of the API server, which is this machine's.
+fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
+    Answer::new(status, body).with("Date", httpdate::fmt_http_date(std::time::SystemTime::now()))
 }
 
-/// Status, `Retry-After` where there is one, body.
-type Answer = (u16, Option<u64>, String);
-
-/// An API server that answers as it is told, and notes `METHOD path?query`.
-struct Api {
-    address: String,
-    seen: Arc<Mutex<Vec<String>>>,
-}
-
-trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
-
-impl Api {
-    fn start(answer: impl Fn(&str, usize) -> Answer + Send + Sync + 'static) -> Self {
-        Self::serve(answer, |stream| Box::new(stream))
-    }
-
-    fn serve(
-        answer: impl Fn(&str, usize) -> Answer + Send + Sync + 'static,
-        wrap: impl Fn(TcpStream) -> Box<dyn Stream> + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (noted, answer, wrap) = (seen.clone(), Arc::new(answer), Arc::new(wrap));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (noted, answer, wrap) = (noted.clone(), answer.clone(), wrap.clone());
-                std::thread::spawn(move || {
-                    let mut stream = BufReader::new(wrap(stream));
-                    while one(&mut stream, &noted, &*answer).is_some() {}
-                });
-            }
-        });
-        Self { address, seen }
-    }
-
-    fn seen(&self, part: &str) -> usize {
-        self.seen.lock().unwrap().iter().filter(|line| line.contains(part)).count()
-    }
-}
-
-/// One request and its answer; none when the connection has ended, or is cut (status 0).
-fn one(
-    stream: &mut BufReader<Box<dyn Stream>>,
-    seen: &Mutex<Vec<String>>,
-    answer: &(dyn Fn(&str, usize) -> Answer + Send + Sync),
-) -> Option<()> {
-    let mut line = String::new();
-    stream.read_line(&mut line).ok().filter(|read| *read > 0)?;
-    let request = line.rsplit_once(" HTTP/").map(|(request, _)| request.to_owned())?;
-    let mut length = 0;
-    loop {
-        let mut header = String::new();
-        stream.read_line(&mut header).ok()?;
-        if header.trim().is_empty() {
-            break;
-        }
-        if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().ok()?;
-        }
-    }
-    stream.read_exact(&mut vec![0; length]).ok()?;
-    let before = {
-        let mut seen = seen.lock().unwrap();
-        let before = seen.iter().filter(|other| **other == request).count();
-        seen.push(request.clone());
-        before
-    };
-    let (status, retry_after, body) = answer(&request, before);
-    if status == 0 {
-        return None;
-    }
-    let after = retry_after.map(|seconds| format!("Retry-After: {seconds}\r\n")).unwrap_or_default();
-    let date = httpdate::fmt_http_date(std::time::SystemTime::now());
-    let head = format!("HTTP/1.1 {status} X\r\nDate: {date}\r\nContent-Length: {}\r\n{after}\r\n", body.len());
-    stream.get_mut().write_all((head + &body).as_bytes()).ok()?;
-    stream.get_mut().flush().ok()
+/// An API server that answers requests for Secrets so, and has nothing.
+fn api(secrets: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Server {
+    Server::start(move |request| if request.target.contains("/secrets") { secrets(request) } else { nothing(request) })
 }
 
 fn failure(code: u16, reason: &str, message: &str) -> String {
@@ -99,18 +29,15 @@ fn failure(code: u16, reason: &str, message: &str) -> String {
         .to_string()
 }
 
-fn nothing(request: &str) -> Answer {
-    if request.contains("/readyz") {
-        return (200, None, "ok".into());
+fn nothing(request: &Request) -> Answer {
+    match request.path() {
+        "/readyz" => answer(200, "ok"),
+        "/version" => answer(200, "{}"),
+        _ => {
+            let list = json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": []});
+            answer(200, list.to_string())
+        }
     }
-    if request.contains("/version") {
-        return (200, None, "{}".into());
-    }
-    (
-        200,
-        None,
-        json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": []}).to_string(),
-    )
 }
 
 /// A home, a state folder and a kubeconfig of one's own.
@@ -136,8 +63,7 @@ impl Machine {
 
     /// With `releases`, which asks the API for Helm's Secrets and needs nothing else.
     fn releases(&self, env: &str, kubeconfig: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        command.args(["--env", env, "releases"]).current_dir(root()).stdin(Stdio::null());
+        let mut command = support::xtask(&root(), &["--env", env, "releases"]);
         command.env("AMEIDE_STATE_DIR", self.path("state")).env("HOME", self.path("home"));
         command.env("KUBECONFIG", kubeconfig);
         for variable in ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "ALL_PROXY"] {
@@ -161,19 +87,13 @@ fn kubeconfig(context: &str, server: &str, more: Value) -> String {
 
 const STAGING: &str = "ameide-staging";
 
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
 /// What only a program's author can read.
 const DEBUG: [&str; 9] =
     ["ApiError", "ServiceError", "HyperError", "Some(", "Status {", "os error", "hyper", "Error {", "secret-token"];
 
 #[track_caller]
-fn ends(mut command: Command, exit: i32, parts: &[&str]) -> String {
-    let output = command.output().unwrap();
-    let text = text(&output);
-    assert_eq!(output.status.code(), Some(exit), "{text}");
+fn ends(command: Command, exit: i32, parts: &[&str]) -> String {
+    let text = support::ends(command, exit);
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
@@ -228,21 +148,14 @@ fn every_answer_of_the_api_server_is_told_in_words_with_its_own_exit_code() {
         ),
         (418, "", "a teapot", 1, &["unknown", "418", "a teapot"]),
     ];
-    std::thread::scope(|scope| {
-        for &(code, reason, message, exit, parts) in rows {
-            scope.spawn(move || {
-                let machine = Machine::new();
-                let body = failure(code, reason, message);
-                let api = Api::start(move |request, _| {
-                    if request.contains("/secrets") { (code, None, body.clone()) } else { nothing(request) }
-                });
-                let config =
-                    machine.write("config", &kubeconfig(STAGING, &format!("http://{}", api.address), json!({})));
-                let text = ends(machine.releases("staging", &config), exit, parts);
-                // A shared cluster is not this tool's to bring up.
-                assert!(!text.contains("cargo xtask cluster"), "{text}");
-            });
-        }
+    side_by_side(rows.len(), rows, |&(code, reason, message, exit, parts)| {
+        let machine = Machine::new();
+        let body = failure(code, reason, message);
+        let api = api(move |_| answer(code, body.clone()));
+        let config = machine.write("config", &kubeconfig(STAGING, &api.url(), json!({})));
+        let text = ends(machine.releases("staging", &config), exit, parts);
+        // A shared cluster is not this tool's to bring up.
+        assert!(!text.contains("cargo xtask cluster"), "{text}");
     });
 }
 
@@ -259,17 +172,12 @@ fn what_is_no_api_server_is_told_as_that() {
     ];
     for &(code, body, parts) in rows {
         let machine = Machine::new();
-        let api =
-            Api::start(
-                move |request, _| {
-                    if request.contains("/secrets") { (code, None, body.to_owned()) } else { nothing(request) }
-                },
-            );
-        let config = machine.write("config", &kubeconfig(STAGING, &format!("http://{}", api.address), json!({})));
+        let api = api(move |_| if code == 0 { Answer::Cut } else { answer(code, body) });
+        let config = machine.write("config", &kubeconfig(STAGING, &api.url(), json!({})));
         ends(machine.releases("staging", &config), 4, parts);
     }
     // Nobody there, and a remedy that fits the environment.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = format!("127.0.0.1:{}", free_port());
     let machine = Machine::new();
     let config = machine.write("config", &kubeconfig("k3d-ameide-ci", &format!("http://{free}"), json!({})));
     ends(machine.releases("ci", &config), 4, &["api-unreachable", "refused", "remedy:   cargo xtask --env ci cluster"]);
@@ -287,37 +195,42 @@ fn a_server_that_asks_for_patience_is_asked_again_and_not_for_ever() {
         (500, None, "etcdserver: leader changed"),
         (0, None, ""),
     ];
-    for &(code, after, message) in again {
+    side_by_side(again.len(), again, |&(code, after, message)| {
         let machine = Machine::new();
         let body = failure(code, "", message);
-        let api = Api::start(move |request, before| {
-            let refused = request.contains("/secrets") && before < 2;
-            if refused { (code, after, body.clone()) } else { nothing(request) }
+        let api = api(move |request| match request.before {
+            0 | 1 if code == 0 => Answer::Cut,
+            0 | 1 => patience(answer(code, body.clone()), after),
+            _ => nothing(request),
         });
-        let config = machine.write("config", &kubeconfig(STAGING, &format!("http://{}", api.address), json!({})));
+        let config = machine.write("config", &kubeconfig(STAGING, &api.url(), json!({})));
         let text = ends(machine.releases("staging", &config), 0, &["asks again"]);
-        assert!(api.seen("/secrets") >= 3, "{code}: {text}");
-    }
+        assert!(api.count("GET", "/secrets") >= 3, "{code}: {text}");
+    });
     // One that never gives in is given up, also one that asks for an hour.
-    for after in [None, Some(3600)] {
+    side_by_side(2, [None, Some(3600)], |after| {
         let machine = Machine::new();
-        let api = Api::start(move |request, _| {
-            if request.contains("/secrets") { (503, after, failure(503, "", "no")) } else { nothing(request) }
-        });
-        let config = machine.write("config", &kubeconfig(STAGING, &format!("http://{}", api.address), json!({})));
+        let api = api(move |_| patience(answer(503, failure(503, "", "no")), after));
+        let config = machine.write("config", &kubeconfig(STAGING, &api.url(), json!({})));
         ends(machine.releases("staging", &config), 4, &["api-unreachable"]);
-        let asked = api.seen("/secrets");
-        assert_eq!(asked, if after.is_some() { 1 } else { 5 }, "{after:?}");
+        assert_eq!(api.count("GET", "/secrets"), if after.is_some() { 1 } else { 5 }, "{after:?}");
+    });
+}
+
+/// With the time after which to ask again, where there is one.
+fn patience(answer: Answer, seconds: Option<u64>) -> Answer {
+    match seconds {
+        Some(seconds) => answer.with("Retry-After", seconds),
+        None => answer,
     }
 }
 
 #[test]
 fn a_credential_plugin_that_fails_is_told_in_its_own_words() {
     let machine = Machine::new();
-    let api = Api::start(|request, _| nothing(request));
+    let api = Server::start(nothing);
     let plugin = |command: &str, arguments: &[&str]| {
-        let mut config: Value =
-            serde_json::from_str(&kubeconfig(STAGING, &format!("http://{}", api.address), json!({}))).unwrap();
+        let mut config: Value = serde_json::from_str(&kubeconfig(STAGING, &api.url(), json!({}))).unwrap();
         config["users"][0]["user"] = json!({"exec": {
             "apiVersion": "client.authentication.k8s.io/v1", "command": command, "args": arguments,
             "interactiveMode": "Never",
@@ -333,8 +246,8 @@ fn a_credential_plugin_that_fails_is_told_in_its_own_words() {
 #[test]
 fn a_list_of_kubeconfigs_is_read_as_kubectl_reads_it() {
     let machine = Machine::new();
-    let api = Api::start(|request, _| nothing(request));
-    let good = kubeconfig(STAGING, &format!("http://{}", api.address), json!({}));
+    let api = Server::start(nothing);
+    let good = kubeconfig(STAGING, &api.url(), json!({}));
     let dead = kubeconfig(STAGING, "http://127.0.0.1:1", json!({}));
     let good = machine.write("a folder/kube config", &good);
     let dead = machine.write("dead", &dead);
@@ -415,13 +328,12 @@ impl Proxy {
 const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// An API server with TLS, for the name `api.example`; and its authority.
-fn api_with_tls(machine: &Machine) -> (Api, String) {
+fn api_with_tls(machine: &Machine) -> (Server, String) {
+    let shell = support::shell();
+    shell.change_dir(machine.folder.path());
     let openssl = |arguments: &[&str]| {
         let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
-        let mut command = Command::new("openssl");
-        let made = command.args(["req", "-x509"]).args(arguments).args(key).current_dir(machine.folder.path()).output();
-        let made = made.unwrap();
-        assert!(made.status.success(), "{}", text(&made));
+        cmd!(shell, "openssl req -x509 {arguments...} {key...}").quiet().ignore_stderr().run().unwrap();
     };
     openssl(&["-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"]);
     let leaf = ["-subj", "/CN=api", "-keyout", "key.pem", "-out", "cert.pem", "-CA", "ca.pem", "-CAkey", "ca.key"];
@@ -437,13 +349,10 @@ fn api_with_tls(machine: &Machine) -> (Api, String) {
         .with_single_cert(vec![certificate], key)
         .unwrap();
     let config = Arc::new(config);
-    let api = Api::serve(
-        |request, _| nothing(request),
-        move |stream| {
-            let session = rustls::ServerConnection::new(config.clone()).unwrap();
-            Box::new(rustls::StreamOwned::new(session, stream))
-        },
-    );
+    let api = Server::over("127.0.0.1:0", nothing, move |stream| {
+        let session = rustls::ServerConnection::new(config.clone()).unwrap();
+        Box::new(rustls::StreamOwned::new(session, stream))
+    });
     (api, machine.path("ca.pem").to_str().unwrap().to_owned())
 }
 
@@ -521,14 +430,14 @@ fn a_proxy_that_fails_or_is_mistyped_is_named_with_its_variable() {
 #[test]
 fn a_local_cluster_and_this_machine_are_reached_directly() {
     let machine = Machine::new();
-    let api = Api::start(|request, _| nothing(request));
-    let config = machine.write("config", &kubeconfig("k3d-ameide-ci", &format!("http://{}", api.address), json!({})));
+    let api = Server::start(nothing);
+    let config = machine.write("config", &kubeconfig("k3d-ameide-ci", &api.url(), json!({})));
     for value in ["http://127.0.0.1:1", "no proxy at all"] {
         let mut command = machine.releases("ci", &config);
         command.env("HTTP_PROXY", value).env("HTTPS_PROXY", value);
         ends(command, 0, &[]);
     }
-    let config = machine.write("config", &kubeconfig(STAGING, &format!("http://{}", api.address), json!({})));
+    let config = machine.write("config", &kubeconfig(STAGING, &api.url(), json!({})));
     let mut command = machine.releases("staging", &config);
     command.env("HTTP_PROXY", "http://127.0.0.1:1");
     ends(command, 0, &[]);

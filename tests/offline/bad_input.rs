@@ -1,25 +1,22 @@
 //! Bad input: each gives one clear error that names the thing, and changes nothing.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
+use xshell::cmd;
+
+use crate::support::{self, copy_configuration, shell};
 
 /// A copy of the tree's configuration in a folder with a space in its name.
 fn copy_of_the_tree() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("a tree");
-    std::fs::create_dir(&copy).unwrap();
-    let status = Command::new("cp").arg("-r").arg(root().join("infra")).arg(&copy).status().unwrap();
-    assert!(status.success());
+    copy_configuration(&copy);
     (folder, copy)
 }
 
 fn xtask(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.current_dir(folder).args(["--env", "ci"]).args(arguments).stdin(Stdio::null());
+    let mut command = support::xtask(folder, &[&["--env", "ci"], arguments].concat());
     command.env("AMEIDE_STATE_DIR", folder.join("state"));
     command
 }
@@ -46,9 +43,7 @@ fn edit(path: &Path, from: &str, to: &str) {
 fn an_unknown_layer_or_environment_is_named_with_what_there_is() {
     let (_folder, tree) = copy_of_the_tree();
     refused(xtask(&tree, &["layer", "99"]), 2, &["\"99\"", "45-data-plane-ext"]);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.current_dir(&tree).args(["--env", "prod", "layer", "45"]).stdin(Stdio::null());
-    refused(command, 2, &["\"prod\"", "production"]);
+    refused(support::xtask(&tree, &["--env", "prod", "layer", "45"]), 2, &["\"prod\"", "production"]);
 }
 
 #[test]
@@ -180,9 +175,9 @@ struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     fn at(folder: &Path) -> Self {
-        let status =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder).status().unwrap();
-        assert!(status.success(), "this test mounts a small file system, and must be root for it");
+        let shell = shell();
+        let mounted = cmd!(shell, "mount -t tmpfs -o size=1m tmpfs {folder}").quiet().run();
+        mounted.expect("this test mounts a small file system, and must be root for it");
         Self(folder.to_owned())
     }
 }

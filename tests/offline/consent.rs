@@ -4,15 +4,20 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::Mutex;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use xshell::cmd;
 use xtask::repo::k3d::K3dConfig;
+
+use crate::support::server::{Answer, Server};
+use crate::support::{
+    self, copy_configuration, edit, free_port, on, root, shell, side_by_side, terminal, write_program,
+};
 
 const SERVER: &str = "k3d-ameide-ci-server-0";
 const BALANCER: &str = "k3d-ameide-ci-serverlb";
@@ -20,32 +25,33 @@ const REGISTRY: &str = "k3d-ci-reg";
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// A machine with its own tree, state and stand-ins.
-struct Machine {
+pub struct Machine {
     folder: tempfile::TempDir,
 }
 
 impl Machine {
     fn new() -> Self {
         let machine = Self { folder: tempfile::tempdir().unwrap() };
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
-        let copied = Command::new("cp").arg("-r").arg(root.join("infra")).arg(machine.folder.path()).status().unwrap();
-        assert!(copied.success());
+        copy_configuration(machine.folder.path());
         // Ports of its own; where the registry is asked, something answers.
-        machine.edit("infra/docker/ci/k3d.yaml", |text| {
-            text.replace("6551", &free_port()).replace("127.0.0.1:8443", &format!("127.0.0.1:{}", free_port()))
+        edit(&machine.path("infra/docker/ci/k3d.yaml"), |text| {
+            text.replace("6551", &free_port().to_string())
+                .replace("127.0.0.1:8443", &format!("127.0.0.1:{}", free_port()))
         });
-        let registry = answers_ok();
-        machine.edit("infra/kubernetes/environments/ci/env.yaml", |text| text.replace("127.0.0.1:5001", &registry));
+        let registry = Server::start(|_| Answer::new(200, "{}")).address;
+        edit(&machine.path("infra/kubernetes/environments/ci/env.yaml"), |text| {
+            text.replace("127.0.0.1:5001", &registry)
+        });
         for folder in ["bin", "world/container", "world/volume", "world/network", "world/image", "cache", "state"] {
             std::fs::create_dir_all(machine.path(folder)).unwrap();
         }
         std::fs::write(machine.path("calls"), "").unwrap();
-        machine.write_program("docker", &DOCKER.replace("HERE", machine.folder.path().to_str().unwrap()));
+        write_program(&machine.path("bin/docker"), &DOCKER.replace("HERE", machine.folder.path().to_str().unwrap()));
         for tool in ["k3d", "helm", "helmfile"] {
-            let version = pinned(&root, tool);
+            let version = pinned(&root(), tool);
             let log = machine.path("calls");
-            machine.write_program(
-                tool,
+            write_program(
+                &machine.path("bin").join(tool),
                 &format!(
                     "#!/bin/sh\ncase \"$*\" in *version*) echo '{version}'; exit 0;; esac\n\
                      echo \"{tool} $*\" >> {}\nif [ -e {} ]; then cat {} >&2; exit 1; fi\n",
@@ -58,19 +64,8 @@ impl Machine {
         machine
     }
 
-    fn path(&self, relative: &str) -> PathBuf {
+    pub fn path(&self, relative: &str) -> PathBuf {
         self.folder.path().join(relative)
-    }
-
-    fn edit(&self, relative: &str, change: impl FnOnce(String) -> String) {
-        let text = change(std::fs::read_to_string(self.path(relative)).unwrap());
-        std::fs::write(self.path(relative), text).unwrap();
-    }
-
-    fn write_program(&self, name: &str, text: &str) {
-        let path = self.path("bin").join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     fn config(&self) -> K3dConfig {
@@ -82,25 +77,22 @@ impl Machine {
         std::fs::write(self.path(&format!("world/{kind}/{name}")), thing.to_string()).unwrap();
     }
 
-    fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    pub fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         self.command(arguments, variables).output().unwrap()
     }
 
     fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
         let _ = std::fs::remove_dir_all(self.path("state/k3d-ameide-ci"));
         std::fs::write(self.path("calls"), "").unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        let mut command = support::xtask(self.folder.path(), &[&["--env", "ci"], arguments].concat());
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
-        command.current_dir(self.folder.path()).args(["--env", "ci"]).args(arguments).stdin(Stdio::null());
         // Where there is no cluster to keep the kind of, nothing is to be built.
         if !variables.iter().any(|(name, _)| *name == "HTTPS_PROXY") {
             command.arg("--no-lab");
         }
         command.env("PATH", path).env("AMEIDE_STATE_DIR", self.path("state"));
         command.env("AMEIDE_CACHE_DIR", self.path("cache")).env("KUBECONFIG", self.path("kubeconfig"));
-        for variable in ["XTASK_CONFIRM", "XTASK_ALLOW_DESTROY", "DOCKER_CONTEXT", "HELMFILE_ENVIRONMENT"] {
-            command.env_remove(variable);
-        }
+        command.env_remove("DOCKER_CONTEXT");
         // No engine is installed or started on the machine that runs the tests.
         command.env("DOCKER_HOST", "unix:///nowhere/docker.sock").envs(variables.iter().copied());
         command
@@ -109,25 +101,9 @@ impl Machine {
     /// Runs it on a terminal of its own, and types `keys` once it asks: its exit code,
     /// and what it showed.
     fn on_a_terminal(&self, arguments: &[&str], keys: &str) -> (Option<i32>, String) {
-        use std::os::fd::FromRawFd;
-        use std::os::unix::process::CommandExt;
-        let (mut ours, mut theirs) = (0, 0);
-        let nothing = std::ptr::null_mut();
-        // SAFETY: both places are written to, and the others may be null (openpty(3)).
-        assert_eq!(unsafe { libc::openpty(&mut ours, &mut theirs, nothing, nothing.cast(), nothing.cast()) }, 0);
-        // SAFETY: both were just opened, and nobody else has them.
-        let (mut ours, theirs) = unsafe { (std::fs::File::from_raw_fd(ours), std::fs::File::from_raw_fd(theirs)) };
+        let [theirs, mut ours] = terminal();
         let mut command = self.command(arguments, &[]);
-        command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap()).stderr(theirs);
-        // SAFETY: setsid and ioctl are async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                Ok(())
-            });
-        }
+        on(&mut command, theirs);
         let mut child = command.spawn().unwrap();
         drop(command);
         let (mut shown, mut typed, mut part) = (Vec::new(), false, [0; 4096]);
@@ -169,25 +145,6 @@ fn pinned(root: &Path, tool: &str) -> String {
     text.lines().filter(|line| !line.starts_with("tool")).find_map(version).unwrap()
 }
 
-fn free_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port().to_string()
-}
-
-/// The address of a server that says 200 to everything.
-fn answers_ok() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        for mut client in listener.incoming().flatten() {
-            let mut head = [0; 4096];
-            let _ = client.read(&mut head);
-            let _ = client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}");
-        }
-    });
-    address
-}
-
 /// Docker's command over a folder of things. `fault/WHAT` is what a look answers instead:
 /// a script, given the arguments.
 const DOCKER: &str = r#"#!/bin/sh
@@ -201,12 +158,12 @@ info) echo '{"ServerVersion":"20.10.24","Driver":"overlay2","CgroupVersion":"2",
 ps)
   label=${6#label=}; key=${label%%=*}; value=${label#*=}
   for file in $here/world/container/*; do
-    if grep -q "\"$key\":\"$value\"" $file 2>/dev/null; then basename $file; fi
-  done;;
+    if read -r all <$file || [ -n "$all" ]; then case $all in *"\"$key\":\"$value\""*) echo ${file##*/};; esac; fi
+  done 2>/dev/null;;
 container-inspect|volume-inspect|network-inspect|image-inspect)
   kind=$1; shift 2; status=0; comma=; printf '['
   for name; do
-    if [ -e $here/world/$kind/$name ]; then printf %s "$comma"; cat $here/world/$kind/$name; comma=,
+    if [ -e $here/world/$kind/$name ]; then read -r all <$here/world/$kind/$name; printf '%s%s' "$comma" "$all"; comma=,
     else
       case $kind in
       container) echo "Error response from daemon: No such container: $name" >&2;;
@@ -229,7 +186,9 @@ cp)
 start) if [ -e $here/world/no-start ]; then echo "Error response from daemon: unknown or invalid runtime name: ameide" >&2; exit 1; fi;;
 rm)
   for word; do last=$word; done
-  for file in $here/world/container/*; do if grep -q "\"Id\":\"$last\"" $file; then rm $file; fi; done;;
+  for file in $here/world/container/*; do
+    read -r all <$file; case $all in *"\"Id\":\"$last\""*) rm $file;; esac
+  done;;
 esac
 "#;
 
@@ -259,7 +218,7 @@ fn container(name: &str, is: Is, labels: Value) -> Value {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum World {
+pub enum World {
     Healthy,
     Stopped,
     Drifted,
@@ -290,7 +249,7 @@ const WORLDS: [World; 12] = [
 ];
 
 impl World {
-    fn machine(self) -> Machine {
+    pub fn machine(self) -> Machine {
         let machine = Machine::new();
         let applied = machine.config().canonical();
         let applied = if self == Self::Drifted { applied.replace("\"servers\":1", "\"servers\":3") } else { applied };
@@ -430,8 +389,7 @@ fn give(machine: &Machine, look: &str, script: &str) {
     let _ = std::fs::remove_dir_all(machine.path("fault"));
     std::fs::create_dir(machine.path("fault")).unwrap();
     let path = machine.path("fault").join(look);
-    std::fs::write(&path, script).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, script);
 }
 
 /// Every destructive call is about what may go in this world, and by its id.
@@ -451,39 +409,35 @@ fn nothing_else_went(world: World, machine: &Machine, how: &str, output: &Output
 
 #[test]
 fn nothing_is_destroyed_without_consent_whatever_a_look_answers() {
-    let queue: Mutex<Vec<World>> = Mutex::new(WORLDS.to_vec());
-    let runs = std::sync::atomic::AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                while let Some(world) = { queue.lock().unwrap().pop() } {
-                    let machine = world.machine();
-                    let pristine = machine.path("pristine");
-                    copy(&machine.path("world"), &pristine);
-                    for look in world.looks() {
-                        for (name, script) in answers() {
-                            give(&machine, look, &script);
-                            for arguments in [&["cluster", "--yes"][..], &["checklist", "--fix", "--yes"]] {
-                                // The longer way in a few worlds: it ends in the same one.
-                                if arguments[0] == "checklist" && (world != World::Healthy || *look == "info") {
-                                    continue;
-                                }
-                                copy(&pristine, &machine.path("world"));
-                                let output = machine.run(arguments, &[("XTASK_CONFIRM", "1")]);
-                                let how = format!("{look} answers {name:?} to {arguments:?}");
-                                nothing_else_went(world, &machine, &how, &output);
-                                runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                                // No container at all is an answer too.
-                                let answered = name == "slow" || (*look == "ps" && name == "empty");
-                                if !answered && matches!(*look, "ps" | "info") {
-                                    assert!(!output.status.success(), "{world:?}, {how}");
-                                    assert!(machine.destructive().is_empty(), "{world:?}, {how}");
-                                }
-                            }
-                        }
+    let runs = AtomicUsize::new(0);
+    side_by_side(3, WORLDS, |world| {
+        let machine = world.machine();
+        let pristine = machine.path("pristine");
+        copy(&machine.path("world"), &pristine);
+        for look in world.looks() {
+            for (name, script) in answers() {
+                give(&machine, look, &script);
+                for arguments in [&["cluster", "--yes"][..], &["checklist", "--fix", "--yes"]] {
+                    // The longer way in a few worlds: it ends in the same one.
+                    if arguments[0] == "checklist" && (world != World::Healthy || *look == "info") {
+                        continue;
+                    }
+                    let output = machine.run(arguments, &[("XTASK_CONFIRM", "1")]);
+                    let how = format!("{look} answers {name:?} to {arguments:?}");
+                    nothing_else_went(world, &machine, &how, &output);
+                    runs.fetch_add(1, Ordering::SeqCst);
+                    // No container at all is an answer too.
+                    let answered = name == "slow" || (*look == "ps" && name == "empty");
+                    if !answered && matches!(*look, "ps" | "info") {
+                        assert!(!output.status.success(), "{world:?}, {how}");
+                        assert!(machine.destructive().is_empty(), "{world:?}, {how}");
+                    }
+                    // Nothing else changes what this engine has.
+                    if machine.destructive().iter().any(|call| call.starts_with("docker rm")) {
+                        copy(&pristine, &machine.path("world"));
                     }
                 }
-            });
+            }
         }
     });
     let runs = runs.into_inner();
@@ -493,12 +447,13 @@ fn nothing_is_destroyed_without_consent_whatever_a_look_answers() {
 
 fn copy(from: &Path, to: &Path) {
     let _ = std::fs::remove_dir_all(to);
-    assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+    let shell = shell();
+    cmd!(shell, "cp -r {from} {to}").quiet().run().unwrap();
 }
 
 #[test]
 fn each_state_is_left_mended_or_asked_about() {
-    for world in WORLDS {
+    side_by_side(2, WORLDS, |world| {
         for flags in [&[][..], &["--yes"], &["--allow-destroy=release"], &["--yes", "--allow-destroy=release"]] {
             let machine = world.machine();
             let output = machine.run(&[&["cluster"], flags].concat(), &[]);
@@ -527,7 +482,7 @@ fn each_state_is_left_mended_or_asked_about() {
                 _ => assert!(!called("k3d cluster create") && !called("k3d registry create"), "{text}"),
             }
         }
-    }
+    });
 }
 
 #[test]

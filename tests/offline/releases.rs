@@ -3,16 +3,18 @@
 //! could not be made to show at all.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use xshell::cmd;
+
+use crate::support::server::{Answer, Request};
+use crate::support::{self, ends, root, shell, write_program};
 
 /// The API server's clock, which is nobody's else.
 const NOW: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
@@ -31,33 +33,28 @@ struct World {
 }
 
 /// An API server, which is also the registry: it answers every path.
-struct Server {
+pub struct Server {
     world: Arc<Mutex<World>>,
     address: String,
 }
 
 impl Server {
     fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
         let world = Arc::new(Mutex::new(World::default()));
         let shared = world.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let world = shared.clone();
-                // A client that goes away is the end of its connection and of no more.
-                std::thread::spawn(move || drop(serve(stream, &world)));
-            }
+        let server = support::server::Server::start(move |request| {
+            let (code, text) = shared.lock().unwrap().respond(request);
+            Answer::new(code, text).with("Date", NOW).with("Content-Type", "application/json")
         });
-        Self { world, address }
+        Self { world, address: server.address }
     }
 
-    fn put(&self, secret: Value) {
+    pub fn put(&self, secret: Value) {
         let name = format!("{}/{}", word(&secret, "namespace"), word(&secret, "name"));
         self.world.lock().unwrap().secrets.insert(name, secret);
     }
 
-    fn answer(&self, path: &str, code: u16, body: impl Into<String>) {
+    pub fn answer(&self, path: &str, code: u16, body: impl Into<String>) {
         self.world.lock().unwrap().answers.insert(path.to_owned(), (code, body.into()));
     }
 
@@ -77,41 +74,11 @@ fn word<'a>(secret: &'a Value, key: &str) -> &'a str {
     secret["metadata"][key].as_str().unwrap()
 }
 
-fn serve(mut stream: TcpStream, world: &Mutex<World>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    loop {
-        let mut first = String::new();
-        if reader.read_line(&mut first)? == 0 {
-            return Ok(());
-        }
-        let (mut length, mut metadata) = (0, false);
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line)?;
-            let line = line.trim().to_ascii_lowercase();
-            if line.is_empty() {
-                break;
-            }
-            metadata |= line.starts_with("accept:") && line.contains("partialobjectmetadata");
-            if let Some(value) = line.strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap();
-            }
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
-        let mut words = first.split(' ');
-        let (method, target) = (words.next().unwrap(), words.next().unwrap());
-        let (code, text) = world.lock().unwrap().respond(method, target, metadata, &body);
-        write!(
-            stream,
-            "HTTP/1.1 {code} X\r\nDate: {NOW}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}",
-            text.len()
-        )?;
-    }
-}
-
 impl World {
-    fn respond(&mut self, method: &str, target: &str, metadata: bool, body: &[u8]) -> (u16, String) {
+    fn respond(&mut self, request: &Request) -> (u16, String) {
+        let (method, target, body) = (&request.method[..], &request.target[..], &request.body[..]);
+        let accepts = request.header("accept").unwrap_or_default().to_ascii_lowercase();
+        let metadata = accepts.contains("partialobjectmetadata");
         let kind = if metadata { "metadata" } else { "whole" };
         self.asked.push(format!("{method} {target} {kind}"));
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -194,7 +161,7 @@ fn packed(json: &[u8]) -> String {
 }
 
 /// A revision as Helm stores it, written so many minutes ago.
-fn revision(namespace: &str, release: &str, revision: u32, status: &str, minutes: i64) -> Value {
+pub fn revision(namespace: &str, release: &str, revision: u32, status: &str, minutes: i64) -> Value {
     made(namespace, release, revision, status, minutes, "")
 }
 
@@ -213,15 +180,15 @@ fn made(namespace: &str, release: &str, revision: u32, status: &str, minutes: i6
 }
 
 /// A small tree of its own: the layers `10-base` (release `web` in `shop`) and `20-top`.
-struct Bench {
+pub struct Bench {
     folder: tempfile::TempDir,
-    server: Server,
+    pub server: Server,
 }
 
 const RENDERED: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: own}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: keys, namespace: shop}\n";
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let bench = Self { folder: tempfile::tempdir().unwrap(), server: Server::start() };
         let address = &bench.server.address;
         for layer in ["10-base", "20-top"] {
@@ -241,8 +208,8 @@ impl Bench {
             &std::fs::read_to_string(root().join("infra/images/places.yaml")).unwrap(),
         );
         bench.write("infra/images/images.lock", "version: 1\nplatforms: [linux/amd64]\nimages: []\n");
-        let copied = Command::new("cp").arg("-a").arg(root().join("infra/tools")).arg(bench.path("infra")).status();
-        assert!(copied.unwrap().success());
+        let (shell, infra) = (shell(), bench.path("infra"));
+        cmd!(shell, "cp -a infra/tools {infra}").quiet().run().unwrap();
         bench.write(
             "kubeconfig",
             &format!("apiVersion: v1\nkind: Config\ncurrent-context: t\nclusters: [{{name: t, cluster: {{server: 'http://{address}'}}}}]\ncontexts: [{{name: t, context: {{cluster: t, user: t}}}}]\nusers: [{{name: t, user: {{}}}}]\n"),
@@ -262,7 +229,7 @@ impl Bench {
         bench
     }
 
-    fn path(&self, relative: &str) -> PathBuf {
+    pub fn path(&self, relative: &str) -> PathBuf {
         self.folder.path().join(relative)
     }
 
@@ -284,13 +251,11 @@ impl Bench {
     }
 
     fn stand_in(&self, name: &str, script: &str) {
-        self.write(&format!("bin/{name}"), &format!("#!/bin/sh\n{script}\n"));
-        std::fs::set_permissions(self.path(&format!("bin/{name}")), std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&self.path("bin").join(name), &format!("#!/bin/sh\n{script}\n"));
     }
 
-    fn xtask(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        command.current_dir(self.folder.path()).args(["--env", "t"]).args(arguments).stdin(Stdio::null());
+    pub fn xtask(&self, arguments: &[&str]) -> Command {
+        let mut command = support::xtask(self.folder.path(), &[&["--env", "t"], arguments].concat());
         command.env_clear().env("NO_COLOR", "1").env("HOME", self.folder.path());
         command.env("PATH", format!("{}:/usr/bin:/bin", self.path("bin").display()));
         command.env("KUBECONFIG", self.path("kubeconfig")).env("AMEIDE_STATE_DIR", self.path("state"));
@@ -300,7 +265,7 @@ impl Bench {
 
     /// What the run printed, which ends with this exit code.
     #[track_caller]
-    fn ends(&self, arguments: &[&str], exit: i32) -> String {
+    pub fn ends(&self, arguments: &[&str], exit: i32) -> String {
         ends(self.xtask(arguments), exit)
     }
 
@@ -310,25 +275,13 @@ impl Bench {
     }
 
     /// The layer `20-top` can be brought in, as far as the cluster goes.
-    fn base_in_place(&self) {
+    pub fn base_in_place(&self) {
         self.server.put(revision("shop", "web", 1, "deployed", 60));
     }
 }
 
-#[track_caller]
-fn ends(mut command: Command, exit: i32) -> String {
-    let output: Output = command.output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(exit), "{command:?}\n{text}");
-    text
-}
-
 fn release(name: &str, enabled: bool, installed: bool) -> Value {
     json!({"name": name, "namespace": "shop", "enabled": enabled, "installed": installed, "labels": "", "chart": "c", "version": ""})
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 const LAYER: &[&str] = &["layer", "20", "--skip-tests"];

@@ -11,28 +11,24 @@ use std::process::{Child, Command, Stdio};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use xshell::cmd;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
+use crate::support::{self, root, shell, text};
 
 /// The folder of a run as this tool left it, in a state folder of its own.
-fn state_with(run: &str) -> tempfile::TempDir {
+pub fn state_with(run: &str) -> tempfile::TempDir {
     let state = tempfile::tempdir().unwrap();
     let folder = state.path().join("k3d-ameide-ci/runs").join(run);
     std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
-    let status = Command::new("cp").arg("-r").arg(root().join("tests/runs").join(run)).arg(&folder).status().unwrap();
-    assert!(status.success());
+    let shell = shell();
+    cmd!(shell, "cp -r tests/runs/{run} {folder}").quiet().run().unwrap();
     state
 }
 
 fn report(state: &Path, arguments: &[&str]) -> (i32, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.current_dir(root()).args(["--env", "ci", "report"]).args(arguments).stdin(Stdio::null());
-    command.env("AMEIDE_STATE_DIR", state);
-    let output = command.output().unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code().unwrap(), text)
+    let mut command = support::xtask(&root(), &[&["--env", "ci", "report"], arguments].concat());
+    let output = command.env("AMEIDE_STATE_DIR", state).output().unwrap();
+    (output.status.code().unwrap(), text(&output))
 }
 
 /// The page of a run, written beside its record.

@@ -1,18 +1,12 @@
 //! What Helm would apply: every layer of an environment, rendered by Helmfile itself.
 
-// Each test binary uses a part of it.
-#![allow(dead_code)]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
 
-pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
+use super::{root, tool};
 
 /// One rendered object, with the namespace that its release gives it where it names none.
 #[derive(Clone, Debug)]
@@ -80,23 +74,6 @@ pub fn labels(value: &Value) -> BTreeMap<String, String> {
     map.iter().map(|(key, value)| (key.clone(), value.as_str().unwrap().to_owned())).collect()
 }
 
-fn tools() -> &'static str {
-    static BIN: OnceLock<String> = OnceLock::new();
-    BIN.get_or_init(|| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-        let output = command.current_dir(root()).arg("tools").stdin(Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let printed = String::from_utf8(output.stdout).unwrap();
-        printed.lines().find_map(|line| line.strip_prefix("export PATH=")?.split(':').next()).unwrap().to_owned()
-    })
-}
-
-pub fn tool(name: &str) -> Command {
-    let mut command = Command::new(Path::new(tools()).join(name));
-    command.env("PATH", format!("{}:{}", tools(), std::env::var("PATH").unwrap())).stdin(Stdio::null());
-    command
-}
-
 pub fn documents(text: &str) -> Vec<Value> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
     documents.into_iter().filter(|document| !document.is_null()).collect()
@@ -104,15 +81,21 @@ pub fn documents(text: &str) -> Vec<Value> {
 
 /// Every object of every layer of an environment, rendered once.
 pub fn render(environment: &str) -> Vec<Object> {
-    static RENDERED: Mutex<BTreeMap<String, Vec<Object>>> = Mutex::new(BTreeMap::new());
-    let mut rendered = RENDERED.lock().unwrap_or_else(PoisonError::into_inner);
-    rendered.entry(environment.to_owned()).or_insert_with(|| made(environment)).clone()
+    type Once = Arc<OnceLock<Vec<Object>>>;
+    static RENDERED: Mutex<BTreeMap<String, Once>> = Mutex::new(BTreeMap::new());
+    let once = {
+        let mut rendered = RENDERED.lock().unwrap_or_else(PoisonError::into_inner);
+        rendered.entry(environment.to_owned()).or_default().clone()
+    };
+    // Another environment is rendered meanwhile.
+    once.get_or_init(|| made(environment)).clone()
 }
 
 fn made(environment: &str) -> Vec<Object> {
     let folder = tempfile::tempdir().unwrap();
     let mut helmfile = tool("helmfile");
-    helmfile.current_dir("/").env_remove("AMEIDE_IMAGES_LOCK");
+    // From elsewhere: the paths of the tree are its own.
+    helmfile.current_dir("/");
     helmfile.arg("--file").arg(root().join("infra/kubernetes/helmfile.yaml"));
     helmfile.args(["--environment", environment, "--quiet", "template", "--output-dir"]).arg(folder.path());
     helmfile.args(["--output-dir-template", "{{ .OutputDir }}/{{ .Release.Namespace }}/{{ .Release.Name }}"]);

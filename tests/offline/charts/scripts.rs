@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use crate::support::rendered::root;
+use crate::support::root;
 
 /// A folder of stand-ins that come first on PATH, and their log.
 struct Stage {

@@ -1,0 +1,408 @@
+//! The one real cluster: whose turn it is, xtask in a copy of the tree that tests may add
+//! layers to, and what looks into the cluster or breaks it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::api::core::v1::Secret;
+use xshell::cmd;
+
+use super::server::ask;
+use super::{root, shell, signal, succeeds, tool, write_program};
+
+/// `ci`, unless somebody develops these tests on a cluster of their own.
+pub fn environment() -> String {
+    std::env::var("AMEIDE_TEST_ENV").unwrap_or_else(|_| "ci".to_owned())
+}
+
+pub fn context() -> String {
+    format!("k3d-ameide-{}", environment())
+}
+
+pub fn node() -> String {
+    format!("k3d-ameide-{}-server-0", environment())
+}
+
+pub fn registry_container() -> String {
+    format!("k3d-{}-reg", environment())
+}
+
+pub fn load_balancer() -> String {
+    format!("k3d-ameide-{}-serverlb", environment())
+}
+
+/// A copy of the tree, so that a test's layers are never seen in the real one.
+pub struct Tree {
+    folder: tempfile::TempDir,
+}
+
+impl Tree {
+    pub fn copy() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (shell, to) = (shell(), folder.path());
+        cmd!(shell, "cp -a infra {to}").quiet().run().unwrap();
+        // The lab's sources are looked for in the tree.
+        std::os::unix::fs::symlink(root().join("tests"), to.join("tests")).unwrap();
+        let tree = Self { folder };
+        // Faults of images are made with images that the check before Helm would refuse.
+        tree.edit("infra/kubernetes/layers.yaml", |text| format!("{text}\nunmirrored: ['*']\n"));
+        if environment() != "ci" {
+            tree.edit("infra/kubernetes/_defaults.yaml.gotmpl", |text| {
+                text.replace("list \"local\"", &format!("list {:?} \"local\"", environment()))
+            });
+        }
+        tree
+    }
+
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.folder.path().join(relative)
+    }
+
+    pub fn edit(&self, relative: &str, change: impl FnOnce(String) -> String) {
+        super::edit(&self.path(relative), change);
+    }
+
+    pub fn write(&self, relative: &str, text: &str) {
+        let path = self.path(relative);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    pub fn xtask(&self, arguments: &[&str]) -> Command {
+        in_environment(self.folder.path(), arguments)
+    }
+}
+
+fn in_environment(folder: &Path, arguments: &[&str]) -> Command {
+    super::xtask(folder, &[&["--env", &environment(), "--yes"], arguments].concat())
+}
+
+/// The tool at the root of the real tree.
+pub fn xtask(arguments: &[&str]) -> Command {
+    in_environment(&root(), arguments)
+}
+
+#[track_caller]
+pub fn kubectl(arguments: &[&str]) -> String {
+    let mut command = tool("kubectl");
+    command.args(["--context", &context()]).args(arguments);
+    succeeds(command)
+}
+
+#[track_caller]
+pub fn docker(arguments: &[&str]) -> String {
+    let shell = shell();
+    cmd!(shell, "docker {arguments...}").quiet().read().unwrap()
+}
+
+/// A child that runs beside the test, with both of its streams taken.
+pub fn beside(command: &Command) -> duct::Handle {
+    expression(command).stderr_to_stdout().stdout_capture().start().unwrap()
+}
+
+/// A child that runs beside the test, whose output nobody wants.
+pub fn unheard(command: &Command) -> duct::Handle {
+    expression(command).stderr_to_stdout().stdout_null().start().unwrap()
+}
+
+fn expression(command: &Command) -> duct::Expression {
+    let mut expression = duct::cmd(command.get_program(), command.get_args()).stdin_null().unchecked();
+    if let Some(folder) = command.get_current_dir() {
+        expression = expression.dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        expression = match value {
+            Some(value) => expression.env(name, value),
+            None => expression.env_remove(name),
+        };
+    }
+    expression
+}
+
+/// How such a child ended, and what it printed.
+pub fn ended(child: &duct::Handle) -> (Option<i32>, String) {
+    let output = child.wait().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// `(name, status)` of each release, whatever its status, as Helm itself judges it.
+pub fn releases() -> Vec<(String, String)> {
+    let mut helm = tool("helm");
+    helm.args(["--kube-context", &context(), "list", "--all-namespaces", "--output", "json"]);
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&succeeds(helm)).unwrap();
+    let word = |release: &serde_json::Value, key: &str| release[key].as_str().unwrap().to_owned();
+    listed.iter().map(|release| (word(release, "name"), word(release, "status"))).collect()
+}
+
+/// Changes the Secret of a release's newest revision, as another Helm would.
+pub fn edit_revision(release: &str, edit: impl FnOnce(&mut Secret)) {
+    let selector = format!("owner=helm,name={release}");
+    let listed = kubectl(&["-n", "ameide", "get", "secrets", "-l", &selector, "-o", "json"]);
+    let mut listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let secrets: Vec<Secret> = serde_json::from_value(listed["items"].take()).unwrap();
+    let number = |secret: &Secret| secret.metadata.labels.as_ref().unwrap()["version"].parse::<u32>().unwrap();
+    let mut newest = secrets.into_iter().max_by_key(number).unwrap();
+    edit(&mut newest);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    serde_json::to_writer(&file, &newest).unwrap();
+    kubectl(&["replace", "-f", file.path().to_str().unwrap()]);
+}
+
+/// A cache like this machine's, but for Helmfile: in its place stands a program that
+/// holds a lock while Helmfile changes the cluster, for as long as it or any Helm that
+/// it started lives, and that notes each time when the lock was not free.
+pub struct Alone {
+    folder: tempfile::TempDir,
+}
+
+impl Alone {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Built and linked, so that there is a Helmfile to stand before.
+        let real = tool("helmfile").get_program().to_owned();
+        let real = std::fs::canonicalize(real).unwrap();
+        let cache = ::xtask::files::cache_dir().unwrap();
+        let link = |from: &Path, to: &Path| std::os::unix::fs::symlink(from, to).unwrap();
+        std::fs::create_dir(folder.path().join("go")).unwrap();
+        for entry in cache.read_dir_utf8().unwrap().flatten() {
+            if !matches!(entry.file_name(), "go" | "bin") {
+                link(entry.path().as_std_path(), &folder.path().join(entry.file_name()));
+            }
+        }
+        for entry in cache.join("go").read_dir_utf8().unwrap().flatten() {
+            let place = folder.path().join("go").join(entry.file_name());
+            if !real.starts_with(entry.path()) {
+                link(entry.path().as_std_path(), &place);
+                continue;
+            }
+            std::fs::create_dir(&place).unwrap();
+            let [lock, syncs, overlaps] =
+                ["lock", "syncs", "overlaps"].map(|name| folder.path().join(name).display().to_string());
+            let script = format!(
+                "#!/bin/sh\ncase \" $* \" in *' sync '*)\n  exec 9>>'{lock}'\n  flock -n 9 || {{ echo \"$$ $*\" >>'{overlaps}'; exit 99; }}\n  echo $$ >>'{syncs}'\nesac\nexec '{}' \"$@\"\n",
+                real.display()
+            );
+            write_program(&place.join("helmfile"), &script);
+        }
+        assert!(folder.path().join("go").join(real.parent().unwrap().file_name().unwrap()).join("helmfile").exists());
+        Self { folder }
+    }
+
+    /// For runs that are to be watched: their Helmfile is this one.
+    pub fn cache(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Fails where two overlapped; how often Helmfile changed the cluster.
+    #[track_caller]
+    pub fn never_overlapped(&self) -> usize {
+        let read = |name: &str| std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+        assert_eq!(read("overlaps"), "", "Helmfile runs of one cluster never overlap");
+        let syncs = read("syncs").lines().count();
+        assert!(syncs > 0, "no Helmfile run was seen");
+        syncs
+    }
+}
+
+/// Helm and Helmfile processes that work on this cluster.
+pub fn helm_processes() -> Vec<(u32, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(bytes) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let words: Vec<String> =
+            bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        let program = Path::new(&words[0]).file_name().map(|name| name.to_string_lossy().into_owned());
+        if matches!(program.as_deref(), Some("helm" | "helmfile")) && words.contains(&context()) {
+            found.push((entry.file_name().to_string_lossy().parse().unwrap(), words.join(" ")));
+        }
+    }
+    found
+}
+
+/// Kills those processes.
+pub fn kill(processes: &[(u32, String)]) {
+    processes.iter().for_each(|(pid, _)| signal(*pid, "KILL"));
+}
+
+/// A generator whose printed seed repeats a failing run.
+pub fn random() -> fastrand::Rng {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+/// Where the tests of faults put their workloads.
+pub const NAMESPACE: &str = "guard-tests";
+
+/// There is one cluster: the tests take turns, each on a copy of the tree. What a
+/// test breaks is whole again when its turn ends, also when it panics; what a killed
+/// test run left broken, when the next turn begins.
+pub struct Turn {
+    tree: Tree,
+    _held: MutexGuard<'static, ()>,
+}
+
+impl std::ops::Deref for Turn {
+    type Target = Tree;
+
+    fn deref(&self) -> &Tree {
+        &self.tree
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        heal();
+    }
+}
+
+/// A turn with every layer of the critical path in place.
+pub fn turn() -> Turn {
+    let turn = turn_with_whatever_there_is();
+    // The test before may have taken it away; nothing is brought up that is there.
+    let ready = turn.xtask(&["cluster", "status"]).output().unwrap().status.success();
+    if !ready || !all_deployed() {
+        succeeds(turn.xtask(&["up", "--skip-tests"]));
+    }
+    turn
+}
+
+/// A turn of a test that makes its cluster itself.
+pub fn turn_with_whatever_there_is() -> Turn {
+    static TURN: Mutex<()> = Mutex::new(());
+    let held = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    heal();
+    Turn { tree: Tree::copy(), _held: held }
+}
+
+/// Whether the critical path is there to its end, and every release deployed.
+pub fn all_deployed() -> bool {
+    let releases = releases();
+    ["minio", "temporal"].iter().all(|name| releases.iter().any(|(other, _)| other == name))
+        && releases.iter().all(|(_, status)| status == "deployed")
+}
+
+/// Whether it worked; a cluster that is not there has nothing to heal.
+fn try_docker(arguments: &[&str]) -> bool {
+    Command::new("docker").args(arguments).output().is_ok_and(|output| output.status.success())
+}
+
+/// Undoes whatever a test of this kind may have broken.
+fn heal() {
+    try_docker(&["unpause", &node()]);
+    try_docker(&["start", &registry_container()]);
+    try_docker(&["start", &load_balancer()]);
+    let node = node();
+    let clean = "for p in /proc/[0-9]*; do case $(cat $p/comm 2>/dev/null) in kube-apiserver*) kill -CONT ${p#/proc/};; esac; done; rm -rf /var/lib/rancher/k3s/agent/etc/containerd/certs.d/[0-9]*.[0-9]*.[0-9]*.[0-9]*:*";
+    if !try_docker(&["exec", &node, "sh", "-c", clean]) {
+        return;
+    }
+    let free = r#"{"metadata":{"finalizers":null}}"#;
+    for arguments in [
+        &["uncordon", &node][..],
+        &["-n", NAMESPACE, "patch", "configmap", "held", "--type=merge", "-p", free],
+        &["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=90s"],
+        &["-n", "ameide", "delete", "pod", "guard-mc", "--ignore-not-found", "--wait=true", "--timeout=90s"],
+    ] {
+        // In `drop`, perhaps of a panic: the next turn finds out.
+        let _ = tool("kubectl").args(["--context", &context()]).args(arguments).output();
+    }
+}
+
+/// Stops or continues the API server, which is a process of the node.
+pub fn signal_api_server(signal: &str) {
+    let find = "for p in /proc/[0-9]*; do grep -q '^kube-apiserver' $p/comm && basename $p; done; true";
+    let pids = docker(&["exec", &node(), "sh", "-c", find]);
+    let pid = pids.split_whitespace().next().expect("kube-apiserver runs in the node");
+    docker(&["exec", &node(), "sh", "-c", &format!("kill -{signal} {pid}")]);
+}
+
+/// The record of this cluster's newest run.
+pub fn record() -> Vec<serde_json::Value> {
+    let mut runs: Vec<_> = state().runs().read_dir_utf8().unwrap().flatten().map(|run| run.path().to_owned()).collect();
+    runs.sort();
+    let text = std::fs::read_to_string(runs.last().unwrap().join("record.jsonl")).unwrap_or_default();
+    // Of a run that goes on, the last line may be half written.
+    text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
+}
+
+pub fn state() -> ::xtask::run::state::StateDir {
+    let reporter = ::xtask::run::reporter::Reporter::new(::xtask::run::reporter::Format::Json, false);
+    let root = camino::Utf8PathBuf::from_path_buf(root()).unwrap();
+    ::xtask::run::state::StateDir::open(&root, &context(), &reporter).unwrap()
+}
+
+/// From cause to message: when Kubernetes says that it happened, and when the run
+/// told it. Events of the kubelet carry whole seconds. Fails where the watch did not see it.
+#[track_caller]
+pub fn lag(code: &str) -> String {
+    let record = record();
+    let Some(told) = record.iter().find(|line| line["event"] == "blocker" && line["code"] == code) else {
+        panic!("{code} was not seen by the watch: {record:#?}");
+    };
+    let time = |value: &serde_json::Value| value.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let began = time(&record[0]["time"]).unwrap();
+    let name = told["resource"].as_str().unwrap().split('/').nth(1).unwrap_or_default();
+    let events: serde_json::Value =
+        serde_json::from_str(&kubectl(&["-n", NAMESPACE, "get", "events", "-o", "json"])).unwrap();
+    let warnings = events["items"].as_array().unwrap().iter().filter(|event| {
+        event["type"] == "Warning"
+            && event["involvedObject"]["name"] == name
+            && ::xtask::diagnosis::sources::event(
+                event["source"]["component"].as_str().or(event["reportingComponent"].as_str()),
+                event["reason"].as_str().unwrap_or_default(),
+                event["message"].as_str().unwrap_or_default(),
+            )
+            .is_some_and(|verdict| verdict.rule.code.to_string() == code)
+    });
+    let event = warnings.filter_map(|event| time(&event["eventTime"]).or(time(&event["firstTimestamp"]))).min();
+    // A container that was killed has no event of that name: then it is when it ended.
+    let cause = event.or(time(&told["since"])).unwrap_or_else(|| panic!("no time of the cause: {told:#}"));
+    let told = time(&told["time"]).unwrap();
+    let seconds = told.duration_since(cause).as_secs_f64();
+    let from = if event.is_some() { "event" } else { "end of the container" };
+    format!(
+        "{seconds:.2} s from the {from} ({cause}); {:.1} s from the start",
+        told.duration_since(began).as_secs_f64()
+    )
+}
+
+pub fn busybox(registry: &str) -> String {
+    format!("{registry}/third-party/busybox:1.35.0")
+}
+
+/// The lock's tag of busybox, whatever it is.
+pub fn image(tree: &Tree, registry: &str) -> String {
+    let (_, _, tags) = ask("GET", &registry_address(tree), "/v2/third-party/busybox/tags/list", &[], b"").unwrap();
+    let tags: serde_json::Value = serde_json::from_slice(&tags).unwrap();
+    let mut tags = tags["tags"].as_array().unwrap().iter().filter_map(serde_json::Value::as_str);
+    // The other one is what the test of platforms puts there.
+    let tag = tags.find(|tag| *tag != "s390x").unwrap();
+    busybox(registry).replace("1.35.0", tag)
+}
+
+pub fn env_yaml(tree: &Tree, key: &str) -> String {
+    let path = tree.path(&format!("infra/kubernetes/environments/{}/env.yaml", environment()));
+    let text = std::fs::read_to_string(path).unwrap();
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap();
+    line.trim().to_owned()
+}
+
+pub fn registry_address(tree: &Tree) -> String {
+    env_yaml(tree, "push:")
+}
+
+pub fn pull_registry(tree: &Tree) -> String {
+    env_yaml(tree, "pull:")
+}
+
+/// A layer of one release of the chart of faults.
+pub fn layer(tree: &Tree, name: &str, values: serde_json::Value) {
+    let chart = root().join("tests/faults/chart");
+    let text = format!(
+        "bases: [../_defaults.yaml.gotmpl]\ncommonLabels: {{stage: {name}, layer: 70-{name}}}\nreleases:\n  - name: {name}\n    namespace: {NAMESPACE}\n    chart: {}\n    createNamespace: true\n    timeout: 120\n    atomic: false\n    values: [{values}]\n",
+        chart.display()
+    );
+    tree.write(&format!("infra/kubernetes/helmfiles/70-{name}.yaml"), &text);
+}

@@ -1,0 +1,229 @@
+//! An HTTP server on loopback that answers as a test says: an API server, a registry, or
+//! what is neither. The unit tests of `xtask` use it too.
+
+// Each crate that includes it uses a part of it.
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    /// The path with its query.
+    pub target: String,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// How many requests with this method and target came before.
+    pub before: usize,
+}
+
+impl Request {
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+
+    pub fn query(&self) -> &str {
+        self.target.split_once('?').map_or("", |(_, query)| query)
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn is(&self, method: &str, part: &str) -> bool {
+        self.method == method && self.target.contains(part)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Full {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
+    /// The first lines of a watch, whose connection then stays open until the client leaves.
+    Watch(Vec<String>),
+    /// The first lines of a watch, whose connection then ends.
+    WatchThatEnds(Vec<String>),
+    /// The connection ends in place of an answer.
+    Cut,
+    /// The connection stays open, and nothing comes.
+    Never,
+}
+
+impl Answer {
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self::Full { status, headers: Vec::new(), body: body.into() }
+    }
+
+    pub fn json(status: u16, body: &serde_json::Value) -> Self {
+        Self::new(status, body.to_string()).with("Content-Type", "application/json")
+    }
+
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        if let Self::Full { headers, .. } = &mut self {
+            headers.push((name.to_owned(), value.to_string()));
+        }
+        self
+    }
+}
+
+/// A connection, plain or encrypted.
+pub trait Connection: Read + Write + Send {}
+impl<T: Read + Write + Send> Connection for T {}
+
+type Rule = dyn Fn(&Request) -> Answer + Send + Sync;
+
+/// Lives until the test process ends.
+#[derive(Clone)]
+pub struct Server {
+    pub address: String,
+    seen: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Server {
+    pub fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        Self::over("127.0.0.1:0", answer, |stream| Box::new(stream))
+    }
+
+    /// On this address, and with each connection wrapped, in TLS for example.
+    pub fn over(
+        address: &str,
+        answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+        wrap: impl Fn(TcpStream) -> Box<dyn Connection> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let server = Self { address: listener.local_addr().unwrap().to_string(), seen: Arc::default() };
+        let (seen, answer, wrap) = (server.seen.clone(), Arc::new(answer), Arc::new(wrap));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (seen, answer, wrap) = (seen.clone(), answer.clone(), wrap.clone());
+                // A client that hangs up in the middle ends its own connection and no more.
+                std::thread::spawn(move || {
+                    let _ = stream.set_nodelay(true);
+                    serve(BufReader::new(wrap(stream)), &seen, &*answer)
+                });
+            }
+        });
+        server
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
+    pub fn seen(&self) -> Vec<Request> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    pub fn count(&self, method: &str, part: &str) -> usize {
+        self.seen.lock().unwrap().iter().filter(|request| request.is(method, part)).count()
+    }
+}
+
+/// Answers one request after another, until the connection ends.
+fn serve(mut stream: BufReader<Box<dyn Connection>>, seen: &Mutex<Vec<Request>>, answer: &Rule) -> std::io::Result<()> {
+    loop {
+        let mut first = String::new();
+        if stream.read_line(&mut first)? == 0 {
+            return Ok(());
+        }
+        let (headers, body) = rest(&mut stream)?;
+        let mut words = first.split_whitespace().map(str::to_owned);
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let request = {
+            let mut seen = seen.lock().unwrap();
+            let before = seen.iter().filter(|it| it.method == method && it.target == target).count();
+            seen.push(Request { method, target, headers, body, before });
+            seen[seen.len() - 1].clone()
+        };
+        let (lines, held) = match answer(&request) {
+            Answer::Full { status, headers, body } => {
+                let mut head = format!("HTTP/1.1 {status} Told\r\nContent-Length: {}\r\n", body.len());
+                headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+                let body = if request.method == "HEAD" { &[] } else { &body[..] };
+                let stream = stream.get_mut();
+                stream.write_all(&[head.as_bytes(), b"\r\n", body].concat())?;
+                stream.flush()?;
+                continue;
+            }
+            Answer::Watch(lines) => (lines, true),
+            Answer::WatchThatEnds(lines) => (lines, false),
+            Answer::Cut => return Ok(()),
+            Answer::Never => return until_it_ends(&mut stream),
+        };
+        let head = "HTTP/1.1 200 Told\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
+        let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        stream.get_mut().write_all((head.to_owned() + &lines).as_bytes())?;
+        stream.get_mut().flush()?;
+        return if held { until_it_ends(&mut stream) } else { Ok(()) };
+    }
+}
+
+fn until_it_ends(stream: &mut impl Read) -> std::io::Result<()> {
+    while stream.read(&mut [0; 512])? > 0 {}
+    Ok(())
+}
+
+/// Headers, names in lower case, and a body.
+type Rest = (Vec<(String, String)>, Vec<u8>);
+
+/// What follows the first line; a body without a length goes as far as the connection.
+fn rest(stream: &mut impl BufRead) -> std::io::Result<Rest> {
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let mut body = vec![0; length.map_or(0, |(_, value)| value.parse().unwrap_or(0))];
+    stream.read_exact(&mut body)?;
+    Ok((headers, body))
+}
+
+/// One request to another server, over plain HTTP: its status, headers and body.
+pub fn ask(
+    method: &str,
+    address: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> std::io::Result<(u16, Vec<(String, String)>, Vec<u8>)> {
+    let stream = TcpStream::connect(address)?;
+    let mut head = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+    (&stream).write_all(&[head.as_bytes(), b"\r\n", body].concat())?;
+    let mut stream = BufReader::new(stream);
+    let mut first = String::new();
+    stream.read_line(&mut first)?;
+    let status =
+        first.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
+    let (headers, body) = if method == "HEAD" { (rest_of_head(&mut stream)?, Vec::new()) } else { rest(&mut stream)? };
+    Ok((status, headers, body))
+}
+
+/// The headers of an answer to `HEAD`, whose length is not its own.
+fn rest_of_head(stream: &mut impl BufRead) -> std::io::Result<Vec<(String, String)>> {
+    let mut lines = String::new();
+    stream.read_to_string(&mut lines)?;
+    let headers = lines.lines().filter_map(|line| line.split_once(':'));
+    Ok(headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect())
+}
