@@ -6,6 +6,7 @@ mod support;
 mod entry;
 mod guard;
 mod kills;
+mod mirror;
 mod rights;
 mod stack;
 mod whole_way;

@@ -37,7 +37,7 @@ fn what_the_pages_link_to_exists() {
     let docs = std::fs::read_dir(root().join("docs")).unwrap().flatten().map(|entry| entry.path());
     let pages = docs.filter(|path| path.extension().is_some_and(|ending| ending == "md"));
     let mut count = 0;
-    for page in pages.chain([root().join("README.md")]) {
+    for page in pages.chain(["README.md", "CONTRIBUTING.md"].map(|page| root().join(page))) {
         let text = std::fs::read_to_string(&page).unwrap();
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for link in links.filter(|link| !link.starts_with("http")) {

@@ -13,8 +13,7 @@ pub struct Request {
     pub method: String,
     /// The path with its query.
     pub target: String,
-    /// Names in lower case.
-    pub headers: Vec<(String, String)>,
+    pub headers: Headers,
     pub body: Vec<u8>,
     /// How many requests with this method and target came before.
     pub before: usize,
@@ -178,11 +177,11 @@ fn until_it_ends(stream: &mut impl Read) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Headers, names in lower case, and a body.
-type Rest = (Vec<(String, String)>, Vec<u8>);
+/// Names in lower case, and values.
+pub type Headers = Vec<(String, String)>;
 
 /// What follows the first line; a body without a length goes as far as the connection.
-fn rest(stream: &mut impl BufRead) -> std::io::Result<Rest> {
+fn rest(stream: &mut impl BufRead) -> std::io::Result<(Headers, Vec<u8>)> {
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
@@ -203,7 +202,7 @@ pub fn ask(
     target: &str,
     headers: &[(&str, &str)],
     body: &[u8],
-) -> std::io::Result<(u16, Vec<(String, String)>, Vec<u8>)> {
+) -> std::io::Result<(u16, Headers, Vec<u8>)> {
     let stream = TcpStream::connect(address)?;
     let mut head = format!(
         "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n",
@@ -221,7 +220,7 @@ pub fn ask(
 }
 
 /// The headers of an answer to `HEAD`, whose length is not its own.
-fn rest_of_head(stream: &mut impl BufRead) -> std::io::Result<Vec<(String, String)>> {
+fn rest_of_head(stream: &mut impl BufRead) -> std::io::Result<Headers> {
     let mut lines = String::new();
     stream.read_to_string(&mut lines)?;
     let headers = lines.lines().filter_map(|line| line.split_once(':'));

@@ -23,3 +23,7 @@ pub mod repo;
 pub mod report;
 pub mod run;
 pub mod world;
+
+#[cfg(test)]
+#[path = "../../tests/support/server.rs"]
+mod stand_in;

@@ -434,13 +434,12 @@ fn describe(lease: &Lease) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader};
-    use std::net::TcpListener;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
     use crate::run::reporter::Format;
+    use crate::stand_in::Answer;
 
     /// An API server that knows one Lease.
     #[derive(Default)]
@@ -455,46 +454,16 @@ mod tests {
 
     impl Server {
         fn start() -> (Arc<Self>, kube::Config) {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let uri = format!("http://{}", listener.local_addr().unwrap());
             let server = Arc::new(Self::default());
             let serving = server.clone();
-            std::thread::spawn(move || {
-                for stream in listener.incoming().flatten() {
-                    let server = serving.clone();
-                    std::thread::spawn(move || server.serve(stream));
-                }
+            let http = crate::stand_in::Server::start(move |request| {
+                let (code, answer) = serving.answer(&request.method, &request.body);
+                Answer::new(code, answer).with("Content-Type", "application/json")
             });
-            let mut config = kube::Config::new(uri.parse().unwrap());
+            let mut config = kube::Config::new(http.url().parse().unwrap());
             // As of the real client: retries are the renewal's own.
             config.default_retry = false;
             (server, config)
-        }
-
-        fn serve(&self, stream: std::net::TcpStream) -> Option<()> {
-            let mut reader = BufReader::new(stream.try_clone().ok()?);
-            loop {
-                let (mut first, mut length) = (String::new(), 0);
-                reader.read_line(&mut first).ok().filter(|read| *read > 0)?;
-                loop {
-                    let mut line = String::new();
-                    reader.read_line(&mut line).ok()?;
-                    if line.trim().is_empty() {
-                        break;
-                    }
-                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                        length = value.trim().parse().ok()?;
-                    }
-                }
-                let mut body = vec![0; length];
-                reader.read_exact(&mut body).ok()?;
-                let (code, answer) = self.answer(first.split(' ').next()?, &body);
-                let head = format!(
-                    "HTTP/1.1 {code} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-                    answer.len()
-                );
-                (&stream).write_all((head + &answer).as_bytes()).ok()?;
-            }
         }
 
         fn answer(&self, method: &str, body: &[u8]) -> (u16, String) {

@@ -1,13 +1,13 @@
 //! The diagnosis against an API server that answers as one does, over HTTP on loopback.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::*;
+use crate::stand_in;
 use run_record::Code;
 
 /// What the API server answers to one request.
@@ -19,97 +19,33 @@ enum Answer {
     Watch(Vec<Value>, Held),
 }
 
-#[derive(PartialEq)]
 enum Held {
     Open,
     Closed,
 }
 
-struct Server {
-    address: std::net::SocketAddr,
-    /// Method, path with query, and body of each request.
-    asked: Arc<Mutex<Vec<(String, String, String)>>>,
-}
+struct Server(stand_in::Server);
 
 impl Server {
     /// `answer` is given method, path, and how often that very request came before.
     fn start(answer: impl Fn(&str, &str, usize) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = Self { address: listener.local_addr().unwrap(), asked: Arc::default() };
-        let (asked, answer) = (server.asked.clone(), Arc::new(answer));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (asked, answer) = (asked.clone(), answer.clone());
-                // A client that goes away is the client's own affair.
-                std::thread::spawn(move || drop(serve(stream, &asked, &*answer)));
-            }
-        });
-        server
+        let lines = |lines: Vec<Value>| lines.iter().map(Value::to_string).collect();
+        Self(stand_in::Server::start(move |request| match answer(&request.method, &request.target, request.before) {
+            Answer::Json(status, json) => stand_in::Answer::json(status, &json),
+            Answer::Text(text) => stand_in::Answer::new(200, text),
+            Answer::Watch(watched, Held::Open) => stand_in::Answer::Watch(lines(watched)),
+            Answer::Watch(watched, Held::Closed) => stand_in::Answer::WatchThatEnds(lines(watched)),
+        }))
     }
 
     fn client(&self) -> Client {
-        let mut config = kube::Config::new(format!("http://{}", self.address).parse().unwrap());
+        let mut config = kube::Config::new(self.0.url().parse().unwrap());
         config.default_retry = false;
         Client::try_from(config).unwrap()
     }
 
     fn count(&self, method: &str, part: &str) -> usize {
-        self.asked.lock().unwrap().iter().filter(|(of, path, _)| of == method && path.contains(part)).count()
-    }
-}
-
-fn serve(
-    mut stream: TcpStream,
-    asked: &Mutex<Vec<(String, String, String)>>,
-    answer: &dyn Fn(&str, &str, usize) -> Answer,
-) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut first = String::new();
-    reader.read_line(&mut first)?;
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 || line == "\r\n" {
-            break;
-        }
-        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap_or(0);
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let mut words = first.split(' ');
-    let (method, path) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
-    let before = {
-        let mut asked = asked.lock().unwrap();
-        let before = asked.iter().filter(|(of, at, _)| (of, at) == (&method, &path)).count();
-        asked.push((method.clone(), path.clone(), String::from_utf8_lossy(&body).into_owned()));
-        before
-    };
-    match answer(&method, &path, before) {
-        Answer::Json(status, json) => {
-            let body = json.to_string();
-            write!(
-                stream,
-                "HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
-            )
-        }
-        Answer::Text(text) => {
-            let length = text.len();
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}")
-        }
-        Answer::Watch(lines, held) => {
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n")?;
-            for line in lines {
-                writeln!(stream, "{line}")?;
-            }
-            stream.flush()?;
-            if held == Held::Open {
-                std::thread::sleep(Duration::from_secs(60));
-            }
-            Ok(())
-        }
+        self.0.count(method, part)
     }
 }
 
@@ -336,22 +272,14 @@ async fn a_watch_that_is_cut_or_forgotten_is_begun_anew_and_never_in_a_busy_loop
         let diagnosis =
             Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
         assert!(watched(&diagnosis, &budgets, Duration::from_secs(4)).await.is_none(), "{what}");
-        let watches = server
-            .asked
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|(_, path, _)| path.contains("/pods") && path.contains("watch=true"))
-            .count();
+        let lists = |watched: bool| {
+            let asked = server.0.seen().into_iter();
+            asked.filter(|seen| seen.path().contains("/pods") && seen.target.contains("watch=true") == watched).count()
+        };
+        let watches = lists(true);
         // 0.5 s, 1 s, 2 s: a pause that doubles.
         assert!((2..=5).contains(&watches), "{what}: {watches} watches in 4 s");
-        let relisted = server
-            .asked
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|(_, path, _)| path.contains("/pods") && !path.contains("watch=true"))
-            .count();
+        let relisted = lists(false);
         assert_eq!(relisted > 1, listed_again, "{what}: {relisted} lists");
         if what == "refused" {
             assert!(told(&context).matches("pods in shop cannot be watched").count() == 1, "told once");
@@ -492,21 +420,14 @@ async fn only_pods_of_this_layer_in_which_nothing_runs_are_replaced() {
     let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
     let diagnosis = Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
     diagnosis.replace_backing_off().await;
-    let asked = server.asked.lock().unwrap();
-    let deleted: Vec<(&str, Value)> = asked
-        .iter()
-        .filter(|(method, ..)| method == "DELETE")
-        .map(|(_, path, body)| {
-            (
-                path.split(['/', '?']).nth_back(usize::from(path.contains('?'))).unwrap(),
-                serde_json::from_str(body).unwrap(),
-            )
-        })
+    let deletions = server.0.seen().into_iter().filter(|seen| seen.method == "DELETE");
+    let deleted: Vec<(String, Value)> = deletions
+        .map(|seen| (seen.path().rsplit('/').next().unwrap().to_owned(), serde_json::from_slice(&seen.body).unwrap()))
         .collect();
-    assert_eq!(deleted.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["ours", "ours-without-label", "db-0"]);
+    assert_eq!(deleted.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>(), ["ours", "ours-without-label", "db-0"]);
     for (name, body) in &deleted {
         assert_eq!(body["preconditions"], json!({"uid": format!("uid-{name}"), "resourceVersion": "8"}), "{name}");
-        let grace = if *name == "db-0" { Value::Null } else { json!(0) };
+        let grace = if name == "db-0" { Value::Null } else { json!(0) };
         assert_eq!(body["gracePeriodSeconds"], grace, "{name}");
     }
 }

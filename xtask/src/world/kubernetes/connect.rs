@@ -405,33 +405,12 @@ pub(crate) async fn beginning(mut body: Body, most: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stand_in::{Answer, Server};
 
-    /// Answers every request with this status, and counts them.
-    fn server(status: u16) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
-        use std::io::{BufRead, BufReader, Read, Write};
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let counted = count.clone();
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                let mut reader = BufReader::new(stream.try_clone().unwrap());
-                let (mut line, mut length) = (String::new(), 0);
-                while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
-                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                        length = value.trim().parse().unwrap();
-                    }
-                    line.clear();
-                }
-                let _ = reader.read_exact(&mut vec![0; length]);
-                counted.fetch_add(1, Ordering::SeqCst);
-                let body = format!(r#"{{"kind":"Status","status":"Failure","code":{status},"message":"no"}}"#);
-                let head =
-                    format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-                let _ = stream.write_all((head + &body).as_bytes());
-            }
-        });
-        (address, count)
+    /// Answers every request with this status.
+    fn server(status: u16) -> Server {
+        let refusal = serde_json::json!({"kind": "Status", "status": "Failure", "code": status, "message": "no"});
+        Server::start(move |_| Answer::json(status, &refusal))
     }
 
     #[tokio::test]
@@ -439,7 +418,8 @@ mod tests {
         use k8s_openapi::api::core::v1::Secret;
         use kube::api::{Api, DeleteParams, PostParams};
         for (status, times) in [(429, ATTEMPTS as usize + 1), (503, 1), (504, 1), (500, 1), (409, 1)] {
-            let (address, count) = server(status);
+            let server = server(status);
+            let address = &server.address;
             let config = format!(
                 "clusters: [{{name: c, cluster: {{server: 'http://{address}'}}}}]\ncontexts: [{{name: x, context: {{cluster: c, user: u}}}}]\n"
             );
@@ -454,7 +434,7 @@ mod tests {
                 api.create(&PostParams::default(), &Secret::default()).await.map(drop).unwrap_err()
             };
             assert!(matches!(&error, kube::Error::Api(found) if found.code == status), "{error}");
-            assert_eq!(count.load(Ordering::SeqCst), times, "{status}");
+            assert_eq!(server.seen().len(), times, "{status}");
         }
     }
 

@@ -15,19 +15,6 @@ pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-pub fn xtask(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .args(["--env", "ci", "--lab", "--yes"])
-        .args(arguments);
-    command.stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("HELMFILE_ENVIRONMENT");
-    for variable in ["DOCKERHUB_USERNAME", "DOCKERHUB_TOKEN", "DCKR_USERNAME", "DCKR_PAT"] {
-        command.env_remove(variable);
-    }
-    command
-}
-
 #[track_caller]
 pub fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().unwrap();
@@ -40,7 +27,11 @@ pub fn docker(arguments: &[&str]) -> String {
 fn image() -> &'static str {
     static IMAGE: OnceLock<String> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        let output = xtask(&["lab"]).output().unwrap();
+        // It brings in Docker Engine too, where there is none yet.
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut lab = Command::new(cargo);
+        lab.args(["xtask", "--env", "ci", "--lab", "--yes", "lab"]).stdin(Stdio::null());
+        let output = lab.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         // What a killed process left goes first; and a static is never dropped.
         sweep();

@@ -2,7 +2,6 @@
 
 use super::*;
 use proxy::Tunnel;
-use xtask::lab::UPSTREAM_ADDRESS;
 
 #[test]
 fn a_target_may_say_less_than_the_specification_and_fail_for_a_while() {
@@ -170,30 +169,4 @@ fn this_machine_is_reached_by_each_of_its_names() {
         copied(&lock, &options(&name, &target.address));
         assert_complete(&target.address, &lock);
     }
-}
-
-/// Ctrl-C in the middle: told as that, and no tag that leads to half an image.
-#[test]
-fn an_interrupted_mirror_ends_at_once_and_leaves_nothing_half_done() {
-    let target = Registry::start();
-    let slow = Proxy::before(UPSTREAM_ADDRESS, |seen| match seen.is("GET", "/blobs/") {
-        true => Do::Hang(Duration::from_secs(30)),
-        false => Do::Pass,
-    });
-    let mut command = xtask(&["mirror", "redis", "--to", &target.address]);
-    command.env("AMEIDE_LAB_UPSTREAM", &slow.address);
-    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let started = Instant::now();
-    while slow.count("GET", "/blobs/") == 0 {
-        assert!(started.elapsed() < Duration::from_secs(60), "it does not begin");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    // SAFETY: a signal to a child that nobody has waited for.
-    unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
-    let output = child.wait_with_output().unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(130), "{said}");
-    assert!(said.contains("interrupted"), "{said}");
-    let tags = http("GET", &target.address, "/v2/third-party/redis/tags/list", &[], b"");
-    assert_eq!(tags.status, 404, "{}", String::from_utf8_lossy(&tags.body));
 }
