@@ -19,11 +19,22 @@ pub struct Failure {
     pub remedy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Utf8PathBuf>,
+    /// The release that it is about, where one is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
 }
 
 impl Failure {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, exit: code.exit(), message: message.into(), evidence: Vec::new(), remedy: None, log: None }
+        Self {
+            code,
+            exit: code.exit(),
+            message: message.into(),
+            evidence: Vec::new(),
+            remedy: None,
+            log: None,
+            release: None,
+        }
     }
 
     /// Bad input: a wrong flag, or a file that is missing or broken.
@@ -62,12 +73,18 @@ impl Failure {
         self
     }
 
+    pub fn of_release(mut self, release: impl Into<String>) -> Self {
+        self.release = Some(release.into());
+        self
+    }
+
     /// The same with every text of it as `change` makes it.
     pub fn map_text(&self, change: impl Fn(&str) -> String) -> Self {
         Self {
             message: change(&self.message),
             evidence: self.evidence.iter().map(|line| change(line)).collect(),
-            remedy: self.remedy.as_deref().map(change),
+            remedy: self.remedy.as_deref().map(&change),
+            release: self.release.as_deref().map(&change),
             ..self.clone()
         }
     }

@@ -1,7 +1,20 @@
-//! A run's record: what blocks a run, and how the run ends.
+//! A run's record: what happens in a run, what blocks it and how it ends, and everything
+//! that reads that, while it goes on or afterwards.
+//!
+//! It knows nothing of clusters, and prints and writes nothing: who runs hands events in,
+//! and takes text out.
 
+mod checklist;
 mod code;
+mod event;
 mod failure;
+pub mod markup;
+pub mod readers;
+mod seconds;
+pub mod timeline;
 
+pub use checklist::{Checkpoint, State};
 pub use code::{Code, Exit, UnknownCode};
+pub use event::{Blocked, Event, ImagesEvent, Outcome, PodEvent, Prospect, ReleaseEvent, Step, StepKind};
 pub use failure::Failure;
+pub use seconds::human_seconds;

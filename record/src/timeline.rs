@@ -1,81 +1,19 @@
-//! A run's record, read back into what a report shows: rows of a timeline, and
-//! how the run ended. Pure: text in, a [`Run`] out.
+//! A run's record as what a report shows: rows of a timeline, each with what was said and
+//! what stood in the way meanwhile, and how the run ended. Pure: text in, a [`Run`] out.
+//! How that looks is the reports' own.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Deserialize;
 
-use crate::run::reporter::{Outcome, PodEvent, ReleaseEvent, human_seconds};
-
-/// A line of `record.jsonl`. What is not known here (a record of another version
-/// of this tool) is passed over.
-#[derive(Debug, Deserialize)]
-struct Line {
-    time: Timestamp,
-    #[serde(flatten)]
-    event: Event,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-enum Event {
-    Run {
-        command: String,
-        env: String,
-    },
-    Started {
-        resource: String,
-        step: String,
-    },
-    Finished {
-        resource: String,
-        step: String,
-        outcome: Outcome,
-        seconds: f64,
-    },
-    Note {
-        resource: String,
-        text: String,
-    },
-    Warning {
-        resource: String,
-        text: String,
-    },
-    Waiting {
-        resource: String,
-        text: String,
-    },
-    Retry {
-        reason: String,
-        attempt: u32,
-        budget: u32,
-        wait_seconds: u64,
-    },
-    Release(ReleaseEvent),
-    Pod(PodEvent),
-    Failure(Blocker),
-    End {
-        exit: i32,
-        seconds: f64,
-    },
-    #[serde(other)]
-    Other,
-}
-
-/// The failure that ended the run.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Blocker {
-    pub code: String,
-    pub message: String,
-    #[serde(default)]
-    pub evidence: Vec<String>,
-    pub remedy: Option<String>,
-    pub log: Option<String>,
-}
+use crate::readers::json::{self, Line};
+use crate::readers::text::in_place;
+use crate::seconds::whole_seconds;
+use crate::{Blocked, Code, Event, Failure, Outcome, PodEvent, Prospect, ReleaseEvent, Step, StepKind, human_seconds};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    Layer,
     Step,
     Release,
     Pod,
@@ -105,8 +43,58 @@ pub struct Row {
     pub mark: Mark,
     /// What was said meanwhile, with the second at which it was.
     pub said: Vec<(f64, String)>,
+    pub blocked: Vec<Blockage>,
     /// The log file of the run's folder that belongs to it.
     pub log: Option<String>,
+    step: StepKind,
+    layer: Option<String>,
+    release: Option<String>,
+}
+
+/// Something that stood in the way of what a row shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blockage {
+    pub code: Code,
+    pub resource: String,
+    pub message: String,
+    /// Since when, as Kubernetes says, or else when it was seen; in seconds of the run.
+    pub since: f64,
+    pub until: f64,
+    pub prospect: Option<Prospect>,
+    /// How often it was tried again because of it.
+    pub retries: usize,
+    pub followed: Followed,
+}
+
+/// What became of what stood in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// The release was deployed, or the layer came in place.
+    Passed,
+    /// It is what the layer, or the run, failed of.
+    EndedTheRun,
+    /// The layer, or the run, failed of something else.
+    FailedOf(Code),
+    /// The record ends before that.
+    Unknown,
+}
+
+impl Blockage {
+    /// What followed, in words.
+    pub fn outcome(&self) -> String {
+        let tries = match self.retries {
+            0 => String::new(),
+            1 => "tried again once; ".to_owned(),
+            more => format!("tried again {more} times; "),
+        };
+        let then = match self.followed {
+            Followed::Passed => format!("over after {}", human_seconds((self.until - self.since).max(0.0))),
+            Followed::EndedTheRun => "it ended the run".to_owned(),
+            Followed::FailedOf(code) => format!("the run failed of {code}"),
+            Followed::Unknown => "what followed is not in the record".to_owned(),
+        };
+        tries + &then
+    }
 }
 
 /// A run, as far as its record tells.
@@ -114,195 +102,286 @@ pub struct Row {
 pub struct Run {
     pub id: String,
     pub command: String,
+    pub verb: String,
     pub env: String,
     pub started: Timestamp,
     pub seconds: f64,
     /// None when the record has no end: the run was killed, or goes on.
     pub exit: Option<i32>,
-    pub blocker: Option<Blocker>,
+    pub failure: Option<Failure>,
     pub rows: Vec<Row>,
+    /// Events of a version of this tool that knows more of them.
+    pub unknown: usize,
+    /// Lines of the record that should be readable, and are not.
+    pub unreadable: usize,
 }
 
-/// Lines that a run writes are hundreds. Of a record with more than these, the middle is
-/// left out: its beginning says what the run was, its end what became of it.
-const FIRST_LINES: usize = 15_000;
-const LAST_LINES: usize = 5_000;
+impl Run {
+    /// `up · ci`
+    pub fn title(&self) -> String {
+        let verb = if self.verb.is_empty() { "run" } else { &self.verb };
+        if self.env.is_empty() { verb.to_owned() } else { format!("{verb} · {}", self.env) }
+    }
+
+    pub fn verdict(&self) -> String {
+        let took = human_seconds(self.seconds);
+        match (self.exit, &self.failure) {
+            (Some(0), _) => format!("done in {took}"),
+            (Some(exit), Some(failure)) => format!("{} (exit {exit}) after {took}", failure.code),
+            (Some(exit), None) => format!("exit {exit} after {took}"),
+            (None, _) => format!("cut short after {took}"),
+        }
+    }
+
+    /// What of the record is not shown because it was not understood.
+    pub fn left_out(&self) -> Option<String> {
+        let count = |count: usize, one: &str, more: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            _ => Some(format!("{count} {more}")),
+        };
+        let unreadable = count(self.unreadable, "line that cannot be read", "lines that cannot be read");
+        let unknown = count(self.unknown, "event of another version", "events of another version");
+        let parts: Vec<String> = unreadable.into_iter().chain(unknown).collect();
+        (!parts.is_empty()).then(|| format!("Left out of the record: {}.", parts.join(", ")))
+    }
+}
+
 /// Steps within steps that a page shows as such.
 const DEEPEST: usize = 16;
+/// How many that began later than the one that contains a step may go on beside it.
+const BESIDE: usize = 64;
+/// Rounded times of a step and the one that it is in may differ by a hair.
+const HAIR: f64 = 0.02;
 
 /// Reads a record. `logs` are the names of the log files beside it.
 ///
 /// None for a record without a single line that is understood.
 pub fn read(id: &str, text: &str, logs: &[String]) -> Option<Run> {
-    // The last line of a killed run may be cut.
-    let all: Vec<&str> = text.lines().collect();
-    let (first, rest) = all.split_at(all.len().min(FIRST_LINES));
-    let last = &rest[rest.len().saturating_sub(LAST_LINES)..];
-    let lines: Vec<Line> = first.iter().chain(last).filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let record = json::read(text);
+    let lines = &record.lines;
     let (first, last) = (lines.first()?, lines.last()?);
     let mut run = Run {
         id: id.to_owned(),
         command: String::new(),
+        verb: String::new(),
         env: String::new(),
         started: first.time,
         seconds: 0.0,
         exit: None,
-        blocker: None,
+        failure: None,
         rows: Vec::new(),
+        unknown: record.unknown,
+        unreadable: record.unreadable,
     };
-    for line in &lines {
+    for line in lines {
         match &line.event {
-            Event::Run { command, env } => {
+            Event::RunStarted { command, verb, env } => {
                 run.command.clone_from(command);
+                run.verb.clone_from(verb);
                 run.env.clone_from(env);
             }
-            Event::Failure(blocker) => run.blocker = Some(blocker.clone()),
-            Event::End { exit, seconds } => {
+            Event::Failed(failure) => run.failure = Some(failure.clone()),
+            Event::RunEnded { exit, took } => {
                 run.exit = Some(*exit);
                 // The record begins a moment after the process did.
-                run.started = earlier(line.time, *seconds).min(run.started);
+                let took = jiff::SignedDuration::try_from(*took).unwrap_or_default();
+                run.started = line.time.checked_sub(took).unwrap_or(line.time).min(run.started);
             }
             _ => {}
         }
     }
     run.seconds = since(run.started, last.time).max(0.001);
-    let steps = steps(&lines, &run, logs);
-    run.rows = with_releases(steps, &lines, &run);
+    let mut rows = nested(bars(lines, &run, logs));
+    tell(&mut rows, lines, &run);
+    run.rows = with_releases(rows, lines, &run);
+    block(lines, &mut run);
     Some(run)
 }
-
-/// How `layer.rs` tells a release's duration.
-const DEPLOYED: &str = "deployed in ";
 
 fn since(start: Timestamp, time: Timestamp) -> f64 {
     time.duration_since(start).as_secs_f64()
 }
 
-fn earlier(time: Timestamp, seconds: f64) -> Timestamp {
-    let span = jiff::SignedDuration::try_from_secs_f64(seconds).unwrap_or_default();
-    time.checked_sub(span).unwrap_or(time)
-}
-
-/// The steps in order of their beginning, each with what was said while it was the
-/// innermost one, nested by time: steps follow each other or contain each other.
-fn steps(lines: &[Line], run: &Run, logs: &[String]) -> Vec<Row> {
-    /// How far the beginning that an end tells may be from the one that was told.
+/// Layers and steps with their times, in no order.
+fn bars(lines: &[Line], run: &Run, logs: &[String]) -> Vec<Row> {
+    /// How far the beginning that an end tells may be from the one that was told, where
+    /// steps are not numbered.
     const SAME: f64 = 0.05;
     let at = |time: Timestamp| since(run.started, time);
     let mut rows: Vec<Row> = Vec::new();
-    let mut open: Vec<(f64, &str, &str)> = Vec::new();
+    let mut steps: Vec<(f64, &Step)> = Vec::new();
+    let mut layers: Vec<(f64, &str)> = Vec::new();
     for line in lines {
+        let now = at(line.time);
         match &line.event {
-            Event::Started { resource, step } => open.push((at(line.time), resource, step)),
-            Event::Finished { resource, step, outcome, seconds } => {
-                let (end, start) = (at(line.time), at(line.time) - seconds);
-                open.retain(|(began, other, _)| !(other == resource && (began - start).abs() < SAME));
+            Event::StepStarted(step) => steps.push((now, step)),
+            Event::StepFinished { step, outcome, took } => {
+                let start = now - took.as_secs_f64();
+                steps.retain(|(began, other)| match (step.id, other.id) {
+                    (0, _) | (_, 0) => other.resource != step.resource || (began - start).abs() >= SAME,
+                    (one, another) => one != another,
+                });
                 let mark = match outcome {
                     Outcome::Done => Mark::Done,
                     Outcome::Unchanged => Mark::Unchanged,
                     Outcome::Failed => Mark::Failed,
                 };
-                rows.push(row(resource, step, start.max(0.0), end, mark, logs));
+                rows.push(step_row(step, start.max(0.0), now, mark, logs));
             }
+            Event::LayerStarted { layer } => layers.push((now, layer)),
+            Event::LayerInPlace { layer, releases, took } => {
+                layers.retain(|(_, open)| open != layer);
+                rows.push(layer_row(layer, in_place(*releases), now - took.as_secs_f64(), now, Mark::Done));
+            }
+            Event::LayerFailed { layer, code, took } => {
+                layers.retain(|(_, open)| open != layer);
+                let mark = if *code == Code::Interrupted { Mark::CutShort } else { Mark::Failed };
+                rows.push(layer_row(layer, code.to_string(), now - took.as_secs_f64(), now, mark));
+                // A step that failed says no more.
+                for (start, step) in steps.extract_if(.., |(_, step)| step.layer.as_ref() == Some(layer)) {
+                    rows.push(step_row(step, start, now, mark, logs));
+                }
+            }
+            Event::LayerSkipped { layer, .. } => layers.retain(|(_, open)| open != layer),
             _ => {}
         }
     }
-    rows.extend(
-        open.into_iter().map(|(start, resource, step)| row(resource, step, start, run.seconds, Mark::CutShort, logs)),
-    );
-    rows.sort_by(|a, b| a.start.total_cmp(&b.start).then(b.end.total_cmp(&a.end)));
-    // Rounded times of a step and the one that it is in may differ by a hair.
-    const HAIR: f64 = 0.02;
-    let mut ends: Vec<f64> = Vec::new();
-    for row in &mut rows {
-        while ends.last().is_some_and(|end| row.start >= end - HAIR || row.end > end + HAIR) {
-            ends.pop();
-        }
-        row.depth = ends.len().min(DEEPEST);
-        ends.push(row.end);
-    }
-    for line in lines {
-        let Some(text) = said(&line.event) else { continue };
-        let time = at(line.time);
-        let innermost = rows.iter_mut().filter(|row| row.start - HAIR <= time && time <= row.end + HAIR);
-        if let Some(row) = innermost.max_by_key(|row| row.depth) {
-            row.said.push((time, text));
-        }
-    }
+    let end = run.seconds;
+    rows.extend(steps.into_iter().map(|(start, step)| step_row(step, start, end, Mark::CutShort, logs)));
+    rows.extend(layers.into_iter().map(|(start, layer)| layer_row(layer, String::new(), start, end, Mark::CutShort)));
     rows
 }
 
-fn row(resource: &str, step: &str, start: f64, end: f64, mark: Mark, logs: &[String]) -> Row {
+fn step_row(step: &Step, start: f64, end: f64, mark: Mark, logs: &[String]) -> Row {
     Row {
         kind: Kind::Step,
         depth: 0,
-        resource: resource.to_owned(),
-        label: step.to_owned(),
+        resource: step.resource.clone(),
+        label: step.text.clone(),
         start,
         end: end.max(start),
         ready: None,
         mark,
         said: Vec::new(),
-        log: log_of(resource, step, logs),
+        blocked: Vec::new(),
+        // Whatever the record says, no file but one of the run's own logs.
+        log: step.log.clone().filter(|log| logs.contains(log)),
+        step: step.kind,
+        layer: step.layer.clone(),
+        release: step.release.clone(),
     }
 }
 
-/// The logs' names: `layer.rs` names Helmfile's after the layer and `helm test`'s
-/// after layer and release; the others are named after their tool.
-fn log_of(resource: &str, step: &str, logs: &[String]) -> Option<String> {
-    let has = |name: String| logs.iter().find(|log| **log == name).cloned();
-    match step {
-        "helm test" => logs.iter().find(|log| log.ends_with(&format!("-test-{resource}.log"))).cloned(),
-        "helmfile sync" => has(format!("{resource}.log")),
-        _ if step.contains("the cluster") => has("k3d.log".to_owned()),
-        _ if step.contains("the image ") => has(format!("lab-{}.log", step.rsplit(' ').next()?)),
-        _ => None,
+fn layer_row(layer: &str, label: String, start: f64, end: f64, mark: Mark) -> Row {
+    let step = Step::new(StepKind::Other, layer, label).of_layer(layer);
+    Row { kind: Kind::Layer, ..step_row(&step, start.max(0.0), end, mark, &[]) }
+}
+
+/// In the order of their beginning, each below what it is a part of: a layer's steps below
+/// the layer; of the others, by their times, each below the one that contains it.
+fn nested(mut rows: Vec<Row>) -> Vec<Row> {
+    let layers_first = |row: &Row| row.kind != Kind::Layer;
+    rows.sort_by(|a, b| {
+        let by_time = a.start.total_cmp(&b.start).then(b.end.total_cmp(&a.end));
+        // What a layer began with may seem to begin before it.
+        if a.layer.is_some() && a.layer == b.layer && (a.start - b.start).abs() < HAIR {
+            return layers_first(a).cmp(&layers_first(b)).then(by_time);
+        }
+        by_time
+    });
+    let mut parents: Vec<Option<usize>> = Vec::with_capacity(rows.len());
+    let mut containers: Vec<usize> = Vec::new();
+    let mut layers: BTreeMap<String, usize> = BTreeMap::new();
+    for index in 0..rows.len() {
+        let row = &rows[index];
+        let contains = |outer: &Row| row.start < outer.end - HAIR && row.end <= outer.end + HAIR;
+        while containers.last().is_some_and(|outer| rows[*outer].end <= row.start + HAIR) {
+            containers.pop();
+        }
+        let of_layer = row.layer.as_ref().filter(|_| row.kind != Kind::Layer).and_then(|layer| layers.get(layer));
+        let by_time = || containers.iter().rev().take(BESIDE).find(|outer| contains(&rows[**outer])).copied();
+        let parent = match (of_layer, row.kind) {
+            (Some(layer), _) if row.start <= rows[*layer].end + HAIR => Some(*layer),
+            (_, Kind::Layer) => None,
+            _ => by_time(),
+        };
+        // Deeper than that it is shown beside, and not within.
+        let parent =
+            parent.and_then(|outer| if rows[outer].depth + 1 >= DEEPEST { parents[outer] } else { Some(outer) });
+        rows[index].depth = parent.map_or(0, |outer| rows[outer].depth + 1);
+        parents.push(parent);
+        if rows[index].kind == Kind::Layer {
+            layers.insert(rows[index].resource.clone(), index);
+        }
+        if !rows[index].step.is_leaf() {
+            containers.push(index);
+        }
+    }
+    // Steps that run side by side are told apart by what they are a part of.
+    let mut children: Vec<Vec<usize>> = vec![Vec::new(); rows.len()];
+    let mut next: Vec<usize> = Vec::new();
+    for (index, parent) in parents.iter().enumerate() {
+        match parent {
+            Some(outer) => children[*outer].push(index),
+            None => next.push(index),
+        }
+    }
+    next.reverse();
+    let mut order = Vec::with_capacity(rows.len());
+    while let Some(index) = next.pop() {
+        order.push(index);
+        next.extend(children[index].iter().rev());
+    }
+    let mut rows: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|index| rows[index].take()).collect()
+}
+
+/// Gives each row what was said while it was the innermost one, or the innermost of that name.
+fn tell(rows: &mut [Row], lines: &[Line], run: &Run) {
+    for line in lines {
+        let Some((resource, text)) = said(&line.event) else { continue };
+        let time = since(run.started, line.time);
+        let then = rows.iter_mut().filter(|row| row.start - HAIR <= time && time <= row.end + HAIR);
+        if let Some(row) = then.max_by_key(|row| (row.resource == resource, row.depth)) {
+            row.said.push((time, text));
+        }
     }
 }
 
-fn said(event: &Event) -> Option<String> {
+fn said(event: &Event) -> Option<(&str, String)> {
     match event {
-        // A release has a row of its own.
-        Event::Note { text, .. } if text.starts_with(DEPLOYED) => None,
-        Event::Note { resource, text } => Some(format!("[{resource}] {text}")),
-        Event::Warning { resource, text } => Some(format!("⚠ [{resource}] {text}")),
-        Event::Waiting { resource, text } => Some(format!("⏳ [{resource}] {text}")),
-        Event::Retry { reason, attempt, budget, wait_seconds } => {
-            Some(format!("↻ {reason}: try {attempt} of {budget} in {wait_seconds} s"))
+        Event::Note { resource, text } => Some((resource, format!("[{resource}] {text}"))),
+        Event::Warning { resource, text } => Some((resource, format!("⚠ [{resource}] {text}"))),
+        Event::Waiting { resource, text } => Some((resource, format!("⏳ [{resource}] {text}"))),
+        Event::Retry { code, layer, attempt, budget, wait } => {
+            let text = format!("↻ {code}: try {attempt} of {budget} in {} s", wait.as_secs());
+            Some((layer.as_deref().unwrap_or_default(), text))
         }
         _ => None,
     }
 }
 
-/// Under each `helmfile sync`, the releases of that layer, each with its pods;
-/// pods of tests come under the test.
+/// Below each sync, the releases of that layer, each with its pods; pods of tests come
+/// below the test.
 fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
     let at = |time: Timestamp| since(run.started, time).max(0.0);
-    let mut releases: Vec<&ReleaseEvent> = lines
-        .iter()
-        .filter_map(|line| match &line.event {
-            Event::Release(release) => Some(release),
-            _ => None,
-        })
-        .collect();
-    releases.sort_by_key(|release| (release.started, release.name.clone(), release.revision.clone()));
-    let mut pods: Vec<&PodEvent> = lines
-        .iter()
-        .filter_map(|line| match &line.event {
-            Event::Pod(pod) => Some(pod),
-            _ => None,
-        })
-        .collect();
-    pods.sort_by_key(|pod| pod.created);
-    let deployed: Vec<(f64, &str, f64)> = lines
-        .iter()
-        .filter_map(|line| match &line.event {
-            Event::Note { resource, text } => {
-                Some((at(line.time), resource.as_str(), go_seconds(text.strip_prefix(DEPLOYED)?)?))
+    let mut releases: Vec<&ReleaseEvent> = Vec::new();
+    let mut pods: Vec<&PodEvent> = Vec::new();
+    // Of which layer, which release in which namespace, and when, and how long it took.
+    let mut deployed: Vec<(&str, &str, &str, f64, f64)> = Vec::new();
+    for line in lines {
+        match &line.event {
+            Event::Release(release) => releases.push(release),
+            Event::Pod(pod) => pods.push(pod),
+            Event::ReleaseDeployed { layer, release, namespace, took } => {
+                deployed.push((layer, release, namespace, at(line.time), took.as_secs_f64()));
             }
-            _ => None,
-        })
-        .collect();
+            _ => {}
+        }
+    }
+    releases.sort_by_key(|release| (release.started, release.name.clone(), release.revision.clone()));
+    pods.sort_by_key(|pod| pod.created);
     // A roll-back makes a revision of its own: a pod is of the last one before it.
     let mut revisions: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
     for (index, release) in releases.iter().enumerate() {
@@ -323,50 +402,159 @@ fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
     for step in steps {
         // The cluster's times have whole seconds.
         let within = |time: Timestamp| at(time) >= step.start - 1.0 && at(time) < step.end;
-        let (is_sync, is_test) = (step.label == "helmfile sync", step.label == "helm test");
         let (depth, end) = (step.depth + 1, step.end);
-        let own: Vec<Row> = if is_sync {
-            let of_layer = |layer: &str| step.resource == layer;
-            let mut own = Vec::new();
-            for (index, release) in releases.iter().enumerate() {
-                if shown[index] || !of_layer(&release.layer) || !within(release.started) {
-                    continue;
+        let layer = step.layer.clone().unwrap_or_default();
+        let mut own: Vec<Row> = Vec::new();
+        match step.step {
+            StepKind::HelmfileSync => {
+                for (index, release) in releases.iter().enumerate() {
+                    if shown[index] || release.layer != layer || !within(release.started) {
+                        continue;
+                    }
+                    shown[index] = true;
+                    let start = at(release.started).max(step.start);
+                    let took = deployed.iter().find(|(layer, name, namespace, time, _)| {
+                        *layer == release.layer
+                            && *name == release.name
+                            && *namespace == release.namespace
+                            && (time - end).abs() < 2.0
+                    });
+                    own.push(Row {
+                        kind: Kind::Release,
+                        depth,
+                        resource: release.name.clone(),
+                        label: format!("revision {}, {}", release.revision, release.status),
+                        start,
+                        end: took.map_or(end, |(.., seconds)| start + seconds).min(end).max(start),
+                        mark: if release.status == "deployed" { Mark::Done } else { Mark::Failed },
+                        release: Some(release.name.clone()),
+                        ..bare(&step)
+                    });
+                    let theirs = pods_of[index].iter().filter(|pod| within(pod.created));
+                    own.extend(theirs.map(|pod| pod_row(pod, depth + 1, end, &at, &step)));
                 }
-                shown[index] = true;
-                let start = at(release.started).max(step.start);
-                let took = deployed.iter().find(|(time, name, _)| *name == release.name && (time - end).abs() < 2.0);
-                let mark = if release.status == "deployed" { Mark::Done } else { Mark::Failed };
-                own.push(Row {
-                    kind: Kind::Release,
-                    depth,
-                    resource: release.name.clone(),
-                    label: format!("revision {}, {}", release.revision, release.status),
-                    start,
-                    end: took.map_or(end, |(_, _, seconds)| start + seconds).min(end).max(start),
-                    ready: None,
-                    mark,
-                    said: Vec::new(),
-                    log: None,
-                });
-                let theirs = pods_of[index].iter().filter(|pod| within(pod.created));
-                own.extend(theirs.map(|pod| pod_row(pod, depth + 1, end, &at)));
             }
-            own
-        } else if is_test {
-            let is_its = |pod: &PodEvent| pod.release == step.resource && within(pod.created);
-            let (its, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(|pod| is_its(pod));
-            tests = others;
-            its.into_iter().map(|pod| pod_row(pod, depth, end, &at)).collect()
-        } else {
-            Vec::new()
-        };
+            StepKind::HelmTest => {
+                let is_its = |pod: &PodEvent| {
+                    pod.layer == layer && Some(&pod.release) == step.release.as_ref() && within(pod.created)
+                };
+                let (its, others): (Vec<_>, Vec<_>) = tests.into_iter().partition(|pod| is_its(pod));
+                tests = others;
+                own.extend(its.into_iter().map(|pod| pod_row(pod, depth, end, &at, &step)));
+            }
+            _ => {}
+        }
         rows.push(step);
         rows.extend(own);
     }
     rows
 }
 
-fn pod_row(pod: &PodEvent, depth: usize, end: f64, at: &impl Fn(Timestamp) -> f64) -> Row {
+/// A row of the same layer and release, with nothing of its own yet.
+fn bare(step: &Row) -> Row {
+    Row { said: Vec::new(), blocked: Vec::new(), log: None, ready: None, ..step.clone() }
+}
+
+/// Gives each blocker to the row of what it stood in the way of: the release, else the
+/// step of the layer, else the layer itself; one that is of no layer to what went on.
+fn block(lines: &[Line], run: &mut Run) {
+    let at = |time: Timestamp| since(run.started, time);
+    let mut seen: Vec<(f64, Blocked)> = Vec::new();
+    let known = |seen: &[(f64, Blocked)], code: Code| seen.iter().any(|(_, blocked)| blocked.code == code);
+    for line in lines {
+        let (code, layer) = match &line.event {
+            Event::Blocked(blocked) => {
+                seen.push((at(line.time), blocked.clone()));
+                continue;
+            }
+            Event::LayerFailed { layer, code, .. } => (*code, Some(layer)),
+            Event::Failed(failure) => (failure.code, None),
+            _ => continue,
+        };
+        // Only at the end was it known what it was: it goes to the step that failed.
+        let failed = |row: &&Row| {
+            let of_layer = layer.is_none() || row.layer.as_ref() == layer;
+            row.kind == Kind::Step && of_layer && matches!(row.mark, Mark::Failed | Mark::CutShort)
+        };
+        let Some(step) = run.rows.iter().rfind(failed) else { continue };
+        if code == Code::Interrupted || known(&seen, code) {
+            continue;
+        }
+        let failure = run.failure.as_ref().filter(|failure| failure.code == code);
+        let blocked = Blocked {
+            code,
+            resource: step.resource.clone(),
+            layer: layer.cloned(),
+            release: failure.and_then(|failure| failure.release.clone()),
+            message: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
+            since: None,
+            prospect: None,
+        };
+        seen.push((step.end, blocked));
+    }
+    for (time, blocked) in seen {
+        let rank = |row: &Row| {
+            let of_layer = blocked.layer.is_some() && row.layer == blocked.layer;
+            let of_release = blocked.release.is_some() && row.release == blocked.release;
+            let (rank, slack) = match row.kind {
+                // Its end is Helmfile's, which has whole seconds; what came later is of the next one.
+                Kind::Release if of_layer && of_release => (4, 1.0),
+                Kind::Step if of_layer && of_release => (3, HAIR),
+                Kind::Step if of_layer => (2, HAIR),
+                Kind::Layer if of_layer => (1, HAIR),
+                Kind::Step | Kind::Layer => (0, HAIR),
+                _ => return None,
+            };
+            (row.start - HAIR <= time && time <= row.end + slack).then_some(rank)
+        };
+        let blockage = blockage(lines, run, time, &blocked);
+        let rows = run.rows.iter_mut().filter_map(|row| Some((rank(row)?, row)));
+        // Of rows that fit as well, the innermost stands last.
+        if let Some((_, row)) = rows.max_by_key(|(rank, _)| *rank) {
+            row.blocked.push(blockage);
+        }
+    }
+}
+
+/// What stood in the way, with what the rest of the record says of how it went on.
+fn blockage(lines: &[Line], run: &Run, seen: f64, blocked: &Blocked) -> Blockage {
+    let at = |time: Timestamp| since(run.started, time);
+    let ours = |layer: &str| blocked.layer.as_deref().is_none_or(|known| known == layer);
+    let failed = |code: Code| if code == blocked.code { Followed::EndedTheRun } else { Followed::FailedOf(code) };
+    let (mut retries, mut followed, mut until) = (0, Followed::Unknown, run.seconds);
+    for line in lines.iter().filter(|line| at(line.time) >= seen) {
+        followed = match &line.event {
+            Event::Retry { code, layer, .. } => {
+                retries += usize::from(*code == blocked.code && layer.as_deref().is_none_or(ours));
+                continue;
+            }
+            Event::ReleaseDeployed { layer, release, .. }
+                if ours(layer) && Some(release) == blocked.release.as_ref() =>
+            {
+                Followed::Passed
+            }
+            Event::LayerInPlace { layer, .. } if ours(layer) => Followed::Passed,
+            Event::LayerFailed { layer, code, .. } if ours(layer) => failed(*code),
+            Event::Failed(failure) => failed(failure.code),
+            Event::RunEnded { exit: 0, .. } => Followed::Passed,
+            _ => continue,
+        };
+        until = at(line.time);
+        break;
+    }
+    Blockage {
+        code: blocked.code,
+        resource: blocked.resource.clone(),
+        message: blocked.message.clone(),
+        since: blocked.since.map_or(seen, at).clamp(0.0, seen),
+        until,
+        prospect: blocked.prospect,
+        retries,
+        followed,
+    }
+}
+
+fn pod_row(pod: &PodEvent, depth: usize, end: f64, at: &impl Fn(Timestamp) -> f64, step: &Row) -> Row {
     let start = at(pod.created);
     let ready = pod.ready.map(at);
     let over = pod.ended.map(at);
@@ -399,58 +587,41 @@ fn pod_row(pod: &PodEvent, depth: usize, end: f64, at: &impl Fn(Timestamp) -> f6
         ready,
         mark,
         said,
-        log: None,
+        release: Some(pod.release.clone()),
+        ..bare(step)
     }
-}
-
-/// The cluster's own times have whole seconds.
-fn whole_seconds(seconds: f64) -> String {
-    if seconds < 0.5 { "less than 1s".to_owned() } else { human_seconds(seconds).replace(".0s", "s") }
-}
-
-/// `1m2s` as Go prints durations, in seconds.
-fn go_seconds(text: &str) -> Option<f64> {
-    let mut total = 0.0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| c.is_ascii_alphabetic())?;
-        let unit = rest[digits..].find(|c: char| !c.is_ascii_alphabetic()).map_or(rest.len(), |end| digits + end);
-        let factor = match &rest[digits..unit] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
-            _ => return None,
-        };
-        total += rest[..digits].parse::<f64>().ok()? * factor;
-        rest = &rest[unit..];
-    }
-    Some(total)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::readers::json::{FIRST_LINES, LAST_LINES};
+
+    fn line(second: usize, rest: &str) -> String {
+        format!("{{\"time\":\"2026-11-24T03:{:02}:{:02}Z\",{rest}}}\n", second / 60 % 60, second % 60)
+    }
 
     /// A thousand steps, each within the one before, that all seem to bring the same releases.
     #[test]
     fn a_record_out_of_all_bounds_makes_no_page_out_of_all_bounds() {
-        let line = |second: usize, rest: String| {
-            format!("{{\"time\":\"2026-11-24T03:{:02}:{:02}Z\",{rest}}}\n", second / 60 % 60, second % 60)
-        };
         let mut text = String::new();
         for n in 0..1000 {
-            text.push_str(&line(n, r#""event":"release","layer":"l","name":"r","namespace":"n","revision":"1","status":"deployed","started":"2026-11-24T03:10:00Z""#.to_owned()));
-            text.push_str(&line(
-                1800 + n,
-                format!(
-                    r#""event":"finished","resource":"l","step":"helmfile sync","outcome":"done","seconds":{}"#,
-                    1800 + 2 * n
-                ),
-            ));
+            text += &line(
+                n,
+                r#""event":"release","layer":"l","name":"r","namespace":"n","revision":"1","status":"deployed","started":"2026-11-24T03:10:00Z""#,
+            );
+            for (kind, at) in [("helmfile-sync", 1800), ("lab", 1800)] {
+                let seconds = 1800 + 2 * n;
+                text += &line(
+                    at + n,
+                    &format!(
+                        r#""event":"finished","kind":"{kind}","layer":"l","resource":"l","step":"x","outcome":"done","seconds":{seconds}"#
+                    ),
+                );
+            }
         }
         let run = read("r", &text, &[]).unwrap();
-        assert_eq!(run.rows.len(), 2000);
+        assert_eq!(run.rows.len(), 3000);
         assert!(run.rows.iter().all(|row| row.depth <= DEEPEST + 2));
         let endless = text.repeat(20);
         assert!(read("r", &endless, &[]).unwrap().rows.len() <= FIRST_LINES + LAST_LINES);
@@ -459,6 +630,7 @@ mod tests {
     const GOOD: &str = include_str!("../../tests/runs/good/record.jsonl");
     const FAILED: &str = include_str!("../../tests/runs/failed/record.jsonl");
 
+    #[track_caller]
     fn row<'a>(run: &'a Run, resource: &str, label: &str) -> &'a Row {
         let found = run.rows.iter().find(|row| row.resource == resource && row.label.contains(label));
         found.unwrap_or_else(|| panic!("no row {resource} {label}: {:#?}", run.rows))
@@ -468,14 +640,15 @@ mod tests {
     fn a_good_run_has_its_layers_releases_and_pods_in_order() {
         let logs = ["45-data-plane-ext.log".to_owned(), "45-data-plane-ext-test-minio.log".to_owned()];
         let run = read("r", GOOD, &logs).unwrap();
-        assert_eq!((run.exit, &run.blocker), (Some(0), &None));
-        assert!(run.command.contains("up"), "{}", run.command);
+        assert_eq!((run.exit, &run.failure, run.title().as_str()), (Some(0), &None, "up · ci"));
+        assert_eq!((run.unknown, run.unreadable, run.left_out()), (0, 0, None));
         let layer = row(&run, "45-data-plane-ext", "in place");
         let sync = row(&run, "45-data-plane-ext", "helmfile sync");
-        assert_eq!((layer.depth, sync.depth), (0, 1));
+        assert_eq!((layer.kind, layer.depth, sync.depth), (Kind::Layer, 0, 1));
         assert!(layer.start <= sync.start && sync.end <= layer.end + 0.1);
         assert_eq!(sync.log.as_deref(), Some("45-data-plane-ext.log"));
         assert_eq!(row(&run, "minio", "helm test").log.as_deref(), Some("45-data-plane-ext-test-minio.log"));
+        assert_eq!(row(&run, "temporal", "helm test").log, None, "a log that is not there");
         let release = row(&run, "temporal", "revision");
         assert_eq!((release.kind, release.depth, release.mark), (Kind::Release, 2, Mark::Done));
         let pods: Vec<&Row> = run.rows.iter().filter(|row| row.kind == Kind::Pod).collect();
@@ -487,25 +660,126 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_run_has_its_blocker_and_what_it_cut_short() {
+    fn a_failed_run_has_its_blocker_on_what_it_stood_in_the_way_of() {
         let run = read("r", FAILED, &[]).unwrap();
-        let blocker = run.blocker.as_ref().unwrap();
-        assert!(run.exit.is_some_and(|exit| exit != 0) && !blocker.code.is_empty());
-        assert!(run.rows.iter().any(|row| matches!(row.mark, Mark::CutShort | Mark::Failed)), "{:#?}", run.rows);
+        let failure = run.failure.as_ref().unwrap();
+        assert_eq!((run.exit, failure.code), (Some(5), Code::ImageNotFound));
+        let release = run.rows.iter().find(|row| row.kind == Kind::Release && row.resource == "minio").unwrap();
+        let [blocked] = release.blocked.as_slice() else { panic!("{release:#?}") };
+        assert_eq!((blocked.code, blocked.followed), (Code::ImageNotFound, Followed::EndedTheRun));
+        assert!(release.start - 1.0 <= blocked.since && blocked.since <= blocked.until, "{blocked:#?}");
+        assert_eq!(run.rows.iter().map(|row| row.blocked.len()).sum::<usize>(), 1, "{:#?}", run.rows);
+        assert_eq!(row(&run, "45-data-plane-ext", "image-not-found").mark, Mark::Failed);
+    }
+
+    const BLOCKED: &str = r#""event":"blocker","code":"registry-rate-limited","resource":"pod/x-1","layer":"l","release":"x","message":"429""#;
+
+    /// A layer `l` whose sync begins at second 1 and meets a blocker at 5; `rest` follows it.
+    fn blocked_run(rest: &[(usize, &str)]) -> Run {
+        let mut text = line(0, r#""event":"run","command":"c","verb":"layer","env":"ci""#)
+            + &line(1, r#""event":"layer-started","layer":"l""#)
+            + &line(1, r#""event":"started","id":1,"kind":"helmfile-sync","layer":"l","resource":"l","step":"sync""#)
+            + &line(5, BLOCKED);
+        rest.iter().for_each(|(second, event)| text += &line(*second, event));
+        read("r", &text, &[]).unwrap()
+    }
+
+    const SYNCED: (usize, &str) = (
+        20,
+        r#""event":"finished","id":1,"kind":"helmfile-sync","layer":"l","resource":"l","step":"sync","outcome":"done","seconds":19"#,
+    );
+
+    #[test]
+    fn what_followed_a_blocker_is_told() {
+        let retry = (
+            6,
+            r#""event":"retry","code":"registry-rate-limited","layer":"l","attempt":1,"budget":3,"wait_seconds":9"#,
+        );
+        let in_place = (21, r#""event":"layer-in-place","layer":"l","releases":1,"seconds":20"#);
+        let failed = |code| format!(r#""event":"layer-failed","layer":"l","code":"{code}","seconds":20"#);
+        let (same, other) = (failed("registry-rate-limited"), failed("crash-loop"));
+        let elsewhere = (19, r#""event":"layer-failed","layer":"other","code":"crash-loop","seconds":9"#);
+        for (rest, followed, until, words) in [
+            (vec![retry, SYNCED, in_place], Followed::Passed, 21.0, "tried again once; over after 16.0s"),
+            (vec![elsewhere, SYNCED, in_place], Followed::Passed, 21.0, "over after 16.0s"),
+            (vec![retry, retry, (21, &same)], Followed::EndedTheRun, 21.0, "tried again 2 times; it ended the run"),
+            (vec![(21, &other)], Followed::FailedOf(Code::CrashLoop), 21.0, "the run failed of crash-loop"),
+            (vec![], Followed::Unknown, 5.0, "what followed is not in the record"),
+        ] {
+            let run = blocked_run(&rest);
+            let found: Vec<&Row> =
+                run.rows.iter().filter(|row| row.blocked.iter().any(|b| b.message == "429")).collect();
+            let [sync] = found.as_slice() else { panic!("{:#?}", run.rows) };
+            assert_eq!((sync.resource.as_str(), sync.label.as_str()), ("l", "sync"));
+            let blocked = &sync.blocked[0];
+            assert_eq!((blocked.followed, blocked.since, blocked.until), (followed, 5.0, until), "{rest:?}");
+            assert_eq!(blocked.outcome(), words);
+        }
+    }
+
+    #[test]
+    fn a_cause_that_was_known_only_at_the_end_is_shown_where_it_failed() {
+        let text = line(0, r#""event":"started","id":1,"kind":"cluster","resource":"c","step":"creating the cluster""#)
+            + &line(9, r#""event":"failure","code":"port-taken","exit":"not-ready","message":"port 80""#)
+            + &line(9, r#""event":"end","exit":8,"seconds":9"#);
+        let run = read("r", &text, &[]).unwrap();
+        let cluster = row(&run, "c", "creating");
+        assert_eq!((cluster.mark, cluster.blocked[0].code), (Mark::CutShort, Code::PortTaken));
+        assert_eq!(cluster.blocked[0].followed, Followed::EndedTheRun);
+    }
+
+    #[test]
+    fn tests_that_run_beside_each_other_stand_beside_each_other() {
+        let step = |event: &str, id: usize, rest: &str| {
+            format!(
+                r#""event":"{event}","id":{id},"kind":"helm-test","layer":"l","release":"r{id}","resource":"r{id}","step":"helm test"{rest}"#
+            )
+        };
+        let text = line(0, r#""event":"layer-started","layer":"l""#)
+            + &line(1, &step("started", 1, ""))
+            + &line(1, &step("started", 2, ""))
+            + &line(2, r#""event":"note","resource":"r1","text":"one""#)
+            + &line(3, &step("finished", 2, r#","outcome":"done","seconds":2"#))
+            + &line(9, &step("finished", 1, r#","outcome":"done","seconds":8"#))
+            + &line(9, r#""event":"layer-in-place","layer":"l","releases":2,"seconds":9"#);
+        let run = read("r", &text, &[]).unwrap();
+        let depths: Vec<(&str, usize)> = run.rows.iter().map(|row| (row.resource.as_str(), row.depth)).collect();
+        assert_eq!(depths, [("l", 0), ("r1", 1), ("r2", 1)]);
+        assert_eq!(row(&run, "r1", "").said.len(), 1);
     }
 
     #[test]
     fn a_killed_run_has_no_exit_and_its_last_step_reaches_the_end() {
-        let cut: String = GOOD.lines().take(6).map(|line| format!("{line}\n")).collect();
-        let run = read("r", &(cut + "{\"time\":\"2026-11-2"), &[]).unwrap();
-        assert_eq!(run.exit, None);
+        let run = blocked_run(&[]);
+        assert_eq!((run.exit, run.verdict().as_str()), (None, "cut short after 5.0s"));
+        let sync = row(&run, "l", "sync");
+        assert_eq!((sync.mark, sync.end, sync.depth), (Mark::CutShort, 5.0, 1));
         assert!(read("r", "", &[]).is_none() && read("r", "not json\n", &[]).is_none());
     }
 
     #[test]
-    fn durations_of_go_are_read() {
-        for (text, seconds) in [("16s", Some(16.0)), ("1m2s", Some(62.0)), ("300ms", Some(0.3)), ("soon", None)] {
-            assert_eq!(go_seconds(text), seconds, "{text}");
-        }
+    fn what_was_not_understood_is_told() {
+        let text = line(0, r#""event":"note","resource":"r","text":"t""#) + &line(1, r#""event":"new""#) + "x\ny\n";
+        let told = "Left out of the record: 2 lines that cannot be read, 1 event of another version.";
+        assert_eq!(read("r", &text, &[]).unwrap().left_out().as_deref(), Some(told));
+    }
+
+    /// As version 0.1 wrote it: no numbers, kinds, layers or logs.
+    #[test]
+    fn a_record_of_an_earlier_version_has_its_steps_and_its_end() {
+        let text = line(0, r#""event":"run","command":"cargo xtask up","env":"ci""#)
+            + &line(1, r#""event":"started","resource":"40-x","step":"preflight""#)
+            + &line(2, r#""event":"finished","resource":"40-x","step":"preflight","outcome":"done","seconds":1"#)
+            + &line(
+                5,
+                r#""event":"finished","resource":"40-x","step":"in place: 1 releases","outcome":"done","seconds":4"#,
+            )
+            + &line(6, r#""event":"failure","code":"crash-loop","exit":"not-ready","message":"m","evidence":[]"#)
+            + &line(6, r#""event":"end","exit":8,"seconds":6"#);
+        let run = read("r", &text, &[]).unwrap();
+        assert_eq!((run.unknown, run.unreadable, run.verdict().as_str()), (0, 0, "crash-loop (exit 8) after 6.0s"));
+        let rows: Vec<(&str, usize, Mark)> =
+            run.rows.iter().map(|row| (row.label.as_str(), row.depth, row.mark)).collect();
+        assert_eq!(rows, [("in place: 1 releases", 0, Mark::Done), ("preflight", 1, Mark::Done)]);
     }
 }

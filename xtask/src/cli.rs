@@ -13,10 +13,10 @@ use crate::run::consent;
 use crate::run::context::Context;
 use crate::run::duration;
 use crate::run::foreign;
-use crate::run::reporter::{Event, Format, Reporter};
+use crate::run::reporter::{Format, Reporter};
 use crate::run::state::StateDir;
 use crate::{layer, report};
-use run_record::{Code, Failure};
+use run_record::{Code, Event, Failure};
 
 /// Brings the stack up on a cluster, layer by layer, and says what blocks.
 #[derive(Parser)]
@@ -99,6 +99,23 @@ pub enum Command {
 }
 
 impl Command {
+    /// As it is typed.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Up(_) => "up",
+            Self::Cluster { .. } => "cluster",
+            Self::Mirror(_) => "mirror",
+            Self::Layer(_) => "layer",
+            Self::Releases(_) => "releases",
+            Self::Checklist(_) => "checklist",
+            Self::Report(_) => "report",
+            Self::Tools => "tools",
+            Self::Doctor => "doctor",
+            Self::Lab => "lab",
+            Self::Script { .. } => "script",
+        }
+    }
+
     /// Whether it is worth a report in a job's summary.
     pub fn is_a_run(&self) -> bool {
         matches!(self, Self::Up(_) | Self::Layer(_) | Self::Script { .. })
@@ -157,7 +174,11 @@ impl Common {
         files::create_private_dir(&run_dir).map_err(failed)?;
         reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;
         state.prune();
-        reporter.event(&Event::Run { command: foreign::own_command_line(), env: &env_name });
+        reporter.event(&Event::RunStarted {
+            command: foreign::own_command_line(),
+            verb: command.name().to_owned(),
+            env: env_name.clone(),
+        });
         Ok(Context {
             kube_context: self.context.clone().unwrap_or(cluster),
             env_name,

@@ -33,7 +33,7 @@ use crate::world::kubernetes;
 use crate::world::process::{self, Job};
 use crate::world::registry;
 use crate::world::tools::{self, Toolbox};
-use run_record::{Code, Exit, Failure};
+use run_record::{Code, Exit, Failure, Step, StepKind};
 
 pub use decide::{Facts, Leftovers, Node, Plan, decide, describe};
 
@@ -314,7 +314,7 @@ async fn replace_load_balancer(context: &Context, config: &K3dConfig, lab: Optio
     let named = |name: &str| existing.iter().find(|container| container.name() == name);
     let server = named(&config.server_container()).ok_or_else(|| missing(&config.server_container()))?;
     let name = config.loadbalancer_container().unwrap_or_default();
-    let step = context.reporter.step(&name, "making the load balancer again");
+    let step = context.reporter.step(Step::new(StepKind::Cluster, &name, "making the load balancer again"));
     if let Some(container) = named(&name) {
         // Without --force: the engine refuses if it runs by now.
         docker_output(["rm", "-v", &container.id]).await?;
@@ -336,7 +336,7 @@ async fn start(
     lab: Option<&Lab>,
     done: &str,
 ) -> Result<(), Failure> {
-    let step = context.reporter.step(config.name(), "starting the cluster");
+    let step = context.reporter.step(k3d_step(context, config, "starting the cluster"));
     k3d(context, toolbox, lab, &["cluster", "start", config.name(), "--wait"]).await?;
     step.done_as(done);
     Ok(())
@@ -386,14 +386,14 @@ async fn ensure_registry(
         Looked::Absent => false,
         Looked::Found(container) if container.state.running => true,
         Looked::Found(container) => {
-            let step = reporter.step(&name, "starting the registry");
+            let step = reporter.step(Step::new(StepKind::Registry, &name, "starting the registry"));
             match docker_output(["start", &container.id]).await {
                 Ok(_) => {
                     step.done_as("started the registry");
                     true
                 }
                 Err(failure) => {
-                    step.failed("the registry does not start");
+                    step.failed_as("the registry does not start");
                     remove_registry_that_does_not_start(context, &container, failure, may_destroy).await?;
                     false
                 }
@@ -404,7 +404,7 @@ async fn ensure_registry(
         if let Some(port) = push.rsplit_once(':').and_then(|(_, port)| port.parse().ok()) {
             require_port_free(port)?;
         }
-        let step = reporter.step(&name, "creating the registry");
+        let step = reporter.step(Step::new(StepKind::Registry, &name, "creating the registry"));
         let short = name.strip_prefix("k3d-").ok_or_else(|| {
             Failure::usage(format!("{}: registries.use: {name:?}: expected a name that starts with k3d-", config.path))
         })?;
@@ -506,7 +506,7 @@ async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: O
     for port in config.host_ports() {
         require_port_free(port)?;
     }
-    let step = context.reporter.step(config.name(), "creating the cluster");
+    let step = context.reporter.step(k3d_step(context, config, "creating the cluster"));
     remember_kind(context, lab.is_some())?;
     let label = format!("{CONFIG_LABEL}={}@all", URL_SAFE_NO_PAD.encode(config.canonical()));
     let lab_label = format!("{LAB_LABEL}={}@all", lab.is_some());
@@ -533,10 +533,19 @@ fn require_port_free(port: u16) -> Result<(), Failure> {
     }
 }
 
+/// A step that k3d does.
+fn k3d_step(context: &Context, config: &K3dConfig, text: &str) -> Step {
+    Step::new(StepKind::Cluster, config.name(), text).logging_to(&k3d_log(context))
+}
+
+fn k3d_log(context: &Context) -> camino::Utf8PathBuf {
+    context.log("k3d")
+}
+
 async fn k3d(context: &Context, toolbox: &Toolbox, lab: Option<&Lab>, arguments: &[&str]) -> Result<(), Failure> {
     let mut command = k3d_command(context, toolbox, lab);
     command.args(arguments);
-    let log = context.log("k3d");
+    let log = k3d_log(context);
     let job = Job { command, log: &log, inherit: None };
     let said = |line: &str| context.reporter.progress(&format!("[k3d] {}", k3d_errors::readable(line)));
     run_k3d(job, arguments, said).await
@@ -606,7 +615,7 @@ async fn ready(
     before: Option<ReadyMarker>,
 ) -> Result<(), Failure> {
     let reporter = &context.reporter;
-    let step = reporter.step(config.name(), "waiting for the cluster");
+    let step = reporter.step(k3d_step(context, config, "waiting for the cluster"));
     merge_kubeconfig(context, config, toolbox).await?;
     let client = kubernetes::client(context).await?;
     let expected = config.simple.servers.saturating_add(config.simple.agents) as usize;
@@ -660,7 +669,7 @@ async fn ready(
 
 /// Pushes an image by one of the registry's names and lets a pod pull it by the other.
 async fn probe(context: &Context, client: &kube::Client, lab: Option<&Lab>) -> Result<(), Failure> {
-    let step = context.reporter.step("registry", "probing end to end");
+    let step = context.reporter.step(Step::new(StepKind::Probe, "registry", "probing end to end"));
     let origin = lab::origin(context, lab);
     mirror::copy(context, &origin, &["busybox"], |_| {}).await?;
     let image = mirror::pull_reference(context, &origin, "busybox")?;
@@ -742,7 +751,7 @@ pub async fn stop(context: &Context, config: &K3dConfig) -> Result<(), Failure> 
     engine::require().await?;
     let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
     remove_marker(context)?;
-    let step = context.reporter.step(config.name(), "stopping the cluster");
+    let step = context.reporter.step(k3d_step(context, config, "stopping the cluster"));
     k3d(context, &toolbox, None, &["cluster", "stop", config.name()]).await?;
     step.done_as("stopped the cluster; `cargo xtask cluster` starts it again");
     Ok(())
@@ -760,7 +769,7 @@ pub async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure
     remove_marker(context)?;
     delete_cluster(context, config, &toolbox, Warrant::Consent(&of_cluster)).await?;
     if let Some(name) = config.registry_container() {
-        let step = context.reporter.step(&name, "deleting the registry");
+        let step = context.reporter.step(Step::new(StepKind::Registry, &name, "deleting the registry"));
         if let Looked::Found(container) = docker::look::<Container>(Kind::Container, &name).await? {
             remove_registry(&container, &of_registry).await?;
         }
@@ -809,7 +818,7 @@ async fn delete_cluster(
     toolbox: &Toolbox,
     warrant: Warrant<'_>,
 ) -> Result<(), Failure> {
-    let step = context.reporter.step(config.name(), "deleting the cluster");
+    let step = context.reporter.step(k3d_step(context, config, "deleting the cluster"));
     match warrant {
         Warrant::Consent(_) => {
             if observe(config).await?.is_empty() {

@@ -29,13 +29,12 @@ use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 use crate::diagnosis::retry::Spent;
 use crate::repo::needs::Budgets;
 use crate::run::context::Context;
-use crate::run::reporter;
 use crate::world::helm_storage;
 use crate::world::release::Release;
 use helm_errors::{Said, Statement};
 use looks::{Crash, Owners, Releases, Standing};
 use rules::Rule;
-use run_record::{Code, Failure};
+use run_record::{Blocked, Code, Failure, Prospect};
 use sources::Verdict;
 use tracker::{Owner, Sighting, Tracker};
 use watches::Seen;
@@ -199,15 +198,15 @@ impl<'a> Diagnosis<'a> {
         let mut limited = false;
         for sighting in &found {
             limited |= sighting.rule.code == Code::RegistryRateLimited && sighting.owner == Owner::Ours;
-            let then = self.tracker.borrow().then(sighting);
-            self.context.reporter.event(&reporter::Event::Blocker {
-                code: sighting.rule.code.name(),
-                resource: &sighting.object,
-                text: sighting.rule.code.sentence(),
-                message: &sighting.message,
-                since: sighting.since.map(|time| time.to_string()),
-                then: &then,
-            });
+            self.context.reporter.event(&run_record::Event::Blocked(Blocked {
+                code: sighting.rule.code,
+                resource: sighting.object.clone(),
+                layer: Some(self.layer.clone()),
+                release: self.owners.release_of(&sighting.uid),
+                message: sighting.message.clone(),
+                since: sighting.since,
+                prospect: Some(self.tracker.borrow().prospect(sighting)),
+            }));
         }
         limited
     }
@@ -270,14 +269,15 @@ impl<'a> Diagnosis<'a> {
             return reporter.note(&self.context.kube_context, "the Kubernetes API answers again");
         };
         let Some(rule) = rules::of(Code::ApiUnreachable) else { return };
-        reporter.event(&reporter::Event::Blocker {
-            code: rule.code.name(),
-            resource: &self.context.kube_context,
-            text: rule.code.sentence(),
-            message: reason,
+        reporter.event(&run_record::Event::Blocked(Blocked {
+            code: rule.code,
+            resource: self.context.kube_context.clone(),
+            layer: Some(self.layer.clone()),
+            release: None,
+            message: reason.to_owned(),
             since: None,
-            then: "may heal",
-        });
+            prospect: Some(Prospect::MayHeal),
+        }));
     }
 
     /// When pods that the registry's limit holds are replaced, or that the budget is spent.
@@ -294,11 +294,12 @@ impl<'a> Diagnosis<'a> {
         let limit = crate::diagnosis::retry::limit(&sighting.message, self.context).await;
         match spent.rate_limit(&budgets.rate_limit, limit.wait) {
             Some(next) => {
-                self.context.reporter.event(&reporter::Event::Retry {
-                    reason: Code::RegistryRateLimited.name(),
+                self.context.reporter.event(&run_record::Event::Retry {
+                    code: Code::RegistryRateLimited,
+                    layer: Some(self.layer.clone()),
                     attempt: next.attempt,
                     budget: next.budget,
-                    wait_seconds: next.wait.as_secs(),
+                    wait: next.wait,
                 });
                 Ok(Some(tokio::time::Instant::now() + next.wait))
             }
@@ -383,14 +384,15 @@ impl<'a> Diagnosis<'a> {
                 stands.as_secs()
             );
             if stands >= STUCK_TOLD && !std::mem::replace(&mut told, true) {
-                self.context.reporter.event(&reporter::Event::Blocker {
-                    code: rule.code.name(),
-                    resource: &about,
-                    text: rule.code.sentence(),
-                    message: &message,
+                self.context.reporter.event(&run_record::Event::Blocked(Blocked {
+                    code: rule.code,
+                    resource: about.clone(),
+                    layer: Some(self.layer.clone()),
+                    release: Some(pending.release.clone()),
+                    message: message.clone(),
                     since: None,
-                    then: &format!("ends the run if it lasts {} s", self.stuck.as_secs()),
-                });
+                    prospect: Some(Prospect::EndsTheRunIfItLasts { seconds: self.stuck.as_secs() }),
+                }));
             }
             if stands >= self.stuck {
                 return self.failure_of(rule, &about, &message, &pending.namespace, "pods");
@@ -436,6 +438,7 @@ impl<'a> Diagnosis<'a> {
         if let Some(since) = sighting.since {
             failure = failure.evidence(format!("since {since}"));
         }
+        failure.release = self.owners.release_of(&sighting.uid);
         failure
     }
 

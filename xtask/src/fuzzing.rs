@@ -29,7 +29,8 @@ use crate::run::foreign;
 use crate::world::process::Captured;
 use crate::world::{docker, docker_hub, helm_storage, helmfile, kubeconfig, kubernetes, tools};
 use crate::{checklist, cluster, layer, report};
-use run_record::Code;
+use run_record::readers::{html, markdown};
+use run_record::{Code, timeline as run_timeline};
 
 #[cfg(test)]
 #[path = "../../tests/fuzz/driver.rs"]
@@ -179,16 +180,16 @@ fn helm_release(bytes: &[u8]) {
 
 fn record(bytes: &[u8]) {
     let logs = ["k3d.log".to_owned(), "10-bootstrap.log".to_owned()];
-    let Some(run) = report::read("run", &text(bytes), &logs) else { return };
-    let _ = report::html::page(&run, &[], |_| Some("log".to_owned()));
-    let _ = report::markdown::page(&run, &[]);
+    let Some(run) = run_timeline::read("run", &text(bytes), &logs) else { return };
+    let _ = html::page(&run, &[], |_| Some("log".to_owned()));
+    let _ = markdown::page(&run, &[]);
 }
 
 fn kept_checklist(bytes: &[u8]) {
-    let checkpoints: Vec<report::Checkpoint> = serde_json::from_slice(bytes).unwrap_or_default();
+    let checkpoints: Vec<run_record::Checkpoint> = serde_json::from_slice(bytes).unwrap_or_default();
     let line = "{\"time\":\"2026-11-24T03:40:00Z\",\"event\":\"end\",\"exit\":0,\"seconds\":1}";
-    if let Some(run) = report::read("run", line, &[]) {
-        let _ = (report::html::page(&run, &checkpoints, |_| None), report::markdown::page(&run, &checkpoints));
+    if let Some(run) = run_timeline::read("run", line, &[]) {
+        let _ = (html::page(&run, &checkpoints, |_| None), markdown::page(&run, &checkpoints));
     }
 }
 
@@ -249,7 +250,7 @@ fn pod(bytes: &[u8]) {
     for _ in 0..2 {
         seen.pod(&pod, Owner::Ours, now);
     }
-    let _ = (seen.next_due(), seen.due(now).map(|sighting| seen.then(sighting)));
+    let _ = (seen.next_due(), seen.due(now).map(|sighting| seen.prospect(sighting)));
 }
 
 fn event(bytes: &[u8]) {

@@ -22,7 +22,7 @@ use crate::world::engine;
 use crate::world::go::{Program, require_go};
 use crate::world::process::{self, Job};
 use crate::world::registry;
-use run_record::{Code, Failure};
+use run_record::{Code, Failure, Step, StepKind};
 
 /// `tests/lab/lab.yaml`.
 #[derive(Debug, Deserialize)]
@@ -241,14 +241,15 @@ impl<'a> Builder<'a> {
         let base = if self.dockerfile_uses_base(image) { Some(self.ensure_base().await?) } else { None };
         let stage = self.stage(image).await?;
         let reporter = &self.context.reporter;
-        let step = reporter.step("lab", format!("building the image {name}"));
+        let log = self.context.log(&format!("lab-{name}"));
+        let text = format!("building the image {name}");
+        let step = reporter.step(Step::new(StepKind::ImageBuild, "lab", text).logging_to(&log));
         let mut command = docker::docker(["build", "--network", "host", "-t", &tag]);
         if let Some(base) = base {
             command.arg("--build-arg").arg(format!("BASE={base}"));
         }
         // The classic builder: Debian's package brings no buildx.
         command.arg(stage.path()).env("DOCKER_BUILDKIT", "0");
-        let log = self.context.log(&format!("lab-{name}"));
         let ended = Job { command, log: &log, inherit: None }
             .run_to_end(|line| reporter.progress(&format!("[lab] {name}: {line}")))
             .await?;
@@ -305,7 +306,8 @@ impl<'a> Builder<'a> {
             self.job("apt", command, "debootstrap is needed: apt-get install debootstrap").await?;
         }
         files::require_free(&self.cache, 2 << 30, "the lab's base image")?;
-        let step = reporter.step("lab", "building the base image (debootstrap)");
+        let step = Step::new(StepKind::ImageBuild, "lab", "building the base image (debootstrap)");
+        let step = reporter.step(step.logging_to(&self.context.log("lab-base")));
         let folder =
             tempfile::tempdir_in(&self.cache).map_err(|error| Failure::usage(format!("{}: {error}", self.cache)))?;
         let root = folder.path().join("root");
@@ -442,7 +444,7 @@ async fn serve(
         return Ok(());
     }
     for (reference, tag) in upstream {
-        let step = context.reporter.step("lab", format!("serving {reference}"));
+        let step = context.reporter.step(Step::new(StepKind::Lab, "lab", format!("serving {reference}")));
         let path = reference.split_once('/').map_or(reference.as_str(), |(_, path)| path);
         let target = format!("{UPSTREAM_ADDRESS}/{path}");
         docker_output(["tag", tag, &target]).await?;

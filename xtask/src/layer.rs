@@ -25,13 +25,14 @@ use crate::repo::layers;
 use crate::repo::layers::Layer;
 use crate::repo::needs::Budgets;
 use crate::run::context::Context;
+use crate::run::duration;
 use crate::run::interrupt::Interrupt;
 use crate::world::helmfile::NO_RELEASES;
 use crate::world::process::{Job, capture};
 use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
 use crate::world::{helm_storage, kubernetes};
-use run_record::{Code, Exit, Failure};
+use run_record::{Code, Event, Exit, Failure, Step, StepKind};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
@@ -287,8 +288,12 @@ impl Runner<'_> {
         let run = Box::pin(async {
             let mut some = false;
             for layer in layers {
-                let since = jiff::Timestamp::now();
+                let (since, started) = (jiff::Timestamp::now(), Instant::now());
                 let result = self.run_layer(&client, layer).await;
+                if let Err(failure) = &result {
+                    let (code, took) = (failure.code, started.elapsed());
+                    self.context.reporter.event(&Event::LayerFailed { layer: layer.name(), code, took });
+                }
                 timeline::record(self.context, &client, layer, since).await;
                 some |= result?;
             }
@@ -308,15 +313,16 @@ impl Runner<'_> {
         let name = layer.name();
         let reporter = &self.context.reporter;
         let started = Instant::now();
+        reporter.event(&Event::LayerStarted { layer: name.clone() });
         let reader = self.reader();
         let (wanted, manifests) =
             tokio::join!(reader.releases(layer, client.default_namespace()), reader.render(layer));
         let (wanted, manifests) = (wanted?, manifests?);
         if let (Some(selector), true) = (self.args.selector(), wanted.is_empty()) {
-            reporter.note(&name, format!("skipped: none of its releases matches {selector}"));
+            reporter.event(&Event::LayerSkipped { layer: name, selector: selector.to_owned() });
             return Ok(false);
         }
-        let step = reporter.step(&name, "preflight");
+        let step = reporter.step(Step::new(StepKind::Preflight, &name, "preflight").of_layer(&name));
         let images = reader.check_images(layer, &manifests, Some(client));
         let own = preflight::Own::of(&manifests, &wanted);
         preflight::check(self.context, client, layer, self.lab, &own, images).await?;
@@ -335,14 +341,8 @@ impl Runner<'_> {
         if !self.args.skip_tests {
             self.test(client, layer, &wanted).await?;
         }
-        let installed = wanted.iter().filter(|release| release.installed).count();
-        let seconds = started.elapsed().as_secs_f64();
-        reporter.event(&crate::run::reporter::Event::Finished {
-            resource: &name,
-            step: &format!("in place: {installed} release{}", if installed == 1 { "" } else { "s" }),
-            outcome: crate::run::reporter::Outcome::Done,
-            seconds,
-        });
+        let releases = wanted.iter().filter(|release| release.installed).count();
+        reporter.event(&Event::LayerInPlace { layer: name, releases, took: started.elapsed() });
         Ok(true)
     }
 
@@ -386,11 +386,12 @@ impl Runner<'_> {
             reporter.warn(&layer.name(), failure.to_string());
             let wait =
                 if matches!(retry, Retry::RateLimit(_) | Retry::Webhook(_)) { next.wait } else { Duration::ZERO };
-            reporter.event(&crate::run::reporter::Event::Retry {
-                reason: failure.code.name(),
+            reporter.event(&Event::Retry {
+                code: failure.code,
+                layer: Some(layer.name()),
                 attempt: next.attempt,
                 budget: next.budget,
-                wait_seconds: wait.as_secs(),
+                wait,
             });
             match retry {
                 Retry::RateLimit(_) | Retry::Webhook(_) => Interrupt::global().or(tokio::time::sleep(wait)).await?,
@@ -418,13 +419,14 @@ impl Runner<'_> {
     ) -> Result<(), Failure> {
         let name = layer.name();
         let reporter = &self.context.reporter;
-        let step = reporter.step(&name, "helmfile sync");
         let log = self.context.log(&name);
+        let step = Step::new(StepKind::HelmfileSync, &name, "helmfile sync").of_layer(&name).logging_to(&log);
+        let step = reporter.step(step);
         let mut arguments = vec!["sync", "--sync-release-labels"];
         // Helmfile knows it only as a line of a file; Helm does, also for the rollback after a failure.
         arguments.extend(self.args.force_conflicts.then_some("--sync-args=--force-conflicts"));
         let command = self.reader().helmfile(layer, &arguments);
-        let mut durations: BTreeMap<String, String> = BTreeMap::new();
+        let mut durations: BTreeMap<(String, String), Duration> = BTreeMap::new();
         let job = Job { command, log: &log, inherit: self.lock.descriptor() };
         let diagnosis = Diagnosis::begin(self.context, client, &name, wanted, budgets, &log).await;
         // What an earlier run left in back-off would wait for up to 300 s.
@@ -434,22 +436,20 @@ impl Runner<'_> {
             .run(
                 |line| {
                     reporter.progress(&format!("[{name}] {line}"));
-                    if let Some((release, duration)) = release_duration(line, wanted) {
-                        durations.insert(release, duration);
-                    }
+                    durations.extend(release_duration(line, wanted));
                 },
                 watch,
             )
             .await
             .map_err(|failure| failure.log(&log))?;
         if !ended.status.success() {
-            step.failed("helmfile sync");
+            step.failed();
             releases::wait_for_helm(self.context, wanted).await?;
             return Err(diagnosis.explain(&ended.tail).await.log(log));
         }
         step.done();
-        for (release, duration) in durations {
-            reporter.note(&release, format!("deployed in {duration}"));
+        for ((release, namespace), took) in durations {
+            reporter.event(&Event::ReleaseDeployed { layer: name.clone(), release, namespace, took });
         }
         Ok(())
     }
@@ -478,7 +478,8 @@ impl Runner<'_> {
             &self.context.kube_context,
         ]);
         command.args(["--timeout", "3m"]);
-        let step = self.context.reporter.step(&release.name, "helm test");
+        let step = Step::new(StepKind::HelmTest, &release.name, "helm test").of_layer(layer.name());
+        let step = self.context.reporter.step(step.of_release(&release.name).logging_to(&log));
         let job = Job { command, log: &log, inherit: self.lock.descriptor() };
         let budgets = self.context.tree.layer_needs()?.retries;
         let alone = std::slice::from_ref(release);
@@ -492,7 +493,7 @@ impl Runner<'_> {
         let logs = test_logs(client, release, namespaces).await;
         append(&log, &logs);
         if !ended.status.success() {
-            step.failed("helm test");
+            step.failed();
             let cause = diagnosis.explain(&ended.tail).await;
             // A test that ran and said no is a failed test; one that could not run has its own cause.
             if !matches!(cause.code, Code::Unknown | Code::HookFailed | Code::CrashLoop | Code::DependencyUnreachable) {
@@ -508,7 +509,8 @@ impl Runner<'_> {
                 "helm test {} -n {} --kube-context {}",
                 release.name, release.namespace, self.context.kube_context
             ))
-            .log(log));
+            .log(log)
+            .of_release(&release.name));
         }
         step.done();
         Ok(())
@@ -559,12 +561,12 @@ fn append(path: &camino::Utf8Path, text: &str) {
 }
 
 /// Helmfile ends with a table: `NAME NAMESPACE CHART VERSION DURATION`.
-fn release_duration(line: &str, wanted: &[Release]) -> Option<(String, String)> {
+fn release_duration(line: &str, wanted: &[Release]) -> Option<((String, String), Duration)> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let (&name, &duration) = (words.first()?, words.last()?);
-    let is_duration = duration.ends_with('s') && duration.starts_with(|c: char| c.is_ascii_digit());
-    let known = wanted.iter().any(|release| release.name == name && words.get(1) == Some(&release.namespace.as_str()));
-    (known && is_duration && words.len() >= 4).then(|| (name.to_owned(), duration.to_owned()))
+    let (&name, &namespace, &took) = (words.first()?, words.get(1)?, words.last()?);
+    let took = Some(took).filter(|took| took.ends_with('s')).and_then(|took| duration::parse(took).ok())?;
+    let known = wanted.iter().any(|release| release.name == name && release.namespace == namespace);
+    (known && words.len() >= 4).then(|| ((name.to_owned(), namespace.to_owned()), took))
 }
 
 #[cfg(test)]
@@ -592,8 +594,9 @@ mod tests {
     fn durations_are_read_from_the_table_only() {
         let wanted = [Release { name: "minio".into(), namespace: "ameide".into(), enabled: true, installed: true }];
         let row = "minio     ameide      ../charts/minio   0.1.0           12s";
-        assert_eq!(release_duration(row, &wanted), Some(("minio".into(), "12s".into())));
+        assert_eq!(release_duration(row, &wanted), Some((("minio".into(), "ameide".into()), Duration::from_secs(12))));
         for other in [
+            "minio     ameide      ../charts/minio   0.1.0           12",
             "NAME  NAMESPACE CHART VERSION DURATION",
             "Upgrading release=minio, chart=../charts/minio, namespace=ameide",
             "minio ready in 3s",

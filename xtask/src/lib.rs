@@ -15,8 +15,6 @@ pub mod files;
 pub mod fuzzing;
 pub mod lab;
 pub mod layer;
-#[path = "../../record/src/markup.rs"]
-pub mod markup;
 pub mod mirror;
 pub mod releases;
 pub mod repo;

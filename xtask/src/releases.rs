@@ -27,7 +27,7 @@ use crate::run::wait;
 use crate::world::kubernetes::{server_time, write_failed};
 use crate::world::process::Job;
 use crate::world::release::Release;
-use run_record::{Code, Exit, Failure};
+use run_record::{Code, Exit, Failure, Step, StepKind};
 
 use crate::world::helm_storage::{self, Stored, history, newest, stored};
 pub use crate::world::helm_storage::{Revision, Status};
@@ -202,7 +202,11 @@ async fn helm(context: &Context, lock: Option<RawFd>, revision: &Revision, argum
     let mut command = toolbox.command_on("helm", context);
     command.args(arguments).args(["--namespace", &revision.namespace, "--kube-context", &context.kube_context]);
     let log = context.log(&format!("{}-{}", arguments[0], revision.release));
-    let step = context.reporter.step(&revision.release, arguments.join(" "));
+    let step = context.reporter.step(
+        Step::new(StepKind::Helm, &revision.release, arguments.join(" "))
+            .of_release(&revision.release)
+            .logging_to(&log),
+    );
     let job = Job { command, log: &log, inherit: lock };
     let ended = job.run_to_end(|line| context.reporter.progress(line)).await?;
     if !ended.status.success() {
@@ -455,7 +459,7 @@ pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
             revision.release,
             revision.revision,
             words(revision.status),
-            crate::run::reporter::human_seconds(age(revision, now).as_secs_f64().max(0.0)),
+            run_record::human_seconds(age(revision, now).as_secs_f64().max(0.0)),
             outlook(context, revision, stored, &owner, &plan)
         ));
     }
@@ -800,7 +804,9 @@ fn changes(arguments: &[String], kube_context: &str, release: &str) -> bool {
 /// Marks one revision failed, in one write that the API server refuses if anybody
 /// else wrote in between.
 async fn mark_failed(context: &Context, client: &Client, revision: &Revision) -> Result<(), Failure> {
-    let step = context.reporter.step(&revision.release, "repairing");
+    let step = context
+        .reporter
+        .step(Step::new(StepKind::Repair, &revision.release, "repairing").of_release(&revision.release));
     let mut secret = helm_storage::secret(client, revision).await?;
     let changed = || {
         Failure::new(Code::ReleaseOwned, format!("release {} changed while it was looked at", revision.release))

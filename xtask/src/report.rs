@@ -1,24 +1,19 @@
 //! `cargo xtask report`: a run as one HTML page, or as Markdown. Everything in it
 //! comes from the run's folder: its record, its logs, its checklist.
 
-#[path = "../../record/src/readers/html.rs"]
-pub(crate) mod html;
-#[path = "../../record/src/readers/markdown.rs"]
-pub(crate) mod markdown;
-#[path = "../../record/src/timeline.rs"]
-mod record;
+use std::io::Write;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
-
-pub use record::{Run, read};
 
 use crate::files;
 use crate::files::bounds;
 use crate::run::context::Context;
 use crate::run::foreign;
-use crate::run::reporter::human_seconds;
-use run_record::Failure;
+use crate::run::reporter;
+use run_record::readers::{html, markdown};
+use run_record::timeline::{self, Run};
+use run_record::{Checkpoint, Failure};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
@@ -39,16 +34,6 @@ pub struct Args {
     /// List the runs that are kept, and stop
     #[arg(long)]
     pub list: bool,
-}
-
-/// An item of the checklist as the run's folder keeps it.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Checkpoint {
-    pub title: String,
-    pub state: String,
-    #[serde(default)]
-    pub evidence: Vec<String>,
-    pub remedy: Option<String>,
 }
 
 /// How much of a log goes into a page; its end is what tells.
@@ -84,10 +69,15 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The Markdown of this run so far, for a job's summary.
-pub fn markdown_of(context: &Context) -> Option<String> {
-    let run = load(&context.run_dir)?;
-    Some(markdown::page(&run, &checklist(&context.run_dir)))
+/// Adds this run's report to the summary of the job that it is, on GitHub Actions.
+pub fn summarize(context: &Context) {
+    let path = std::env::var("GITHUB_STEP_SUMMARY").ok().filter(|path| reporter::on_github() && !path.is_empty());
+    let (Some(path), Some(run)) = (path, load(&context.run_dir)) else { return };
+    let markdown = markdown::page(&run, &checklist(&context.run_dir));
+    // For reading later: losing it must not fail the job.
+    if let Ok(mut file) = std::fs::File::options().append(true).create(true).open(path) {
+        let _ = file.write_all(markdown.as_bytes());
+    }
 }
 
 fn list(context: &Context) -> Result<(), Failure> {
@@ -120,7 +110,7 @@ fn find(context: &Context, name: Option<&str>) -> Result<(Utf8PathBuf, Run), Fai
         });
     }
     folders.reverse();
-    let did_something = |run: &Run| !run.rows.is_empty() || run.blocker.is_some();
+    let did_something = |run: &Run| !run.rows.is_empty() || run.failure.is_some();
     let found = folders.into_iter().find_map(|folder| Some((load(&folder).filter(did_something)?, folder)));
     found.map(|(run, folder)| (folder, run)).ok_or_else(|| {
         Failure::usage(format!("no run is recorded in {} yet", context.state.runs())).remedy("cargo xtask up")
@@ -138,7 +128,7 @@ fn load(folder: &Utf8Path) -> Option<Run> {
         .map(|entry| entry.file_name().to_owned())
         .filter(|name| name.ends_with(".log"))
         .collect();
-    read(folder.file_name()?, &text, &logs)
+    timeline::read(folder.file_name()?, &text, &logs)
 }
 
 fn checklist(folder: &Utf8Path) -> Vec<Checkpoint> {
@@ -154,53 +144,4 @@ fn log(path: &Utf8Path) -> Option<String> {
     let (_, bytes, left_out) = bounds::ends(path, 0, LOG_BYTES).ok()?;
     let text = foreign::lines(&String::from_utf8_lossy(&bytes));
     Some(if left_out == 0 { text } else { format!("({left_out} bytes before this left out)\n{text}") })
-}
-
-impl Run {
-    /// `up · ci`
-    pub fn title(&self) -> String {
-        // The first word of the command line that is a command and not a flag's value.
-        let words: Vec<&str> = self.command.split_whitespace().skip(2).collect();
-        let verb = words.iter().enumerate().find(|(index, word)| {
-            let value = index.checked_sub(1).is_some_and(|before| takes_value(words[before]));
-            !word.starts_with('-') && !value
-        });
-        let verb = verb.map_or("run", |(_, word)| word);
-        if self.env.is_empty() { verb.to_owned() } else { format!("{verb} · {}", self.env) }
-    }
-
-    pub fn verdict(&self) -> String {
-        let took = human_seconds(self.seconds);
-        match (self.exit, &self.blocker) {
-            (Some(0), _) => format!("done in {took}"),
-            (Some(exit), Some(blocker)) => format!("{} (exit {exit}) after {took}", blocker.code),
-            (Some(exit), None) => format!("exit {exit} after {took}"),
-            (None, _) => format!("cut short after {took}"),
-        }
-    }
-}
-
-fn takes_value(flag: &str) -> bool {
-    matches!(flag, "--env" | "--context" | "--output" | "--lock-timeout")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_title_is_the_command_and_its_environment() {
-        let mut run =
-            read("r", "{\"time\":\"2026-11-24T03:40:00Z\",\"event\":\"end\",\"exit\":0,\"seconds\":1}", &[]).unwrap();
-        for (command, title) in [
-            ("cargo xtask --env ci --yes up", "up · ci"),
-            ("cargo xtask layer 45 --env ci", "layer · ci"),
-            ("cargo xtask --env=ci --lock-timeout 5m cluster delete", "cluster · ci"),
-            ("", "run · ci"),
-        ] {
-            run.command = command.to_owned();
-            run.env = "ci".to_owned();
-            assert_eq!(run.title(), title, "{command}");
-        }
-    }
 }

@@ -5,8 +5,6 @@ pub mod consent;
 pub mod context;
 pub mod duration;
 pub mod foreign;
-#[path = "../../record/src/readers/github.rs"]
-pub mod github;
 pub mod interrupt;
 pub mod printer;
 pub mod reporter;

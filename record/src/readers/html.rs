@@ -4,10 +4,9 @@
 
 use std::fmt::Write;
 
-use super::Checkpoint;
-use super::record::{Kind, Mark, Row, Run};
 use crate::markup::escape;
-use crate::run::reporter::human_seconds;
+use crate::timeline::{Blockage, Followed, Kind, Mark, Row, Run};
+use crate::{Checkpoint, human_seconds};
 
 /// The page. `log` gives the text of one of the run's log files.
 pub fn page(run: &Run, checklist: &[Checkpoint], log: impl Fn(&str) -> Option<String>) -> String {
@@ -24,12 +23,13 @@ pub fn page(run: &Run, checklist: &[Checkpoint], log: impl Fn(&str) -> Option<St
         include_str!("page.css")
     );
     head(&mut html, run);
-    blocker(&mut html, run);
+    failure(&mut html, run);
     checks(&mut html, checklist);
     timeline(&mut html, run, log);
+    let left_out = run.left_out().map(|text| format!(" {}", escape(&text))).unwrap_or_default();
     let _ = write!(
         html,
-        "<footer>Times count from the start of the run. Its name: {}.</footer>\n</body>\n</html>\n",
+        "<footer>Times count from the start of the run. Its name: {}.{left_out}</footer>\n</body>\n</html>\n",
         escape(&run.id)
     );
     html
@@ -63,18 +63,19 @@ fn head(html: &mut String, run: &Run) {
     let _ = write!(html, "<span>{started}</span><span>{}</span></p>\n</header>\n", human_seconds(run.seconds));
 }
 
-fn blocker(html: &mut String, run: &Run) {
-    let Some(blocker) = &run.blocker else { return };
+fn failure(html: &mut String, run: &Run) {
+    let Some(failure) = &run.failure else { return };
     let _ = write!(
         html,
         "<section class=\"blocker\">\n<h2>{}</h2>\n<p>{}</p>\n<dl>",
-        escape(&blocker.code),
-        escape(&blocker.message)
+        failure.code,
+        escape(&failure.message)
     );
-    for line in &blocker.evidence {
+    for line in &failure.evidence {
         let _ = write!(html, "<dt>evidence</dt><dd>{}</dd>", escape(line));
     }
-    for (name, text) in [("remedy", &blocker.remedy), ("log", &blocker.log)] {
+    for (name, text) in [("remedy", failure.remedy.as_deref()), ("log", failure.log.as_deref().map(|log| log.as_str()))]
+    {
         if let Some(text) = text {
             let _ = write!(html, "<dt>{name}</dt><dd><code>{}</code></dd>", escape(text));
         }
@@ -88,7 +89,7 @@ fn checks(html: &mut String, checklist: &[Checkpoint]) {
     }
     html.push_str("<h2>Data Plane Ready</h2>\n<ul class=\"checks\">\n");
     for item in checklist {
-        let _ = write!(html, "<li class=\"{}\"><b>{}</b>", escape(&item.state), escape(&item.title));
+        let _ = write!(html, "<li class=\"{}\"><b>{}</b>", item.state.name(), escape(&item.title));
         for line in item.evidence.iter().chain(&item.remedy) {
             let _ = write!(html, "<span>{}</span>", escape(line));
         }
@@ -122,6 +123,7 @@ fn timeline(html: &mut String, run: &Run, log: impl Fn(&str) -> Option<String>) 
         ("--pod", "pod, until ready"),
         ("--failed", "failed"),
         ("--cut", "cut short"),
+        ("--blocked", "blocked"),
     ] {
         let _ = write!(html, "<span><i style=\"background:var({colour})\"></i>{name}</span>");
     }
@@ -136,7 +138,10 @@ fn timeline(html: &mut String, run: &Run, log: impl Fn(&str) -> Option<String>) 
     html.push_str("</span><span></span></div>\n");
     let grid = percent(step);
     for (index, row) in run.rows.iter().enumerate() {
-        let contains = run.rows.get(index + 1).is_some_and(|next| next.depth > row.depth && row.kind == Kind::Step);
+        let contains = run
+            .rows
+            .get(index + 1)
+            .is_some_and(|next| next.depth > row.depth && matches!(row.kind, Kind::Layer | Kind::Step));
         row_html(html, row, contains, grid, &percent, &log);
     }
 }
@@ -150,24 +155,34 @@ fn row_html(
     log: &impl Fn(&str) -> Option<String>,
 ) {
     let kind = match row.kind {
-        Kind::Step if contains && row.log.is_none() => "group",
-        Kind::Step => "step",
+        Kind::Layer | Kind::Step if contains && row.log.is_none() => "group",
+        Kind::Layer | Kind::Step => "step",
         Kind::Release => "release",
         Kind::Pod => "pod",
     };
     let bad = matches!(row.mark, Mark::Failed | Mark::CutShort);
     let failed = if bad { " failed-row" } else { "" };
     // What went wrong is open from the start.
-    let open = if bad && (row.log.is_some() || !row.said.is_empty()) { " open" } else { "" };
+    let something = row.log.is_some() || !row.said.is_empty() || !row.blocked.is_empty();
+    let open = if bad && something { " open" } else { "" };
     // A pod's time stands in its label, in the cluster's whole seconds.
     let took = if row.kind == Kind::Pod { String::new() } else { human_seconds(row.end - row.start) };
     let (resource, label) = (escape(&row.resource), escape(&row.label));
+    let mut codes: Vec<&str> = row.blocked.iter().map(|blocked| blocked.code.name()).collect();
+    codes.dedup();
+    let codes: String = codes.iter().map(|code| format!(" <i>{code}</i>")).collect();
+    let block = |blocked: &Blockage| {
+        let (from, to) = (percent(blocked.since), percent(blocked.until));
+        let ended = if blocked.followed == Followed::EndedTheRun { " ended" } else { "" };
+        format!("<span class=\"block{ended}\" style=\"left:{from:.2}%;width:{:.2}%\"></span>", to - from)
+    };
+    let blocks: String = row.blocked.iter().map(block).collect();
     let _ = write!(
         html,
         "<details class=\"{kind}{failed}\" style=\"--depth:{}\"{open}>\n<summary>\
-         <span class=\"name\" title=\"{resource}: {label}\"><b>{resource}</b> <em>{label}</em></span>\
+         <span class=\"name\" title=\"{resource}: {label}\"><b>{resource}</b>{codes} <em>{label}</em></span>\
          <span class=\"track\" style=\"background-size:{grid:.3}% 100%\">\
-         <span class=\"bar {}\" style=\"left:{:.2}%;width:{:.2}%\"></span></span>\
+         <span class=\"bar {}\" style=\"left:{:.2}%;width:{:.2}%\"></span>{blocks}</span>\
          <span class=\"took\">{took}</span></summary>\n<div class=\"more\">",
         row.depth,
         class(row.mark),
@@ -175,6 +190,19 @@ fn row_html(
         percent(row.end) - percent(row.start),
     );
     let _ = write!(html, "<p>{} to {} of the run</p>", human_seconds(row.start), human_seconds(row.end));
+    for blocked in &row.blocked {
+        let _ = write!(
+            html,
+            "<div class=\"blocked\"><p><b>{}</b> {}: {}</p>",
+            blocked.code,
+            escape(&blocked.resource),
+            blocked.code.sentence()
+        );
+        if !blocked.message.is_empty() {
+            let _ = write!(html, "<p><code>{}</code></p>", escape(&blocked.message));
+        }
+        let _ = write!(html, "<p>since {}: {}</p></div>", human_seconds(blocked.since), blocked.outcome());
+    }
     if !row.said.is_empty() {
         html.push_str("<ol>");
         for (time, text) in &row.said {
@@ -191,7 +219,9 @@ fn row_html(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::record::read;
+    use crate::State;
+    use crate::readers::json::Line;
+    use crate::timeline::read;
 
     #[test]
     fn ticks_are_few_and_round() {
@@ -203,23 +233,16 @@ mod tests {
 
     #[test]
     fn nothing_that_a_run_says_becomes_markup() {
-        let evil = "<script>alert(1)</script>\\\"><img src=x>";
-        let line = |event: &str| format!("{{\"time\":\"2026-11-24T03:40:00Z\",{event}}}\n");
-        let record = line(&format!("\"event\":\"run\",\"command\":\"{evil}\",\"env\":\"{evil}\""))
-            + &line(&format!("\"event\":\"started\",\"resource\":\"{evil}\",\"step\":\"{evil}\""))
-            + &line(&format!("\"event\":\"note\",\"resource\":\"{evil}\",\"text\":\"{evil}\""))
-            + &line(&format!(
-                "\"event\":\"finished\",\"resource\":\"{evil}\",\"step\":\"{evil}\",\"outcome\":\"failed\",\"seconds\":0"
-            ))
-            + &line(&format!(
-                "\"event\":\"failure\",\"code\":\"{evil}\",\"message\":\"{evil}\",\"evidence\":[\"{evil}\"],\"remedy\":\"{evil}\",\"log\":\"{evil}\""
-            ))
-            + &line("\"event\":\"end\",\"exit\":1,\"seconds\":1");
-        let mut run = read("<script>", &record, &[]).unwrap();
-        run.rows[0].log = Some("x.log".into());
+        let evil = "<script>alert(1)</script>\"><img src=x>";
+        let time = jiff::Timestamp::UNIX_EPOCH;
+        let lines =
+            crate::event::one_of_each(evil).into_iter().map(|event| Line { time, event }.to_json().unwrap() + "\n");
+        let mut run = read("<script>", &lines.collect::<String>(), &[]).unwrap();
+        assert!(run.rows.iter().any(|row| !row.blocked.is_empty()), "{:#?}", run.rows);
+        run.rows[0].log = Some(evil.into());
         let checkpoint = Checkpoint {
             title: evil.into(),
-            state: evil.into(),
+            state: State::Fail,
             evidence: vec![evil.into()],
             remedy: Some(evil.into()),
         };

@@ -1,9 +1,8 @@
 //! The report as Markdown, for a pull request or a job's summary.
 
-use super::Checkpoint;
-use super::record::{Kind, Mark, Run};
 use crate::markup::{cell, escape_markdown};
-use crate::run::reporter::human_seconds;
+use crate::timeline::{Kind, Mark, Run};
+use crate::{Checkpoint, State, human_seconds};
 
 /// How wide a bar of the table is, in characters.
 const WIDTH: usize = 40;
@@ -15,19 +14,19 @@ pub fn page(run: &Run, checklist: &[Checkpoint]) -> String {
         None => "❔",
     };
     let mut lines = vec![format!("## {mark} {}: {}", escape_markdown(&run.title()), escape_markdown(&run.verdict()))];
-    if let Some(blocker) = &run.blocker {
-        lines.push(format!("\n> **{}**: {}", escape_markdown(&blocker.code), escape_markdown(&blocker.message)));
-        lines.extend(blocker.evidence.iter().map(|line| format!("> evidence: {}  ", cell(line))));
-        lines.extend(blocker.remedy.iter().map(|remedy| format!("> remedy: {}", cell(remedy))));
+    if let Some(failure) = &run.failure {
+        lines.push(format!("\n> **{}**: {}", failure.code, escape_markdown(&failure.message)));
+        lines.extend(failure.evidence.iter().map(|line| format!("> evidence: {}  ", cell(line))));
+        lines.extend(failure.remedy.iter().map(|remedy| format!("> remedy: {}", cell(remedy))));
     }
     if !checklist.is_empty() {
         lines.push("\n| | Checkpoint | Evidence | Remedy |\n|---|---|---|---|".to_owned());
         for item in checklist {
-            let mark = match item.state.as_str() {
-                "pass" => "✅",
-                "fail" => "❌",
-                "not-applicable" => "➖",
-                _ => "❔",
+            let mark = match item.state {
+                State::Pass => "✅",
+                State::Fail => "❌",
+                State::NotApplicable => "➖",
+                State::Unknown => "❔",
             };
             let evidence: Vec<String> = item.evidence.iter().map(|line| cell(line)).collect();
             let remedy = item.remedy.as_deref().map(cell).unwrap_or_default();
@@ -49,27 +48,36 @@ pub fn page(run: &Run, checklist: &[Checkpoint]) -> String {
             let bar = format!("{}{}{}", "·".repeat(from), "█".repeat(to - from + 1), "·".repeat(WIDTH - 1 - to));
             let indent = "&emsp;".repeat(row.depth);
             let took = human_seconds(row.end - row.start);
+            let blocked: String = row
+                .blocked
+                .iter()
+                .map(|blocked| {
+                    let (since, outcome) = (human_seconds(blocked.since), blocked.outcome());
+                    format!("<br>{indent}⚠️ `{}` {} since {since}: {outcome}", blocked.code, cell(&blocked.resource))
+                })
+                .collect();
             lines.push(format!(
-                "| {mark} | {indent}**{}** {} | `{bar}` | {took} |",
+                "| {mark} | {indent}**{}** {}{blocked} | `{bar}` | {took} |",
                 cell(&row.resource),
                 cell(&row.label)
             ));
         }
         lines.push("\n</details>".to_owned());
     }
+    lines.extend(run.left_out().map(|text| format!("\n{text}")));
     lines.join("\n") + "\n"
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::record::read;
+    use crate::timeline::read;
 
     #[test]
     fn a_failed_run_names_its_blocker_and_every_bar_is_as_wide() {
         let run = read("r", include_str!("../../../tests/runs/failed/record.jsonl"), &[]).unwrap();
         let page = page(&run, &[]);
-        assert!(page.starts_with("## ❌") && page.contains(&run.blocker.as_ref().unwrap().code), "{page}");
+        assert!(page.starts_with("## ❌") && page.contains(run.failure.as_ref().unwrap().code.name()), "{page}");
         let bars = page.lines().filter_map(|line| line.split('`').nth(1).filter(|bar| bar.contains('█')));
         assert!(bars.clone().count() > 0 && bars.into_iter().all(|bar| bar.chars().count() == WIDTH), "{page}");
     }

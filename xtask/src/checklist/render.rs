@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::items::{Definition, ITEMS, Item, State};
-use crate::markup::{cell, escape};
+use run_record::markup::{cell, escape};
 
 /// What the checklist was taken of.
 pub struct Subject<'a> {

@@ -21,10 +21,10 @@ use tokio::sync::oneshot;
 use crate::cluster::lock::Holder;
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
-use crate::run::reporter::{Reporter, human_seconds};
+use crate::run::reporter::Reporter;
 use crate::run::state::StateDir;
 use crate::world::kubernetes::{self, read_failed, write_failed};
-use run_record::{Code, Failure};
+use run_record::{Code, Failure, human_seconds};
 
 const NAME: &str = "ameide-deploy";
 /// Who holds it, for people: the text of the lock file.

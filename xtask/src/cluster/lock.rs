@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::run::foreign;
-use crate::run::reporter::{Reporter, human_seconds};
+use crate::run::reporter::Reporter;
 use crate::run::wait;
 use crate::world::process::descriptor;
-use run_record::{Code, Failure};
+use run_record::{Code, Failure, human_seconds};
 
 /// Who holds the lock, as the lock file tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,9 +6,10 @@ use indicatif::BinaryBytes;
 
 use crate::files::cache_dir;
 use crate::run::context::Context;
+use crate::run::reporter::RunningStep;
 use crate::world::docker::{self, Container};
 use crate::world::engine;
-use run_record::{Code, Failure};
+use run_record::{Code, Failure, Step, StepKind};
 
 struct Check {
     name: &'static str,
@@ -22,10 +23,10 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     let mut broken = 0;
     for check in &checks {
         match &check.result {
-            Ok(seen) => context.reporter.step("doctor", "").unchanged(format!("{}: {seen}", check.name)),
+            Ok(seen) => check_step(context).unchanged(format!("{}: {seen}", check.name)),
             Err((finding, fix)) => {
                 broken += 1;
-                context.reporter.step("doctor", "").failed(format!("{}: {finding}", check.name));
+                check_step(context).failed_as(format!("{}: {finding}", check.name));
                 context.reporter.note("doctor", format!("fix: {fix}"));
             }
         }
@@ -35,6 +36,10 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         _ => Err(Failure::new(Code::MachineNotReady, format!("{broken} of {} checks failed", checks.len()))
             .remedy("the fixes stand above")),
     }
+}
+
+fn check_step(context: &Context) -> RunningStep<'_> {
+    context.reporter.step(Step::new(StepKind::Check, "doctor", ""))
 }
 
 async fn docker() -> Check {

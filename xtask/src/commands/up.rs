@@ -10,8 +10,7 @@ use crate::mirror;
 use crate::repo;
 use crate::repo::layers::{self, Layer};
 use crate::run::context::Context;
-use crate::run::reporter::human_seconds;
-use run_record::{Exit, Failure};
+use run_record::{Exit, Failure, human_seconds};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {

@@ -75,11 +75,13 @@ pub struct Owners<'a> {
     client: &'a Client,
     releases: Releases,
     known: RefCell<BTreeMap<String, Owner>>,
+    /// By the objects' uid, where it is one of these.
+    release_of: RefCell<BTreeMap<String, String>>,
 }
 
 impl<'a> Owners<'a> {
     pub fn new(client: &'a Client, releases: Releases) -> Self {
-        Self { client, releases, known: RefCell::default() }
+        Self { client, releases, known: RefCell::default(), release_of: RefCell::default() }
     }
 
     /// Whose a pod is: by its label, where that names one of these releases, else by
@@ -87,6 +89,7 @@ impl<'a> Owners<'a> {
     /// the operator's labels.
     pub async fn of_pod(&self, pod: &Pod) -> Owner {
         if self.releases.by_label(&pod.metadata) == Some(Owner::Ours) {
+            self.remember(&pod.metadata, &pod.metadata);
             return Owner::Ours;
         }
         self.of_metadata(&pod.metadata).await
@@ -96,6 +99,21 @@ impl<'a> Owners<'a> {
     /// else: what is to be deleted needs more than a label.
     pub async fn is_surely_ours(&self, pod: &Pod) -> bool {
         self.by_chain(&pod.metadata, Hooks::NotSure).await.ok().flatten() == Some(Owner::Ours)
+    }
+
+    /// The release that an object was found to be of, if it is one of these.
+    pub fn release_of(&self, uid: &str) -> Option<String> {
+        self.release_of.borrow().get(uid).cloned()
+    }
+
+    /// That the object is of the release that `named` names.
+    fn remember(&self, object: &ObjectMeta, named: &ObjectMeta) {
+        let annotation = named.annotations.as_ref().and_then(|all| all.get("meta.helm.sh/release-name"));
+        let label = || named.labels.as_ref().and_then(|all| all.get("app.kubernetes.io/instance"));
+        let name = annotation.or_else(label).filter(|name| self.releases.named(name));
+        if let (Some(uid), Some(name)) = (&object.uid, name) {
+            self.release_of.borrow_mut().insert(uid.clone(), name.clone());
+        }
     }
 
     /// Whose the object is that an event is about.
@@ -135,6 +153,7 @@ impl<'a> Owners<'a> {
         let namespace = metadata.namespace.clone().unwrap_or_default();
         for _ in 0..GENERATIONS {
             if let Some(owner) = self.releases.by_annotation(&current) {
+                self.remember(metadata, &current);
                 return Ok(Some(owner));
             }
             // Hooks carry no name of a release. One that runs now is of the Helm that
@@ -144,6 +163,7 @@ impl<'a> Owners<'a> {
                 return Ok(None);
             }
             if is_hook {
+                self.remember(metadata, &current);
                 return Ok(Some(self.releases.by_label(&current).unwrap_or(Owner::Ours)));
             }
             let Some(above) = controller(&current) else { return Ok(None) };

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Even
 
 use super::rules::{self, Ends, Rule};
 use super::sources::{self, Verdict};
-use run_record::Code;
+use run_record::{Code, Prospect};
 
 /// Whose an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -411,13 +411,13 @@ impl Tracker {
         self.seen.values().filter_map(|sighting| self.due_at(sighting)).min()
     }
 
-    /// How a sighting goes on, in words.
-    pub fn then(&self, sighting: &Sighting) -> String {
+    /// How a sighting may go on.
+    pub fn prospect(&self, sighting: &Sighting) -> Prospect {
         match (self.patience(sighting), sighting.ends) {
-            (None, _) if sighting.owner == Owner::Unclear => "of no release that is known".to_owned(),
-            (None, _) => "may heal".to_owned(),
-            (Some(_), Ends::AtOnce) => "ends the run if it is seen again".to_owned(),
-            (Some(patience), _) => format!("ends the run if it lasts {} s", patience.as_secs()),
+            (None, _) if sighting.owner == Owner::Unclear => Prospect::OfNoRelease,
+            (None, _) => Prospect::MayHeal,
+            (Some(_), Ends::AtOnce) => Prospect::EndsTheRunIfSeenAgain,
+            (Some(patience), _) => Prospect::EndsTheRunIfItLasts { seconds: patience.as_secs() },
         }
     }
 
@@ -726,7 +726,7 @@ mod tests {
         assert!(tracker.pod(&pod("other", state()), Owner::Others, now).is_empty());
         let told = tracker.pod(&pod("unclear", state()), Owner::Unclear, now);
         assert_eq!(told.len(), 1);
-        assert_eq!(tracker.then(&told[0]), "of no release that is known");
+        assert_eq!(tracker.prospect(&told[0]), Prospect::OfNoRelease);
         assert!(tracker.due(now + seconds(9999)).is_none() && tracker.next_due().is_none());
         // Once Helm has ended, what was there before counts: it is what Helm waited for.
         tracker.count_all();

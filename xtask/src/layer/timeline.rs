@@ -10,8 +10,8 @@ use kube::api::{Api, ListParams};
 
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
-use crate::run::reporter::{Event, PodEvent, ReleaseEvent};
 use crate::world::kubernetes::{is_forbidden, pods_anywhere};
+use run_record::{Event, PodEvent, ReleaseEvent};
 
 /// Records what was made since then. A cluster that does not answer adds nothing:
 /// the run has its own verdict, and this is for reading later.

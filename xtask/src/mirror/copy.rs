@@ -9,8 +9,7 @@ use super::progress::Progress;
 use super::resolve::resolve;
 use super::{Origin, images, interruptible, pick};
 use crate::run::context::Context;
-use crate::run::reporter::{Event, ImagesEvent};
-use run_record::Failure;
+use run_record::{Event, Failure, ImagesEvent, Step, StepKind};
 
 /// Copies all images.
 pub(crate) async fn copy_all(context: &Context, origin: &Origin) -> Result<(), Failure> {
@@ -41,7 +40,7 @@ pub(crate) async fn copy(
     let lock = pick(context, lock, ids)?;
     let mut options = Options { kept, ..origin.options(context)? };
     change(&mut options);
-    let step = context.reporter.step("mirror", images(lock.images.len()));
+    let step = context.reporter.step(Step::new(StepKind::Mirror, "mirror", images(lock.images.len())));
     let started = Instant::now();
     let summary = interruptible(image_mirror::copy(&lock, &options, &Progress::new(&context.reporter))).await?;
     context.reporter.event(&Event::Images(ImagesEvent {
@@ -52,7 +51,7 @@ pub(crate) async fn copy(
         mounted: summary.mounted,
         bytes: summary.bytes,
         source_requests: summary.source_requests,
-        seconds: started.elapsed().as_secs_f64(),
+        took: started.elapsed(),
     }));
     if summary.copied == 0 {
         step.unchanged(format!("{} there already", images(summary.skipped)));

@@ -9,7 +9,7 @@ use crate::run::context::Context;
 use crate::run::wait;
 use crate::world::docker::{self, EngineInfo, Fault, docker_output, unavailable};
 use crate::world::process::{self, Job};
-use run_record::{Code, Exit, Failure};
+use run_record::{Code, Exit, Failure, Step, StepKind};
 
 /// The engine's description, or why it cannot be had.
 pub async fn observe() -> Result<EngineInfo, String> {
@@ -55,14 +55,15 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
     }
     context.confirm(what).await?;
     if !installed {
-        let step = reporter.step("docker", "installing Docker Engine");
+        let step = reporter
+            .step(Step::new(StepKind::Engine, "docker", "installing Docker Engine").logging_to(&context.log("apt")));
         // A killed installation leaves packages unpacked but not configured.
         apt(context, "dpkg", &["--configure", "-a"]).await?;
         apt(context, "apt-get", &["update"]).await?;
         apt(context, "apt-get", &["install", "-y", "--no-install-recommends", "docker.io"]).await?;
         step.done_as("installed Docker Engine (docker.io)");
     }
-    let step = reporter.step("docker", "starting Docker Engine");
+    let step = reporter.step(Step::new(StepKind::Engine, "docker", "starting Docker Engine"));
     let mut dockerd = start(context).await?;
     let info = wait_until_it_answers(dockerd.as_mut()).await?;
     step.done_as(format!(

@@ -11,7 +11,7 @@ use crate::files::{self, digest};
 use crate::run::reporter::Reporter;
 use crate::run::wait;
 use crate::world::process::{self, Job};
-use run_record::{Code, Failure};
+use run_record::{Code, Failure, Step, StepKind};
 
 /// A program that a Go module holds.
 #[derive(Clone, Debug)]
@@ -63,7 +63,8 @@ impl Program {
         if output.is_file() {
             return Ok(output);
         }
-        let step = reporter.step(&self.name, format!("building {} (minutes when cold)", self.package));
+        let text = format!("building {} (minutes when cold)", self.package);
+        let step = reporter.step(Step::new(StepKind::Tool, &self.name, text));
         let part = folder.join(format!("{}.part", self.name));
         let log = folder.join("build.log");
         let mut command = process::command(&go);

@@ -21,8 +21,7 @@ use crate::files::bounds;
 use crate::files::env_path;
 use crate::run::foreign::plain;
 use crate::run::interrupt::Interrupt;
-use crate::run::reporter::human_seconds;
-use run_record::{Code, Failure};
+use run_record::{Code, Failure, human_seconds};
 
 /// The kubeconfig's lists, and what an entry of each is called.
 const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("users", "user"), ("contexts", "context")];
