@@ -19,9 +19,10 @@ pub struct Failure {
     pub remedy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Utf8PathBuf>,
-    /// The release that it is about, where one is known.
+    /// The release that it is about, where one is known. Without spare capacity: what every
+    /// fallible function returns stays small.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub release: Option<String>,
+    release: Option<Box<str>>,
 }
 
 impl Failure {
@@ -73,9 +74,14 @@ impl Failure {
         self
     }
 
-    pub fn of_release(mut self, release: impl Into<String>) -> Self {
+    pub fn of_release(mut self, release: &str) -> Self {
         self.release = Some(release.into());
         self
+    }
+
+    /// The release that it is about.
+    pub fn release(&self) -> Option<&str> {
+        self.release.as_deref()
     }
 
     /// The same with every text of it as `change` makes it.
@@ -84,7 +90,7 @@ impl Failure {
             message: change(&self.message),
             evidence: self.evidence.iter().map(|line| change(line)).collect(),
             remedy: self.remedy.as_deref().map(&change),
-            release: self.release.as_deref().map(&change),
+            release: self.release.as_deref().map(|name| change(name).into()),
             ..self.clone()
         }
     }

@@ -485,7 +485,7 @@ fn block(lines: &[Line], run: &mut Run) {
             code,
             resource: step.resource.clone(),
             layer: layer.cloned(),
-            release: failure.and_then(|failure| failure.release.clone()),
+            release: failure.and_then(|failure| failure.release().map(str::to_owned)),
             message: failure.map(|failure| failure.message.clone()).unwrap_or_default(),
             since: None,
             prospect: None,

@@ -71,7 +71,9 @@ fn markdown_goes_to_standard_output_for_a_pull_request() {
     let state = state_with("failed");
     let (code, said) = report(state.path(), &["failed", "--format", "markdown", "--to", "-"]);
     assert!(code == 0 && said.starts_with("## ❌ layer · ci: image-not-found (exit 5) after "), "{said}");
-    assert!(said.contains("| ✅ | **40-data-plane** in place: 1 releases | `"), "{said}");
+    assert!(said.contains("| ✅ | **40-data-plane** in place: 1 release | `"), "{said}");
+    let minio = said.lines().find(|line| line.contains("**minio** revision 4, failed")).unwrap();
+    assert!(minio.contains("⚠️ `image-not-found` pod/minio-") && minio.contains("it ended the run"), "{minio}");
 }
 
 #[test]
@@ -106,6 +108,13 @@ fn a_browser_shows_the_pages_and_a_click_opens_a_log() {
     }
     assert_eq!(browser.eval("document.querySelector('.badge').className"), "badge failed");
     assert!(browser.eval("document.querySelectorAll('details.failed-row[open] pre').length").as_u64() > Some(0));
+    // What stood in the way is on the row of what it stood in the way of.
+    let blocked = browser.eval("document.querySelector('details.release.failed-row[open] .blocked').innerText");
+    for part in ["image-not-found", "pod/minio-", "ErrImagePull", "since ", "it ended the run"] {
+        assert!(blocked.as_str().unwrap().contains(part), "{part} is not in {blocked}");
+    }
+    let mark = browser.eval("document.querySelector('details.release .block.ended').getBoundingClientRect().width");
+    assert!(mark.as_f64() > Some(4.0), "{mark}");
     browser.picture("report-failed");
 
     // On a phone nothing is wider than the screen, and bars are still bars.

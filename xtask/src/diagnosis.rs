@@ -438,8 +438,10 @@ impl<'a> Diagnosis<'a> {
         if let Some(since) = sighting.since {
             failure = failure.evidence(format!("since {since}"));
         }
-        failure.release = self.owners.release_of(&sighting.uid);
-        failure
+        match self.owners.release_of(&sighting.uid) {
+            Some(release) => failure.of_release(&release),
+            None => failure,
+        }
     }
 
     fn failure_of(&self, rule: &'static Rule, about: &str, message: &str, namespace: &str, object: &str) -> Failure {

@@ -28,7 +28,7 @@ use crate::run::duration;
 use crate::run::foreign;
 use crate::world::process::Captured;
 use crate::world::{docker, docker_hub, helm_storage, helmfile, kubeconfig, kubernetes, tools};
-use crate::{checklist, cluster, layer, report};
+use crate::{checklist, cluster, layer};
 use run_record::readers::{html, markdown};
 use run_record::{Code, timeline as run_timeline};
 

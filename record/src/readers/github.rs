@@ -38,7 +38,7 @@ impl Annotations {
                 let file = layer.map(|layer| format!("infra/kubernetes/helmfiles/{layer}.yaml"));
                 let mut place = String::new();
                 if let Some((file, text)) = file.and_then(|file| read(&file).map(|text| (file, text))) {
-                    let line = line_of(&text, failure.release.as_deref());
+                    let line = line_of(&text, failure.release());
                     place = format!("file={},line={line},", property(&file));
                 }
                 let mut text = failure.message.clone();

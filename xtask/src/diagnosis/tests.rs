@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::stand_in;
 use run_record::Code;
+use crate::run::reporter::{Format, Reporter};
 
 /// What the API server answers to one request.
 enum Answer {
@@ -88,7 +89,7 @@ fn context() -> (Context, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
     let tree = crate::repo::Tree::discover(Utf8Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let reporter = Arc::new(reporter::Reporter::new(reporter::Format::Json, false));
+    let reporter = Arc::new(Reporter::new(Format::Json, false));
     reporter.record_to(path.join("record.jsonl")).unwrap();
     let context = Context {
         env: tree.environment("ci").unwrap(),
