@@ -89,7 +89,9 @@ impl Blockage {
         };
         let then = match self.followed {
             Followed::Passed => format!("over after {}", human_seconds((self.until - self.since).max(0.0))),
-            Followed::EndedTheRun => "it ended the run".to_owned(),
+            Followed::EndedTheRun => {
+                format!("it ended the run after {}", human_seconds((self.until - self.since).max(0.0)))
+            }
             Followed::FailedOf(code) => format!("the run failed of {code}"),
             Followed::Unknown => "what followed is not in the record".to_owned(),
         };
@@ -396,7 +398,10 @@ fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
         }
     }
     // Each stands in the page once, though steps may touch within the clocks' differences.
-    let mut shown = vec![false; releases.len()];
+    let mut waiting: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (index, release) in releases.iter().enumerate() {
+        waiting.entry(&release.layer).or_default().push(index);
+    }
     let mut tests: Vec<&PodEvent> = pods.iter().copied().filter(|pod| pod.test).collect();
     let mut rows = Vec::new();
     for step in steps {
@@ -407,11 +412,12 @@ fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
         let mut own: Vec<Row> = Vec::new();
         match step.step {
             StepKind::HelmfileSync => {
-                for (index, release) in releases.iter().enumerate() {
-                    if shown[index] || release.layer != layer || !within(release.started) {
-                        continue;
-                    }
-                    shown[index] = true;
+                let its: Vec<usize> = waiting
+                    .get_mut(layer.as_str())
+                    .map(|theirs| theirs.extract_if(.., |index| within(releases[*index].started)).collect())
+                    .unwrap_or_default();
+                for index in its {
+                    let release = releases[index];
                     let start = at(release.started).max(step.start);
                     let took = deployed.iter().find(|(layer, name, namespace, time, _)| {
                         *layer == release.layer
@@ -702,7 +708,12 @@ mod tests {
         for (rest, followed, until, words) in [
             (vec![retry, SYNCED, in_place], Followed::Passed, 21.0, "tried again once; over after 16.0s"),
             (vec![elsewhere, SYNCED, in_place], Followed::Passed, 21.0, "over after 16.0s"),
-            (vec![retry, retry, (21, &same)], Followed::EndedTheRun, 21.0, "tried again 2 times; it ended the run"),
+            (
+                vec![retry, retry, (21, &same)],
+                Followed::EndedTheRun,
+                21.0,
+                "tried again 2 times; it ended the run after 16.0s",
+            ),
             (vec![(21, &other)], Followed::FailedOf(Code::CrashLoop), 21.0, "the run failed of crash-loop"),
             (vec![], Followed::Unknown, 5.0, "what followed is not in the record"),
         ] {

@@ -110,7 +110,7 @@ fn a_browser_shows_the_pages_and_a_click_opens_a_log() {
     assert!(browser.eval("document.querySelectorAll('details.failed-row[open] pre').length").as_u64() > Some(0));
     // What stood in the way is on the row of what it stood in the way of.
     let blocked = browser.eval("document.querySelector('details.release.failed-row[open] .blocked').innerText");
-    for part in ["image-not-found", "pod/minio-", "ErrImagePull", "since ", "it ended the run"] {
+    for part in ["image-not-found", "pod/minio-", "ErrImagePull", "since ", "it ended the run after"] {
         assert!(blocked.as_str().unwrap().contains(part), "{part} is not in {blocked}");
     }
     let mark = browser.eval("document.querySelector('details.release .block.ended').getBoundingClientRect().width");
@@ -230,7 +230,7 @@ impl Browser {
     /// The top of the page as a picture, which must have something on it.
     fn picture(&mut self, name: &str) {
         self.eval("window.scrollTo(0, 0)");
-        let (width, height) = (self.eval("innerWidth"), self.eval("Math.min(document.body.scrollHeight, 1400)"));
+        let (width, height) = (self.eval("innerWidth"), self.eval("Math.min(document.body.scrollHeight, 1600)"));
         let clip = json!({"x": 0, "y": 0, "width": width, "height": height, "scale": 1});
         let parameters = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
         let picture =

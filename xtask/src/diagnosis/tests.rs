@@ -241,7 +241,14 @@ async fn who_may_not_see_events_still_sees_pods() {
     assert!(watched(&diagnosis, &budgets, Duration::from_secs(2)).await.is_none(), "seen once ends nothing");
     let told = told(&context);
     assert!(told.contains("events in shop cannot be watched"), "{told}");
-    assert!(told.contains(Code::ImageNotFound.name()) && told.contains("ends the run if it is seen again"), "{told}");
+    let record = run_record::readers::json::read(&told);
+    let blocked = record.lines.iter().find_map(|line| match &line.event {
+        run_record::Event::Blocked(blocked) => Some(blocked),
+        _ => None,
+    });
+    let blocked = blocked.unwrap_or_else(|| panic!("{told}"));
+    assert_eq!((blocked.code, blocked.prospect), (Code::ImageNotFound, Some(Prospect::EndsTheRunIfSeenAgain)));
+    assert_eq!((blocked.layer.as_deref(), blocked.release.as_deref()), (Some("45-x"), Some("web")));
 }
 
 #[tokio::test]
