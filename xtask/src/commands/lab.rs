@@ -1,6 +1,6 @@
 //! `cargo xtask lab`: builds what a machine without internet lacks.
 
-use run_record::Failure;
+use run_record::{Failure, Step, StepKind};
 
 use crate::lab;
 use crate::run::context::Context;
@@ -12,7 +12,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         return Ok(());
     }
     engine::ensure(context).await?;
-    let step = context.reporter.step("lab", "building");
+    let step = context.reporter.step(Step::new(StepKind::Lab, "lab", "building"));
     let built = lab::ensure(context).await?;
     step.done_as("built, upstream registry running");
     for (what, tag) in [

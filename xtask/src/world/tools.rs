@@ -17,7 +17,7 @@ use crate::run::reporter::Reporter;
 use crate::world::go::Program;
 use crate::world::kubernetes;
 use crate::world::process;
-use run_record::{Failure, Step, StepKind};
+use run_record::Failure;
 
 /// `infra/tools/tools.yaml`.
 #[derive(Debug, Deserialize)]
