@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::run::reporter::{Format, Reporter};
 use crate::stand_in;
 use run_record::Code;
-use crate::run::reporter::{Format, Reporter};
 
 /// What the API server answers to one request.
 enum Answer {
