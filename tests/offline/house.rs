@@ -19,7 +19,7 @@ const FLOORS: [&[&str]; 13] = [
     &["cluster"],
     &["lab"],
     &["mirror"],
-    &["world", "report"],
+    &["world"],
     &["run"],
     &["repo"],
 ];

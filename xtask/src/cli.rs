@@ -6,8 +6,9 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{checklist, cluster, doctor, lab, mirror, releases, remedy, script, tools, up};
+use crate::commands::{checklist, cluster, doctor, lab, mirror, releases, remedy, report, script, tools, up};
 use crate::files;
+use crate::layer;
 use crate::repo::{Tree, environment};
 use crate::run::consent;
 use crate::run::context::Context;
@@ -15,7 +16,6 @@ use crate::run::duration;
 use crate::run::foreign;
 use crate::run::reporter::{Format, Reporter};
 use crate::run::state::StateDir;
-use crate::{layer, report};
 use run_record::{Code, Event, Failure};
 
 /// Brings the stack up on a cluster, layer by layer, and says what blocks.

@@ -8,6 +8,7 @@ pub mod lab;
 pub mod mirror;
 pub mod releases;
 pub mod remedy;
+pub mod report;
 pub mod script;
 pub mod tools;
 pub mod up;

@@ -18,7 +18,6 @@ pub mod layer;
 pub mod mirror;
 pub mod releases;
 pub mod repo;
-pub mod report;
 pub mod run;
 pub mod world;
 

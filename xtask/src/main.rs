@@ -5,7 +5,7 @@ use clap::Parser;
 use run_record::{Exit, Failure};
 use xtask::cli::{Cli, dispatch};
 use xtask::cluster::devcontainer;
-use xtask::report;
+use xtask::commands::report;
 use xtask::run::interrupt::Interrupt;
 use xtask::run::printer;
 use xtask::world::process::environment;
