@@ -151,7 +151,10 @@ fn serve(mut stream: BufReader<Box<dyn Connection>>, seen: &Mutex<Vec<Request>>,
         };
         let (lines, held) = match answer(&request) {
             Answer::Full { status, headers, body } => {
-                let mut head = format!("HTTP/1.1 {status} Told\r\nContent-Length: {}\r\n", body.len());
+                // Clients quote it: containerd, whose words the tool reads, says "429 Too Many Requests".
+                let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+                let reason = reason.unwrap_or_default();
+                let mut head = format!("HTTP/1.1 {status} {reason}\r\nContent-Length: {}\r\n", body.len());
                 headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
                 let body = if request.method == "HEAD" { &[] } else { &body[..] };
                 let stream = stream.get_mut();
@@ -164,7 +167,7 @@ fn serve(mut stream: BufReader<Box<dyn Connection>>, seen: &Mutex<Vec<Request>>,
             Answer::Cut => return Ok(()),
             Answer::Never => return until_it_ends(&mut stream),
         };
-        let head = "HTTP/1.1 200 Told\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
         let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
         stream.get_mut().write_all((head.to_owned() + &lines).as_bytes())?;
         stream.get_mut().flush()?;
