@@ -71,8 +71,8 @@ fn markdown_goes_to_standard_output_for_a_pull_request() {
     let state = state_with("failed");
     let (code, said) = report(state.path(), &["failed", "--format", "markdown", "--to", "-"]);
     assert!(code == 0 && said.starts_with("## ❌ layer · ci: image-not-found (exit 5) after "), "{said}");
-    assert!(said.contains("| ✅ | **40-data-plane** in place: 1 release | `"), "{said}");
-    let minio = said.lines().find(|line| line.contains("**minio** revision 4, failed")).unwrap();
+    assert!(said.contains("| ✅ | &emsp;**45-data-plane-ext** preflight | `"), "{said}");
+    let minio = said.lines().find(|line| line.contains("**minio** revision 8, failed")).unwrap();
     assert!(minio.contains("⚠️ `image-not-found` pod/minio-") && minio.contains("it ended the run"), "{minio}");
 }
 
@@ -103,14 +103,14 @@ fn a_browser_shows_the_pages_and_a_click_opens_a_log() {
 
     browser.open(&failed, 1280, "light");
     let blocker = browser.eval("document.querySelector('.blocker').innerText");
-    for part in ["image-not-found", "evidence", "RELEASE.2025-99-99", "cargo xtask mirror"] {
+    for part in ["image-not-found", "evidence", "third-party/absent:1", "cargo xtask --env ci mirror"] {
         assert!(blocker.as_str().unwrap().contains(part), "{part} is not in {blocker}");
     }
     assert_eq!(browser.eval("document.querySelector('.badge').className"), "badge failed");
     assert!(browser.eval("document.querySelectorAll('details.failed-row[open] pre').length").as_u64() > Some(0));
     // What stood in the way is on the row of what it stood in the way of.
     let blocked = browser.eval("document.querySelector('details.release.failed-row[open] .blocked').innerText");
-    for part in ["image-not-found", "pod/minio-", "ErrImagePull", "since ", "it ended the run after"] {
+    for part in ["image-not-found", "pod/minio-", "Failed to pull image", "since ", "it ended the run after"] {
         assert!(blocked.as_str().unwrap().contains(part), "{part} is not in {blocked}");
     }
     let mark = browser.eval("document.querySelector('details.release .block.ended').getBoundingClientRect().width");
