@@ -154,7 +154,11 @@ fn serve(mut stream: BufReader<Box<dyn Connection>>, seen: &Mutex<Vec<Request>>,
                 // Clients quote it: containerd, whose words the tool reads, says "429 Too Many Requests".
                 let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
                 let reason = reason.unwrap_or_default();
-                let mut head = format!("HTTP/1.1 {status} {reason}\r\nContent-Length: {}\r\n", body.len());
+                let mut head = format!("HTTP/1.1 {status} {reason}\r\n");
+                // One that is passed on tells its own, also of a body that a HEAD leaves out.
+                if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+                    head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+                }
                 headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
                 let body = if request.method == "HEAD" { &[] } else { &body[..] };
                 let stream = stream.get_mut();

@@ -173,7 +173,19 @@ pub(crate) async fn wait_until_it_answers(endpoint: &Endpoint, timeout: Duration
 /// How the registry of an image limits us just now, by the name that pods pull it by;
 /// none where it does not say, or cannot be asked.
 pub(crate) async fn limit(context: &Context, image: &str) -> Option<image_mirror::Limit> {
-    let options =
-        Options { retry: RetryPolicy { stall: PATIENCE, ..RetryPolicy::default() }, ..options(context).ok()? };
-    tokio::time::timeout(PATIENCE, image_mirror::limit(image, &options)).await.ok()?.ok()
+    let retry = RetryPolicy { stall: PATIENCE, ..RetryPolicy::default() };
+    let mut options = Options { retry, ..options(context).ok()? };
+    let asked = async {
+        match image_mirror::limit(image, &options).await {
+            // The nodes may have been told that it speaks plain HTTP. Then no account goes there.
+            Err(error) if error.kind() == Kind::Protocol => {
+                let (host, _) = image.split_once('/')?;
+                let plain = Endpoint { plain_http: true, anonymous: true, ..Endpoint::named(host) };
+                options.sources.insert(host.to_owned(), plain);
+                image_mirror::limit(image, &options).await.ok()
+            }
+            asked => asked.ok(),
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.ok()?
 }
