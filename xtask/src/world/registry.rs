@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::select_ok;
 use image_mirror::{Credential, Credentials, Endpoint, Kind, Options, Proxies, RetryPolicy};
 
 use crate::run::context::Context;
@@ -174,18 +176,21 @@ pub(crate) async fn wait_until_it_answers(endpoint: &Endpoint, timeout: Duration
 /// none where it does not say, or cannot be asked.
 pub(crate) async fn limit(context: &Context, image: &str) -> Option<image_mirror::Limit> {
     let retry = RetryPolicy { stall: PATIENCE, ..RetryPolicy::default() };
-    let mut options = Options { retry, ..options(context).ok()? };
+    let options = Options { retry, ..options(context).ok()? };
+    let (host, _) = image.split_once('/')?;
+    // A host with a port is perhaps one that the nodes speak plain HTTP to: it is asked both
+    // ways at once, since one that takes no TLS may say nothing at all. No account goes there.
+    let mut plain = options.clone();
+    let unnamed = Endpoint { plain_http: true, anonymous: true, ..Endpoint::named(host) };
+    let may_be_plain = host.contains(':') && !options.sources.contains_key(host);
+    plain.sources.insert(host.to_owned(), unnamed);
     let asked = async {
-        match image_mirror::limit(image, &options).await {
-            // The nodes may have been told that it speaks plain HTTP. Then no account goes there.
-            Err(error) if error.kind() == Kind::Protocol => {
-                let (host, _) = image.split_once('/')?;
-                let plain = Endpoint { plain_http: true, anonymous: true, ..Endpoint::named(host) };
-                options.sources.insert(host.to_owned(), plain);
-                image_mirror::limit(image, &options).await.ok()
-            }
-            asked => asked.ok(),
+        let usual = image_mirror::limit(image, &options);
+        if !may_be_plain {
+            return usual.await.ok();
         }
+        let plain = image_mirror::limit(image, &plain);
+        select_ok([usual.boxed_local(), plain.boxed_local()]).await.ok().map(|(limit, _)| limit)
     };
     tokio::time::timeout(PATIENCE, asked).await.ok()?
 }
