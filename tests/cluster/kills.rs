@@ -17,7 +17,8 @@ fn twenty_runs_at_once_take_turns() {
     let tree = turn();
     layer(&tree, "fine", serde_json::json!({"image": image(&tree, &pull_registry(&tree))}));
     let (alone, started) = (Alone::new(&tree), Instant::now());
-    let children: Vec<Child> = (0..20).map(|_| watched(&tree, &alone, &["layer", "fine"]).spawn().unwrap()).collect();
+    let children: Vec<Child> =
+        (0..20).map(|_| watched(&tree, &alone, &["layer", "fine", "--force"]).spawn().unwrap()).collect();
     for child in children {
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
@@ -87,7 +88,7 @@ fn kill_helm(victims: Victims) -> usize {
 /// Kills helm, and what started it, once the release is in this state; it stays in it.
 fn kill_while(tree: &Tree, state: &str) {
     let is = || tree.releases().iter().any(|(name, status)| name == "minio" && status == state);
-    let mut child = spawn(tree, &["layer", "45", "--skip-tests"]);
+    let mut child = spawn(tree, &["layer", "45", "--skip-tests", "--force"]);
     eventually(state, is);
     kill_helm(Victims::All);
     child.kill().unwrap();
@@ -137,7 +138,7 @@ fn layer_45_killed_at_random_moments_always_converges() {
     let (mut kills, mut converged) = (0, 0);
     let alone = Alone::new(&tree);
     while kills < KILLS {
-        let run = &["layer", "45", "--skip-tests"];
+        let run = &["layer", "45", "--skip-tests", "--force"];
         let mut child = watched(&tree, &alone, run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let moment = Duration::from_millis(random.below(9_000));
         let victims = match random.below(6) {

@@ -142,8 +142,13 @@ fn layer_45_runs_back_to_back() {
 fn two_layer_runs_at_once_take_turns_and_say_for_whom() {
     let _turn = cluster();
     succeeds(xtask(&["up", "--skip-tests"]));
-    let spawn =
-        || xtask(&["layer", "45", "--skip-tests"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let spawn = || {
+        xtask(&["layer", "45", "--skip-tests", "--force"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
     let children = [spawn(), spawn()];
     let mut seen_together = 0;
     let pids: Vec<u32> = children.iter().map(Child::id).collect();
@@ -201,7 +206,7 @@ fn an_interrupt_leaves_the_release_failed_and_no_process_behind() {
     let _turn = cluster();
     succeeds(xtask(&["up", "--skip-tests"]));
     let cordon = Cordon::set();
-    let child = xtask(&["layer", "45"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = xtask(&["layer", "45", "--force"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     eventually("a release is being upgraded", some_release_is_pending);
     signal(&child, "INT");
     let output = child.wait_with_output().unwrap();
@@ -223,7 +228,7 @@ fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
     let claims = || kubectl(&["-n", "ameide", "get", "pvc", "--no-headers", "-o", columns]);
     let before = claims();
     let cordon = Cordon::set();
-    let mut child = xtask(&["layer", "45"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = xtask(&["layer", "45", "--force"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     eventually("a release is being upgraded", some_release_is_pending);
     // Helm and Helmfile first: they must have no time to say that they failed.
     for (pid, _) in helm_processes() {
