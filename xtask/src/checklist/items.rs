@@ -10,6 +10,7 @@ use super::facts::{Facts, SecretState, Seen};
 use crate::cluster::{self, Plan};
 use crate::releases::Status;
 use crate::world::kubernetes::NamespacePhase;
+pub use run_record::State;
 use run_record::{Exit, Failure};
 
 /// One row of the checklist: its definition, and how facts decide it.
@@ -52,15 +53,6 @@ pub enum Fix {
     Mirror,
     Repair,
     Layers(Vec<String>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    Pass,
-    Fail,
-    NotApplicable,
-    Unknown,
 }
 
 /// A judged item.

@@ -178,17 +178,16 @@ pub(crate) async fn limit(context: &Context, image: &str) -> Option<image_mirror
     let retry = RetryPolicy { stall: PATIENCE, ..RetryPolicy::default() };
     let options = Options { retry, ..options(context).ok()? };
     let (host, _) = image.split_once('/')?;
-    // A host with a port is perhaps one that the nodes speak plain HTTP to: it is asked both
-    // ways at once, since one that takes no TLS may say nothing at all. No account goes there.
-    let mut plain = options.clone();
-    let unnamed = Endpoint { plain_http: true, anonymous: true, ..Endpoint::named(host) };
-    let may_be_plain = host.contains(':') && !options.sources.contains_key(host);
-    plain.sources.insert(host.to_owned(), unnamed);
     let asked = async {
         let usual = image_mirror::limit(image, &options);
-        if !may_be_plain {
+        if !host.contains(':') || options.sources.contains_key(host) {
             return usual.await.ok();
         }
+        // A host with a port is perhaps one that the nodes speak plain HTTP to: it is asked both
+        // ways at once, since one that takes no TLS may say nothing at all. No account goes there.
+        let mut plain = options.clone();
+        let unnamed = Endpoint { plain_http: true, anonymous: true, ..Endpoint::named(host) };
+        plain.sources.insert(host.to_owned(), unnamed);
         let plain = image_mirror::limit(image, &plain);
         select_ok([usual.boxed_local(), plain.boxed_local()]).await.ok().map(|(limit, _)| limit)
     };
