@@ -21,6 +21,19 @@ pub enum Outcome {
     Failed,
 }
 
+/// How a layer came to be in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InPlace {
+    /// This run synced or tested what needed it.
+    #[default]
+    Synced,
+    /// Nothing of it had changed.
+    Unchanged,
+    /// Nothing of it had changed but the number of replicas, which an autoscaler sets.
+    Scaled,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
@@ -35,10 +48,12 @@ pub enum Event {
     LayerStarted {
         layer: String,
     },
-    /// Synced and tested, as far as that was asked for and needed.
+    /// The cluster has what the tree says.
     LayerInPlace {
         layer: String,
         releases: usize,
+        #[serde(default)]
+        how: InPlace,
         #[serde(rename = "seconds", with = "seconds::fraction")]
         took: Duration,
     },
@@ -353,8 +368,8 @@ impl Event {
                 Self::RunStarted { command: text(command), verb: text(verb), env: text(env) }
             }
             Self::LayerStarted { layer } => Self::LayerStarted { layer: text(layer) },
-            Self::LayerInPlace { layer, releases, took } => {
-                Self::LayerInPlace { layer: text(layer), releases: *releases, took: *took }
+            Self::LayerInPlace { layer, releases, how, took } => {
+                Self::LayerInPlace { layer: text(layer), releases: *releases, how: *how, took: *took }
             }
             Self::LayerSkipped { layer, selector } => {
                 Self::LayerSkipped { layer: text(layer), selector: text(selector) }
@@ -459,7 +474,7 @@ pub(crate) fn one_of_each(text: &str) -> Vec<Event> {
     vec![
         Event::RunStarted { command: owned(), verb: owned(), env: owned() },
         Event::LayerStarted { layer: owned() },
-        Event::LayerInPlace { layer: owned(), releases: 2, took },
+        Event::LayerInPlace { layer: owned(), releases: 2, how: InPlace::Unchanged, took },
         Event::LayerSkipped { layer: owned(), selector: owned() },
         Event::LayerFailed { layer: owned(), code: Code::CrashLoop, took },
         Event::ReleaseDeployed { layer: owned(), release: owned(), namespace: owned(), took },

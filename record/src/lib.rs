@@ -15,6 +15,6 @@ pub mod timeline;
 
 pub use checklist::{Checkpoint, State};
 pub use code::{Code, Exit, UnknownCode};
-pub use event::{Blocked, Event, ImagesEvent, Outcome, PodEvent, Prospect, ReleaseEvent, Step, StepKind};
+pub use event::{Blocked, Event, ImagesEvent, InPlace, Outcome, PodEvent, Prospect, ReleaseEvent, Step, StepKind};
 pub use failure::Failure;
 pub use seconds::human_seconds;

@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use crate::readers::json::{self, Line};
 use crate::readers::text::in_place;
 use crate::seconds::whole_seconds;
-use crate::{Blocked, Code, Event, Failure, Outcome, PodEvent, Prospect, ReleaseEvent, Step, StepKind, human_seconds};
+use crate::{
+    Blocked, Code, Event, Failure, InPlace, Outcome, PodEvent, Prospect, ReleaseEvent, Step, StepKind, human_seconds,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -232,9 +234,10 @@ fn bars(lines: &[Line], run: &Run, logs: &[String]) -> Vec<Row> {
                 rows.push(step_row(step, start.max(0.0), now, mark, logs));
             }
             Event::LayerStarted { layer } => layers.push((now, layer)),
-            Event::LayerInPlace { layer, releases, took } => {
+            Event::LayerInPlace { layer, releases, how, took } => {
                 layers.retain(|(_, open)| open != layer);
-                rows.push(layer_row(layer, in_place(*releases), now - took.as_secs_f64(), now, Mark::Done));
+                let mark = if *how == InPlace::Synced { Mark::Done } else { Mark::Unchanged };
+                rows.push(layer_row(layer, in_place(*releases, *how), now - took.as_secs_f64(), now, mark));
             }
             Event::LayerFailed { layer, code, took } => {
                 layers.retain(|(_, open)| open != layer);

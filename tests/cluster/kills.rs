@@ -21,7 +21,8 @@ fn twenty_runs_at_once_take_turns() {
     let tree = turn();
     layer(&tree, "fine", json!({"image": image(&tree, &pull_registry(&tree))}));
     let (alone, started) = (Alone::new(), Instant::now());
-    let children: Vec<Handle> = (0..20).map(|_| beside(&watched(&tree, &alone, &["layer", "fine"]))).collect();
+    let children: Vec<Handle> =
+        (0..20).map(|_| beside(&watched(&tree, &alone, &["layer", "fine", "--force"]))).collect();
     for child in children {
         let (code, said) = ended(&child);
         assert_eq!(code, Some(0), "{said}");
@@ -91,7 +92,7 @@ fn kill_helm(victims: Victims) -> usize {
 /// Kills helm, and what started it, once the release is in this state; it stays in it.
 fn kill_while(tree: &Tree, state: &str) {
     let is = || releases().iter().any(|(name, status)| name == "minio" && status == state);
-    let child = unheard(&tree.xtask(&["layer", "45", "--skip-tests"]));
+    let child = unheard(&tree.xtask(&["layer", "45", "--skip-tests", "--force"]));
     eventually(state, is);
     kill_helm(Victims::All);
     child.kill().unwrap();
@@ -140,7 +141,7 @@ fn layer_45_killed_at_random_moments_always_converges() {
     let (mut kills, mut converged) = (0, 0);
     let alone = Alone::new();
     while kills < KILLS {
-        let run = &["layer", "45", "--skip-tests"];
+        let run = &["layer", "45", "--skip-tests", "--force"];
         let child = unheard(&watched(&tree, &alone, run));
         let moment = Duration::from_millis(random.u64(..9_000));
         let victims = match random.u8(..6) {

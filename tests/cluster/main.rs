@@ -5,6 +5,7 @@ mod support;
 
 mod entry;
 mod guard;
+mod instant;
 mod kills;
 mod mirror;
 mod rights;

@@ -24,7 +24,7 @@ fn layer_45_runs_back_to_back() {
 #[test]
 fn two_layer_runs_at_once_take_turns_and_say_for_whom() {
     let _turn = turn();
-    let children = [(); 2].map(|()| beside(&xtask(&["layer", "45", "--skip-tests"])));
+    let children = [(); 2].map(|()| beside(&xtask(&["layer", "45", "--skip-tests", "--force"])));
     let mut seen_together = 0;
     while children.iter().any(|child| child.try_wait().unwrap().is_none()) {
         let syncs =
@@ -68,7 +68,7 @@ fn some_release_is_pending() -> bool {
 fn an_interrupt_leaves_the_release_failed_and_no_process_behind() {
     let _turn = turn();
     let cordon = Cordon::set();
-    let child = beside(&xtask(&["layer", "45"]));
+    let child = beside(&xtask(&["layer", "45", "--force"]));
     eventually("a release is being upgraded", some_release_is_pending);
     child.send_signal(libc::SIGINT).unwrap();
     let (code, said) = ended(&child);
@@ -89,7 +89,7 @@ fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
     let claims = || kubectl(&["-n", "ameide", "get", "pvc", "--no-headers", "-o", columns]);
     let before = claims();
     let cordon = Cordon::set();
-    let child = unheard(&xtask(&["layer", "45"]));
+    let child = unheard(&xtask(&["layer", "45", "--force"]));
     eventually("a release is being upgraded", some_release_is_pending);
     // Helm and Helmfile first: they must have no time to say that they failed.
     kill(&helm_processes());

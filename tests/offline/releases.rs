@@ -2,6 +2,8 @@
 //! stand-ins for helm and helmfile: what a real cluster would take minutes to show, or
 //! could not be made to show at all.
 
+mod instant;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -97,10 +99,20 @@ impl World {
                     secret["metadata"]["resourceVersion"] = "2".into();
                     self.secrets.insert(key.clone(), secret);
                 }
+                if let (true, Some(secret)) = (method == "PATCH", self.secrets.get_mut(&key)) {
+                    let patch: Value = serde_json::from_slice(body).unwrap();
+                    if patch["metadata"]["resourceVersion"] != secret["metadata"]["resourceVersion"] {
+                        return (409, json!({"kind": "Status", "status": "Failure", "code": 409}).to_string());
+                    }
+                    for (name, value) in patch["metadata"]["annotations"].as_object().unwrap() {
+                        secret["metadata"]["annotations"][name] = value.clone();
+                    }
+                }
                 self.secrets.get(&key).map_or_else(|| missing(name), |secret| (200, secret.to_string()))
             }
             ("GET", ["api", "v1", "namespaces", namespace]) => {
-                (200, json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": namespace}}).to_string())
+                let metadata = json!({"name": namespace, "uid": format!("uid of {namespace}")});
+                (200, json!({"kind": "Namespace", "apiVersion": "v1", "metadata": metadata}).to_string())
             }
             ("POST" | "PUT", [.., "leases"] | [.., "leases", _]) => (201, String::from_utf8_lossy(body).into_owned()),
             ("GET", [.., name]) if path.contains("/leases/") || path.contains("/services/") => missing(name),
@@ -118,10 +130,12 @@ impl World {
         let selector = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector=")).unwrap_or_default();
         let selector = selector.replace("%3D", "=").replace("%2C", ",").replace(['+'], " ").replace("%20", " ");
         let selector = selector.replace("%28", "(").replace("%29", ")");
-        let (set, plain) = match selector.split_once(",name in (") {
-            Some((before, rest)) => {
+        let sets = [",name in (", ",layer in ("];
+        let (set, plain) = match sets.iter().find_map(|set| Some((*set, selector.split_once(set)?))) {
+            Some((set, (before, rest))) => {
                 let (names, after) = rest.split_once(')').unwrap();
-                (Some(names.split(',').collect::<Vec<_>>()), format!("{before}{after}"))
+                let key = if set.starts_with(",name") { "name" } else { "layer" };
+                (Some((key, names.split(',').collect::<Vec<_>>())), format!("{before}{after}"))
             }
             None => (None, selector.clone()),
         };
@@ -131,7 +145,7 @@ impl World {
             .filter(|secret| namespace.is_none_or(|namespace| word(secret, "namespace") == namespace))
             .filter(|secret| {
                 let label = |key: &str| secret["metadata"]["labels"][key].as_str().unwrap_or_default();
-                set.as_ref().is_none_or(|names| names.contains(&label("name")))
+                set.as_ref().is_none_or(|(key, names)| names.contains(&label(key)))
                     && plain.split(',').filter(|pair| !pair.is_empty()).all(|pair| {
                         let (key, value) = pair.split_once('=').unwrap();
                         label(key) == value
@@ -223,7 +237,7 @@ impl Bench {
         );
         bench.stand_in("helm", "case \"$*\" in version*) echo v4.3.1 ;; esac");
         bench.stand_in("helmfile", &format!(
-            "case \"$*\" in version*) echo v1.8.0; exit ;; esac\nlayer=$(basename \"$2\" .yaml)\necho \"$layer $*\" >> {0}/said\ncase \"$*\" in\n*' list '*) if [ -f {0}/answers/$layer ]; then cat {0}/answers/$layer; else cat {0}/answers/refusal >&2; exit 3; fi ;;\n*' template '*) cat {0}/answers/template ;;\n*' build') cat {0}/answers/build ;;\nesac",
+            "case \"$*\" in version*) echo v1.8.0; exit ;; esac\nlayer=$(basename \"$2\" .yaml)\necho \"$layer $*\" >> {0}/said\nfor word in \"$@\"; do\n  if [ \"$before\" = --output-dir ]; then mkdir -p \"$word/shop/top\" && cp {0}/answers/template \"$word/shop/top/all.yaml\"; fi\n  before=$word\ndone\ncase \"$*\" in\n*' list '*) if [ -f {0}/answers/$layer ]; then cat {0}/answers/$layer; else cat {0}/answers/refusal >&2; exit 3; fi ;;\n*' template '*) cat {0}/answers/template ;;\n*' build') cat {0}/answers/build ;;\nesac",
             bench.folder.path().display()
         ));
         bench

@@ -747,6 +747,25 @@ pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
     if made_with_lab(context).await? { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
+/// Whether the cluster is of the lab's images, by what this machine remembers of the
+/// cluster that it found ready; the engine is not asked.
+///
+/// # Errors
+/// `cluster-not-ready` where none was found ready that is made from today's file.
+pub(crate) fn remembered(context: &Context) -> Result<bool, Failure> {
+    let Some(config) = context.k3d_config()? else { return Ok(false) };
+    let unknown = |why: String| {
+        Failure::new(Code::ClusterNotReady, format!("the cluster {} is not ready", config.name()))
+            .evidence(why)
+            .remedy("cargo xtask cluster")
+    };
+    let id = ReadyMarker::read(&context.state.ready_marker()).map(|marker| marker.cluster_id).unwrap_or_default();
+    if let Some(why) = unmarked(context, &config, &id) {
+        return Err(unknown(why));
+    }
+    remembered_kind(context).ok_or_else(|| unknown("of which images it was made is not known here".to_owned()))
+}
+
 pub async fn stop(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
     let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;

@@ -41,6 +41,7 @@ pub type Parser = (&'static str, fn(&[u8]));
 
 pub const PARSERS: &[Parser] = &[
     ("answer", answer),
+    ("chart-template", chart_template),
     ("checklist", kept_checklist),
     ("docker", docker_answer),
     ("duration", duration),
@@ -58,6 +59,7 @@ pub const PARSERS: &[Parser] = &[
     ("k3d-said", k3d_said),
     ("k3d.yaml", k3d_yaml),
     ("kubeconfig", kube_config),
+    ("layer-record", layer_record),
     ("layers.yaml", layers_yaml),
     ("log", log),
     ("message", message),
@@ -220,6 +222,14 @@ fn go_mod(bytes: &[u8]) {
     let _ = (tools::pin(&text), tools::prints_version(&text, "v4.3.1"));
 }
 
+fn chart_template(bytes: &[u8]) {
+    let _ = layer::inputs::doubts_in(&text(bytes));
+}
+
+fn layer_record(bytes: &[u8]) {
+    let _ = layer::record::read(&text(bytes));
+}
+
 fn helmfile_list(bytes: &[u8]) {
     let _ = layer::listed(&text(bytes), "default");
 }
@@ -235,6 +245,7 @@ fn helmfile_build(bytes: &[u8]) {
         written: None,
         layer: None,
         secret: String::new(),
+        uid: None,
         resource_version: None,
     };
     if let Some(timeout) = helmfile::timeout_in(&text(bytes), &revision) {
@@ -374,6 +385,13 @@ mod tests {
                 "[]\n%%%\nCannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?\n",
                 "a\nb\n%%%\nError response from daemon: Could not find the file /etc/x in container k3d-ameide-ci-server-0\n",
             ]),
+            "chart-template" => files(&[
+                "infra/kubernetes/charts/lib/templates/_secret.tpl",
+                "infra/kubernetes/charts/coredns-config/templates/deployment.yaml",
+                "infra/kubernetes/_defaults.yaml.gotmpl",
+                "infra/kubernetes/environments/images.yaml.gotmpl",
+                "infra/kubernetes/helmfiles/10-bootstrap.yaml",
+            ]),
             "duration" => texts(&["90", "90s", "5m", "1h"]),
             "env.yaml" => files(&[
                 "infra/kubernetes/environments/ci/env.yaml",
@@ -433,6 +451,9 @@ mod tests {
                 "apiVersion: v1\n# mine\nclusters:\n- cluster:\n    certificate-authority-data: QQ==\n    server: https://127.0.0.1:6551\n  name: k3d-ameide-ci\n# the other one\n- cluster:\n    proxy-url: http://p # a proxy\n    server: https://x\n  name: other\ncontexts:\n- context:\n    cluster: k3d-ameide-ci\n    user: admin@k3d-ameide-ci\n  name: k3d-ameide-ci\n- context:\n    cluster: other\n    user: other\n  name: other\ncurrent-context: k3d-ameide-ci\nkind: Config\nusers:\n- name: admin@k3d-ameide-ci\n  user:\n    token: a\n- name: other\n  user:\n    exec: {apiVersion: client.authentication.k8s.io/v1, command: aws, args: [eks], env: null}\n",
                 "{apiVersion: v1, kind: Config, clusters: [{name: k3d-ameide-ci, cluster: {server: 'https://x'}}], contexts: [], users: null, current-context: \"\"}\n",
                 "",
+            ]),
+            "layer-record" => texts(&[
+                r#"{"format":1,"cluster":"c","layer":"45-x","releases":[{"namespace":"ameide","name":"minio","installed":true}],"inputs":{"charts/minio":"0a"},"rendered":"aa","objects":[{"api_version":"v1","kind":"Secret","plural":"secrets","namespace":"ameide","name":"minio","uid":"u","owns":"0b"}],"tested":true}"#,
             ]),
             "layers.yaml" => files(&["infra/kubernetes/layers.yaml"]).into_iter().chain(texts(&[
                 "preflight: {namespace: 120, service: 60}\nretries: {rateLimit: {attempts: 8, firstWait: 5, longestWait: 120}, patience: {crash-loop: 60}}\ncriticalPath: [10-bootstrap]\nlayers:\n  10-bootstrap:\n    services: [{namespace: a, name: b, port: 5432}]\n",

@@ -1,15 +1,23 @@
 //! `cargo xtask layer`: brings one layer or several to the state that the tree
-//! describes: lock, preflight, watchdog, `helmfile sync`, `helm test`.
+//! describes: what is so already is said at once; the rest goes through lock, preflight,
+//! watchdog, `helmfile sync`, `helm test`.
 
 pub mod images;
+pub(crate) mod inputs;
+pub(crate) mod instant;
+mod live;
+mod look;
 pub mod preflight;
 pub mod pull_secret;
+pub(crate) mod record;
+mod state;
 pub mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
+use camino::Utf8PathBuf;
 use futures_util::StreamExt;
 use kube::Client;
 
@@ -20,6 +28,7 @@ use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::{Retry, Spent};
 use crate::files;
 use crate::lab::{self, Lab};
+use crate::mirror::Origin;
 use crate::releases;
 use crate::repo::layers;
 use crate::repo::layers::Layer;
@@ -32,7 +41,9 @@ use crate::world::process::{Job, capture};
 use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
 use crate::world::{helm_storage, kubernetes};
-use run_record::{Code, Event, Exit, Failure, Step, StepKind};
+use look::{Look, Outcome, Sight};
+use run_record::{Code, Event, Exit, Failure, InPlace, Step, StepKind};
+use state::{Action, act};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
@@ -58,6 +69,9 @@ pub struct Args {
     /// values win, and the flag is the consent
     #[arg(long)]
     pub force_conflicts: bool,
+    /// Sync also what has not changed
+    #[arg(long)]
+    pub force: bool,
 }
 
 impl Args {
@@ -67,7 +81,7 @@ impl Args {
     }
 
     /// Helmfile's selector; an empty variable is none.
-    fn selector(&self) -> Option<&str> {
+    pub(crate) fn selector(&self) -> Option<&str> {
         self.selector.as_deref().map(str::trim).filter(|selector| !selector.is_empty())
     }
 
@@ -107,6 +121,9 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         return plan(context, &selected, args).await;
     }
     let lock = cluster::lock(context).await?;
+    if instant::answers(context, &selected, args).await? {
+        return Ok(());
+    }
     let lab = cluster::require_ready(context).await?;
     let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
     let runner = Runner { context, toolbox: &toolbox, lab: lab.as_ref(), lock: &lock, args };
@@ -114,16 +131,51 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 }
 
 async fn plan(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Failure> {
-    for layer in layers {
-        let selector = args.selector().map(|selector| format!(" -l {selector}")).unwrap_or_default();
-        let force = if args.force_conflicts { " --sync-args=--force-conflicts" } else { "" };
-        let sync = format!("helmfile -f {} -e {}{selector} sync{force}", layer.path, context.env_name);
-        context.reporter.planned(&layer.name(), format!("check what it needs, then `{sync}`"));
-        if !args.skip_tests {
-            context.reporter.planned(&layer.name(), "run `helm test` of its releases");
+    let sights = match instant::recorded(context, layers).await {
+        Ok(sights) => sights,
+        Err(failure) => {
+            context.reporter.note("layer", format!("what has changed is not known: {failure}"));
+            layers.iter().map(|_| None).collect()
+        }
+    };
+    for (layer, sight) in layers.iter().zip(sights) {
+        // With a selector Helmfile says which releases are meant.
+        let sight = sight.filter(|_| args.selector().is_none());
+        if let Some(sight) = &sight {
+            plan_releases(context, sight, args);
+        }
+        let syncs = |sight: &Sight| actions(sight, args).contains(&Action::Sync);
+        if sight.as_ref().is_none_or(syncs) {
+            let selector = args.selector().map(|selector| format!(" -l {selector}")).unwrap_or_default();
+            let force = if args.force_conflicts { " --sync-args=--force-conflicts" } else { "" };
+            let sync = format!("helmfile -f {} -e {}{selector} sync{force}", layer.path, context.env_name);
+            context.reporter.planned(&layer.name(), format!("check what it needs, then `{sync}`"));
+            if !args.skip_tests {
+                context.reporter.planned(&layer.name(), "run `helm test` of its releases");
+            }
         }
     }
     Ok(())
+}
+
+/// What is planned for each release, and why.
+fn plan_releases(context: &Context, sight: &Sight, args: &Args) {
+    for (found, action) in sight.releases.iter().zip(actions(sight, args)) {
+        let why = found.state.why();
+        let text = match action {
+            Action::Nothing => format!("nothing: {why}"),
+            Action::Test => format!("run its tests: {why}"),
+            Action::Sync if args.force => format!("sync, by --force: {why}"),
+            Action::Sync if found.is_open() => format!("render, and sync if that differs: {why}"),
+            Action::Sync => format!("sync: {why}"),
+        };
+        context.reporter.planned(&found.named.name, text);
+        found.told.iter().for_each(|told| context.reporter.note(&found.named.name, told));
+    }
+}
+
+fn actions(sight: &Sight, args: &Args) -> Vec<Action> {
+    sight.releases.iter().map(|found| act(&found.state, args.force, !args.skip_tests)).collect()
 }
 
 /// Every image that any layer renders is in the mirror as the lock says; where the
@@ -131,7 +183,7 @@ async fn plan(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Fa
 pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<usize, Failure> {
     let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
     let args = Args::default();
-    let reader = Reader { context, toolbox: &toolbox, lab, args: &args };
+    let reader = Reader::new(context, &toolbox, lab::origin(context, lab), &args)?;
     let client = match kubernetes::client(context).await {
         Ok(client) if kubernetes::ready(&client).await.is_ok() => Some(client),
         _ => None,
@@ -160,12 +212,28 @@ pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<us
 pub struct Reader<'a> {
     context: &'a Context,
     toolbox: &'a Toolbox,
-    lab: Option<&'a Lab>,
+    /// Where the images are from, and the file that hands their lock over.
+    origin: Origin,
+    values: Utf8PathBuf,
     args: &'a Args,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(context: &'a Context, toolbox: &'a Toolbox, origin: Origin, args: &'a Args) -> Result<Self, Failure> {
+        let content: serde_json::Value = crate::repo::read_yaml(&origin.lock)?;
+        let values = context.run_dir.join("images-lock.json");
+        let text = serde_json::json!({"imagesLock": content}).to_string();
+        std::fs::write(&values, text)
+            .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {values}: {error}")))?;
+        Ok(Self { context, toolbox, origin, values, args })
+    }
+
     fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
+        let selectors: Vec<String> = self.args.selector().map(str::to_owned).into_iter().collect();
+        self.helmfile_on(layer, &selectors, arguments)
+    }
+
+    fn helmfile_on(&self, layer: &Layer, selectors: &[String], arguments: &[&str]) -> tokio::process::Command {
         let mut command = self.toolbox.command_on("helmfile", self.context);
         command.current_dir(&self.context.tree.root);
         command.args(["--file", layer.path.as_str(), "--environment", &self.context.env_name]);
@@ -176,11 +244,13 @@ impl Reader<'_> {
             self.toolbox.path("helm").as_str(),
             "--no-color",
         ]);
-        if let Some(selector) = self.args.selector() {
+        for selector in selectors {
             command.args(["--selector", selector]);
         }
         command.args(arguments);
-        command.env("AMEIDE_IMAGES_LOCK", lab::origin(self.context, self.lab).lock);
+        command.args(["--state-values-file", self.values.as_str()]);
+        // So that a rendering depends on nothing but what it is given.
+        command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
         command.env("AMEIDE_RUN", &self.context.run_id);
         command
     }
@@ -197,6 +267,26 @@ impl Reader<'_> {
     /// All that the layer's releases would put into the cluster, hooks, tests and definitions included.
     async fn render(&self, layer: &Layer) -> Result<String, Failure> {
         Ok(self.read(layer, &["--quiet", "template", "--include-crds"]).await?.unwrap_or_default())
+    }
+
+    /// By release, the digest of what the cluster would be given now: rendered with what the
+    /// cluster itself answers to charts that ask it.
+    async fn renderings(&self, layer: &Layer) -> Result<record::Renderings, Failure> {
+        let folder = tempfile::tempdir();
+        let folder =
+            folder.map_err(|error| self.unreadable(layer, "template", format!("no temporary folder: {error}")))?;
+        let root = folder.path().to_string_lossy();
+        let arguments = [
+            "--quiet",
+            "template",
+            "--template-args=--dry-run=server",
+            "--output-dir",
+            &root,
+            "--output-dir-template",
+            "{{ .OutputDir }}/{{ .Release.Namespace }}/{{ .Release.Name }}",
+        ];
+        self.read(layer, &arguments).await?;
+        record::rendered_below(folder.path()).map_err(|error| self.unreadable(layer, "template", error))
     }
 
     /// What Helmfile prints of a layer's file; none where none of its releases is selected.
@@ -258,7 +348,7 @@ impl Reader<'_> {
         };
         let places = images::Places::of(&self.context.tree)?;
         let named = images::images(manifests, &places).map_err(|error| self.unreadable(layer, "template", error))?;
-        let lock = lab::origin(self.context, self.lab).read_lock()?;
+        let lock = self.origin.read_lock()?;
         let exempt = self.context.tree.layer_needs()?.unmirrored;
         images::check(&layer.name(), &named, &self.context.env.registry.pull, &lock, &platforms, &exempt)?;
         Ok(named.len())
@@ -275,8 +365,8 @@ pub struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    fn reader(&self) -> Reader<'_> {
-        Reader { context: self.context, toolbox: self.toolbox, lab: self.lab, args: self.args }
+    fn reader(&self) -> Result<Reader<'_>, Failure> {
+        Reader::new(self.context, self.toolbox, lab::origin(self.context, self.lab), self.args)
     }
 
     /// Each layer in order; the first that fails ends the run.
@@ -314,7 +404,7 @@ impl Runner<'_> {
         let reporter = &self.context.reporter;
         let started = Instant::now();
         reporter.event(&Event::LayerStarted { layer: name.clone() });
-        let reader = self.reader();
+        let reader = self.reader()?;
         let (wanted, manifests) =
             tokio::join!(reader.releases(layer, client.default_namespace()), reader.render(layer));
         let (wanted, manifests) = (wanted?, manifests?);
@@ -322,38 +412,131 @@ impl Runner<'_> {
             reporter.event(&Event::LayerSkipped { layer: name, selector: selector.to_owned() });
             return Ok(false);
         }
-        let step = reporter.step(Step::new(StepKind::Preflight, &name, "preflight").of_layer(&name));
-        let images = reader.check_images(layer, &manifests, Some(client));
-        let own = preflight::Own::of(&manifests, &wanted);
-        preflight::check(self.context, client, layer, self.lab, &own, images).await?;
-        step.done();
-        if let Some(need) = &self.context.tree.layer_needs()?.pull_secret {
-            pull_secret::ensure(self.context, client, need).await?;
+        let look = self.look(client, &reader).await;
+        let sight = match &look {
+            Some(look) => examined(&reader, look, layer, &wanted, self.args).await,
+            None => None,
+        };
+        let of = |action: Action| -> Vec<Release> {
+            let Some(sight) = &sight else { return if action == Action::Sync { wanted.clone() } else { Vec::new() } };
+            let actions = wanted.iter().zip(actions(sight, self.args));
+            actions.filter(|(_, planned)| *planned == action).map(|(release, _)| release.clone()).collect()
+        };
+        let (syncing, mut testing) = (of(Action::Sync), of(Action::Test));
+        if let Some(sight) = &sight {
+            instant::tell(self.context, sight, self.args);
         }
-        releases::watch_over(self.context, client, &wanted).await?;
-        releases::consent_to_uninstalls(self.context, client, &wanted).await?;
-        releases::consent_to_upgrades(self.context, client, &wanted, &manifests).await?;
-        // Helmfile calls a file of which it would do nothing an error.
-        if !wanted.is_empty() {
-            self.sync_until_settled(client, layer, &wanted).await?;
-            releases::by_hand::tell(self.context, client, &wanted).await;
+        if !syncing.is_empty() || sight.is_none() {
+            let step = reporter.step(Step::new(StepKind::Preflight, &name, "preflight").of_layer(&name));
+            let images = reader.check_images(layer, &manifests, Some(client));
+            let own = preflight::Own::of(&manifests, &wanted);
+            preflight::check(self.context, client, layer, self.lab, &own, images).await?;
+            step.done();
+            if let Some(need) = &self.context.tree.layer_needs()?.pull_secret {
+                pull_secret::ensure(self.context, client, need).await?;
+            }
+            releases::watch_over(self.context, client, &wanted).await?;
+            releases::consent_to_uninstalls(self.context, client, &wanted).await?;
+            releases::consent_to_upgrades(self.context, client, &wanted, &manifests).await?;
+            // Helmfile calls a file of which it would do nothing an error.
+            if !syncing.is_empty() {
+                let left = wanted.iter().filter(|release| release.installed).count();
+                let part = syncing.iter().filter(|release| release.installed).count() < left;
+                self.sync_until_settled(client, layer, &syncing, part).await?;
+                releases::by_hand::tell(self.context, client, &wanted).await;
+            }
         }
         if !self.args.skip_tests {
-            self.test(client, layer, &wanted).await?;
+            testing.extend(syncing.iter().cloned());
         }
+        let tested = self.test(client, layer, &testing).await;
+        if let Some(look) = &look {
+            self.record(look, &reader, layer, &wanted, sight.as_ref(), &syncing, &testing, &tested).await;
+        }
+        Interrupt::global().check()?;
+        all_or_first(tested)?;
         let releases = wanted.iter().filter(|release| release.installed).count();
-        reporter.event(&Event::LayerInPlace { layer: name, releases, took: started.elapsed() });
+        let how = if testing.is_empty() && syncing.is_empty() { InPlace::Unchanged } else { InPlace::Synced };
+        reporter.event(&Event::LayerInPlace { layer: name, releases, how, took: started.elapsed() });
         Ok(true)
     }
 
+    /// What is there, for comparing; where it cannot be seen, everything is synced.
+    async fn look<'b>(&'b self, client: &'b Client, reader: &Reader<'_>) -> Option<Look<'b>> {
+        let opened = async {
+            let lock = bytes(&reader.origin)?;
+            Look::open(self.context, client, lock).await
+        };
+        opened.await.map_err(|failure| instant::cannot(self.context, &failure)).ok()
+    }
+
+    /// Leaves what the next run compares with: for what was synced or tested now, and for
+    /// what a fresh rendering has shown to be the same under other inputs.
+    #[expect(clippy::too_many_arguments, reason = "all that a layer's run has found out")]
+    async fn record(
+        &self,
+        look: &Look<'_>,
+        reader: &Reader<'_>,
+        layer: &Layer,
+        wanted: &[Release],
+        sight: Option<&Sight>,
+        synced: &[Release],
+        testing: &[Release],
+        tested: &[Result<(), Failure>],
+    ) {
+        let is =
+            |release: &Release, other: &Release| release.name == other.name && release.namespace == other.namespace;
+        let outcomes: Vec<Outcome<'_>> = wanted
+            .iter()
+            .enumerate()
+            .filter(|(_, release)| release.installed)
+            .filter_map(|(index, release)| {
+                let before = sight.and_then(|sight| sight.releases.get(index));
+                let now = testing.iter().zip(tested).find(|(other, _)| is(release, other));
+                let was_synced = synced.iter().any(|other| is(release, other));
+                let kept = before.is_some_and(|found| found.is_recorded_as_it_is());
+                let passed = match now {
+                    Some((_, result)) => result.is_ok(),
+                    None => !was_synced && before.is_some_and(look::Found::was_tested),
+                };
+                (was_synced || now.is_some() || !kept).then_some(Outcome { release, tested: passed })
+            })
+            .collect();
+        if outcomes.is_empty() {
+            return;
+        }
+        // With a selector, the layer has more releases than those that were meant.
+        let all = match self.args.selector() {
+            None => Ok(wanted.to_vec()),
+            Some(_) => {
+                let whole = Args { selector: None, ..self.args.clone() };
+                let (origin, values) = (reader.origin.clone(), reader.values.clone());
+                let reader = Reader { context: reader.context, toolbox: reader.toolbox, origin, values, args: &whole };
+                reader.releases(layer, look.namespace()).await
+            }
+        };
+        match all {
+            Ok(all) => look::write(look, layer, &all, &outcomes).await,
+            Err(failure) => instant::cannot(self.context, &failure),
+        }
+    }
+
     /// Syncs, and syncs again where the retry table says so.
-    async fn sync_until_settled(&self, client: &Client, layer: &Layer, wanted: &[Release]) -> Result<(), Failure> {
+    async fn sync_until_settled(
+        &self,
+        client: &Client,
+        layer: &Layer,
+        wanted: &[Release],
+        part: bool,
+    ) -> Result<(), Failure> {
         let budgets = self.context.tree.layer_needs()?.retries;
         let reporter = &self.context.reporter;
         let mut spent = Spent::default();
         let mut reinstalled = false;
         loop {
-            let Err(failure) = self.sync(client, layer, wanted, &budgets, &mut spent).await else { return Ok(()) };
+            let Err(failure) = self.sync(client, layer, wanted, part, &budgets, &mut spent).await else {
+                return Ok(());
+            };
             let retry = spent.decide(failure.code, &budgets);
             let (Retry::RateLimit(next) | Retry::Repair(next) | Retry::Api(next) | Retry::Webhook(next)) = retry else {
                 let stopped = Interrupt::global().check().is_err();
@@ -414,6 +597,7 @@ impl Runner<'_> {
         client: &Client,
         layer: &Layer,
         wanted: &[Release],
+        part: bool,
         budgets: &Budgets,
         spent: &mut Spent,
     ) -> Result<(), Failure> {
@@ -425,7 +609,15 @@ impl Runner<'_> {
         let mut arguments = vec!["sync", "--sync-release-labels"];
         // Helmfile knows it only as a line of a file; Helm does, also for the rollback after a failure.
         arguments.extend(self.args.force_conflicts.then_some("--sync-args=--force-conflicts"));
-        let command = self.reader().helmfile(layer, &arguments);
+        // Those alone that there is a reason for; of a whole layer Helmfile says which they are.
+        let command = match part {
+            true => {
+                let selector = |release: &Release| format!("name={},namespace={}", release.name, release.namespace);
+                let selectors: Vec<String> = wanted.iter().map(selector).collect();
+                self.reader()?.helmfile_on(layer, &selectors, &arguments)
+            }
+            false => self.reader()?.helmfile(layer, &arguments),
+        };
         let mut durations: BTreeMap<(String, String), Duration> = BTreeMap::new();
         let job = Job { command, log: &log, inherit: self.lock.descriptor() };
         let diagnosis = Diagnosis::begin(self.context, client, &name, wanted, budgets, &log).await;
@@ -457,12 +649,12 @@ impl Runner<'_> {
     /// `helm test` of each installed release, some of them beside each other: most of a
     /// test's time is Helm waiting. Each runs to its end, also where another fails, so
     /// that all that fail are told and no child is left to itself.
-    async fn test(&self, client: &Client, layer: &Layer, wanted: &[Release]) -> Result<(), Failure> {
-        let installed = wanted.iter().filter(|release| release.installed);
-        let tests = installed.map(|release| self.test_release(client, layer, release));
-        let results: Vec<_> = futures_util::stream::iter(tests).buffered(TESTS_AT_ONCE).collect().await;
-        Interrupt::global().check()?;
-        all_or_first(results)
+    async fn test(&self, client: &Client, layer: &Layer, wanted: &[Release]) -> Vec<Result<(), Failure>> {
+        let tests = wanted.iter().map(async |release| match release.installed {
+            true => self.test_release(client, layer, release).await,
+            false => Ok(()),
+        });
+        futures_util::stream::iter(tests).buffered(TESTS_AT_ONCE).collect().await
     }
 
     /// `helm test` of one release, with the logs of its test pods in a file.
@@ -515,6 +707,37 @@ impl Runner<'_> {
         step.done();
         Ok(())
     }
+}
+
+/// The lock of the images, as it is written.
+fn bytes(origin: &Origin) -> Result<Vec<u8>, Failure> {
+    let path = &origin.lock;
+    std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))
+}
+
+/// How a layer's releases stand, rendered anew where that may show that nothing has changed;
+/// none where it cannot be said.
+pub(crate) async fn examined(
+    reader: &Reader<'_>,
+    look: &Look<'_>,
+    layer: &Layer,
+    wanted: &[Release],
+    args: &Args,
+) -> Option<Sight> {
+    let mut sight = match look.listed(layer, wanted).await {
+        Ok(sight) => sight,
+        Err(failure) => {
+            instant::cannot(reader.context, &failure);
+            return None;
+        }
+    };
+    if !args.force && sight.is_worth_rendering() {
+        match reader.renderings(layer).await {
+            Ok(fresh) => sight.releases.iter_mut().for_each(|found| found.rendered(&fresh)),
+            Err(failure) => instant::cannot(reader.context, &failure),
+        }
+    }
+    Some(sight)
 }
 
 /// How many releases of a layer are tested at once: each test is a Helm and some pods,

@@ -735,6 +735,14 @@ fn owner(context: &Context, others: &Others, revision: &Revision) -> Owner {
     }
 }
 
+/// The Helm on this machine that works on a revision, for who holds the lock already.
+pub(crate) fn worker(context: &Context, revision: &Revision) -> Option<String> {
+    match owner(context, &Others::kept_out(), revision) {
+        Owner::Alive { who } => Some(who),
+        Owner::Dead { .. } | Owner::Unknown => None,
+    }
+}
+
 fn is_recorded(context: &Context, run: &str) -> bool {
     let plain = run.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     plain && context.state.runs().join(run).is_dir()

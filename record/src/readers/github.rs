@@ -116,7 +116,12 @@ mod tests {
     fn a_layer_that_is_in_place_ends_its_group_and_later_failures_have_no_file() {
         let mut annotations = Annotations::default();
         annotations.commands(&Event::LayerStarted { layer: layer() }, read);
-        let done = Event::LayerInPlace { layer: layer(), releases: 2, took: Duration::from_secs(1) };
+        let done = Event::LayerInPlace {
+            layer: layer(),
+            releases: 2,
+            how: crate::InPlace::Synced,
+            took: Duration::from_secs(1),
+        };
         assert_eq!(annotations.commands(&done, read).1, ["::endgroup::"]);
         let failure = Failure::usage("x");
         assert_eq!(annotations.commands(&Event::Failed(failure), read).1, ["::error title=usage::x"]);

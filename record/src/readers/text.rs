@@ -1,6 +1,6 @@
 //! Events as lines for people, on a terminal or in a job's log.
 
-use crate::{Event, Outcome, human_seconds, seconds::whole_seconds};
+use crate::{Event, InPlace, Outcome, human_seconds, seconds::whole_seconds};
 
 /// The width that resource and step share, so that durations stand in a column.
 const COLUMN: usize = 72;
@@ -16,7 +16,10 @@ pub fn line(event: &Event) -> Option<String> {
         | Event::Pod(_)
         | Event::Images(_)
         | Event::RunEnded { .. } => return None,
-        Event::LayerInPlace { layer, releases, took } => ended("✅", layer, &in_place(*releases), took.as_secs_f64()),
+        Event::LayerInPlace { layer, releases, how, took } => {
+            let mark = if *how == InPlace::Synced { "✅" } else { "✔️ " };
+            ended(mark, layer, &in_place(*releases, *how), took.as_secs_f64())
+        }
         Event::LayerSkipped { layer, selector } => {
             format!("➡️  [{layer}] skipped: none of its releases matches {selector}")
         }
@@ -67,8 +70,13 @@ fn ended(mark: &str, resource: &str, text: &str, seconds: f64) -> String {
 }
 
 /// What a layer that is done is called.
-pub(crate) fn in_place(releases: usize) -> String {
-    format!("in place: {releases} release{}", if releases == 1 { "" } else { "s" })
+pub(crate) fn in_place(releases: usize, how: InPlace) -> String {
+    let what = match how {
+        InPlace::Synced => "in place",
+        InPlace::Unchanged => "in place, unchanged",
+        InPlace::Scaled => "unchanged, but for what an autoscaler sets",
+    };
+    format!("{what}: {releases} release{}", if releases == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -86,7 +94,8 @@ mod tests {
             line.chars().count()
         };
         assert_eq!(width("short"), width("a somewhat longer step"));
-        let layer = line(&Event::LayerInPlace { layer: "45-x".into(), releases: 1, took }).unwrap();
+        let layer =
+            line(&Event::LayerInPlace { layer: "45-x".into(), releases: 1, how: InPlace::Synced, took }).unwrap();
         assert_eq!(layer.chars().count(), width("short"));
         assert!(layer.starts_with("✅ [45-x] in place: 1 release  "), "{layer}");
     }

@@ -52,8 +52,10 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
     let ready = cluster::up(context, lock).await?;
     mirror::copy_all(context, &lab::origin(context, ready.lab.as_ref())).await?;
-    let runner = Runner { context, toolbox: &ready.toolbox, lab: ready.lab.as_ref(), lock, args };
-    runner.run_all(layers).await?;
+    if !layer::instant::answers(context, layers, args).await? {
+        let runner = Runner { context, toolbox: &ready.toolbox, lab: ready.lab.as_ref(), lock, args };
+        runner.run_all(layers).await?;
+    }
     let elapsed = human_seconds(context.reporter.elapsed().as_secs_f64());
     let names: Vec<String> = layers.iter().map(Layer::name).collect();
     context.reporter.note("up", format!("{} layers in place in {elapsed}: {}", names.len(), names.join(", ")));

@@ -121,7 +121,9 @@ fn is_a_person(manager: &str) -> bool {
     manager.starts_with("kubectl") && manager != "kubectl-rollout"
 }
 
-fn fields(entry: &ManagedFieldsEntry, items_whole: bool) -> Vec<String> {
+/// The fields of an entry of `managedFields`; an item of a list that it made as one of them
+/// where `items_whole` says so.
+pub(crate) fn fields(entry: &ManagedFieldsEntry, items_whole: bool) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(fields) = &entry.fields_v1 {
         walk(&fields.0, "", items_whole, &mut found);

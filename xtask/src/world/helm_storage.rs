@@ -97,11 +97,18 @@ pub struct Revision {
     pub layer: Option<String>,
     #[serde(skip)]
     pub secret: String,
+    /// Of that Secret.
+    #[serde(skip)]
+    pub uid: Option<String>,
     #[serde(skip)]
     pub resource_version: Option<String>,
 }
 
 const STAMP_LABEL: &str = "run";
+
+/// The annotation that a layer's run leaves on a revision that it found whole. Helm writes
+/// the Secret anew each time, without it.
+pub(crate) const RECORD: &str = "ameide/record";
 
 impl Revision {
     /// None where it is not a revision: labels are anybody's to set, the name is Helm's.
@@ -123,6 +130,7 @@ impl Revision {
             written: writes.chain(created).max(),
             layer: labels.get("layer").cloned(),
             secret,
+            uid: metadata.uid.clone(),
             resource_version: metadata.resource_version.clone(),
         })
     }
@@ -141,6 +149,7 @@ impl Revision {
             written: None,
             layer: None,
             secret: key(release, revision),
+            uid: None,
             resource_version: None,
         }
     }
@@ -342,10 +351,34 @@ pub async fn history(client: &Client, namespace: &str, release: &str) -> Result<
 }
 
 async fn list(secrets: Api<Secret>, labels: &str, what: &str) -> Result<Vec<Revision>, Failure> {
+    Ok(with_metadata(secrets, labels, what).await?.into_iter().map(|(revision, _)| revision).collect())
+}
+
+/// The revisions with these labels, in this namespace or in all, each with the metadata of
+/// its Secret.
+///
+/// # Errors
+/// Those of reading; `usage` where Helm keeps its releases elsewhere.
+pub(crate) async fn metadata(
+    client: &Client,
+    namespace: Option<&str>,
+    labels: &str,
+) -> Result<Vec<(Revision, ObjectMeta)>, Failure> {
+    let (api, what) = match namespace {
+        Some(namespace) => {
+            (Api::namespaced(client.clone(), namespace), format!("Helm's release Secrets in {namespace}"))
+        }
+        None => (Api::all(client.clone()), "Helm's release Secrets".to_owned()),
+    };
+    with_metadata(api, labels, &what).await
+}
+
+async fn with_metadata(secrets: Api<Secret>, labels: &str, what: &str) -> Result<Vec<(Revision, ObjectMeta)>, Failure> {
     check_driver()?;
     let listed = secrets.list_metadata(&ListParams::default().labels(labels)).await;
     let listed = listed.map_err(|error| read_failed(what, error))?;
-    Ok(listed.items.iter().filter_map(|secret| Revision::of(&secret.metadata)).collect())
+    let of = |metadata: ObjectMeta| Revision::of(&metadata).map(|revision| (revision, metadata));
+    Ok(listed.items.into_iter().filter_map(|secret| of(secret.metadata)).collect())
 }
 
 /// The Secret of a revision.
@@ -375,8 +408,12 @@ fn payload(secret: &Secret) -> &[u8] {
     secret.data.as_ref().and_then(|data| data.get("release")).map_or(&[], |release| &release.0)
 }
 
-/// Puts the status into both places of a Secret, and leaves the rest as it is.
+/// Puts the status into both places of a Secret, takes the record of the other status away,
+/// and leaves the rest as it is.
 pub fn set_status(secret: &mut Secret, status: Status, description: &str) -> Result<(), String> {
+    if let Some(annotations) = &mut secret.metadata.annotations {
+        annotations.remove(RECORD);
+    }
     let changed = with_status(payload(secret), status, description)?;
     let data = secret.data.as_mut().and_then(|data| data.get_mut("release"));
     data.ok_or("it has no key `release`")?.0 = changed;

@@ -23,6 +23,34 @@ use run_record::{Code, Failure};
 
 /// The API server's own clock (its `Date` header), to which its timestamps belong.
 pub async fn server_time(client: &Client) -> Result<jiff::Timestamp, Failure> {
+    Ok(version(client).await?.0)
+}
+
+/// What the API server says of itself.
+pub(crate) struct Server {
+    /// `v1.34.1+k3s1`
+    pub version: String,
+    /// Its own clock.
+    pub time: jiff::Timestamp,
+}
+
+/// Asks for both at once.
+///
+/// # Errors
+/// Those of asking; an answer without a version.
+pub(crate) async fn server(client: &Client) -> Result<Server, Failure> {
+    let (time, body) = version(client).await?;
+    let told: serde_json::Value = serde_json::from_slice(&connect::beginning(body, VERSION).await).unwrap_or_default();
+    match told["gitVersion"].as_str() {
+        Some(version) if !version.is_empty() => Ok(Server { version: version.to_owned(), time }),
+        _ => Err(Failure::new(Code::ApiFailed, "the API server does not tell its version")),
+    }
+}
+
+/// Of the answer to `/version`, in bytes.
+const VERSION: usize = 64 << 10;
+
+async fn version(client: &Client) -> Result<(jiff::Timestamp, kube::client::Body), Failure> {
     let failed =
         |error: String| Failure::new(Code::ApiUnreachable, "asking the API server for its time failed").evidence(error);
     let request = http::Request::get("/version").body(kube::client::Body::empty());
@@ -30,7 +58,8 @@ pub async fn server_time(client: &Client) -> Result<jiff::Timestamp, Failure> {
     let response = client.send(request).await.map_err(|error| read_failed("the API server's time", error))?;
     let date = response.headers().get("date").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date);
-    parsed.map_err(|error| failed(format!("its Date {date:?}: {error}")))
+    let time = parsed.map_err(|error| failed(format!("its Date {date:?}: {error}")))?;
+    Ok((time, response.into_body()))
 }
 
 /// The pods with these labels, wherever they are; where the whole cluster may not be

@@ -30,6 +30,7 @@ fn revision(status: Status) -> Revision {
         written: None,
         layer: None,
         secret: "sh.helm.release.v1.minio.v2".into(),
+        uid: None,
         resource_version: None,
     }
 }

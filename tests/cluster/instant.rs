@@ -1,0 +1,282 @@
+//! A layer that is in place is said to be at once, and is never said to be where it is not:
+//! every kind of drift and doubt on the real cluster, each with what it must lead to.
+
+use std::collections::BTreeMap;
+
+use xtask::releases::Status;
+use xtask::world::helm_storage::set_status;
+
+use crate::support::cluster::{Tree, context, edit_revision, kubectl, node, turn};
+use crate::support::{eventually, succeeds, tool};
+
+const LAYER: [&str; 3] = ["layer", "40", "--skip-tests"];
+
+fn ameide(line: &str) {
+    let words: Vec<&str> = line.split(' ').collect();
+    kubectl(&[&["-n", "ameide"], words.as_slice()].concat());
+}
+
+fn helm(words: &[&str]) -> bool {
+    let mut helm = tool("helm");
+    helm.args(["--kube-context", &context(), "--namespace", "ameide"]).args(words);
+    helm.output().unwrap().status.success()
+}
+
+/// The newest revision of redis.
+fn revision() -> String {
+    let words = [
+        "-n",
+        "ameide",
+        "get",
+        "secrets",
+        "-l",
+        "owner=helm,name=redis",
+        "-o",
+        "jsonpath={.items[*].metadata.labels.version}",
+    ];
+    let listed = kubectl(&words);
+    listed.split_whitespace().filter_map(|number| number.parse::<u32>().ok()).max().unwrap().to_string()
+}
+
+fn ready() {
+    ameide("rollout status statefulset/redis-master --timeout=90s");
+}
+
+/// Brings redis to what the tree says, whatever a test has done to it.
+fn whole(tree: &Tree) {
+    succeeds(tree.xtask(&[&LAYER[..], &["--force", "--force-conflicts"]].concat()));
+    ready();
+    assert!(stays(tree), "what was just brought in is in place");
+}
+
+/// Whether the layer is said to be in place, with no new revision.
+fn stays(tree: &Tree) -> bool {
+    let before = revision();
+    let said = succeeds(tree.xtask(&LAYER));
+    said.contains("in place, unchanged: 1 release") && revision() == before
+}
+
+/// A copy of redis' newest revision as the next one, of this status.
+fn next_revision(status: Status) {
+    let number: u32 = revision().parse().unwrap();
+    let name = |number: u32| format!("sh.helm.release.v1.redis.v{number}");
+    let text = kubectl(&["-n", "ameide", "get", "secret", &name(number), "-o", "json"]);
+    let mut secret: k8s_openapi::api::core::v1::Secret = serde_json::from_str(&text).unwrap();
+    set_status(&mut secret, status, "by hand").unwrap();
+    let labels = secret.metadata.labels.as_mut().unwrap();
+    labels.insert("version".to_owned(), (number + 1).to_string());
+    secret.metadata.name = Some(name(number + 1));
+    secret.metadata.resource_version = None;
+    secret.metadata.uid = None;
+    secret.metadata.managed_fields = None;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    serde_json::to_writer(&file, &secret).unwrap();
+    kubectl(&["create", "-f", file.path().to_str().unwrap()]);
+}
+
+fn remove_newest() {
+    ameide(&format!("delete secret sh.helm.release.v1.redis.v{}", revision()));
+}
+
+#[test]
+fn no_drift_and_no_doubt_is_taken_for_in_place() {
+    let tree = turn();
+    whole(&tree);
+    type Act = fn(&Tree);
+    let rows: [(&str, &str, Act); 19] = [
+        ("replicas", "StatefulSet ameide/redis-master: spec.replicas was changed", |_| {
+            ameide("scale statefulset/redis-master --replicas=0");
+        }),
+        ("a variable's value", "StatefulSet ameide/redis-master", |_| {
+            let patch = r#"patch statefulset/redis-master --type=json -p=[{"op":"replace","path":"/spec/template/spec/containers/0/env/0/valueFrom/secretKeyRef/key","value":"other"}]"#;
+            ameide(patch);
+        }),
+        ("a ConfigMap's data", "ConfigMap ameide/redis: data.redis.conf was changed by kubectl-patch", |_| {
+            ameide(r#"patch configmap/redis --type=merge -p {"data":{"redis.conf":"x"}}"#);
+        }),
+        ("a Secret's data", "Secret ameide/redis-auth: data.password was changed by kubectl-patch", |_| {
+            let password = kubectl(&["-n", "ameide", "get", "secret", "redis-auth", "-o", "jsonpath={.data.password}"]);
+            ameide(r#"patch secret/redis-auth --type=merge -p {"data":{"password":"eA=="}}"#);
+            // It stays somebody else's; what redis was started with comes back.
+            ameide(&format!(r#"patch secret/redis-auth --type=merge -p {{"data":{{"password":"{password}"}}}}"#));
+        }),
+        (
+            "a label",
+            "Service ameide/redis-master: metadata.labels.app.kubernetes.io/component was changed by kubectl-label",
+            |_| {
+                ameide("label service/redis-master app.kubernetes.io/component=x --overwrite");
+            },
+        ),
+        (
+            "an annotation",
+            "Secret ameide/redis-auth: metadata.annotations.helm.sh/resource-policy was changed by kubectl-annotate",
+            |_| {
+                ameide("annotate secret/redis-auth helm.sh/resource-policy=none --overwrite");
+            },
+        ),
+        ("a Service's port", "Service ameide/redis-master", |_| {
+            ameide(
+                r#"patch service/redis-master --type=json -p=[{"op":"replace","path":"/spec/ports/0/targetPort","value":1}]"#,
+            );
+        }),
+        ("a deleted object", "ConfigMap ameide/redis is gone", |_| ameide("delete configmap/redis")),
+        ("an object made again", "ConfigMap ameide/redis was made again", |_| {
+            let text = kubectl(&["-n", "ameide", "get", "configmap/redis", "--show-managed-fields", "-o", "json"]);
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            ameide("delete configmap/redis");
+            let mut object: serde_json::Value =
+                serde_json::from_str(&std::fs::read_to_string(file.path()).unwrap()).unwrap();
+            for field in ["uid", "resourceVersion", "creationTimestamp"] {
+                object["metadata"].as_object_mut().unwrap().remove(field);
+            }
+            std::fs::write(file.path(), object.to_string()).unwrap();
+            kubectl(&["create", "-f", file.path().to_str().unwrap()]);
+        }),
+        ("a pod that is not ready", "of 1 pods are ready", |_| {
+            kubectl(&["cordon", &node()]);
+            ameide("delete pod redis-master-0 --wait=true");
+            eventually("the pod is not ready", || {
+                let ready =
+                    ["-n", "ameide", "get", "statefulset/redis-master", "-o", "jsonpath={.status.readyReplicas}"];
+                matches!(kubectl(&ready).as_str(), "" | "0")
+            });
+        }),
+        ("a failed newer revision", "is failed", |_| next_revision(Status::Failed)),
+        ("a pending newer revision", "is pending-upgrade", |_| next_revision(Status::PendingUpgrade)),
+        ("a rollback by hand", "nothing was recorded of this revision", |_| {
+            assert!(helm(&["rollback", "redis"]));
+        }),
+        ("an upgrade by hand", "nothing was recorded of this revision", |tree| {
+            let chart = tree.path("infra/kubernetes/charts/redis");
+            assert!(helm(&["upgrade", "redis", chart.to_str().unwrap(), "--reuse-values"]));
+        }),
+        ("a test that failed", "nothing was recorded of this revision", |_| {
+            helm(&["test", "redis", "--timeout", "1s"]);
+        }),
+        ("a record that was cut", "its record was changed", |_| {
+            edit_revision("redis", |secret| {
+                let record = secret.metadata.annotations.as_mut().unwrap().get_mut("ameide/record").unwrap();
+                record.truncate(record.len() / 2);
+            });
+        }),
+        ("a record that was forged", "its record was changed", |_| {
+            edit_revision("redis", |secret| {
+                let record = secret.metadata.annotations.as_mut().unwrap().get_mut("ameide/record").unwrap();
+                *record = record.replace("\"tested\":false", "\"tested\":true");
+            });
+        }),
+        ("a revision that was edited", "its record", |_| {
+            edit_revision("redis", |secret| {
+                secret.metadata.annotations.as_mut().unwrap().insert("ameide/record".to_owned(), "x.{}".to_owned());
+            });
+        }),
+        ("an autoscaler", "", |_| {
+            let manager = "--field-manager=kube-controller-manager";
+            ameide(&format!(
+                "patch statefulset/redis-master --subresource=scale {manager} --type=merge -p {{\"spec\":{{\"replicas\":0}}}}"
+            ));
+        }),
+    ];
+    for (name, why, act) in rows {
+        act(&tree);
+        let planned = succeeds(tree.xtask(&[&LAYER[..], &["--dry-run"]].concat()));
+        let undone = kubectl(&["get", "nodes", "-o", "jsonpath={.items[*].spec.unschedulable}"]);
+        if undone.contains("true") {
+            kubectl(&["uncordon", &node()]);
+            ready();
+        }
+        if why.is_empty() {
+            // Told, and not fought.
+            let said = succeeds(tree.xtask(&LAYER));
+            assert!(said.contains("kube-controller-manager, an autoscaler: it is left"), "{name}: {said}");
+            assert!(!said.contains("in place"), "{name}: {said}");
+        } else {
+            assert!(planned.contains("sync: ") && planned.contains(why), "{name}: {planned}");
+        }
+        if name.ends_with("newer revision") {
+            remove_newest();
+        }
+        whole(&tree);
+    }
+}
+
+#[test]
+fn an_input_that_changed_is_named_and_synced_where_it_renders_something_else() {
+    let tree = turn();
+    whole(&tree);
+    let values = "infra/kubernetes/values/infrastructure/redis.yaml.gotmpl";
+    let comment = |text: String| format!("# Nothing of this is rendered.\n{text}");
+    for (file, told) in [
+        (values, "values/infrastructure/redis.yaml.gotmpl changed"),
+        ("infra/kubernetes/charts/redis/values.yaml", "charts/redis changed"),
+        ("infra/kubernetes/helmfiles/40-data-plane.yaml", "helmfiles/40-data-plane.yaml changed"),
+        ("infra/kubernetes/_defaults.yaml.gotmpl", "_defaults.yaml.gotmpl changed"),
+        ("infra/kubernetes/environments/ci/env.yaml", "environments/ci/env.yaml changed"),
+    ] {
+        tree.edit(file, comment);
+        let before = revision();
+        let said = succeeds(tree.xtask(&LAYER));
+        assert!(said.contains(told) && said.contains("what it renders is the same"), "{file}: {said}");
+        assert_eq!(revision(), before, "{file}: {said}");
+        assert!(stays(&tree), "{file}");
+    }
+    // A template in a comment is carried out as well.
+    tree.edit(values, |text| format!("{text}# {{{{ env \"AMEIDE_OF_THE_TEST\" }}}}\n"));
+    succeeds(tree.xtask(&LAYER));
+    let mut with = tree.xtask(&LAYER);
+    with.env("AMEIDE_OF_THE_TEST", "1");
+    let said = succeeds(with);
+    assert!(said.contains("the variable AMEIDE_OF_THE_TEST is new"), "{said}");
+
+    tree.edit("infra/kubernetes/charts/lib/templates/_metadata.tpl", |text| {
+        text.replace("app.kubernetes.io/part-of: ameide", "app.kubernetes.io/part-of: other")
+    });
+    let before = revision();
+    let said = succeeds(tree.xtask(&LAYER));
+    assert!(said.contains("synced: charts/redis changed"), "{said}");
+    assert_ne!(revision(), before, "{said}");
+}
+
+#[test]
+fn what_others_do_beside_helm_is_no_drift_and_an_unchanged_run_writes_nothing() {
+    let tree = turn();
+    whole(&tree);
+    ameide("annotate statefulset/redis-master injected=1 --overwrite");
+    ameide("annotate configmap/redis injected=1 --overwrite");
+    assert!(stays(&tree), "others' annotations");
+    ameide("delete pod redis-master-0 --wait=true");
+    ready();
+    assert!(stays(&tree), "a pod that is made again");
+    // An equal tree somewhere else.
+    assert!(stays(&Tree::copy()), "an equal tree");
+
+    // What its controllers write of themselves is not counted.
+    let writes = || -> BTreeMap<String, u64> {
+        let metrics = kubectl(&["get", "--raw", "/metrics"]);
+        let ours = [
+            "resource=\"secrets\"",
+            "resource=\"configmaps\"",
+            "resource=\"services\"",
+            "resource=\"statefulsets\"",
+            "resource=\"networkpolicies\"",
+            "resource=\"pods\"",
+        ];
+        let verbs = ["POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION"];
+        metrics
+            .lines()
+            .filter(|line| line.starts_with("apiserver_request_total{") && ours.iter().any(|kind| line.contains(kind)))
+            .filter(|line| verbs.iter().any(|verb| line.contains(&format!("verb=\"{verb}\""))))
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(name, count)| (name.to_owned(), count.parse::<f64>().unwrap() as u64))
+            .collect()
+    };
+    let lease = || {
+        kubectl(&["-n", "kube-system", "get", "lease", "ameide-deploy", "-o", "jsonpath={.metadata.resourceVersion}"])
+    };
+    let before = (writes(), lease());
+    for _ in 0..5 {
+        assert!(stays(&tree));
+    }
+    assert_eq!((writes(), lease()), before);
+}

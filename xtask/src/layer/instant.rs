@@ -1,0 +1,142 @@
+//! The short way through a run: layers that are in place are said to be, by one look that
+//! starts no program, writes nothing and takes no Lease. Whatever is not plainly so goes
+//! the long way, which looks again under the Lease and says why.
+
+use std::time::Instant;
+
+use super::look::{Look, Sight};
+use super::state::{Action, Kept};
+use super::{Args, Reader, actions, bytes, examined};
+use crate::cluster;
+use crate::cluster::lease;
+use crate::lab;
+use crate::mirror::Origin;
+use crate::repo::layers::Layer;
+use crate::run::context::Context;
+use crate::world::{kubernetes, tools};
+use run_record::{Event, Exit, Failure, InPlace};
+
+/// What is recorded of these layers beside what is so; none for one of which nothing is.
+///
+/// # Errors
+/// Those of looking; a cluster that this machine has not found ready.
+pub(crate) async fn recorded(context: &Context, layers: &[Layer]) -> Result<Vec<Option<Sight>>, Failure> {
+    let client = kubernetes::client(context).await?;
+    let lock = bytes(&origin(context)?)?;
+    Look::open(context, &client, lock).await?.recorded(layers).await
+}
+
+/// Whether all of these layers are in place, which is told then; where it cannot be said,
+/// they are not.
+///
+/// # Errors
+/// An interrupt alone.
+pub(crate) async fn answers(context: &Context, layers: &[Layer], args: &Args) -> Result<bool, Failure> {
+    if args.force || args.force_conflicts || args.selector().is_some() {
+        return Ok(false);
+    }
+    match in_place(context, layers, args).await {
+        Ok(found) => Ok(found),
+        Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => Err(failure),
+        // The long way looks again, and says why it cannot.
+        Err(_) => Ok(false),
+    }
+}
+
+async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bool, Failure> {
+    let started = Instant::now();
+    let origin = origin(context)?;
+    let client = kubernetes::client(context).await?;
+    let lock = bytes(&origin)?;
+    let (look, holder) = tokio::join!(Look::open(context, &client, lock), lease::other_holder(context, &client));
+    let look = look?;
+    // What another run changes is not looked at yet.
+    if holder?.is_some() {
+        return Ok(false);
+    }
+    let mut sights = Vec::new();
+    for sight in look.recorded(layers).await? {
+        let Some(sight) = sight else { return Ok(false) };
+        sights.push(sight);
+    }
+    let still = |sight: &Sight| actions(sight, args).iter().all(|action| *action == Action::Nothing);
+    let hopeless = |sight: &Sight| {
+        let mut found = sight.releases.iter().zip(actions(sight, args));
+        found.any(|(found, action)| action != Action::Nothing && !found.is_open())
+    };
+    if sights.iter().any(hopeless) {
+        return Ok(false);
+    }
+    for (layer, sight) in layers.iter().zip(&mut sights) {
+        if still(sight) {
+            continue;
+        }
+        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+        let reader = Reader::new(context, &toolbox, origin.clone(), args)?;
+        let wanted = reader.releases(layer, look.namespace()).await?;
+        let Some(examined) = examined(&reader, &look, layer, &wanted, args).await.filter(still) else {
+            return Ok(false);
+        };
+        *sight = examined;
+        refresh(&look, layer, &wanted, sight).await;
+    }
+    look.pull_secret().await?;
+    for (layer, sight) in layers.iter().zip(&sights) {
+        tell(context, sight, args);
+        finished(context, layer, sight, started);
+    }
+    Ok(true)
+}
+
+/// Records the new inputs of releases that they render the same.
+async fn refresh(look: &Look<'_>, layer: &Layer, wanted: &[super::Release], sight: &Sight) {
+    let outdated = wanted.iter().zip(&sight.releases).filter(|(_, found)| !found.is_recorded_as_it_is());
+    let outcomes: Vec<super::Outcome<'_>> = outdated
+        .filter(|(release, _)| release.installed)
+        .map(|(release, found)| super::Outcome { release, tested: found.was_tested() })
+        .collect();
+    if !outcomes.is_empty() {
+        super::look::write(look, layer, wanted, &outcomes).await;
+    }
+}
+
+fn finished(context: &Context, layer: &Layer, sight: &Sight, started: Instant) {
+    let releases = sight.releases.iter().filter(|found| found.named.installed).count();
+    let scaled = sight.releases.iter().any(|found| !found.told.is_empty());
+    let how = if scaled { InPlace::Scaled } else { InPlace::Unchanged };
+    context.reporter.event(&Event::LayerInPlace { layer: layer.name(), releases, how, took: started.elapsed() });
+}
+
+/// Why something is done about a release, and what of it was found to make no difference.
+pub(crate) fn tell(context: &Context, sight: &Sight, args: &Args) {
+    for (found, action) in sight.releases.iter().zip(actions(sight, args)) {
+        let name = &found.named.name;
+        let why = found.state.why();
+        match action {
+            Action::Sync if args.force => context.reporter.note(name, format!("synced, by --force: {why}")),
+            Action::Sync => context.reporter.note(name, format!("synced: {why}")),
+            Action::Test => context.reporter.note(name, format!("tested: {why}")),
+            Action::Nothing => {
+                if let (Kept::Whole { inputs: Some(why), .. }, true) =
+                    (&found.facts.kept, found.facts.rendering.is_some())
+                {
+                    context.reporter.note(name, format!("{why}, and what it renders is the same"));
+                }
+            }
+        }
+        found.told.iter().for_each(|told| context.reporter.warn(name, told));
+    }
+}
+
+/// Says that nothing can be said at once, and why.
+pub(crate) fn cannot(context: &Context, failure: &Failure) {
+    context.reporter.note("layer", format!("what has changed cannot be told, hence all is synced: {failure}"));
+}
+
+/// Where the images are from, by what this machine remembers of the cluster.
+fn origin(context: &Context) -> Result<Origin, Failure> {
+    match cluster::remembered(context)? {
+        true => lab::known_origin(),
+        false => Ok(Origin::public(context)),
+    }
+}

@@ -1,0 +1,585 @@
+//! How the objects stand that Helm made: whether somebody changed what Helm owns of them,
+//! and whether what runs is whole. Only looked at, one GET for each object; of kinds that
+//! run something the whole object is read, of all others their metadata alone, so that no
+//! Secret's data travels.
+//!
+//! Helm applies on the server's side: what it set is listed in the object's `managedFields`,
+//! under its name, and moves away from there when somebody else sets it. So that list and
+//! the object's uid tell a change by others, in every kind, without a dry run. Not seen
+//! is what Helm never set, and who writes in Helm's name.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+use kube::Client;
+use kube::api::{Api, DynamicObject};
+use kube::core::ApiResource;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::inputs::digest;
+use super::state::Drift;
+use crate::releases::by_hand;
+use crate::world::kubernetes::read_failed;
+use run_record::Failure;
+
+/// Where an object is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub api_version: String,
+    pub kind: String,
+    /// As the API's paths name the kind.
+    pub plural: String,
+    /// None for one of the whole cluster.
+    pub namespace: Option<String>,
+    pub name: String,
+}
+
+impl Place {
+    fn resource(&self) -> ApiResource {
+        let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
+        ApiResource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            api_version: self.api_version.clone(),
+            kind: self.kind.clone(),
+            plural: self.plural.clone(),
+        }
+    }
+
+    fn api(&self, client: &Client) -> Api<DynamicObject> {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &self.resource()),
+            None => Api::all_with(client.clone(), &self.resource()),
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
+    }
+}
+
+/// An object that Helm made, and how it stood then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Made {
+    #[serde(flatten)]
+    pub place: Place,
+    pub uid: String,
+    /// The digest of what Helm owns of it.
+    pub owns: String,
+}
+
+/// An object as it is now.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub metadata: ObjectMeta,
+    /// With spec and status, of kinds that run something.
+    whole: Option<Value>,
+}
+
+/// How many are asked for at once: the client has one connection for each.
+const AT_ONCE: usize = 6;
+
+/// Each of these as it is now; none for one that is gone.
+///
+/// # Errors
+/// Those of reading: what was not seen is not said to be gone.
+pub(crate) async fn look(client: &Client, places: &[Place]) -> Result<Vec<Option<Seen>>, Failure> {
+    let gets = places.iter().map(async |place| {
+        let api = place.api(client);
+        let seen = if runs(place) {
+            let found = api.get_opt(&place.name).await;
+            found.map(|found| {
+                found
+                    .map(|object| Seen { metadata: object.metadata.clone(), whole: serde_json::to_value(&object).ok() })
+            })
+        } else {
+            let found = api.get_metadata_opt(&place.name).await;
+            found.map(|found| found.map(|object| Seen { metadata: object.metadata, whole: None }))
+        };
+        seen.map_err(|error| read_failed(&place.to_string(), error))
+    });
+    let all: Vec<Result<Option<Seen>, Failure>> = futures_util::stream::iter(gets).buffered(AT_ONCE).collect().await;
+    all.into_iter().collect()
+}
+
+/// The kinds that run something, or wait for something.
+fn runs(place: &Place) -> bool {
+    let group = place.api_version.split_once('/').map_or("", |(group, _)| group);
+    matches!(
+        (group, place.kind.as_str()),
+        ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
+            | ("batch", "Job")
+            | ("", "PersistentVolumeClaim" | "Pod")
+    )
+}
+
+/// What Helm owns of an object, as one digest: without the times, which say nothing, and
+/// without status, which is not Helm's.
+///
+/// # Errors
+/// Where it is not exactly one list: then nothing can be told by it.
+pub(crate) fn owned(metadata: &ObjectMeta) -> Result<String, String> {
+    Ok(digest_of(helms(metadata)?))
+}
+
+fn helms(metadata: &ObjectMeta) -> Result<Value, String> {
+    let mut entries = metadata.managed_fields.iter().flatten().filter(|entry| is_helms(entry));
+    match (entries.next(), entries.next()) {
+        (Some(entry), None) if entry.operation.as_deref() == Some("Apply") => {
+            Ok(entry.fields_v1.as_ref().map(|fields| fields.0.clone()).unwrap_or_default())
+        }
+        (Some(_), None) => Err("Helm has not applied it on the server's side".to_owned()),
+        (None, _) => Err("nothing of it is Helm's".to_owned()),
+        (Some(_), Some(_)) => Err("Helm owns it in more than one way".to_owned()),
+    }
+}
+
+fn digest_of(fields: Value) -> String {
+    digest(fields.to_string().as_bytes())
+}
+
+fn is_helms(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref() == Some("helm") && entry.subresource.is_none()
+}
+
+/// What an object's look says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    AsMade,
+    /// As made, but for the number of its pods, which an autoscaler sets; the words for it.
+    Scaled(String),
+    Drifted(Drift),
+}
+
+/// An object beside what was recorded of it. `now` is the API server's time.
+pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Standing {
+    let object = made.place.to_string();
+    let whole = |what: &str| Drift { object: object.clone(), field: None, manager: None, ago: None, what: what.into() };
+    let Some(seen) = seen else { return Standing::Drifted(whole("is gone")) };
+    let metadata = &seen.metadata;
+    if metadata.deletion_timestamp.is_some() {
+        return Standing::Drifted(whole("is being deleted"));
+    }
+    if metadata.uid.as_deref() != Some(&made.uid) {
+        return Standing::Drifted(whole("was made again since Helm made it"));
+    }
+    let fields = match helms(metadata) {
+        Err(why) => return Standing::Drifted(whole(&format!("cannot be judged: {why}"))),
+        Ok(fields) if digest_of(fields.clone()) == made.owns => return Standing::AsMade,
+        Ok(fields) => fields,
+    };
+    if let Some(scaler) = autoscaler(metadata)
+        && with_replicas(fields.clone()).is_some_and(|fields| digest_of(fields) == made.owns)
+    {
+        let text = format!("{object}: spec.replicas is set by {scaler}, an autoscaler: it is left as it is");
+        return Standing::Scaled(text);
+    }
+    let (field, manager, time) = changed_by(metadata);
+    let ago = time.map(|time| in_words(now.duration_since(time).as_secs().max(0)));
+    let what = if field.is_some() { "was changed" } else { "is not as Helm set it: changed" };
+    let what = if manager.is_some() { what } else { "is not as Helm set it" };
+    Standing::Drifted(Drift { object, field, manager, ago, what: what.to_owned() })
+}
+
+/// How long something is ago.
+fn in_words(seconds: i64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// Who scales the object by the subresource, unless it is a person.
+fn autoscaler(metadata: &ObjectMeta) -> Option<&str> {
+    let entry = metadata.managed_fields.iter().flatten().find(|entry| {
+        entry.subresource.as_deref() == Some("scale")
+            && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
+    })?;
+    entry.manager.as_deref().filter(|manager| !manager.starts_with("kubectl"))
+}
+
+/// The list as it would be if `spec.replicas` were in it still.
+fn with_replicas(mut fields: Value) -> Option<Value> {
+    let spec = fields.get_mut("f:spec")?.as_object_mut()?;
+    spec.insert("f:replicas".to_owned(), Value::Object(serde_json::Map::new()));
+    Some(fields)
+}
+
+/// The newest change by somebody else: a field that Helm does not own (any more), who, and when.
+fn changed_by(metadata: &ObjectMeta) -> (Option<String>, Option<String>, Option<Timestamp>) {
+    let entries = || metadata.managed_fields.iter().flatten();
+    let helms: Vec<String> =
+        entries().filter(|entry| is_helms(entry)).flat_map(|entry| by_hand::fields(entry, false)).collect();
+    let time = |entry: &ManagedFieldsEntry| entry.time.as_ref().and_then(|time| time.0.to_string().parse().ok());
+    let others = entries().filter(|entry| !is_helms(entry) && entry.subresource.as_deref() != Some("status"));
+    let mut others: Vec<(Option<Timestamp>, &ManagedFieldsEntry)> = others.map(|entry| (time(entry), entry)).collect();
+    others.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+    let Some((time, newest)) = others.first() else { return (None, None, None) };
+    let field = by_hand::fields(newest, false).into_iter().find(|field| !helms.contains(field));
+    (field, newest.manager.clone(), *time)
+}
+
+/// A field that this manifest sets and that others own by now, Helm not: it was taken
+/// before anybody could record it.
+pub(crate) fn taken(manifest: &Value, metadata: &ObjectMeta) -> Option<String> {
+    let helms = helms(metadata).ok()?;
+    let others = metadata.managed_fields.iter().flatten();
+    let others = others.filter(|entry| !is_helms(entry) && entry.subresource.as_deref() != Some("status"));
+    others.filter_map(|entry| entry.fields_v1.as_ref()).find_map(|fields| taken_of(&fields.0, &helms, manifest, ""))
+}
+
+fn taken_of(others: &Value, helms: &Value, manifest: &Value, path: &str) -> Option<String> {
+    let fields: Vec<(&String, &Value)> =
+        others.as_object().into_iter().flatten().filter(|(key, _)| *key != ".").collect();
+    if fields.is_empty() {
+        return (helms.is_null() && !path.is_empty()).then(|| path.trim_start_matches('.').to_owned());
+    }
+    fields.into_iter().find_map(|(key, inner)| {
+        let (kind, name) = key.split_once(':')?;
+        let (value, step) = match kind {
+            "f" => (manifest.get(name)?, format!(".{name}")),
+            "k" => {
+                let keys: Value = serde_json::from_str(name).ok()?;
+                let keys = keys.as_object()?.clone();
+                let is = |item: &&Value| keys.iter().all(|(key, value)| item.get(key) == Some(value));
+                (manifest.as_array()?.iter().find(is)?, format!("[{name}]"))
+            }
+            _ => return None,
+        };
+        taken_of(inner, helms.get(key).unwrap_or(&Value::Null), value, &format!("{path}{step}"))
+    })
+}
+
+/// What of an object does not run as it is meant to, in words; none where it does, or
+/// where its kind runs nothing that is known here.
+pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
+    let whole = seen.whole.as_ref()?;
+    let number = |pointer: &str| whole.pointer(pointer).and_then(Value::as_i64);
+    let text = |pointer: &str| whole.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let condition = |kind: &str| {
+        whole
+            .pointer("/status/conditions")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .any(|condition| condition["type"] == kind && condition["status"] == "True")
+    };
+    let behind = || {
+        let observed = number("/status/observedGeneration").unwrap_or_default();
+        (observed < number("/metadata/generation").unwrap_or_default())
+            .then(|| "its newest change has not been taken up yet".to_owned())
+    };
+    let of = |have: Option<i64>, want: i64, what: &str| {
+        let have = have.unwrap_or_default();
+        (have < want).then(|| format!("{have} of {want} pods {what}"))
+    };
+    let wanted = number("/spec/replicas").unwrap_or(1);
+    let why = match place.kind.as_str() {
+        "Deployment" => behind()
+            .or_else(|| of(number("/status/updatedReplicas"), wanted, "are of its newest version"))
+            .or_else(|| of(number("/status/readyReplicas"), wanted, "are ready"))
+            .or_else(|| of(number("/status/availableReplicas"), wanted, "are available"))
+            .or_else(|| {
+                let pods = number("/status/replicas").unwrap_or_default();
+                (pods > wanted).then(|| format!("{pods} pods are there, of {wanted}"))
+            }),
+        "StatefulSet" => {
+            let by_itself = text("/spec/updateStrategy/type") != "OnDelete";
+            let kept = number("/spec/updateStrategy/rollingUpdate/partition").unwrap_or_default();
+            let updated = if by_itself { (wanted - kept).max(0) } else { 0 };
+            let revision = text("/status/updateRevision");
+            let there = if by_itself && kept == 0 && text("/status/currentRevision") == revision {
+                number("/status/replicas")
+            } else {
+                number("/status/updatedReplicas")
+            };
+            behind()
+                .or_else(|| of(there, updated, "are of its newest version"))
+                .or_else(|| of(number("/status/readyReplicas"), wanted, "are ready"))
+        }
+        "ReplicaSet" => behind().or_else(|| of(number("/status/readyReplicas"), wanted, "are ready")),
+        "DaemonSet" => {
+            let wanted = number("/status/desiredNumberScheduled").unwrap_or_default();
+            let by_itself = text("/spec/updateStrategy/type") != "OnDelete";
+            let updated = if by_itself { wanted } else { 0 };
+            behind()
+                .or_else(|| of(number("/status/updatedNumberScheduled"), updated, "are of its newest version"))
+                .or_else(|| of(number("/status/numberReady"), wanted, "are ready"))
+        }
+        "Job" if condition("Failed") => Some("it failed".to_owned()),
+        "Job" => (!condition("Complete")).then(|| "it has not completed".to_owned()),
+        "PersistentVolumeClaim" => {
+            let phase = text("/status/phase");
+            (phase != "Bound").then(|| format!("it is {}", if phase.is_empty() { "of no phase" } else { phase }))
+        }
+        "Pod" => {
+            let phase = text("/status/phase");
+            (phase != "Succeeded" && !(phase == "Running" && condition("Ready"))).then(|| "it is not ready".to_owned())
+        }
+        _ => None,
+    };
+    why.map(|why| format!("{place}: {why}"))
+}
+
+/// Where the objects of a manifest are, with what it says of each. Kinds are asked for
+/// once for each version of an API.
+///
+/// # Errors
+/// Those of asking; a kind that the server does not have.
+pub(crate) async fn places(
+    client: &Client,
+    objects: &[Value],
+    namespace: &str,
+    known: &mut BTreeMap<String, Vec<(String, String, bool)>>,
+) -> Result<Vec<Place>, Failure> {
+    let mut found = Vec::new();
+    for object in objects {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
+        if !known.contains_key(version) {
+            let asked = match version.contains('/') {
+                true => client.list_api_group_resources(version).await,
+                false => client.list_core_api_resources(version).await,
+            };
+            let list = asked.map_err(|error| read_failed(&format!("the kinds of {version}"), error))?;
+            let kinds = list.resources.into_iter().filter(|resource| !resource.name.contains('/'));
+            let kinds = kinds.map(|resource| (resource.kind, resource.name, resource.namespaced)).collect();
+            known.insert(version.to_owned(), kinds);
+        }
+        let kinds = known.get(version).into_iter().flatten();
+        let Some((_, plural, namespaced)) = kinds.into_iter().find(|(known, _, _)| known == kind) else {
+            return Err(Failure::usage(format!("the API server has no kind {kind} of {version}")));
+        };
+        let own = text("/metadata/namespace");
+        let own = if own.is_empty() { namespace } else { own };
+        found.push(Place {
+            api_version: version.to_owned(),
+            kind: kind.to_owned(),
+            plural: plural.clone(),
+            namespace: namespaced.then(|| own.to_owned()),
+            name: name.to_owned(),
+        });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn place(kind: &str) -> Place {
+        let api_version = match kind {
+            "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" => "apps/v1",
+            "Job" => "batch/v1",
+            _ => "v1",
+        };
+        Place {
+            api_version: api_version.into(),
+            kind: kind.into(),
+            plural: format!("{}s", kind.to_ascii_lowercase()),
+            namespace: Some("ameide".into()),
+            name: "web".into(),
+        }
+    }
+
+    fn entry(manager: &str, subresource: Option<&str>, minute: u8, fields: Value) -> Value {
+        let operation = if manager == "helm" { "Apply" } else { "Update" };
+        json!({"manager": manager, "operation": operation, "subresource": subresource,
+            "time": format!("2026-11-25T10:{minute:02}:00Z"), "fieldsV1": fields})
+    }
+
+    fn helm_entry() -> Value {
+        entry("helm", None, 0, json!({"f:spec": {"f:replicas": {}, "f:paused": {}}}))
+    }
+
+    fn seen(managed: &[Value]) -> Seen {
+        let metadata = json!({"name": "web", "uid": "u1", "managedFields": managed});
+        Seen { metadata: serde_json::from_value(metadata).unwrap(), whole: None }
+    }
+
+    fn judged(change: impl FnOnce(&mut Seen), managed: &[Value]) -> String {
+        let made = Made {
+            place: place("Deployment"),
+            uid: "u1".into(),
+            owns: owned(&seen(&[helm_entry()]).metadata).unwrap(),
+        };
+        let mut seen = seen(managed);
+        change(&mut seen);
+        match compare(&made, Some(&seen), "2026-11-25T10:05:00Z".parse().unwrap()) {
+            Standing::AsMade => "as made".to_owned(),
+            Standing::Scaled(text) => format!("scaled: {text}"),
+            Standing::Drifted(drift) => drift.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_change_of_what_helm_owns_is_told_with_who_and_when_and_no_other_is_one() {
+        let paused = || entry("helm", None, 0, json!({"f:spec": {"f:paused": {}}}));
+        let status = entry("kube-controller-manager", Some("status"), 4, json!({"f:status": {"f:replicas": {}}}));
+        let injected = entry("istio", None, 4, json!({"f:metadata": {"f:annotations": {"f:x": {}}}}));
+        let replicas = json!({"f:spec": {"f:replicas": {}}});
+        let later = |mut entry: Value| {
+            entry["time"] = json!("2030-01-01T00:00:00Z");
+            entry
+        };
+        for (managed, told) in [
+            (vec![helm_entry()], "as made"),
+            (vec![helm_entry(), status.clone(), injected.clone()], "as made"),
+            // Whatever a clock said.
+            (vec![later(helm_entry())], "as made"),
+            (
+                vec![paused(), entry("kubectl-edit", None, 2, replicas.clone()), status],
+                "Deployment ameide/web: spec.replicas was changed by kubectl-edit 3 min",
+            ),
+            (
+                vec![paused(), entry("kubectl", Some("scale"), 2, replicas.clone())],
+                "Deployment ameide/web: spec.replicas was changed by kubectl 3 min",
+            ),
+            (
+                vec![paused(), entry("kube-controller-manager", Some("scale"), 2, replicas.clone())],
+                "scaled: Deployment ameide/web: spec.replicas is set by kube-controller-manager, an autoscaler",
+            ),
+            (
+                vec![
+                    entry("helm", None, 0, json!({"f:spec": {}})),
+                    entry("kube-controller-manager", Some("scale"), 2, replicas.clone()),
+                ],
+                "Deployment ameide/web: spec.replicas was changed by kube-controller-manager",
+            ),
+            (vec![paused()], "Deployment ameide/web is not as Helm set it"),
+            (vec![paused(), injected], "metadata.annotations.x was changed by istio 1 min"),
+            (vec![helm_entry(), helm_entry()], "cannot be judged: Helm owns it in more than one way"),
+            (vec![], "cannot be judged: nothing of it is Helm's"),
+        ] {
+            let said = judged(|_| {}, &managed);
+            assert!(said.contains(told), "{told}: {said}");
+        }
+        let mut client_side = helm_entry();
+        client_side["operation"] = json!("Update");
+        assert!(judged(|_| {}, &[client_side]).contains("has not applied it on the server's side"));
+        let again = judged(|seen| seen.metadata.uid = Some("u2".into()), &[helm_entry()]);
+        assert_eq!(again, "Deployment ameide/web was made again since Helm made it");
+        let going: ObjectMeta = serde_json::from_value(json!({"deletionTimestamp": "2026-11-25T10:00:00Z"})).unwrap();
+        let going = judged(|seen| seen.metadata.deletion_timestamp = going.deletion_timestamp, &[helm_entry()]);
+        assert_eq!(going, "Deployment ameide/web is being deleted");
+        let made = Made { place: place("Secret"), uid: "u1".into(), owns: String::new() };
+        let Standing::Drifted(gone) = compare(&made, None, Timestamp::UNIX_EPOCH) else { panic!() };
+        assert_eq!(gone.to_string(), "Secret ameide/web is gone");
+    }
+
+    #[test]
+    fn what_was_taken_from_helm_before_the_record_is_found_by_the_manifest() {
+        let manifest = json!({"data": {"a": "1", "b": "2"}, "metadata": {"labels": {"app.kubernetes.io/x": "y"}},
+            "spec": {"containers": [{"name": "web", "image": "x"}, {"name": "side"}]}});
+        let helms = json!({"f:data": {"f:a": {}}, "f:metadata": {"f:labels": {".": {}}},
+            "f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {".": {}, "f:name": {}}}}});
+        for (others, field) in [
+            (json!({"f:data": {"f:b": {}}}), Some("data.b")),
+            (json!({"f:data": {"f:a": {}}}), None),
+            (json!({"f:data": {"f:c": {}}}), None),
+            (
+                json!({"f:metadata": {"f:labels": {"f:app.kubernetes.io/x": {}}}}),
+                Some("metadata.labels.app.kubernetes.io/x"),
+            ),
+            (
+                json!({"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {"f:image": {}}}}}),
+                Some(r#"spec.containers[{"name":"web"}].image"#),
+            ),
+            (json!({"f:spec": {"f:containers": {"k:{\"name\":\"other\"}": {"f:image": {}}}}}), None),
+            (json!({"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {"f:env": {}}}}}), None),
+        ] {
+            let managed = [entry("helm", None, 0, helms.clone()), entry("kubectl-edit", None, 1, others.clone())];
+            assert_eq!(taken(&manifest, &seen(&managed).metadata).as_deref(), field, "{others}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_run_is_told_by_kind() {
+        let meta = json!({"generation": 2});
+        for (kind, spec, status, why) in [
+            (
+                "Deployment",
+                json!({"replicas": 2}),
+                json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 2}),
+                None,
+            ),
+            ("Deployment", json!({"replicas": 0}), json!({"observedGeneration": 2}), None),
+            ("Deployment", json!({"replicas": 0}), json!({"observedGeneration": 1}), Some("has not been taken up")),
+            ("Deployment", json!({}), json!({"observedGeneration": 2}), Some("0 of 1 pods are of its newest version")),
+            (
+                "Deployment",
+                json!({"replicas": 2}),
+                json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 1}),
+                Some("1 of 2 pods are ready"),
+            ),
+            (
+                "Deployment",
+                json!({"replicas": 1}),
+                json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1}),
+                Some("2 pods are there, of 1"),
+            ),
+            (
+                "StatefulSet",
+                json!({"replicas": 1}),
+                json!({"observedGeneration": 2, "replicas": 1, "readyReplicas": 1, "currentRevision": "a", "updateRevision": "a"}),
+                None,
+            ),
+            (
+                "StatefulSet",
+                json!({"replicas": 1}),
+                json!({"observedGeneration": 2, "replicas": 1, "readyReplicas": 1, "currentRevision": "a", "updateRevision": "b"}),
+                Some("0 of 1 pods are of its newest version"),
+            ),
+            (
+                "StatefulSet",
+                json!({"replicas": 2}),
+                json!({"observedGeneration": 2, "replicas": 2, "readyReplicas": 1, "currentRevision": "a", "updateRevision": "a"}),
+                Some("1 of 2 pods are ready"),
+            ),
+            (
+                "StatefulSet",
+                json!({"replicas": 1, "updateStrategy": {"type": "OnDelete"}}),
+                json!({"observedGeneration": 2, "replicas": 1, "readyReplicas": 1, "currentRevision": "a", "updateRevision": "b"}),
+                None,
+            ),
+            (
+                "DaemonSet",
+                json!({}),
+                json!({"observedGeneration": 2, "desiredNumberScheduled": 2, "updatedNumberScheduled": 2, "numberReady": 1}),
+                Some("1 of 2 pods are ready"),
+            ),
+            ("Job", json!({}), json!({"conditions": [{"type": "Complete", "status": "True"}]}), None),
+            ("Job", json!({}), json!({"conditions": [{"type": "Failed", "status": "True"}]}), Some("it failed")),
+            ("Job", json!({}), json!({"active": 1}), Some("has not completed")),
+            ("PersistentVolumeClaim", json!({}), json!({"phase": "Bound"}), None),
+            ("PersistentVolumeClaim", json!({}), json!({"phase": "Lost"}), Some("it is Lost")),
+            ("Pod", json!({}), json!({"phase": "Succeeded"}), None),
+            (
+                "Pod",
+                json!({}),
+                json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}),
+                Some("not ready"),
+            ),
+        ] {
+            let mut seen = seen(&[]);
+            seen.whole = Some(json!({"metadata": meta, "spec": spec, "status": status}));
+            let found = ailing(&place(kind), &seen);
+            match why {
+                None => assert_eq!(found, None, "{kind} {status}"),
+                Some(why) => assert!(found.as_ref().is_some_and(|found| found.contains(why)), "{why}: {found:?}"),
+            }
+        }
+    }
+}

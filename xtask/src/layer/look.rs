@@ -1,0 +1,410 @@
+//! One look at layers: what their inputs are, what was recorded of them, and how what Helm
+//! made of them stands. It starts no program and writes nothing; an answer that it cannot
+//! give is a failure or a state of its own, never "in place". What follows from it is
+//! `state`'s to say and the layer's run to do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::try_join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::Value;
+
+use super::inputs::{self, Around, Files, Inputs};
+use super::live::{self, Made, Place, Standing};
+use super::pull_secret;
+use super::record::{self, Named, Record};
+use super::state::{Facts, Kept, ReleaseState, Rendering, determine};
+use crate::releases::{self, Revision, Status, manifest};
+use crate::repo::layers::Layer;
+use crate::run::context::Context;
+use crate::world::helm_storage::{self, Stored};
+use crate::world::kubernetes::{self, read_failed, write_failed};
+use crate::world::release::Release;
+use crate::world::{process, tools};
+use run_record::{Code, Failure};
+
+/// What is the same for every layer that is looked at.
+pub(crate) struct Look<'a> {
+    context: &'a Context,
+    client: &'a Client,
+    files: Files,
+    /// The images that are handed over to Helmfile.
+    lock: Vec<u8>,
+    named: Vec<(&'static str, String)>,
+    variables: Vec<(String, String)>,
+    /// The uid of kube-system.
+    cluster: String,
+    /// The API server's time.
+    now: Timestamp,
+}
+
+/// A release of a layer, as it was found.
+pub(crate) struct Found {
+    pub named: Named,
+    pub facts: Facts,
+    pub state: ReleaseState,
+    /// What is told of it and no reason to do anything.
+    pub told: Vec<String>,
+    /// Its record is of other inputs, whatever they render.
+    is_outdated: bool,
+    record: Option<Record>,
+}
+
+impl Found {
+    /// Whether nothing but a fresh rendering is missing to say how it stands.
+    pub fn is_open(&self) -> bool {
+        let open = matches!(&self.facts.kept, Kept::Whole { inputs: Some(_), .. });
+        open && self.facts.rendering.is_none() && matches!(self.facts.newest, Some((_, Status::Deployed)))
+    }
+
+    /// Whether its record says what is so, inputs too.
+    pub fn is_recorded_as_it_is(&self) -> bool {
+        matches!(&self.facts.kept, Kept::Whole { .. }) && !self.is_outdated
+    }
+
+    /// Whether its tests have passed on the newest revision.
+    pub fn was_tested(&self) -> bool {
+        matches!(&self.facts.kept, Kept::Whole { tested: true, .. })
+    }
+
+    /// With what a fresh rendering showed.
+    pub fn rendered(&mut self, fresh: &record::Renderings) {
+        let key = (self.named.namespace.clone(), self.named.name.clone());
+        let Some(record) = &self.record else { return };
+        let same = fresh.get(&key).is_some_and(|digest| *digest == record.rendered);
+        self.facts.rendering = Some(if same { Rendering::Same } else { Rendering::Different });
+        self.state = determine(&self.facts);
+    }
+}
+
+/// A layer, as it was found.
+pub(crate) struct Sight {
+    pub releases: Vec<Found>,
+}
+
+impl Sight {
+    /// Whether a fresh rendering could show that a release is as it should be, which is all
+    /// that is open of it.
+    pub fn is_worth_rendering(&self) -> bool {
+        self.releases.iter().any(Found::is_open)
+    }
+}
+
+impl<'a> Look<'a> {
+    /// Reads the tree, and asks the API server who it is.
+    ///
+    /// # Errors
+    /// Those of reading: `usage`, `forbidden`, `api-unreachable` and their like.
+    pub async fn open(context: &'a Context, client: &'a Client, lock: Vec<u8>) -> Result<Self, Failure> {
+        let files = Files::read(&context.tree)?;
+        let mut named: Vec<(&'static str, String)> = vec![("xtask", env!("XTASK_SOURCES").to_owned())];
+        for tool in tools::pinned(&context.tree)? {
+            match tool.name.as_str() {
+                "helm" => named.push(("helm", tool.version)),
+                "helmfile" => named.push(("helmfile", tool.version)),
+                _ => {}
+            }
+        }
+        let variables = process::environment::of("helmfile").into_iter();
+        let variables =
+            variables.map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+        let (server, cluster) = tokio::join!(kubernetes::server(client), cluster(client));
+        let server = server?;
+        named.push(("the API server's version", server.version));
+        // A release that names no namespace goes there.
+        named.push(("the context's namespace", client.default_namespace().to_owned()));
+        let variables = variables.collect();
+        Ok(Self { context, client, files, lock, named, variables, cluster: cluster?, now: server.time })
+    }
+
+    /// Where a release goes that names no namespace.
+    pub fn namespace(&self) -> &str {
+        self.client.default_namespace()
+    }
+
+    fn inputs(&self, layer: &Layer) -> Result<Inputs, Failure> {
+        let around = Around {
+            environment: &self.context.env_name,
+            named: self.named.clone(),
+            lock: &self.lock,
+            variables: self.variables.clone(),
+        };
+        self.files.of(layer, &around)
+    }
+
+    /// Each of these layers, with the releases that its own records name. None for one of
+    /// which nothing is recorded.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub async fn recorded(&self, layers: &[Layer]) -> Result<Vec<Option<Sight>>, Failure> {
+        let names: Vec<String> = layers.iter().map(Layer::name).collect();
+        let labels = format!("owner=helm,layer in ({})", names.join(","));
+        let secrets = match helm_storage::metadata(self.client, None, &labels).await {
+            // Who may not see the whole cluster sees what layers.yaml says of the layers.
+            Err(failure) if failure.code == Code::Forbidden => {
+                let needs = self.context.tree.layer_needs()?;
+                let namespaces: BTreeSet<String> = layers.iter().flat_map(|layer| needs.namespaces_of(layer)).collect();
+                let lists = namespaces.iter().map(|name| helm_storage::metadata(self.client, Some(name), &labels));
+                try_join_all(lists).await?.into_iter().flatten().collect()
+            }
+            listed => listed?,
+        };
+        let mut known: Vec<(&Layer, Vec<Named>)> = Vec::new();
+        for (layer, name) in layers.iter().zip(&names) {
+            let records = secrets.iter().filter(|(revision, _)| revision.layer.as_ref() == Some(name));
+            let records = records.filter_map(|(_, secret)| Record::on(secret).ok());
+            let mut records: Vec<Record> =
+                records.filter(|record| record.layer == *name && record.cluster == self.cluster).collect();
+            // Of a release that the layer has no more, the record stays as it was.
+            let now = self.inputs(layer)?.parts;
+            records.sort_by_key(|record| record.inputs != now);
+            known.extend(records.into_iter().next().map(|record| (layer, record.releases)));
+        }
+        let mut seen: BTreeMap<String, Sight> = BTreeMap::new();
+        for ((layer, _), sight) in known.iter().zip(self.judge(&known).await?) {
+            seen.insert(layer.name(), sight);
+        }
+        Ok(names.iter().map(|name| seen.remove(name)).collect())
+    }
+
+    /// A layer with these releases, as Helmfile lists them.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub async fn listed(&self, layer: &Layer, releases: &[Release]) -> Result<Sight, Failure> {
+        let mut sights = self.judge(&[(layer, named(releases))]).await?;
+        sights.pop().ok_or_else(|| Failure::usage(format!("{} was not looked at", layer.name())))
+    }
+
+    async fn judge(&self, layers: &[(&Layer, Vec<Named>)]) -> Result<Vec<Sight>, Failure> {
+        let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for named in layers.iter().flat_map(|(_, releases)| releases) {
+            names.entry(&named.namespace).or_default().insert(&named.name);
+        }
+        // By name and not by label alone: a revision that somebody made by hand has no label of a layer.
+        let lists = names.iter().map(async |(namespace, names)| {
+            let names: Vec<&str> = names.iter().copied().collect();
+            let labels = format!("owner=helm,name in ({})", names.join(","));
+            helm_storage::metadata(self.client, Some(namespace), &labels).await
+        });
+        let mut newest: BTreeMap<(String, String), (Revision, ObjectMeta)> = BTreeMap::new();
+        for (revision, secret) in try_join_all(lists).await?.into_iter().flatten() {
+            let key = (revision.namespace.clone(), revision.release.clone());
+            if newest.get(&key).is_none_or(|(known, _)| known.revision < revision.revision) {
+                newest.insert(key, (revision, secret));
+            }
+        }
+        let mut sights = Vec::new();
+        let mut wanted: Vec<Place> = Vec::new();
+        for (layer, releases) in layers {
+            let inputs = self.inputs(layer)?;
+            let mut found = Vec::new();
+            for named in releases {
+                let newest = newest.remove(&(named.namespace.clone(), named.name.clone()));
+                found.push(self.facts(layer, named, releases, newest.as_ref(), &inputs));
+            }
+            for made in
+                found.iter().filter_map(|found: &Found| found.record.as_ref()).flat_map(|record| &record.objects)
+            {
+                wanted.push(made.place.clone());
+            }
+            sights.push(Sight { releases: found });
+        }
+        // A namespace that goes takes everything with it, a while before it does.
+        wanted.extend(names.keys().map(|name| namespace(name)));
+        wanted.sort();
+        wanted.dedup();
+        let seen = live::look(self.client, &wanted).await?;
+        let seen: BTreeMap<&Place, Option<live::Seen>> = wanted.iter().zip(seen).collect();
+        for found in sights.iter_mut().flat_map(|sight| &mut sight.releases) {
+            let Some(record) = &found.record else { continue };
+            for made in &record.objects {
+                let object = seen.get(&made.place).and_then(Option::as_ref);
+                match live::compare(made, object, self.now) {
+                    Standing::AsMade => {}
+                    Standing::Scaled(text) => found.told.push(text),
+                    Standing::Drifted(drift) => found.facts.drifts.push(drift),
+                }
+                found.facts.ailing.extend(object.and_then(|object| live::ailing(&made.place, object)));
+            }
+            let own = namespace(&found.named.namespace);
+            let going = match seen.get(&own).and_then(Option::as_ref) {
+                None => Some("is gone"),
+                Some(seen) => seen.metadata.deletion_timestamp.as_ref().map(|_| "is being deleted"),
+            };
+            found.facts.ailing.extend(going.map(|what| format!("{own} {what}")));
+            found.state = determine(&found.facts);
+        }
+        Ok(sights)
+    }
+
+    fn facts(
+        &self,
+        layer: &Layer,
+        named: &Named,
+        releases: &[Named],
+        newest: Option<&(Revision, ObjectMeta)>,
+        inputs: &Inputs,
+    ) -> Found {
+        let (mut record, mut is_outdated) = (None, false);
+        let kept = match newest.map(|(_, secret)| Record::on(secret)) {
+            None => Kept::None("nothing was recorded of it".to_owned()),
+            Some(Err(why)) => Kept::None(why),
+            Some(Ok(found)) if found.cluster != self.cluster => {
+                Kept::None("its record is of another cluster".to_owned())
+            }
+            Some(Ok(found)) if found.layer != layer.name() => {
+                Kept::None(format!("it was brought by the layer {}", found.layer))
+            }
+            Some(Ok(found)) => {
+                let changed = inputs::changed(&found.inputs, &inputs.parts);
+                let others = || (found.releases != releases).then(|| "the layer has other releases by now".to_owned());
+                let changed = changed.or_else(others);
+                is_outdated = changed.is_some();
+                let changed = changed.or_else(|| inputs.doubts.first().cloned());
+                let kept = Kept::Whole { inputs: changed, tested: found.tested };
+                record = Some(found);
+                kept
+            }
+        };
+        let owner = match newest {
+            Some((revision, _)) if revision.status != Status::Deployed => releases::worker(self.context, revision),
+            _ => None,
+        };
+        let facts = Facts {
+            installed: named.installed,
+            newest: newest.map(|(revision, _)| (revision.revision, revision.status)),
+            owner,
+            kept,
+            rendering: None,
+            drifts: Vec::new(),
+            ailing: Vec::new(),
+        };
+        let state = determine(&facts);
+        Found { named: named.clone(), facts, state, told: Vec::new(), is_outdated, record }
+    }
+
+    /// Whether the Secrets that pods pull with are as this shell's account makes them; they
+    /// are no release's, and are put right here where they are not.
+    ///
+    /// # Errors
+    /// Those of reading and writing them.
+    pub async fn pull_secret(&self) -> Result<(), Failure> {
+        match &self.context.tree.layer_needs()?.pull_secret {
+            Some(need) => pull_secret::ensure(self.context, self.client, need).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn namespace(name: &str) -> Place {
+    Place {
+        api_version: "v1".to_owned(),
+        kind: "Namespace".to_owned(),
+        plural: "namespaces".to_owned(),
+        namespace: None,
+        name: name.to_owned(),
+    }
+}
+
+fn named(releases: &[Release]) -> Vec<Named> {
+    let named = |release: &Release| Named {
+        namespace: release.namespace.clone(),
+        name: release.name.clone(),
+        installed: release.installed,
+    };
+    releases.iter().map(named).collect()
+}
+
+/// Which cluster this is, whatever its context is called.
+async fn cluster(client: &Client) -> Result<String, Failure> {
+    let found = Api::<Namespace>::all(client.clone()).get_metadata("kube-system").await;
+    let found = found.map_err(|error| read_failed("the namespace kube-system", error))?;
+    found.metadata.uid.ok_or_else(|| Failure::new(Code::ApiFailed, "kube-system has no uid"))
+}
+
+/// What the layer's run knows of a release when it records it.
+pub(crate) struct Outcome<'a> {
+    pub release: &'a Release,
+    /// Its tests have passed on the newest revision, now or before.
+    pub tested: bool,
+}
+
+/// Records how these releases stand now, each on its newest revision; `all` are the layer's.
+/// What cannot be recorded is told, and is looked at in full by the next run.
+pub(crate) async fn write(look: &Look<'_>, layer: &Layer, all: &[Release], outcomes: &[Outcome<'_>]) {
+    let reporter = &look.context.reporter;
+    let inputs = match look.inputs(layer) {
+        Ok(inputs) => inputs,
+        Err(failure) => return reporter.note(&layer.name(), format!("not recorded: {failure}")),
+    };
+    let releases: Vec<Release> = outcomes.iter().map(|outcome| outcome.release.clone()).collect();
+    let newest = match helm_storage::newest_whole(look.client, &releases).await {
+        Ok(newest) => newest,
+        Err(failure) => return reporter.note(&layer.name(), format!("not recorded: {failure}")),
+    };
+    let mut kinds = BTreeMap::new();
+    for outcome in outcomes {
+        let release = outcome.release;
+        let of =
+            |found: &&(Revision, Stored)| found.0.release == release.name && found.0.namespace == release.namespace;
+        let Some((revision, stored)) = newest.iter().find(of) else { continue };
+        let mut record = Record::new(&look.cluster, &layer.name(), named(all), inputs.parts.clone());
+        record.tested = outcome.tested;
+        if let Err(why) = write_one(look, record, revision, stored, &mut kinds).await {
+            reporter.note(&release.name, format!("not recorded, so that its next run syncs it again: {why}"));
+        }
+    }
+}
+
+async fn write_one(
+    look: &Look<'_>,
+    mut record: Record,
+    revision: &Revision,
+    stored: &Stored,
+    kinds: &mut BTreeMap<String, Vec<(String, String, bool)>>,
+) -> Result<(), String> {
+    if revision.status != Status::Deployed || stored.unreadable.is_some() {
+        return Err(format!("revision {} is {}", revision.revision, revision.status.as_str()));
+    }
+    let no_yaml = |place: String| format!("its manifest is no YAML{place}");
+    let objects: Vec<Value> =
+        manifest::parse(&stored.manifest).map_err(no_yaml)?.into_iter().map(|(object, _)| object).collect();
+    let mut hooks = Vec::new();
+    for hook in &stored.hooks {
+        hooks.extend(manifest::parse(&hook.manifest).map_err(no_yaml)?.into_iter().map(|(object, _)| object));
+    }
+    record.rendered = record::rendering(objects.iter().chain(&hooks));
+    let in_words = |failure: Failure| failure.to_string();
+    let places = live::places(look.client, &objects, &revision.namespace, kinds).await.map_err(in_words)?;
+    let seen = live::look(look.client, &places).await.map_err(in_words)?;
+    for ((place, seen), object) in places.into_iter().zip(seen).zip(&objects) {
+        let Some(seen) = seen else { return Err(format!("{place} is not there")) };
+        let owns = live::owned(&seen.metadata).map_err(|why| format!("{place}: {why}"))?;
+        if let Some(field) = live::taken(object, &seen.metadata) {
+            return Err(format!("{place}: {field} was set by others"));
+        }
+        if let Some(why) = live::ailing(&place, &seen) {
+            return Err(why);
+        }
+        let uid = seen.metadata.uid.unwrap_or_default();
+        record.objects.push(Made { place, uid, owns });
+    }
+    let secrets = Api::<Secret>::namespaced(look.client.clone(), &revision.namespace);
+    let what = format!("the Secret {}/{}", revision.namespace, revision.secret);
+    let uid = revision.uid.as_deref().unwrap_or_default();
+    let text = record.text(uid)?;
+    // Only where nobody, Helm above all, has written it since it was read.
+    let patch = serde_json::json!({"metadata": {
+        "resourceVersion": revision.resource_version,
+        "annotations": {helm_storage::RECORD: text},
+    }});
+    let parameters = PatchParams { field_manager: Some("xtask".to_owned()), ..PatchParams::default() };
+    let written = secrets.patch_metadata(&revision.secret, &parameters, &Patch::Merge(&patch)).await;
+    written.map(drop).map_err(|error| write_failed(&what, error).to_string())
+}

@@ -1,0 +1,253 @@
+//! What a layer's run leaves for the next one: on the Secret of each deployed revision, an
+//! annotation with digests of what was rendered, from what, and of what Helm made of it.
+//!
+//! Helm writes that Secret anew from its name and labels whenever it writes it, so that
+//! whatever Helm does takes the record away with it. A record holds for one Secret, by its
+//! uid, and for one cluster; one that was cut, edited or copied is none. What it is
+//! compared with is `inputs`' and `live`'s to find.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::inputs::{Parts, digest};
+use super::live::Made;
+use crate::releases::manifest;
+use crate::world::helm_storage::RECORD;
+
+/// All annotations of an object together may have 256 KiB (`TotalAnnotationSizeLimitB`).
+const MOST: usize = 200 << 10;
+
+/// Of what is written down; another number is no record of this program.
+const FORMAT: u32 = 1;
+
+/// A release as the layer's file has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Named {
+    pub namespace: String,
+    pub name: String,
+    pub installed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    format: u32,
+    /// The uid of the namespace kube-system, which is that of the cluster.
+    pub cluster: String,
+    pub layer: String,
+    /// All releases of the layer, so that a missing one is missed.
+    pub releases: Vec<Named>,
+    pub inputs: Parts,
+    /// The digest of manifest and hooks.
+    pub rendered: String,
+    pub objects: Vec<Made>,
+    /// Its tests have passed on this revision.
+    pub tested: bool,
+}
+
+impl Record {
+    pub fn new(cluster: &str, layer: &str, releases: Vec<Named>, inputs: Parts) -> Self {
+        Self {
+            format: FORMAT,
+            cluster: cluster.to_owned(),
+            layer: layer.to_owned(),
+            releases,
+            inputs,
+            rendered: String::new(),
+            objects: Vec::new(),
+            tested: false,
+        }
+    }
+
+    /// The text for this Secret, with a sum that holds for it alone.
+    ///
+    /// # Errors
+    /// Where it would be too large for an annotation.
+    pub fn text(&self, uid: &str) -> Result<String, String> {
+        let body = serde_json::to_string(self).map_err(|error| error.to_string())?;
+        if body.len() > MOST {
+            return Err(format!("its record would take {} KiB, and an annotation has room for less", body.len() >> 10));
+        }
+        Ok(format!("{}.{body}", sum(uid, &body)))
+    }
+
+    /// The record on a revision's Secret.
+    ///
+    /// # Errors
+    /// Why there is none to believe.
+    pub fn on(secret: &ObjectMeta) -> Result<Self, String> {
+        let Some(text) = secret.annotations.as_ref().and_then(|all| all.get(RECORD)) else {
+            return Err("nothing was recorded of this revision, or Helm has written it since".to_owned());
+        };
+        if !helms_own(secret) {
+            return Err("somebody has changed the revision that Helm stored".to_owned());
+        }
+        let uid = secret.uid.as_deref().unwrap_or_default();
+        let (sum_said, body) = text.split_once('.').ok_or("its record is cut off")?;
+        if uid.is_empty() || sum_said != sum(uid, body) {
+            return Err("its record was changed, or is another revision's".to_owned());
+        }
+        read(body)
+    }
+}
+
+/// What was written down, without its sum.
+pub(crate) fn read(body: &str) -> Result<Record, String> {
+    let record: Record = serde_json::from_str(body).map_err(|_| "its record is of another version")?;
+    if record.format == FORMAT { Ok(record) } else { Err("its record is of another version".to_owned()) }
+}
+
+fn sum(uid: &str, body: &str) -> String {
+    digest(format!("{RECORD} {uid} {body}").as_bytes())
+}
+
+/// Whether what the Secret stores is Helm's word alone: somebody who edits it owns a part of it then.
+fn helms_own(secret: &ObjectMeta) -> bool {
+    let stores = |entry: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry| {
+        entry
+            .fields_v1
+            .as_ref()
+            .is_some_and(|fields| fields.0.get("f:data").is_some() || fields.0.get("f:type").is_some())
+    };
+    let mut owners = secret.managed_fields.iter().flatten().filter(stores);
+    // `Helm`, by an update, for its own storage; `helm` is what it applies.
+    owners.next().is_some_and(|entry| entry.manager.as_deref() == Some("Helm")) && owners.next().is_none()
+}
+
+/// One digest of all objects, whatever their order and however they are written.
+pub(crate) fn rendering<'a>(objects: impl Iterator<Item = &'a Value>) -> String {
+    // Maps of values are sorted by their keys.
+    let mut texts: Vec<String> = objects.filter(|object| !object.is_null()).map(Value::to_string).collect();
+    texts.sort();
+    digest(texts.join("\n").as_bytes())
+}
+
+/// By namespace and name of a release, what a fresh rendering makes of it.
+pub(crate) type Renderings = BTreeMap<(String, String), String>;
+
+/// The renderings in a folder that Helm wrote them to, `NAMESPACE/NAME` each.
+///
+/// # Errors
+/// What cannot be read, or is no YAML: its place, never its text, in which Secrets are.
+pub(crate) fn rendered_below(folder: &Path) -> Result<Renderings, String> {
+    let mut found = Renderings::new();
+    for namespace in folders(folder)? {
+        for release in folders(&namespace)? {
+            let mut objects = Vec::new();
+            read_below(&release, &mut objects)?;
+            let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            found.insert((name(&namespace), name(&release)), rendering(objects.iter()));
+        }
+    }
+    Ok(found)
+}
+
+fn folders(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let entries: Vec<std::fs::DirEntry> =
+        std::fs::read_dir(folder).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    Ok(entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
+}
+
+fn read_below(folder: &Path, objects: &mut Vec<Value>) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() {
+            read_below(&path, objects)?;
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let parsed = manifest::parse(&text).map_err(|place| format!("what it renders is no YAML{place}"))?;
+        objects.extend(parsed.into_iter().map(|(object, _)| object));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::live::Place;
+    use super::*;
+
+    fn record() -> Record {
+        let named = Named { namespace: "ameide".into(), name: "minio".into(), installed: true };
+        let inputs = Parts::from([("charts/minio".to_owned(), "0a".to_owned())]);
+        Record { rendered: "aa".into(), tested: true, ..Record::new("c", "45-x", vec![named], inputs) }
+    }
+
+    fn secret(uid: &str, text: Option<&str>, managers: &[&str]) -> ObjectMeta {
+        let entry = |manager: &&str| {
+            let fields = match *manager {
+                "kubectl-annotate" | "xtask" => serde_json::json!({"f:metadata": {"f:annotations": {}}}),
+                _ => serde_json::json!({"f:data": {".": {}, "f:release": {}}, "f:type": {}}),
+            };
+            serde_json::json!({"manager": manager, "operation": "Update", "fieldsV1": fields})
+        };
+        let managed: Vec<Value> = managers.iter().map(entry).collect();
+        let annotations = text.map(|text| serde_json::json!({RECORD: text}));
+        serde_json::from_value(serde_json::json!({"uid": uid, "annotations": annotations, "managedFields": managed}))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_record_is_read_from_its_own_secret_and_from_no_other() {
+        let text = record().text("u1").unwrap();
+        for managers in [&["Helm"][..], &["Helm", "xtask"], &["Helm", "kubectl-annotate"]] {
+            assert_eq!(Record::on(&secret("u1", Some(&text), managers)), Ok(record()), "{managers:?}");
+        }
+        let forged = text.replace("\"tested\":true", "\"tested\":false");
+        assert_ne!(forged, text);
+        for (secret, why) in [
+            (secret("u1", None, &["Helm"]), "nothing was recorded"),
+            (secret("u2", Some(&text), &["Helm"]), "another revision's"),
+            (secret("u1", Some(&forged), &["Helm"]), "was changed"),
+            (secret("u1", Some(&text[..text.len() / 2]), &["Helm"]), "was changed"),
+            (secret("u1", Some("x"), &["Helm"]), "cut off"),
+            (secret("u1", Some(""), &["Helm"]), "cut off"),
+            (secret("", Some(&record().text("").unwrap()), &["Helm"]), "was changed"),
+            (secret("u1", Some(&text), &["Helm", "kubectl-edit"]), "somebody has changed"),
+            (secret("u1", Some(&text), &["kubectl-edit"]), "somebody has changed"),
+            (secret("u1", Some(&text), &[]), "somebody has changed"),
+        ] {
+            let said = Record::on(&secret).unwrap_err();
+            assert!(said.contains(why), "{why}: {said}");
+        }
+        let later = serde_json::to_string(&record()).unwrap().replace("\"format\":1", "\"format\":2");
+        let later = format!("{}.{later}", sum("u1", &later));
+        assert!(Record::on(&secret("u1", Some(&later), &["Helm"])).unwrap_err().contains("another version"));
+    }
+
+    #[test]
+    fn one_that_no_annotation_holds_is_refused() {
+        let made = |index: usize| Made {
+            place: Place {
+                api_version: "v1".into(),
+                kind: "ConfigMap".into(),
+                plural: "configmaps".into(),
+                namespace: Some("ameide".into()),
+                name: format!("configmap-{index}"),
+            },
+            uid: "6c7d5a8e-2f10-4b1c-9a53-0d6b8f1f2a3b".into(),
+            owns: digest(b"x"),
+        };
+        let with = |count: usize| Record { objects: (0..count).map(made).collect(), ..record() }.text("u");
+        assert!(with(500).is_ok() && with(5000).is_err_and(|why| why.contains("KiB")));
+    }
+
+    #[test]
+    fn order_and_writing_are_no_difference_and_a_value_is() {
+        let digest_of = |texts: &[&str]| {
+            let objects: Vec<Value> =
+                texts.iter().flat_map(|text| crate::files::bounds::documents(text).unwrap()).collect();
+            rendering(objects.iter())
+        };
+        let one = digest_of(&["kind: A\nx: 1\n---\nkind: B\n"]);
+        assert_eq!(one, digest_of(&["kind: B", "# Source: x\nx: 1\nkind: A\n---\n"]));
+        assert_ne!(one, digest_of(&["kind: A\nx: '1'\n---\nkind: B\n"]));
+        assert_ne!(one, digest_of(&["kind: A\nx: 1\n"]));
+    }
+}
