@@ -234,7 +234,7 @@ fn an_input_that_changed_is_named_and_synced_where_it_renders_something_else() {
     });
     let before = revision();
     let said = succeeds(tree.xtask(&LAYER));
-    assert!(said.contains("synced: charts/redis changed"), "{said}");
+    assert!(said.contains("syncing: charts/redis changed"), "{said}");
     assert_ne!(revision(), before, "{said}");
 }
 

@@ -90,6 +90,7 @@ impl World {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match (method, parts.as_slice()) {
             (_, ["readyz"]) => (200, "ok".into()),
+            (_, ["version"]) => (200, r#"{"gitVersion": "v1.34.1"}"#.into()),
             ("GET", ["api", "v1", "secrets"]) => self.list(None, query, metadata),
             ("GET", ["api", "v1", "namespaces", namespace, "secrets"]) => self.list(Some(namespace), query, metadata),
             (_, ["api", "v1", "namespaces", namespace, "secrets", name]) => {

@@ -134,7 +134,7 @@ async fn plan(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Fa
     let sights = match instant::recorded(context, layers).await {
         Ok(sights) => sights,
         Err(failure) => {
-            context.reporter.note("layer", format!("what has changed is not known: {failure}"));
+            context.reporter.note("layer", format!("cannot compare with the last run: {failure}"));
             layers.iter().map(|_| None).collect()
         }
     };

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::look::{Look, Sight};
-use super::state::{Action, Kept};
+use super::state::{Action, Kept, ReleaseState};
 use super::{Args, Reader, actions, bytes, examined};
 use crate::cluster;
 use crate::cluster::lease;
@@ -113,9 +113,11 @@ pub(crate) fn tell(context: &Context, sight: &Sight, args: &Args) {
         let name = &found.named.name;
         let why = found.state.why();
         match action {
-            Action::Sync if args.force => context.reporter.note(name, format!("synced, by --force: {why}")),
-            Action::Sync => context.reporter.note(name, format!("synced: {why}")),
-            Action::Test => context.reporter.note(name, format!("tested: {why}")),
+            Action::Sync if args.force => context.reporter.note(name, format!("syncing, by --force: {why}")),
+            // A first install says so by itself.
+            Action::Sync if found.state == ReleaseState::Absent => {}
+            Action::Sync => context.reporter.note(name, format!("syncing: {why}")),
+            Action::Test => context.reporter.note(name, format!("testing: {why}")),
             Action::Nothing => {
                 if let (Kept::Whole { inputs: Some(why), .. }, true) =
                     (&found.facts.kept, found.facts.rendering.is_some())
@@ -130,7 +132,7 @@ pub(crate) fn tell(context: &Context, sight: &Sight, args: &Args) {
 
 /// Says that nothing can be said at once, and why.
 pub(crate) fn cannot(context: &Context, failure: &Failure) {
-    context.reporter.note("layer", format!("what has changed cannot be told, hence all is synced: {failure}"));
+    context.reporter.note("layer", format!("cannot compare with the last run, so everything is synced: {failure}"));
 }
 
 /// Where the images are from, by what this machine remembers of the cluster.

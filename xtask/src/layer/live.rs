@@ -176,16 +176,19 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
         Ok(fields) if digest_of(fields.clone()) == made.owns => return Standing::AsMade,
         Ok(fields) => fields,
     };
-    if let Some(scaler) = autoscaler(metadata)
-        && with_replicas(fields.clone()).is_some_and(|fields| digest_of(fields) == made.owns)
-    {
+    // To 0 nobody is noted for it: the API server's Scale leaves that number out.
+    let scaled = with_replicas(fields).is_some_and(|fields| digest_of(fields) == made.owns);
+    if scaled && let Some(scaler) = autoscaler(metadata) {
         let text = format!("{object}: spec.replicas is set by {scaler}, an autoscaler: it is left as it is");
         return Standing::Scaled(text);
     }
-    let (field, manager, time) = changed_by(metadata);
+    let (field, manager, time) = match changed_by(metadata) {
+        (field, manager, time) if !scaled || field.as_deref() == Some(REPLICAS) => (field, manager, time),
+        _ => (Some(REPLICAS.to_owned()), None, None),
+    };
     let ago = time.map(|time| in_words(now.duration_since(time).as_secs().max(0)));
     let what = if field.is_some() { "was changed" } else { "is not as Helm set it: changed" };
-    let what = if manager.is_some() { what } else { "is not as Helm set it" };
+    let what = if manager.is_some() || scaled { what } else { "is not as Helm set it" };
     Standing::Drifted(Drift { object, field, manager, ago, what: what.to_owned() })
 }
 
@@ -208,6 +211,8 @@ fn autoscaler(metadata: &ObjectMeta) -> Option<&str> {
     entry.manager.as_deref().filter(|manager| !manager.starts_with("kubectl"))
 }
 
+const REPLICAS: &str = ".spec.replicas";
+
 /// The list as it would be if `spec.replicas` were in it still.
 fn with_replicas(mut fields: Value) -> Option<Value> {
     let spec = fields.get_mut("f:spec")?.as_object_mut()?;
@@ -220,7 +225,7 @@ fn changed_by(metadata: &ObjectMeta) -> (Option<String>, Option<String>, Option<
     let entries = || metadata.managed_fields.iter().flatten();
     let helms: Vec<String> =
         entries().filter(|entry| is_helms(entry)).flat_map(|entry| by_hand::fields(entry, false)).collect();
-    let time = |entry: &ManagedFieldsEntry| entry.time.as_ref().and_then(|time| time.0.to_string().parse().ok());
+    let time = |entry: &ManagedFieldsEntry| entry.time.as_ref().map(|time| time.0);
     let others = entries().filter(|entry| !is_helms(entry) && entry.subresource.as_deref() != Some("status"));
     let mut others: Vec<(Option<Timestamp>, &ManagedFieldsEntry)> = others.map(|entry| (time(entry), entry)).collect();
     others.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
@@ -458,8 +463,13 @@ mod tests {
                 ],
                 "Deployment ameide/web: spec.replicas was changed by kube-controller-manager",
             ),
-            (vec![paused()], "Deployment ameide/web is not as Helm set it"),
-            (vec![paused(), injected], "metadata.annotations.x was changed by istio 1 min"),
+            (vec![paused()], "Deployment ameide/web: spec.replicas was changed"),
+            (vec![entry("helm", None, 0, json!({"f:spec": {}}))], "Deployment ameide/web is not as Helm set it"),
+            (vec![paused(), injected.clone()], "Deployment ameide/web: spec.replicas was changed"),
+            (
+                vec![entry("helm", None, 0, json!({"f:spec": {}})), injected],
+                "metadata.annotations.x was changed by istio 1 min",
+            ),
             (vec![helm_entry(), helm_entry()], "cannot be judged: Helm owns it in more than one way"),
             (vec![], "cannot be judged: nothing of it is Helm's"),
         ] {
