@@ -7,6 +7,7 @@
 //! at a last look ([`looks::confirm`]), never by the text of an event or a log alone.
 
 pub mod helm_errors;
+mod left_behind;
 mod looks;
 pub mod retry;
 pub mod rules;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::FutureExt;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions};
@@ -32,6 +34,7 @@ use crate::run::context::Context;
 use crate::world::helm_storage;
 use crate::world::release::Release;
 use helm_errors::{Said, Statement};
+use left_behind::SeenTwice;
 use looks::{Crash, Owners, Releases, Standing};
 use rules::Rule;
 use run_record::{Blocked, Code, Failure, Prospect};
@@ -150,6 +153,9 @@ impl<'a> Diagnosis<'a> {
         let stuck = self.helm_is_stuck();
         tokio::pin!(watches, heartbeat, stuck);
         let mut limited: Option<tokio::time::Instant> = None;
+        let mut left_behind = SeenTwice::default();
+        let mut looks = tokio::time::interval(LOOK_FOR_LEFT_BEHIND);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let next = self.tracker.borrow().next_due();
             tokio::select! {
@@ -173,6 +179,7 @@ impl<'a> Diagnosis<'a> {
                     self.replace_backing_off().await;
                     limited = None;
                 }
+                _ = looks.tick() => self.replace_left_behind(&mut left_behind).await,
             }
         }
     }
@@ -327,22 +334,47 @@ impl<'a> Diagnosis<'a> {
                 }
             };
             for pod in pods.items.iter().filter(|pod| may_be_replaced(pod)) {
-                let Some(name) = &pod.metadata.name else { continue };
-                if !self.owners.is_surely_ours(pod).await {
-                    continue;
-                }
-                // As it was seen: one that started something meanwhile is left alone.
-                let seen = Preconditions {
-                    uid: pod.metadata.uid.clone(),
-                    resource_version: pod.metadata.resource_version.clone(),
-                };
-                let parameters = DeleteParams { preconditions: Some(seen), ..DeleteParams::default() };
-                // A StatefulSet's pod ends in its own time, on a node that may be away too.
-                let parameters = if of_kind(pod, "StatefulSet") { parameters } else { parameters.grace_period(0) };
-                if api.delete(name, &parameters).await.is_ok() {
-                    self.context.reporter.note(name, "replaced: it pulls its image again at once");
-                }
+                self.replace(&api, pod, "replaced: it pulls its image again at once").await;
             }
+        }
+    }
+
+    /// What a StatefulSet of ours has left behind is made again, as it is wanted by now.
+    /// Where sets may not be looked at, Helm waits as it would without us.
+    async fn replace_left_behind(&self, seen: &mut SeenTwice) {
+        let mut found = Vec::new();
+        for namespace in &self.namespaces {
+            let sets = Api::<StatefulSet>::namespaced(self.client.clone(), namespace);
+            let Ok(sets) = sets.list(&ListParams::default()).await else { continue };
+            let waiting: Vec<StatefulSet> = sets.items.into_iter().filter(left_behind::waits).collect();
+            if waiting.is_empty() {
+                continue;
+            }
+            let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
+            let Ok(pods) = pods.list(&ListParams::default()).await else { continue };
+            let is = |pod: &Pod| waiting.iter().any(|set| left_behind::is_left_behind(set, pod));
+            found.extend(pods.items.into_iter().filter(is));
+        }
+        for pod in seen.again(found) {
+            let api = Api::namespaced(self.client.clone(), &tracker::namespace(&pod));
+            self.replace(&api, &pod, "replaced: it is of a revision that its StatefulSet does not want any more").await;
+        }
+    }
+
+    /// Deletes a pod of a release of ours, which its controller makes again.
+    async fn replace(&self, api: &Api<Pod>, pod: &Pod, why: &str) {
+        let Some(name) = &pod.metadata.name else { return };
+        if !self.owners.is_surely_ours(pod).await {
+            return;
+        }
+        // As it was seen: one that started something meanwhile is left alone.
+        let seen =
+            Preconditions { uid: pod.metadata.uid.clone(), resource_version: pod.metadata.resource_version.clone() };
+        let parameters = DeleteParams { preconditions: Some(seen), ..DeleteParams::default() };
+        // A StatefulSet's pod ends in its own time, on a node that may be away too.
+        let parameters = if of_kind(pod, "StatefulSet") { parameters } else { parameters.grace_period(0) };
+        if api.delete(name, &parameters).await.is_ok() {
+            self.context.reporter.note(name, why);
         }
     }
 
@@ -653,6 +685,9 @@ fn restarts(pod: &Pod, container: &str) -> i32 {
 fn of_kind(pod: &Pod, kind: &str) -> bool {
     pod.metadata.owner_references.iter().flatten().any(|owner| owner.kind == kind)
 }
+
+/// How often StatefulSets are looked at for pods that they have left behind.
+const LOOK_FOR_LEFT_BEHIND: Duration = Duration::from_secs(4);
 
 /// A pod that waits for its image, that somebody makes again, and in which nothing runs.
 /// A Job counts a deleted pod as a failed one.
