@@ -135,15 +135,16 @@ const KILLS: usize = 30;
 const IN_A_ROW: usize = 3;
 
 #[test]
-fn layer_45_killed_at_random_moments_always_converges() {
+fn layers_beside_each_other_killed_at_random_moments_always_converge() {
     let tree = turn();
     let mut random = random();
     let (mut kills, mut converged) = (0, 0);
     let alone = Alone::new();
     while kills < KILLS {
-        let run = &["layer", "45", "--skip-tests", "--force"];
+        // Two layers at a time, of which one holds the other up.
+        let run = &["layer", "24-45", "--skip-tests", "--force", "--jobs", "2"];
         let child = unheard(&watched(&tree, &alone, run));
-        let moment = Duration::from_millis(random.u64(..9_000));
+        let moment = Duration::from_millis(random.u64(..14_000));
         let victims = match random.u8(..6) {
             0 => Victims::Xtask,
             1 => Victims::Helmfile,

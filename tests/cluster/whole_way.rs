@@ -37,7 +37,7 @@ fn kills_of_up_at_random_moments_always_converge() {
     let _turn = turn_with_whatever_there_is();
     let mut random = random();
     for round in 0..10 {
-        let child = unheard(&xtask(&["up"]));
+        let child = unheard(&xtask(&["up", "--force"]));
         let moment = Duration::from_millis(random.u64(..45_000));
         let started = Instant::now();
         while started.elapsed() < moment && child.try_wait().unwrap().is_none() {

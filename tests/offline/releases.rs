@@ -2,6 +2,7 @@
 //! stand-ins for helm and helmfile: what a real cluster would take minutes to show, or
 //! could not be made to show at all.
 
+mod beside;
 mod instant;
 
 use std::collections::BTreeMap;

@@ -150,8 +150,8 @@ pub fn edit_revision(release: &str, edit: impl FnOnce(&mut Secret)) {
 }
 
 /// A cache like this machine's, but for Helmfile: in its place stands a program that
-/// holds a lock while Helmfile changes the cluster, for as long as it or any Helm that
-/// it started lives, and that notes each time when the lock was not free.
+/// holds a lock of its layer while Helmfile changes the cluster, for as long as it or any
+/// Helm that it started lives, and that notes each time when the lock was not free.
 pub struct Alone {
     folder: tempfile::TempDir,
 }
@@ -180,7 +180,7 @@ impl Alone {
             let [lock, syncs, overlaps] =
                 ["lock", "syncs", "overlaps"].map(|name| folder.path().join(name).display().to_string());
             let script = format!(
-                "#!/bin/sh\ncase \" $* \" in *' sync '*)\n  exec 9>>'{lock}'\n  flock -n 9 || {{ echo \"$$ $*\" >>'{overlaps}'; exit 99; }}\n  echo $$ >>'{syncs}'\nesac\nexec '{}' \"$@\"\n",
+                "#!/bin/sh\ncase \" $* \" in *' sync '*)\n  exec 9>>'{lock}'-\"$(basename \"$2\")\"\n  flock -n 9 || {{ echo \"$$ $*\" >>'{overlaps}'; exit 99; }}\n  echo $$ >>'{syncs}'\nesac\nexec '{}' \"$@\"\n",
                 real.display()
             );
             write_program(&place.join("helmfile"), &script);
@@ -198,7 +198,7 @@ impl Alone {
     #[track_caller]
     pub fn never_overlapped(&self) -> usize {
         let read = |name: &str| std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
-        assert_eq!(read("overlaps"), "", "Helmfile runs of one cluster never overlap");
+        assert_eq!(read("overlaps"), "", "Helmfile runs of one layer never overlap");
         let syncs = read("syncs").lines().count();
         assert!(syncs > 0, "no Helmfile run was seen");
         syncs

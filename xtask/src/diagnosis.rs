@@ -151,16 +151,15 @@ impl<'a> Diagnosis<'a> {
         let watches = futures_util::future::join_all(pods.chain(events)).then(|_| std::future::pending::<()>());
         let heartbeat = watches::heartbeat(self.client, sender.clone());
         let stuck = self.helm_is_stuck();
-        tokio::pin!(watches, heartbeat, stuck);
+        let left_behind = self.replace_left_behind();
+        tokio::pin!(watches, heartbeat, stuck, left_behind);
         let mut limited: Option<tokio::time::Instant> = None;
-        let mut left_behind = SeenTwice::default();
-        let mut looks = tokio::time::interval(LOOK_FOR_LEFT_BEHIND);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let next = self.tracker.borrow().next_due();
             tokio::select! {
                 () = &mut watches => {}
                 () = &mut heartbeat => {}
+                () = &mut left_behind => {}
                 failure = &mut stuck => return failure,
                 Some(news) = seen.recv() => {
                     if self.take(news).await && limited.is_none() {
@@ -179,7 +178,6 @@ impl<'a> Diagnosis<'a> {
                     self.replace_backing_off().await;
                     limited = None;
                 }
-                _ = looks.tick() => self.replace_left_behind(&mut left_behind).await,
             }
         }
     }
@@ -340,8 +338,16 @@ impl<'a> Diagnosis<'a> {
     }
 
     /// What a StatefulSet of ours has left behind is made again, as it is wanted by now.
-    /// Where sets may not be looked at, Helm waits as it would without us.
-    async fn replace_left_behind(&self, seen: &mut SeenTwice) {
+    /// Where sets may not be looked at, Helm waits as it would without us. Never resolves.
+    async fn replace_left_behind(&self) {
+        let mut seen = SeenTwice::default();
+        loop {
+            tokio::time::sleep(LOOK_FOR_LEFT_BEHIND).await;
+            self.replace_if_left_behind(&mut seen).await;
+        }
+    }
+
+    async fn replace_if_left_behind(&self, seen: &mut SeenTwice) {
         let mut found = Vec::new();
         for namespace in &self.namespaces {
             let sets = Api::<StatefulSet>::namespaced(self.client.clone(), namespace);

@@ -7,6 +7,7 @@ pub(crate) mod inputs;
 pub(crate) mod instant;
 mod live;
 mod look;
+mod order;
 pub mod preflight;
 pub mod pull_secret;
 pub(crate) mod record;
@@ -14,12 +15,15 @@ mod state;
 pub mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use kube::Client;
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::cluster;
 use crate::cluster::lease::ClusterLease;
@@ -42,6 +46,7 @@ use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
 use crate::world::{helm_storage, kubernetes};
 use look::{Look, Outcome, Sight};
+use order::Schedule;
 use run_record::{Code, Event, Exit, Failure, InPlace, Step, StepKind};
 use state::{Action, act};
 
@@ -72,6 +77,27 @@ pub struct Args {
     /// Sync also what has not changed
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    pub pace: Pace,
+}
+
+/// How a run goes through several layers.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Pace {
+    /// How many layers to work on at once, as far as layers.yaml lets them [default: the number
+    /// of processors]
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// After a failure, go on with the layers that do not need the failed one
+    #[arg(long)]
+    pub keep_going: bool,
+}
+
+impl Pace {
+    fn jobs(self) -> usize {
+        let processors = || std::thread::available_parallelism().ok();
+        self.jobs.or_else(processors).map_or(1, NonZeroUsize::get)
+    }
 }
 
 impl Args {
@@ -126,7 +152,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     }
     let lab = cluster::require_ready(context).await?;
     let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
-    let runner = Runner { context, toolbox: &toolbox, lab: lab.as_ref(), lock: &lock, args };
+    let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args);
     runner.run_all(&selected).await
 }
 
@@ -223,7 +249,8 @@ impl<'a> Reader<'a> {
         let content: serde_json::Value = crate::repo::read_yaml(&origin.lock)?;
         let values = context.run_dir.join("images-lock.json");
         let text = serde_json::json!({"imagesLock": content}).to_string();
-        std::fs::write(&values, text)
+        // Layers beside each other share it.
+        files::write_atomically(&values, text.as_bytes())
             .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {values}: {error}")))?;
         Ok(Self { context, toolbox, origin, values, args })
     }
@@ -362,31 +389,36 @@ pub struct Runner<'a> {
     pub lab: Option<&'a Lab>,
     pub lock: &'a ClusterLock,
     pub args: &'a Args,
+    /// Each test is a Helm and some pods, and a small machine has to hold them all.
+    tests: Semaphore,
+    /// Held while the pull secret, which is of no layer, is looked at and written.
+    pull_secret: Mutex<()>,
 }
 
-impl Runner<'_> {
+impl<'a> Runner<'a> {
+    pub fn new(
+        context: &'a Context,
+        toolbox: &'a Toolbox,
+        lab: Option<&'a Lab>,
+        lock: &'a ClusterLock,
+        args: &'a Args,
+    ) -> Self {
+        let (tests, pull_secret) = (Semaphore::new(TESTS_AT_ONCE), Mutex::default());
+        Self { context, toolbox, lab, lock, args, tests, pull_secret }
+    }
     fn reader(&self) -> Result<Reader<'_>, Failure> {
         Reader::new(self.context, self.toolbox, lab::origin(self.context, self.lab), self.args)
     }
 
-    /// Each layer in order; the first that fails ends the run.
+    /// Each layer once those that it needs are in place. After a failure those that are worked
+    /// on come to their end, and others are started only with `--keep-going`.
     pub async fn run_all(&self, layers: &[Layer]) -> Result<(), Failure> {
         let client = kubernetes::client(self.context).await?;
         kubernetes::require(&client).await?;
         let lease = ClusterLease::acquire(self.context, &client).await?;
         // On the heap: what a layer's run holds is as large as a stack, and is moved.
         let run = Box::pin(async {
-            let mut some = false;
-            for layer in layers {
-                let (since, started) = (jiff::Timestamp::now(), Instant::now());
-                let result = self.run_layer(&client, layer).await;
-                if let Err(failure) = &result {
-                    let (code, took) = (failure.code, started.elapsed());
-                    self.context.reporter.event(&Event::LayerFailed { layer: layer.name(), code, took });
-                }
-                timeline::record(self.context, &client, layer, since).await;
-                some |= result?;
-            }
+            let some = self.run_scheduled(&client, layers).await?;
             match self.args.selector() {
                 Some(selector) if !some => Err(nothing_selected(selector, layers)),
                 _ => Ok(()),
@@ -394,6 +426,57 @@ impl Runner<'_> {
         });
         let result = lease.guard(run).await;
         lease.release().await;
+        result
+    }
+
+    /// Whether there was anything to do in any layer.
+    ///
+    /// # Errors
+    /// The first failure, with those that came after it.
+    async fn run_scheduled(&self, client: &Client, layers: &[Layer]) -> Result<bool, Failure> {
+        let needs = self.context.tree.layer_needs()?;
+        let pace = self.args.pace;
+        let mut schedule = Schedule::new(order::edges(layers, &needs), pace.keep_going);
+        let mut working = FuturesUnordered::new();
+        let mut results = Vec::new();
+        loop {
+            while schedule.working() < pace.jobs()
+                && let Some(next) = schedule.start()
+            {
+                working.push(async move { (next, self.run_recorded(client, &layers[next]).await) });
+            }
+            let Some((ended, result)) = working.next().await else { break };
+            schedule.ended(ended, result.is_ok());
+            let others = schedule.working();
+            if let (Err(failure), 1..) = (&result, others) {
+                let rest = if others == 1 { "1 layer is" } else { "the others are" };
+                let text = format!("{}; {rest} still worked on", in_a_line(failure));
+                self.context.reporter.warn(&layers[ended].name(), text);
+            }
+            results.push(result);
+        }
+        Interrupt::global().check()?;
+        for (index, missing) in schedule.left() {
+            let why = match missing {
+                Some(missing) => format!("not started: {}, which it needs, is not in place", layers[missing].name()),
+                None => "not started: another layer failed (--keep-going goes on with such layers)".to_owned(),
+            };
+            self.context.reporter.note(&layers[index].name(), why);
+        }
+        let some = results.iter().any(|result| matches!(result, Ok(true)));
+        all_or_first(results.into_iter().map(|result| result.map(drop)).collect())?;
+        Ok(some)
+    }
+
+    /// One layer, with what the cluster wrote down of it in the run's record.
+    async fn run_recorded(&self, client: &Client, layer: &Layer) -> Result<bool, Failure> {
+        let (since, started) = (jiff::Timestamp::now(), Instant::now());
+        let result = self.run_layer(client, layer).await;
+        if let Err(failure) = &result {
+            let (code, took) = (failure.code, started.elapsed());
+            self.context.reporter.event(&Event::LayerFailed { layer: layer.name(), code, took });
+        }
+        timeline::record(self.context, client, layer, since).await;
         result
     }
 
@@ -433,6 +516,7 @@ impl Runner<'_> {
             preflight::check(self.context, client, layer, self.lab, &own, images).await?;
             step.done();
             if let Some(need) = &self.context.tree.layer_needs()?.pull_secret {
+                let _one = self.pull_secret.lock().await;
                 pull_secret::ensure(self.context, client, need).await?;
             }
             releases::watch_over(self.context, client, &wanted).await?;
@@ -651,7 +735,10 @@ impl Runner<'_> {
     /// that all that fail are told and no child is left to itself.
     async fn test(&self, client: &Client, layer: &Layer, wanted: &[Release]) -> Vec<Result<(), Failure>> {
         let tests = wanted.iter().map(async |release| match release.installed {
-            true => self.test_release(client, layer, release).await,
+            true => {
+                let _turn = self.tests.acquire().await;
+                self.test_release(client, layer, release).await
+            }
             false => Ok(()),
         });
         futures_util::stream::iter(tests).buffered(TESTS_AT_ONCE).collect().await
@@ -740,15 +827,20 @@ pub(crate) async fn examined(
     Some(sight)
 }
 
-/// How many releases of a layer are tested at once: each test is a Helm and some pods,
-/// and a small machine has to hold them all.
+/// How many releases are tested at once, of all layers together.
 const TESTS_AT_ONCE: usize = 3;
 
 /// The first failure, with the others as its evidence.
 fn all_or_first(results: Vec<Result<(), Failure>>) -> Result<(), Failure> {
     let mut failures = results.into_iter().filter_map(Result::err);
     let Some(first) = failures.next() else { return Ok(()) };
-    Err(failures.fold(first, |first, other| first.evidence(format!("also {other}"))))
+    Err(failures.fold(first, |first, other| first.evidence(format!("also {}", in_a_line(&other)))))
+}
+
+/// A failure with the first of its evidence.
+fn in_a_line(failure: &Failure) -> String {
+    let evidence = failure.evidence.first().map(|evidence| format!(" ({evidence})"));
+    format!("{failure}{}", evidence.unwrap_or_default())
 }
 
 /// Helmfile's words for a selector that is none (`ParseLabels`).

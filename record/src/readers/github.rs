@@ -2,12 +2,17 @@
 //! layer in the log, and an annotation, at the layer's file and line, for what ended the
 //! run. Whether it is a job of GitHub that runs is not asked here.
 
+use std::collections::BTreeSet;
+
 use crate::Event;
 
 /// Reads the run's events; remembers which layer is at work.
 #[derive(Clone, Debug, Default)]
 pub struct Annotations {
     layer: Option<String>,
+    /// All that are at work: groups cannot stand beside each other, so that a layer has one
+    /// only where it is alone when it starts.
+    working: BTreeSet<String>,
     /// What ends a run is told after the layer that it ended.
     failed: Option<String>,
 }
@@ -18,23 +23,25 @@ impl Annotations {
     pub fn commands(&mut self, event: &Event, read: impl Fn(&str) -> Option<String>) -> (Vec<String>, Vec<String>) {
         match event {
             Event::LayerStarted { layer } => {
-                let before = self.end_group();
-                self.layer = Some(layer.clone());
-                ([before, vec![format!("::group::{}", data(layer))]].concat(), Vec::new())
+                let mut before = self.end_group();
+                if self.working.is_empty() {
+                    self.layer = Some(layer.clone());
+                    before.push(format!("::group::{}", data(layer)));
+                }
+                self.working.insert(layer.clone());
+                (before, Vec::new())
             }
-            Event::LayerInPlace { layer, .. } | Event::LayerSkipped { layer, .. } => {
-                let ends = self.layer.as_ref() == Some(layer);
-                (Vec::new(), if ends { self.end_group() } else { Vec::new() })
-            }
+            Event::LayerInPlace { layer, .. } | Event::LayerSkipped { layer, .. } => (Vec::new(), self.ended(layer)),
             Event::LayerFailed { layer, .. } => {
-                self.failed = Some(layer.clone());
-                (Vec::new(), self.end_group())
+                // The first one is the run's verdict.
+                self.failed.get_or_insert_with(|| layer.clone());
+                (Vec::new(), self.ended(layer))
             }
             Event::Warning { resource, text } => {
                 (Vec::new(), vec![format!("::warning title={}::{}", property(resource), data(text))])
             }
             Event::Failed(failure) => {
-                let layer = self.layer.as_ref().or(self.failed.as_ref());
+                let layer = self.failed.as_ref().or(self.layer.as_ref());
                 let file = layer.map(|layer| format!("infra/kubernetes/helmfiles/{layer}.yaml"));
                 let mut place = String::new();
                 if let Some((file, text)) = file.and_then(|file| read(&file).map(|text| (file, text))) {
@@ -53,6 +60,11 @@ impl Annotations {
             Event::RunEnded { .. } => (self.end_group(), Vec::new()),
             _ => (Vec::new(), Vec::new()),
         }
+    }
+
+    fn ended(&mut self, layer: &str) -> Vec<String> {
+        self.working.remove(layer);
+        if self.layer.as_deref() == Some(layer) { self.end_group() } else { Vec::new() }
     }
 
     fn end_group(&mut self) -> Vec<String> {

@@ -17,12 +17,18 @@ pub struct Args {
     /// Leave out `helm test`
     #[arg(long)]
     pub skip_tests: bool,
+    /// Sync also what has not changed
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub pace: layer::Pace,
 }
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let path = repo::critical_path(&context.tree)?;
     let layers = layers::select(&context.tree.layers()?, &path)?;
-    let layer_args = layer::Args { skip_tests: args.skip_tests, ..layer::Args::of(path) };
+    let layer_args =
+        layer::Args { skip_tests: args.skip_tests, force: args.force, pace: args.pace, ..layer::Args::of(path) };
     if context.dry_run {
         cluster::plan(context).await?;
         context.reporter.planned("mirror", "copy what images.lock names");
@@ -53,7 +59,7 @@ async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &l
     let ready = cluster::up(context, lock).await?;
     mirror::copy_all(context, &lab::origin(context, ready.lab.as_ref())).await?;
     if !layer::instant::answers(context, layers, args).await? {
-        let runner = Runner { context, toolbox: &ready.toolbox, lab: ready.lab.as_ref(), lock, args };
+        let runner = Runner::new(context, &ready.toolbox, ready.lab.as_ref(), lock, args);
         runner.run_all(layers).await?;
     }
     let elapsed = human_seconds(context.reporter.elapsed().as_secs_f64());

@@ -153,6 +153,9 @@ impl Given {
 }
 
 async fn ask(reporter: &Reporter, what: &str) -> Result<(), Failure> {
+    // One question at a time, also where layers are worked on beside each other.
+    static ASKING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _one = ASKING.lock().await;
     reporter.prompt(&format!("This would {what}. Go on? [y/N] "));
     let (sender, answer) = tokio::sync::oneshot::channel();
     // A thread of its own, which nothing waits for: a read of a terminal cannot be

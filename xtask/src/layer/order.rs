@@ -1,0 +1,148 @@
+//! Which of a run's layers may be worked on beside each other. Only what layers.yaml says
+//! counts: the layers that one needs, and the namespaces that another one makes. Nothing
+//! is run here.
+
+use std::collections::BTreeSet;
+
+use crate::repo::layers::Layer;
+use crate::repo::needs::LayerNeeds;
+
+/// For each of these layers, those before it in the list that it waits for, by index. One
+/// that layers.yaml does not name waits for all of them. What stands after a layer is never
+/// waited for, so that no circle can be written; the layer's own check finds it missing.
+pub(crate) fn edges(all: &[Layer], needs: &LayerNeeds) -> Vec<BTreeSet<usize>> {
+    let of = |layer: &Layer| needs.layers.get(&layer.name());
+    all.iter()
+        .enumerate()
+        .map(|(index, layer)| {
+            let Some(own) = of(layer) else { return (0..index).collect() };
+            let is_needed = |before: &Layer| {
+                let makes = of(before)
+                    .is_some_and(|before| before.creates.iter().any(|namespace| own.namespaces.contains(namespace)));
+
+                own.layers.contains(&before.name()) || makes
+            };
+            (0..index).filter(|before| is_needed(&all[*before])).collect()
+        })
+        .collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Waiting,
+    Working,
+    Done,
+    Failed,
+}
+
+/// How far each layer of a run has come.
+#[derive(Debug)]
+pub(crate) struct Schedule {
+    edges: Vec<BTreeSet<usize>>,
+    progress: Vec<Progress>,
+    /// Whether what does not need a failed layer is started all the same.
+    keep_going: bool,
+}
+
+impl Schedule {
+    pub fn new(edges: Vec<BTreeSet<usize>>, keep_going: bool) -> Self {
+        let progress = vec![Progress::Waiting; edges.len()];
+        Self { edges, progress, keep_going }
+    }
+
+    /// The next layer to work on, which counts as worked on from now; none where none may be
+    /// started yet, or any more.
+    pub fn start(&mut self) -> Option<usize> {
+        if !self.keep_going && self.progress.contains(&Progress::Failed) {
+            return None;
+        }
+        let is_ready = |index: &usize| {
+            self.progress[*index] == Progress::Waiting
+                && self.edges[*index].iter().all(|before| self.progress[*before] == Progress::Done)
+        };
+        let next = (0..self.edges.len()).find(is_ready)?;
+        self.progress[next] = Progress::Working;
+        Some(next)
+    }
+
+    pub fn ended(&mut self, index: usize, well: bool) {
+        self.progress[index] = if well { Progress::Done } else { Progress::Failed };
+    }
+
+    /// How many are worked on now.
+    pub fn working(&self) -> usize {
+        self.progress.iter().filter(|progress| **progress == Progress::Working).count()
+    }
+
+    /// Those that were never started, each with the first one that it needs and that is not
+    /// in place; none where nothing of it was.
+    pub fn left(&self) -> Vec<(usize, Option<usize>)> {
+        let waiting = (0..self.edges.len()).filter(|index| self.progress[*index] == Progress::Waiting);
+        let missing =
+            |index: usize| self.edges[index].iter().copied().find(|before| self.progress[*before] != Progress::Done);
+        waiting.map(|index| (index, missing(index))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers(names: &[&str]) -> Vec<Layer> {
+        let layer = |name: &&str| {
+            let (number, stage) = name.split_once('-').unwrap();
+            Layer { number: number.parse().unwrap(), stage: stage.to_owned(), path: format!("{name}.yaml").into() }
+        };
+        names.iter().map(layer).collect()
+    }
+
+    fn needs(text: &str) -> LayerNeeds {
+        LayerNeeds::parse("layers.yaml".into(), &format!("criticalPath: []\nlayers: {{{text}}}")).unwrap()
+    }
+
+    #[test]
+    fn only_what_is_written_down_is_waited_for_and_of_a_layer_that_is_not_everything() {
+        let all = layers(&["10-a", "20-b", "30-c", "40-d"]);
+        for (text, expected) in [
+            ("10-a: {}, 20-b: {}, 30-c: {layers: [10-a]}, 40-d: {layers: [10-a, 20-b]}", [&[][..], &[], &[0], &[0, 1]]),
+            ("10-a: {creates: [x]}, 20-b: {namespaces: [x]}, 30-c: {}, 40-d: {}", [&[], &[0], &[], &[]]),
+            // 20-b needs one that comes after it, which its own check will miss.
+            ("10-a: {}, 20-b: {layers: [30-c]}, 30-c: {layers: [20-b]}, 40-d: {}", [&[], &[], &[1], &[]]),
+            ("10-a: {}, 20-b: {layers: [99-z]}", [&[], &[], &[0, 1], &[0, 1, 2]]),
+        ] {
+            let found: Vec<Vec<usize>> =
+                edges(&all, &needs(text)).into_iter().map(|edges| edges.into_iter().collect()).collect();
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_critical_path_of_the_tree_has_two_layers_that_stand_beside_each_other() {
+        let tree = crate::repo::Tree::discover(camino::Utf8Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let all = crate::repo::layers::select(&tree.layers().unwrap(), &tree.layer_needs().unwrap().critical_path);
+        let edges = edges(&all.unwrap(), &tree.layer_needs().unwrap());
+        assert!(edges[1..].iter().all(|needed| needed.contains(&0)), "all need the namespaces: {edges:?}");
+        assert!(edges[1..4].iter().all(|needed| needed.len() == 1), "{edges:?}");
+    }
+
+    #[test]
+    fn after_a_failure_nothing_is_started_unless_the_run_is_to_keep_going() {
+        let diamond = || vec![BTreeSet::new(), BTreeSet::from([0]), BTreeSet::from([0]), BTreeSet::from([1])];
+        for (keep_going, then) in [(false, None), (true, Some(2))] {
+            let mut schedule = Schedule::new(diamond(), keep_going);
+            assert_eq!((schedule.start(), schedule.start()), (Some(0), None));
+            schedule.ended(0, true);
+            assert_eq!(schedule.start(), Some(1));
+            schedule.ended(1, false);
+            assert_eq!(schedule.start(), then);
+            if then.is_some() {
+                assert_eq!(schedule.working(), 1);
+                schedule.ended(2, true);
+                assert_eq!(schedule.left(), [(3, Some(1))]);
+            } else {
+                assert_eq!(schedule.left(), [(2, None), (3, Some(1))]);
+            }
+            assert_eq!(schedule.start(), None);
+        }
+    }
+}
