@@ -158,7 +158,12 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 
 async fn plan(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Failure> {
     let sights = match instant::recorded(context, layers).await {
-        Ok(sights) => sights,
+        Ok(sights) => {
+            for (layer, _) in layers.iter().zip(&sights).filter(|(_, sight)| sight.is_none()) {
+                context.reporter.planned(&layer.name(), "sync all of its releases: nothing was recorded of them");
+            }
+            sights
+        }
         Err(failure) => {
             context.reporter.note("layer", format!("cannot compare with the last run: {failure}"));
             layers.iter().map(|_| None).collect()
