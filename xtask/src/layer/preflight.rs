@@ -17,7 +17,7 @@ use crate::releases::{Status, manifest};
 use crate::repo::layers::Layer;
 use crate::repo::needs::SecretNeed;
 use crate::repo::needs::ServiceNeed;
-use crate::repo::needs::{Needs, Waits};
+use crate::repo::needs::{LayerNeeds, Needs, Waits};
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::world::helm_storage;
@@ -99,7 +99,7 @@ pub async fn check(
         needs_all.layers.values().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).collect();
     let namespaces = join_all(named.into_iter().map(|name| {
         let needed = needs.namespaces.contains(name) && !own.has("Namespace", "", name);
-        namespace_active(context, client, name, needed, budgets)
+        namespace_active(context, client, name, needed, &needs_all)
     }));
     let layers = layers_in_place(context, client, &needs);
     let secrets = join_all(needs.secrets.iter().map(async |need| match secret_has_keys(context, client, need).await {
@@ -134,7 +134,7 @@ async fn namespace_active(
     client: &Client,
     name: &str,
     needed: bool,
-    waits: &Waits,
+    needs: &LayerNeeds,
 ) -> Result<(), Failure> {
     let started = Instant::now();
     let mut told = Vec::new();
@@ -158,8 +158,11 @@ async fn namespace_active(
             // It is gone, and the layer that makes it makes it anew.
             NamespacePhase::Absent if !needed => return Ok(()),
             NamespacePhase::Absent => {
-                return Err(Failure::new(Code::NamespaceMissing, format!("the namespace {name} does not exist"))
-                    .remedy("cargo xtask layer 10"));
+                let missing = Failure::new(Code::NamespaceMissing, format!("the namespace {name} does not exist"));
+                return Err(missing.remedy(match needs.creator_of(name) {
+                    Some(layer) => format!("cargo xtask layer {layer}"),
+                    None => format!("kubectl --context {} create namespace {name}", context.kube_context),
+                }));
             }
             NamespacePhase::Terminating(held) => {
                 let told_now: Vec<String> = held.clone();
@@ -167,8 +170,8 @@ async fn namespace_active(
                     context.reporter.waiting(name, format!("the namespace is Terminating: {}", held_by(&held)));
                     told = if told_now.is_empty() { vec![String::new()] } else { told_now };
                 }
-                if started.elapsed() >= Duration::from_secs(waits.namespace) {
-                    return Err(Failure::new(Code::NamespaceTerminating, format!("the namespace {name} is still being deleted after {} s", waits.namespace))
+                if started.elapsed() >= Duration::from_secs(needs.preflight.namespace) {
+                    return Err(Failure::new(Code::NamespaceTerminating, format!("the namespace {name} is still being deleted after {} s", needs.preflight.namespace))
                         .evidence(held_by(&held))
                         .remedy(format!("kubectl --context {} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to", context.kube_context)));
                 }

@@ -38,6 +38,12 @@ impl LayerNeeds {
         needs.into_iter().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).cloned().collect()
     }
 
+    /// The layer that makes this namespace, where one says so.
+    pub fn creator_of(&self, namespace: &str) -> Option<&str> {
+        let mut makers = self.layers.iter().filter(|(_, needs)| needs.creates.iter().any(|made| made == namespace));
+        makers.next().map(|(name, _)| name.as_str())
+    }
+
     /// # Errors
     /// What is no such file, or holds a number that cannot be meant; file and field are named.
     pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
