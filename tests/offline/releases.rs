@@ -33,6 +33,8 @@ struct World {
     /// By path: what is answered there, code and body.
     answers: BTreeMap<String, (u16, String)>,
     asked: Vec<String>,
+    /// What Helm makes of `top` at each sync, by the number of the revision.
+    makes: Option<fn(u32) -> Value>,
 }
 
 /// An API server, which is also the registry: it answers every path.
@@ -91,6 +93,14 @@ impl World {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match (method, parts.as_slice()) {
             (_, ["readyz"]) => (200, "ok".into()),
+            ("POST", ["sync"]) => {
+                let newest = self.secrets.values().filter(|secret| secret["metadata"]["labels"]["name"] == "top");
+                let number =
+                    newest.map(|secret| word(secret, "name").rsplit_once(".v").unwrap().1.parse().unwrap()).max();
+                let secret = self.makes.unwrap()(number.unwrap_or(0) + 1);
+                self.secrets.insert(format!("shop/{}", word(&secret, "name")), secret);
+                (200, String::new())
+            }
             (_, ["version"]) => (200, r#"{"gitVersion": "v1.34.1"}"#.into()),
             ("GET", ["api", "v1", "secrets"]) => self.list(None, query, metadata),
             ("GET", ["api", "v1", "namespaces", namespace, "secrets"]) => self.list(Some(namespace), query, metadata),

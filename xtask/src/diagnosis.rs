@@ -17,7 +17,7 @@ mod tests;
 pub mod tracker;
 mod watches;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,8 @@ pub struct Diagnosis<'a> {
     tracker: RefCell<Tracker>,
     /// The last words of what crashed, by pod and container, with its count of restarts.
     crashes: RefCell<BTreeMap<(String, String), (i32, Crash)>>,
+    /// Since the last heartbeat: nothing else is asked of it meanwhile.
+    api_is_silent: Cell<bool>,
     /// Where each namespace's watches begin: what came before is not this run's.
     start: Vec<Start>,
     /// The job's log, and how long it was before this run of it.
@@ -123,6 +125,7 @@ impl<'a> Diagnosis<'a> {
             owners: Owners::new(client, releases),
             tracker: RefCell::new(tracker),
             crashes: RefCell::default(),
+            api_is_silent: Cell::new(false),
             start,
             log: (log.to_owned(), std::fs::metadata(log).map_or(0, |file| file.len())),
             began: jiff::Timestamp::now(),
@@ -269,6 +272,7 @@ impl<'a> Diagnosis<'a> {
     /// Told and no more: Helm and the watches go on by themselves when the API is
     /// back, and a Helm that gave up meanwhile is the retry table's affair.
     fn tell_of_the_api(&self, silent: Option<&str>) {
+        self.api_is_silent.set(silent.is_some());
         let reporter = &self.context.reporter;
         let Some(reason) = silent else {
             return reporter.note(&self.context.kube_context, "the Kubernetes API answers again");
@@ -343,7 +347,9 @@ impl<'a> Diagnosis<'a> {
         let mut seen = SeenTwice::default();
         loop {
             tokio::time::sleep(LOOK_FOR_LEFT_BEHIND).await;
-            self.replace_if_left_behind(&mut seen).await;
+            if !self.api_is_silent.get() {
+                self.replace_if_left_behind(&mut seen).await;
+            }
         }
     }
 
@@ -363,7 +369,8 @@ impl<'a> Diagnosis<'a> {
         }
         for pod in seen.again(found) {
             let api = Api::namespaced(self.client.clone(), &tracker::namespace(&pod));
-            self.replace(&api, &pod, "replaced: it is of a revision that its StatefulSet does not want any more").await;
+            self.replace(&api, &pod, "deleted, to be made again: it was stuck on an old revision of its StatefulSet")
+                .await;
         }
     }
 
@@ -693,7 +700,7 @@ fn of_kind(pod: &Pod, kind: &str) -> bool {
 }
 
 /// How often StatefulSets are looked at for pods that they have left behind.
-const LOOK_FOR_LEFT_BEHIND: Duration = Duration::from_secs(4);
+const LOOK_FOR_LEFT_BEHIND: Duration = Duration::from_secs(5);
 
 /// A pod that waits for its image, that somebody makes again, and in which nothing runs.
 /// A Job counts a deleted pod as a failed one.

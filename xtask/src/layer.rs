@@ -45,10 +45,10 @@ use crate::world::process::{Job, capture};
 use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
 use crate::world::{helm_storage, kubernetes};
-use look::{Look, Outcome, Sight};
+use look::{Baseline, Look, Outcome, Sight};
 use order::Schedule;
 use run_record::{Code, Event, Exit, Failure, InPlace, Step, StepKind};
-use state::{Action, act};
+use state::{Action, ReleaseState, act};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
@@ -194,7 +194,10 @@ fn plan_releases(context: &Context, sight: &Sight, args: &Args) {
     for (found, action) in sight.releases.iter().zip(actions(sight, args)) {
         let why = found.state.why();
         let text = match action {
-            Action::Nothing => format!("nothing: {why}"),
+            Action::Nothing if found.state == ReleaseState::Untested => {
+                format!("leave it as it is: {why}, and tests are left out")
+            }
+            Action::Nothing => format!("leave it as it is: {why}"),
             Action::Test => format!("run its tests: {why}"),
             Action::Sync if args.force => format!("sync, by --force: {why}"),
             Action::Sync if found.is_open() => format!("render, and sync if that differs: {why}"),
@@ -445,7 +448,8 @@ impl<'a> Runner<'a> {
         let mut working = FuturesUnordered::new();
         let mut results = Vec::new();
         loop {
-            while schedule.working() < pace.jobs()
+            while Interrupt::global().check().is_ok()
+                && schedule.working() < pace.jobs()
                 && let Some(next) = schedule.start()
             {
                 working.push(async move { (next, self.run_recorded(client, &layers[next]).await) });
@@ -454,8 +458,9 @@ impl<'a> Runner<'a> {
             schedule.ended(ended, result.is_ok());
             let others = schedule.working();
             if let (Err(failure), 1..) = (&result, others) {
-                let rest = if others == 1 { "1 layer is" } else { "the others are" };
-                let text = format!("{}; {rest} still worked on", in_a_line(failure));
+                let rest =
+                    if others == 1 { "1 other layer is".to_owned() } else { format!("{others} other layers are") };
+                let text = format!("{}; {rest} still being worked on", in_a_line(failure));
                 self.context.reporter.warn(&layers[ended].name(), text);
             }
             results.push(result);
@@ -464,7 +469,7 @@ impl<'a> Runner<'a> {
         for (index, missing) in schedule.left() {
             let why = match missing {
                 Some(missing) => format!("not started: {}, which it needs, is not in place", layers[missing].name()),
-                None => "not started: another layer failed (--keep-going goes on with such layers)".to_owned(),
+                None => "not started, because another layer failed (--keep-going would start it)".to_owned(),
             };
             self.context.reporter.note(&layers[index].name(), why);
         }
@@ -477,11 +482,11 @@ impl<'a> Runner<'a> {
     async fn run_recorded(&self, client: &Client, layer: &Layer) -> Result<bool, Failure> {
         let (since, started) = (jiff::Timestamp::now(), Instant::now());
         let result = self.run_layer(client, layer).await;
-        if let Err(failure) = &result {
-            let (code, took) = (failure.code, started.elapsed());
-            self.context.reporter.event(&Event::LayerFailed { layer: layer.name(), code, took });
-        }
+        let took = started.elapsed();
         timeline::record(self.context, client, layer, since).await;
+        if let Err(failure) = &result {
+            self.context.reporter.event(&Event::LayerFailed { layer: layer.name(), code: failure.code, took });
+        }
         result
     }
 
@@ -511,6 +516,7 @@ impl<'a> Runner<'a> {
             actions.filter(|(_, planned)| *planned == action).map(|(release, _)| release.clone()).collect()
         };
         let (syncing, mut testing) = (of(Action::Sync), of(Action::Test));
+        let mut baselines = Vec::new();
         if let Some(sight) = &sight {
             instant::tell(self.context, sight, self.args);
         }
@@ -532,6 +538,10 @@ impl<'a> Runner<'a> {
                 let left = wanted.iter().filter(|release| release.installed).count();
                 let part = syncing.iter().filter(|release| release.installed).count() < left;
                 self.sync_until_settled(client, layer, &syncing, part).await?;
+                // Before the tests, in whose minutes anybody may change anything.
+                if let Some(look) = &look {
+                    baselines = look::baselines(look, &syncing, sight.as_ref()).await;
+                }
                 releases::by_hand::tell(self.context, client, &wanted).await;
             }
         }
@@ -540,12 +550,15 @@ impl<'a> Runner<'a> {
         }
         let tested = self.test(client, layer, &testing).await;
         if let Some(look) = &look {
-            self.record(look, &reader, layer, &wanted, sight.as_ref(), &syncing, &testing, &tested).await;
+            self.record(look, &reader, layer, &wanted, sight.as_ref(), (&syncing, &baselines), &testing, &tested).await;
         }
         Interrupt::global().check()?;
         all_or_first(tested)?;
         let releases = wanted.iter().filter(|release| release.installed).count();
-        let how = if testing.is_empty() && syncing.is_empty() { InPlace::Unchanged } else { InPlace::Synced };
+        let how = match &sight {
+            Some(sight) if testing.is_empty() && syncing.is_empty() => sight.how(),
+            _ => InPlace::Synced,
+        };
         reporter.event(&Event::LayerInPlace { layer: name, releases, how, took: started.elapsed() });
         Ok(true)
     }
@@ -569,7 +582,7 @@ impl<'a> Runner<'a> {
         layer: &Layer,
         wanted: &[Release],
         sight: Option<&Sight>,
-        synced: &[Release],
+        (synced, baselines): (&[Release], &[Result<Baseline, String>]),
         testing: &[Release],
         tested: &[Result<(), Failure>],
     ) {
@@ -582,13 +595,21 @@ impl<'a> Runner<'a> {
             .filter_map(|(index, release)| {
                 let before = sight.and_then(|sight| sight.releases.get(index));
                 let now = testing.iter().zip(tested).find(|(other, _)| is(release, other));
-                let was_synced = synced.iter().any(|other| is(release, other));
+                let baseline = synced.iter().zip(baselines).find(|(other, _)| is(release, other));
+                let was_synced = baseline.is_some();
                 let kept = before.is_some_and(|found| found.is_recorded_as_it_is());
                 let passed = match now {
                     Some((_, result)) => result.is_ok(),
                     None => !was_synced && before.is_some_and(look::Found::was_tested),
                 };
-                (was_synced || now.is_some() || !kept).then_some(Outcome { release, tested: passed })
+                if !was_synced && now.is_none() && kept {
+                    return None;
+                }
+                let baseline = match baseline {
+                    Some((_, baseline)) => baseline.clone(),
+                    None => Ok(before.and_then(look::Found::baseline)?),
+                };
+                Some(Outcome { release, tested: passed, baseline })
             })
             .collect();
         if outcomes.is_empty() {
@@ -605,8 +626,8 @@ impl<'a> Runner<'a> {
             }
         };
         match all {
-            Ok(all) => look::write(look, layer, &all, &outcomes).await,
-            Err(failure) => instant::cannot(self.context, &failure),
+            Ok(all) => look::write(look, layer, &all, outcomes).await,
+            Err(failure) => self.context.reporter.note(&layer.name(), format!("not recorded: {failure}")),
         }
     }
 

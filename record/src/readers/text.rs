@@ -74,7 +74,7 @@ pub(crate) fn in_place(releases: usize, how: InPlace) -> String {
     let what = match how {
         InPlace::Synced => "in place",
         InPlace::Unchanged => "in place, unchanged",
-        InPlace::Scaled => "unchanged, but for what an autoscaler sets",
+        InPlace::Scaled => "unchanged, except for replicas set by an autoscaler",
     };
     format!("{what}: {releases} release{}", if releases == 1 { "" } else { "s" })
 }

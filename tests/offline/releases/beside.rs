@@ -91,7 +91,7 @@ fn after_a_failure_the_others_come_to_their_end_and_no_more_is_started() {
             "layers: {10-base: {}, 20-top: {layers: [10-base]}, 30-side: {layers: [10-base]}, 40-last: {layers: [20-top]}, 50-other: {layers: [10-base, 30-side]}}",
         );
         let said = run(&bench, more, 1);
-        assert!(said.contains("1 layer is still worked on"), "{more:?}: {said}");
+        assert!(said.contains("1 other layer is still being worked on"), "{more:?}: {said}");
         assert!(said.contains("[30-side] in place: 1 release"), "{more:?}: {said}");
         assert!(said.contains("[40-last] not started: 20-top, which it needs, is not in place"), "{more:?}: {said}");
         assert!(said.contains(&format!("[50-other] {others}")), "{more:?}: {said}");

@@ -14,7 +14,7 @@ use crate::mirror::Origin;
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::world::{kubernetes, tools};
-use run_record::{Event, Exit, Failure, InPlace};
+use run_record::{Event, Exit, Failure};
 
 /// What is recorded of these layers beside what is so; none for one of which nothing is.
 ///
@@ -93,17 +93,18 @@ async fn refresh(look: &Look<'_>, layer: &Layer, wanted: &[super::Release], sigh
     let outdated = wanted.iter().zip(&sight.releases).filter(|(_, found)| !found.is_recorded_as_it_is());
     let outcomes: Vec<super::Outcome<'_>> = outdated
         .filter(|(release, _)| release.installed)
-        .map(|(release, found)| super::Outcome { release, tested: found.was_tested() })
+        .filter_map(|(release, found)| {
+            Some(super::Outcome { release, tested: found.was_tested(), baseline: Ok(found.baseline()?) })
+        })
         .collect();
     if !outcomes.is_empty() {
-        super::look::write(look, layer, wanted, &outcomes).await;
+        super::look::write(look, layer, wanted, outcomes).await;
     }
 }
 
 fn finished(context: &Context, layer: &Layer, sight: &Sight, started: Instant) {
     let releases = sight.releases.iter().filter(|found| found.named.installed).count();
-    let scaled = sight.releases.iter().any(|found| !found.told.is_empty());
-    let how = if scaled { InPlace::Scaled } else { InPlace::Unchanged };
+    let how = sight.how();
     context.reporter.event(&Event::LayerInPlace { layer: layer.name(), releases, how, took: started.elapsed() });
 }
 

@@ -169,7 +169,7 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
         return Standing::Drifted(whole("is being deleted"));
     }
     if metadata.uid.as_deref() != Some(&made.uid) {
-        return Standing::Drifted(whole("was made again since Helm made it"));
+        return Standing::Drifted(whole("was deleted and created anew since Helm made it"));
     }
     let fields = match helms(metadata) {
         Err(why) => return Standing::Drifted(whole(&format!("cannot be judged: {why}"))),
@@ -202,13 +202,18 @@ fn in_words(seconds: i64) -> String {
     }
 }
 
-/// Who scales the object by the subresource, unless it is a person.
+/// The autoscaler that scales the object by the subresource: the one of Kubernetes, which its
+/// controller manager runs, KEDA's, or one that says so by its name. Anybody else is a person,
+/// or a person's tool.
 fn autoscaler(metadata: &ObjectMeta) -> Option<&str> {
     let entry = metadata.managed_fields.iter().flatten().find(|entry| {
         entry.subresource.as_deref() == Some("scale")
             && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
     })?;
-    entry.manager.as_deref().filter(|manager| !manager.starts_with("kubectl"))
+    let scales = |manager: &&str| {
+        *manager == "kube-controller-manager" || manager.starts_with("keda") || manager.contains("autoscaler")
+    };
+    entry.manager.as_deref().filter(scales)
 }
 
 const REPLICAS: &str = ".spec.replicas";
@@ -229,7 +234,9 @@ fn changed_by(metadata: &ObjectMeta) -> (Option<String>, Option<String>, Option<
     let others = entries().filter(|entry| !is_helms(entry) && entry.subresource.as_deref() != Some("status"));
     let mut others: Vec<(Option<Timestamp>, &ManagedFieldsEntry)> = others.map(|entry| (time(entry), entry)).collect();
     others.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
-    let Some((time, newest)) = others.first() else { return (None, None, None) };
+    // What was there before Helm last set anything has taken nothing from it.
+    let helm = entries().filter(|entry| is_helms(entry)).map(time).max().flatten();
+    let Some((time, newest)) = others.first().filter(|(time, _)| *time >= helm) else { return (None, None, None) };
     let field = by_hand::fields(newest, false).into_iter().find(|field| !helms.contains(field));
     (field, newest.manager.clone(), *time)
 }
@@ -241,6 +248,59 @@ pub(crate) fn taken(manifest: &Value, metadata: &ObjectMeta) -> Option<String> {
     let others = metadata.managed_fields.iter().flatten();
     let others = others.filter(|entry| !is_helms(entry) && entry.subresource.as_deref() != Some("status"));
     others.filter_map(|entry| entry.fields_v1.as_ref()).find_map(|fields| taken_of(&fields.0, &helms, manifest, ""))
+}
+
+/// A field that this manifest sets and that is not Helm's: somebody has taken it away, or set
+/// it to what nobody is noted for (`kubectl scale --replicas=0`).
+pub(crate) fn lost(manifest: &Value, metadata: &ObjectMeta) -> Option<String> {
+    lost_of(Some(&helms(metadata).ok()?), manifest, "")
+}
+
+/// What names the object, what is written only, and what is not Helm's to set: nobody owns it.
+const OWNED_BY_NOBODY: [&str; 7] = [
+    ".apiVersion",
+    ".kind",
+    ".metadata.name",
+    ".metadata.namespace",
+    ".metadata.creationTimestamp",
+    ".status",
+    ".stringData",
+];
+
+/// `helms` is what Helm owns of this value; none where it owns nothing of it.
+fn lost_of(helms: Option<&Value>, value: &Value, path: &str) -> Option<String> {
+    let named = || Some(path.trim_start_matches('.').to_owned());
+    let fields: Vec<(&String, &Value)> =
+        helms.and_then(Value::as_object).into_iter().flatten().filter(|(key, _)| *key != ".").collect();
+    match value {
+        _ if helms.is_some() && fields.is_empty() => None,
+        Value::Object(map) => map.iter().find_map(|(key, inner)| {
+            let path = format!("{path}.{key}");
+            let empty = inner.is_null() || inner.as_object().is_some_and(serde_json::Map::is_empty);
+            if OWNED_BY_NOBODY.contains(&path.as_str()) || empty || inner.as_array().is_some_and(Vec::is_empty) {
+                return None;
+            }
+            lost_of(helms.and_then(|helms| helms.get(format!("f:{key}"))), inner, &path)
+        }),
+        _ if helms.is_none() => named(),
+        Value::Array(items) => {
+            let keyed: Vec<(&str, &Value)> =
+                fields.iter().filter_map(|(key, own)| Some((key.strip_prefix("k:")?, *own))).collect();
+            // A key that the manifest leaves out has its default: a port's protocol.
+            let is = |item: &Value, names: &str| {
+                let keys: Value = serde_json::from_str(names).unwrap_or_default();
+                keys.as_object()
+                    .is_some_and(|keys| keys.iter().all(|(key, value)| item.get(key).is_none_or(|own| own == value)))
+            };
+            items.iter().filter(|_| !keyed.is_empty()).find_map(|item| {
+                match keyed.iter().find(|(names, _)| is(item, names)) {
+                    Some((names, own)) => lost_of(Some(own), item, &format!("{path}[{names}]")),
+                    None => named(),
+                }
+            })
+        }
+        _ => None,
+    }
 }
 
 fn taken_of(others: &Value, helms: &Value, manifest: &Value, path: &str) -> Option<String> {
@@ -480,7 +540,7 @@ mod tests {
         client_side["operation"] = json!("Update");
         assert!(judged(|_| {}, &[client_side]).contains("has not applied it on the server's side"));
         let again = judged(|seen| seen.metadata.uid = Some("u2".into()), &[helm_entry()]);
-        assert_eq!(again, "Deployment ameide/web was made again since Helm made it");
+        assert_eq!(again, "Deployment ameide/web was deleted and created anew since Helm made it");
         let going: ObjectMeta = serde_json::from_value(json!({"deletionTimestamp": "2026-11-25T10:00:00Z"})).unwrap();
         let going = judged(|seen| seen.metadata.deletion_timestamp = going.deletion_timestamp, &[helm_entry()]);
         assert_eq!(going, "Deployment ameide/web is being deleted");
@@ -512,6 +572,42 @@ mod tests {
         ] {
             let managed = [entry("helm", None, 0, helms.clone()), entry("kubectl-edit", None, 1, others.clone())];
             assert_eq!(taken(&manifest, &seen(&managed).metadata).as_deref(), field, "{others}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_owns_any_more_is_lost() {
+        let manifest = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "labels": {}},
+            "data": {"a": "1", "b": null}, "stringData": {"x": "y"},
+            "spec": {"replicas": 1, "args": ["x"], "containers": [
+                {"name": "web", "image": "x", "ports": [{"containerPort": 80}], "env": [{"name": "A", "value": "1"}]}]}});
+        let port = || json!({".": {}, "f:containerPort": {}});
+        let helms = || {
+            json!({"f:data": {"f:a": {}}, "f:spec": {"f:replicas": {}, "f:args": {}, "f:containers": {
+                "k:{\"name\":\"web\"}": {".": {}, "f:name": {}, "f:image": {},
+                    "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": port()},
+                    "f:env": {"k:{\"name\":\"A\"}": {".": {}, "f:name": {}, "f:value": {}}}}}}})
+        };
+        let lost_of = |fields: Value| lost(&manifest, &seen(&[entry("helm", None, 0, fields)]).metadata);
+        assert_eq!(lost_of(helms()), None);
+        let containers = "/f:spec/f:containers";
+        let web = format!("{containers}/k:{{\"name\":\"web\"}}");
+        for (within, key, told) in [
+            ("/f:spec", "f:replicas", "spec.replicas"),
+            ("/f:data", "f:a", "data.a"),
+            ("/f:spec", "f:args", "spec.args"),
+            (&web, "f:image", r#"spec.containers[{"name":"web"}].image"#),
+            (&format!("{web}/f:env"), r#"k:{"name":"A"}"#, r#"spec.containers[{"name":"web"}].env"#),
+        ] {
+            let mut fields = helms();
+            fields.pointer_mut(within).unwrap().as_object_mut().unwrap().remove(key).unwrap();
+            // Where it was the only one, the field above goes too.
+            let emptied = fields.pointer(within).unwrap().as_object().unwrap().is_empty();
+            if let (true, Some((above, last))) = (emptied, within.rsplit_once('/')) {
+                fields.pointer_mut(above).unwrap().as_object_mut().unwrap().remove(last).unwrap();
+            }
+            let found = lost_of(fields).unwrap_or_default();
+            assert!(told.starts_with(&found) && !found.is_empty(), "{key}: {found}");
         }
     }
 

@@ -25,7 +25,7 @@ use crate::world::helm_storage::{self, Stored};
 use crate::world::kubernetes::{self, read_failed, write_failed};
 use crate::world::release::Release;
 use crate::world::{process, tools};
-use run_record::{Code, Failure};
+use run_record::{Code, Failure, InPlace};
 
 /// What is the same for every layer that is looked at.
 pub(crate) struct Look<'a> {
@@ -52,9 +52,15 @@ pub(crate) struct Found {
     /// Its record is of other inputs, whatever they render.
     is_outdated: bool,
     record: Option<Record>,
+    /// The newest one.
+    revision: Option<Revision>,
 }
 
 impl Found {
+    pub fn is(&self, release: &Release) -> bool {
+        self.named.name == release.name && self.named.namespace == release.namespace
+    }
+
     /// Whether nothing but a fresh rendering is missing to say how it stands.
     pub fn is_open(&self) -> bool {
         let open = matches!(&self.facts.kept, Kept::Whole { inputs: Some(_), .. });
@@ -87,6 +93,12 @@ pub(crate) struct Sight {
 }
 
 impl Sight {
+    /// How a layer is in place of which nothing has to be done.
+    pub fn how(&self) -> InPlace {
+        let scaled = self.releases.iter().any(|found| !found.told.is_empty());
+        if scaled { InPlace::Scaled } else { InPlace::Unchanged }
+    }
+
     /// Whether a fresh rendering could show that a release is as it should be, which is all
     /// that is open of it.
     pub fn is_worth_rendering(&self) -> bool {
@@ -253,17 +265,18 @@ impl<'a> Look<'a> {
     ) -> Found {
         let (mut record, mut is_outdated) = (None, false);
         let kept = match newest.map(|(_, secret)| Record::on(secret)) {
-            None => Kept::None("nothing was recorded of it".to_owned()),
+            None => Kept::None("there is no record of it".to_owned()),
             Some(Err(why)) => Kept::None(why),
             Some(Ok(found)) if found.cluster != self.cluster => {
                 Kept::None("its record is of another cluster".to_owned())
             }
             Some(Ok(found)) if found.layer != layer.name() => {
-                Kept::None(format!("it was brought by the layer {}", found.layer))
+                Kept::None(format!("it was deployed by the layer {}", found.layer))
             }
             Some(Ok(found)) => {
                 let changed = inputs::changed(&found.inputs, &inputs.parts);
-                let others = || (found.releases != releases).then(|| "the layer has other releases by now".to_owned());
+                let others =
+                    || (found.releases != releases).then(|| "the layer's list of releases has changed".to_owned());
                 let changed = changed.or_else(others);
                 is_outdated = changed.is_some();
                 let changed = changed.or_else(|| inputs.doubts.first().cloned());
@@ -286,7 +299,8 @@ impl<'a> Look<'a> {
             ailing: Vec::new(),
         };
         let state = determine(&facts);
-        Found { named: named.clone(), facts, state, told: Vec::new(), is_outdated, record }
+        let revision = newest.map(|(revision, _)| revision.clone());
+        Found { named: named.clone(), facts, state, told: Vec::new(), is_outdated, record, revision }
     }
 
     /// Whether the Secrets that pods pull with are as this shell's account makes them; they
@@ -328,47 +342,61 @@ async fn cluster(client: &Client) -> Result<String, Failure> {
     found.metadata.uid.ok_or_else(|| Failure::new(Code::ApiFailed, "kube-system has no uid"))
 }
 
-/// What the layer's run knows of a release when it records it.
-pub(crate) struct Outcome<'a> {
-    pub release: &'a Release,
-    /// Its tests have passed on the newest revision, now or before.
-    pub tested: bool,
+/// A release as it stood when Helm was done with it, or as an earlier run recorded it: what is
+/// written down must not be what somebody has made of it since.
+#[derive(Clone, Debug)]
+pub(crate) struct Baseline {
+    revision: Revision,
+    rendered: String,
+    objects: Vec<Made>,
 }
 
-/// Records how these releases stand now, each on its newest revision; `all` are the layer's.
-/// What cannot be recorded is told, and is looked at in full by the next run.
-pub(crate) async fn write(look: &Look<'_>, layer: &Layer, all: &[Release], outcomes: &[Outcome<'_>]) {
-    let reporter = &look.context.reporter;
-    let inputs = match look.inputs(layer) {
-        Ok(inputs) => inputs,
-        Err(failure) => return reporter.note(&layer.name(), format!("not recorded: {failure}")),
-    };
-    let releases: Vec<Release> = outcomes.iter().map(|outcome| outcome.release.clone()).collect();
-    let newest = match helm_storage::newest_whole(look.client, &releases).await {
-        Ok(newest) => newest,
-        Err(failure) => return reporter.note(&layer.name(), format!("not recorded: {failure}")),
-    };
-    let mut kinds = BTreeMap::new();
-    for outcome in outcomes {
-        let release = outcome.release;
-        let of =
-            |found: &&(Revision, Stored)| found.0.release == release.name && found.0.namespace == release.namespace;
-        let Some((revision, stored)) = newest.iter().find(of) else { continue };
-        let mut record = Record::new(&look.cluster, &layer.name(), named(all), inputs.parts.clone());
-        record.tested = outcome.tested;
-        if let Err(why) = write_one(look, record, revision, stored, &mut kinds).await {
-            reporter.note(&release.name, format!("not recorded, so that its next run syncs it again: {why}"));
-        }
+impl Found {
+    /// What its record says, for writing it down again; none where it has none.
+    pub fn baseline(&self) -> Option<Baseline> {
+        let record = self.record.as_ref()?;
+        Some(Baseline {
+            revision: self.revision.clone()?,
+            rendered: record.rendered.clone(),
+            objects: record.objects.clone(),
+        })
     }
 }
 
-async fn write_one(
+/// How these releases stand now that Helm has synced them, in their order; why not, of one that
+/// cannot be recorded. `before` says which revisions are older than the sync.
+pub(crate) async fn baselines(
     look: &Look<'_>,
-    mut record: Record,
+    synced: &[Release],
+    before: Option<&Sight>,
+) -> Vec<Result<Baseline, String>> {
+    let newest = match helm_storage::newest_whole(look.client, synced).await {
+        Ok(newest) => newest,
+        Err(failure) => return synced.iter().map(|_| Err(failure.to_string())).collect(),
+    };
+    let mut kinds = BTreeMap::new();
+    let mut found = Vec::new();
+    for release in synced {
+        let is = |revision: &Revision| revision.release == release.name && revision.namespace == release.namespace;
+        let known = before.and_then(|sight| sight.releases.iter().find(|found| found.is(release)));
+        let known = known.and_then(|found| found.facts.newest).map(|(number, _)| number);
+        found.push(match newest.iter().find(|(revision, _)| is(revision)) {
+            None => Err("no revision of it is there".to_owned()),
+            Some((revision, _)) if known.is_some_and(|known| known >= revision.revision) => {
+                Err("Helm has made no new revision of it".to_owned())
+            }
+            Some((revision, stored)) => baseline(look, revision, stored, &mut kinds).await,
+        });
+    }
+    found
+}
+
+async fn baseline(
+    look: &Look<'_>,
     revision: &Revision,
     stored: &Stored,
     kinds: &mut BTreeMap<String, Vec<(String, String, bool)>>,
-) -> Result<(), String> {
+) -> Result<Baseline, String> {
     if revision.status != Status::Deployed || stored.unreadable.is_some() {
         return Err(format!("revision {} is {}", revision.revision, revision.status.as_str()));
     }
@@ -379,32 +407,77 @@ async fn write_one(
     for hook in &stored.hooks {
         hooks.extend(manifest::parse(&hook.manifest).map_err(no_yaml)?.into_iter().map(|(object, _)| object));
     }
-    record.rendered = record::rendering(objects.iter().chain(&hooks));
+    let rendered = record::rendering(objects.iter().chain(&hooks));
     let in_words = |failure: Failure| failure.to_string();
     let places = live::places(look.client, &objects, &revision.namespace, kinds).await.map_err(in_words)?;
     let seen = live::look(look.client, &places).await.map_err(in_words)?;
+    let mut made = Vec::new();
     for ((place, seen), object) in places.into_iter().zip(seen).zip(&objects) {
         let Some(seen) = seen else { return Err(format!("{place} is not there")) };
         let owns = live::owned(&seen.metadata).map_err(|why| format!("{place}: {why}"))?;
-        if let Some(field) = live::taken(object, &seen.metadata) {
-            return Err(format!("{place}: {field} was set by others"));
+        let changed = live::taken(object, &seen.metadata).or_else(|| live::lost(object, &seen.metadata));
+        if let Some(field) = changed {
+            return Err(format!("{place}: {field} is not as Helm set it"));
         }
         if let Some(why) = live::ailing(&place, &seen) {
             return Err(why);
         }
-        let uid = seen.metadata.uid.unwrap_or_default();
-        record.objects.push(Made { place, uid, owns });
+        made.push(Made { place, uid: seen.metadata.uid.unwrap_or_default(), owns });
     }
-    let secrets = Api::<Secret>::namespaced(look.client.clone(), &revision.namespace);
-    let what = format!("the Secret {}/{}", revision.namespace, revision.secret);
-    let uid = revision.uid.as_deref().unwrap_or_default();
-    let text = record.text(uid)?;
+    Ok(Baseline { revision: revision.clone(), rendered, objects: made })
+}
+
+/// What the layer's run knows of a release when it records it.
+pub(crate) struct Outcome<'a> {
+    pub release: &'a Release,
+    /// Its tests have passed on the newest revision, now or before.
+    pub tested: bool,
+    /// Why not, where there is nothing to write down.
+    pub baseline: Result<Baseline, String>,
+}
+
+/// Records these releases, each on the revision that its baseline is of; `all` are the layer's.
+/// What cannot be recorded is told, and is looked at in full by the next run.
+pub(crate) async fn write(look: &Look<'_>, layer: &Layer, all: &[Release], outcomes: Vec<Outcome<'_>>) {
+    let reporter = &look.context.reporter;
+    let inputs = match look.inputs(layer) {
+        Ok(inputs) => inputs,
+        Err(failure) => return reporter.note(&layer.name(), format!("not recorded: {failure}")),
+    };
+    for outcome in outcomes {
+        let written = async {
+            let baseline = outcome.baseline?;
+            let mut record = Record::new(&look.cluster, &layer.name(), named(all), inputs.parts.clone());
+            (record.rendered, record.objects, record.tested) = (baseline.rendered, baseline.objects, outcome.tested);
+            write_one(look, &record, &baseline.revision).await
+        };
+        if let Err(why) = written.await {
+            let text = format!("not recorded, so the next run will sync it again: {why}");
+            reporter.note(&outcome.release.name, text);
+        }
+    }
+}
+
+async fn write_one(look: &Look<'_>, record: &Record, of: &Revision) -> Result<(), String> {
+    let labels = format!("owner=helm,name={}", of.release);
+    let listed = helm_storage::metadata(look.client, Some(&of.namespace), &labels).await;
+    let revisions = listed.map_err(|failure| failure.to_string())?.into_iter().map(|(revision, _)| revision);
+    let newest = revisions.max_by_key(|revision| revision.revision);
+    // Somebody's `helm upgrade` or `helm rollback` by hand takes no Lease.
+    let same = newest.filter(|newest| newest.revision == of.revision && newest.uid == of.uid);
+    let Some(newest) = same else { return Err("somebody else has written a revision of it meanwhile".to_owned()) };
+    if newest.status != Status::Deployed {
+        return Err(format!("revision {} is {}", newest.revision, newest.status.as_str()));
+    }
+    let text = record.text(newest.uid.as_deref().unwrap_or_default())?;
     // Only where nobody, Helm above all, has written it since it was read.
     let patch = serde_json::json!({"metadata": {
-        "resourceVersion": revision.resource_version,
+        "resourceVersion": newest.resource_version,
         "annotations": {helm_storage::RECORD: text},
     }});
     let parameters = PatchParams { field_manager: Some("xtask".to_owned()), ..PatchParams::default() };
-    let written = secrets.patch_metadata(&revision.secret, &parameters, &Patch::Merge(&patch)).await;
+    let secrets = Api::<Secret>::namespaced(look.client.clone(), &newest.namespace);
+    let written = secrets.patch_metadata(&newest.secret, &parameters, &Patch::Merge(&patch)).await;
+    let what = format!("the Secret {}/{}", newest.namespace, newest.secret);
     written.map(drop).map_err(|error| write_failed(&what, error).to_string())
 }

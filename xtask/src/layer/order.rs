@@ -1,30 +1,42 @@
 //! Which of a run's layers may be worked on beside each other. Only what layers.yaml says
-//! counts: the layers that one needs, and the namespaces that another one makes. Nothing
-//! is run here.
+//! counts: the layers that one needs or goes after, and those that make its namespaces.
+//! Nothing is run here.
 
 use std::collections::BTreeSet;
 
 use crate::repo::layers::Layer;
 use crate::repo::needs::LayerNeeds;
 
-/// For each of these layers, those before it in the list that it waits for, by index. One
-/// that layers.yaml does not name waits for all of them. What stands after a layer is never
-/// waited for, so that no circle can be written; the layer's own check finds it missing.
+/// For each of these layers, those before it in the list that it waits for, by index: what it
+/// needs or goes after, also through layers that are not in the list. One that layers.yaml
+/// does not name waits for all of them. What stands after a layer is never waited for, so
+/// that no circle can be written; the layer's own check finds it missing.
 pub(crate) fn edges(all: &[Layer], needs: &LayerNeeds) -> Vec<BTreeSet<usize>> {
-    let of = |layer: &Layer| needs.layers.get(&layer.name());
-    all.iter()
-        .enumerate()
-        .map(|(index, layer)| {
-            let Some(own) = of(layer) else { return (0..index).collect() };
-            let is_needed = |before: &Layer| {
-                let makes = of(before)
-                    .is_some_and(|before| before.creates.iter().any(|namespace| own.namespaces.contains(namespace)));
+    let names: Vec<String> = all.iter().map(Layer::name).collect();
+    let of = |(index, name): (usize, &String)| {
+        if !needs.layers.contains_key(name) {
+            return (0..index).collect();
+        }
+        let first = first_of(name, needs);
+        (0..index).filter(|before| first.contains(names[*before].as_str())).collect()
+    };
+    names.iter().enumerate().map(of).collect()
+}
 
-                own.layers.contains(&before.name()) || makes
-            };
-            (0..index).filter(|before| is_needed(&all[*before])).collect()
-        })
-        .collect()
+/// All layers that go before this one, near and far.
+fn first_of<'a>(layer: &'a str, needs: &'a LayerNeeds) -> BTreeSet<&'a str> {
+    let (mut found, mut open) = (BTreeSet::new(), vec![layer]);
+    while let Some(next) = open.pop() {
+        let Some(own) = needs.layers.get(next) else { continue };
+        let named = own.layers.iter().chain(&own.after).map(String::as_str);
+        let makers = own.namespaces.iter().filter_map(|namespace| needs.creator_of(namespace));
+        for before in named.chain(makers) {
+            if found.insert(before) {
+                open.push(before);
+            }
+        }
+    }
+    found
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +118,9 @@ mod tests {
         for (text, expected) in [
             ("10-a: {}, 20-b: {}, 30-c: {layers: [10-a]}, 40-d: {layers: [10-a, 20-b]}", [&[][..], &[], &[0], &[0, 1]]),
             ("10-a: {creates: [x]}, 20-b: {namespaces: [x]}, 30-c: {}, 40-d: {}", [&[], &[0], &[], &[]]),
+            ("10-a: {}, 20-b: {}, 30-c: {after: [20-b]}, 40-d: {}", [&[], &[], &[1], &[]]),
+            // By way of one that is not in this run.
+            ("10-a: {}, 15-x: {layers: [10-a]}, 20-b: {layers: [15-x]}, 30-c: {}, 40-d: {}", [&[], &[0], &[], &[]]),
             // 20-b needs one that comes after it, which its own check will miss.
             ("10-a: {}, 20-b: {layers: [30-c]}, 30-c: {layers: [20-b]}, 40-d: {}", [&[], &[], &[1], &[]]),
             ("10-a: {}, 20-b: {layers: [99-z]}", [&[], &[], &[0, 1], &[0, 1, 2]]),
@@ -122,7 +137,7 @@ mod tests {
         let all = crate::repo::layers::select(&tree.layers().unwrap(), &tree.layer_needs().unwrap().critical_path);
         let edges = edges(&all.unwrap(), &tree.layer_needs().unwrap());
         assert!(edges[1..].iter().all(|needed| needed.contains(&0)), "all need the namespaces: {edges:?}");
-        assert!(edges[1..4].iter().all(|needed| needed.len() == 1), "{edges:?}");
+        assert_eq!(edges[2], edges[3], "24-auth and 40-data-plane: {edges:?}");
     }
 
     #[test]

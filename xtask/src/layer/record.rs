@@ -81,7 +81,8 @@ impl Record {
     /// Why there is none to believe.
     pub fn on(secret: &ObjectMeta) -> Result<Self, String> {
         let Some(text) = secret.annotations.as_ref().and_then(|all| all.get(RECORD)) else {
-            return Err("nothing was recorded of this revision, or Helm has written it since".to_owned());
+            return Err("there is no record on this revision: xtask did not deploy it, or Helm has rewritten it since"
+                .to_owned());
         };
         if !helms_own(secret) {
             return Err("somebody has changed the revision that Helm stored".to_owned());
@@ -202,7 +203,7 @@ mod tests {
         let forged = text.replace("\"tested\":true", "\"tested\":false");
         assert_ne!(forged, text);
         for (secret, why) in [
-            (secret("u1", None, &["Helm"]), "nothing was recorded"),
+            (secret("u1", None, &["Helm"]), "there is no record"),
             (secret("u2", Some(&text), &["Helm"]), "another revision's"),
             (secret("u1", Some(&forged), &["Helm"]), "was changed"),
             (secret("u1", Some(&text[..text.len() / 2]), &["Helm"]), "was changed"),

@@ -143,7 +143,7 @@ pub(crate) fn determine(facts: &Facts) -> ReleaseState {
     };
     match (&facts.rendering, inputs) {
         (Some(Rendering::Different), why) => {
-            let why = why.clone().unwrap_or_else(|| "it is rendered otherwise by now".to_owned());
+            let why = why.clone().unwrap_or_else(|| "it renders differently now".to_owned());
             return ReleaseState::OutOfSync(why);
         }
         (None, Some(why)) => return ReleaseState::OutOfSync(why.clone()),

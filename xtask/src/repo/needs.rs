@@ -105,6 +105,9 @@ pub struct Needs {
     /// Earlier layers that must be in place.
     #[serde(default)]
     pub layers: Vec<String>,
+    /// Layers that go first where one run has both, and that may be missing.
+    #[serde(default)]
+    pub after: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
