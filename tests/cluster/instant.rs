@@ -174,8 +174,9 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
         ("an autoscaler", "", |_| {
             let manager = "--field-manager=kube-controller-manager";
             ameide(&format!(
-                "patch statefulset/redis-master --subresource=scale {manager} --type=merge -p {{\"spec\":{{\"replicas\":0}}}}"
+                "patch statefulset/redis-master --subresource=scale {manager} --type=merge -p {{\"spec\":{{\"replicas\":2}}}}"
             ));
+            ready();
         }),
     ];
     for (name, why, act) in rows {
@@ -199,6 +200,8 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
         }
         whole(&tree);
     }
+    // Of the second pod.
+    ameide("delete pvc data-redis-master-1");
 }
 
 #[test]
