@@ -42,11 +42,8 @@ fn timed(mut command: Command) -> Result<(Duration, String), String> {
     let started = Instant::now();
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
     let took = started.elapsed();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() {
-        return Ok((took, text));
-    }
-    Err(format!("{command:?}\n{text}{}", String::from_utf8_lossy(&output.stderr)))
+    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    if output.status.success() { Ok((took, text)) } else { Err(format!("{command:?}\n{text}")) }
 }
 
 /// One command of a table, and its times.
