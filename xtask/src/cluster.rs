@@ -741,8 +741,7 @@ pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
     engine::require().await?;
     let id = cluster_id(&config).await?;
     if let Some(why) = unmarked(context, &config, &id) {
-        let message = format!("the cluster {} is not ready", config.name());
-        return Err(Failure::new(Code::ClusterNotReady, message).evidence(why).remedy("cargo xtask cluster"));
+        return Err(not_ready(&config, why));
     }
     if made_with_lab(context).await? { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
@@ -754,16 +753,17 @@ pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
 /// `cluster-not-ready` where none was found ready that is made from today's file.
 pub(crate) fn remembered(context: &Context) -> Result<bool, Failure> {
     let Some(config) = context.k3d_config()? else { return Ok(false) };
-    let unknown = |why: String| {
-        Failure::new(Code::ClusterNotReady, format!("the cluster {} is not ready", config.name()))
-            .evidence(why)
-            .remedy("cargo xtask cluster")
-    };
     let id = ReadyMarker::read(&context.state.ready_marker()).map(|marker| marker.cluster_id).unwrap_or_default();
     if let Some(why) = unmarked(context, &config, &id) {
-        return Err(unknown(why));
+        return Err(not_ready(&config, why));
     }
-    remembered_kind(context).ok_or_else(|| unknown("of which images it was made is not known here".to_owned()))
+    remembered_kind(context).ok_or_else(|| not_ready(&config, "of which images it was made is not known here"))
+}
+
+fn not_ready(config: &K3dConfig, why: impl Into<String>) -> Failure {
+    Failure::new(Code::ClusterNotReady, format!("the cluster {} is not ready", config.name()))
+        .evidence(why)
+        .remedy("cargo xtask cluster")
 }
 
 pub async fn stop(context: &Context, config: &K3dConfig) -> Result<(), Failure> {

@@ -152,7 +152,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     }
     let lab = cluster::require_ready(context).await?;
     let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
-    let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args);
+    let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?;
     runner.run_all(&selected).await
 }
 
@@ -243,6 +243,7 @@ pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<us
 }
 
 /// Asks Helmfile about layers.
+#[derive(Clone)]
 pub struct Reader<'a> {
     context: &'a Context,
     toolbox: &'a Toolbox,
@@ -397,6 +398,7 @@ pub struct Runner<'a> {
     pub lab: Option<&'a Lab>,
     pub lock: &'a ClusterLock,
     pub args: &'a Args,
+    reader: Reader<'a>,
     /// Each test is a Helm and some pods, and a small machine has to hold them all.
     tests: Semaphore,
     /// Held while the pull secret, which is of no layer, is looked at and written.
@@ -404,20 +406,19 @@ pub struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
+    /// # Errors
+    /// A lock of the images that cannot be read, or handed over.
     pub fn new(
         context: &'a Context,
         toolbox: &'a Toolbox,
         lab: Option<&'a Lab>,
         lock: &'a ClusterLock,
         args: &'a Args,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
+        let reader = Reader::new(context, toolbox, lab::origin(context, lab), args)?;
         let (tests, pull_secret) = (Semaphore::new(TESTS_AT_ONCE), Mutex::default());
-        Self { context, toolbox, lab, lock, args, tests, pull_secret }
+        Ok(Self { context, toolbox, lab, lock, args, reader, tests, pull_secret })
     }
-    fn reader(&self) -> Result<Reader<'_>, Failure> {
-        Reader::new(self.context, self.toolbox, lab::origin(self.context, self.lab), self.args)
-    }
-
     /// Each layer once those that it needs are in place. After a failure those that are worked
     /// on come to their end, and others are started only with `--keep-going`.
     pub async fn run_all(&self, layers: &[Layer]) -> Result<(), Failure> {
@@ -497,7 +498,7 @@ impl<'a> Runner<'a> {
         let reporter = &self.context.reporter;
         let started = Instant::now();
         reporter.event(&Event::LayerStarted { layer: name.clone() });
-        let reader = self.reader()?;
+        let reader = &self.reader;
         let (wanted, manifests) =
             tokio::join!(reader.releases(layer, client.default_namespace()), reader.render(layer));
         let (wanted, manifests) = (wanted?, manifests?);
@@ -505,9 +506,9 @@ impl<'a> Runner<'a> {
             reporter.event(&Event::LayerSkipped { layer: name, selector: selector.to_owned() });
             return Ok(false);
         }
-        let look = self.look(client, &reader).await;
+        let look = self.look(client).await;
         let sight = match &look {
-            Some(look) => examined(&reader, look, layer, &wanted, self.args).await,
+            Some(look) => examined(reader, look, layer, &wanted, self.args).await,
             None => None,
         };
         let of = |action: Action| -> Vec<Release> {
@@ -550,7 +551,7 @@ impl<'a> Runner<'a> {
         }
         let tested = self.test(client, layer, &testing).await;
         if let Some(look) = &look {
-            self.record(look, &reader, layer, &wanted, sight.as_ref(), (&syncing, &baselines), &testing, &tested).await;
+            self.record(look, layer, &wanted, sight.as_ref(), (&syncing, &baselines), &testing, &tested).await;
         }
         Interrupt::global().check()?;
         all_or_first(tested)?;
@@ -564,9 +565,9 @@ impl<'a> Runner<'a> {
     }
 
     /// What is there, for comparing; where it cannot be seen, everything is synced.
-    async fn look<'b>(&'b self, client: &'b Client, reader: &Reader<'_>) -> Option<Look<'b>> {
+    async fn look<'b>(&'b self, client: &'b Client) -> Option<Look<'b>> {
         let opened = async {
-            let lock = bytes(&reader.origin)?;
+            let lock = bytes(&self.reader.origin)?;
             Look::open(self.context, client, lock).await
         };
         opened.await.map_err(|failure| instant::cannot(self.context, &failure)).ok()
@@ -578,7 +579,6 @@ impl<'a> Runner<'a> {
     async fn record(
         &self,
         look: &Look<'_>,
-        reader: &Reader<'_>,
         layer: &Layer,
         wanted: &[Release],
         sight: Option<&Sight>,
@@ -620,8 +620,7 @@ impl<'a> Runner<'a> {
             None => Ok(wanted.to_vec()),
             Some(_) => {
                 let whole = Args { selector: None, ..self.args.clone() };
-                let (origin, values) = (reader.origin.clone(), reader.values.clone());
-                let reader = Reader { context: reader.context, toolbox: reader.toolbox, origin, values, args: &whole };
+                let reader = Reader { args: &whole, ..self.reader.clone() };
                 reader.releases(layer, look.namespace()).await
             }
         };
@@ -724,9 +723,9 @@ impl<'a> Runner<'a> {
             true => {
                 let selector = |release: &Release| format!("name={},namespace={}", release.name, release.namespace);
                 let selectors: Vec<String> = wanted.iter().map(selector).collect();
-                self.reader()?.helmfile_on(layer, &selectors, &arguments)
+                self.reader.helmfile_on(layer, &selectors, &arguments)
             }
-            false => self.reader()?.helmfile(layer, &arguments),
+            false => self.reader.helmfile(layer, &arguments),
         };
         let mut durations: BTreeMap<(String, String), Duration> = BTreeMap::new();
         let job = Job { command, log: &log, inherit: self.lock.descriptor() };

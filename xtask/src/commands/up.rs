@@ -59,7 +59,7 @@ async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &l
     let ready = cluster::up(context, lock).await?;
     mirror::copy_all(context, &lab::origin(context, ready.lab.as_ref())).await?;
     if !layer::instant::answers(context, layers, args).await? {
-        let runner = Runner::new(context, &ready.toolbox, ready.lab.as_ref(), lock, args);
+        let runner = Runner::new(context, &ready.toolbox, ready.lab.as_ref(), lock, args)?;
         runner.run_all(layers).await?;
     }
     let elapsed = human_seconds(context.reporter.elapsed().as_secs_f64());

@@ -39,5 +39,10 @@ pub fn files_below(folder: &Utf8Path) -> Result<Vec<Utf8PathBuf>, Failure> {
 
 /// Sixteen hexadecimal digits of it: enough to tell what is cached under a name of its own.
 pub fn short(hash: Sha256) -> String {
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(hash, 8)
+}
+
+/// Its first so many bytes, in hexadecimal.
+pub fn hex(hash: Sha256, bytes: usize) -> String {
+    hash.finalize().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -269,7 +269,7 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
 }
 
 fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    crate::files::digest::hex(hash, 16)
 }
 
 /// What differs between two sets of inputs, in words; none where nothing does.

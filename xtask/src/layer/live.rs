@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::inputs::digest;
 use super::state::Drift;
-use crate::releases::by_hand;
+use crate::releases::by_hand::{self, is_helms};
 use crate::world::kubernetes::read_failed;
 use run_record::Failure;
 
@@ -144,10 +144,6 @@ fn helms(metadata: &ObjectMeta) -> Result<Value, String> {
 
 fn digest_of(fields: Value) -> String {
     digest(fields.to_string().as_bytes())
-}
-
-fn is_helms(entry: &ManagedFieldsEntry) -> bool {
-    entry.manager.as_deref() == Some("helm") && entry.subresource.is_none()
 }
 
 /// What an object's look says of it.

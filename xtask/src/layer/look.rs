@@ -166,19 +166,19 @@ impl<'a> Look<'a> {
             }
             listed => listed?,
         };
-        let mut known: Vec<(&Layer, Vec<Named>)> = Vec::new();
+        let mut known: Vec<(&Layer, Vec<Named>, Inputs)> = Vec::new();
         for (layer, name) in layers.iter().zip(&names) {
             let records = secrets.iter().filter(|(revision, _)| revision.layer.as_ref() == Some(name));
             let records = records.filter_map(|(_, secret)| Record::on(secret).ok());
             let mut records: Vec<Record> =
                 records.filter(|record| record.layer == *name && record.cluster == self.cluster).collect();
             // Of a release that the layer has no more, the record stays as it was.
-            let now = self.inputs(layer)?.parts;
-            records.sort_by_key(|record| record.inputs != now);
-            known.extend(records.into_iter().next().map(|record| (layer, record.releases)));
+            let inputs = self.inputs(layer)?;
+            records.sort_by_key(|record| record.inputs != inputs.parts);
+            known.extend(records.into_iter().next().map(|record| (layer, record.releases, inputs)));
         }
         let mut seen: BTreeMap<String, Sight> = BTreeMap::new();
-        for ((layer, _), sight) in known.iter().zip(self.judge(&known).await?) {
+        for ((layer, ..), sight) in known.iter().zip(self.judge(&known).await?) {
             seen.insert(layer.name(), sight);
         }
         Ok(names.iter().map(|name| seen.remove(name)).collect())
@@ -189,13 +189,13 @@ impl<'a> Look<'a> {
     /// # Errors
     /// Those of reading.
     pub async fn listed(&self, layer: &Layer, releases: &[Release]) -> Result<Sight, Failure> {
-        let mut sights = self.judge(&[(layer, named(releases))]).await?;
+        let mut sights = self.judge(&[(layer, named(releases), self.inputs(layer)?)]).await?;
         sights.pop().ok_or_else(|| Failure::usage(format!("{} was not looked at", layer.name())))
     }
 
-    async fn judge(&self, layers: &[(&Layer, Vec<Named>)]) -> Result<Vec<Sight>, Failure> {
+    async fn judge(&self, layers: &[(&Layer, Vec<Named>, Inputs)]) -> Result<Vec<Sight>, Failure> {
         let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for named in layers.iter().flat_map(|(_, releases)| releases) {
+        for named in layers.iter().flat_map(|(_, releases, _)| releases) {
             names.entry(&named.namespace).or_default().insert(&named.name);
         }
         // By name and not by label alone: a revision that somebody made by hand has no label of a layer.
@@ -213,12 +213,11 @@ impl<'a> Look<'a> {
         }
         let mut sights = Vec::new();
         let mut wanted: Vec<Place> = Vec::new();
-        for (layer, releases) in layers {
-            let inputs = self.inputs(layer)?;
+        for (layer, releases, inputs) in layers {
             let mut found = Vec::new();
             for named in releases {
                 let newest = newest.remove(&(named.namespace.clone(), named.name.clone()));
-                found.push(self.facts(layer, named, releases, newest.as_ref(), &inputs));
+                found.push(self.facts(layer, named, releases, newest.as_ref(), inputs));
             }
             for made in
                 found.iter().filter_map(|found: &Found| found.record.as_ref()).flat_map(|record| &record.objects)

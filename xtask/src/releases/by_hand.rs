@@ -84,10 +84,8 @@ fn added_to(metadata: &ObjectMeta, kind: &str, all: bool) -> Vec<Added> {
     let release = metadata.annotations.as_ref().and_then(|all| all.get("meta.helm.sh/release-name"));
     let Some(release) = release else { return Vec::new() };
     let entries = || metadata.managed_fields.iter().flatten().filter(|entry| entry.subresource.is_none());
-    let helms: BTreeSet<String> = entries()
-        .filter(|entry| entry.manager.as_deref() == Some("helm"))
-        .flat_map(|entry| fields(entry, false))
-        .collect();
+    let helms: BTreeSet<String> =
+        entries().filter(|entry| is_helms(entry)).flat_map(|entry| fields(entry, false)).collect();
     entries()
         .filter_map(|entry| {
             let manager = entry.manager.as_deref().filter(|manager| is_a_person(manager))?;
@@ -104,7 +102,7 @@ fn added_to(metadata: &ObjectMeta, kind: &str, all: bool) -> Vec<Added> {
 pub fn image_is_others(metadata: &ObjectMeta) -> bool {
     let of = |helm: bool| -> BTreeSet<String> {
         let entries = metadata.managed_fields.iter().flatten().filter(|entry| entry.subresource.is_none());
-        let entries = entries.filter(|entry| (entry.manager.as_deref() == Some("helm")) == helm);
+        let entries = entries.filter(|entry| is_helms(entry) == helm);
         entries.flat_map(|entry| fields(entry, false)).collect()
     };
     let (helms, others) = (of(true), of(false));
@@ -119,6 +117,11 @@ pub fn image_is_others(metadata: &ObjectMeta) -> bool {
 /// kubectl names itself by its verb. A restart leaves an annotation behind that means nothing.
 fn is_a_person(manager: &str) -> bool {
     manager.starts_with("kubectl") && manager != "kubectl-rollout"
+}
+
+/// Whether an entry of `managedFields` lists what Helm set.
+pub(crate) fn is_helms(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref() == Some("helm") && entry.subresource.is_none()
 }
 
 /// The fields of an entry of `managedFields`; an item of a list that it made as one of them
