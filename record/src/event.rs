@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::preview::ReleasePreview;
 use crate::{Code, Failure, seconds};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +103,8 @@ pub enum Event {
         resource: String,
         text: String,
     },
+    /// What a run would do to a release.
+    Preview(ReleasePreview),
     Retry {
         #[serde(alias = "reason")]
         code: Code,
@@ -144,6 +147,7 @@ pub(crate) const NAMES: &[&str] = &[
     "warning",
     "waiting",
     "planned",
+    "preview",
     "retry",
     "blocker",
     "failure",
@@ -391,6 +395,7 @@ impl Event {
             Self::Warning { resource, text: words } => Self::Warning { resource: text(resource), text: text(words) },
             Self::Waiting { resource, text: words } => Self::Waiting { resource: text(resource), text: text(words) },
             Self::Planned { resource, text: words } => Self::Planned { resource: text(resource), text: text(words) },
+            Self::Preview(preview) => Self::Preview(preview.map_text(&change)),
             Self::Retry { code, layer, attempt, budget, wait } => {
                 Self::Retry { code: *code, layer: maybe(layer), attempt: *attempt, budget: *budget, wait: *wait }
             }
@@ -467,6 +472,7 @@ impl Step {
 /// One of each, every text of it being `text`.
 #[cfg(test)]
 pub(crate) fn one_of_each(text: &str) -> Vec<Event> {
+    use crate::preview::{Act, Change, ObjectPreview};
     let owned = || text.to_owned();
     let (took, time) = (Duration::from_millis(1500), Timestamp::UNIX_EPOCH);
     let step = || Step { id: 7, ..Step::new(StepKind::HelmTest, text, text).of_layer(text).of_release(text) };
@@ -484,6 +490,22 @@ pub(crate) fn one_of_each(text: &str) -> Vec<Event> {
         Event::Warning { resource: owned(), text: owned() },
         Event::Waiting { resource: owned(), text: owned() },
         Event::Planned { resource: owned(), text: owned() },
+        Event::Preview(ReleasePreview {
+            layer: owned(),
+            release: owned(),
+            namespace: owned(),
+            act: Act::Upgrade,
+            why: owned(),
+            revision: Some(3),
+            tests: true,
+            unknown: vec![owned()],
+            objects: vec![ObjectPreview {
+                object: owned(),
+                change: Change::Change,
+                notes: vec![owned()],
+                diff: vec![owned()],
+            }],
+        }),
         Event::Retry {
             code: Code::RegistryRateLimited,
             layer: Some(owned()),

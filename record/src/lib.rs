@@ -9,6 +9,7 @@ mod code;
 mod event;
 mod failure;
 pub mod markup;
+pub mod preview;
 pub mod readers;
 mod seconds;
 pub mod timeline;

@@ -6,9 +6,10 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{checklist, cluster, doctor, lab, mirror, releases, remedy, report, script, tools, up};
+use crate::commands::{
+    Done, checklist, cluster, doctor, lab, layer, mirror, releases, remedy, report, script, tools, up,
+};
 use crate::files;
-use crate::layer;
 use crate::repo::{Tree, environment};
 use crate::run::consent;
 use crate::run::context::Context;
@@ -77,7 +78,7 @@ pub enum Command {
     /// Copy the images of images.lock into the registry
     Mirror(mirror::Args),
     /// Bring layers to what the tree says: 45, data-plane-ext, a path, 10-45
-    Layer(layer::Args),
+    Layer(crate::layer::Args),
     /// Show the releases that are not healthy; repair them
     Releases(releases::Args),
     /// Tell whether the data plane is ready, item by item, with evidence and remedy
@@ -116,22 +117,31 @@ impl Command {
         }
     }
 
+    /// Whether its exit code says if something differs: then 1 is no failure's.
+    pub fn tells_by_exit_code(&self) -> bool {
+        match self {
+            Self::Layer(args) => args.exit_code,
+            Self::Up(args) => args.exit_code,
+            _ => false,
+        }
+    }
+
     /// Whether it is worth a report in a job's summary.
     pub fn is_a_run(&self) -> bool {
         matches!(self, Self::Up(_) | Self::Layer(_) | Self::Script { .. })
     }
 }
 
-pub async fn dispatch(context: &Context, command: &Command) -> Result<(), Failure> {
+pub async fn dispatch(context: &Context, command: &Command) -> Result<Done, Failure> {
     carry_out(context, command).await.map_err(|failure| remedy::fitting(context, failure))
 }
 
-async fn carry_out(context: &Context, command: &Command) -> Result<(), Failure> {
+async fn carry_out(context: &Context, command: &Command) -> Result<Done, Failure> {
     match command {
-        Command::Up(args) => up::run(context, args).await,
+        Command::Up(args) => return up::run(context, args).await,
         Command::Cluster { action } => cluster::run(context, *action).await,
         Command::Mirror(args) => mirror::run(context, args).await,
-        Command::Layer(args) => layer::run(context, args).await,
+        Command::Layer(args) => return layer::run(context, args).await,
         Command::Releases(args) => releases::run(context, args).await,
         Command::Checklist(args) => checklist::run(context, args).await,
         Command::Report(args) => report::run(context, args).await,
@@ -139,7 +149,8 @@ async fn carry_out(context: &Context, command: &Command) -> Result<(), Failure> 
         Command::Doctor => doctor::run(context).await,
         Command::Lab => lab::run(context).await,
         Command::Script { script } => script::run(context, script).await,
-    }
+    }?;
+    Ok(Done::AsAsked)
 }
 
 impl Common {

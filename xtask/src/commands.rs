@@ -5,6 +5,7 @@ pub mod checklist;
 pub mod cluster;
 pub mod doctor;
 pub mod lab;
+pub mod layer;
 pub mod mirror;
 pub mod releases;
 pub mod remedy;
@@ -12,3 +13,21 @@ pub mod report;
 pub mod script;
 pub mod tools;
 pub mod up;
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    AsAsked,
+    /// `--exit-code` was given, and a run would change something.
+    Differs,
+}
+
+impl Done {
+    /// As `diff` and `kubectl diff` have it.
+    pub fn exit(self) -> i32 {
+        match self {
+            Self::AsAsked => 0,
+            Self::Differs => 1,
+        }
+    }
+}

@@ -4,19 +4,24 @@
 
 pub mod images;
 pub(crate) mod inputs;
+pub(crate) mod difference;
+pub(crate) mod drift;
 pub(crate) mod instant;
 mod live;
 mod look;
 mod order;
+mod ownership;
+pub(crate) mod plan;
 pub mod preflight;
+pub mod preview;
 pub mod pull_secret;
+mod reader;
 pub(crate) mod record;
 mod state;
 pub mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
@@ -25,35 +30,36 @@ use futures_util::stream::FuturesUnordered;
 use kube::Client;
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::cluster;
 use crate::cluster::lease::ClusterLease;
 use crate::cluster::lock::ClusterLock;
 use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::{Retry, Spent};
 use crate::files;
 use crate::lab::{self, Lab};
-use crate::mirror::Origin;
 use crate::releases;
-use crate::repo::layers;
 use crate::repo::layers::Layer;
 use crate::repo::needs::Budgets;
 use crate::run::context::Context;
 use crate::run::duration;
 use crate::run::interrupt::Interrupt;
-use crate::world::helmfile::NO_RELEASES;
-use crate::world::process::{Job, capture};
+use crate::world::process::Job;
 use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
-use crate::world::{helm_storage, kubernetes};
+use crate::world::kubernetes;
 use look::{Baseline, Look, Outcome, Sight};
 use order::Schedule;
+use plan::Plan;
+#[cfg(any(test, fuzzing))]
+pub(crate) use reader::listed;
+use reader::{Reader, bytes};
+use run_record::preview::Act;
 use run_record::{Code, Event, Exit, Failure, InPlace, Step, StepKind};
-use state::{Action, ReleaseState, act};
+use state::{Action, act};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
     /// Numbers (45), names (data-plane-ext), paths, or ranges (10-45)
-    #[arg(value_name = "LAYER", required_unless_present_any = ["all", "list"])]
+    #[arg(value_name = "LAYER", required_unless_present_any = ["all", "list", "plan"])]
     pub selectors: Vec<String>,
     /// Every layer
     #[arg(long, conflicts_with = "selectors")]
@@ -77,6 +83,19 @@ pub struct Args {
     /// Sync also what has not changed
     #[arg(long)]
     pub force: bool,
+    /// With --dry-run: ask the API server about each object too, by a dry run of its own
+    /// (conflicts, immutable fields, webhooks)
+    #[arg(long, requires = "dry_run")]
+    pub server: bool,
+    /// With --dry-run: exit 1 where a run would change anything, 0 where not, more for errors
+    #[arg(long, requires = "dry_run")]
+    pub exit_code: bool,
+    /// With --dry-run: write what was found to this file, for --plan
+    #[arg(long, requires = "dry_run", value_name = "FILE")]
+    pub save_plan: Option<Utf8PathBuf>,
+    /// Do what this file says, or refuse where anything that it was made of has changed since
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["selectors", "all", "list", "save_plan", "selector", "force", "force_conflicts", "skip_tests"])]
+    pub plan: Option<Utf8PathBuf>,
     #[command(flatten)]
     pub pace: Pace,
 }
@@ -117,97 +136,6 @@ impl Args {
     }
 }
 
-/// What `helmfile list` says: only what it would do something about, and nothing counts as
-/// wanted that Helmfile leaves alone.
-pub(crate) fn listed(json: &str, default_namespace: &str) -> Result<Vec<Release>, String> {
-    let releases: Vec<Release> = serde_json::from_str(json).map_err(|error| error.to_string())?;
-    let mut enabled: Vec<Release> = releases.into_iter().filter(|release| release.enabled).collect();
-    // One without a namespace goes where the kubeconfig's context points.
-    let nowhere = enabled.iter_mut().filter(|release| release.namespace.is_empty());
-    nowhere.for_each(|release| release.namespace = default_namespace.to_owned());
-    Ok(enabled)
-}
-
-pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
-    let layers = context.tree.layers()?;
-    if args.list {
-        let listed = if args.critical_path {
-            layers::in_order(&layers, &crate::repo::critical_path(&context.tree)?)?
-        } else {
-            layers
-        };
-        let names: Vec<String> = listed.iter().map(Layer::name).collect();
-        let text = if context.json { serde_json::json!(names).to_string() } else { names.join("\n") };
-        context.reporter.data(&text);
-        return Ok(());
-    }
-    helm_storage::check_driver()?;
-    let selected = if args.all { layers } else { layers::select(&layers, &args.selectors)? };
-    if context.dry_run {
-        return plan(context, &selected, args).await;
-    }
-    let lock = cluster::lock(context).await?;
-    if instant::answers(context, &selected, args).await? {
-        return Ok(());
-    }
-    let lab = cluster::require_ready(context).await?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
-    let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?;
-    runner.run_all(&selected).await
-}
-
-async fn plan(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Failure> {
-    let sights = match instant::recorded(context, layers).await {
-        Ok(sights) => {
-            for (layer, _) in layers.iter().zip(&sights).filter(|(_, sight)| sight.is_none()) {
-                context.reporter.planned(&layer.name(), "sync all of its releases: nothing was recorded of them");
-            }
-            sights
-        }
-        Err(failure) => {
-            context.reporter.note("layer", format!("cannot compare with the last run: {failure}"));
-            layers.iter().map(|_| None).collect()
-        }
-    };
-    for (layer, sight) in layers.iter().zip(sights) {
-        // With a selector Helmfile says which releases are meant.
-        let sight = sight.filter(|_| args.selector().is_none());
-        if let Some(sight) = &sight {
-            plan_releases(context, sight, args);
-        }
-        let syncs = |sight: &Sight| actions(sight, args).contains(&Action::Sync);
-        if sight.as_ref().is_none_or(syncs) {
-            let selector = args.selector().map(|selector| format!(" -l {selector}")).unwrap_or_default();
-            let force = if args.force_conflicts { " --sync-args=--force-conflicts" } else { "" };
-            let sync = format!("helmfile -f {} -e {}{selector} sync{force}", layer.path, context.env_name);
-            context.reporter.planned(&layer.name(), format!("check what it needs, then `{sync}`"));
-            if !args.skip_tests {
-                context.reporter.planned(&layer.name(), "run `helm test` of its releases");
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What is planned for each release, and why.
-fn plan_releases(context: &Context, sight: &Sight, args: &Args) {
-    for (found, action) in sight.releases.iter().zip(actions(sight, args)) {
-        let why = found.state.why();
-        let text = match action {
-            Action::Nothing if found.state == ReleaseState::Untested => {
-                format!("leave it as it is: {why}, and tests are left out")
-            }
-            Action::Nothing => format!("leave it as it is: {why}"),
-            Action::Test => format!("run its tests: {why}"),
-            Action::Sync if args.force => format!("sync, by --force: {why}"),
-            Action::Sync if found.is_open() => format!("render, and sync if that differs: {why}"),
-            Action::Sync => format!("sync: {why}"),
-        };
-        context.reporter.planned(&found.named.name, text);
-        found.told.iter().for_each(|told| context.reporter.note(&found.named.name, told));
-    }
-}
-
 fn actions(sight: &Sight, args: &Args) -> Vec<Action> {
     sight.releases.iter().map(|found| act(&found.state, args.force, !args.skip_tests)).collect()
 }
@@ -242,155 +170,6 @@ pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<us
     failed.map_or(Ok(count), Err)
 }
 
-/// Asks Helmfile about layers.
-#[derive(Clone)]
-pub struct Reader<'a> {
-    context: &'a Context,
-    toolbox: &'a Toolbox,
-    /// Where the images are from, and the file that hands their lock over.
-    origin: Origin,
-    values: Utf8PathBuf,
-    args: &'a Args,
-}
-
-impl<'a> Reader<'a> {
-    fn new(context: &'a Context, toolbox: &'a Toolbox, origin: Origin, args: &'a Args) -> Result<Self, Failure> {
-        let content: serde_json::Value = crate::repo::read_yaml(&origin.lock)?;
-        let values = context.run_dir.join("images-lock.json");
-        let text = serde_json::json!({"imagesLock": content}).to_string();
-        // Layers beside each other share it.
-        files::write_atomically(&values, text.as_bytes())
-            .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {values}: {error}")))?;
-        Ok(Self { context, toolbox, origin, values, args })
-    }
-
-    fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
-        let selectors: Vec<String> = self.args.selector().map(str::to_owned).into_iter().collect();
-        self.helmfile_on(layer, &selectors, arguments)
-    }
-
-    fn helmfile_on(&self, layer: &Layer, selectors: &[String], arguments: &[&str]) -> tokio::process::Command {
-        let mut command = self.toolbox.command_on("helmfile", self.context);
-        command.current_dir(&self.context.tree.root);
-        command.args(["--file", layer.path.as_str(), "--environment", &self.context.env_name]);
-        command.args([
-            "--kube-context",
-            &self.context.kube_context,
-            "--helm-binary",
-            self.toolbox.path("helm").as_str(),
-            "--no-color",
-        ]);
-        for selector in selectors {
-            command.args(["--selector", selector]);
-        }
-        command.args(arguments);
-        command.args(["--state-values-file", self.values.as_str()]);
-        // So that a rendering depends on nothing but what it is given.
-        command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
-        command.env("AMEIDE_RUN", &self.context.run_id);
-        command
-    }
-
-    /// The layer's releases, as Helmfile reads the tree; none where no release matches the selector.
-    async fn releases(&self, layer: &Layer, default_namespace: &str) -> Result<Vec<Release>, Failure> {
-        match self.read(layer, &["list", "--output", "json"]).await? {
-            None => Ok(Vec::new()),
-            Some(text) => listed(&text, default_namespace)
-                .map_err(|error| self.unreadable(layer, "list", format!("`helmfile list` printed no list: {error}"))),
-        }
-    }
-
-    /// All that the layer's releases would put into the cluster, hooks, tests and definitions included.
-    async fn render(&self, layer: &Layer) -> Result<String, Failure> {
-        Ok(self.read(layer, &["--quiet", "template", "--include-crds"]).await?.unwrap_or_default())
-    }
-
-    /// By release, the digest of what the cluster would be given now: rendered with what the
-    /// cluster itself answers to charts that ask it.
-    async fn renderings(&self, layer: &Layer) -> Result<record::Renderings, Failure> {
-        let folder = tempfile::tempdir();
-        let folder =
-            folder.map_err(|error| self.unreadable(layer, "template", format!("no temporary folder: {error}")))?;
-        let root = folder.path().to_string_lossy();
-        let arguments = [
-            "--quiet",
-            "template",
-            "--template-args=--dry-run=server",
-            "--output-dir",
-            &root,
-            "--output-dir-template",
-            "{{ .OutputDir }}/{{ .Release.Namespace }}/{{ .Release.Name }}",
-        ];
-        self.read(layer, &arguments).await?;
-        record::rendered_below(folder.path()).map_err(|error| self.unreadable(layer, "template", error))
-    }
-
-    /// What Helmfile prints of a layer's file; none where none of its releases is selected.
-    async fn read(&self, layer: &Layer, arguments: &[&str]) -> Result<Option<String>, Failure> {
-        let verb = arguments.iter().find(|word| !word.starts_with('-')).copied().unwrap_or_default();
-        let ask = async || {
-            let captured = capture(self.helmfile(layer, arguments)).await;
-            captured.map_err(|failure| match failure.code {
-                // Which says nothing about the file.
-                Code::NoAnswer | Code::Interrupted => failure,
-                _ => self.unreadable(layer, verb, failure.to_string()),
-            })
-        };
-        let mut captured = ask().await?;
-        // It was killed, which says nothing about the file; it changes nothing, so that it is asked again.
-        if captured.status.signal().is_some() {
-            captured = ask().await?;
-        }
-        if captured.status.success() {
-            return Ok(Some(captured.stdout));
-        }
-        if captured.stderr.contains(NO_RELEASES) {
-            return Ok(None);
-        }
-        if let (Some(selector), Some(line)) =
-            (self.args.selector(), captured.stderr.lines().find(|line| line.contains(MALFORMED_SELECTOR)))
-        {
-            return Err(Failure::usage(format!(
-                "the selector {selector:?} (-l, HELM_LAYER_SELECTOR) is none of Helmfile's"
-            ))
-            .evidence(line.trim()));
-        }
-        // The cause is the last line that says something; the first ones repeat the file.
-        let lines: Vec<&str> = captured.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let last = lines.iter().rev().take(3).rev().copied().collect::<Vec<_>>();
-        Err(self.unreadable(layer, verb, last.join(" | ")))
-    }
-
-    fn unreadable(&self, layer: &Layer, verb: &str, evidence: String) -> Failure {
-        Failure::new(Code::RenderFailed, format!("Helmfile cannot read {}", layer.path))
-            .evidence(evidence)
-            .remedy(format!("helmfile -f {} -e {} {verb}", layer.path, self.context.env_name))
-    }
-
-    /// Every image that the layer renders is in the mirror, by the digest of the lock,
-    /// for the platforms of the nodes.
-    async fn check_images(&self, layer: &Layer, manifests: &str, client: Option<&Client>) -> Result<usize, Failure> {
-        let platforms = match client {
-            Some(client) => match images::node_platforms(client).await {
-                // Nodes are nobody's but the cluster's; without them the images' presence alone is checked.
-                Err(failure) if failure.code == Code::Forbidden => {
-                    let text = format!("the platforms of the nodes are not looked at: {}", failure.message);
-                    self.context.reporter.note(&layer.name(), text);
-                    Vec::new()
-                }
-                platforms => platforms?,
-            },
-            None => Vec::new(),
-        };
-        let places = images::Places::of(&self.context.tree)?;
-        let named = images::images(manifests, &places).map_err(|error| self.unreadable(layer, "template", error))?;
-        let lock = self.origin.read_lock()?;
-        let exempt = self.context.tree.layer_needs()?.unmirrored;
-        images::check(&layer.name(), &named, &self.context.env.registry.pull, &lock, &platforms, &exempt)?;
-        Ok(named.len())
-    }
-}
-
 /// What every layer of one run shares.
 pub struct Runner<'a> {
     pub context: &'a Context,
@@ -398,6 +177,8 @@ pub struct Runner<'a> {
     pub lab: Option<&'a Lab>,
     pub lock: &'a ClusterLock,
     pub args: &'a Args,
+    /// What alone is done, where a plan says it.
+    plan: Option<&'a Plan>,
     reader: Reader<'a>,
     /// Each test is a Helm and some pods, and a small machine has to hold them all.
     tests: Semaphore,
@@ -417,8 +198,14 @@ impl<'a> Runner<'a> {
     ) -> Result<Self, Failure> {
         let reader = Reader::new(context, toolbox, lab::origin(context, lab), args)?;
         let (tests, pull_secret) = (Semaphore::new(TESTS_AT_ONCE), Mutex::default());
-        Ok(Self { context, toolbox, lab, lock, args, reader, tests, pull_secret })
+        Ok(Self { context, toolbox, lab, lock, args, plan: None, reader, tests, pull_secret })
     }
+
+    /// The same, doing what a plan says and nothing else.
+    pub(crate) fn of_plan(self, plan: &'a Plan) -> Self {
+        Self { plan: Some(plan), ..self }
+    }
+
     /// Each layer once those that it needs are in place. After a failure those that are worked
     /// on come to their end, and others are started only with `--keep-going`.
     pub async fn run_all(&self, layers: &[Layer]) -> Result<(), Failure> {
@@ -427,6 +214,9 @@ impl<'a> Runner<'a> {
         let lease = ClusterLease::acquire(self.context, &client).await?;
         // On the heap: what a layer's run holds is as large as a stack, and is moved.
         let run = Box::pin(async {
+            if let Some(plan) = self.plan {
+                plan.holds(self.context, &client, &self.reader, layers).await?;
+            }
             let some = self.run_scheduled(&client, layers).await?;
             match self.args.selector() {
                 Some(selector) if !some => Err(nothing_selected(selector, layers)),
@@ -512,6 +302,14 @@ impl<'a> Runner<'a> {
             None => None,
         };
         let of = |action: Action| -> Vec<Release> {
+            if let Some(plan) = self.plan {
+                let planned = |release: &&Release| plan.act(layer, release).is_some_and(|act| match action {
+                    Action::Sync => act.changes(),
+                    Action::Test => act == Act::Test,
+                    Action::Nothing => false,
+                });
+                return wanted.iter().filter(planned).cloned().collect();
+            }
             let Some(sight) = &sight else { return if action == Action::Sync { wanted.clone() } else { Vec::new() } };
             let actions = wanted.iter().zip(actions(sight, self.args));
             actions.filter(|(_, planned)| *planned == action).map(|(release, _)| release.clone()).collect()
@@ -521,7 +319,7 @@ impl<'a> Runner<'a> {
         if let Some(sight) = &sight {
             instant::tell(self.context, sight, self.args);
         }
-        if !syncing.is_empty() || sight.is_none() {
+        if !syncing.is_empty() || (sight.is_none() && self.plan.is_none()) {
             let step = reporter.step(Step::new(StepKind::Preflight, &name, "preflight").of_layer(&name));
             let images = reader.check_images(layer, &manifests, Some(client));
             let own = preflight::Own::of(&manifests, &wanted);
@@ -620,7 +418,7 @@ impl<'a> Runner<'a> {
             None => Ok(wanted.to_vec()),
             Some(_) => {
                 let whole = Args { selector: None, ..self.args.clone() };
-                let reader = Reader { args: &whole, ..self.reader.clone() };
+                let reader = self.reader.with(&whole);
                 reader.releases(layer, look.namespace()).await
             }
         };
@@ -821,12 +619,6 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// The lock of the images, as it is written.
-fn bytes(origin: &Origin) -> Result<Vec<u8>, Failure> {
-    let path = &origin.lock;
-    std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))
-}
-
 /// How a layer's releases stand, rendered anew where that may show that nothing has changed;
 /// none where it cannot be said.
 pub(crate) async fn examined(
@@ -844,8 +636,11 @@ pub(crate) async fn examined(
         }
     };
     if !args.force && sight.is_worth_rendering() {
-        match reader.renderings(layer).await {
-            Ok(fresh) => sight.releases.iter_mut().for_each(|found| found.rendered(&fresh)),
+        match reader.rendered(layer, true, false).await {
+            Ok(fresh) => {
+                let fresh = record::digests(&fresh);
+                sight.releases.iter_mut().for_each(|found| found.rendered(&fresh));
+            }
             Err(failure) => instant::cannot(reader.context, &failure),
         }
     }
@@ -867,9 +662,6 @@ fn in_a_line(failure: &Failure) -> String {
     let evidence = failure.evidence.first().map(|evidence| format!(" ({evidence})"));
     format!("{failure}{}", evidence.unwrap_or_default())
 }
-
-/// Helmfile's words for a selector that is none (`ParseLabels`).
-const MALFORMED_SELECTOR: &str = "malformed label";
 
 fn nothing_selected(selector: &str, layers: &[Layer]) -> Failure {
     let names: Vec<String> = layers.iter().map(Layer::name).collect();
@@ -912,23 +704,6 @@ fn release_duration(line: &str, wanted: &[Release]) -> Option<((String, String),
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_helmfile_leaves_alone_is_no_release_of_the_layer() {
-        // As Helmfile 1.8.0 prints it.
-        let json = r#"[{"name":"a","namespace":"x","enabled":true,"installed":true,"labels":"","chart":"c","version":""},
-            {"name":"off","namespace":"x","enabled":false,"installed":true,"labels":"","chart":"c","version":""},
-            {"name":"gone","namespace":"x","enabled":true,"installed":false,"labels":"","chart":"c","version":""},
-            {"name":"b","namespace":"","enabled":true,"installed":true,"labels":"","chart":"c","version":""}]"#;
-        let found: Vec<(String, String, bool)> = listed(json, "default")
-            .unwrap()
-            .into_iter()
-            .map(|release| (release.name, release.namespace, release.installed))
-            .collect();
-        let row = |name: &str, namespace: &str, installed| (name.to_owned(), namespace.to_owned(), installed);
-        assert_eq!(found, [row("a", "x", true), row("gone", "x", false), row("b", "default", true)]);
-        assert!(listed("Listing releases", "default").is_err());
-    }
 
     #[test]
     fn durations_are_read_from_the_table_only() {

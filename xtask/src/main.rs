@@ -5,7 +5,7 @@ use clap::Parser;
 use run_record::{Exit, Failure};
 use xtask::cli::{Cli, dispatch};
 use xtask::cluster::devcontainer;
-use xtask::commands::report;
+use xtask::commands::{Done, report};
 use xtask::run::interrupt::Interrupt;
 use xtask::run::printer;
 use xtask::world::process::environment;
@@ -24,6 +24,9 @@ fn main() -> std::process::ExitCode {
     std::process::ExitCode::from(exit as u8)
 }
 
+/// Of a failure of no class, where 1 says that something differs: `EX_SOFTWARE` of sysexits.h.
+const UNCLASSIFIED_BESIDE_DIFFERS: i32 = 70;
+
 async fn run() -> i32 {
     let cli = Cli::parse();
     let reporter = Arc::new(cli.common.reporter());
@@ -40,13 +43,16 @@ async fn run() -> i32 {
             let result = interrupt.until(work).await;
             (Some(context), result)
         }
-        Err(failure) => (None, Err::<(), Failure>(failure)),
+        Err(failure) => (None, Err::<Done, Failure>(failure)),
     };
     let exit = match result {
-        Ok(()) => 0,
+        Ok(done) => done.exit(),
         Err(failure) => {
             reporter.failure(&failure);
-            failure.exit() as i32
+            match failure.exit() {
+                Exit::Unclassified if cli.command.tells_by_exit_code() => UNCLASSIFIED_BESIDE_DIFFERS,
+                exit => exit as i32,
+            }
         }
     };
     reporter.end(exit);

@@ -1,5 +1,6 @@
 //! Events as lines for people, on a terminal or in a job's log.
 
+use crate::preview::{Change, ReleasePreview};
 use crate::{Event, InPlace, Outcome, human_seconds, seconds::whole_seconds};
 
 /// The width that resource and step share, so that durations stand in a column.
@@ -36,6 +37,7 @@ pub fn line(event: &Event) -> Option<String> {
         }
         Event::Note { resource, text } => format!("➡️  [{resource}] {text}"),
         Event::Planned { resource, text } => format!("➡️  [{resource}] would {text}"),
+        Event::Preview(preview) => previewed(preview, true),
         Event::Warning { resource, text } => format!("⚠️  [{resource}] {text}"),
         Event::Waiting { resource, text } => format!("⏳ [{resource}] {text}"),
         Event::Blocked(blocked) => {
@@ -61,6 +63,38 @@ pub fn line(event: &Event) -> Option<String> {
         }
     };
     Some(line)
+}
+
+/// A release's line, those of its objects, and their diffs; those of objects that a first
+/// installation creates only where `whole` is asked for.
+pub fn previewed(preview: &ReleasePreview, whole: bool) -> String {
+    let mut lines = vec![format!("➡️  [{}] {}", preview.release, preview.headline())];
+    lines.extend(preview.unknown.iter().map(|text| format!("   ❔ {text}")));
+    for object in &preview.objects {
+        let left_out = !whole && preview.revision.is_none() && object.change == Change::Create;
+        let size = if left_out { format!(" ({} lines; -v shows them)", object.diff.len()) } else { String::new() };
+        lines.push(format!("   {} {}{size}", object.change.sign(), object.object));
+        lines.extend(object.notes.iter().map(|note| format!("     # {note}")));
+        if !left_out {
+            lines.extend(object.diff.iter().map(|line| format!("     {line}").trim_end().to_owned()));
+        }
+    }
+    lines.join("\n")
+}
+
+/// The same lines in the colours of a diff.
+pub fn coloured(lines: &str) -> String {
+    let colour = |line: &str| {
+        let code = match (line.get(..5), line.get(5..6), line.get(3..4)) {
+            (Some("     "), Some("+"), _) | (_, _, Some("+")) => "32",
+            (Some("     "), Some("-"), _) | (_, _, Some("-")) => "31",
+            (Some("     "), Some("@"), _) => "36",
+            (Some("     "), Some("#"), _) | (_, _, Some("~" | "!")) => "33",
+            _ => return line.to_owned(),
+        };
+        format!("\u{1b}[{code}m{line}\u{1b}[0m")
+    };
+    lines.lines().map(colour).collect::<Vec<_>>().join("\n")
 }
 
 fn ended(mark: &str, resource: &str, text: &str, seconds: f64) -> String {

@@ -120,7 +120,7 @@ async fn act(context: &Context, fix: &Fix) -> Result<(), Failure> {
             let action = Some(releases::Action::Repair { older_than: None, uninstall: None, rollback: Vec::new() });
             releases::run(context, &releases::Args { action }).await
         }
-        Fix::Layers(names) => layer::run(context, &layer::Args::of(names.clone())).await,
+        Fix::Layers(names) => super::layer::run(context, &layer::Args::of(names.clone())).await.map(drop),
     }
 }
 

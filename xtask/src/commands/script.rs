@@ -44,7 +44,7 @@ pub async fn run(context: &Context, script: &Script) -> Result<(), Failure> {
         Script::RunHelmLayer { helmfile } => layers(context, vec![helmfile.clone()]).await,
         Script::HelmfileSync { .. } => {
             let all = layer::Args { all: true, ..layer::Args::of(Vec::new()).selected_by_environment() };
-            layer::run(context, &all).await?;
+            super::layer::run(context, &all).await?;
             conclude(context).await
         }
         Script::EnsureK3dCluster => cluster::run(context, None).await,
@@ -57,7 +57,8 @@ pub async fn run(context: &Context, script: &Script) -> Result<(), Failure> {
 }
 
 async fn layers(context: &Context, names: Vec<String>) -> Result<(), Failure> {
-    layer::run(context, &layer::Args::of(names).selected_by_environment()).await
+    let args = layer::Args::of(names).selected_by_environment();
+    super::layer::run(context, &args).await.map(drop)
 }
 
 async fn conclude(context: &Context) -> Result<(), Failure> {

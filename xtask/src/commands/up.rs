@@ -1,6 +1,7 @@
 //! `cargo xtask up`: a fresh machine to a running stack. Each step reconciles, so
 //! that an interrupted run is simply run again.
 
+use super::Done;
 use crate::checklist;
 use crate::cluster;
 use crate::cluster::lock::ClusterLock;
@@ -20,28 +21,28 @@ pub struct Args {
     /// Sync also what has not changed
     #[arg(long)]
     pub force: bool,
+    /// With --dry-run: exit 1 where a run would change anything, 0 where not, more for errors
+    #[arg(long, requires = "dry_run")]
+    pub exit_code: bool,
     #[command(flatten)]
     pub pace: layer::Pace,
 }
 
-pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     let path = repo::critical_path(&context.tree)?;
     let layers = layers::select(&context.tree.layers()?, &path)?;
     let layer_args =
-        layer::Args { skip_tests: args.skip_tests, force: args.force, pace: args.pace, ..layer::Args::of(path) };
+        layer::Args { exit_code: args.exit_code, ..layer::Args::of(path) };
+    let layer_args = layer::Args { skip_tests: args.skip_tests, force: args.force, pace: args.pace, ..layer_args };
     if context.dry_run {
         cluster::plan(context).await?;
-        context.reporter.planned("mirror", "copy what images.lock names");
-        for layer in &layers {
-            context.reporter.planned(&layer.name(), "sync and test");
-        }
-        context.reporter.planned("checklist", "tell whether the data plane is ready");
-        return Ok(());
+        context.reporter.planned("mirror", "copy what images.lock names and the registry lacks");
+        return super::layer::show(context, &layers, &layer_args).await;
     }
     // Held to the end: a run that waits for it must not make the checklist's first item fail.
     let lock = cluster::lock(context).await?;
     match bring(context, &lock, &layers, &layer_args).await {
-        Ok(()) => checklist::conclude(context).await,
+        Ok(()) => checklist::conclude(context).await.map(|()| Done::AsAsked),
         Err(failure)
             if matches!(failure.exit(), Exit::Usage | Exit::ConsentNeeded | Exit::Interrupted | Exit::Terminated) =>
         {

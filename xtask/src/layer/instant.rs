@@ -6,25 +6,17 @@ use std::time::Instant;
 
 use super::look::{Look, Sight};
 use super::state::{Action, Kept, ReleaseState};
-use super::{Args, Reader, actions, bytes, examined};
+use super::reader::{Reader, bytes};
+use super::{Args, actions, examined};
 use crate::cluster;
 use crate::cluster::lease;
 use crate::lab;
 use crate::mirror::Origin;
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
+use crate::world::release::Release;
 use crate::world::{kubernetes, tools};
 use run_record::{Event, Exit, Failure};
-
-/// What is recorded of these layers beside what is so; none for one of which nothing is.
-///
-/// # Errors
-/// Those of looking; a cluster that this machine has not found ready.
-pub(crate) async fn recorded(context: &Context, layers: &[Layer]) -> Result<Vec<Option<Sight>>, Failure> {
-    let client = kubernetes::client(context).await?;
-    let lock = bytes(&origin(context)?)?;
-    Look::open(context, &client, lock).await?.recorded(layers).await
-}
 
 /// Whether all of these layers are in place, which is told then; where it cannot be said,
 /// they are not.
@@ -89,7 +81,7 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
 }
 
 /// Records the new inputs of releases that they render the same.
-async fn refresh(look: &Look<'_>, layer: &Layer, wanted: &[super::Release], sight: &Sight) {
+async fn refresh(look: &Look<'_>, layer: &Layer, wanted: &[Release], sight: &Sight) {
     let outdated = wanted.iter().zip(&sight.releases).filter(|(_, found)| !found.is_recorded_as_it_is());
     let outcomes: Vec<super::Outcome<'_>> = outdated
         .filter(|(release, _)| release.installed)
@@ -137,7 +129,7 @@ pub(crate) fn cannot(context: &Context, failure: &Failure) {
 }
 
 /// Where the images are from, by what this machine remembers of the cluster.
-fn origin(context: &Context) -> Result<Origin, Failure> {
+pub(crate) fn origin(context: &Context) -> Result<Origin, Failure> {
     match cluster::remembered(context)? {
         true => lab::known_origin(),
         false => Ok(Origin::public(context)),

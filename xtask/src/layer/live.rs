@@ -49,7 +49,7 @@ impl Place {
         }
     }
 
-    fn api(&self, client: &Client) -> Api<DynamicObject> {
+    pub fn api(&self, client: &Client) -> Api<DynamicObject> {
         match &self.namespace {
             Some(namespace) => Api::namespaced_with(client.clone(), namespace, &self.resource()),
             None => Api::all_with(client.clone(), &self.resource()),
@@ -80,8 +80,8 @@ pub(crate) struct Made {
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub metadata: ObjectMeta,
-    /// With spec and status, of kinds that run something.
-    whole: Option<Value>,
+    /// All of it, where it was asked for.
+    pub whole: Option<Value>,
 }
 
 /// How many are asked for at once: the client has one connection for each.
@@ -92,22 +92,27 @@ const AT_ONCE: usize = 6;
 /// # Errors
 /// Those of reading: what was not seen is not said to be gone.
 pub(crate) async fn look(client: &Client, places: &[Place]) -> Result<Vec<Option<Seen>>, Failure> {
-    let gets = places.iter().map(async |place| {
-        let api = place.api(client);
-        let seen = if runs(place) {
-            let found = api.get_opt(&place.name).await;
-            found.map(|found| {
-                found
-                    .map(|object| Seen { metadata: object.metadata.clone(), whole: serde_json::to_value(&object).ok() })
-            })
-        } else {
-            let found = api.get_metadata_opt(&place.name).await;
-            found.map(|found| found.map(|object| Seen { metadata: object.metadata, whole: None }))
-        };
-        seen.map_err(|error| read_failed(&place.to_string(), error))
-    });
+    let gets = places.iter().map(|place| whole(client, place, runs(place)));
     let all: Vec<Result<Option<Seen>, Failure>> = futures_util::stream::iter(gets).buffered(AT_ONCE).collect().await;
     all.into_iter().collect()
+}
+
+/// An object as it is now, all of it or its metadata alone; none for one that is gone.
+///
+/// # Errors
+/// Those of reading.
+pub(crate) async fn whole(client: &Client, place: &Place, all: bool) -> Result<Option<Seen>, Failure> {
+    let api = place.api(client);
+    let seen = if all {
+        let found = api.get_opt(&place.name).await;
+        found.map(|found| {
+            found.map(|object| Seen { metadata: object.metadata.clone(), whole: serde_json::to_value(&object).ok() })
+        })
+    } else {
+        let found = api.get_metadata_opt(&place.name).await;
+        found.map(|found| found.map(|object| Seen { metadata: object.metadata, whole: None }))
+    };
+    seen.map_err(|error| read_failed(&place.to_string(), error))
 }
 
 /// The kinds that run something, or wait for something.
@@ -130,7 +135,7 @@ pub(crate) fn owned(metadata: &ObjectMeta) -> Result<String, String> {
     Ok(digest_of(helms(metadata)?))
 }
 
-fn helms(metadata: &ObjectMeta) -> Result<Value, String> {
+pub(crate) fn helms(metadata: &ObjectMeta) -> Result<Value, String> {
     let mut entries = metadata.managed_fields.iter().flatten().filter(|entry| is_helms(entry));
     match (entries.next(), entries.next()) {
         (Some(entry), None) if entry.operation.as_deref() == Some("Apply") => {
@@ -189,7 +194,7 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
 }
 
 /// How long something is ago.
-fn in_words(seconds: i64) -> String {
+pub(crate) fn in_words(seconds: i64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),
@@ -206,10 +211,14 @@ fn autoscaler(metadata: &ObjectMeta) -> Option<&str> {
         entry.subresource.as_deref() == Some("scale")
             && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
     })?;
-    let scales = |manager: &&str| {
-        *manager == "kube-controller-manager" || manager.starts_with("keda") || manager.contains("autoscaler")
-    };
-    entry.manager.as_deref().filter(scales)
+    entry.manager.as_deref().and_then(autoscaler_name)
+}
+
+/// The manager's name, where it is one that scales.
+pub(crate) fn autoscaler_name(manager: &str) -> Option<&str> {
+    let scales =
+        manager == "kube-controller-manager" || manager.starts_with("keda") || manager.contains("autoscaler");
+    scales.then_some(manager)
 }
 
 const REPLICAS: &str = ".spec.replicas";
@@ -235,90 +244,6 @@ fn changed_by(metadata: &ObjectMeta) -> (Option<String>, Option<String>, Option<
     let Some((time, newest)) = others.first().filter(|(time, _)| *time >= helm) else { return (None, None, None) };
     let field = by_hand::fields(newest, false).into_iter().find(|field| !helms.contains(field));
     (field, newest.manager.clone(), *time)
-}
-
-/// A field that this manifest sets and that others own by now, Helm not: it was taken
-/// before anybody could record it.
-pub(crate) fn taken(manifest: &Value, metadata: &ObjectMeta) -> Option<String> {
-    let helms = helms(metadata).ok()?;
-    let others = metadata.managed_fields.iter().flatten();
-    let others = others.filter(|entry| !is_helms(entry) && entry.subresource.as_deref() != Some("status"));
-    others.filter_map(|entry| entry.fields_v1.as_ref()).find_map(|fields| taken_of(&fields.0, &helms, manifest, ""))
-}
-
-/// A field that this manifest sets and that is not Helm's: somebody has taken it away, or set
-/// it to what nobody is noted for (`kubectl scale --replicas=0`).
-pub(crate) fn lost(manifest: &Value, metadata: &ObjectMeta) -> Option<String> {
-    lost_of(Some(&helms(metadata).ok()?), manifest, "")
-}
-
-/// What names the object, what is written only, and what is not Helm's to set: nobody owns it.
-const OWNED_BY_NOBODY: [&str; 7] = [
-    ".apiVersion",
-    ".kind",
-    ".metadata.name",
-    ".metadata.namespace",
-    ".metadata.creationTimestamp",
-    ".status",
-    ".stringData",
-];
-
-/// `helms` is what Helm owns of this value; none where it owns nothing of it.
-fn lost_of(helms: Option<&Value>, value: &Value, path: &str) -> Option<String> {
-    let named = || Some(path.trim_start_matches('.').to_owned());
-    let fields: Vec<(&String, &Value)> =
-        helms.and_then(Value::as_object).into_iter().flatten().filter(|(key, _)| *key != ".").collect();
-    match value {
-        _ if helms.is_some() && fields.is_empty() => None,
-        Value::Object(map) => map.iter().find_map(|(key, inner)| {
-            let path = format!("{path}.{key}");
-            let empty = inner.is_null() || inner.as_object().is_some_and(serde_json::Map::is_empty);
-            if OWNED_BY_NOBODY.contains(&path.as_str()) || empty || inner.as_array().is_some_and(Vec::is_empty) {
-                return None;
-            }
-            lost_of(helms.and_then(|helms| helms.get(format!("f:{key}"))), inner, &path)
-        }),
-        _ if helms.is_none() => named(),
-        Value::Array(items) => {
-            let keyed: Vec<(&str, &Value)> =
-                fields.iter().filter_map(|(key, own)| Some((key.strip_prefix("k:")?, *own))).collect();
-            // A key that the manifest leaves out has its default: a port's protocol.
-            let is = |item: &Value, names: &str| {
-                let keys: Value = serde_json::from_str(names).unwrap_or_default();
-                keys.as_object()
-                    .is_some_and(|keys| keys.iter().all(|(key, value)| item.get(key).is_none_or(|own| own == value)))
-            };
-            items.iter().filter(|_| !keyed.is_empty()).find_map(|item| {
-                match keyed.iter().find(|(names, _)| is(item, names)) {
-                    Some((names, own)) => lost_of(Some(own), item, &format!("{path}[{names}]")),
-                    None => named(),
-                }
-            })
-        }
-        _ => None,
-    }
-}
-
-fn taken_of(others: &Value, helms: &Value, manifest: &Value, path: &str) -> Option<String> {
-    let fields: Vec<(&String, &Value)> =
-        others.as_object().into_iter().flatten().filter(|(key, _)| *key != ".").collect();
-    if fields.is_empty() {
-        return (helms.is_null() && !path.is_empty()).then(|| path.trim_start_matches('.').to_owned());
-    }
-    fields.into_iter().find_map(|(key, inner)| {
-        let (kind, name) = key.split_once(':')?;
-        let (value, step) = match kind {
-            "f" => (manifest.get(name)?, format!(".{name}")),
-            "k" => {
-                let keys: Value = serde_json::from_str(name).ok()?;
-                let keys = keys.as_object()?.clone();
-                let is = |item: &&Value| keys.iter().all(|(key, value)| item.get(key) == Some(value));
-                (manifest.as_array()?.iter().find(is)?, format!("[{name}]"))
-            }
-            _ => return None,
-        };
-        taken_of(inner, helms.get(key).unwrap_or(&Value::Null), value, &format!("{path}{step}"))
-    })
 }
 
 /// What of an object does not run as it is meant to, in words; none where it does, or
@@ -412,8 +337,13 @@ pub(crate) async fn places(
                 true => client.list_api_group_resources(version).await,
                 false => client.list_core_api_resources(version).await,
             };
-            let list = asked.map_err(|error| read_failed(&format!("the kinds of {version}"), error))?;
-            let kinds = list.resources.into_iter().filter(|resource| !resource.name.contains('/'));
+            let resources = match asked {
+                Ok(list) => list.resources,
+                // It has nothing of that group or version.
+                Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+                Err(error) => return Err(read_failed(&format!("the kinds of {version}"), error)),
+            };
+            let kinds = resources.into_iter().filter(|resource| !resource.name.contains('/'));
             let kinds = kinds.map(|resource| (resource.kind, resource.name, resource.namespaced)).collect();
             known.insert(version.to_owned(), kinds);
         }
@@ -543,68 +473,6 @@ mod tests {
         let made = Made { place: place("Secret"), uid: "u1".into(), owns: String::new() };
         let Standing::Drifted(gone) = compare(&made, None, Timestamp::UNIX_EPOCH) else { panic!() };
         assert_eq!(gone.to_string(), "Secret ameide/web is gone");
-    }
-
-    #[test]
-    fn what_was_taken_from_helm_before_the_record_is_found_by_the_manifest() {
-        let manifest = json!({"data": {"a": "1", "b": "2"}, "metadata": {"labels": {"app.kubernetes.io/x": "y"}},
-            "spec": {"containers": [{"name": "web", "image": "x"}, {"name": "side"}]}});
-        let helms = json!({"f:data": {"f:a": {}}, "f:metadata": {"f:labels": {".": {}}},
-            "f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {".": {}, "f:name": {}}}}});
-        for (others, field) in [
-            (json!({"f:data": {"f:b": {}}}), Some("data.b")),
-            (json!({"f:data": {"f:a": {}}}), None),
-            (json!({"f:data": {"f:c": {}}}), None),
-            (
-                json!({"f:metadata": {"f:labels": {"f:app.kubernetes.io/x": {}}}}),
-                Some("metadata.labels.app.kubernetes.io/x"),
-            ),
-            (
-                json!({"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {"f:image": {}}}}}),
-                Some(r#"spec.containers[{"name":"web"}].image"#),
-            ),
-            (json!({"f:spec": {"f:containers": {"k:{\"name\":\"other\"}": {"f:image": {}}}}}), None),
-            (json!({"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {"f:env": {}}}}}), None),
-        ] {
-            let managed = [entry("helm", None, 0, helms.clone()), entry("kubectl-edit", None, 1, others.clone())];
-            assert_eq!(taken(&manifest, &seen(&managed).metadata).as_deref(), field, "{others}");
-        }
-    }
-
-    #[test]
-    fn what_nobody_owns_any_more_is_lost() {
-        let manifest = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "labels": {}},
-            "data": {"a": "1", "b": null}, "stringData": {"x": "y"},
-            "spec": {"replicas": 1, "args": ["x"], "containers": [
-                {"name": "web", "image": "x", "ports": [{"containerPort": 80}], "env": [{"name": "A", "value": "1"}]}]}});
-        let port = || json!({".": {}, "f:containerPort": {}});
-        let helms = || {
-            json!({"f:data": {"f:a": {}}, "f:spec": {"f:replicas": {}, "f:args": {}, "f:containers": {
-                "k:{\"name\":\"web\"}": {".": {}, "f:name": {}, "f:image": {},
-                    "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": port()},
-                    "f:env": {"k:{\"name\":\"A\"}": {".": {}, "f:name": {}, "f:value": {}}}}}}})
-        };
-        let lost_of = |fields: Value| lost(&manifest, &seen(&[entry("helm", None, 0, fields)]).metadata);
-        assert_eq!(lost_of(helms()), None);
-        let containers = "/f:spec/f:containers";
-        let web = format!("{containers}/k:{{\"name\":\"web\"}}");
-        for (within, key, told) in [
-            ("/f:spec", "f:replicas", "spec.replicas"),
-            ("/f:data", "f:a", "data.a"),
-            ("/f:spec", "f:args", "spec.args"),
-            (&web, "f:image", r#"spec.containers[{"name":"web"}].image"#),
-            (&format!("{web}/f:env"), r#"k:{"name":"A"}"#, r#"spec.containers[{"name":"web"}].env"#),
-        ] {
-            let mut fields = helms();
-            fields.pointer_mut(within).unwrap().as_object_mut().unwrap().remove(key).unwrap();
-            // Where it was the only one, the field above goes too.
-            let emptied = fields.pointer(within).unwrap().as_object().unwrap().is_empty();
-            if let (true, Some((above, last))) = (emptied, within.rsplit_once('/')) {
-                fields.pointer_mut(above).unwrap().as_object_mut().unwrap().remove(last).unwrap();
-            }
-            let found = lost_of(fields).unwrap_or_default();
-            assert!(told.starts_with(&found) && !found.is_empty(), "{key}: {found}");
-        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::inputs::{self, Around, Files, Inputs};
 use super::live::{self, Made, Place, Standing};
+use super::ownership;
 use super::pull_secret;
 use super::record::{self, Named, Record};
 use super::state::{Facts, Kept, ReleaseState, Rendering, determine};
@@ -75,6 +76,16 @@ impl Found {
     /// Whether its tests have passed on the newest revision.
     pub fn was_tested(&self) -> bool {
         matches!(&self.facts.kept, Kept::Whole { tested: true, .. })
+    }
+
+    /// What was recorded of it, where that can be believed.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    /// The newest revision.
+    pub fn revision(&self) -> Option<&Revision> {
+        self.revision.as_ref()
     }
 
     /// With what a fresh rendering showed.
@@ -138,7 +149,21 @@ impl<'a> Look<'a> {
         self.client.default_namespace()
     }
 
-    fn inputs(&self, layer: &Layer) -> Result<Inputs, Failure> {
+    /// The API server's time.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// The uid of the cluster's namespace kube-system.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// What the layer is made of now.
+    ///
+    /// # Errors
+    /// Those of reading the tree.
+    pub fn inputs(&self, layer: &Layer) -> Result<Inputs, Failure> {
         let around = Around {
             environment: &self.context.env_name,
             named: self.named.clone(),
@@ -414,7 +439,8 @@ async fn baseline(
     for ((place, seen), object) in places.into_iter().zip(seen).zip(&objects) {
         let Some(seen) = seen else { return Err(format!("{place} is not there")) };
         let owns = live::owned(&seen.metadata).map_err(|why| format!("{place}: {why}"))?;
-        let changed = live::taken(object, &seen.metadata).or_else(|| live::lost(object, &seen.metadata));
+        let taken = ownership::taken(object, &seen.metadata).into_iter().map(|taken| taken.path);
+        let changed = taken.chain(ownership::lost(object, &seen.metadata)).next();
         if let Some(field) = changed {
             return Err(format!("{place}: {field} is not as Helm set it"));
         }

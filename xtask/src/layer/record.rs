@@ -7,15 +7,14 @@
 //! compared with is `inputs`' and `live`'s to find.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::difference::Objects;
 use super::inputs::{Parts, digest};
 use super::live::Made;
-use crate::releases::manifest;
 use crate::world::helm_storage::RECORD;
 
 /// All annotations of an object together may have 256 KiB (`TotalAnnotationSizeLimitB`).
@@ -127,46 +126,13 @@ pub(crate) fn rendering<'a>(objects: impl Iterator<Item = &'a Value>) -> String 
     digest(texts.join("\n").as_bytes())
 }
 
-/// By namespace and name of a release, what a fresh rendering makes of it.
+/// By namespace and name of a release, the digest of what a fresh rendering makes of it.
 pub(crate) type Renderings = BTreeMap<(String, String), String>;
 
-/// The renderings in a folder that Helm wrote them to, `NAMESPACE/NAME` each.
-///
-/// # Errors
-/// What cannot be read, or is no YAML: its place, never its text, in which Secrets are.
-pub(crate) fn rendered_below(folder: &Path) -> Result<Renderings, String> {
-    let mut found = Renderings::new();
-    for namespace in folders(folder)? {
-        for release in folders(&namespace)? {
-            let mut objects = Vec::new();
-            read_below(&release, &mut objects)?;
-            let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            found.insert((name(&namespace), name(&release)), rendering(objects.iter()));
-        }
-    }
-    Ok(found)
-}
-
-fn folders(folder: &Path) -> Result<Vec<PathBuf>, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
-    let entries: Vec<std::fs::DirEntry> =
-        std::fs::read_dir(folder).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
-    Ok(entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
-}
-
-fn read_below(folder: &Path, objects: &mut Vec<Value>) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.is_dir() {
-            read_below(&path, objects)?;
-            continue;
-        }
-        let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let parsed = manifest::parse(&text).map_err(|place| format!("what it renders is no YAML{place}"))?;
-        objects.extend(parsed.into_iter().map(|(object, _)| object));
-    }
-    Ok(())
+/// The digests of what releases render.
+pub(crate) fn digests(rendered: &BTreeMap<(String, String), Objects>) -> Renderings {
+    let digest = |objects: &Objects| rendering(objects.resources.iter().chain(&objects.hooks));
+    rendered.iter().map(|(release, objects)| (release.clone(), digest(objects))).collect()
 }
 
 #[cfg(test)]

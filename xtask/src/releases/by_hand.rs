@@ -66,7 +66,7 @@ async fn found(client: &Client, wanted: &[Release], all: bool) -> Vec<(String, S
     told
 }
 
-type Added = (String, String, String, Vec<String>);
+pub(crate) type Added = (String, String, String, Vec<String>);
 
 async fn added<K>(client: &Client, namespace: &str, all: bool) -> Vec<Added>
 where
@@ -80,7 +80,7 @@ where
 }
 
 /// By each person's manager: its fields, all or those that Helm does not set as well.
-fn added_to(metadata: &ObjectMeta, kind: &str, all: bool) -> Vec<Added> {
+pub(crate) fn added_to(metadata: &ObjectMeta, kind: &str, all: bool) -> Vec<Added> {
     let release = metadata.annotations.as_ref().and_then(|all| all.get("meta.helm.sh/release-name"));
     let Some(release) = release else { return Vec::new() };
     let entries = || metadata.managed_fields.iter().flatten().filter(|entry| entry.subresource.is_none());
@@ -161,7 +161,7 @@ fn walk(fields: &Value, path: &str, items_whole: bool, found: &mut Vec<String>) 
     }
 }
 
-fn shortened(fields: &[String]) -> String {
+pub(crate) fn shortened(fields: &[String]) -> String {
     match fields {
         [one, two, three, _, ..] => format!("{one}, {two}, {three} and {} more", fields.len() - 3),
         few => few.join(", "),

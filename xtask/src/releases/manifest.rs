@@ -139,7 +139,7 @@ fn judged(manifest: &str, keeps: bool) -> Result<Vec<Object>, String> {
             name: format!("{shown} {name}"),
             namespace,
             built_in: is_built_in(&object),
-            data: holds_data(&object, kind),
+            data: holds_data(&object),
             keep: keeps && kept,
         }
     };
@@ -189,7 +189,9 @@ fn flatten(mut object: Value, kept: bool, found: &mut Vec<(Value, bool)>) {
     }
 }
 
-fn holds_data(object: &Value, kind: &str) -> bool {
+/// Whether an object holds data, or takes some with it when it goes.
+pub(crate) fn holds_data(object: &Value) -> bool {
+    let kind = kind(object);
     let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or("?/");
     let group = version.split_once('/').map_or("", |(group, _)| group);
     // Its claims can go with it (persistentVolumeClaimRetentionPolicy), and nobody uses those that stay.

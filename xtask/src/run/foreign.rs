@@ -252,7 +252,7 @@ fn named_values(text: &str) -> Vec<(usize, usize)> {
 
 /// Whether a key or a flag is one whose value nobody else may read. Not `secret`
 /// alone: Kubernetes says it of names.
-fn names_a_secret(key: &str) -> bool {
+pub(crate) fn names_a_secret(key: &str) -> bool {
     let plain: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
     const ENDS: &[&str] = &[
         "password",

@@ -31,6 +31,12 @@ pub(crate) fn on_github() -> bool {
     std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true")
 }
 
+/// Whether what is printed to standard output may have colours (<https://no-color.org>).
+fn coloured() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !set("NO_COLOR") && std::env::var("TERM").is_ok_and(|term| term != "dumb")
+}
+
 /// A file of the checked out tree, on GitHub Actions.
 fn file(path: &str) -> Option<String> {
     let root = std::env::var("GITHUB_WORKSPACE").ok()?;
@@ -241,6 +247,15 @@ impl Reporter {
             }
             return;
         };
+        if let Event::Preview(preview) = event {
+            let text = text::previewed(preview, self.verbose);
+            let text = if coloured() { text::coloured(&text) } else { text };
+            let print = || printer::data(&format!("{text}\n"));
+            return match &inner.bar {
+                Some(bar) => bar.suspend(print),
+                None => print(),
+            };
+        }
         // The runner takes this for a command wherever in a line it stands.
         let text = if inner.github.is_some() { text.replace("##[", "##\u{200b}[") } else { text };
         let print = || printer::words(&format!("{text}\n"));

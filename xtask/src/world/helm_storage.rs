@@ -344,6 +344,20 @@ pub async fn current(client: &Client, revision: &Revision) -> Result<Option<(Rev
     }))
 }
 
+/// The revision that Helm's next upgrade of a release goes on from (`prepareUpgrade` of
+/// `pkg/action/upgrade.go`): the deployed one, else the newest; none where there is none, or
+/// it was uninstalled.
+///
+/// # Errors
+/// Those of reading.
+pub(crate) async fn upgraded_from(client: &Client, of: &Release) -> Result<Option<(Revision, Stored)>, Failure> {
+    let mut revisions = history(client, &of.namespace, &of.name).await?;
+    revisions.sort_by_key(|revision| revision.revision);
+    let Some(newest) = revisions.last().filter(|newest| newest.status != Status::Uninstalled) else { return Ok(None) };
+    let deployed = revisions.iter().rev().find(|revision| revision.status == Status::Deployed);
+    current(client, deployed.unwrap_or(newest)).await
+}
+
 /// Every revision of a release, by its label.
 pub async fn history(client: &Client, namespace: &str, release: &str) -> Result<Vec<Revision>, Failure> {
     let (labels, what) = (format!("owner=helm,name={release}"), format!("the revisions of release {release}"));

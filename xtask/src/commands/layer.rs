@@ -1,0 +1,72 @@
+//! `cargo xtask layer`: which layers there are; what a run of some would do; the run.
+
+use run_record::Failure;
+
+use super::Done;
+use crate::cluster;
+use crate::layer::plan::{self, Plan};
+use crate::layer::{Args, Runner, instant, preview};
+use crate::repo;
+use crate::repo::layers::{self, Layer};
+use crate::run::context::Context;
+use crate::world::{helm_storage, tools};
+
+pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
+    let layers = context.tree.layers()?;
+    if args.list {
+        return list(context, layers, args.critical_path).map(|()| Done::AsAsked);
+    }
+    helm_storage::check_driver()?;
+    if let Some(path) = &args.plan {
+        let plan = Plan::read(path)?;
+        let selected = layers::select(&layers, &plan.layers())?;
+        return carry_out(context, &plan, &selected, &plan.asks(args)).await;
+    }
+    let selected = if args.all { layers } else { layers::select(&layers, &args.selectors)? };
+    if context.dry_run {
+        return show(context, &selected, args).await;
+    }
+    let lock = cluster::lock(context).await?;
+    if instant::answers(context, &selected, args).await? {
+        return Ok(Done::AsAsked);
+    }
+    let lab = cluster::require_ready(context).await?;
+    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?;
+    runner.run_all(&selected).await.map(|()| Done::AsAsked)
+}
+
+/// What a plan says, and nothing else.
+async fn carry_out(context: &Context, plan: &Plan, layers: &[Layer], args: &Args) -> Result<Done, Failure> {
+    if context.dry_run {
+        return plan::check(context, plan, layers, args).await.map(|()| Done::AsAsked);
+    }
+    let lock = cluster::lock(context).await?;
+    let lab = cluster::require_ready(context).await?;
+    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?.of_plan(plan);
+    runner.run_all(layers).await.map(|()| Done::AsAsked)
+}
+
+fn list(context: &Context, layers: Vec<Layer>, critical_path: bool) -> Result<(), Failure> {
+    let listed = match critical_path {
+        true => layers::in_order(&layers, &repo::critical_path(&context.tree)?)?,
+        false => layers,
+    };
+    let names: Vec<String> = listed.iter().map(Layer::name).collect();
+    let text = if context.json { serde_json::json!(names).to_string() } else { names.join("\n") };
+    context.reporter.data(&text);
+    Ok(())
+}
+
+/// What a run would do.
+pub(super) async fn show(context: &Context, layers: &[Layer], args: &Args) -> Result<Done, Failure> {
+    let previews = preview::previews(context, layers, args).await?;
+    previews.iter().for_each(|preview| preview.tell(context));
+    if let Some(path) = &args.save_plan {
+        Plan::of(context, &previews, args).await?.write(path)?;
+        context.reporter.note("layer", format!("saved: cargo xtask --env {} layer --plan {path}", context.env_name));
+    }
+    let differs = args.exit_code && previews.iter().any(preview::LayerPreview::changes);
+    Ok(if differs { Done::Differs } else { Done::AsAsked })
+}

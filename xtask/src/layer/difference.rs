@@ -1,0 +1,482 @@
+//! What an upgrade would make of a release's objects: the deployed manifest beside the
+//! rendered one, object by object, with what each change means. Pure, and without the values
+//! of Secrets: they are hidden before anything is compared as text.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
+use similar::TextDiff;
+
+use super::ownership::Path;
+use crate::releases::manifest::{self, kind};
+use crate::run::foreign;
+use run_record::preview::{Change, ObjectPreview};
+
+/// A release's objects, as a stored revision or a rendering has them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Objects {
+    pub resources: Vec<Value>,
+    pub hooks: Vec<Value>,
+    /// Those of a chart's folder `crds`, which Helm creates with a first installation and
+    /// never again touches.
+    pub crds: Vec<Value>,
+}
+
+impl Objects {
+    /// Sorts what a chart's templates render into resources and hooks.
+    pub fn of(templates: Vec<Value>, crds: Vec<Value>) -> Self {
+        let templates = templates.into_iter().filter(|object| !object.is_null());
+        let (hooks, resources) = templates.partition(|object| hook_events(object).is_some());
+        Self { resources, hooks, crds }
+    }
+}
+
+/// `pre-upgrade,post-upgrade`, of an object that is a hook.
+fn hook_events(object: &Value) -> Option<&str> {
+    annotation(object, "helm.sh/hook")
+}
+
+fn annotation<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+    object.pointer("/metadata/annotations")?.get(name)?.as_str()
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// What Helm tells objects apart by (`isMatchingInfo` of `pkg/kube/resource.go`): not the
+/// version of their API.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Identity {
+    group: String,
+    kind: String,
+    namespace: String,
+    name: String,
+}
+
+impl Identity {
+    fn of(object: &Value, namespace: &str) -> Self {
+        let own = text(object, "/metadata/namespace");
+        Self {
+            group: group(object).to_owned(),
+            kind: kind(object).to_owned(),
+            namespace: if own.is_empty() { namespace } else { own }.to_owned(),
+            name: text(object, "/metadata/name").to_owned(),
+        }
+    }
+}
+
+pub(crate) fn group(object: &Value) -> &str {
+    text(object, "/apiVersion").split_once('/').map_or("", |(group, _)| group)
+}
+
+/// `Deployment ameide/minio`; of an object that says no namespace, with its release's unless
+/// it is of a kind that is the whole cluster's.
+pub(crate) fn title(object: &Value, namespace: &str) -> String {
+    let (kind, name) = (kind(object), text(object, "/metadata/name"));
+    let kind = if kind.is_empty() { "object" } else { kind };
+    match text(object, "/metadata/namespace") {
+        "" if is_cluster_wide(object) => format!("{kind} {name}"),
+        "" => format!("{kind} {namespace}/{name}"),
+        own => format!("{kind} {own}/{name}"),
+    }
+}
+
+/// Of Kubernetes' own kinds; a custom resource may be either.
+fn is_cluster_wide(object: &Value) -> bool {
+    let kind = kind(object);
+    kind.starts_with("Cluster")
+        || matches!(group(object), "admissionregistration.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io")
+        || matches!(
+            kind,
+            "Namespace" | "PersistentVolume" | "StorageClass" | "PriorityClass" | "IngressClass" | "RuntimeClass" | "CSIDriver"
+        )
+}
+
+/// What becomes of each object that is not the same in both, in the order of the rendering;
+/// what is deleted comes last. `namespace` is the release's; `deployed` is none where nothing
+/// is installed.
+pub(crate) fn changes(deployed: Option<&Objects>, rendered: &Objects, namespace: &str) -> Vec<ObjectPreview> {
+    let hidden = Hidden::of(deployed.into_iter().chain([rendered]));
+    let none = Objects::default();
+    let before = deployed.unwrap_or(&none);
+    let mut found = Vec::new();
+    if deployed.is_none() {
+        found.extend(rendered.crds.iter().map(|object| ObjectPreview {
+            object: title(object, namespace),
+            change: Change::Create,
+            notes: vec!["of the chart's folder crds: Helm creates it now, and never changes it later".to_owned()],
+            diff: hidden.diff(None, Some(object)),
+        }));
+    }
+    let known = by_identity(&before.resources, namespace);
+    for object in &rendered.resources {
+        match known.get(&Identity::of(object, namespace)) {
+            None => found.push(ObjectPreview {
+                object: title(object, namespace),
+                change: Change::Create,
+                notes: Vec::new(),
+                diff: hidden.diff(None, Some(object)),
+            }),
+            Some(old) => {
+                let diff = hidden.diff(Some(old), Some(object));
+                if !diff.is_empty() {
+                    let notes = meaning(old, object);
+                    found.push(ObjectPreview { object: title(object, namespace), change: Change::Change, notes, diff });
+                }
+            }
+        }
+    }
+    found.extend(hooks(before, rendered, namespace, &hidden));
+    let stays: BTreeSet<Identity> =
+        rendered.resources.iter().map(|object| Identity::of(object, namespace)).collect();
+    for object in before.resources.iter().filter(|object| !stays.contains(&Identity::of(object, namespace))) {
+        let kept = annotation(object, "helm.sh/resource-policy").is_some_and(|policy| policy.trim().eq_ignore_ascii_case("keep"));
+        let notes = match kept {
+            true => vec!["helm.sh/resource-policy: keep".to_owned()],
+            false => manifest::holds_data(object).then(|| "it holds data, or may take some with it: consent is asked for".to_owned()).into_iter().collect(),
+        };
+        let change = if kept { Change::Keep } else { Change::Delete };
+        let diff = if kept { Vec::new() } else { hidden.diff(Some(object), None) };
+        found.push(ObjectPreview { object: title(object, namespace), change, notes, diff });
+    }
+    found
+}
+
+fn by_identity<'a>(objects: &'a [Value], namespace: &str) -> BTreeMap<Identity, &'a Value> {
+    objects.iter().map(|object| (Identity::of(object, namespace), object)).collect()
+}
+
+/// Hooks are no part of what Helm compares: each is created when its event comes, by default
+/// after the one before was deleted.
+fn hooks(before: &Objects, rendered: &Objects, namespace: &str, hidden: &Hidden) -> Vec<ObjectPreview> {
+    let known = by_identity(&before.hooks, namespace);
+    let changed = rendered.hooks.iter().filter_map(|object| {
+        let old = known.get(&Identity::of(object, namespace)).copied();
+        let diff = hidden.diff(old, Some(object));
+        let events = hook_events(object).unwrap_or_default();
+        let change = if old.is_some() { Change::Replace } else { Change::Create };
+        let notes = vec![format!("a hook: it runs at {events}")];
+        (!diff.is_empty()).then(|| ObjectPreview { object: title(object, namespace), change, notes, diff })
+    });
+    let stays = by_identity(&rendered.hooks, namespace);
+    let gone = before.hooks.iter().filter(|object| !stays.contains_key(&Identity::of(object, namespace)));
+    let gone = gone.map(|object| ObjectPreview {
+        object: title(object, namespace),
+        change: Change::Keep,
+        notes: vec!["a hook that the chart has no more: Helm leaves what it made".to_owned()],
+        diff: Vec::new(),
+    });
+    changed.chain(gone).collect()
+}
+
+/// What is not to be shown: the values of Secrets, wherever they stand.
+struct Hidden {
+    values: BTreeSet<String>,
+}
+
+/// What stands in place of a Secret's value.
+const HIDDEN: &str = "***";
+/// The same, where the value is another one than before.
+const CHANGED: &str = "*** changed";
+
+/// A value this short, or one of letters alone, is a word that stands in other places as well.
+const A_WORD: usize = 8;
+
+impl Hidden {
+    fn of<'a>(all: impl Iterator<Item = &'a Objects>) -> Self {
+        let objects = all.flat_map(|objects| objects.resources.iter().chain(&objects.hooks));
+        let mut values = BTreeSet::new();
+        for secret in objects.filter(|object| is_secret(object)) {
+            for (_, value) in secret_values(secret) {
+                let telling = value.len() >= A_WORD && value.chars().any(|c| !c.is_ascii_lowercase() && c != '-');
+                values.extend(telling.then(|| STANDARD.encode(&value)));
+                values.extend(telling.then_some(value));
+            }
+        }
+        Self { values }
+    }
+
+    /// The lines of a unified diff; none where both are the same.
+    fn diff(&self, old: Option<&Value>, new: Option<&Value>) -> Vec<String> {
+        let (old, new) = (old.map(plain), new.map(plain));
+        if old == new {
+            return Vec::new();
+        }
+        let (old, new) = hide_both(old, new);
+        let (old, new) = (self.yaml(old.as_ref()), self.yaml(new.as_ref()));
+        let diff = TextDiff::from_lines(&old, &new);
+        let unified = diff.unified_diff().context_radius(3).missing_newline_hint(false).to_string();
+        unified.lines().map(str::to_owned).collect()
+    }
+
+    fn yaml(&self, object: Option<&Value>) -> String {
+        let Some(object) = object else { return String::new() };
+        let mut options = serde_saphyr::SerializerOptions::default();
+        // A long text stays one line, so that a change of it is one.
+        options.min_fold_chars = usize::MAX;
+        options.folded_wrap_chars = usize::MAX;
+        let mut text = serde_saphyr::to_string_with_options(object, options).unwrap_or_else(|_| object.to_string());
+        for value in self.values.iter().rev() {
+            text = text.replace(value.as_str(), HIDDEN);
+        }
+        text
+    }
+}
+
+pub(crate) fn is_secret(object: &Value) -> bool {
+    kind(object).eq_ignore_ascii_case("secret") && group(object).is_empty()
+}
+
+/// The values of a Secret in plain text, by their keys.
+fn secret_values(secret: &Value) -> BTreeMap<String, String> {
+    let map = |name: &str| secret.get(name).and_then(Value::as_object).into_iter().flatten();
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let decoded = map("data").map(|(key, value)| {
+        let bytes = STANDARD.decode(plain(value).trim()).ok();
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+        (key.clone(), text.unwrap_or_else(|| plain(value)))
+    });
+    decoded.chain(map("stringData").map(|(key, value)| (key.clone(), plain(value)))).collect()
+}
+
+/// An object without what makes no difference: fields that are null, and where a Secret's
+/// values are written.
+fn plain(object: &Value) -> Value {
+    let mut object = object.clone();
+    without_nulls(&mut object);
+    if is_secret(&object) {
+        let values = secret_values(&object);
+        if let Some(fields) = object.as_object_mut() {
+            let readable = |value: &Value| value.is_object() || value.is_null();
+            let whole = ["data", "stringData"].iter().all(|name| fields.get(*name).is_none_or(readable));
+            if whole {
+                fields.remove("stringData");
+                fields.remove("data");
+                let values: Map<String, Value> = values.into_iter().map(|(key, value)| (key, value.into())).collect();
+                if !values.is_empty() {
+                    fields.insert("data".to_owned(), Value::Object(values));
+                }
+            }
+        }
+    }
+    object
+}
+
+fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(without_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        _ => {}
+    }
+}
+
+/// Both without a Secret's values; which of them differ can still be seen.
+fn hide_both(old: Option<Value>, new: Option<Value>) -> (Option<Value>, Option<Value>) {
+    let before = old.clone();
+    let hidden = |object: Value, other: Option<&Value>| {
+        let mut object = object;
+        if !is_secret(&object) {
+            hide_variables(&mut object, other);
+            return object;
+        }
+        for name in ["data", "stringData"] {
+            if let Some(value) = object.get_mut(name) {
+                hide(value, other.map(|other| &other[name]));
+            }
+        }
+        // What kubectl keeps there has all values once more.
+        if let Some(last) = object.pointer_mut("/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration") {
+            *last = HIDDEN.into();
+        }
+        object
+    };
+    let new = new.map(|new| hidden(new, before.as_ref()));
+    (old.map(|old| hidden(old, None)), new)
+}
+
+/// The values of variables whose names say that nobody else may read them. `other` is what
+/// stood there before.
+fn hide_variables(value: &mut Value, other: Option<&Value>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map.iter_mut() {
+                hide_variables(value, other.and_then(|other| other.get(key)));
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                let before = other.and_then(Value::as_array).into_iter().flatten().find(|other| other["name"] == item["name"]);
+                let secret = item["name"].as_str().is_some_and(foreign::names_a_secret);
+                match item.get_mut("value").filter(|_| secret) {
+                    Some(value) => hide(value, before.map(|before| &before["value"])),
+                    None => hide_variables(item, before),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `other` is what stood there before.
+fn hide(value: &mut Value, other: Option<&Value>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map.iter_mut() {
+                hide(value, other.and_then(|other| other.get(key)));
+            }
+        }
+        value => {
+            let changed = other.is_some_and(|other| !other.is_null() && other != value);
+            *value = if changed { CHANGED } else { HIDDEN }.into();
+        }
+    }
+}
+
+/// What a kind does not let anybody change once it is there: a path of fields, or all but
+/// those after it. From the validation of Kubernetes' API server (`pkg/apis/*/validation`).
+enum Fixed {
+    Field(&'static [&'static str]),
+    AllOf(&'static [&'static str], &'static [&'static str]),
+}
+
+fn fixed(object: &Value) -> &'static [Fixed] {
+    use Fixed::{AllOf, Field};
+    match (group(object), kind(object)) {
+        ("apps", "Deployment" | "DaemonSet" | "ReplicaSet") => &[Field(&["spec", "selector"])],
+        ("apps", "StatefulSet") => &[AllOf(
+            &["spec"],
+            &[
+                "replicas",
+                "ordinals",
+                "template",
+                "updateStrategy",
+                "revisionHistoryLimit",
+                "persistentVolumeClaimRetentionPolicy",
+                "minReadySeconds",
+            ],
+        )],
+        ("batch", "Job") => &[
+            Field(&["spec", "template"]),
+            Field(&["spec", "selector"]),
+            Field(&["spec", "completions"]),
+            Field(&["spec", "completionMode"]),
+            Field(&["spec", "podFailurePolicy"]),
+            Field(&["spec", "successPolicy"]),
+            Field(&["spec", "backoffLimitPerIndex"]),
+            Field(&["spec", "managedBy"]),
+        ],
+        ("", "Service") => &[Field(&["spec", "clusterIP"]), Field(&["spec", "clusterIPs"])],
+        ("", "PersistentVolumeClaim") => &[AllOf(&["spec"], &["resources", "volumeAttributesClassName"])],
+        ("", "PersistentVolume") => &[Field(&["spec", "csi"]), Field(&["spec", "hostPath"]), Field(&["spec", "nfs"]), Field(&["spec", "local"]), Field(&["spec", "volumeMode"])],
+        ("", "Secret") => &[Field(&["type"])],
+        ("", "Pod") => &[AllOf(&["spec"], &["containers", "initContainers", "activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"])],
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => &[Field(&["roleRef"])],
+        ("storage.k8s.io", "StorageClass") => &[
+            Field(&["provisioner"]),
+            Field(&["parameters"]),
+            Field(&["reclaimPolicy"]),
+            Field(&["volumeBindingMode"]),
+        ],
+        ("scheduling.k8s.io", "PriorityClass") => &[Field(&["value"]), Field(&["preemptionPolicy"])],
+        ("networking.k8s.io", "IngressClass") => &[Field(&["spec", "controller"])],
+        ("node.k8s.io", "RuntimeClass") => &[Field(&["handler"])],
+        ("discovery.k8s.io", "EndpointSlice") => &[Field(&["addressType"])],
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => &[Field(&["spec", "scope"]), Field(&["spec", "group"]), Field(&["spec", "names", "plural"]), Field(&["spec", "names", "kind"])],
+        _ => &[],
+    }
+}
+
+/// The fields that the API server would refuse to change.
+fn refused(old: &Value, new: &Value) -> Vec<String> {
+    let differs = |path: &Path| {
+        let (before, after) = (path.get(old), path.get(new));
+        // A field that is left out has what the server chose, which may be the same.
+        before.is_some() && after.is_some() && before != after
+    };
+    let mut found = Vec::new();
+    for rule in fixed(new) {
+        match rule {
+            Fixed::Field(names) => found.extend(differs(&Path::of(names)).then(|| names.join("."))),
+            Fixed::AllOf(names, but) => {
+                let keys = |object: &Value| -> BTreeSet<String> {
+                    let fields = Path::of(names).get(object).and_then(Value::as_object).cloned();
+                    fields.into_iter().flatten().map(|(key, _)| key).collect()
+                };
+                let all: BTreeSet<String> = keys(old).union(&keys(new)).cloned().collect();
+                for key in all.iter().filter(|key| !but.contains(&key.as_str())) {
+                    let path: Vec<&str> = names.iter().copied().chain([key.as_str()]).collect();
+                    let (before, after) = (Path::of(&path).get(old), Path::of(&path).get(new));
+                    found.extend((before != after).then(|| path.join(".")));
+                }
+            }
+        }
+    }
+    let immutable = |object: &Value| object.get("immutable") == Some(&Value::Bool(true));
+    if immutable(old) {
+        let named = ["data", "binaryData", "immutable"].into_iter().filter(|name| old.get(*name) != new.get(*name));
+        found.extend(named.map(str::to_owned));
+    }
+    found
+}
+
+/// What a change of an object's manifest means.
+fn meaning(old: &Value, new: &Value) -> Vec<String> {
+    let (old, new) = (&plain(old), &plain(new));
+    let mut notes = Vec::new();
+    let refused = refused(old, new);
+    if !refused.is_empty() {
+        let fields = refused.join(", ");
+        notes.push(format!("immutable-field: the API server refuses a change of {fields}; undo it, or replace the object by hand"));
+    }
+    let differs = |names: &[&str]| Path::of(names).get(old) != Path::of(names).get(new);
+    let template = differs(&["spec", "template"]);
+    match (group(new), kind(new)) {
+        ("apps", "Deployment") if template => notes.push(match text(new, "/spec/strategy/type") {
+            "Recreate" => "its pods end before new ones start".to_owned(),
+            _ => "its pods are replaced by new ones".to_owned(),
+        }),
+        ("apps", "StatefulSet") if template => notes.push(match text(new, "/spec/updateStrategy/type") {
+            "OnDelete" => "its pods stay as they are until somebody deletes them (OnDelete)".to_owned(),
+            _ => "its pods are replaced one after the other, the last first; their claims stay".to_owned(),
+        }),
+        ("apps", "DaemonSet") if template => notes.push(match text(new, "/spec/updateStrategy/type") {
+            "OnDelete" => "its pods stay as they are until somebody deletes them (OnDelete)".to_owned(),
+            _ => "its pods are replaced node by node".to_owned(),
+        }),
+        ("batch", "CronJob") if differs(&["spec", "jobTemplate"]) => notes.push("its next jobs are made from it; those that run go on".to_owned()),
+        _ => {}
+    }
+    if matches!(group(new), "apps") && differs(&["spec", "replicas"]) {
+        let number = |object: &Value| object.pointer("/spec/replicas").map_or_else(|| "1 by default".to_owned(), Value::to_string);
+        notes.push(format!("replicas: {} → {}", number(old), number(new)));
+    }
+    if (group(new), kind(new)) == ("apiextensions.k8s.io", "CustomResourceDefinition") {
+        let versions = |object: &Value| -> BTreeSet<String> {
+            let versions = object.pointer("/spec/versions").and_then(Value::as_array).into_iter().flatten();
+            versions.filter_map(|version| version["name"].as_str().map(str::to_owned)).collect()
+        };
+        let gone: Vec<String> = versions(old).difference(&versions(new)).cloned().collect();
+        if !gone.is_empty() {
+            notes.push(format!("it has no version {} any more: refused while objects are stored in it", gone.join(", ")));
+        }
+    }
+    if is_secret(new) {
+        let (before, after) = (secret_values(old), secret_values(new));
+        let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        let changed: Vec<&str> =
+            keys.into_iter().filter(|key| before.get(*key) != after.get(*key)).map(String::as_str).collect();
+        if !changed.is_empty() {
+            notes.push(format!("its values change: {}", changed.join(", ")));
+        }
+    }
+    if (group(new), kind(new)) == ("", "ConfigMap") || is_secret(new) {
+        notes.push("pods that read it as variables keep the old values until they are replaced".to_owned());
+    }
+    notes
+}

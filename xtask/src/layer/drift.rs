@@ -1,0 +1,342 @@
+//! What others have made of a release's objects since Helm applied them: each field, who set
+//! it and when, by the API server's own notes (`managedFields`); objects that are gone, and
+//! objects that name a release which has them no more. Only looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use kube::core::ApiResource;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::difference::{is_secret, title};
+use super::live::{self, Place, Seen, autoscaler_name, in_words};
+use super::ownership::{self, Path};
+use super::record::Record;
+use crate::releases::{by_hand, manifest};
+use crate::run::foreign;
+use crate::world::helm_storage::{Revision, Stored};
+use crate::world::kubernetes::read_failed;
+use run_record::{Code, Failure};
+
+/// One thing about an object that is not as Helm left it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Finding {
+    /// `spec.replicas`; none where the object as a whole is meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// `is 5, Helm set 1`, `is gone`
+    pub what: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manager: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+    pub kind: FindingKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FindingKind {
+    /// The object is gone, or another one.
+    Object,
+    /// Somebody else owns a field that Helm set: Helm's next apply is refused there.
+    Taken,
+    /// A field that Helm set and nobody owns: Helm's next apply sets it again.
+    Lost,
+    /// The number of pods, which an autoscaler sets: it is left to it.
+    Scaled,
+    /// A field that the manifest does not name, set by a person: Helm leaves it.
+    Added,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl FindingKind {
+    /// Whether the object is another one than the tree says.
+    pub fn is_drift(self) -> bool {
+        matches!(self, Self::Object | Self::Taken | Self::Lost | Self::Unknown)
+    }
+}
+
+impl Finding {
+    fn of(kind: FindingKind, what: impl Into<String>) -> Self {
+        Self { field: None, what: what.into(), manager: None, time: None, kind }
+    }
+
+    /// `spec.replicas is 5, Helm set 1: by kubectl-scale 3 min ago`; `now` is the API server's time.
+    pub fn told(&self, now: Timestamp) -> String {
+        let field = self.field.as_ref().map(|field| format!("{field} ")).unwrap_or_default();
+        let who = self.manager.as_ref().map(|manager| format!(", by {manager}")).unwrap_or_default();
+        let ago = self.time.map(|time| format!(" {} ago", in_words(now.duration_since(time).as_secs().max(0))));
+        format!("{field}{}{who}{}", self.what, ago.filter(|_| self.manager.is_some()).unwrap_or_default())
+    }
+}
+
+/// An object of a release that is not as Helm left it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ObjectDrift {
+    /// `Deployment ameide/minio`
+    pub object: String,
+    pub findings: Vec<Finding>,
+}
+
+impl ObjectDrift {
+    pub fn is_drift(&self) -> bool {
+        self.findings.iter().any(|finding| finding.kind.is_drift())
+    }
+}
+
+/// The kinds that an API's version has: kind, plural, whether it is within namespaces.
+pub(crate) type Kinds = BTreeMap<String, Vec<(String, String, bool)>>;
+
+/// How many objects are asked for at once.
+const AT_ONCE: usize = 6;
+
+/// Those of these objects, which Helm applied for a release of this namespace, that are not as
+/// it left them. `record` tells the object that Helm made from one made anew.
+///
+/// # Errors
+/// Those of reading: what was not seen is not said to be gone.
+pub(crate) async fn of_objects(
+    client: &Client,
+    objects: &[Value],
+    namespace: &str,
+    record: Option<&Record>,
+    kinds: &mut Kinds,
+) -> Result<Vec<ObjectDrift>, Failure> {
+    let mut found = Vec::new();
+    let mut places = Vec::new();
+    for object in objects {
+        match place(client, object, namespace, kinds).await? {
+            Some(place) => places.push((place, object)),
+            None => {
+                let finding = Finding::of(FindingKind::Object, "is gone, with its kind");
+                found.push(ObjectDrift { object: title(object, namespace), findings: vec![finding] });
+            }
+        }
+    }
+    let looks = places.iter().map(async |(place, object)| {
+        let live = live::whole(client, place, !is_secret(object)).await?;
+        let made = record.and_then(|record| record.objects.iter().find(|made| made.place == *place));
+        let findings = findings(object, live.as_ref(), made.map(|made| made.uid.as_str()));
+        Ok::<_, Failure>(ObjectDrift { object: place.to_string(), findings })
+    });
+    let all: Vec<Result<ObjectDrift, Failure>> = futures_util::stream::iter(looks).buffered(AT_ONCE).collect().await;
+    for drift in all {
+        let drift = drift?;
+        found.extend((!drift.findings.is_empty()).then_some(drift));
+    }
+    Ok(found)
+}
+
+/// Where an object is, or would be; none where the API server does not know its kind.
+pub(crate) async fn place(client: &Client, object: &Value, namespace: &str, kinds: &mut Kinds) -> Result<Option<Place>, Failure> {
+    match live::places(client, std::slice::from_ref(object), namespace, kinds).await {
+        Ok(mut places) => Ok(places.pop()),
+        Err(failure) if failure.code == Code::Usage => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>) -> Vec<Finding> {
+    let Some(Seen { metadata, whole: object }) = live else { return vec![Finding::of(FindingKind::Object, "is gone")] };
+    if metadata.deletion_timestamp.is_some() {
+        return vec![Finding::of(FindingKind::Object, "is being deleted")];
+    }
+    let mut found = Vec::new();
+    if uid.is_some_and(|uid| metadata.uid.as_deref() != Some(uid)) {
+        found.push(Finding::of(FindingKind::Object, "was deleted and created anew since Helm made it"));
+    }
+    if let Err(why) = live::helms(metadata) {
+        found.push(Finding::of(FindingKind::Unknown, format!("cannot be judged: {why}")));
+        return found;
+    }
+    let values = |path: &Path| object.as_ref().map(|object| (path.get(object), path.get(manifest)));
+    for taken in ownership::taken(manifest, metadata) {
+        let field = taken.path.to_string();
+        let what = match values(&taken.path) {
+            // Whoever set it set what Helm had set: nothing differs.
+            Some((theirs, ours)) if theirs == ours => continue,
+            Some((theirs, ours)) => values_in_words(&field, theirs, ours),
+            None => "was changed".to_owned(),
+        };
+        let scaler = taken.manager.as_deref().filter(|_| taken.subresource.as_deref() == Some("scale"));
+        let kind = match scaler.and_then(autoscaler_name) {
+            Some(_) if field == "spec.replicas" => FindingKind::Scaled,
+            _ => FindingKind::Taken,
+        };
+        found.push(Finding { field: Some(field), what, manager: taken.manager, time: taken.time, kind });
+    }
+    for path in ownership::lost(manifest, metadata) {
+        let field = path.to_string();
+        if found.iter().any(|known| known.field.as_ref().is_some_and(|known| known.starts_with(&field))) {
+            continue;
+        }
+        let what = match values(&path) {
+            Some((theirs, ours)) if theirs == ours => continue,
+            Some((None, _)) => "was removed".to_owned(),
+            Some((theirs, ours)) => values_in_words(&field, theirs, ours),
+            None => "was removed, or changed by nobody who is noted for it".to_owned(),
+        };
+        found.push(Finding { field: Some(field), what, manager: None, time: None, kind: FindingKind::Lost });
+    }
+    for (_, _, manager, fields) in by_hand::added_to(metadata, "", false) {
+        let entries = metadata.managed_fields.iter().flatten();
+        let entry = entries.into_iter().find(|entry| entry.manager.as_deref() == Some(&manager));
+        let time = entry.and_then(|entry| entry.time.as_ref()).map(|time| time.0);
+        let field = Some(by_hand::shortened(&fields).trim_start_matches('.').to_owned());
+        let what = "was added: the tree does not name it, and it stays".to_owned();
+        found.push(Finding { field, what, manager: Some(manager), time, kind: FindingKind::Added });
+    }
+    found
+}
+
+/// `is 5, Helm set 1`; without values that nobody else may read.
+fn values_in_words(field: &str, theirs: Option<&Value>, ours: Option<&Value>) -> String {
+    if foreign::names_a_secret(field) || foreign::names_a_secret(field.trim_end_matches(".value").trim_end_matches("\"]")) {
+        return "was changed".to_owned();
+    }
+    let short = |value: &Value| {
+        let text = value.to_string();
+        match text.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("{} …", &text[..end]),
+            None => text,
+        }
+    };
+    match (theirs, ours) {
+        (Some(theirs), Some(ours)) => format!("is {}, Helm set {}", short(theirs), short(ours)),
+        (None, Some(ours)) => format!("is gone, Helm set {}", short(ours)),
+        _ => "was changed".to_owned(),
+    }
+}
+
+/// Of a value that is shown, in characters.
+const LONGEST: usize = 60;
+
+/// The objects of a stored release, without its hooks.
+///
+/// # Errors
+/// Where its manifest is no YAML, in words that hold nothing of it.
+pub(crate) fn resources(revision: &Revision, stored: &Stored) -> Result<Vec<Value>, Failure> {
+    let parsed = manifest::parse(&stored.manifest).map_err(|place| {
+        let text = format!("the manifest of release {} revision {} is no YAML{place}", revision.release, revision.revision);
+        Failure::new(Code::ApiFailed, text)
+    })?;
+    Ok(parsed.into_iter().map(|(object, _)| object).collect())
+}
+
+/// An object that says that a release made it, and that no release has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Leftover {
+    pub object: String,
+    /// As the object says, `NAMESPACE/NAME`.
+    pub release: String,
+    pub why: String,
+}
+
+/// Objects labelled as Helm's in these namespaces, or of the whole cluster, whose release is
+/// not there or has them no more. `manifests` are the objects of the releases that are known
+/// in full; `releases` all that are there, `NAMESPACE/NAME`.
+///
+/// # Errors
+/// Those of reading; kinds that may not be listed are told in the second list.
+pub(crate) async fn leftovers(
+    client: &Client,
+    namespaces: &BTreeSet<String>,
+    releases: &BTreeSet<String>,
+    manifests: &BTreeMap<String, BTreeSet<String>>,
+) -> Result<(Vec<Leftover>, Vec<String>), Failure> {
+    let resources = listable(client).await?;
+    let ours = ListParams::default().labels("app.kubernetes.io/managed-by=Helm");
+    let lists = resources.iter().map(async |(resource, _)| {
+        let api: Api<kube::core::DynamicObject> = Api::all_with(client.clone(), resource);
+        (resource, api.list_metadata(&ours).await)
+    });
+    let all: Vec<_> = futures_util::stream::iter(lists).buffered(AT_ONCE).collect().await;
+    let (mut found, mut unseen) = (Vec::new(), Vec::new());
+    for (resource, listed) in all {
+        let listed = match listed {
+            Ok(listed) => listed,
+            // A kind that is not to be listed, or whose API server is away, is one that is not looked at.
+            Err(kube::Error::Api(status)) if matches!(status.code, 403..=405 | 503) => {
+                unseen.push(resource.kind.clone());
+                continue;
+            }
+            Err(error) => return Err(read_failed(&format!("the objects of kind {}", resource.kind), error)),
+        };
+        for object in listed.items {
+            let metadata = object.metadata;
+            let annotation = |name: &str| metadata.annotations.as_ref().and_then(|all| all.get(name)).cloned();
+            let (Some(name), Some(of)) =
+                (annotation("meta.helm.sh/release-name"), annotation("meta.helm.sh/release-namespace"))
+            else {
+                continue;
+            };
+            let within = metadata.namespace.as_ref().unwrap_or(&of);
+            // What a controller made for an object of ours goes with it.
+            if !namespaces.contains(within) || metadata.owner_references.as_ref().is_some_and(|all| !all.is_empty()) {
+                continue;
+            }
+            let place = Place {
+                api_version: resource.api_version.clone(),
+                kind: resource.kind.clone(),
+                plural: resource.plural.clone(),
+                namespace: metadata.namespace.clone(),
+                name: metadata.name.clone().unwrap_or_default(),
+            };
+            let release = format!("{of}/{name}");
+            let object = place.to_string();
+            let why = match manifests.get(&release) {
+                _ if !releases.contains(&release) => "there is no such release any more",
+                Some(known) if !known.contains(&object) => "its release has it no more",
+                _ => continue,
+            };
+            found.push(Leftover { object, release, why: why.to_owned() });
+        }
+    }
+    found.sort_by(|one, other| one.object.cmp(&other.object));
+    // An API of several groups shows the same objects in each.
+    found.dedup_by(|one, other| one.object == other.object);
+    Ok((found, unseen))
+}
+
+/// Kinds that can be listed, each by its group's preferred version.
+async fn listable(client: &Client) -> Result<Vec<(ApiResource, bool)>, Failure> {
+    let failed = |error: kube::Error| read_failed("the kinds that the API server has", error);
+    let mut lists = vec![("v1".to_owned(), client.list_core_api_resources("v1").await.map_err(failed)?)];
+    for group in client.list_api_groups().await.map_err(failed)?.groups {
+        // Events are nobody's.
+        let Some(version) = group.preferred_version.filter(|_| group.name != "events.k8s.io") else { continue };
+        match client.list_api_group_resources(&version.group_version).await {
+            Ok(list) => lists.push((version.group_version, list)),
+            // An aggregated API that is away hides its own kinds alone.
+            Err(kube::Error::Api(status)) if status.code >= 500 || status.code == 404 => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    let mut found = Vec::new();
+    for (api_version, list) in lists {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+        for resource in list.resources {
+            let lists = resource.verbs.iter().any(|verb| verb == "list");
+            // Subresources; and what is computed, or has no label of anybody's.
+            if !lists || resource.name.contains('/') || resource.kind == "Event" || group == "metrics.k8s.io" {
+                continue;
+            }
+            found.push((
+                ApiResource {
+                    group: group.to_owned(),
+                    version: version.to_owned(),
+                    api_version: api_version.clone(),
+                    kind: resource.kind,
+                    plural: resource.name,
+                },
+                resource.namespaced,
+            ));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,272 @@
+//! Whose the fields are that Helm set: by the object's `managedFields`, beside the manifest
+//! that Helm applied. A field that somebody else sets to another value leaves Helm's list;
+//! one that is taken away, or set by a subresource that notes nobody, is in no list.
+//!
+//! Paths are those of `fieldsV1` (structured-merge-diff): fields by name, items of a list by
+//! the keys that its type names.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Map, Value};
+
+use super::live::helms;
+use crate::releases::by_hand::is_helms;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Field(String),
+    /// The item of a list that has these keys.
+    Item(Map<String, Value>),
+}
+
+/// Where a field is within an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Path(Vec<Step>);
+
+impl Path {
+    fn field(&self, name: &str) -> Self {
+        self.with(Step::Field(name.to_owned()))
+    }
+
+    fn item(&self, keys: &Map<String, Value>) -> Self {
+        self.with(Step::Item(keys.clone()))
+    }
+
+    fn with(&self, step: Step) -> Self {
+        Self(self.0.iter().cloned().chain([step]).collect())
+    }
+
+    /// Built of field names alone.
+    pub fn of(names: &[&str]) -> Self {
+        Self(names.iter().map(|name| Step::Field((*name).to_owned())).collect())
+    }
+
+    /// What an object has there.
+    pub fn get<'a>(&self, object: &'a Value) -> Option<&'a Value> {
+        self.0.iter().try_fold(object, |value, step| match step {
+            Step::Field(name) => value.get(name),
+            Step::Item(keys) => value.as_array()?.iter().find(|item| is_item(item, keys)),
+        })
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        for (index, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Field(name) if index == 0 => formatter.write_str(name)?,
+                // A dot in a name would read as two fields.
+                Step::Field(name) if name.contains('.') => write!(formatter, "[{name}]")?,
+                Step::Field(name) => write!(formatter, ".{name}")?,
+                Step::Item(keys) => {
+                    let keys: Vec<String> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                    write!(formatter, "[{}]", keys.join(","))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A key that the manifest leaves out has its default: a port's protocol.
+fn is_item(item: &Value, keys: &Map<String, Value>) -> bool {
+    let same = |(key, value): (&String, &Value)| item.get(key).is_none_or(|own| own == value);
+    keys.iter().all(same) && keys.keys().any(|key| item.get(key).is_some())
+}
+
+/// A field that somebody else owns, and Helm not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub path: Path,
+    pub manager: Option<String>,
+    pub time: Option<Timestamp>,
+    /// By which of the object's subresources: `scale`.
+    pub subresource: Option<String>,
+}
+
+/// Fields that this manifest sets and that others own by now, Helm not.
+pub(crate) fn taken(manifest: &Value, metadata: &ObjectMeta) -> Vec<Taken> {
+    let Ok(helms) = helms(metadata) else { return Vec::new() };
+    let others = metadata.managed_fields.iter().flatten();
+    let others = others.filter(|entry| !is_helms(entry) && entry.subresource.as_deref() != Some("status"));
+    let mut found: Vec<Taken> = Vec::new();
+    for entry in others {
+        let Some(fields) = &entry.fields_v1 else { continue };
+        let mut paths = Vec::new();
+        taken_of(&fields.0, &helms, manifest, &Path::default(), &mut paths);
+        for path in paths {
+            let taken = Taken {
+                path,
+                manager: entry.manager.clone(),
+                time: entry.time.as_ref().map(|time| time.0),
+                subresource: entry.subresource.clone(),
+            };
+            // Of several that share it, whoever wrote last.
+            match found.iter_mut().find(|known| known.path == taken.path) {
+                Some(known) if known.time < taken.time => *known = taken,
+                Some(_) => {}
+                None => found.push(taken),
+            }
+        }
+    }
+    found
+}
+
+fn taken_of(others: &Value, helms: &Value, manifest: &Value, path: &Path, found: &mut Vec<Path>) {
+    let fields: Vec<(&String, &Value)> =
+        others.as_object().into_iter().flatten().filter(|(key, _)| *key != ".").collect();
+    if fields.is_empty() {
+        found.extend((helms.is_null() && !path.0.is_empty()).then(|| path.clone()));
+        return;
+    }
+    for (key, inner) in fields {
+        let Some((kind, name)) = key.split_once(':') else { continue };
+        let within = match kind {
+            "f" => manifest.get(name).map(|value| (value, path.field(name))),
+            "k" => {
+                let keys = serde_json::from_str::<Map<String, Value>>(name).unwrap_or_default();
+                let items = manifest.as_array().into_iter().flatten();
+                items.into_iter().find(|item| is_item(item, &keys)).map(|item| (item, path.item(&keys)))
+            }
+            _ => None,
+        };
+        if let Some((value, path)) = within {
+            taken_of(inner, helms.get(key).unwrap_or(&Value::Null), value, &path, found);
+        }
+    }
+}
+
+/// What names the object, what is written only, and what is not Helm's to set: nobody owns it.
+const OWNED_BY_NOBODY: [&[&str]; 7] = [
+    &["apiVersion"],
+    &["kind"],
+    &["metadata", "name"],
+    &["metadata", "namespace"],
+    &["metadata", "creationTimestamp"],
+    &["status"],
+    &["stringData"],
+];
+
+/// Fields that this manifest sets and that are not Helm's: somebody has taken them away, or set
+/// them to what nobody is noted for (`kubectl scale --replicas=0`).
+pub(crate) fn lost(manifest: &Value, metadata: &ObjectMeta) -> Vec<Path> {
+    let mut found = Vec::new();
+    if let Ok(helms) = helms(metadata) {
+        lost_of(Some(&helms), manifest, &Path::default(), &mut found);
+    }
+    found
+}
+
+/// `helms` is what Helm owns of this value; none where it owns nothing of it.
+fn lost_of(helms: Option<&Value>, value: &Value, path: &Path, found: &mut Vec<Path>) {
+    let fields: Vec<(&String, &Value)> =
+        helms.and_then(Value::as_object).into_iter().flatten().filter(|(key, _)| *key != ".").collect();
+    match value {
+        _ if helms.is_some() && fields.is_empty() => {}
+        Value::Object(map) => {
+            for (key, inner) in map {
+                let path = path.field(key);
+                let empty = inner.is_null() || inner.as_object().is_some_and(Map::is_empty);
+                let empty = empty || inner.as_array().is_some_and(Vec::is_empty);
+                if !empty && !OWNED_BY_NOBODY.iter().any(|names| path == Path::of(names)) {
+                    lost_of(helms.and_then(|helms| helms.get(format!("f:{key}"))), inner, &path, found);
+                }
+            }
+        }
+        _ if helms.is_none() => found.push(path.clone()),
+        Value::Array(items) => {
+            let keyed: Vec<(Map<String, Value>, &Value)> = fields
+                .iter()
+                .filter_map(|(key, own)| Some((serde_json::from_str(key.strip_prefix("k:")?).ok()?, *own)))
+                .collect();
+            for item in items.iter().filter(|_| !keyed.is_empty()) {
+                match keyed.iter().find(|(keys, _)| is_item(item, keys)) {
+                    Some((keys, own)) => lost_of(Some(own), item, &path.item(keys), found),
+                    None => found.push(path.clone()),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(manager: &str, minute: u8, fields: Value) -> Value {
+        let operation = if manager == "helm" { "Apply" } else { "Update" };
+        json!({"manager": manager, "operation": operation, "time": format!("2026-11-25T10:{minute:02}:00Z"),
+            "fieldsV1": fields})
+    }
+
+    fn metadata(managed: &[Value]) -> ObjectMeta {
+        serde_json::from_value(json!({"name": "web", "uid": "u1", "managedFields": managed})).unwrap()
+    }
+
+    #[test]
+    fn what_was_taken_from_helm_before_the_record_is_found_by_the_manifest() {
+        let manifest = json!({"data": {"a": "1", "b": "2"}, "metadata": {"labels": {"app.kubernetes.io/x": "y"}},
+            "spec": {"containers": [{"name": "web", "image": "x"}, {"name": "side"}]}});
+        let helms = json!({"f:data": {"f:a": {}}, "f:metadata": {"f:labels": {".": {}}},
+            "f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {".": {}, "f:name": {}}}}});
+        for (others, field) in [
+            (json!({"f:data": {"f:b": {}}}), Some("data.b")),
+            (json!({"f:data": {"f:a": {}}}), None),
+            (json!({"f:data": {"f:c": {}}}), None),
+            (
+                json!({"f:metadata": {"f:labels": {"f:app.kubernetes.io/x": {}}}}),
+                Some("metadata.labels[app.kubernetes.io/x]"),
+            ),
+            (
+                json!({"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {"f:image": {}}}}}),
+                Some(r#"spec.containers[name="web"].image"#),
+            ),
+            (json!({"f:spec": {"f:containers": {"k:{\"name\":\"other\"}": {"f:image": {}}}}}), None),
+            (json!({"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {"f:env": {}}}}}), None),
+        ] {
+            let managed = [entry("helm", 0, helms.clone()), entry("kubectl-edit", 1, others.clone())];
+            assert_eq!(taken(&manifest, &metadata(&managed)).first().map(|taken| taken.path.to_string()).as_deref(), field, "{others}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_owns_any_more_is_lost() {
+        let manifest = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "labels": {}},
+            "data": {"a": "1", "b": null}, "stringData": {"x": "y"},
+            "spec": {"replicas": 1, "args": ["x"], "containers": [
+                {"name": "web", "image": "x", "ports": [{"containerPort": 80}], "env": [{"name": "A", "value": "1"}]}]}});
+        let port = || json!({".": {}, "f:containerPort": {}});
+        let helms = || {
+            json!({"f:data": {"f:a": {}}, "f:spec": {"f:replicas": {}, "f:args": {}, "f:containers": {
+                "k:{\"name\":\"web\"}": {".": {}, "f:name": {}, "f:image": {},
+                    "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": port()},
+                    "f:env": {"k:{\"name\":\"A\"}": {".": {}, "f:name": {}, "f:value": {}}}}}}})
+        };
+        let lost_of = |fields: Value| lost(&manifest, &metadata(&[entry("helm", 0, fields)])).first().map(Path::to_string);
+        assert_eq!(lost_of(helms()), None);
+        let containers = "/f:spec/f:containers";
+        let web = format!("{containers}/k:{{\"name\":\"web\"}}");
+        for (within, key, told) in [
+            ("/f:spec", "f:replicas", "spec.replicas"),
+            ("/f:data", "f:a", "data.a"),
+            ("/f:spec", "f:args", "spec.args"),
+            (&web, "f:image", r#"spec.containers[name="web"].image"#),
+            (&format!("{web}/f:env"), r#"k:{"name":"A"}"#, r#"spec.containers[name="web"].env"#),
+        ] {
+            let mut fields = helms();
+            fields.pointer_mut(within).unwrap().as_object_mut().unwrap().remove(key).unwrap();
+            // Where it was the only one, the field above goes too.
+            let emptied = fields.pointer(within).unwrap().as_object().unwrap().is_empty();
+            if let (true, Some((above, last))) = (emptied, within.rsplit_once('/')) {
+                fields.pointer_mut(above).unwrap().as_object_mut().unwrap().remove(last).unwrap();
+            }
+            let found = lost_of(fields).unwrap_or_default();
+            assert!(told.starts_with(&found) && !found.is_empty(), "{key}: {found}");
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! A saved plan: what a preview found of the tree, of the releases and of their objects, so
+//! that a later run does that and nothing else, or says what has changed since. It holds
+//! digests and names, and nothing that anybody may not read.
+
+use std::collections::BTreeMap;
+
+use camino::Utf8Path;
+use jiff::Timestamp;
+use kube::Client;
+use serde::{Deserialize, Serialize};
+
+use super::drift::{self, Kinds};
+use super::inputs::{self, Parts};
+use super::live::{self, Made, Place, Standing};
+use super::look::Look;
+use super::preview::{LayerPreview, stored_objects};
+use super::reader::{self, Reader};
+use super::record::{self, Named};
+use super::Args;
+use crate::files;
+use crate::files::bounds;
+use crate::repo::layers::Layer;
+use crate::run::context::Context;
+use crate::world::helm_storage;
+use crate::world::release::Release;
+use crate::world::tools;
+use run_record::preview::Act;
+use run_record::{Code, Failure};
+
+/// Of what is written down; another number is no plan of this program.
+const FORMAT: u32 = 1;
+
+/// How a run was asked to go about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    selector: Option<String>,
+    skip_tests: bool,
+    force: bool,
+    force_conflicts: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Plan {
+    format: u32,
+    /// When it was made, by this machine's clock.
+    made: Timestamp,
+    environment: String,
+    context: String,
+    /// The uid of the cluster's namespace kube-system.
+    cluster: String,
+    asked: Asked,
+    layers: Vec<PlannedLayer>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlannedLayer {
+    layer: String,
+    inputs: Parts,
+    /// What the inputs cannot tell: then the rendering alone says whether it is the same.
+    doubts: Vec<String>,
+    releases: Vec<PlannedRelease>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlannedRelease {
+    #[serde(flatten)]
+    named: Named,
+    act: Act,
+    /// The newest revision and the uid of its Secret.
+    revision: Option<(u32, String)>,
+    /// The digest of what it renders; none where that was not asked for.
+    rendered: Option<String>,
+    objects: Vec<Stood>,
+}
+
+/// An object of the deployed revision, as it stood.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Stood {
+    #[serde(flatten)]
+    place: Place,
+    /// None of one that was not there.
+    uid: Option<String>,
+    /// The digest of what Helm owned of it, or why that could not be told.
+    owns: String,
+}
+
+impl Plan {
+    /// What these previews found.
+    ///
+    /// # Errors
+    /// `usage` where one of them was not compared with the cluster; those of reading.
+    pub async fn of(context: &Context, previews: &[LayerPreview], args: &Args) -> Result<Self, Failure> {
+        let client = crate::world::kubernetes::client(context).await?;
+        let lock = reader::bytes(&super::instant::origin(context)?)?;
+        let look = Look::open(context, &client, lock).await?;
+        let mut kinds = Kinds::new();
+        let mut layers = Vec::new();
+        for preview in previews {
+            let Some(sight) = &preview.sight else {
+                let text = format!("--save-plan: {} was not compared with the cluster", preview.layer.name());
+                return Err(Failure::usage(text).remedy("make the cluster reachable, then save the plan again"));
+            };
+            let inputs = look.inputs(&preview.layer)?;
+            let digests = preview.rendered.as_ref().map(record::digests).unwrap_or_default();
+            let mut releases = Vec::new();
+            for (found, shown) in sight.releases.iter().zip(&preview.releases) {
+                let named = found.named.clone();
+                let key = (named.namespace.clone(), named.name.clone());
+                let objects = objects(&client, &release(&named), &mut kinds).await?;
+                releases.push(PlannedRelease {
+                    revision: found.revision().map(|newest| (newest.revision, newest.uid.clone().unwrap_or_default())),
+                    rendered: digests.get(&key).cloned(),
+                    act: shown.act,
+                    named,
+                    objects,
+                });
+            }
+            let layer = preview.layer.name();
+            layers.push(PlannedLayer { layer, inputs: inputs.parts, doubts: inputs.doubts, releases });
+        }
+        let asked = Asked {
+            selector: args.selector().map(str::to_owned),
+            skip_tests: args.skip_tests,
+            force: args.force,
+            force_conflicts: args.force_conflicts,
+        };
+        Ok(Self {
+            format: FORMAT,
+            made: Timestamp::now(),
+            environment: context.env_name.clone(),
+            context: context.kube_context.clone(),
+            cluster: look.cluster().to_owned(),
+            asked,
+            layers,
+        })
+    }
+
+    /// # Errors
+    /// `usage` where the file cannot be written.
+    pub fn write(&self, path: &Utf8Path) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(self).map_err(|error| Failure::usage(error.to_string()))? + "\n";
+        files::write_atomically(path, text.as_bytes())
+            .map_err(|error| Failure::usage(format!("--save-plan {path}: {error}")))
+    }
+
+    /// # Errors
+    /// `usage` for a file that cannot be read, is no plan, or is one of another version.
+    pub fn read(path: &Utf8Path) -> Result<Self, Failure> {
+        let text = bounds::read(path, bounds::SETTINGS)
+            .map_err(|error| Failure::usage(format!("--plan {path}: {error}")))?;
+        let format = serde_json::from_str::<serde_json::Value>(&text).ok();
+        match format.as_ref().and_then(|value| value.get("format")).and_then(serde_json::Value::as_u64) {
+            Some(format) if format != u64::from(FORMAT) => {
+                let text = format!("--plan {path}: it is of format {format}, and this xtask knows {FORMAT}");
+                return Err(Failure::usage(text).remedy("save the plan again with this xtask"));
+            }
+            _ => {}
+        }
+        serde_json::from_str(&text).map_err(|error| {
+            Failure::usage(format!("--plan {path}: expected a file that --save-plan wrote: {error}"))
+        })
+    }
+
+    /// The layers that it is for.
+    pub fn layers(&self) -> Vec<String> {
+        self.layers.iter().map(|layer| layer.layer.clone()).collect()
+    }
+
+    /// With what the plan was asked for in place of flags.
+    pub fn asks(&self, args: &Args) -> Args {
+        let Asked { selector, skip_tests, force, force_conflicts } = self.asked.clone();
+        Args { selector, skip_tests, force, force_conflicts, ..args.clone() }
+    }
+
+    /// What is done about a release of a layer; none of one that the plan does not know.
+    pub fn act(&self, layer: &Layer, release: &Release) -> Option<Act> {
+        let planned = self.layers.iter().find(|planned| planned.layer == layer.name())?;
+        let is = |known: &&PlannedRelease| known.named.name == release.name && known.named.namespace == release.namespace;
+        planned.releases.iter().find(is).map(|known| known.act)
+    }
+
+    /// That everything is as it was when the plan was made: before anything is changed, and
+    /// while nobody else may.
+    ///
+    /// # Errors
+    /// `plan-outdated` with all that has changed since; those of reading.
+    pub async fn holds(
+        &self,
+        context: &Context,
+        client: &Client,
+        reader: &Reader<'_>,
+        layers: &[Layer],
+    ) -> Result<(), Failure> {
+        let mut changed = Vec::new();
+        if self.environment != context.env_name || self.context != context.kube_context {
+            let text = format!("it was made for environment {} and context {}", self.environment, self.context);
+            return Err(Failure::usage(format!("--plan: {text}")).remedy(format!("cargo xtask --env {} layer --plan …", self.environment)));
+        }
+        let look = Look::open(context, client, reader::bytes(&reader.origin)?).await?;
+        if look.cluster() != self.cluster {
+            changed.push("the cluster: it is another one under the same name".to_owned());
+        }
+        for planned in &self.layers {
+            let Some(layer) = layers.iter().find(|layer| layer.name() == planned.layer) else {
+                changed.push(format!("the tree: it has no layer {} any more", planned.layer));
+                continue;
+            };
+            let inputs = look.inputs(layer)?;
+            if let Some(what) = inputs::changed(&planned.inputs, &inputs.parts) {
+                changed.push(format!("the tree: {what}"));
+                continue;
+            }
+            let known = planned.releases.iter().any(|release| release.rendered.is_some());
+            let rendered = match known && !planned.doubts.is_empty() {
+                true => record::digests(&reader.rendered(layer, true, false).await?),
+                false => BTreeMap::new(),
+            };
+            for release in &planned.releases {
+                let key = (release.named.namespace.clone(), release.named.name.clone());
+                if let (Some(now), Some(then)) = (rendered.get(&key), &release.rendered)
+                    && now != then
+                {
+                    changed.push(format!("release {}: it renders differently", release.named.name));
+                }
+                changed.extend(since(client, &look, release).await?);
+            }
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let text = format!("what the plan was made of at {} has changed since", self.made.strftime("%Y-%m-%d %H:%M:%SZ"));
+        let failure = Failure::new(Code::PlanOutdated, text);
+        let failure = changed.into_iter().fold(failure, Failure::evidence);
+        Err(failure.remedy(format!("cargo xtask layer {} --dry-run --save-plan FILE", self.layers().join(" "))))
+    }
+}
+
+/// That a plan holds, looked at without lock or Lease.
+///
+/// # Errors
+/// Those of [`Plan::holds`].
+pub(crate) async fn check(context: &Context, plan: &Plan, layers: &[Layer], args: &Args) -> Result<(), Failure> {
+    let client = crate::world::kubernetes::client(context).await?;
+    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let reader = Reader::new(context, &toolbox, super::instant::origin(context)?, args)?;
+    plan.holds(context, &client, &reader, layers).await?;
+    for planned in &plan.layers {
+        for release in &planned.releases {
+            context.reporter.planned(&release.named.name, release.act.words());
+        }
+    }
+    Ok(())
+}
+
+/// What has changed of one release since it was planned.
+async fn since(
+    client: &Client,
+    look: &Look<'_>,
+    planned: &PlannedRelease,
+) -> Result<Vec<String>, Failure> {
+    let release = release(&planned.named);
+    let mut revisions = helm_storage::history(client, &release.namespace, &release.name).await?;
+    revisions.sort_by_key(|revision| revision.revision);
+    let newest = revisions.last().map(|newest| (newest.revision, newest.uid.clone().unwrap_or_default()));
+    if newest != planned.revision {
+        let text = match (&planned.revision, &newest) {
+            (Some((then, _)), Some((now, _))) if then == now => format!("revision {now} is another one of that number"),
+            (Some((then, _)), Some((now, _))) => format!("its revision was {then} and is {now}"),
+            (None, Some((now, _))) => format!("it had no revision, and has {now}"),
+            (_, None) => "it is gone".to_owned(),
+        };
+        return Ok(vec![format!("release {}: {text}", release.name)]);
+    }
+    let places: Vec<Place> = planned.objects.iter().map(|stood| stood.place.clone()).collect();
+    let seen = live::look(client, &places).await?;
+    let mut changed = Vec::new();
+    for (stood, seen) in planned.objects.iter().zip(&seen) {
+        match (&stood.uid, seen) {
+            (None, None) => {}
+            (None, Some(_)) => changed.push(format!("{}: it was not there, and is", stood.place)),
+            (Some(uid), seen) => {
+                // Helm's own list, where it could not be told, is compared as it was then.
+                if let Some(seen) = seen
+                    && seen.metadata.uid.as_ref() == Some(uid)
+                    && owns(&seen.metadata) == stood.owns
+                {
+                    continue;
+                }
+                let made = Made { place: stood.place.clone(), uid: uid.clone(), owns: stood.owns.clone() };
+                match live::compare(&made, seen.as_ref(), look.now()) {
+                    Standing::Drifted(drift) => changed.push(drift.to_string()),
+                    Standing::Scaled(_) | Standing::AsMade => {}
+                }
+            }
+        }
+    }
+    Ok(changed)
+}
+
+fn owns(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
+    live::owned(metadata).unwrap_or_else(|why| why)
+}
+
+fn release(named: &Named) -> Release {
+    Release {
+        name: named.name.clone(),
+        namespace: named.namespace.clone(),
+        enabled: true,
+        installed: named.installed,
+    }
+}
+
+/// The objects of the revision that an upgrade goes on from, as they stand.
+async fn objects(client: &Client, release: &Release, kinds: &mut Kinds) -> Result<Vec<Stood>, Failure> {
+    let Some((revision, stored)) = helm_storage::upgraded_from(client, release).await? else { return Ok(Vec::new()) };
+    let resources = stored_objects(&revision, &stored)?.resources;
+    let mut places = Vec::new();
+    for object in &resources {
+        places.extend(drift::place(client, object, &release.namespace, kinds).await?);
+    }
+    let seen = live::look(client, &places).await?;
+    let stood = places.into_iter().zip(seen).map(|(place, seen)| Stood {
+        place,
+        uid: seen.as_ref().and_then(|seen| seen.metadata.uid.clone()),
+        owns: seen.map(|seen| owns(&seen.metadata)).unwrap_or_default(),
+    });
+    Ok(stood.collect())
+}

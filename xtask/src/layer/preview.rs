@@ -1,0 +1,386 @@
+//! What a run of layers would do, object by object: rendered beside deployed, and beside what
+//! others have made of the objects since. It takes no lock and no Lease, and writes nothing
+//! to the cluster; what it could not compare it says.
+
+use std::collections::BTreeSet;
+
+use futures_util::StreamExt;
+use kube::Client;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::difference::{self, Objects, title};
+use super::drift::{self, Finding, FindingKind, Kinds, place};
+use super::instant;
+use super::live;
+use super::look::{Found, Look, Sight};
+use super::reader::{Reader, Rendered, bytes};
+use super::record;
+use super::state::{Action, ReleaseState};
+use super::{Args, actions};
+use crate::releases::{Revision, Status, manifest};
+use crate::repo::layers::Layer;
+use crate::run::context::Context;
+use crate::run::foreign;
+use crate::world::helm_storage::{self, Stored};
+use crate::world::kubernetes;
+use crate::world::release::Release;
+use crate::world::tools;
+use run_record::preview::{Act, Change, Count, ObjectPreview, ReleasePreview};
+use run_record::{Code, Event, Exit, Failure};
+
+/// A layer as it was previewed.
+pub(crate) struct LayerPreview {
+    pub layer: Layer,
+    pub releases: Vec<ReleasePreview>,
+    /// None where the cluster could not be read.
+    pub sight: Option<Sight>,
+    /// None where nothing had to be rendered, since nothing has changed.
+    pub rendered: Option<Rendered>,
+}
+
+impl LayerPreview {
+    /// Whether a run would change the cluster.
+    pub fn changes(&self) -> bool {
+        self.releases.iter().any(|release| release.act.changes())
+    }
+
+    /// Prints it, and keeps it in the run's record.
+    pub fn tell(&self, context: &Context) {
+        for release in &self.releases {
+            context.reporter.event(&Event::Preview(release.clone()));
+        }
+        let changing = self.releases.iter().filter(|release| release.act.changes()).count();
+        let of = self.releases.len();
+        let text = match changing {
+            0 => format!("nothing would change: {of} release{}", if of == 1 { "" } else { "s" }),
+            _ if self.sight.is_none() => "what is deployed could not be read, so that nothing was compared".to_owned(),
+            _ => format!("{changing} of {of} release{} would change; {}", if of == 1 { "" } else { "s" }, Count::of(&self.releases)),
+        };
+        context.reporter.note(&self.layer.name(), text);
+    }
+}
+
+/// What a run of these layers would do.
+///
+/// # Errors
+/// `render-failed` of a layer; an interrupt; with `--server`, those of asking.
+pub(crate) async fn previews(context: &Context, layers: &[Layer], args: &Args) -> Result<Vec<LayerPreview>, Failure> {
+    let origin = instant::origin(context)?;
+    let lock = bytes(&origin)?;
+    let connected = async {
+        let client = kubernetes::client(context).await?;
+        kubernetes::require(&client).await?;
+        Ok::<_, Failure>(client)
+    };
+    let client = connected.await;
+    let look = match &client {
+        Ok(client) => Look::open(context, client, lock).await,
+        Err(failure) => Err(failure.clone()),
+    };
+    if let Err(failure) = &look {
+        if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) || args.server {
+            return Err(failure.clone());
+        }
+        context.reporter.note("layer", format!("cannot compare with what is deployed: {failure}"));
+    }
+    let recorded = match &look {
+        // With a selector Helmfile says which releases are meant.
+        Ok(look) if args.selector().is_none() => look.recorded(layers).await?,
+        _ => layers.iter().map(|_| None).collect(),
+    };
+    let before = Before { context, args, look: look.as_ref(), client: client.as_ref().ok(), origin };
+    let previews = layers.iter().zip(recorded).map(|(layer, sight)| before.layer(layer, sight));
+    let previews: Vec<_> = futures_util::stream::iter(previews).buffered(args.pace.jobs()).collect().await;
+    previews.into_iter().collect()
+}
+
+struct Before<'a> {
+    context: &'a Context,
+    args: &'a Args,
+    look: Result<&'a Look<'a>, &'a Failure>,
+    client: Option<&'a Client>,
+    origin: crate::mirror::Origin,
+}
+
+impl Before<'_> {
+    /// `recorded` is the layer as its own records have it, where they can be believed.
+    async fn layer(&self, layer: &Layer, recorded: Option<Sight>) -> Result<LayerPreview, Failure> {
+        let still = |sight: &Sight| {
+            let actions = actions(sight, self.args);
+            actions.iter().all(|action| matches!(action, Action::Nothing | Action::Test))
+        };
+        if let Some(sight) = recorded.filter(|sight| still(sight) && !self.args.server) {
+            let releases = self.in_place(layer, &sight);
+            return Ok(LayerPreview { layer: layer.clone(), releases, sight: Some(sight), rendered: None });
+        }
+        let toolbox = tools::ensure(&self.context.tree, &["helm", "helmfile"], &self.context.reporter).await?;
+        let reader = Reader::new(self.context, &toolbox, self.origin.clone(), self.args)?;
+        let namespace = self.look.map_or("default", |look| look.namespace());
+        let (wanted, rendered) =
+            tokio::join!(reader.releases(layer, namespace), reader.rendered(layer, self.look.is_ok(), true));
+        let (wanted, rendered) = (wanted?, rendered?);
+        let Ok(look) = self.look else {
+            let releases = wanted.iter().map(|release| self.uncompared(layer, release, &rendered)).collect();
+            return Ok(LayerPreview { layer: layer.clone(), releases, sight: None, rendered: Some(rendered) });
+        };
+        let mut sight = look.listed(layer, &wanted).await?;
+        let digests = record::digests(&rendered);
+        sight.releases.iter_mut().for_each(|found| found.rendered(&digests));
+        let mut releases = Vec::new();
+        let mut kinds = Kinds::new();
+        for ((release, found), action) in wanted.iter().zip(&sight.releases).zip(actions(&sight, self.args)) {
+            let fresh = rendered.get(&(release.namespace.clone(), release.name.clone()));
+            releases.push(match action {
+                Action::Sync => self.release(layer, look, release, found, fresh, &mut kinds).await?,
+                Action::Nothing | Action::Test => self.still(layer, found, action),
+            });
+        }
+        Ok(LayerPreview { layer: layer.clone(), releases, sight: Some(sight), rendered: Some(rendered) })
+    }
+
+    fn in_place(&self, layer: &Layer, sight: &Sight) -> Vec<ReleasePreview> {
+        let found = sight.releases.iter().zip(actions(sight, self.args));
+        found.map(|(found, action)| self.still(layer, found, action)).collect()
+    }
+
+    /// A release that no sync is for.
+    fn still(&self, layer: &Layer, found: &Found, action: Action) -> ReleasePreview {
+        found.told.iter().for_each(|told| self.context.reporter.note(&found.named.name, told));
+        let left_out = action == Action::Nothing && found.state == ReleaseState::Untested;
+        let why = found.state.why();
+        ReleasePreview {
+            layer: layer.name(),
+            release: found.named.name.clone(),
+            namespace: found.named.namespace.clone(),
+            act: if action == Action::Test { Act::Test } else { Act::Nothing },
+            why: if left_out { format!("{why}, and tests are left out") } else { why },
+            revision: found.facts.newest.map(|(revision, _)| revision),
+            tests: action == Action::Test,
+            unknown: Vec::new(),
+            objects: Vec::new(),
+        }
+    }
+
+    /// A release of which nothing is known but what it renders.
+    fn uncompared(&self, layer: &Layer, release: &Release, rendered: &Rendered) -> ReleasePreview {
+        let objects = rendered.get(&(release.namespace.clone(), release.name.clone()));
+        let count = objects.map_or(0, |objects| objects.resources.len() + objects.hooks.len() + objects.crds.len());
+        let text = match release.installed {
+            true => format!("not compared with what is deployed; it renders {count} objects"),
+            false => "whether it is there is not known".to_owned(),
+        };
+        ReleasePreview {
+            layer: layer.name(),
+            release: release.name.clone(),
+            namespace: release.namespace.clone(),
+            act: if release.installed { Act::Sync } else { Act::Uninstall },
+            why: "the cluster cannot be read".to_owned(),
+            revision: None,
+            tests: release.installed && !self.args.skip_tests,
+            unknown: vec![text],
+            objects: Vec::new(),
+        }
+    }
+
+    async fn release(
+        &self,
+        layer: &Layer,
+        look: &Look<'_>,
+        release: &Release,
+        found: &Found,
+        rendered: Option<&Objects>,
+        kinds: &mut Kinds,
+    ) -> Result<ReleasePreview, Failure> {
+        let Some(client) = self.client else { return Err(Failure::usage("there is no client")) };
+        let mut unknown = Vec::new();
+        let base = helm_storage::upgraded_from(client, release).await?;
+        let deployed = match &base {
+            Some((revision, stored)) => match stored_objects(revision, stored) {
+                Ok(objects) => Some(objects),
+                Err(failure) => {
+                    unknown.push(failure.to_string());
+                    None
+                }
+            },
+            None => None,
+        };
+        let nothing = Objects::default();
+        let fresh = if release.installed { rendered.unwrap_or(&nothing) } else { &nothing };
+        let mut objects = match (&base, &deployed) {
+            // What is there cannot be read: everything would look new.
+            (Some(_), None) => Vec::new(),
+            (_, deployed) => difference::changes(deployed.as_ref(), fresh, &release.namespace),
+        };
+        if release.installed {
+            if let Some(deployed) = &deployed {
+                let record = found.record();
+                let drifts =
+                    drift::of_objects(client, &deployed.resources, &release.namespace, record, kinds).await?;
+                let stays: BTreeSet<String> =
+                    fresh.resources.iter().map(|object| title(object, &release.namespace)).collect();
+                for drift in drifts.into_iter().filter(|drift| stays.contains(&drift.object)) {
+                    let findings = drift.findings.iter().filter(|finding| finding.kind != FindingKind::Added);
+                    let notes: Vec<String> =
+                        findings.map(|finding| self.what_helm_makes_of(finding, look.now())).collect();
+                    if notes.is_empty() {
+                        continue;
+                    }
+                    match objects.iter_mut().find(|object| object.object == drift.object) {
+                        Some(object) => object.notes.extend(notes),
+                        None => objects.push(ObjectPreview {
+                            object: drift.object,
+                            change: Change::Restore,
+                            notes,
+                            diff: Vec::new(),
+                        }),
+                    }
+                }
+            }
+            self.in_the_way(client, release, fresh, &mut objects, kinds).await?;
+            if self.args.server {
+                self.ask(client, release, fresh, &mut objects, kinds).await?;
+            }
+        }
+        let act = match &found.state {
+            _ if !release.installed => Act::Uninstall,
+            ReleaseState::Absent => Act::Install,
+            ReleaseState::Owned(_) => Act::Wait,
+            ReleaseState::Stuck(_) => Act::Repair,
+            _ => Act::Upgrade,
+        };
+        let why = found.state.why();
+        let why = match &found.state {
+            ReleaseState::InSync | ReleaseState::Untested => format!("by --force: {why}"),
+            _ => why,
+        };
+        Ok(ReleasePreview {
+            layer: layer.name(),
+            release: release.name.clone(),
+            namespace: release.namespace.clone(),
+            act,
+            why,
+            revision: found.facts.newest.filter(|(_, status)| *status != Status::Uninstalled).map(|(revision, _)| revision),
+            tests: release.installed && !self.args.skip_tests,
+            unknown,
+            objects,
+        })
+    }
+
+    /// What becomes of something that others have made of an object.
+    fn what_helm_makes_of(&self, finding: &Finding, now: jiff::Timestamp) -> String {
+        let told = finding.told(now);
+        match finding.kind {
+            FindingKind::Object => format!("{told}: Helm creates it"),
+            FindingKind::Lost => format!("{told}: Helm sets it again"),
+            FindingKind::Taken if self.args.force_conflicts => format!("{told}: --force-conflicts takes it back"),
+            FindingKind::Taken => {
+                format!("{told}: {}, unless with --force-conflicts", Code::FieldConflict)
+            }
+            FindingKind::Scaled if self.args.force_conflicts => format!("{told}, an autoscaler: --force-conflicts takes it back"),
+            FindingKind::Scaled => format!("{told}, an autoscaler: {}, unless with --force-conflicts, if the tree names a number", Code::FieldConflict),
+            FindingKind::Added | FindingKind::Unknown => told,
+        }
+    }
+
+    /// Objects that are to be created and are there already: Helm takes over only what names
+    /// this release as its own.
+    async fn in_the_way(
+        &self,
+        client: &Client,
+        release: &Release,
+        fresh: &Objects,
+        objects: &mut [ObjectPreview],
+        kinds: &mut Kinds,
+    ) -> Result<(), Failure> {
+        for preview in objects.iter_mut().filter(|object| object.change == Change::Create) {
+            let object = fresh.resources.iter().find(|object| title(object, &release.namespace) == preview.object);
+            let Some(object) = object else { continue };
+            let Some(place) = place(client, object, &release.namespace, kinds).await? else {
+                preview.notes.push(format!("the API server does not know its kind yet ({})", Code::CrdMissing));
+                continue;
+            };
+            let Some(seen) = live::whole(client, &place, false).await? else { continue };
+            let annotation = |name: &str| seen.metadata.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
+            let owner = (annotation("meta.helm.sh/release-namespace"), annotation("meta.helm.sh/release-name"));
+            preview.notes.push(match owner {
+                (Some(namespace), Some(name)) if namespace == release.namespace && name == release.name => {
+                    "it is there already, left by this release: Helm takes it over".to_owned()
+                }
+                (Some(namespace), Some(name)) => {
+                    format!("{}: it is there already, and of release {namespace}/{name}", Code::NameInUse)
+                }
+                _ => format!("{}: it is there already, and of no release", Code::NameInUse),
+            });
+        }
+        Ok(())
+    }
+
+    /// Asks the API server for each object that Helm would apply, by a dry run: conflicts,
+    /// immutable fields, webhooks and policies answer as they would.
+    async fn ask(
+        &self,
+        client: &Client,
+        release: &Release,
+        fresh: &Objects,
+        objects: &mut Vec<ObjectPreview>,
+        kinds: &mut Kinds,
+    ) -> Result<(), Failure> {
+        for object in &fresh.resources {
+            let Some(place) = place(client, object, &release.namespace, kinds).await? else { continue };
+            let mut parameters = PatchParams::apply("helm").dry_run();
+            parameters.force = self.args.force_conflicts;
+            let patch = Patch::Apply(as_helm_applies(object, release));
+            let answered = place.api(client).patch(&place.name, &parameters, &patch).await;
+            let said = match answered {
+                Ok(_) => continue,
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    "the API server cannot be asked: its namespace or kind is not there yet".to_owned()
+                }
+                Err(kube::Error::Api(status)) if (400..500).contains(&status.code) || status.code == 500 => {
+                    format!("the API server says no ({}): {}", status.code, foreign::line(&status.message))
+                }
+                Err(error) => return Err(kubernetes::write_failed(&format!("the dry run of {place}"), error)),
+            };
+            let name = title(object, &release.namespace);
+            match objects.iter_mut().find(|known| known.object == name) {
+                Some(known) => known.notes.push(said),
+                None => objects.push(ObjectPreview { object: name, change: Change::Restore, notes: vec![said], diff: Vec::new() }),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// With what Helm adds to each object (`setMetadataVisitor` of `pkg/action/validate.go`).
+fn as_helm_applies(object: &Value, release: &Release) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        let mut add = |map: &str, name: &str, value: &str| {
+            let map = metadata.entry(map).or_insert_with(|| json!({}));
+            if map.is_null() {
+                *map = json!({});
+            }
+            if let Some(map) = map.as_object_mut() {
+                map.insert(name.to_owned(), value.into());
+            }
+        };
+        add("labels", "app.kubernetes.io/managed-by", "Helm");
+        add("annotations", "meta.helm.sh/release-name", &release.name);
+        add("annotations", "meta.helm.sh/release-namespace", &release.namespace);
+    }
+    object
+}
+
+/// The objects and hooks of a stored release.
+pub(crate) fn stored_objects(revision: &Revision, stored: &Stored) -> Result<Objects, Failure> {
+    let resources = drift::resources(revision, stored)?;
+    let mut hooks = Vec::new();
+    for hook in &stored.hooks {
+        let parsed = manifest::parse(&hook.manifest).map_err(|place| {
+            Failure::new(Code::ApiFailed, format!("the hook {} of release {} is no YAML{place}", hook.name, revision.release))
+        })?;
+        hooks.extend(parsed.into_iter().map(|(object, _)| object));
+    }
+    Ok(Objects { resources, hooks, crds: Vec::new() })
+}

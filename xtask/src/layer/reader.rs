@@ -1,0 +1,289 @@
+//! What Helmfile makes of a layer's file: its releases, and what they render. Every question
+//! is asked with the same flags, environment and selector as the sync that may follow.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+
+use camino::Utf8PathBuf;
+use kube::Client;
+use serde_json::Value;
+
+use super::difference::Objects;
+use super::{Args, images};
+use crate::files;
+use crate::mirror::Origin;
+use crate::releases::manifest;
+use crate::repo::layers::Layer;
+use crate::run::context::Context;
+use crate::world::helmfile::NO_RELEASES;
+use crate::world::process::capture;
+use crate::world::release::Release;
+use crate::world::tools::Toolbox;
+use run_record::{Code, Failure};
+
+/// Asks Helmfile about layers.
+#[derive(Clone)]
+pub struct Reader<'a> {
+    pub context: &'a Context,
+    toolbox: &'a Toolbox,
+    /// Where the images are from, and the file that hands their lock over.
+    pub origin: Origin,
+    values: Utf8PathBuf,
+    pub args: &'a Args,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(context: &'a Context, toolbox: &'a Toolbox, origin: Origin, args: &'a Args) -> Result<Self, Failure> {
+        let content: serde_json::Value = crate::repo::read_yaml(&origin.lock)?;
+        let values = context.run_dir.join("images-lock.json");
+        let text = serde_json::json!({"imagesLock": content}).to_string();
+        // Layers beside each other share it.
+        files::write_atomically(&values, text.as_bytes())
+            .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {values}: {error}")))?;
+        Ok(Self { context, toolbox, origin, values, args })
+    }
+
+    /// The same, asking with other arguments.
+    pub fn with<'b>(&'b self, args: &'b Args) -> Reader<'b> {
+        Reader { args, ..self.clone() }
+    }
+
+    pub fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
+        let selectors: Vec<String> = self.args.selector().map(str::to_owned).into_iter().collect();
+        self.helmfile_on(layer, &selectors, arguments)
+    }
+
+    pub fn helmfile_on(&self, layer: &Layer, selectors: &[String], arguments: &[&str]) -> tokio::process::Command {
+        let mut command = self.toolbox.command_on("helmfile", self.context);
+        command.current_dir(&self.context.tree.root);
+        command.args(["--file", layer.path.as_str(), "--environment", &self.context.env_name]);
+        command.args([
+            "--kube-context",
+            &self.context.kube_context,
+            "--helm-binary",
+            self.toolbox.path("helm").as_str(),
+            "--no-color",
+        ]);
+        for selector in selectors {
+            command.args(["--selector", selector]);
+        }
+        command.args(arguments);
+        command.args(["--state-values-file", self.values.as_str()]);
+        // So that a rendering depends on nothing but what it is given.
+        command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
+        command.env("AMEIDE_RUN", &self.context.run_id);
+        command
+    }
+
+    /// The layer's releases, as Helmfile reads the tree; none where no release matches the selector.
+    pub async fn releases(&self, layer: &Layer, default_namespace: &str) -> Result<Vec<Release>, Failure> {
+        match self.read(layer, &["list", "--output", "json"]).await? {
+            None => Ok(Vec::new()),
+            Some(text) => listed(&text, default_namespace)
+                .map_err(|error| self.unreadable(layer, "list", format!("`helmfile list` printed no list: {error}"))),
+        }
+    }
+
+    /// All that the layer's releases would put into the cluster, hooks, tests and definitions included.
+    pub async fn render(&self, layer: &Layer) -> Result<String, Failure> {
+        Ok(self.read(layer, &["--quiet", "template", "--include-crds"]).await?.unwrap_or_default())
+    }
+
+    /// By release, what the cluster would be given now; with `asking`, rendered with what the
+    /// cluster itself answers to charts that ask it. With `crds`, also what a chart's folder of
+    /// that name holds.
+    pub async fn rendered(&self, layer: &Layer, asking: bool, crds: bool) -> Result<Rendered, Failure> {
+        let folder = tempfile::tempdir();
+        let folder =
+            folder.map_err(|error| self.unreadable(layer, "template", format!("no temporary folder: {error}")))?;
+        let root = folder.path().to_string_lossy();
+        let mut arguments = vec![
+            "--quiet",
+            "template",
+            "--output-dir",
+            &root,
+            "--output-dir-template",
+            "{{ .OutputDir }}/{{ .Release.Namespace }}/{{ .Release.Name }}",
+        ];
+        arguments.extend(asking.then_some("--template-args=--dry-run=server"));
+        arguments.extend(crds.then_some("--include-crds"));
+        self.read(layer, &arguments).await?;
+        rendered_below(folder.path()).map_err(|error| self.unreadable(layer, "template", error))
+    }
+
+    /// What Helmfile prints of a layer's file; none where none of its releases is selected.
+    async fn read(&self, layer: &Layer, arguments: &[&str]) -> Result<Option<String>, Failure> {
+        let verb = arguments.iter().find(|word| !word.starts_with('-')).copied().unwrap_or_default();
+        let ask = async || {
+            let captured = capture(self.helmfile(layer, arguments)).await;
+            captured.map_err(|failure| match failure.code {
+                // Which says nothing about the file.
+                Code::NoAnswer | Code::Interrupted => failure,
+                _ => self.unreadable(layer, verb, failure.to_string()),
+            })
+        };
+        let mut captured = ask().await?;
+        // It was killed, which says nothing about the file; it changes nothing, so that it is asked again.
+        if captured.status.signal().is_some() {
+            captured = ask().await?;
+        }
+        if captured.status.success() {
+            return Ok(Some(captured.stdout));
+        }
+        if captured.stderr.contains(NO_RELEASES) {
+            return Ok(None);
+        }
+        if let (Some(selector), Some(line)) =
+            (self.args.selector(), captured.stderr.lines().find(|line| line.contains(MALFORMED_SELECTOR)))
+        {
+            return Err(Failure::usage(format!(
+                "the selector {selector:?} (-l, HELM_LAYER_SELECTOR) is none of Helmfile's"
+            ))
+            .evidence(line.trim()));
+        }
+        // The cause is the last line that says something; the first ones repeat the file.
+        let lines: Vec<&str> = captured.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let last = lines.iter().rev().take(3).rev().copied().collect::<Vec<_>>();
+        Err(self.unreadable(layer, verb, last.join(" | ")))
+    }
+
+    fn unreadable(&self, layer: &Layer, verb: &str, evidence: String) -> Failure {
+        Failure::new(Code::RenderFailed, format!("Helmfile cannot read {}", layer.path))
+            .evidence(evidence)
+            .remedy(format!("helmfile -f {} -e {} {verb}", layer.path, self.context.env_name))
+    }
+
+    /// Every image that the layer renders is in the mirror, by the digest of the lock,
+    /// for the platforms of the nodes.
+    pub async fn check_images(&self, layer: &Layer, manifests: &str, client: Option<&Client>) -> Result<usize, Failure> {
+        let platforms = match client {
+            Some(client) => match images::node_platforms(client).await {
+                // Nodes are nobody's but the cluster's; without them the images' presence alone is checked.
+                Err(failure) if failure.code == Code::Forbidden => {
+                    let text = format!("the platforms of the nodes are not looked at: {}", failure.message);
+                    self.context.reporter.note(&layer.name(), text);
+                    Vec::new()
+                }
+                platforms => platforms?,
+            },
+            None => Vec::new(),
+        };
+        let places = images::Places::of(&self.context.tree)?;
+        let named = images::images(manifests, &places).map_err(|error| self.unreadable(layer, "template", error))?;
+        let lock = self.origin.read_lock()?;
+        let exempt = self.context.tree.layer_needs()?.unmirrored;
+        images::check(&layer.name(), &named, &self.context.env.registry.pull, &lock, &platforms, &exempt)?;
+        Ok(named.len())
+    }
+}
+
+/// What `helmfile list` says: only what it would do something about, and nothing counts as
+/// wanted that Helmfile leaves alone.
+pub(crate) fn listed(json: &str, default_namespace: &str) -> Result<Vec<Release>, String> {
+    let releases: Vec<Release> = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    let mut enabled: Vec<Release> = releases.into_iter().filter(|release| release.enabled).collect();
+    // One without a namespace goes where the kubeconfig's context points.
+    let nowhere = enabled.iter_mut().filter(|release| release.namespace.is_empty());
+    nowhere.for_each(|release| release.namespace = default_namespace.to_owned());
+    Ok(enabled)
+}
+
+/// Helmfile's words for a selector that is none (`ParseLabels`).
+const MALFORMED_SELECTOR: &str = "malformed label";
+
+/// The lock of the images, as it is written.
+pub(crate) fn bytes(origin: &Origin) -> Result<Vec<u8>, Failure> {
+    let path = &origin.lock;
+    std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))
+}
+
+/// By namespace and name of a release, its objects.
+pub(crate) type Rendered = BTreeMap<(String, String), Objects>;
+
+/// The objects in a folder that Helm wrote them to, `NAMESPACE/NAME` each.
+///
+/// # Errors
+/// What cannot be read, or is no YAML: its place, never its text, in which Secrets are.
+fn rendered_below(folder: &Path) -> Result<Rendered, String> {
+    let mut found = Rendered::new();
+    for namespace in folders(folder)? {
+        for release in folders(&namespace)? {
+            let (mut templates, mut crds) = (Vec::new(), Vec::new());
+            read_below(&release, &release, &mut templates, &mut crds)?;
+            let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            found.insert((name(&namespace), name(&release)), Objects::of(templates, crds));
+        }
+    }
+    Ok(found)
+}
+
+fn folders(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let entries: Vec<std::fs::DirEntry> =
+        std::fs::read_dir(folder).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
+    Ok(entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
+}
+
+fn read_below(
+    release: &Path,
+    folder: &Path,
+    templates: &mut Vec<Value>,
+    crds: &mut Vec<Value>,
+) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() {
+            read_below(release, &path, templates, crds)?;
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let parsed = manifest::parse(&text).map_err(|place| format!("what it renders is no YAML{place}"))?;
+        let of_crds = is_of_crds(path.strip_prefix(release).unwrap_or(&path));
+        let to = if of_crds { &mut *crds } else { &mut *templates };
+        to.extend(parsed.into_iter().map(|(object, _)| object));
+    }
+    Ok(())
+}
+
+/// `CHART/crds/…`, `CHART/charts/OTHER/crds/…`, and not a folder of that name among templates.
+fn is_of_crds(path: &Path) -> bool {
+    let mut names = path.components().map(|part| part.as_os_str());
+    names.find(|name| *name == "templates" || *name == "crds").is_some_and(|name| name == "crds")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_definitions_is_told_from_templates_of_that_name() {
+        for (path, is) in [
+            ("web/crds/x.yaml", true),
+            ("web/charts/db/crds/x.yaml", true),
+            ("web/templates/crds/x.yaml", false),
+            ("web/templates/x.yaml", false),
+            ("web/charts/db/templates/crds/x.yaml", false),
+        ] {
+            assert_eq!(is_of_crds(Path::new(path)), is, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_helmfile_leaves_alone_is_no_release_of_the_layer() {
+        // As Helmfile 1.8.0 prints it.
+        let json = r#"[{"name":"a","namespace":"x","enabled":true,"installed":true,"labels":"","chart":"c","version":""},
+            {"name":"off","namespace":"x","enabled":false,"installed":true,"labels":"","chart":"c","version":""},
+            {"name":"gone","namespace":"x","enabled":true,"installed":false,"labels":"","chart":"c","version":""},
+            {"name":"b","namespace":"","enabled":true,"installed":true,"labels":"","chart":"c","version":""}]"#;
+        let found: Vec<(String, String, bool)> = listed(json, "default")
+            .unwrap()
+            .into_iter()
+            .map(|release| (release.name, release.namespace, release.installed))
+            .collect();
+        let row = |name: &str, namespace: &str, installed| (name.to_owned(), namespace.to_owned(), installed);
+        assert_eq!(found, [row("a", "x", true), row("gone", "x", false), row("b", "default", true)]);
+        assert!(listed("Listing releases", "default").is_err());
+    }
+}
