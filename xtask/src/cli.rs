@@ -7,7 +7,7 @@ use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    Done, checklist, cluster, doctor, lab, layer, mirror, releases, remedy, report, script, tools, up,
+    Done, checklist, cluster, doctor, drift, lab, layer, mirror, releases, remedy, report, script, tools, up,
 };
 use crate::files;
 use crate::repo::{Tree, environment};
@@ -79,6 +79,8 @@ pub enum Command {
     Mirror(mirror::Args),
     /// Bring layers to what the tree says: 45, data-plane-ext, a path, 10-45
     Layer(crate::layer::Args),
+    /// Show what others have changed of what the layers deployed: object, field, who and when
+    Drift(drift::Args),
     /// Show the releases that are not healthy; repair them
     Releases(releases::Args),
     /// Tell whether the data plane is ready, item by item, with evidence and remedy
@@ -107,6 +109,7 @@ impl Command {
             Self::Cluster { .. } => "cluster",
             Self::Mirror(_) => "mirror",
             Self::Layer(_) => "layer",
+            Self::Drift(_) => "drift",
             Self::Releases(_) => "releases",
             Self::Checklist(_) => "checklist",
             Self::Report(_) => "report",
@@ -122,6 +125,7 @@ impl Command {
         match self {
             Self::Layer(args) => args.exit_code,
             Self::Up(args) => args.exit_code,
+            Self::Drift(args) => args.exit_code,
             _ => false,
         }
     }
@@ -142,6 +146,7 @@ async fn carry_out(context: &Context, command: &Command) -> Result<Done, Failure
         Command::Cluster { action } => cluster::run(context, *action).await,
         Command::Mirror(args) => mirror::run(context, args).await,
         Command::Layer(args) => return layer::run(context, args).await,
+        Command::Drift(args) => return drift::run(context, args).await,
         Command::Releases(args) => releases::run(context, args).await,
         Command::Checklist(args) => checklist::run(context, args).await,
         Command::Report(args) => report::run(context, args).await,

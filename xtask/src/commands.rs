@@ -4,6 +4,7 @@
 pub mod checklist;
 pub mod cluster;
 pub mod doctor;
+pub mod drift;
 pub mod lab;
 pub mod layer;
 pub mod mirror;

@@ -33,7 +33,7 @@ use crate::repo::needs::Budgets;
 use crate::run::context::Context;
 use crate::world::helm_storage;
 use crate::world::release::Release;
-use helm_errors::{Said, Statement};
+use helm_errors::{Conflict, Said, Statement};
 use left_behind::SeenTwice;
 use looks::{Crash, Owners, Releases, Standing};
 use rules::Rule;
@@ -70,6 +70,21 @@ struct Start {
     /// None where pods may not be looked at; empty where they are listed first.
     pods: Option<String>,
     events: Option<String>,
+}
+
+/// Who holds which field, and both ways out.
+pub(crate) fn of_conflicts(mut failure: Failure, conflicts: &[Conflict]) -> Failure {
+    for conflict in conflicts {
+        let object = conflict.object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
+        let by = conflict.subresource.as_ref().map(|sub| format!(" (by its subresource {sub})")).unwrap_or_default();
+        failure = failure.evidence(format!("{object}{:?} set {}{by}", conflict.manager, conflict.fields.join(", ")));
+    }
+    if conflicts.iter().all(Conflict::is_of_autoscaler) {
+        return failure
+            .evidence("an autoscaler sets the number of replicas, which is its business: it is left as it is")
+            .remedy("take `replicas` out of the chart's template where an autoscaler is enabled");
+    }
+    failure.evidence("to keep the other value, give the release the same one, or take the field out of the chart")
 }
 
 impl<'a> Diagnosis<'a> {
@@ -617,27 +632,13 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// Who holds which field, and both ways out.
     fn of_conflict(&self, mut failure: Failure, text: &str) -> Failure {
         let conflicts = helm_errors::conflicts(text);
         if conflicts.is_empty() {
             return failure;
         }
         failure.evidence.clear();
-        let autoscaled = conflicts.iter().all(helm_errors::Conflict::is_of_autoscaler);
-        for conflict in &conflicts {
-            let object = conflict.object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
-            let by =
-                conflict.subresource.as_ref().map(|sub| format!(" (by its subresource {sub})")).unwrap_or_default();
-            failure =
-                failure.evidence(format!("{object}{:?} set {}{by}", conflict.manager, conflict.fields.join(", ")));
-        }
-        if autoscaled {
-            return failure
-                .evidence("an autoscaler sets the number of replicas, which is its business: it is left as it is")
-                .remedy("take `replicas` out of the chart's template where an autoscaler is enabled");
-        }
-        failure.evidence("to keep the other value, give the release the same one, or take the field out of the chart")
+        of_conflicts(failure, &conflicts)
     }
 
     /// Adds the last words of what crashed, what is not ready and the newest warnings.

@@ -4,6 +4,7 @@
 
 pub mod images;
 pub(crate) mod inputs;
+mod conflicts;
 pub(crate) mod difference;
 pub(crate) mod drift;
 pub(crate) mod instant;
@@ -332,6 +333,9 @@ impl<'a> Runner<'a> {
             releases::watch_over(self.context, client, &wanted).await?;
             releases::consent_to_uninstalls(self.context, client, &wanted).await?;
             releases::consent_to_upgrades(self.context, client, &wanted, &manifests).await?;
+            if !self.args.force_conflicts {
+                conflicts::refuse(client, reader, layer, &syncing).await?;
+            }
             // Helmfile calls a file of which it would do nothing an error.
             if !syncing.is_empty() {
                 let left = wanted.iter().filter(|release| release.installed).count();

@@ -17,9 +17,12 @@ use super::live::{self, Place, Seen, autoscaler_name, in_words};
 use super::ownership::{self, Path};
 use super::record::Record;
 use crate::releases::{by_hand, manifest};
+use crate::repo::layers::Layer;
+use crate::run::context::Context;
 use crate::run::foreign;
-use crate::world::helm_storage::{Revision, Stored};
-use crate::world::kubernetes::read_failed;
+use crate::world::helm_storage::{Revision, Status, Stored};
+use crate::world::kubernetes::{self, read_failed};
+use crate::world::{helm_storage, helmfile};
 use run_record::{Code, Failure};
 
 /// One thing about an object that is not as Helm left it.
@@ -183,12 +186,16 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>) -> Vec<Fin
         };
         found.push(Finding { field: Some(field), what, manager: None, time: None, kind: FindingKind::Lost });
     }
-    for (_, _, manager, fields) in by_hand::added_to(metadata, "", false) {
+    for (_, _, manager, mut fields) in by_hand::added_to(metadata, "", false) {
+        fields.retain(|field| !found.iter().any(|known| known.field.as_deref() == Some(field.trim_start_matches('.'))));
+        if fields.is_empty() {
+            continue;
+        }
         let entries = metadata.managed_fields.iter().flatten();
         let entry = entries.into_iter().find(|entry| entry.manager.as_deref() == Some(&manager));
         let time = entry.and_then(|entry| entry.time.as_ref()).map(|time| time.0);
         let field = Some(by_hand::shortened(&fields).trim_start_matches('.').to_owned());
-        let what = "was added: the tree does not name it, and it stays".to_owned();
+        let what = "(not in the tree, left alone)".to_owned();
         found.push(Finding { field, what, manager: Some(manager), time, kind: FindingKind::Added });
     }
     found
@@ -226,6 +233,122 @@ pub(crate) fn resources(revision: &Revision, stored: &Stored) -> Result<Vec<Valu
         Failure::new(Code::ApiFailed, text)
     })?;
     Ok(parsed.into_iter().map(|(object, _)| object).collect())
+}
+
+/// What others have made of layers.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Report {
+    pub releases: Vec<ReleaseDrift>,
+    pub leftovers: Vec<Leftover>,
+    /// Layers of which nothing is deployed.
+    pub absent: Vec<String>,
+    /// Kinds that could not be listed, so that leftovers of them are not known.
+    pub unseen: Vec<String>,
+    /// The API server's time.
+    pub now: Timestamp,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ReleaseDrift {
+    pub layer: String,
+    pub release: String,
+    pub namespace: String,
+    /// None where nothing is installed.
+    pub revision: Option<u32>,
+    /// What is said of the release itself: that it is missing, pending, or of no layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
+    pub objects: Vec<ObjectDrift>,
+}
+
+impl ReleaseDrift {
+    pub fn is_drift(&self) -> bool {
+        self.what.is_some() || self.objects.iter().any(ObjectDrift::is_drift)
+    }
+}
+
+impl Report {
+    pub fn is_drift(&self) -> bool {
+        !self.leftovers.is_empty() || self.releases.iter().any(ReleaseDrift::is_drift)
+    }
+}
+
+/// What others have made of these layers' releases, and what is left of releases in the
+/// namespaces of the tree. Unless `all` are meant to be there, layers of which nothing is
+/// deployed are only named.
+///
+/// # Errors
+/// Those of reading; `render-failed` where Helmfile cannot read a layer.
+pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer], all: bool) -> Result<Report, Failure> {
+    let (wanted, now) = tokio::join!(helmfile::releases(context, layers), kubernetes::server_time(client));
+    let (wanted, now) = (wanted?, now?);
+    let mut kinds = Kinds::new();
+    let mut report = Report { now, ..Report::default() };
+    let mut manifests: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for wanted in &wanted {
+        let mut found = ReleaseDrift {
+            layer: wanted.layer.clone(),
+            release: wanted.name.clone(),
+            namespace: wanted.namespace.clone(),
+            revision: None,
+            what: None,
+            objects: Vec::new(),
+        };
+        let full = format!("{}/{}", wanted.namespace, wanted.name);
+        match helm_storage::upgraded_from(client, &wanted.into()).await? {
+            None => found.what = Some("is not installed".to_owned()),
+            Some((revision, stored)) => {
+                found.revision = Some(revision.revision);
+                if revision.status != Status::Deployed {
+                    let text = format!("has no deployed revision: {} is {}", revision.revision, revision.status.as_str());
+                    found.what = Some(text);
+                }
+                let objects = resources(&revision, &stored)?;
+                let metadata = helm_storage::secret(client, &revision).await?.metadata;
+                let record = Record::on(&metadata).ok();
+                found.objects = of_objects(client, &objects, &wanted.namespace, record.as_ref(), &mut kinds).await?;
+                let mut names = BTreeSet::new();
+                for object in &objects {
+                    names.extend(place(client, object, &wanted.namespace, &mut kinds).await?.map(|place| place.to_string()));
+                }
+                manifests.insert(full, names);
+            }
+        }
+        report.releases.push(found);
+    }
+    if !all {
+        // Of a layer that was never deployed here nothing can have changed.
+        let deployed: BTreeSet<String> =
+            report.releases.iter().filter(|found| found.revision.is_some()).map(|found| found.layer.clone()).collect();
+        report.releases.retain(|found| deployed.contains(&found.layer));
+        report.absent = layers.iter().map(Layer::name).filter(|layer| !deployed.contains(layer)).collect();
+    }
+    let needs = context.tree.layer_needs()?;
+    let namespaces: BTreeSet<String> = layers.iter().flat_map(|layer| needs.namespaces_of(layer)).collect();
+    let namespaces: BTreeSet<String> = namespaces.into_iter().chain(wanted.iter().map(|wanted| wanted.namespace.clone())).collect();
+    let names: Vec<String> = layers.iter().map(Layer::name).collect();
+    let mut releases = BTreeSet::new();
+    for (revision, _) in helm_storage::metadata(client, None, "owner=helm").await? {
+        let full = format!("{}/{}", revision.namespace, revision.release);
+        let ours = revision.layer.as_ref().filter(|layer| names.contains(layer));
+        let known = wanted.iter().any(|wanted| wanted.name == revision.release && wanted.namespace == revision.namespace);
+        if let (Some(layer), false) = (ours, known)
+            && !releases.contains(&full)
+            && revision.status != Status::Uninstalled
+        {
+            report.releases.push(ReleaseDrift {
+                layer: layer.clone(),
+                release: revision.release.clone(),
+                namespace: revision.namespace.clone(),
+                revision: Some(revision.revision),
+                what: Some(format!("is installed, and its layer has it no more: cargo xtask releases repair --uninstall {full}")),
+                objects: Vec::new(),
+            });
+        }
+        releases.insert(full);
+    }
+    (report.leftovers, report.unseen) = leftovers(client, &namespaces, &releases, &manifests).await?;
+    Ok(report)
 }
 
 /// An object that says that a release made it, and that no release has.

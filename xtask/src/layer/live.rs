@@ -185,7 +185,7 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
     }
     let (field, manager, time) = match changed_by(metadata) {
         (field, manager, time) if !scaled || field.as_deref() == Some(REPLICAS) => (field, manager, time),
-        _ => (Some(REPLICAS.to_owned()), None, None),
+        _ => (Some(REPLICAS.to_owned()), scaler(metadata).map(str::to_owned), None),
     };
     let ago = time.map(|time| in_words(now.duration_since(time).as_secs().max(0)));
     let what = if field.is_some() { "was changed" } else { "is not as Helm set it: changed" };
@@ -207,11 +207,16 @@ pub(crate) fn in_words(seconds: i64) -> String {
 /// controller manager runs, KEDA's, or one that says so by its name. Anybody else is a person,
 /// or a person's tool.
 fn autoscaler(metadata: &ObjectMeta) -> Option<&str> {
+    scaler(metadata).and_then(autoscaler_name)
+}
+
+/// Who scales it by the subresource, of which the API server notes no time.
+fn scaler(metadata: &ObjectMeta) -> Option<&str> {
     let entry = metadata.managed_fields.iter().flatten().find(|entry| {
         entry.subresource.as_deref() == Some("scale")
             && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
     })?;
-    entry.manager.as_deref().and_then(autoscaler_name)
+    entry.manager.as_deref()
 }
 
 /// The manager's name, where it is one that scales.

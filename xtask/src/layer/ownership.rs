@@ -52,13 +52,12 @@ impl Path {
     }
 }
 
+/// As the API server writes it in a conflict, without the first dot.
 impl fmt::Display for Path {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         for (index, step) in self.0.iter().enumerate() {
             match step {
                 Step::Field(name) if index == 0 => formatter.write_str(name)?,
-                // A dot in a name would read as two fields.
-                Step::Field(name) if name.contains('.') => write!(formatter, "[{name}]")?,
                 Step::Field(name) => write!(formatter, ".{name}")?,
                 Step::Item(keys) => {
                     let keys: Vec<String> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -220,7 +219,7 @@ mod tests {
             (json!({"f:data": {"f:c": {}}}), None),
             (
                 json!({"f:metadata": {"f:labels": {"f:app.kubernetes.io/x": {}}}}),
-                Some("metadata.labels[app.kubernetes.io/x]"),
+                Some("metadata.labels.app.kubernetes.io/x"),
             ),
             (
                 json!({"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {"f:image": {}}}}}),

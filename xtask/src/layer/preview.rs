@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::difference::{self, Objects, title};
 use super::drift::{self, Finding, FindingKind, Kinds, place};
 use super::instant;
-use super::live;
+use super::live::{self, Place};
 use super::look::{Found, Look, Sight};
 use super::reader::{Reader, Rendered, bytes};
 use super::record;
@@ -79,7 +79,9 @@ pub(crate) async fn previews(context: &Context, layers: &[Layer], args: &Args) -
         Err(failure) => Err(failure.clone()),
     };
     if let Err(failure) = &look {
-        if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) || args.server {
+        let stopped = matches!(failure.exit(), Exit::Interrupted | Exit::Terminated);
+        // What asks for an answer is given none without a cluster.
+        if stopped || args.server || args.exit_code || args.save_plan.is_some() {
             return Err(failure.clone());
         }
         context.reporter.note("layer", format!("cannot compare with what is deployed: {failure}"));
@@ -168,13 +170,13 @@ impl Before<'_> {
         let count = objects.map_or(0, |objects| objects.resources.len() + objects.hooks.len() + objects.crds.len());
         let text = match release.installed {
             true => format!("not compared with what is deployed; it renders {count} objects"),
-            false => "whether it is there is not known".to_owned(),
+            false => "the tree wants it gone; whether it is there is not known".to_owned(),
         };
         ReleasePreview {
             layer: layer.name(),
             release: release.name.clone(),
             namespace: release.namespace.clone(),
-            act: if release.installed { Act::Sync } else { Act::Uninstall },
+            act: if release.installed { Act::Sync } else { Act::Nothing },
             why: "the cluster cannot be read".to_owned(),
             revision: None,
             tests: release.installed && !self.args.skip_tests,
@@ -328,12 +330,8 @@ impl Before<'_> {
     ) -> Result<(), Failure> {
         for object in &fresh.resources {
             let Some(place) = place(client, object, &release.namespace, kinds).await? else { continue };
-            let mut parameters = PatchParams::apply("helm").dry_run();
-            parameters.force = self.args.force_conflicts;
-            let patch = Patch::Apply(as_helm_applies(object, release));
-            let answered = place.api(client).patch(&place.name, &parameters, &patch).await;
-            let said = match answered {
-                Ok(_) => continue,
+            let said = match dry_run(client, &place, object, release, self.args.force_conflicts).await {
+                Ok(()) => continue,
                 Err(kube::Error::Api(status)) if status.code == 404 => {
                     "the API server cannot be asked: its namespace or kind is not there yet".to_owned()
                 }
@@ -350,6 +348,23 @@ impl Before<'_> {
         }
         Ok(())
     }
+}
+
+/// Asks the API server to apply an object as Helm would, and to keep nothing of it.
+///
+/// # Errors
+/// The API server's own.
+pub(crate) async fn dry_run(
+    client: &Client,
+    place: &Place,
+    object: &Value,
+    release: &Release,
+    force: bool,
+) -> kube::Result<()> {
+    let mut parameters = PatchParams::apply("helm").dry_run();
+    parameters.force = force;
+    let patch = Patch::Apply(as_helm_applies(object, release));
+    place.api(client).patch(&place.name, &parameters, &patch).await.map(drop)
 }
 
 /// With what Helm adds to each object (`setMetadataVisitor` of `pkg/action/validate.go`).

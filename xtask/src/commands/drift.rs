@@ -1,0 +1,65 @@
+//! `cargo xtask drift`: what others have made of what the layers deployed. Nothing is changed.
+
+use run_record::Failure;
+
+use super::Done;
+use crate::layer::drift::{self, Report};
+use crate::repo::layers;
+use crate::run::context::Context;
+use crate::world::{helm_storage, kubernetes};
+
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Args {
+    /// Numbers (45), names (data-plane-ext), paths, or ranges (10-45); every layer if none is given
+    #[arg(value_name = "LAYER")]
+    pub selectors: Vec<String>,
+    /// Exit 1 where anything differs, 0 where not, more for errors
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
+    helm_storage::check_driver()?;
+    let layers = context.tree.layers()?;
+    let named = !args.selectors.is_empty();
+    let selected = if !named { layers } else { layers::select(&layers, &args.selectors)? };
+    let client = kubernetes::client(context).await?;
+    kubernetes::require(&client).await?;
+    let report = drift::report(context, &client, &selected, named).await?;
+    match context.json {
+        true => context.reporter.data(&serde_json::to_string(&report).unwrap_or_default()),
+        false => context.reporter.data(&lines(&report).join("\n")),
+    }
+    Ok(if args.exit_code && report.is_drift() { Done::Differs } else { Done::AsAsked })
+}
+
+fn lines(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    for release in &report.releases {
+        let name = format!("{}/{} ({})", release.namespace, release.release, release.layer);
+        lines.extend(release.what.as_ref().map(|what| format!("{name} {what}")));
+        for object in &release.objects {
+            for finding in &object.findings {
+                let sign = if finding.kind.is_drift() { '!' } else { ' ' };
+                lines.push(format!("{sign} {}: {}", object.object, finding.told(report.now)));
+            }
+        }
+    }
+    lines.extend(report.leftovers.iter().map(|left| format!("! {} says that it is of {}: {}", left.object, left.release, left.why)));
+    if !report.unseen.is_empty() {
+        lines.push(format!("not looked at, because they may not be listed: {}", report.unseen.join(", ")));
+    }
+    if !report.absent.is_empty() {
+        lines.push(format!("not deployed: {}", report.absent.join(", ")));
+    }
+    let drifted = report.releases.iter().filter(|release| release.is_drift()).count();
+    let count = report.releases.len();
+    lines.push(match report.is_drift() {
+        false => format!("nothing differs: {count} releases are as Helm left them"),
+        true => format!("{drifted} of {count} releases differ, {} objects are left over", report.leftovers.len()),
+    });
+    if report.releases.iter().flat_map(|release| &release.objects).flat_map(|object| &object.findings).any(|finding| finding.kind == drift::FindingKind::Taken) {
+        lines.push("a layer's run is refused where others own a field; --force-conflicts takes it back".to_owned());
+    }
+    lines
+}

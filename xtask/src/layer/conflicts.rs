@@ -1,0 +1,78 @@
+//! Fields that others own, before Helm starts: where the API server refuses an apply by a dry
+//! run of it, Helm's is refused too, after it has begun a revision that it then has to roll
+//! back. So the run says who set what, and leaves everything as it is.
+
+use kube::Client;
+use serde_json::Value;
+
+use super::difference::title;
+use super::drift::{Kinds, place, resources};
+use super::live::{self, Place};
+use super::ownership;
+use super::preview::dry_run;
+use super::reader::Reader;
+use crate::diagnosis;
+use crate::diagnosis::helm_errors::{self, Conflict};
+use crate::releases::by_hand;
+use crate::repo::layers::Layer;
+use crate::world::helm_storage;
+use crate::world::release::Release;
+use run_record::{Code, Failure};
+
+/// # Errors
+/// `field-conflict`, by the API server's own word. What could not be looked at is Helm's to say.
+pub(crate) async fn refuse(
+    client: &Client,
+    reader: &Reader<'_>,
+    layer: &Layer,
+    syncing: &[Release],
+) -> Result<(), Failure> {
+    let mut suspects: Vec<(&Release, Place)> = Vec::new();
+    for release in syncing.iter().filter(|release| release.installed) {
+        suspects.extend(taken_from(client, release).await.unwrap_or_default().into_iter().map(|place| (release, place)));
+    }
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    let Ok(rendered) = reader.rendered(layer, true, false).await else { return Ok(()) };
+    let mut conflicts = Vec::new();
+    for (release, place) in &suspects {
+        let Some(objects) = rendered.get(&(release.namespace.clone(), release.name.clone())) else { continue };
+        let is = |object: &&Value| title(object, &release.namespace) == place.to_string();
+        let Some(object) = objects.resources.iter().find(is) else { continue };
+        if let Err(kube::Error::Api(status)) = dry_run(client, place, object, release, false).await
+            && status.code == 409
+        {
+            let said = helm_errors::conflicts(&status.message).into_iter();
+            conflicts.extend(said.map(|conflict| Conflict { object: Some(place.to_string()), ..conflict }));
+        }
+    }
+    if conflicts.is_empty() {
+        return Ok(());
+    }
+    let name = layer.name();
+    let remedy = format!("cargo xtask --env {} layer {name} --force-conflicts", reader.context.env_name);
+    let failure = Failure::new(Code::FieldConflict, format!("{name}: {}", Code::FieldConflict.sentence())).remedy(remedy);
+    let mut failure = diagnosis::of_conflicts(failure, &conflicts).evidence("Helm was not started, and nothing was changed");
+    failure.evidence.extend(by_hand::evidence(client, syncing).await);
+    Err(failure)
+}
+
+/// Objects of the deployed revision of which others own a field that its manifest sets.
+async fn taken_from(client: &Client, release: &Release) -> Result<Vec<Place>, Failure> {
+    let Some((revision, stored)) = helm_storage::upgraded_from(client, release).await? else { return Ok(Vec::new()) };
+    let mut kinds = Kinds::new();
+    let (mut places, mut objects) = (Vec::new(), Vec::new());
+    for object in resources(&revision, &stored)? {
+        if let Some(found) = place(client, &object, &release.namespace, &mut kinds).await? {
+            places.push(found);
+            objects.push(object);
+        }
+    }
+    let seen = live::look(client, &places).await?;
+    let taken = places.into_iter().zip(objects).zip(seen).filter_map(|((place, object), seen)| {
+        let is_taken = !ownership::taken(&object, &seen?.metadata).is_empty();
+        is_taken.then_some(place)
+    });
+    Ok(taken.collect())
+}
