@@ -144,29 +144,29 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
         }),
         ("a failed newer revision", "is failed", |_| next_revision(Status::Failed)),
         ("a pending newer revision", "is pending-upgrade", |_| next_revision(Status::PendingUpgrade)),
-        ("a rollback by hand", "nothing was recorded of", |_| {
+        ("a rollback by hand", "record", |_| {
             assert!(helm(&["rollback", "redis"]));
         }),
-        ("an upgrade by hand", "nothing was recorded of", |tree| {
+        ("an upgrade by hand", "record", |tree| {
             let chart = tree.path("infra/kubernetes/charts/redis");
             assert!(helm(&["upgrade", "redis", chart.to_str().unwrap(), "--reuse-values"]));
         }),
-        ("a test that failed", "nothing was recorded of", |_| {
+        ("a test that failed", "record", |_| {
             helm(&["test", "redis", "--timeout", "1s"]);
         }),
-        ("a record that was cut", "nothing was recorded of", |_| {
+        ("a record that was cut", "record", |_| {
             edit_revision("redis", |secret| {
                 let record = secret.metadata.annotations.as_mut().unwrap().get_mut("ameide/record").unwrap();
                 record.truncate(record.len() / 2);
             });
         }),
-        ("a record that was forged", "nothing was recorded of", |_| {
+        ("a record that was forged", "record", |_| {
             edit_revision("redis", |secret| {
                 let record = secret.metadata.annotations.as_mut().unwrap().get_mut("ameide/record").unwrap();
                 *record = record.replace("\"tested\":false", "\"tested\":true");
             });
         }),
-        ("a revision that was edited", "nothing was recorded of", |_| {
+        ("a revision that was edited", "record", |_| {
             edit_revision("redis", |secret| {
                 secret.metadata.annotations.as_mut().unwrap().insert("ameide/record".to_owned(), "x.{}".to_owned());
             });
@@ -193,7 +193,7 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
             assert!(said.contains("kube-controller-manager, an autoscaler: it is left"), "{name}: {said}");
             assert!(!said.contains("in place"), "{name}: {said}");
         } else {
-            assert!(planned.contains("sync") && planned.contains(why), "{name}: {planned}");
+            assert!(planned.contains("would change") && planned.contains(why), "{name}: {planned}");
         }
         if name.ends_with("newer revision") {
             remove_newest();

@@ -8,6 +8,7 @@ mod guard;
 mod instant;
 mod kills;
 mod mirror;
+mod preview;
 mod rights;
 mod stack;
 mod whole_way;

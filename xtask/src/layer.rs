@@ -2,11 +2,11 @@
 //! describes: what is so already is said at once; the rest goes through lock, preflight,
 //! watchdog, `helmfile sync`, `helm test`.
 
-pub mod images;
-pub(crate) mod inputs;
 mod conflicts;
 pub(crate) mod difference;
 pub(crate) mod drift;
+pub mod images;
+pub(crate) mod inputs;
 pub(crate) mod instant;
 mod live;
 mod look;
@@ -43,10 +43,10 @@ use crate::repo::needs::Budgets;
 use crate::run::context::Context;
 use crate::run::duration;
 use crate::run::interrupt::Interrupt;
+use crate::world::kubernetes;
 use crate::world::process::Job;
 use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
-use crate::world::kubernetes;
 use look::{Baseline, Look, Outcome, Sight};
 use order::Schedule;
 use plan::Plan;
@@ -304,11 +304,13 @@ impl<'a> Runner<'a> {
         };
         let of = |action: Action| -> Vec<Release> {
             if let Some(plan) = self.plan {
-                let planned = |release: &&Release| plan.act(layer, release).is_some_and(|act| match action {
-                    Action::Sync => act.changes(),
-                    Action::Test => act == Act::Test,
-                    Action::Nothing => false,
-                });
+                let planned = |release: &&Release| {
+                    plan.act(layer, release).is_some_and(|act| match action {
+                        Action::Sync => act.changes(),
+                        Action::Test => act == Act::Test,
+                        Action::Nothing => false,
+                    })
+                };
                 return wanted.iter().filter(planned).cloned().collect();
             }
             let Some(sight) = &sight else { return if action == Action::Sync { wanted.clone() } else { Vec::new() } };

@@ -45,7 +45,12 @@ fn lines(report: &Report) -> Vec<String> {
             }
         }
     }
-    lines.extend(report.leftovers.iter().map(|left| format!("! {} says that it is of {}: {}", left.object, left.release, left.why)));
+    lines.extend(
+        report
+            .leftovers
+            .iter()
+            .map(|left| format!("! {} says that it is of {}: {}", left.object, left.release, left.why)),
+    );
     if !report.unseen.is_empty() {
         lines.push(format!("not looked at, because they may not be listed: {}", report.unseen.join(", ")));
     }
@@ -58,7 +63,13 @@ fn lines(report: &Report) -> Vec<String> {
         false => format!("nothing differs: {count} releases are as Helm left them"),
         true => format!("{drifted} of {count} releases differ, {} objects are left over", report.leftovers.len()),
     });
-    if report.releases.iter().flat_map(|release| &release.objects).flat_map(|object| &object.findings).any(|finding| finding.kind == drift::FindingKind::Taken) {
+    if report
+        .releases
+        .iter()
+        .flat_map(|release| &release.objects)
+        .flat_map(|object| &object.findings)
+        .any(|finding| finding.kind == drift::FindingKind::Taken)
+    {
         lines.push("a layer's run is refused where others own a field; --force-conflicts takes it back".to_owned());
     }
     lines

@@ -31,8 +31,7 @@ pub struct Args {
 pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     let path = repo::critical_path(&context.tree)?;
     let layers = layers::select(&context.tree.layers()?, &path)?;
-    let layer_args =
-        layer::Args { exit_code: args.exit_code, ..layer::Args::of(path) };
+    let layer_args = layer::Args { exit_code: args.exit_code, ..layer::Args::of(path) };
     let layer_args = layer::Args { skip_tests: args.skip_tests, force: args.force, pace: args.pace, ..layer_args };
     if context.dry_run {
         cluster::plan(context).await?;

@@ -29,7 +29,8 @@ pub(crate) async fn refuse(
 ) -> Result<(), Failure> {
     let mut suspects: Vec<(&Release, Place)> = Vec::new();
     for release in syncing.iter().filter(|release| release.installed) {
-        suspects.extend(taken_from(client, release).await.unwrap_or_default().into_iter().map(|place| (release, place)));
+        suspects
+            .extend(taken_from(client, release).await.unwrap_or_default().into_iter().map(|place| (release, place)));
     }
     if suspects.is_empty() {
         return Ok(());
@@ -52,8 +53,10 @@ pub(crate) async fn refuse(
     }
     let name = layer.name();
     let remedy = format!("cargo xtask --env {} layer {name} --force-conflicts", reader.context.env_name);
-    let failure = Failure::new(Code::FieldConflict, format!("{name}: {}", Code::FieldConflict.sentence())).remedy(remedy);
-    let mut failure = diagnosis::of_conflicts(failure, &conflicts).evidence("Helm was not started, and nothing was changed");
+    let failure =
+        Failure::new(Code::FieldConflict, format!("{name}: {}", Code::FieldConflict.sentence())).remedy(remedy);
+    let mut failure =
+        diagnosis::of_conflicts(failure, &conflicts).evidence("Helm was not started, and nothing was changed");
     failure.evidence.extend(by_hand::evidence(client, syncing).await);
     Err(failure)
 }

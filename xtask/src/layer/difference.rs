@@ -91,7 +91,13 @@ fn is_cluster_wide(object: &Value) -> bool {
         || matches!(group(object), "admissionregistration.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io")
         || matches!(
             kind,
-            "Namespace" | "PersistentVolume" | "StorageClass" | "PriorityClass" | "IngressClass" | "RuntimeClass" | "CSIDriver"
+            "Namespace"
+                | "PersistentVolume"
+                | "StorageClass"
+                | "PriorityClass"
+                | "IngressClass"
+                | "RuntimeClass"
+                | "CSIDriver"
         )
 }
 
@@ -130,13 +136,16 @@ pub(crate) fn changes(deployed: Option<&Objects>, rendered: &Objects, namespace:
         }
     }
     found.extend(hooks(before, rendered, namespace, &hidden));
-    let stays: BTreeSet<Identity> =
-        rendered.resources.iter().map(|object| Identity::of(object, namespace)).collect();
+    let stays: BTreeSet<Identity> = rendered.resources.iter().map(|object| Identity::of(object, namespace)).collect();
     for object in before.resources.iter().filter(|object| !stays.contains(&Identity::of(object, namespace))) {
-        let kept = annotation(object, "helm.sh/resource-policy").is_some_and(|policy| policy.trim().eq_ignore_ascii_case("keep"));
+        let kept = annotation(object, "helm.sh/resource-policy")
+            .is_some_and(|policy| policy.trim().eq_ignore_ascii_case("keep"));
         let notes = match kept {
             true => vec!["helm.sh/resource-policy: keep".to_owned()],
-            false => manifest::holds_data(object).then(|| "it holds data, or may take some with it: consent is asked for".to_owned()).into_iter().collect(),
+            false => manifest::holds_data(object)
+                .then(|| "it holds data, or may take some with it: consent is asked for".to_owned())
+                .into_iter()
+                .collect(),
         };
         let change = if kept { Change::Keep } else { Change::Delete };
         let diff = if kept { Vec::new() } else { hidden.diff(Some(object), None) };
@@ -291,7 +300,9 @@ fn hide_both(old: Option<Value>, new: Option<Value>) -> (Option<Value>, Option<V
             }
         }
         // What kubectl keeps there has all values once more.
-        if let Some(last) = object.pointer_mut("/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration") {
+        if let Some(last) =
+            object.pointer_mut("/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration")
+        {
             *last = HIDDEN.into();
         }
         object
@@ -311,7 +322,8 @@ fn hide_variables(value: &mut Value, other: Option<&Value>) {
         }
         Value::Array(items) => {
             for item in items {
-                let before = other.and_then(Value::as_array).into_iter().flatten().find(|other| other["name"] == item["name"]);
+                let before =
+                    other.and_then(Value::as_array).into_iter().flatten().find(|other| other["name"] == item["name"]);
                 let secret = item["name"].as_str().is_some_and(foreign::names_a_secret);
                 match item.get_mut("value").filter(|_| secret) {
                     Some(value) => hide(value, before.map(|before| &before["value"])),
@@ -373,21 +385,32 @@ fn fixed(object: &Value) -> &'static [Fixed] {
         ],
         ("", "Service") => &[Field(&["spec", "clusterIP"]), Field(&["spec", "clusterIPs"])],
         ("", "PersistentVolumeClaim") => &[AllOf(&["spec"], &["resources", "volumeAttributesClassName"])],
-        ("", "PersistentVolume") => &[Field(&["spec", "csi"]), Field(&["spec", "hostPath"]), Field(&["spec", "nfs"]), Field(&["spec", "local"]), Field(&["spec", "volumeMode"])],
-        ("", "Secret") => &[Field(&["type"])],
-        ("", "Pod") => &[AllOf(&["spec"], &["containers", "initContainers", "activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"])],
-        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => &[Field(&["roleRef"])],
-        ("storage.k8s.io", "StorageClass") => &[
-            Field(&["provisioner"]),
-            Field(&["parameters"]),
-            Field(&["reclaimPolicy"]),
-            Field(&["volumeBindingMode"]),
+        ("", "PersistentVolume") => &[
+            Field(&["spec", "csi"]),
+            Field(&["spec", "hostPath"]),
+            Field(&["spec", "nfs"]),
+            Field(&["spec", "local"]),
+            Field(&["spec", "volumeMode"]),
         ],
+        ("", "Secret") => &[Field(&["type"])],
+        ("", "Pod") => &[AllOf(
+            &["spec"],
+            &["containers", "initContainers", "activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"],
+        )],
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => &[Field(&["roleRef"])],
+        ("storage.k8s.io", "StorageClass") => {
+            &[Field(&["provisioner"]), Field(&["parameters"]), Field(&["reclaimPolicy"]), Field(&["volumeBindingMode"])]
+        }
         ("scheduling.k8s.io", "PriorityClass") => &[Field(&["value"]), Field(&["preemptionPolicy"])],
         ("networking.k8s.io", "IngressClass") => &[Field(&["spec", "controller"])],
         ("node.k8s.io", "RuntimeClass") => &[Field(&["handler"])],
         ("discovery.k8s.io", "EndpointSlice") => &[Field(&["addressType"])],
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => &[Field(&["spec", "scope"]), Field(&["spec", "group"]), Field(&["spec", "names", "plural"]), Field(&["spec", "names", "kind"])],
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => &[
+            Field(&["spec", "scope"]),
+            Field(&["spec", "group"]),
+            Field(&["spec", "names", "plural"]),
+            Field(&["spec", "names", "kind"]),
+        ],
         _ => &[],
     }
 }
@@ -432,7 +455,9 @@ fn meaning(old: &Value, new: &Value) -> Vec<String> {
     let refused = refused(old, new);
     if !refused.is_empty() {
         let fields = refused.join(", ");
-        notes.push(format!("immutable-field: the API server refuses a change of {fields}; undo it, or replace the object by hand"));
+        notes.push(format!(
+            "immutable-field: the API server refuses a change of {fields}; undo it, or replace the object by hand"
+        ));
     }
     let differs = |names: &[&str]| Path::of(names).get(old) != Path::of(names).get(new);
     let template = differs(&["spec", "template"]);
@@ -449,11 +474,15 @@ fn meaning(old: &Value, new: &Value) -> Vec<String> {
             "OnDelete" => "its pods stay as they are until somebody deletes them (OnDelete)".to_owned(),
             _ => "its pods are replaced node by node".to_owned(),
         }),
-        ("batch", "CronJob") if differs(&["spec", "jobTemplate"]) => notes.push("its next jobs are made from it; those that run go on".to_owned()),
+        ("batch", "CronJob") if differs(&["spec", "jobTemplate"]) => {
+            notes.push("its next jobs are made from it; those that run go on".to_owned())
+        }
         _ => {}
     }
     if matches!(group(new), "apps") && differs(&["spec", "replicas"]) {
-        let number = |object: &Value| object.pointer("/spec/replicas").map_or_else(|| "1 by default".to_owned(), Value::to_string);
+        let number = |object: &Value| {
+            object.pointer("/spec/replicas").map_or_else(|| "1 by default".to_owned(), Value::to_string)
+        };
         notes.push(format!("replicas: {} → {}", number(old), number(new)));
     }
     if (group(new), kind(new)) == ("apiextensions.k8s.io", "CustomResourceDefinition") {
@@ -463,7 +492,10 @@ fn meaning(old: &Value, new: &Value) -> Vec<String> {
         };
         let gone: Vec<String> = versions(old).difference(&versions(new)).cloned().collect();
         if !gone.is_empty() {
-            notes.push(format!("it has no version {} any more: refused while objects are stored in it", gone.join(", ")));
+            notes.push(format!(
+                "it has no version {} any more: refused while objects are stored in it",
+                gone.join(", ")
+            ));
         }
     }
     if is_secret(new) {

@@ -115,6 +115,10 @@ pub(crate) async fn of_objects(
     for object in objects {
         match place(client, object, namespace, kinds).await? {
             Some(place) => places.push((place, object)),
+            None if name(object).is_empty() => {
+                let finding = Finding::of(FindingKind::Unknown, "cannot be looked at: its manifest has no name for it");
+                found.push(ObjectDrift { object: title(object, namespace), findings: vec![finding] });
+            }
             None => {
                 let finding = Finding::of(FindingKind::Object, "is gone, with its kind");
                 found.push(ObjectDrift { object: title(object, namespace), findings: vec![finding] });
@@ -135,8 +139,21 @@ pub(crate) async fn of_objects(
     Ok(found)
 }
 
-/// Where an object is, or would be; none where the API server does not know its kind.
-pub(crate) async fn place(client: &Client, object: &Value, namespace: &str, kinds: &mut Kinds) -> Result<Option<Place>, Failure> {
+fn name(object: &Value) -> &str {
+    object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Where an object is, or would be; none where the API server does not
+/// know its kind, and of one without a name.
+pub(crate) async fn place(
+    client: &Client,
+    object: &Value,
+    namespace: &str,
+    kinds: &mut Kinds,
+) -> Result<Option<Place>, Failure> {
+    if name(object).is_empty() {
+        return Ok(None);
+    }
     match live::places(client, std::slice::from_ref(object), namespace, kinds).await {
         Ok(mut places) => Ok(places.pop()),
         Err(failure) if failure.code == Code::Usage => Ok(None),
@@ -203,7 +220,9 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>) -> Vec<Fin
 
 /// `is 5, Helm set 1`; without values that nobody else may read.
 fn values_in_words(field: &str, theirs: Option<&Value>, ours: Option<&Value>) -> String {
-    if foreign::names_a_secret(field) || foreign::names_a_secret(field.trim_end_matches(".value").trim_end_matches("\"]")) {
+    if foreign::names_a_secret(field)
+        || foreign::names_a_secret(field.trim_end_matches(".value").trim_end_matches("\"]"))
+    {
         return "was changed".to_owned();
     }
     let short = |value: &Value| {
@@ -229,7 +248,8 @@ const LONGEST: usize = 60;
 /// Where its manifest is no YAML, in words that hold nothing of it.
 pub(crate) fn resources(revision: &Revision, stored: &Stored) -> Result<Vec<Value>, Failure> {
     let parsed = manifest::parse(&stored.manifest).map_err(|place| {
-        let text = format!("the manifest of release {} revision {} is no YAML{place}", revision.release, revision.revision);
+        let text =
+            format!("the manifest of release {} revision {} is no YAML{place}", revision.release, revision.revision);
         Failure::new(Code::ApiFailed, text)
     })?;
     Ok(parsed.into_iter().map(|(object, _)| object).collect())
@@ -300,7 +320,8 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
             Some((revision, stored)) => {
                 found.revision = Some(revision.revision);
                 if revision.status != Status::Deployed {
-                    let text = format!("has no deployed revision: {} is {}", revision.revision, revision.status.as_str());
+                    let text =
+                        format!("has no deployed revision: {} is {}", revision.revision, revision.status.as_str());
                     found.what = Some(text);
                 }
                 let objects = resources(&revision, &stored)?;
@@ -309,7 +330,9 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
                 found.objects = of_objects(client, &objects, &wanted.namespace, record.as_ref(), &mut kinds).await?;
                 let mut names = BTreeSet::new();
                 for object in &objects {
-                    names.extend(place(client, object, &wanted.namespace, &mut kinds).await?.map(|place| place.to_string()));
+                    names.extend(
+                        place(client, object, &wanted.namespace, &mut kinds).await?.map(|place| place.to_string()),
+                    );
                 }
                 manifests.insert(full, names);
             }
@@ -325,13 +348,15 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
     }
     let needs = context.tree.layer_needs()?;
     let namespaces: BTreeSet<String> = layers.iter().flat_map(|layer| needs.namespaces_of(layer)).collect();
-    let namespaces: BTreeSet<String> = namespaces.into_iter().chain(wanted.iter().map(|wanted| wanted.namespace.clone())).collect();
+    let namespaces: BTreeSet<String> =
+        namespaces.into_iter().chain(wanted.iter().map(|wanted| wanted.namespace.clone())).collect();
     let names: Vec<String> = layers.iter().map(Layer::name).collect();
     let mut releases = BTreeSet::new();
     for (revision, _) in helm_storage::metadata(client, None, "owner=helm").await? {
         let full = format!("{}/{}", revision.namespace, revision.release);
         let ours = revision.layer.as_ref().filter(|layer| names.contains(layer));
-        let known = wanted.iter().any(|wanted| wanted.name == revision.release && wanted.namespace == revision.namespace);
+        let known =
+            wanted.iter().any(|wanted| wanted.name == revision.release && wanted.namespace == revision.namespace);
         if let (Some(layer), false) = (ours, known)
             && !releases.contains(&full)
             && revision.status != Status::Uninstalled
@@ -341,7 +366,9 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
                 release: revision.release.clone(),
                 namespace: revision.namespace.clone(),
                 revision: Some(revision.revision),
-                what: Some(format!("is installed, and its layer has it no more: cargo xtask releases repair --uninstall {full}")),
+                what: Some(format!(
+                    "is installed, and its layer has it no more: cargo xtask releases repair --uninstall {full}"
+                )),
                 objects: Vec::new(),
             });
         }

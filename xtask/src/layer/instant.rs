@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use super::look::{Look, Sight};
-use super::state::{Action, Kept, ReleaseState};
 use super::reader::{Reader, bytes};
+use super::state::{Action, Kept, ReleaseState};
 use super::{Args, actions, examined};
 use crate::cluster;
 use crate::cluster::lease;

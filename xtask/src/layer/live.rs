@@ -221,8 +221,7 @@ fn scaler(metadata: &ObjectMeta) -> Option<&str> {
 
 /// The manager's name, where it is one that scales.
 pub(crate) fn autoscaler_name(manager: &str) -> Option<&str> {
-    let scales =
-        manager == "kube-controller-manager" || manager.starts_with("keda") || manager.contains("autoscaler");
+    let scales = manager == "kube-controller-manager" || manager.starts_with("keda") || manager.contains("autoscaler");
     scales.then_some(manager)
 }
 

@@ -229,7 +229,11 @@ mod tests {
             (json!({"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {"f:env": {}}}}}), None),
         ] {
             let managed = [entry("helm", 0, helms.clone()), entry("kubectl-edit", 1, others.clone())];
-            assert_eq!(taken(&manifest, &metadata(&managed)).first().map(|taken| taken.path.to_string()).as_deref(), field, "{others}");
+            assert_eq!(
+                taken(&manifest, &metadata(&managed)).first().map(|taken| taken.path.to_string()).as_deref(),
+                field,
+                "{others}"
+            );
         }
     }
 
@@ -246,7 +250,8 @@ mod tests {
                     "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": port()},
                     "f:env": {"k:{\"name\":\"A\"}": {".": {}, "f:name": {}, "f:value": {}}}}}}})
         };
-        let lost_of = |fields: Value| lost(&manifest, &metadata(&[entry("helm", 0, fields)])).first().map(Path::to_string);
+        let lost_of =
+            |fields: Value| lost(&manifest, &metadata(&[entry("helm", 0, fields)])).first().map(Path::to_string);
         assert_eq!(lost_of(helms()), None);
         let containers = "/f:spec/f:containers";
         let web = format!("{containers}/k:{{\"name\":\"web\"}}");

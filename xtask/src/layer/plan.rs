@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use kube::Client;
 use serde::{Deserialize, Serialize};
 
+use super::Args;
 use super::drift::{self, Kinds};
 use super::inputs::{self, Parts};
 use super::live::{self, Made, Place, Standing};
@@ -16,7 +17,6 @@ use super::look::Look;
 use super::preview::{LayerPreview, stored_objects};
 use super::reader::{self, Reader};
 use super::record::{self, Named};
-use super::Args;
 use crate::files;
 use crate::files::bounds;
 use crate::repo::layers::Layer;
@@ -150,8 +150,8 @@ impl Plan {
     /// # Errors
     /// `usage` for a file that cannot be read, is no plan, or is one of another version.
     pub fn read(path: &Utf8Path) -> Result<Self, Failure> {
-        let text = bounds::read(path, bounds::SETTINGS)
-            .map_err(|error| Failure::usage(format!("--plan {path}: {error}")))?;
+        let text =
+            bounds::read(path, bounds::SETTINGS).map_err(|error| Failure::usage(format!("--plan {path}: {error}")))?;
         let format = serde_json::from_str::<serde_json::Value>(&text).ok();
         match format.as_ref().and_then(|value| value.get("format")).and_then(serde_json::Value::as_u64) {
             Some(format) if format != u64::from(FORMAT) => {
@@ -160,9 +160,8 @@ impl Plan {
             }
             _ => {}
         }
-        serde_json::from_str(&text).map_err(|error| {
-            Failure::usage(format!("--plan {path}: expected a file that --save-plan wrote: {error}"))
-        })
+        serde_json::from_str(&text)
+            .map_err(|error| Failure::usage(format!("--plan {path}: expected a file that --save-plan wrote: {error}")))
     }
 
     /// The layers that it is for.
@@ -179,7 +178,8 @@ impl Plan {
     /// What is done about a release of a layer; none of one that the plan does not know.
     pub fn act(&self, layer: &Layer, release: &Release) -> Option<Act> {
         let planned = self.layers.iter().find(|planned| planned.layer == layer.name())?;
-        let is = |known: &&PlannedRelease| known.named.name == release.name && known.named.namespace == release.namespace;
+        let is =
+            |known: &&PlannedRelease| known.named.name == release.name && known.named.namespace == release.namespace;
         planned.releases.iter().find(is).map(|known| known.act)
     }
 
@@ -198,7 +198,8 @@ impl Plan {
         let mut changed = Vec::new();
         if self.environment != context.env_name || self.context != context.kube_context {
             let text = format!("it was made for environment {} and context {}", self.environment, self.context);
-            return Err(Failure::usage(format!("--plan: {text}")).remedy(format!("cargo xtask --env {} layer --plan …", self.environment)));
+            return Err(Failure::usage(format!("--plan: {text}"))
+                .remedy(format!("cargo xtask --env {} layer --plan …", self.environment)));
         }
         let look = Look::open(context, client, reader::bytes(&reader.origin)?).await?;
         if look.cluster() != self.cluster {
@@ -232,7 +233,8 @@ impl Plan {
         if changed.is_empty() {
             return Ok(());
         }
-        let text = format!("what the plan was made of at {} has changed since", self.made.strftime("%Y-%m-%d %H:%M:%SZ"));
+        let text =
+            format!("what the plan was made of at {} has changed since", self.made.strftime("%Y-%m-%d %H:%M:%SZ"));
         let failure = Failure::new(Code::PlanOutdated, text);
         let failure = changed.into_iter().fold(failure, Failure::evidence);
         Err(failure.remedy(format!("cargo xtask layer {} --dry-run --save-plan FILE", self.layers().join(" "))))
@@ -257,11 +259,7 @@ pub(crate) async fn check(context: &Context, plan: &Plan, layers: &[Layer], args
 }
 
 /// What has changed of one release since it was planned.
-async fn since(
-    client: &Client,
-    look: &Look<'_>,
-    planned: &PlannedRelease,
-) -> Result<Vec<String>, Failure> {
+async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Result<Vec<String>, Failure> {
     let release = release(&planned.named);
     let mut revisions = helm_storage::history(client, &release.namespace, &release.name).await?;
     revisions.sort_by_key(|revision| revision.revision);
@@ -306,12 +304,7 @@ fn owns(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -
 }
 
 fn release(named: &Named) -> Release {
-    Release {
-        name: named.name.clone(),
-        namespace: named.namespace.clone(),
-        enabled: true,
-        installed: named.installed,
-    }
+    Release { name: named.name.clone(), namespace: named.namespace.clone(), enabled: true, installed: named.installed }
 }
 
 /// The objects of the revision that an upgrade goes on from, as they stand.

@@ -55,7 +55,11 @@ impl LayerPreview {
         let text = match changing {
             0 => format!("nothing would change: {of} release{}", if of == 1 { "" } else { "s" }),
             _ if self.sight.is_none() => "what is deployed could not be read, so that nothing was compared".to_owned(),
-            _ => format!("{changing} of {of} release{} would change; {}", if of == 1 { "" } else { "s" }, Count::of(&self.releases)),
+            _ => format!(
+                "{changing} of {of} release{} would change; {}",
+                if of == 1 { "" } else { "s" },
+                Count::of(&self.releases)
+            ),
         };
         context.reporter.note(&self.layer.name(), text);
     }
@@ -217,8 +221,7 @@ impl Before<'_> {
         if release.installed {
             if let Some(deployed) = &deployed {
                 let record = found.record();
-                let drifts =
-                    drift::of_objects(client, &deployed.resources, &release.namespace, record, kinds).await?;
+                let drifts = drift::of_objects(client, &deployed.resources, &release.namespace, record, kinds).await?;
                 let stays: BTreeSet<String> =
                     fresh.resources.iter().map(|object| title(object, &release.namespace)).collect();
                 for drift in drifts.into_iter().filter(|drift| stays.contains(&drift.object)) {
@@ -262,7 +265,11 @@ impl Before<'_> {
             namespace: release.namespace.clone(),
             act,
             why,
-            revision: found.facts.newest.filter(|(_, status)| *status != Status::Uninstalled).map(|(revision, _)| revision),
+            revision: found
+                .facts
+                .newest
+                .filter(|(_, status)| *status != Status::Uninstalled)
+                .map(|(revision, _)| revision),
             tests: release.installed && !self.args.skip_tests,
             unknown,
             objects,
@@ -279,8 +286,13 @@ impl Before<'_> {
             FindingKind::Taken => {
                 format!("{told}: {}, unless with --force-conflicts", Code::FieldConflict)
             }
-            FindingKind::Scaled if self.args.force_conflicts => format!("{told}, an autoscaler: --force-conflicts takes it back"),
-            FindingKind::Scaled => format!("{told}, an autoscaler: {}, unless with --force-conflicts, if the tree names a number", Code::FieldConflict),
+            FindingKind::Scaled if self.args.force_conflicts => {
+                format!("{told}, an autoscaler: --force-conflicts takes it back")
+            }
+            FindingKind::Scaled => format!(
+                "{told}, an autoscaler: {}, unless with --force-conflicts, if the tree names a number",
+                Code::FieldConflict
+            ),
             FindingKind::Added | FindingKind::Unknown => told,
         }
     }
@@ -298,12 +310,17 @@ impl Before<'_> {
         for preview in objects.iter_mut().filter(|object| object.change == Change::Create) {
             let object = fresh.resources.iter().find(|object| title(object, &release.namespace) == preview.object);
             let Some(object) = object else { continue };
-            let Some(place) = place(client, object, &release.namespace, kinds).await? else {
-                preview.notes.push(format!("the API server does not know its kind yet ({})", Code::CrdMissing));
-                continue;
+            let place = match place(client, object, &release.namespace, kinds).await? {
+                Some(place) => place,
+                None if object.pointer("/metadata/name").is_none() => continue,
+                None => {
+                    preview.notes.push(format!("the API server does not know its kind yet ({})", Code::CrdMissing));
+                    continue;
+                }
             };
             let Some(seen) = live::whole(client, &place, false).await? else { continue };
-            let annotation = |name: &str| seen.metadata.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
+            let annotation =
+                |name: &str| seen.metadata.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
             let owner = (annotation("meta.helm.sh/release-namespace"), annotation("meta.helm.sh/release-name"));
             preview.notes.push(match owner {
                 (Some(namespace), Some(name)) if namespace == release.namespace && name == release.name => {
@@ -343,7 +360,12 @@ impl Before<'_> {
             let name = title(object, &release.namespace);
             match objects.iter_mut().find(|known| known.object == name) {
                 Some(known) => known.notes.push(said),
-                None => objects.push(ObjectPreview { object: name, change: Change::Restore, notes: vec![said], diff: Vec::new() }),
+                None => objects.push(ObjectPreview {
+                    object: name,
+                    change: Change::Restore,
+                    notes: vec![said],
+                    diff: Vec::new(),
+                }),
             }
         }
         Ok(())
@@ -393,7 +415,10 @@ pub(crate) fn stored_objects(revision: &Revision, stored: &Stored) -> Result<Obj
     let mut hooks = Vec::new();
     for hook in &stored.hooks {
         let parsed = manifest::parse(&hook.manifest).map_err(|place| {
-            Failure::new(Code::ApiFailed, format!("the hook {} of release {} is no YAML{place}", hook.name, revision.release))
+            Failure::new(
+                Code::ApiFailed,
+                format!("the hook {} of release {} is no YAML{place}", hook.name, revision.release),
+            )
         })?;
         hooks.extend(parsed.into_iter().map(|(object, _)| object));
     }

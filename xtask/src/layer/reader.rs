@@ -156,7 +156,12 @@ impl<'a> Reader<'a> {
 
     /// Every image that the layer renders is in the mirror, by the digest of the lock,
     /// for the platforms of the nodes.
-    pub async fn check_images(&self, layer: &Layer, manifests: &str, client: Option<&Client>) -> Result<usize, Failure> {
+    pub async fn check_images(
+        &self,
+        layer: &Layer,
+        manifests: &str,
+        client: Option<&Client>,
+    ) -> Result<usize, Failure> {
         let platforms = match client {
             Some(client) => match images::node_platforms(client).await {
                 // Nodes are nobody's but the cluster's; without them the images' presence alone is checked.
@@ -225,12 +230,7 @@ fn folders(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
 }
 
-fn read_below(
-    release: &Path,
-    folder: &Path,
-    templates: &mut Vec<Value>,
-    crds: &mut Vec<Value>,
-) -> Result<(), String> {
+fn read_below(release: &Path, folder: &Path, templates: &mut Vec<Value>, crds: &mut Vec<Value>) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
