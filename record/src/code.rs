@@ -117,8 +117,7 @@ codes! {
         "cargo xtask --env {env} layer {layer}";
     NameInUse = "name-in-use", Release, "an object or release of that name belongs to somebody else",
         "kubectl --context {context} -n {namespace} get all,secrets,pvc -o custom-columns=KIND:.kind,NAME:.metadata.name,OWNER:.metadata.annotations.meta\\.helm\\.sh/release-name";
-    PlanOutdated = "plan-outdated", Release, "the tree or the cluster has changed since the plan was saved",
-        "cargo xtask --env {env} layer {layer} --dry-run --save-plan FILE";
+    PlanOutdated = "plan-outdated", Release, "the tree or the cluster has changed since the plan was saved";
     ReleaseOwned = "release-owned", Release, "somebody else may still work on the release";
     ReleasePending = "release-pending", Release, "another Helm operation on the release is in progress, or died",
         "cargo xtask --env {env} releases repair";

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::preview::ReleasePreview;
 use crate::readers::json::{self, Line};
 use crate::readers::text::in_place;
 use crate::seconds::whole_seconds;
@@ -114,6 +115,8 @@ pub struct Run {
     pub exit: Option<i32>,
     pub failure: Option<Failure>,
     pub rows: Vec<Row>,
+    /// What a dry run found that a run would do, in its order.
+    pub previews: Vec<ReleasePreview>,
     /// Events of a version of this tool that knows more of them.
     pub unknown: usize,
     /// Lines of the record that should be readable, and are not.
@@ -177,6 +180,7 @@ pub fn read(id: &str, text: &str, logs: &[String]) -> Option<Run> {
         rows: Vec::new(),
         unknown: record.unknown,
         unreadable: record.unreadable,
+        previews: record.lines.iter().filter_map(|line| preview_in(&line.event)).collect(),
     };
     for line in lines {
         match &line.event {
@@ -351,6 +355,13 @@ fn tell(rows: &mut [Row], lines: &[Line], run: &Run) {
         if let Some(row) = then.max_by_key(|row| (row.resource == resource, row.depth)) {
             row.said.push((time, text));
         }
+    }
+}
+
+fn preview_in(event: &Event) -> Option<ReleasePreview> {
+    match event {
+        Event::Preview(preview) => Some(preview.clone()),
+        _ => None,
     }
 }
 

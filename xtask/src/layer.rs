@@ -141,6 +141,27 @@ fn actions(sight: &Sight, args: &Args) -> Vec<Action> {
     sight.releases.iter().map(|found| act(&found.state, args.force, !args.skip_tests)).collect()
 }
 
+/// What others have made of releases since the last run of their layers, in words: for each
+/// release of which there is a record, its layer and the first change of each object.
+///
+/// # Errors
+/// Those of looking.
+pub(crate) async fn drifts(
+    context: &Context,
+    client: &Client,
+    layers: &[Layer],
+) -> Result<Vec<(String, Vec<String>)>, Failure> {
+    let lock = bytes(&instant::origin(context)?)?;
+    let sights = Look::open(context, client, lock).await?.recorded(layers).await?;
+    let mut found = Vec::new();
+    for (layer, sight) in layers.iter().zip(sights) {
+        for release in sight.iter().flat_map(|sight| &sight.releases).filter(|release| release.record().is_some()) {
+            found.push((layer.name(), release.facts.drifts.iter().map(ToString::to_string).collect()));
+        }
+    }
+    Ok(found)
+}
+
 /// Every image that any layer renders is in the mirror as the lock says; where the
 /// cluster answers, for its nodes too. How many there are.
 pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<usize, Failure> {

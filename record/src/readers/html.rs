@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use crate::markup::escape;
+use crate::readers::text;
 use crate::timeline::{Blockage, Followed, Kind, Mark, Row, Run};
 use crate::{Checkpoint, human_seconds};
 
@@ -25,6 +26,7 @@ pub fn page(run: &Run, checklist: &[Checkpoint], log: impl Fn(&str) -> Option<St
     head(&mut html, run);
     failure(&mut html, run);
     checks(&mut html, checklist);
+    previews(&mut html, run);
     timeline(&mut html, run, log);
     let left_out = run.left_out().map(|text| format!(" {}", escape(&text))).unwrap_or_default();
     let _ = write!(
@@ -107,6 +109,22 @@ fn tick(seconds: f64) -> f64 {
 
 fn tick_label(seconds: f64) -> String {
     if seconds < 60.0 { format!("{}s", (seconds * 100.0).round() / 100.0) } else { human_seconds(seconds) }
+}
+
+/// What a dry run found that a run would do.
+fn previews(html: &mut String, run: &Run) {
+    if run.previews.is_empty() {
+        return;
+    }
+    html.push_str("<h2>What a run would do</h2>\n");
+    for preview in &run.previews {
+        let text = text::previewed(preview, true);
+        let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+        let _ = write!(html, "<p><b>{}</b> {}</p>\n", escape(&preview.layer), escape(first));
+        if !rest.is_empty() {
+            let _ = write!(html, "<pre>{}</pre>\n", escape(rest));
+        }
+    }
 }
 
 fn timeline(html: &mut String, run: &Run, log: impl Fn(&str) -> Option<String>) {

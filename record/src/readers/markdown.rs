@@ -1,6 +1,8 @@
 //! The report as Markdown, for a pull request or a job's summary.
 
 use crate::markup::{cell, escape_markdown};
+use crate::preview::{Count, ReleasePreview};
+use crate::readers::text;
 use crate::timeline::{Kind, Mark, Run};
 use crate::{Checkpoint, State, human_seconds};
 
@@ -33,6 +35,7 @@ pub fn page(run: &Run, checklist: &[Checkpoint]) -> String {
             lines.push(format!("| {mark} | {} | {} | {remedy} |", cell(&item.title), evidence.join("<br>")));
         }
     }
+    lines.extend(previews(&run.previews));
     if !run.rows.is_empty() {
         lines.push("\n<details><summary>Timeline</summary>\n\n| | Step | | Time |\n|---|---|---|--:|".to_owned());
         for row in run.rows.iter().filter(|row| row.kind != Kind::Pod) {
@@ -68,6 +71,41 @@ pub fn page(run: &Run, checklist: &[Checkpoint]) -> String {
     lines.join("\n") + "\n"
 }
 
+/// What a run would do: a line for each layer, and below it its releases with their diffs.
+fn previews(previews: &[ReleasePreview]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for layer in previews.chunk_by(|one, other| one.layer == other.layer) {
+        let changing = layer.iter().filter(|release| release.act.changes()).count();
+        let mark = if changing == 0 { "✔️" } else { "✏️" };
+        let name = escape_markdown(&layer[0].layer);
+        lines.push(format!("\n### {mark} {name}: {changing} of {} would change; {}\n", layer.len(), Count::of(layer)));
+        for release in layer {
+            let headline = format!("**{}** {}", cell(&release.release), cell(&release.headline()));
+            if release.objects.is_empty() && release.unknown.is_empty() {
+                lines.push(format!("- {headline}"));
+                continue;
+            }
+            // Its first line stands in the summary.
+            let text = text::previewed(release, true);
+            let body: Vec<&str> = text.lines().skip(1).map(|line| line.strip_prefix("   ").unwrap_or(line)).collect();
+            // The signs of a diff stand at the beginning of a line.
+            let body: Vec<&str> = body.iter().map(|line| line.strip_prefix("  ").unwrap_or(line)).collect();
+            let body = body.join("\n");
+            let fence = fence(&body);
+            lines.push(format!(
+                "\n<details><summary>{headline}</summary>\n\n{fence}diff\n{body}\n{fence}\n\n</details>\n"
+            ));
+        }
+    }
+    lines
+}
+
+/// A fence that nothing in the text ends.
+fn fence(text: &str) -> String {
+    let longest = text.lines().map(|line| line.trim_start().bytes().take_while(|byte| *byte == b'`').count()).max();
+    "`".repeat(longest.unwrap_or(0).max(2) + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +118,36 @@ mod tests {
         assert!(page.starts_with("## ❌") && page.contains(run.failure.as_ref().unwrap().code.name()), "{page}");
         let bars = page.lines().filter_map(|line| line.split('`').nth(1).filter(|bar| bar.contains('█')));
         assert!(bars.clone().count() > 0 && bars.into_iter().all(|bar| bar.chars().count() == WIDTH), "{page}");
+    }
+
+    #[test]
+    fn a_preview_is_shown_by_layer_and_its_text_leaves_its_fence_nowhere() {
+        use crate::preview::{Act, Change, ObjectPreview};
+        let release = |name: &str, act: Act, diff: &[&str]| ReleasePreview {
+            layer: "45-x".into(),
+            release: name.into(),
+            namespace: "shop".into(),
+            act,
+            why: "charts/<web> changed".into(),
+            revision: Some(3),
+            tests: false,
+            unknown: Vec::new(),
+            objects: diff
+                .iter()
+                .map(|line| ObjectPreview {
+                    object: "ConfigMap shop/x".into(),
+                    change: Change::Change,
+                    notes: Vec::new(),
+                    diff: vec![(*line).into()],
+                })
+                .collect(),
+        };
+        let shown =
+            previews(&[release("web", Act::Upgrade, &["+```", "-a"]), release("db", Act::Nothing, &[])]).join("\n");
+        assert!(shown.contains("### ✏️ 45-x: 1 of 2 would change; objects: 2 changed"), "{shown}");
+        assert!(shown.contains("charts/&lt;web&gt; changed") && !shown.contains("<web>"), "{shown}");
+        assert!(shown.contains("\n```diff\n~ ConfigMap shop/x\n+```\n~ ConfigMap shop/x\n-a\n```\n"), "{shown}");
+        assert!(shown.contains("- **db** would leave it as it is, revision 3"), "{shown}");
+        assert_eq!((fence("x"), fence("  ````yaml")), ("```".to_owned(), "`````".to_owned()));
     }
 }

@@ -142,4 +142,36 @@ mod tests {
             assert_eq!(line(&event).is_none(), silent.contains(&json["event"].as_str().unwrap()), "{event:?}");
         }
     }
+
+    #[test]
+    fn a_first_installation_names_its_objects_and_an_upgrade_shows_them_in_colours() {
+        use crate::preview::{Act, ObjectPreview};
+        let mut preview = ReleasePreview {
+            layer: "45-x".into(),
+            release: "web".into(),
+            namespace: "shop".into(),
+            act: Act::Install,
+            why: "it is not installed".into(),
+            revision: None,
+            tests: true,
+            unknown: Vec::new(),
+            objects: vec![ObjectPreview {
+                object: "ConfigMap shop/x".into(),
+                change: Change::Create,
+                notes: vec!["a note".into()],
+                diff: vec!["@@ -0,0 +1 @@".into(), "+a".into()],
+            }],
+        };
+        let short = previewed(&preview, false);
+        assert_eq!(
+            short,
+            "➡️  [web] would install it: it is not installed; its tests follow\n   + ConfigMap shop/x (2 lines; -v shows them)\n     # a note"
+        );
+        assert!(previewed(&preview, true).ends_with("     @@ -0,0 +1 @@\n     +a"));
+        preview.revision = Some(1);
+        let shown = coloured(&previewed(&preview, false));
+        for line in ["\u{1b}[32m   + ConfigMap shop/x\u{1b}[0m", "\u{1b}[36m     @@", "\u{1b}[32m     +a"] {
+            assert!(shown.contains(line), "{shown}");
+        }
+    }
 }

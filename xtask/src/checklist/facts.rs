@@ -17,6 +17,7 @@ use serde::Deserialize;
 use crate::cluster::lock::{ClusterLock, Holder};
 use crate::cluster::{self, Standing};
 use crate::lab;
+use crate::layer;
 use crate::mirror::{self, Origin};
 use crate::releases::Revision;
 use crate::repo;
@@ -63,6 +64,16 @@ pub struct Facts {
     pub revisions: Seen<Vec<Revision>>,
     pub tests: Seen<Vec<TestRun>>,
     pub workloads: Seen<Vec<Workload>>,
+    pub drift: Seen<Drifted>,
+}
+
+/// What others have made of the releases since the last run of their layers.
+#[derive(Clone, Debug, Default)]
+pub struct Drifted {
+    /// Releases whose layer's last run left a record to compare with.
+    pub compared: usize,
+    /// The layer, and a sentence for the first change of each object.
+    pub found: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -173,7 +184,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         let revisions = all.result.map(|all| all.into_iter().map(|(revision, _)| revision).collect());
         (wanted, Seen { result: revisions, took: all.took }, tests)
     };
-    let ((cluster, images), lock, api, nodes, namespaces, registry, pods, workloads, releases) = tokio::join!(
+    let ((cluster, images), lock, api, nodes, namespaces, registry, pods, workloads, releases, drift) = tokio::join!(
         cluster,
         seen(async { ClusterLock::holder(&context.state.lock()) }),
         seen(async { answering(context, &client.clone()?).await }),
@@ -183,6 +194,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         seen(async { pods(&client.clone()?, &names, &pull).await }),
         seen(async { workloads(&client.clone()?, &names).await }),
         releases,
+        seen(async { drifted(context, &client.clone()?, &layers).await }),
     );
     let (wanted, revisions, tests) = releases;
     Ok(Facts {
@@ -201,7 +213,18 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         revisions,
         tests,
         workloads,
+        drift,
     })
+}
+
+async fn drifted(context: &Context, client: &Client, layers: &[layers::Layer]) -> Result<Drifted, Failure> {
+    answering(context, client).await?;
+    let mut seen = Drifted::default();
+    for (layer, drifts) in layer::drifts(context, client, layers).await? {
+        seen.compared += 1;
+        seen.found.extend(drifts.into_iter().map(|drift| (layer.clone(), drift)));
+    }
+    Ok(seen)
 }
 
 async fn answering(context: &Context, client: &Client) -> Result<(), Failure> {

@@ -163,6 +163,14 @@ pub const ITEMS: &[Definition] = &[
         judge: workloads_ready,
     },
     Definition {
+        id: "nothing-drifted",
+        title: "Objects as Helm left them",
+        holds: "nobody has changed or deleted what Helm set since the last run of its layer; what an autoscaler scales is left to it",
+        remedy: "`cargo xtask drift` says who changed what; `cargo xtask layer NAME` brings back what the tree says",
+        exits: &[Exit::Release],
+        judge: nothing_drifted,
+    },
+    Definition {
         id: "smoke-tests",
         title: "Smoke tests passed",
         holds: "the last `helm test` of each release's newest revision succeeded, as Helm recorded it",
@@ -484,6 +492,26 @@ fn workloads_ready(facts: &Facts) -> (Verdict, Duration) {
         Verdict::Fail(Trouble { fix, ..fail(Exit::NotReady, evidence) })
     };
     (verdict, facts.workloads.took)
+}
+
+fn nothing_drifted(facts: &Facts) -> (Verdict, Duration) {
+    // Whoever may not read everything is told so, and nothing is claimed.
+    let drift = match &facts.drift.result {
+        Ok(drift) => drift,
+        Err(failure) => return (Verdict::Unknown(failure.to_string()), facts.drift.took),
+    };
+    let mut layers: Vec<String> = drift.found.iter().map(|(layer, _)| layer.clone()).collect();
+    layers.dedup();
+    let verdict = if !drift.found.is_empty() {
+        let evidence = drift.found.iter().map(|(_, drift)| drift.clone()).collect();
+        let remedy = format!("cargo xtask drift {0}; cargo xtask layer {0}", layers.join(" "));
+        Verdict::Fail(Trouble { remedy: Some(remedy), fix: Some(Fix::Layers(layers)), ..fail(Exit::Release, evidence) })
+    } else if drift.compared > 0 {
+        Verdict::Pass(format!("{} compared", count(drift.compared, "release")))
+    } else {
+        Verdict::Unknown("no run of a layer has left a record to compare with".to_owned())
+    };
+    (verdict, facts.drift.took)
 }
 
 fn smoke_tests(facts: &Facts) -> (Verdict, Duration) {

@@ -110,7 +110,7 @@ fn find(context: &Context, name: Option<&str>) -> Result<(Utf8PathBuf, Run), Fai
         });
     }
     folders.reverse();
-    let did_something = |run: &Run| !run.rows.is_empty() || run.failure.is_some();
+    let did_something = |run: &Run| !run.rows.is_empty() || !run.previews.is_empty() || run.failure.is_some();
     let found = folders.into_iter().find_map(|folder| Some((load(&folder).filter(did_something)?, folder)));
     found.map(|(run, folder)| (folder, run)).ok_or_else(|| {
         Failure::usage(format!("no run is recorded in {} yet", context.state.runs())).remedy("cargo xtask up")

@@ -512,3 +512,234 @@ fn meaning(old: &Value, new: &Value) -> Vec<String> {
     }
     notes
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn objects(resources: Vec<Value>) -> Objects {
+        Objects::of(resources, Vec::new())
+    }
+
+    /// What becomes of one object.
+    fn one(old: Value, new: Value) -> ObjectPreview {
+        let found = changes(Some(&objects(vec![old])), &objects(vec![new]), "shop");
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.into_iter().next().unwrap()
+    }
+
+    fn of_kind(version: &str, kind: &str, more: Value) -> Value {
+        let mut object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "x"}});
+        object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        object
+    }
+
+    fn config(name: &str, value: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": value}})
+    }
+
+    #[test]
+    fn what_is_created_changed_deleted_and_kept_is_told_apart() {
+        let mut kept = config("kept", "1");
+        kept["metadata"]["annotations"] = json!({"helm.sh/resource-policy": "keep"});
+        let mut elsewhere = config("changed", "1");
+        elsewhere["metadata"]["namespace"] = "elsewhere".into();
+        let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}});
+        let before = vec![config("same", "1"), config("changed", "1"), config("gone", "1"), kept, claim];
+        let mut named = config("same", "1");
+        named["metadata"]["namespace"] = "shop".into();
+        let after = vec![named, config("changed", "2"), config("new", "1"), elsewhere];
+        let found = changes(Some(&objects(before)), &objects(after), "shop");
+        let rows: Vec<(&str, Change, &str)> = found
+            .iter()
+            .map(|object| (object.object.as_str(), object.change, object.notes.first().map_or("", String::as_str)))
+            .collect();
+        let variables = "pods that read it as variables keep the old values until they are replaced";
+        assert_eq!(
+            rows,
+            [
+                // The namespace of the release, written or not, is a difference of the manifest alone.
+                ("ConfigMap shop/same", Change::Change, variables),
+                ("ConfigMap shop/changed", Change::Change, variables),
+                ("ConfigMap shop/new", Change::Create, ""),
+                ("ConfigMap elsewhere/changed", Change::Create, ""),
+                ("ConfigMap shop/gone", Change::Delete, ""),
+                ("ConfigMap shop/kept", Change::Keep, "helm.sh/resource-policy: keep"),
+                (
+                    "PersistentVolumeClaim shop/data",
+                    Change::Delete,
+                    "it holds data, or may take some with it: consent is asked for"
+                ),
+            ]
+        );
+        assert_eq!(found[1].diff.iter().filter(|line| line.starts_with(['+', '-'])).count(), 2, "{:?}", found[1].diff);
+    }
+
+    #[test]
+    fn order_nulls_and_the_version_of_an_api_are_no_other_object() {
+        let old = json!({"kind": "A", "apiVersion": "g.x/v1", "metadata": {"name": "x"}, "spec": {"a": 1, "b": null}});
+        let same = json!({"spec": {"a": 1}, "metadata": {"name": "x"}, "apiVersion": "g.x/v1", "kind": "A"});
+        assert!(changes(Some(&objects(vec![old.clone()])), &objects(vec![same]), "shop").is_empty());
+        let mut newer = old.clone();
+        newer["apiVersion"] = "g.x/v2".into();
+        assert_eq!(one(old.clone(), newer).change, Change::Change);
+        let mut other = old.clone();
+        other["apiVersion"] = "h.x/v1".into();
+        let found = changes(Some(&objects(vec![old])), &objects(vec![other]), "shop");
+        assert_eq!(found.iter().map(|object| object.change).collect::<Vec<_>>(), [Change::Create, Change::Delete]);
+    }
+
+    #[test]
+    fn no_form_of_a_secret_shows_its_value() {
+        let value = "Tr0ub4dor-and-3";
+        let encoded = STANDARD.encode(value);
+        let secret = |more: Value| of_kind("v1", "Secret", more);
+        let last = json!({"name": "x", "annotations": {
+            "kubectl.kubernetes.io/last-applied-configuration": format!("{{\"data\":{{\"a\":\"{encoded}\"}}}}")}});
+        for (old, new) in [
+            (secret(json!({"data": {"a": "eA=="}})), secret(json!({"data": {"a": encoded}}))),
+            (secret(json!({"data": {"a": encoded}})), secret(json!({"data": {"a": "eA=="}}))),
+            (secret(json!({"stringData": {"a": value}})), secret(json!({"stringData": {"a": "x"}}))),
+            (secret(json!({"data": {"a": encoded}})), secret(json!({"stringData": {"b": value}}))),
+            (secret(json!({"data": value})), secret(json!({"data": [value]}))),
+            (secret(json!({"data": {"a": {"deep": value}}})), secret(json!({"data": null}))),
+            (secret(json!({"metadata": last})), secret(json!({}))),
+            (
+                of_kind("v1", "List", json!({"items": []})),
+                of_kind(
+                    "v1",
+                    "Pod",
+                    json!({"spec": {"containers": [{"env": [{"name": "DB_PASSWORD", "value": value}]}]}}),
+                ),
+            ),
+        ] {
+            for (old, new) in [(&old, &new), (&new, &old)] {
+                let pair = [
+                    changes(Some(&objects(vec![old.clone()])), &objects(vec![new.clone()]), "shop"),
+                    changes(None, &objects(vec![new.clone()]), "shop"),
+                    changes(Some(&objects(vec![old.clone()])), &Objects::default(), "shop"),
+                ];
+                let text = format!("{pair:?}");
+                assert!(!text.contains(value) && !text.contains(&encoded), "{text}");
+            }
+        }
+        // Nor where another object repeats it.
+        let repeated = |tail: &str| {
+            vec![secret(json!({"data": {"a": encoded}})), config("x", &format!("postgres://me:{value}@db/{tail}"))]
+        };
+        let text = format!("{:?}", changes(Some(&objects(repeated("1"))), &objects(repeated("2")), "shop"));
+        assert!(!text.contains(value) && text.contains("***@db/2"), "{text}");
+    }
+
+    #[test]
+    fn a_secret_says_which_of_its_values_change_and_the_same_value_is_no_change() {
+        let secret = |more: Value| of_kind("v1", "Secret", more);
+        let same = changes(
+            Some(&objects(vec![secret(json!({"data": {"a": "eA=="}}))])),
+            &objects(vec![secret(json!({"stringData": {"a": "x"}}))]),
+            "shop",
+        );
+        assert!(same.is_empty(), "{same:?}");
+        let found = one(
+            secret(json!({"data": {"a": "eA==", "b": "eA==", "c": "eA=="}})),
+            secret(json!({"data": {"a": "eA==", "b": "eQ==", "d": "eA=="}})),
+        );
+        assert_eq!(found.notes[0], "its values change: b, c, d");
+        assert!(
+            found.diff.iter().any(|line| line.starts_with('+') && line.contains("b: \"*** changed\"")),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn what_may_not_change_is_named_by_kind() {
+        let set = |more: Value| of_kind("apps/v1", "StatefulSet", json!({"spec": more}));
+        let job = |more: Value| of_kind("batch/v1", "Job", json!({"spec": more}));
+        let claim = |more: Value| of_kind("v1", "PersistentVolumeClaim", json!({"spec": more}));
+        for (old, new, fields) in [
+            (set(json!({"serviceName": "a"})), set(json!({"serviceName": "b"})), Some("spec.serviceName")),
+            (set(json!({})), set(json!({"volumeClaimTemplates": [{}]})), Some("spec.volumeClaimTemplates")),
+            (set(json!({"replicas": 1})), set(json!({"replicas": 2})), None),
+            (set(json!({"template": {"a": 1}})), set(json!({"template": {"a": 2}})), None),
+            (job(json!({"template": {"a": 1}})), job(json!({"template": {"a": 2}})), Some("spec.template")),
+            (job(json!({"parallelism": 1})), job(json!({"parallelism": 2})), None),
+            (
+                claim(json!({"storageClassName": "a"})),
+                claim(json!({"storageClassName": "b"})),
+                Some("spec.storageClassName"),
+            ),
+            (
+                claim(json!({"resources": {"requests": {"storage": "1Gi"}}})),
+                claim(json!({"resources": {"requests": {"storage": "2Gi"}}})),
+                None,
+            ),
+            (
+                of_kind("rbac.authorization.k8s.io/v1", "RoleBinding", json!({"roleRef": {"name": "a"}})),
+                of_kind("rbac.authorization.k8s.io/v1", "RoleBinding", json!({"roleRef": {"name": "b"}})),
+                Some("roleRef"),
+            ),
+            (
+                of_kind("v1", "ConfigMap", json!({"immutable": true, "data": {"a": "1"}})),
+                of_kind("v1", "ConfigMap", json!({"immutable": true, "data": {"a": "2"}})),
+                Some("data"),
+            ),
+            // A kind of that name in somebody's own group.
+            (
+                of_kind("example.com/v1", "Job", json!({"spec": {"template": 1}})),
+                of_kind("example.com/v1", "Job", json!({"spec": {"template": 2}})),
+                None,
+            ),
+        ] {
+            let found = one(old, new);
+            let refused = found.notes.iter().find(|note| note.starts_with("immutable-field"));
+            match fields {
+                Some(fields) => assert!(refused.is_some_and(|note| note.contains(fields)), "{fields}: {found:?}"),
+                None => assert_eq!(refused, None, "{found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_change_means_for_pods_is_said() {
+        let workload = |kind: &str, spec: Value, number: u8| {
+            let mut object = of_kind("apps/v1", kind, json!({ "spec": spec }));
+            object["spec"]["template"] = json!({ "a": number });
+            object
+        };
+        for (kind, spec, words) in [
+            ("Deployment", json!({}), "replaced by new ones"),
+            ("Deployment", json!({"strategy": {"type": "Recreate"}}), "end before new ones start"),
+            ("StatefulSet", json!({}), "one after the other"),
+            ("StatefulSet", json!({"updateStrategy": {"type": "OnDelete"}}), "until somebody deletes them"),
+            ("DaemonSet", json!({}), "node by node"),
+        ] {
+            let found = one(workload(kind, spec.clone(), 1), workload(kind, spec, 2));
+            assert!(found.notes.iter().any(|note| note.contains(words)), "{kind}: {found:?}");
+        }
+        let scaled = one(workload("Deployment", json!({}), 1), workload("Deployment", json!({"replicas": 3}), 1));
+        assert_eq!(scaled.notes, ["replicas: 1 by default → 3"]);
+    }
+
+    #[test]
+    fn hooks_and_definitions_are_not_compared_as_what_an_upgrade_changes() {
+        let hook = |name: &str, value: &str| {
+            let mut hook = config(name, value);
+            hook["metadata"]["annotations"] = json!({"helm.sh/hook": "pre-upgrade"});
+            hook
+        };
+        let definition = of_kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", json!({}));
+        let before = Objects::of(vec![hook("same", "1"), hook("changed", "1"), hook("gone", "1")], Vec::new());
+        let after = Objects::of(vec![hook("same", "1"), hook("changed", "2"), hook("new", "1")], vec![definition]);
+        let rows = |deployed: Option<&Objects>| -> Vec<(String, Change)> {
+            changes(deployed, &after, "shop").into_iter().map(|object| (object.object, object.change)).collect()
+        };
+        let row = |name: &str, change| (format!("ConfigMap shop/{name}"), change);
+        assert_eq!(
+            rows(Some(&before)),
+            [row("changed", Change::Replace), row("new", Change::Create), row("gone", Change::Keep)]
+        );
+        assert_eq!(rows(None)[0], ("CustomResourceDefinition x".to_owned(), Change::Create));
+    }
+}

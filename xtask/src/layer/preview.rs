@@ -18,6 +18,8 @@ use super::reader::{Reader, Rendered, bytes};
 use super::record;
 use super::state::{Action, ReleaseState};
 use super::{Args, actions};
+use crate::lab;
+use crate::mirror::Origin;
 use crate::releases::{Revision, Status, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
@@ -70,7 +72,8 @@ impl LayerPreview {
 /// # Errors
 /// `render-failed` of a layer; an interrupt; with `--server`, those of asking.
 pub(crate) async fn previews(context: &Context, layers: &[Layer], args: &Args) -> Result<Vec<LayerPreview>, Failure> {
-    let origin = instant::origin(context)?;
+    // Of a cluster that was never brought up here, the images are where this machine has them.
+    let origin = instant::origin(context).or_else(|_| lab::known_origin()).unwrap_or_else(|_| Origin::public(context));
     let lock = bytes(&origin)?;
     let connected = async {
         let client = kubernetes::client(context).await?;
@@ -106,7 +109,7 @@ struct Before<'a> {
     args: &'a Args,
     look: Result<&'a Look<'a>, &'a Failure>,
     client: Option<&'a Client>,
-    origin: crate::mirror::Origin,
+    origin: Origin,
 }
 
 impl Before<'_> {

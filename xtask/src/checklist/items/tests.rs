@@ -1,7 +1,7 @@
 use run_record::Code;
 
 use super::*;
-use crate::checklist::facts::{Images, NodeFact, Pods, PullSecret, TestRun, Workload};
+use crate::checklist::facts::{Drifted, Images, NodeFact, Pods, PullSecret, TestRun, Workload};
 use crate::cluster::Standing;
 use crate::cluster::lock::Holder;
 use crate::releases::Revision;
@@ -77,6 +77,7 @@ fn good() -> Facts {
         revisions: seen(vec![revision(Status::Deployed)]),
         tests: seen(vec![test_run("Succeeded")]),
         workloads: seen(vec![minio(1, 1)]),
+        drift: seen(Drifted { compared: 1, found: Vec::new() }),
     }
 }
 
@@ -143,6 +144,7 @@ fn without_the_api_only_the_api_fails() {
         revisions: unseen(down()),
         tests: unseen(down()),
         workloads: unseen(down()),
+        drift: unseen(down()),
         ..good()
     };
     assert_eq!(fails_alone(&facts, "api-ready", Exit::ApiUnreachable, "refused"), Some(Fix::Cluster));
@@ -246,6 +248,19 @@ fn a_workload_that_is_not_ready_is_named() {
     fails_alone(&with(job(Some("BackoffLimitExceeded"))), "workloads-ready", Exit::NotReady, "BackoffLimitExceeded");
     assert_eq!(item(&with(job(None)), "workloads-ready").state, State::Pass, "a Job at work is no trouble");
     fails_alone(&Facts { workloads: seen(vec![]), ..good() }, "workloads-ready", Exit::NotReady, "none");
+}
+
+#[test]
+fn what_others_changed_is_named_and_what_was_not_compared_is_no_drift() {
+    let with = |drift: Seen<Drifted>| Facts { drift, ..good() };
+    let found = vec![("45-data-plane-ext".to_owned(), "Service ameide/minio is gone".to_owned())];
+    assert_eq!(
+        fails_alone(&with(seen(Drifted { compared: 1, found })), "nothing-drifted", Exit::Release, "minio is gone"),
+        Some(Fix::Layers(vec!["45-data-plane-ext".into()]))
+    );
+    for unknown in [seen(Drifted::default()), unseen(Failure::new(Code::Forbidden, "not allowed"))] {
+        assert_eq!(item(&with(unknown), "nothing-drifted").state, State::Unknown);
+    }
 }
 
 #[test]
