@@ -78,7 +78,7 @@ pub enum Command {
     Mirror(mirror::Args),
     /// Bring layers to what the tree says: 45, data-plane-ext, a path, 10-45
     Layer(layer::Args),
-    /// Show the releases that are not healthy; repair them
+    /// Show the releases that are not healthy; repair them; their history
     Releases(releases::Args),
     /// Tell whether the data plane is ready, item by item, with evidence and remedy
     Checklist(checklist::Args),

@@ -241,6 +241,7 @@ fn helmfile_build(bytes: &[u8]) {
         revision: 1,
         status: Status::PendingUpgrade,
         run: None,
+        by: None,
         created: None,
         written: None,
         layer: None,

@@ -288,6 +288,7 @@ impl<'a> Reader<'a> {
         // So that a rendering depends on nothing but what it is given.
         command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
         command.env("AMEIDE_RUN", &self.context.run_id);
+        command.env("AMEIDE_BY", releases::history::by_label());
         command
     }
 
@@ -519,7 +520,7 @@ impl<'a> Runner<'a> {
         let (syncing, mut testing) = (of(Action::Sync), of(Action::Test));
         let mut baselines = Vec::new();
         if let Some(sight) = &sight {
-            instant::tell(self.context, sight, self.args);
+            instant::tell(self.context, layer, sight, self.args);
         }
         if !syncing.is_empty() || sight.is_none() {
             let step = reporter.step(Step::new(StepKind::Preflight, &name, "preflight").of_layer(&name));
