@@ -5,6 +5,7 @@
 mod beside;
 mod history;
 mod instant;
+mod reach;
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -6,7 +6,9 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{checklist, cluster, doctor, lab, mirror, releases, remedy, report, script, tools, up};
+use crate::commands::{
+    checklist, cluster, doctor, lab, logs, mirror, open, releases, remedy, report, script, tools, up,
+};
 use crate::files;
 use crate::layer;
 use crate::repo::{Tree, environment};
@@ -80,6 +82,10 @@ pub enum Command {
     Layer(layer::Args),
     /// Show the releases that are not healthy; repair them; their history
     Releases(releases::Args),
+    /// Show what the pods of a layer or a release print; --follow goes on until Ctrl-C
+    Logs(logs::Args),
+    /// List the services that can be opened; with a name, forward ports of this machine to one
+    Open(open::Args),
     /// Tell whether the data plane is ready, item by item, with evidence and remedy
     Checklist(checklist::Args),
     /// Show a run: one HTML page with its timeline, or Markdown
@@ -107,6 +113,8 @@ impl Command {
             Self::Mirror(_) => "mirror",
             Self::Layer(_) => "layer",
             Self::Releases(_) => "releases",
+            Self::Logs(_) => "logs",
+            Self::Open(_) => "open",
             Self::Checklist(_) => "checklist",
             Self::Report(_) => "report",
             Self::Tools => "tools",
@@ -133,6 +141,8 @@ async fn carry_out(context: &Context, command: &Command) -> Result<(), Failure> 
         Command::Mirror(args) => mirror::run(context, args).await,
         Command::Layer(args) => layer::run(context, args).await,
         Command::Releases(args) => releases::run(context, args).await,
+        Command::Logs(args) => logs::run(context, args).await,
+        Command::Open(args) => open::run(context, args).await,
         Command::Checklist(args) => checklist::run(context, args).await,
         Command::Report(args) => report::run(context, args).await,
         Command::Tools => tools::run(context).await,
