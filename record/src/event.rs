@@ -69,6 +69,16 @@ pub enum Event {
         #[serde(rename = "seconds", with = "seconds::fraction")]
         took: Duration,
     },
+    /// A release is about to be synced, and why. A first install says so by itself, and has none.
+    ReleaseSyncing {
+        layer: String,
+        release: String,
+        namespace: String,
+        why: String,
+        /// Somebody asked for it, whatever the reason (`--force`).
+        #[serde(default)]
+        forced: bool,
+    },
     ReleaseDeployed {
         layer: String,
         release: String,
@@ -140,6 +150,7 @@ pub(crate) const NAMES: &[&str] = &[
     "layer-in-place",
     "layer-skipped",
     "layer-failed",
+    "release-syncing",
     "release-deployed",
     "started",
     "finished",
@@ -381,6 +392,13 @@ impl Event {
             Self::LayerFailed { layer, code, took } => {
                 Self::LayerFailed { layer: text(layer), code: *code, took: *took }
             }
+            Self::ReleaseSyncing { layer, release, namespace, why, forced } => Self::ReleaseSyncing {
+                layer: text(layer),
+                release: text(release),
+                namespace: text(namespace),
+                why: text(why),
+                forced: *forced,
+            },
             Self::ReleaseDeployed { layer, release, namespace, took } => Self::ReleaseDeployed {
                 layer: text(layer),
                 release: text(release),
@@ -483,6 +501,7 @@ pub(crate) fn one_of_each(text: &str) -> Vec<Event> {
         Event::LayerInPlace { layer: owned(), releases: 2, how: InPlace::Unchanged, took },
         Event::LayerSkipped { layer: owned(), selector: owned() },
         Event::LayerFailed { layer: owned(), code: Code::CrashLoop, took },
+        Event::ReleaseSyncing { layer: owned(), release: owned(), namespace: owned(), why: owned(), forced: true },
         Event::ReleaseDeployed { layer: owned(), release: owned(), namespace: owned(), took },
         Event::StepStarted(step()),
         Event::StepFinished { step: step(), outcome: Outcome::Unchanged, took },

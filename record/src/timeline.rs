@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::preview::ReleasePreview;
 use crate::readers::json::{self, Line};
-use crate::readers::text::in_place;
+use crate::readers::text::{in_place, syncing};
 use crate::seconds::whole_seconds;
 use crate::{
     Blocked, Code, Event, Failure, InPlace, Outcome, PodEvent, Prospect, ReleaseEvent, Step, StepKind, human_seconds,
@@ -368,6 +368,9 @@ fn preview_in(event: &Event) -> Option<ReleasePreview> {
 fn said(event: &Event) -> Option<(&str, String)> {
     match event {
         Event::Note { resource, text } => Some((resource, format!("[{resource}] {text}"))),
+        Event::ReleaseSyncing { release, why, forced, .. } => {
+            Some((release, format!("[{release}] {}", syncing(why, *forced))))
+        }
         Event::Warning { resource, text } => Some((resource, format!("⚠ [{resource}] {text}"))),
         Event::Waiting { resource, text } => Some((resource, format!("⏳ [{resource}] {text}"))),
         Event::Retry { code, layer, attempt, budget, wait } => {

@@ -90,6 +90,13 @@ impl Server {
             }
             (_, "/api/v1/namespaces/default/pods/registry-check") => json(json!({"kind": "Pod",
                 "apiVersion": "v1", "metadata": {"name": "registry-check"}, "status": {"phase": "Succeeded"}})),
+            // What the stand-in's release is reached by: k3d.yaml maps the load balancer's port.
+            (_, "/api/v1/services") => list(json!([{
+                "metadata": {"name": "front", "namespace": "ameide", "annotations": {
+                    "meta.helm.sh/release-name": "stand-in", "meta.helm.sh/release-namespace": "ameide"}},
+                "spec": {"type": "LoadBalancer", "clusterIP": "10.43.0.9", "selector": {"app": "front"},
+                    "ports": [{"name": "https", "port": 443}, {"name": "admin", "port": 9000}]},
+                "status": {"loadBalancer": {"ingress": [{"ip": "172.18.0.3"}]}}}])),
             (_, path) if path.strip_prefix("/api/v1/namespaces/").is_some_and(|name| !name.contains('/')) => {
                 let name = path.rsplit('/').next().unwrap_or_default();
                 json(json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name},
@@ -190,6 +197,8 @@ impl World {
     fn up(&self) -> Option<i32> {
         let (code, text) = said(self.xtask(&["up"]));
         assert!(text.contains("[10-bootstrap] in place: 1 release"), "{text}\n{:#?}", self.starts());
+        assert!(text.contains("[up] https://127.0.0.1:") && text.contains(" → ameide/front:443\n"), "{text}");
+        assert!(text.contains("cargo xtask --env ci open NAME, of front"), "{text}");
         code
     }
 

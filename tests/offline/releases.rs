@@ -3,7 +3,9 @@
 //! could not be made to show at all.
 
 mod beside;
+mod history;
 mod instant;
+mod reach;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -30,7 +32,7 @@ fn minutes_ago(minutes: i64) -> String {
 #[derive(Default)]
 struct World {
     secrets: BTreeMap<String, Value>,
-    /// By path: what is answered there, code and body.
+    /// By path, that of a watch with `?watch` after it: what is answered there, code and body.
     answers: BTreeMap<String, (u16, String)>,
     asked: Vec<String>,
     /// What Helm makes of `top` at each sync, by the number of the revision.
@@ -87,7 +89,8 @@ impl World {
         let kind = if metadata { "metadata" } else { "whole" };
         self.asked.push(format!("{method} {target} {kind}"));
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        if let Some(answer) = self.answers.get(path) {
+        let watch = query.contains("watch=true").then(|| format!("{path}?watch"));
+        if let Some(answer) = watch.and_then(|watch| self.answers.get(&watch)).or(self.answers.get(path)) {
             return answer.clone();
         }
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();

@@ -126,6 +126,20 @@ fn the_table_of_releases() {
 }
 
 #[test]
+fn the_history_of_releases() {
+    let bench = Bench::new();
+    for (number, status) in [(1, "superseded"), (2, "failed"), (3, "deployed")] {
+        let mut revision = revision("shop", "web", number, status, 60 - i64::from(number));
+        if number > 1 {
+            revision["metadata"]["labels"]["run"] = "20261125-100000-7".into();
+            revision["metadata"]["labels"]["by"] = "anna_at_laptop".into();
+        }
+        bench.server.put(revision);
+    }
+    shown("history.txt", &steady(&bench.ends(&["releases", "history", "web"], 0), &bench.path("")));
+}
+
+#[test]
 fn the_checklist_of_a_machine_without_a_cluster() {
     let bench = Bench::new();
     for (format, name) in [("text", "checklist.txt"), ("markdown", "checklist.md")] {

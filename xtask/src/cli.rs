@@ -7,7 +7,8 @@ use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    Done, checklist, cluster, doctor, drift, lab, layer, mirror, releases, remedy, report, script, tools, up,
+    Done, checklist, cluster, doctor, drift, lab, layer, logs, mirror, open, releases, remedy, report, script, tools,
+    up,
 };
 use crate::files;
 use crate::repo::{Tree, environment};
@@ -81,8 +82,12 @@ pub enum Command {
     Layer(crate::layer::Args),
     /// Show what others have changed of what the layers deployed: object, field, who and when
     Drift(drift::Args),
-    /// Show the releases that are not healthy; repair them
+    /// Show the releases that are not healthy; repair them; their history
     Releases(releases::Args),
+    /// Show what the pods of a layer or a release print; --follow goes on until Ctrl-C
+    Logs(logs::Args),
+    /// List the services that can be opened; with a name, forward ports of this machine to one
+    Open(open::Args),
     /// Tell whether the data plane is ready, item by item, with evidence and remedy
     Checklist(checklist::Args),
     /// Show a run: one HTML page with its timeline, or Markdown
@@ -111,6 +116,8 @@ impl Command {
             Self::Layer(_) => "layer",
             Self::Drift(_) => "drift",
             Self::Releases(_) => "releases",
+            Self::Logs(_) => "logs",
+            Self::Open(_) => "open",
             Self::Checklist(_) => "checklist",
             Self::Report(_) => "report",
             Self::Tools => "tools",
@@ -148,6 +155,8 @@ async fn carry_out(context: &Context, command: &Command) -> Result<Done, Failure
         Command::Layer(args) => return layer::run(context, args).await,
         Command::Drift(args) => return drift::run(context, args).await,
         Command::Releases(args) => releases::run(context, args).await,
+        Command::Logs(args) => logs::run(context, args).await,
+        Command::Open(args) => open::run(context, args).await,
         Command::Checklist(args) => checklist::run(context, args).await,
         Command::Report(args) => report::run(context, args).await,
         Command::Tools => tools::run(context).await,

@@ -6,6 +6,7 @@
 //! is the worst mistake: a run is ended early only by a state of the cluster that stands
 //! at a last look ([`looks::confirm`]), never by the text of an event or a log alone.
 
+pub mod belongings;
 pub mod helm_errors;
 mod left_behind;
 mod looks;
@@ -15,7 +16,7 @@ pub mod sources;
 #[cfg(test)]
 mod tests;
 pub mod tracker;
-mod watches;
+pub(crate) mod watches;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use camino::Utf8Path;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Event, Pod, Secret};
+use k8s_openapi::api::core::v1::{Event, Pod, Secret, Service};
 
 use crate::cluster::{lock, registry_hosting};
 use crate::diagnosis::retry;
@@ -17,7 +17,8 @@ use crate::diagnosis::tracker::Owner;
 use crate::diagnosis::{helm_errors, sources, tracker};
 use crate::files::bounds;
 use crate::layer::{images, preflight, pull_secret, timeline};
-use crate::releases::{Status, manifest};
+use crate::reach::services;
+use crate::releases::{Status, history, manifest};
 use crate::repo::environment::Environment;
 use crate::repo::environment::RegistrySettings;
 use crate::repo::k3d;
@@ -27,7 +28,7 @@ use crate::repo::needs::PullSecretNeed;
 use crate::run::duration;
 use crate::run::foreign;
 use crate::world::process::Captured;
-use crate::world::{docker, docker_hub, helm_storage, helmfile, kubeconfig, kubernetes, tools};
+use crate::world::{docker, docker_hub, helm_storage, helmfile, kubeconfig, kubernetes, pod_log, tools};
 use crate::{checklist, cluster, layer};
 use run_record::readers::{html, markdown};
 use run_record::{Code, timeline as run_timeline};
@@ -64,10 +65,12 @@ pub const PARSERS: &[Parser] = &[
     ("log", log),
     ("message", message),
     ("pod", pod),
+    ("pod-log", pod_log_lines),
     ("pull-secret", pull_secret_config),
     ("record", record),
     ("registry-hosting", hosting),
     ("rendered", rendered_manifests),
+    ("service", service),
 ];
 
 fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
@@ -167,6 +170,7 @@ fn helm_payload(bytes: &[u8]) {
     if let Ok(stored) = helm_storage::decode::<helm_storage::Stored>(bytes) {
         let _ = (manifest::objects(&stored), manifest::data_of(&stored));
     }
+    let _ = helm_storage::decode::<helm_storage::Told>(bytes);
     if let Ok(changed) = helm_storage::with_status(bytes, Status::Failed, "marked") {
         let _ = helm_storage::decode::<helm_storage::Stored>(&changed);
     }
@@ -181,6 +185,7 @@ fn helm_release(bytes: &[u8]) {
 }
 
 fn record(bytes: &[u8]) {
+    let _ = history::read(&text(bytes));
     let logs = ["k3d.log".to_owned(), "10-bootstrap.log".to_owned()];
     let Some(run) = run_timeline::read("run", &text(bytes), &logs) else { return };
     let _ = html::page(&run, &[], |_| Some("log".to_owned()));
@@ -241,6 +246,7 @@ fn helmfile_build(bytes: &[u8]) {
         revision: 1,
         status: Status::PendingUpgrade,
         run: None,
+        by: None,
         created: None,
         written: None,
         layer: None,
@@ -257,11 +263,31 @@ fn pod(bytes: &[u8]) {
     let Ok(pod) = serde_json::from_slice::<Pod>(bytes) else { return };
     let layer = Layer { number: 45, stage: "data-plane-ext".to_owned(), path: file().to_owned() };
     let _ = (timeline::pod_event(&layer, &pod), tracker::facts(&pod));
+    for container in pod_log::containers(&pod) {
+        let _ = (pod_log::standing(&pod, &container), pod_log::has_previous(&pod, &container));
+    }
     let (mut seen, now) = (patient(), Instant::now());
     for _ in 0..2 {
         seen.pod(&pod, Owner::Ours, now);
     }
     let _ = (seen.next_due(), seen.due(now).map(|sighting| seen.prospect(sighting)));
+}
+
+/// A container's log, with the time before each line.
+fn pod_log_lines(bytes: &[u8]) {
+    let text = text(bytes);
+    let mut taken = pod_log::Taken::default();
+    for _ in 0..2 {
+        taken.again();
+        let _ = (text.lines().filter_map(|line| taken.take(line)).count(), taken.since());
+    }
+}
+
+fn service(bytes: &[u8]) {
+    let Ok(service) = serde_json::from_slice::<Service>(bytes) else { return };
+    let mapped: Vec<k3d::Mapping> = k3d::Mapping::parse("127.0.0.1:8443:443").into_iter().collect();
+    let found: Vec<services::Openable> = services::openable(&service, &mapped).into_iter().collect();
+    let _ = (services::list(&found, "ci"), services::summary(&found, "ci"));
 }
 
 fn event(bytes: &[u8]) {
@@ -459,6 +485,12 @@ mod tests {
                 "preflight: {namespace: 120, service: 60}\nretries: {rateLimit: {attempts: 8, firstWait: 5, longestWait: 120}, patience: {crash-loop: 60}}\ncriticalPath: [10-bootstrap]\nlayers:\n  10-bootstrap:\n    services: [{namespace: a, name: b, port: 5432}]\n",
             ])).collect::<Vec<_>>(),
             "pod" => texts(&[POD]),
+            "pod-log" => texts(&[
+                "2026-11-25T12:00:00.123456789Z one\n2026-11-25T12:00:00.123456789Z one\n2026-11-25T12:00:01Z \nunable to retrieve container logs for containerd://0a",
+            ]),
+            "service" => texts(&[
+                r#"{"metadata":{"name":"web","namespace":"shop","annotations":{"meta.helm.sh/release-name":"web"}},"spec":{"type":"LoadBalancer","clusterIP":"10.43.0.9","selector":{"app":"web"},"ports":[{"name":"https","port":443,"nodePort":30080,"targetPort":"web","appProtocol":"kubernetes.io/wss"}]},"status":{"loadBalancer":{"ingress":[{"ip":"1.2.3.4"}]}}}"#,
+            ]),
             "pull-secret" => texts(&[
                 r#"{"auths":{"https://x/v1/":{"username":"u","password":"p","auth":"dTpw"},"quay.io":{"auth":"Og=="}},"credsStore":"x"}"#,
             ]),

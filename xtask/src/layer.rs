@@ -341,7 +341,7 @@ impl<'a> Runner<'a> {
         let (syncing, mut testing) = (of(Action::Sync), of(Action::Test));
         let mut baselines = Vec::new();
         if let Some(sight) = &sight {
-            instant::tell(self.context, sight, self.args);
+            instant::tell(self.context, layer, sight, self.args);
         }
         if !syncing.is_empty() || (sight.is_none() && self.plan.is_none()) {
             let step = reporter.step(Step::new(StepKind::Preflight, &name, "preflight").of_layer(&name));

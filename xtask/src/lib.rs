@@ -16,6 +16,7 @@ pub mod fuzzing;
 pub mod lab;
 pub mod layer;
 pub mod mirror;
+pub mod reach;
 pub mod releases;
 pub mod repo;
 pub mod run;

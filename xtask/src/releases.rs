@@ -7,9 +7,10 @@
 //! last good one.
 
 pub mod by_hand;
+pub mod history;
 pub mod manifest;
+pub mod named;
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::fd::RawFd;
@@ -152,13 +153,7 @@ pub async fn repair(
 async fn every(context: &Context, client: &Client) -> Result<Vec<(Revision, Stored)>, Failure> {
     match newest(client, None).await {
         Err(failure) if failure.code == Code::Forbidden => {
-            let needs = context.tree.layer_needs()?;
-            let namespaces: BTreeSet<String> = needs
-                .layers
-                .values()
-                .flat_map(|needs| needs.namespaces.iter().chain(&needs.creates))
-                .cloned()
-                .collect();
+            let namespaces = context.tree.layer_needs()?.all_namespaces();
             if namespaces.is_empty() {
                 return Err(failure);
             }

@@ -9,6 +9,8 @@ pub mod helm_storage;
 pub mod helmfile;
 pub mod kubeconfig;
 pub mod kubernetes;
+pub mod pod_log;
+pub mod port_forward;
 pub mod process;
 pub mod proxies;
 pub mod registry;

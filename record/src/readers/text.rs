@@ -24,6 +24,7 @@ pub fn line(event: &Event) -> Option<String> {
         Event::LayerSkipped { layer, selector } => {
             format!("➡️  [{layer}] skipped: none of its releases matches {selector}")
         }
+        Event::ReleaseSyncing { release, why, forced, .. } => format!("➡️  [{release}] {}", syncing(why, *forced)),
         Event::ReleaseDeployed { release, took, .. } => {
             format!("➡️  [{release}] deployed in {}", whole_seconds(took.as_secs_f64()))
         }
@@ -103,6 +104,11 @@ fn ended(mark: &str, resource: &str, text: &str, seconds: f64) -> String {
     format!("{mark} {what}{:pad$} {:>8}", "", human_seconds(seconds))
 }
 
+/// That a release is synced, and why.
+pub(crate) fn syncing(why: &str, forced: bool) -> String {
+    format!("syncing{}: {why}", if forced { ", by --force" } else { "" })
+}
+
 /// What a layer that is done is called.
 pub(crate) fn in_place(releases: usize, how: InPlace) -> String {
     let what = match how {
@@ -132,6 +138,16 @@ mod tests {
             line(&Event::LayerInPlace { layer: "45-x".into(), releases: 1, how: InPlace::Synced, took }).unwrap();
         assert_eq!(layer.chars().count(), width("short"));
         assert!(layer.starts_with("✅ [45-x] in place: 1 release  "), "{layer}");
+    }
+
+    #[test]
+    fn that_a_release_is_synced_is_told_with_its_reason() {
+        let syncing = |forced| {
+            let (layer, release, namespace) = ("45-x".into(), "minio".into(), "shop".into());
+            line(&Event::ReleaseSyncing { layer, release, namespace, why: "charts/minio changed".into(), forced })
+        };
+        assert_eq!(syncing(false).unwrap(), "➡️  [minio] syncing: charts/minio changed");
+        assert_eq!(syncing(true).unwrap(), "➡️  [minio] syncing, by --force: charts/minio changed");
     }
 
     #[test]

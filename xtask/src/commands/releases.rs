@@ -1,4 +1,5 @@
-//! `cargo xtask releases`: the releases that are not deployed, and their repair.
+//! `cargo xtask releases`: the releases that are not deployed, their repair, and what
+//! became of each before.
 
 use std::time::Duration;
 
@@ -17,6 +18,12 @@ pub struct Args {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Action {
+    /// The revisions of releases, newest first: when, by which run, whose, and why
+    History {
+        /// Layers as `layer` takes them, or releases: NAME or NAMESPACE/NAME; all if none is given
+        #[arg(value_name = "LAYER|RELEASE")]
+        names: Vec<String>,
+    },
     /// Mark what nobody finishes any more as failed, so that the next layer run goes on
     Repair {
         /// From which age a pending release of an unknown owner counts as orphaned: counted
@@ -34,8 +41,10 @@ pub enum Action {
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let client = world::kubernetes::client(context).await?;
-    let Some(Action::Repair { older_than, uninstall, rollback }) = &args.action else {
-        return releases::show(context, &client).await;
+    let (older_than, uninstall, rollback) = match &args.action {
+        None => return releases::show(context, &client).await,
+        Some(Action::History { names }) => return releases::history::show(context, &client, names).await,
+        Some(Action::Repair { older_than, uninstall, rollback }) => (older_than, uninstall, rollback),
     };
     if context.dry_run {
         let others = Others::look(context, &client).await;

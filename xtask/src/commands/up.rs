@@ -5,6 +5,7 @@ use super::Done;
 use crate::checklist;
 use crate::cluster;
 use crate::cluster::lock::ClusterLock;
+use crate::commands::open;
 use crate::lab;
 use crate::layer::{self, Runner};
 use crate::mirror;
@@ -69,5 +70,6 @@ async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &l
         "up",
         format!("look around: kubectl --context {} get pods -A (kubectl: `cargo xtask tools`)", context.kube_context),
     );
+    open::tell(context).await;
     Ok(())
 }

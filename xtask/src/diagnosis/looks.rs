@@ -61,7 +61,7 @@ enum Hooks {
 /// How long one look may take while a run goes on.
 const WITHIN: Duration = Duration::from_secs(3);
 /// Pod, ReplicaSet, Deployment, and what an operator puts above them.
-const GENERATIONS: usize = 6;
+pub(super) const GENERATIONS: usize = 6;
 
 async fn within<T>(look: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
     match tokio::time::timeout(WITHIN, look).await {
@@ -188,7 +188,7 @@ impl<'a> Owners<'a> {
     }
 }
 
-fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
+pub(super) fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
     metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 

@@ -134,7 +134,7 @@ impl Files {
         found.parts.insert("the environment's name".to_owned(), digest(around.environment.as_bytes()));
         for (name, value) in &around.variables {
             let of_the_tools = name.starts_with("HELM") && !OURS.contains(&name.as_str());
-            if (named.contains(name) && name != RUN) || of_the_tools {
+            if (named.contains(name) && !STAMPS.contains(&name.as_str())) || of_the_tools {
                 found.parts.insert(format!("the variable {name}"), digest(value.as_bytes()));
             }
         }
@@ -209,8 +209,9 @@ const NO_STATE: [&str; 2] = [TOP, NEEDS];
 /// What layers need before they start: xtask's own.
 const NEEDS: &str = "layers.yaml";
 
-/// The run's own id, which is another one each time.
-const RUN: &str = "AMEIDE_RUN";
+/// What each revision is stamped with: the run's own id, which is another one each time, and
+/// whose run it is. They decide nothing of what is rendered.
+const STAMPS: [&str; 2] = ["AMEIDE_RUN", "AMEIDE_BY"];
 
 /// Variables of this program that are named as if they were the tools'.
 const OURS: [&str; 2] = ["HELM_LAYER_SELECTOR", "HELMFILE_ENVIRONMENT"];
@@ -643,7 +644,7 @@ mod tests {
             environment: "ci",
             named: vec![("helm", "v4.3.1".into())],
             lock: b"images: []",
-            variables: vec![("AMEIDE_RUN".into(), "1".into()), ("AMEIDE_X".into(), "1".into())],
+            variables: ["AMEIDE_RUN", "AMEIDE_BY", "AMEIDE_X"].map(|name| (name.into(), "1".into())).to_vec(),
         }
     }
 
@@ -687,17 +688,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_around_the_tree_counts_and_the_runs_own_id_does_not() {
+    fn what_is_around_the_tree_counts_and_what_a_run_is_stamped_with_does_not() {
         let world = World::new();
-        world.write("values/web.yaml.gotmpl", "x: {{ env \"AMEIDE_X\" }} {{ env \"AMEIDE_RUN\" }}\n");
+        world.write(
+            "values/web.yaml.gotmpl",
+            "x: {{ env \"AMEIDE_X\" }} {{ env \"AMEIDE_RUN\" }} {{ env \"AMEIDE_BY\" }}\n",
+        );
         let before = world.inputs(&around()).parts;
         type Change = fn(&mut Around<'static>);
-        let rows: [(Change, Option<&str>); 6] = [
+        let rows: [(Change, Option<&str>); 7] = [
             (|around| around.named[0].1 = "v4.3.2".into(), Some("helm changed")),
             (|around| around.lock = b"images: [x]", Some("the lock of the images changed")),
-            (|around| around.variables[1].1 = "2".into(), Some("the variable AMEIDE_X changed")),
+            (|around| around.variables[2].1 = "2".into(), Some("the variable AMEIDE_X changed")),
             (|around| around.variables.push(("HELM_X".into(), "1".into())), Some("the variable HELM_X is new")),
             (|around| around.variables[0].1 = "2".into(), None),
+            (|around| around.variables[1].1 = "2".into(), None),
             (|around| around.variables.push(("TERM".into(), "dumb".into())), None),
         ];
         for (change, told) in rows {

@@ -74,7 +74,7 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
     }
     look.pull_secret().await?;
     for (layer, sight) in layers.iter().zip(&sights) {
-        tell(context, sight, args);
+        tell(context, layer, sight, args);
         finished(context, layer, sight, started);
     }
     Ok(true)
@@ -101,15 +101,20 @@ fn finished(context: &Context, layer: &Layer, sight: &Sight, started: Instant) {
 }
 
 /// Why something is done about a release, and what of it was found to make no difference.
-pub(crate) fn tell(context: &Context, sight: &Sight, args: &Args) {
+pub(crate) fn tell(context: &Context, layer: &Layer, sight: &Sight, args: &Args) {
     for (found, action) in sight.releases.iter().zip(actions(sight, args)) {
         let name = &found.named.name;
         let why = found.state.why();
+        let syncing = |forced| {
+            let (release, namespace) = (name.clone(), found.named.namespace.clone());
+            let layer = layer.name();
+            context.reporter.event(&Event::ReleaseSyncing { layer, release, namespace, why: why.clone(), forced });
+        };
         match action {
-            Action::Sync if args.force => context.reporter.note(name, format!("syncing, by --force: {why}")),
+            Action::Sync if args.force => syncing(true),
             // A first install says so by itself.
             Action::Sync if found.state == ReleaseState::Absent => {}
-            Action::Sync => context.reporter.note(name, format!("syncing: {why}")),
+            Action::Sync => syncing(false),
             Action::Test => context.reporter.note(name, format!("testing: {why}")),
             Action::Nothing => {
                 if let (Kept::Whole { inputs: Some(why), .. }, true) =

@@ -73,7 +73,9 @@ impl LayerPreview {
 /// `render-failed` of a layer; an interrupt; with `--server`, those of asking.
 pub(crate) async fn previews(context: &Context, layers: &[Layer], args: &Args) -> Result<Vec<LayerPreview>, Failure> {
     // Of a cluster that was never brought up here, the images are where this machine has them.
-    let origin = instant::origin(context).or_else(|_| lab::known_origin()).unwrap_or_else(|_| Origin::public(context));
+    let there = |origin: &Origin| origin.lock.exists();
+    let known = instant::origin(context).ok().filter(there).or_else(|| lab::known_origin().ok().filter(there));
+    let origin = known.unwrap_or_else(|| Origin::public(context));
     let lock = bytes(&origin)?;
     let connected = async {
         let client = kubernetes::client(context).await?;

@@ -13,7 +13,7 @@ use super::difference::Objects;
 use super::{Args, images};
 use crate::files;
 use crate::mirror::Origin;
-use crate::releases::manifest;
+use crate::releases::{history, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::world::helmfile::NO_RELEASES;
@@ -73,6 +73,7 @@ impl<'a> Reader<'a> {
         // So that a rendering depends on nothing but what it is given.
         command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
         command.env("AMEIDE_RUN", &self.context.run_id);
+        command.env("AMEIDE_BY", history::by_label());
         command
     }
 

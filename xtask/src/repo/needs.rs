@@ -38,6 +38,11 @@ impl LayerNeeds {
         needs.into_iter().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).cloned().collect()
     }
 
+    /// The namespaces of all layers.
+    pub fn all_namespaces(&self) -> BTreeSet<String> {
+        self.layers.values().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).cloned().collect()
+    }
+
     /// The layer that makes this namespace, where one says so.
     pub fn creator_of(&self, namespace: &str) -> Option<&str> {
         let mut makers = self.layers.iter().filter(|(_, needs)| needs.creates.iter().any(|made| made == namespace));

@@ -31,6 +31,8 @@ struct State {
     waiting: VecDeque<Piece>,
     /// Of the words.
     bytes: usize,
+    /// Of the data.
+    data: usize,
     left_out: u64,
     writing: bool,
     /// Why data could not be written: the first reason.
@@ -68,6 +70,12 @@ pub fn data(text: &str) {
     printer().add(Piece::Data(text.to_owned()), WAITING);
 }
 
+/// How many bytes of data wait for a reader that is slower than what writes; none where the
+/// reader is gone, or the data cannot be written.
+pub fn data_behind() -> Option<usize> {
+    printer().data_behind()
+}
+
 /// Waits until all is written, or until nobody wants to wait any more.
 ///
 /// # Errors
@@ -90,8 +98,16 @@ impl Printer {
             }
             state.bytes += text.len();
         }
+        if let Piece::Data(text) = &piece {
+            state.data += text.len();
+        }
         state.waiting.push_back(piece);
         self.changed.notify_all();
+    }
+
+    fn data_behind(&self) -> Option<usize> {
+        let state = self.state();
+        state.failed.is_none().then_some(state.data)
     }
 
     fn next(&self) -> Option<Piece> {
@@ -124,8 +140,11 @@ impl Printer {
             match piece {
                 Piece::Words(text) => drop(write(err, &text)),
                 Piece::Data(text) => {
-                    if let Err(error) = write(out, &text) {
-                        self.state().failed.get_or_insert(error);
+                    let written = write(out, &text);
+                    let mut state = self.state();
+                    state.data -= text.len();
+                    if let Err(error) = written {
+                        state.failed.get_or_insert(error);
                     }
                 }
             }
@@ -299,6 +318,20 @@ mod tests {
             printer.write_waiting(&mut Broken(kind), &mut Broken(kind));
             assert_eq!(printer.finish(|| false).is_err(), fails, "{kind}");
         }
+    }
+
+    #[test]
+    fn data_that_waits_is_counted_until_it_is_written_or_its_reader_is_gone() {
+        let printer = Printer::default();
+        printer.add(Piece::Data("12345".into()), WAITING);
+        printer.add(Piece::Words("words".into()), WAITING);
+        printer.add(Piece::Data("67".into()), WAITING);
+        assert_eq!(printer.data_behind(), Some(7));
+        printer.write_waiting(&mut Vec::new(), &mut Vec::new());
+        assert_eq!(printer.data_behind(), Some(0));
+        printer.add(Piece::Data("8".into()), WAITING);
+        printer.write_waiting(&mut Broken(io::ErrorKind::BrokenPipe), &mut Vec::new());
+        assert_eq!(printer.data_behind(), None);
     }
 
     #[test]

@@ -88,6 +88,9 @@ pub struct Revision {
     pub status: Status,
     /// The run that started it, where it was stamped.
     pub run: Option<String>,
+    /// Whose run that was, where it was stamped.
+    #[serde(skip)]
+    pub by: Option<String>,
     pub created: Option<Timestamp>,
     /// When anybody last wrote it, by the API server's clock: Helm writes at each hook.
     #[serde(skip)]
@@ -105,6 +108,7 @@ pub struct Revision {
 }
 
 const STAMP_LABEL: &str = "run";
+const BY_LABEL: &str = "by";
 
 /// The annotation that a layer's run leaves on a revision that it found whole. Helm writes
 /// the Secret anew each time, without it.
@@ -126,6 +130,7 @@ impl Revision {
             revision,
             status: Status::parse(labels.get("status")?),
             run: labels.get(STAMP_LABEL).cloned(),
+            by: labels.get(BY_LABEL).cloned(),
             created,
             written: writes.chain(created).max(),
             layer: labels.get("layer").cloned(),
@@ -145,6 +150,7 @@ impl Revision {
             revision,
             status: Status::Deployed,
             run: None,
+            by: None,
             created: None,
             written: None,
             layer: None,
@@ -356,6 +362,45 @@ pub(crate) async fn upgraded_from(client: &Client, of: &Release) -> Result<Optio
     let Some(newest) = revisions.last().filter(|newest| newest.status != Status::Uninstalled) else { return Ok(None) };
     let deployed = revisions.iter().rev().find(|revision| revision.status == Status::Deployed);
     current(client, deployed.unwrap_or(newest)).await
+}
+
+/// What a stored revision tells of itself, without what it has made.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Told {
+    #[serde(default)]
+    pub info: Info,
+    #[serde(default)]
+    pub chart: Chart,
+}
+
+/// The chart that a revision was rendered from.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Chart {
+    #[serde(default)]
+    pub metadata: ChartMetadata,
+}
+
+/// Of its `Chart.yaml`; empty where that says nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ChartMetadata {
+    pub name: String,
+    pub version: String,
+    pub app_version: String,
+}
+
+/// What each of these revisions tells, in their order; within one of them, why its Secret
+/// cannot be read as a release. One that is gone by now is left out.
+///
+/// # Errors
+/// Those of reading.
+pub async fn told(client: &Client, revisions: Vec<Revision>) -> Result<Vec<(Revision, Result<Told, String>)>, Failure> {
+    let reads = revisions.into_iter().map(|revision| async move {
+        let secret = Api::<Secret>::namespaced(client.clone(), &revision.namespace).get_opt(&revision.secret).await;
+        let secret = secret.map_err(|error| read_failed(&format!("the Secret {}", revision.secret), error))?;
+        Ok(secret.map(|secret| (revision, decode::<Told>(payload(&secret)))))
+    });
+    futures_util::stream::iter(reads).buffered(READS).try_filter_map(async |found| Ok(found)).try_collect().await
 }
 
 /// Every revision of a release, by its label.

@@ -8,7 +8,7 @@
 //! [`environment`]. None is started after an interrupt, but by [`tidy_up`].
 
 pub mod environment;
-mod streams;
+pub(crate) mod streams;
 
 use std::ffi::OsStr;
 use std::fs::File;

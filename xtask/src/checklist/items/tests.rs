@@ -26,6 +26,7 @@ fn revision(status: Status) -> Revision {
         revision: 2,
         status,
         run: None,
+        by: None,
         created: None,
         written: None,
         layer: None,

@@ -40,14 +40,14 @@ pub async fn lines(stream: impl AsyncRead + Unpin, to: Sender<String>) {
 
 /// Cuts a stream into lines of at most [`LINE`] bytes.
 #[derive(Default)]
-struct Cutter {
+pub(crate) struct Cutter {
     line: Vec<u8>,
     dropped: u64,
 }
 
 impl Cutter {
     /// The lines that these bytes complete.
-    fn take(&mut self, bytes: &[u8]) -> Vec<String> {
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut complete = Vec::new();
         let mut parts = bytes.split(|byte| *byte == b'\n');
         let last = parts.next_back().unwrap_or_default();
@@ -75,7 +75,7 @@ impl Cutter {
     }
 
     /// What came after the last line's end.
-    fn rest(&mut self) -> Option<String> {
+    pub(crate) fn rest(&mut self) -> Option<String> {
         (!self.line.is_empty()).then(|| self.end())
     }
 }

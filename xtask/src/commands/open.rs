@@ -1,0 +1,67 @@
+//! `cargo xtask open`: what there is to open of the tree's releases, and a way to each of it
+//! from this machine, which lasts until Ctrl-C (exit 130, as any run that is stopped).
+
+use run_record::Failure;
+
+use crate::reach::forward::{self, Wanted};
+use crate::reach::services;
+use crate::run::context::Context;
+use crate::world::kubernetes;
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// A service, or a release that has one: NAME or NAMESPACE/NAME; without it, what there is
+    pub name: Option<String>,
+    /// Only this port of the service, by number or name; LOCAL:PORT listens at LOCAL
+    #[arg(long, value_name = "[LOCAL:]PORT", value_parser = forward::wanted, requires = "name")]
+    pub port: Vec<Wanted>,
+}
+
+/// # Errors
+/// `usage` for a name or a port that is none; `port-taken`; those of looking.
+pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    let client = kubernetes::client(context).await?;
+    let Some(name) = &args.name else {
+        let there = services::of_tree(context, &client).await?;
+        let text =
+            if context.json { serde_json::json!(there).to_string() } else { services::list(&there, &context.env_name) };
+        context.reporter.data(&text);
+        return Ok(());
+    };
+    let all = services::all(context, &client).await?;
+    let service = match services::named(&all, name, &[]) {
+        Ok(service) => service,
+        // What there is may take asking Helmfile: only for who needs to know.
+        Err(failure) => match services::of_tree(context, &client).await {
+            Ok(there) => services::named(&all, name, &there)?,
+            Err(_) => return Err(failure),
+        },
+    };
+    let Some(openable) = services::openable(service, &services::mapped(context)?) else {
+        let message = format!(
+            "{name:?} cannot be opened: it is headless or outside of the cluster, or has no TCP port or no pods"
+        );
+        return Err(Failure::usage(message).remedy("cargo xtask open"));
+    };
+    let ports = forward::chosen(&openable, &args.port)?;
+    if context.dry_run {
+        for (port, _) in &ports {
+            let what =
+                format!("forward a port of this machine to {}/{}:{}", openable.namespace, openable.name, port.number);
+            context.reporter.planned(&openable.name, what);
+        }
+        return Ok(());
+    }
+    forward::forward(context, &client, &openable, &ports).await
+}
+
+/// What to do from here about what there is: for the last lines of `up`, which it never fails.
+pub async fn tell(context: &Context) {
+    let look = async { services::of_tree(context, &kubernetes::client(context).await?).await };
+    match look.await {
+        Ok(there) => {
+            services::summary(&there, &context.env_name).iter().for_each(|line| context.reporter.note("up", line))
+        }
+        Err(failure) => context.reporter.note("up", format!("what there is to open cannot be said: {failure}")),
+    }
+}

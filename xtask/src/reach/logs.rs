@@ -1,0 +1,443 @@
+//! What pods print: one container after the other, or all at once as they print it, each line
+//! with where it is from, and safe to print.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::api::{Api, LogParams};
+use run_record::{Code, Failure};
+use tokio::sync::{mpsc, watch};
+
+use crate::diagnosis::belongings::{Belongings, Whose};
+use crate::diagnosis::watches::{self, Seen};
+use crate::run::context::Context;
+use crate::run::{foreign, printer, reporter};
+use crate::world::helm_storage::{Revision, Stored};
+use crate::world::kubernetes::{self, read_failed};
+use crate::world::pod_log::{self, Container, Standing, Taken};
+use crate::world::release::Release;
+
+/// What somebody wants to see.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// By the words of whoever asks.
+    pub what: String,
+    pub follow: bool,
+    /// The last so many lines of each container.
+    pub tail: Option<u32>,
+    /// The instance of each container before the one of now.
+    pub previous: bool,
+    pub since: Option<Duration>,
+    /// Containers of this name alone.
+    pub container: Option<String>,
+}
+
+/// Tells which of these releases are not there.
+///
+/// # Errors
+/// `usage` where none is.
+pub fn require_installed(
+    context: &Context,
+    what: &str,
+    releases: &[Release],
+    stored: &[(Revision, Stored)],
+) -> Result<(), Failure> {
+    for release in releases {
+        let is_it = |found: &Revision| found.release == release.name && found.namespace == release.namespace;
+        if !stored.iter().any(|(revision, _)| is_it(revision)) {
+            context.reporter.note(&release.name, format!("not installed in {}", release.namespace));
+        }
+    }
+    if !stored.is_empty() {
+        return Ok(());
+    }
+    let failure = Failure::usage(format!("{what}: none of its releases is installed"));
+    Err(failure.remedy(format!("cargo xtask layer {what}")))
+}
+
+/// So many bytes wait for a slow reader before no more is read from the cluster.
+const BEHIND: usize = 1 << 20;
+
+/// How long a connection that broke rests before it is taken up again: doubling while that
+/// brings nothing.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+impl Asked {
+    fn wants(&self, container: &Container) -> bool {
+        self.container.as_ref().is_none_or(|name| *name == container.name)
+    }
+
+    fn parameters(&self) -> LogParams {
+        LogParams {
+            follow: self.follow,
+            previous: self.previous,
+            tail_lines: self.tail.map(i64::from),
+            // Less than a second is the last one: 0 would be refused.
+            since_seconds: self.since.map(|since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX).max(1)),
+            ..LogParams::default()
+        }
+    }
+}
+
+/// Where lines are printed.
+struct Lines<'a> {
+    context: &'a Context,
+    /// Whether each says where it is from.
+    prefixed: Cell<bool>,
+    /// The reader of what is printed is gone.
+    unheard: Cell<bool>,
+    on_github: bool,
+}
+
+impl<'a> Lines<'a> {
+    fn new(context: &'a Context) -> Self {
+        let on_github = reporter::on_github();
+        // GitHub's runner obeys a line that begins with `::`: with its source before it, none does.
+        Self { context, prefixed: Cell::new(on_github), unheard: Cell::new(false), on_github }
+    }
+
+    /// Prints a line; whether anybody still reads.
+    async fn print(&self, container: &Container, line: &str) -> bool {
+        self.context.reporter.data(&shown(container, line, self.prefixed.get(), self.context.json, self.on_github));
+        loop {
+            match printer::data_behind() {
+                None => {
+                    self.unheard.set(true);
+                    return false;
+                }
+                Some(behind) if behind > BEHIND => tokio::time::sleep(Duration::from_millis(10)).await,
+                Some(_) => return true,
+            }
+        }
+    }
+}
+
+/// A line of a container, safe to print and without what looks like a secret.
+fn shown(container: &Container, line: &str, prefixed: bool, json: bool, on_github: bool) -> String {
+    let safe = foreign::masked(&foreign::lines(line)).into_owned();
+    if json {
+        let Container { namespace, pod, name, .. } = container;
+        return serde_json::json!({"namespace": namespace, "pod": pod, "container": name, "line": safe}).to_string();
+    }
+    // The runner takes this for a command wherever in a line it stands.
+    let safe = if on_github { safe.replace("##[", "##\u{200b}[") } else { safe };
+    if prefixed { format!("{}/{} {safe}", container.pod, container.name) } else { safe }
+}
+
+/// What there is by now, one container after the other.
+///
+/// # Errors
+/// `usage` where there is nothing to show; those of looking.
+pub async fn show(
+    context: &Context,
+    client: &Client,
+    asked: &Asked,
+    belongings: &Belongings<'_>,
+) -> Result<(), Failure> {
+    let (lines, found, what) = (Lines::new(context), belongings.pods().await?, &asked.what);
+    found.unclear.iter().for_each(|why| context.reporter.warn("logs", why));
+    if found.pods.is_empty() && !found.unclear.is_empty() {
+        return Err(Failure::new(Code::Forbidden, format!("{what}: whether there are pods of it cannot be said"))
+            .evidence(found.unclear.join("; ")));
+    }
+    let chosen = chosen(asked, &found.pods)?;
+    let mut logs = Vec::new();
+    for (pod, container) in &chosen {
+        match pod_log::standing(pod, container) {
+            Standing::NotStarted(why) => {
+                context.reporter.note(&container.pod, format!("{} has not started: {why}", container.name));
+            }
+            _ if asked.previous && !pod_log::has_previous(pod, container) => {}
+            _ => logs.push(container),
+        }
+    }
+    if logs.is_empty() {
+        let why =
+            if asked.previous { "no container of it was started before" } else { "no container of it has started" };
+        let follow = if asked.previous { "" } else { " --follow   # waits for one" };
+        return Err(Failure::usage(format!("{what}: {why}")).remedy(format!("cargo xtask logs {what}{follow}")));
+    }
+    if logs.len() > 1 {
+        lines.prefixed.set(true);
+    }
+    let mut failed: Option<Failure> = None;
+    for container in logs {
+        let print = async |line: &str| lines.print(container, line).await;
+        let read = pod_log::read(client, container, &asked.parameters(), &mut Taken::default(), print).await;
+        if lines.unheard.get() {
+            return Ok(());
+        }
+        if let Err(error) = read {
+            let failure = read_failed(&log_of(container), error);
+            // One that cannot be read keeps no other from it.
+            match &mut failed {
+                None => failed = Some(failure),
+                Some(first) => first.evidence.push(format!("also {failure}")),
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn log_of(container: &Container) -> String {
+    format!("the log of {}/{} {}", container.namespace, container.pod, container.name)
+}
+
+/// The containers that are asked for, in order, each with its pod.
+fn chosen<'a>(asked: &Asked, pods: &'a [Pod]) -> Result<Vec<(&'a Pod, Container)>, Failure> {
+    let what = &asked.what;
+    if pods.is_empty() {
+        return Err(Failure::usage(format!("{what}: there is no pod of it"))
+            .remedy(format!("cargo xtask logs {what} --follow   # waits for one")));
+    }
+    let mut all: Vec<(&Pod, Container)> =
+        pods.iter().flat_map(|pod| pod_log::containers(pod).into_iter().map(move |one| (pod, one))).collect();
+    all.sort_by(|(_, a), (_, b)| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
+    let names: BTreeSet<String> = all.iter().map(|(_, container)| container.name.clone()).collect();
+    all.retain(|(_, container)| asked.wants(container));
+    match &asked.container {
+        Some(name) if all.is_empty() => {
+            let names: Vec<String> = names.into_iter().collect();
+            Err(Failure::usage(format!("{what}: no container {name:?}: expected one of {}", names.join(", "))))
+        }
+        _ => Ok(all),
+    }
+}
+
+/// A pod as it is; none when it is gone.
+type Pods = watch::Receiver<Option<Pod>>;
+
+type Following<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
+
+/// All containers at once, and those of pods that come later.
+///
+/// # Errors
+/// Those of looking for the first time; that a log may not be read.
+pub async fn follow(
+    context: &Context,
+    client: &Client,
+    asked: &Asked,
+    belongings: &Belongings<'_>,
+) -> Result<(), Failure> {
+    let (lines, found) = (Lines::new(context), belongings.pods().await?);
+    found.unclear.iter().for_each(|why| context.reporter.warn("logs", why));
+    // Nothing from before this is asked for again where nothing came yet.
+    let now = kubernetes::server_time(client).await?;
+    let mut unclear: BTreeSet<String> = found.unclear.into_iter().collect();
+    let (to, mut news) = mpsc::unbounded_channel();
+    let watches = found.versions.into_iter().map(|(namespace, version)| {
+        let api = Api::<Pod>::namespaced(client.clone(), &namespace);
+        let to = to.clone();
+        async move { watches::pods(api, &namespace, version, to).await }
+    });
+    let watching = futures_util::future::join_all(watches);
+    if found.pods.is_empty() {
+        context.reporter.waiting("logs", "there is no pod of it yet");
+    }
+    let known: RefCell<BTreeMap<String, watch::Sender<Option<Pod>>>> = RefCell::default();
+    let mut following: FuturesUnordered<Following<'_>> = FuturesUnordered::new();
+    let count = Cell::new(0);
+    // Those to follow from now on: none of a pod that is known, which is told what became of it.
+    let begin = |pod: Pod, early: bool| -> Vec<Following<'_>> {
+        let Some(uid) = pod.metadata.uid.clone() else { return Vec::new() };
+        let mut known = known.borrow_mut();
+        if let Some(sender) = known.get(&uid) {
+            sender.send_replace(Some(pod));
+            return Vec::new();
+        }
+        let mut containers = pod_log::containers(&pod);
+        containers.retain(|container| asked.wants(container));
+        let (sender, receiver) = watch::channel(Some(pod));
+        known.insert(uid, sender);
+        count.set(count.get() + containers.len());
+        lines.prefixed.set(lines.prefixed.get() || count.get() > 1);
+        let one = |container| -> Following<'_> {
+            let first = if early { asked.parameters() } else { LogParams { follow: true, ..LogParams::default() } };
+            Box::pin(follow_one(context, client, container, receiver.clone(), first, now, &lines))
+        };
+        containers.into_iter().map(one).collect()
+    };
+    following.extend(found.pods.into_iter().flat_map(|pod| begin(pod, true)));
+    tokio::pin!(watching);
+    loop {
+        tokio::select! {
+            _ = &mut watching => {}
+            Some(ended) = following.next() => {
+                ended?;
+                if lines.unheard.get() {
+                    return Ok(());
+                }
+            }
+            Some(seen) = news.recv() => match seen {
+                Seen::Pod(pod) => match belongings.has(&pod).await {
+                    Ok(Whose::Theirs) => following.extend(begin(*pod, false)),
+                    // Each once, though a pod changes often; an error is tried again by the next change.
+                    whose => {
+                        let why = match whose {
+                            Ok(Whose::Unknown(why)) => why,
+                            Err(failure) => failure.to_string(),
+                            Ok(_) => continue,
+                        };
+                        if unclear.insert(why.clone()) {
+                            context.reporter.warn("logs", why);
+                        }
+                    }
+                },
+                Seen::Gone(uid) => {
+                    if let Some(sender) = known.borrow_mut().remove(&uid) {
+                        sender.send_replace(None);
+                    }
+                }
+                Seen::Refused(what, why) => {
+                    let text = format!("pods that start later are not followed: {what} may not be watched: {why}");
+                    context.reporter.warn("logs", text);
+                }
+                Seen::Event(_) | Seen::Silent(_) => {}
+            },
+        }
+    }
+}
+
+/// One container, through its restarts, until its pod is gone or starts it no more.
+async fn follow_one(
+    context: &Context,
+    client: &Client,
+    container: Container,
+    mut pods: Pods,
+    first: LogParams,
+    begun: Timestamp,
+    lines: &Lines<'_>,
+) -> Result<(), Failure> {
+    let (mut taken, mut parameters) = (Taken::default(), first);
+    let (mut pause, mut told, mut read_through) = (FIRST_PAUSE, false, None);
+    loop {
+        let Some(pod) = pods.borrow_and_update().clone() else { return Ok(()) };
+        let standing = pod_log::standing(&pod, &container);
+        let waits = match &standing {
+            Standing::NotStarted(_) => true,
+            Standing::Runs => false,
+            Standing::Ended(instance) => {
+                if read_through == Some(*instance) && (container.init || pod_log::is_over(&pod)) {
+                    return Ok(());
+                }
+                read_through == Some(*instance)
+            }
+        };
+        if waits {
+            // What tells of pods is gone only with all of this.
+            if pods.changed().await.is_err() {
+                return Ok(());
+            }
+            continue;
+        }
+        let mut brought = false;
+        let print = async |line: &str| {
+            brought = true;
+            lines.print(&container, line).await
+        };
+        let read = pod_log::read(client, &container, &parameters, &mut taken, print).await;
+        if lines.unheard.get() {
+            return Ok(());
+        }
+        match read {
+            Ok(()) => {
+                told = false;
+                if let Standing::Ended(instance) = standing {
+                    read_through = Some(instance);
+                }
+                // What was asked for at first is not asked for again.
+                parameters.tail_lines = None;
+                parameters.since_seconds = None;
+                parameters.since_time = Some(taken.since().unwrap_or(begun));
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            // The kubelet has not started it yet, though the pod says so, or the other way round.
+            Err(kube::Error::Api(status)) if status.code == 400 => {}
+            Err(error @ kube::Error::Api(_)) if kubernetes::is_forbidden(&error) => {
+                return Err(read_failed(&log_of(&container), error));
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    let text = format!("{}: {}: it is asked again", container.name, kubernetes::in_words(&error));
+                    context.reporter.waiting(&container.pod, text);
+                }
+            }
+        }
+        if brought {
+            pause = FIRST_PAUSE;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn asked(container: Option<&str>) -> Asked {
+        Asked {
+            what: "45".to_owned(),
+            follow: false,
+            tail: None,
+            previous: false,
+            since: None,
+            container: container.map(str::to_owned),
+        }
+    }
+
+    fn pod(namespace: &str, name: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"initContainers": [{"name": "wait"}], "containers": [{"name": "main"}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn containers_come_pod_by_pod_in_the_order_in_which_they_start() {
+        let pods = [pod("shop", "web-1"), pod("shop", "web-0"), pod("data", "web-2")];
+        let names = |asked: &Asked| -> Vec<String> {
+            let chosen = chosen(asked, &pods).unwrap().into_iter();
+            chosen.map(|(_, container)| format!("{}/{}", container.pod, container.name)).collect()
+        };
+        let all = ["web-2/wait", "web-2/main", "web-0/wait", "web-0/main", "web-1/wait", "web-1/main"];
+        assert_eq!(names(&asked(None)), all);
+        assert_eq!(names(&asked(Some("main"))), ["web-2/main", "web-0/main", "web-1/main"]);
+        let none = chosen(&asked(Some("sidecar")), &pods).unwrap_err();
+        assert!(none.message.contains("main, wait"), "{none}");
+        assert!(chosen(&asked(None), &[]).unwrap_err().message.contains("there is no pod of it"));
+    }
+
+    #[test]
+    fn a_line_is_harmless_whatever_a_container_prints() {
+        let container = pod_log::containers(&pod("shop", "web-0")).remove(1);
+        let evil = "\u{1b}[31m::add-mask::x ##[error] https://me:s3cret@db/ \u{202e}";
+        let plain = shown(&container, evil, true, false, true);
+        assert!(plain.starts_with("web-0/main ::add-mask::x "), "{plain}");
+        for text in [&plain, &shown(&container, evil, false, true, true)] {
+            assert!(!text.contains("s3cret") && !text.contains('\u{1b}') && !text.contains('\u{202e}'), "{text}");
+        }
+        assert!(!plain.contains("##["), "{plain}");
+        let json: serde_json::Value =
+            serde_json::from_str(&shown(&container, "a \"b\"\tc", true, true, false)).unwrap();
+        assert_eq!(json, json!({"namespace": "shop", "pod": "web-0", "container": "main", "line": "a \"b\"\tc"}));
+        assert_eq!(shown(&container, "a", false, false, false), "a");
+    }
+
+    #[test]
+    fn what_is_asked_of_the_api_is_what_was_asked_for() {
+        let asked = Asked { tail: Some(0), since: Some(Duration::ZERO), ..asked(None) };
+        let parameters = asked.parameters();
+        assert_eq!((parameters.tail_lines, parameters.since_seconds), (Some(0), Some(1)));
+    }
+}
