@@ -2,6 +2,7 @@
 //! describes: what is so already is said at once; the rest goes through lock, preflight,
 //! watchdog, `helmfile sync`, `helm test`.
 
+mod back;
 pub mod images;
 pub(crate) mod inputs;
 pub(crate) mod instant;
@@ -11,6 +12,8 @@ mod order;
 pub mod preflight;
 pub mod pull_secret;
 pub(crate) mod record;
+pub mod remove;
+mod rollback;
 mod state;
 pub mod timeline;
 
@@ -77,6 +80,18 @@ pub struct Args {
     /// Sync also what has not changed
     #[arg(long)]
     pub force: bool,
+    /// Take its releases together back to the revisions of its last good run, or of RUN
+    #[arg(
+        long,
+        value_name = "RUN",
+        num_args = 0..=1,
+        require_equals = true,
+        conflicts_with_all = ["list", "force", "jobs", "keep_going", "remove"]
+    )]
+    pub rollback: Option<Option<String>>,
+    /// Uninstall its releases; what holds data stays, unless --allow-destroy names claim
+    #[arg(long, conflicts_with_all = ["list", "skip_tests", "force", "force_conflicts", "jobs", "keep_going"])]
+    pub remove: bool,
     #[command(flatten)]
     pub pace: Pace,
 }
@@ -143,6 +158,12 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     }
     helm_storage::check_driver()?;
     let selected = if args.all { layers } else { layers::select(&layers, &args.selectors)? };
+    if let Some(to) = &args.rollback {
+        return rollback::run(context, &selected, args, to.as_deref()).await;
+    }
+    if args.remove {
+        return remove::run(context, &selected, args).await;
+    }
     if context.dry_run {
         return plan(context, &selected, args).await;
     }

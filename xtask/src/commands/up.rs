@@ -20,6 +20,10 @@ pub struct Args {
     /// Sync also what has not changed
     #[arg(long)]
     pub force: bool,
+    /// The way back: uninstall the layers of the critical path, the last one first; what holds
+    /// data stays, unless --allow-destroy names claim
+    #[arg(long, conflicts_with_all = ["skip_tests", "force", "jobs", "keep_going"])]
+    pub down: bool,
     #[command(flatten)]
     pub pace: layer::Pace,
 }
@@ -27,6 +31,9 @@ pub struct Args {
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let path = repo::critical_path(&context.tree)?;
     let layers = layers::select(&context.tree.layers()?, &path)?;
+    if args.down {
+        return down(context, &layers, path).await;
+    }
     let layer_args =
         layer::Args { skip_tests: args.skip_tests, force: args.force, pace: args.pace, ..layer::Args::of(path) };
     if context.dry_run {
@@ -53,6 +60,17 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
             Err(failure)
         }
     }
+}
+
+async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<(), Failure> {
+    crate::world::helm_storage::check_driver()?;
+    layer::remove::run(context, layers, &layer::Args::of(path)).await?;
+    let text = format!(
+        "cluster, registry and mirror stay: cargo xtask --env {} cluster delete removes those of a local cluster",
+        context.env_name
+    );
+    context.reporter.note("up", text);
+    Ok(())
 }
 
 async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {

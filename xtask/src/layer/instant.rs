@@ -137,7 +137,7 @@ pub(crate) fn cannot(context: &Context, failure: &Failure) {
 }
 
 /// Where the images are from, by what this machine remembers of the cluster.
-fn origin(context: &Context) -> Result<Origin, Failure> {
+pub(super) fn origin(context: &Context) -> Result<Origin, Failure> {
     match cluster::remembered(context)? {
         true => lab::known_origin(),
         false => Ok(Origin::public(context)),

@@ -189,7 +189,7 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
 }
 
 /// How long something is ago.
-fn in_words(seconds: i64) -> String {
+pub(super) fn in_words(seconds: i64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),

@@ -189,7 +189,8 @@ fn flatten(mut object: Value, kept: bool, found: &mut Vec<(Value, bool)>) {
     }
 }
 
-fn holds_data(object: &Value, kind: &str) -> bool {
+/// Whether an object of this kind holds data, or may take some with it when it goes.
+pub(super) fn holds_data(object: &Value, kind: &str) -> bool {
     let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or("?/");
     let group = version.split_once('/').map_or("", |(group, _)| group);
     // Its claims can go with it (persistentVolumeClaimRetentionPolicy), and nobody uses those that stay.
