@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod back;
 mod entry;
 mod guard;
 mod instant;

@@ -2,6 +2,7 @@
 //! stand-ins for helm and helmfile: what a real cluster would take minutes to show, or
 //! could not be made to show at all.
 
+mod back;
 mod beside;
 mod history;
 mod instant;
@@ -252,7 +253,7 @@ impl Bench {
         );
         bench.stand_in("helm", "case \"$*\" in version*) echo v4.3.1 ;; esac");
         bench.stand_in("helmfile", &format!(
-            "case \"$*\" in version*) echo v1.8.0; exit ;; esac\nlayer=$(basename \"$2\" .yaml)\necho \"$layer $*\" >> {0}/said\nfor word in \"$@\"; do\n  if [ \"$before\" = --output-dir ]; then mkdir -p \"$word/shop/top\" && cp {0}/answers/template \"$word/shop/top/all.yaml\"; fi\n  before=$word\ndone\ncase \"$*\" in\n*' list '*) if [ -f {0}/answers/$layer ]; then cat {0}/answers/$layer; else cat {0}/answers/refusal >&2; exit 3; fi ;;\n*' template '*) cat {0}/answers/template ;;\n*' build') cat {0}/answers/build ;;\nesac",
+            "case \"$*\" in version*) echo v1.8.0; exit ;; esac\nlayer=$(basename \"$2\" .yaml)\necho \"$layer $*\" >> {0}/said\nfor word in \"$@\"; do\n  if [ \"$before\" = --output-dir ]; then mkdir -p \"$word/shop/top\" && cp {0}/answers/template \"$word/shop/top/all.yaml\"; fi\n  before=$word\ndone\ncase \"$*\" in\n*' list '*) if [ -f {0}/answers/$layer ]; then cat {0}/answers/$layer; else cat {0}/answers/refusal >&2; exit 3; fi ;;\n*' template '*) cat {0}/answers/template ;;\n*' build'|*' build '*) cat {0}/answers/build ;;\nesac",
             bench.folder.path().display()
         ));
         bench

@@ -2,6 +2,7 @@
 //! describes: what is so already is said at once; the rest goes through lock, preflight,
 //! watchdog, `helmfile sync`, `helm test`.
 
+mod back;
 mod conflicts;
 pub(crate) mod difference;
 pub(crate) mod drift;
@@ -18,6 +19,8 @@ pub mod preview;
 pub mod pull_secret;
 mod reader;
 pub(crate) mod record;
+pub mod remove;
+pub mod rollback;
 mod state;
 pub mod timeline;
 
@@ -97,6 +100,18 @@ pub struct Args {
     /// Do what this file says, or refuse where anything that it was made of has changed since
     #[arg(long, value_name = "FILE", conflicts_with_all = ["selectors", "all", "list", "save_plan", "selector", "force", "force_conflicts", "skip_tests"])]
     pub plan: Option<Utf8PathBuf>,
+    /// Take its releases together back to the revisions of its last good run, or of RUN
+    #[arg(
+        long,
+        value_name = "RUN",
+        num_args = 0..=1,
+        require_equals = true,
+        conflicts_with_all = ["list", "force", "jobs", "keep_going", "remove", "plan", "save_plan", "exit_code", "server"]
+    )]
+    pub rollback: Option<Option<String>>,
+    /// Uninstall its releases; what holds data stays, unless --allow-destroy names claim
+    #[arg(long, conflicts_with_all = ["list", "skip_tests", "force", "force_conflicts", "jobs", "keep_going", "plan", "save_plan", "exit_code", "server"])]
+    pub remove: bool,
     #[command(flatten)]
     pub pace: Pace,
 }

@@ -10,6 +10,7 @@ pub mod by_hand;
 pub mod history;
 pub mod manifest;
 pub mod named;
+pub(crate) mod removal;
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -193,6 +194,17 @@ async fn uninstall_release(
 /// Runs Helm on one release; its lines go to a log. It inherits the cluster lock, so that
 /// this is held as long as Helm works.
 async fn helm(context: &Context, lock: Option<RawFd>, revision: &Revision, arguments: &[&str]) -> Result<(), Failure> {
+    helm_until(context, lock, revision, arguments, std::future::pending()).await
+}
+
+/// The same, ended by what `stop` resolves to, if it does first.
+async fn helm_until(
+    context: &Context,
+    lock: Option<RawFd>,
+    revision: &Revision,
+    arguments: &[&str],
+    stop: impl Future<Output = Failure>,
+) -> Result<(), Failure> {
     let toolbox = crate::world::tools::ensure(&context.tree, &["helm"], &context.reporter).await?;
     let mut command = toolbox.command_on("helm", context);
     command.args(arguments).args(["--namespace", &revision.namespace, "--kube-context", &context.kube_context]);
@@ -203,7 +215,7 @@ async fn helm(context: &Context, lock: Option<RawFd>, revision: &Revision, argum
             .logging_to(&log),
     );
     let job = Job { command, log: &log, inherit: lock };
-    let ended = job.run_to_end(|line| context.reporter.progress(line)).await?;
+    let ended = job.run(|line| context.reporter.progress(line), stop).await?;
     if !ended.status.success() {
         let failure = Failure::new(
             Code::ReleasePending,
@@ -254,18 +266,22 @@ pub fn decide_after_failure(past: &[Past], data: &[String]) -> AfterFailure {
     if !again {
         return AfterFailure::Nothing;
     }
-    // A revision that a failed rollback superseded keeps the words of its own failure.
-    let completed =
-        |words: &str| ["Install complete", "Upgrade complete", "Rollback to"].iter().any(|w| words.starts_with(w));
-    let good = newest_first.iter().find(|past| match past.status {
-        Status::Deployed => true,
-        Status::Superseded => completed(&past.description),
-        _ => false,
-    });
+    let good = newest_first.iter().find(|past| came_up(past.status, &past.description));
     match good {
         Some(good) => AfterFailure::RollBack(good.revision),
         None if data.is_empty() => AfterFailure::Reinstall,
         None => AfterFailure::Stop(data.to_vec()),
+    }
+}
+
+/// Whether a revision is one that Helm brought up, by its status and Helm's own words.
+pub(crate) fn came_up(status: Status, description: &str) -> bool {
+    const COMPLETED: [&str; 3] = ["Install complete", "Upgrade complete", "Rollback to"];
+    match status {
+        Status::Deployed => true,
+        // A revision that a failed rollback superseded keeps the words of its own failure.
+        Status::Superseded => COMPLETED.iter().any(|words| description.starts_with(words)),
+        _ => false,
     }
 }
 
@@ -491,7 +507,12 @@ pub async fn consent_to_uninstalls(context: &Context, client: &Client, wanted: &
 
 /// Helm's rollback deletes what the newest revision made and that one did not: where any
 /// of it holds data, that is asked for.
-async fn consent_to_rollback(context: &Context, client: &Client, newest: &Revision, to: u32) -> Result<(), Failure> {
+pub(crate) async fn consent_to_rollback(
+    context: &Context,
+    client: &Client,
+    newest: &Revision,
+    to: u32,
+) -> Result<(), Failure> {
     let revisions = history(client, &newest.namespace, &newest.release).await?;
     let Some(good) = revisions.iter().find(|revision| revision.revision == to) else { return Ok(()) };
     let (now, good) = (stored(client, newest).await?, stored(client, good).await?);

@@ -120,9 +120,9 @@ fn previews(html: &mut String, run: &Run) {
     for preview in &run.previews {
         let text = text::previewed(preview, true);
         let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
-        let _ = write!(html, "<p><b>{}</b> {}</p>\n", escape(&preview.layer), escape(first));
+        let _ = writeln!(html, "<p><b>{}</b> {}</p>", escape(&preview.layer), escape(first));
         if !rest.is_empty() {
-            let _ = write!(html, "<pre>{}</pre>\n", escape(rest));
+            let _ = writeln!(html, "<pre>{}</pre>", escape(rest));
         }
     }
 }

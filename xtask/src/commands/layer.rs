@@ -5,7 +5,7 @@ use run_record::Failure;
 use super::Done;
 use crate::cluster;
 use crate::layer::plan::{self, Plan};
-use crate::layer::{Args, Runner, instant, preview};
+use crate::layer::{Args, Runner, instant, preview, remove, rollback};
 use crate::repo;
 use crate::repo::layers::{self, Layer};
 use crate::run::context::Context;
@@ -23,6 +23,12 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
         return carry_out(context, &plan, &selected, &plan.asks(args)).await;
     }
     let selected = if args.all { layers } else { layers::select(&layers, &args.selectors)? };
+    if let Some(to) = &args.rollback {
+        return rollback::run(context, &selected, args, to.as_deref()).await.map(|()| Done::AsAsked);
+    }
+    if args.remove {
+        return remove::run(context, &selected, args).await.map(|()| Done::AsAsked);
+    }
     if context.dry_run {
         return show(context, &selected, args).await;
     }

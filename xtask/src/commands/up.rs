@@ -25,6 +25,10 @@ pub struct Args {
     /// With --dry-run: exit 1 where a run would change anything, 0 where not, more for errors
     #[arg(long, requires = "dry_run")]
     pub exit_code: bool,
+    /// The way back: uninstall the layers of the critical path, the last one first; what holds
+    /// data stays, unless --allow-destroy names claim
+    #[arg(long, conflicts_with_all = ["skip_tests", "force", "jobs", "keep_going"])]
+    pub down: bool,
     #[command(flatten)]
     pub pace: layer::Pace,
 }
@@ -32,6 +36,9 @@ pub struct Args {
 pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     let path = repo::critical_path(&context.tree)?;
     let layers = layers::select(&context.tree.layers()?, &path)?;
+    if args.down {
+        return down(context, &layers, path).await.map(|()| Done::AsAsked);
+    }
     let layer_args = layer::Args { exit_code: args.exit_code, ..layer::Args::of(path) };
     let layer_args = layer::Args { skip_tests: args.skip_tests, force: args.force, pace: args.pace, ..layer_args };
     if context.dry_run {
@@ -54,6 +61,17 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
             Err(failure)
         }
     }
+}
+
+async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<(), Failure> {
+    crate::world::helm_storage::check_driver()?;
+    layer::remove::run(context, layers, &layer::Args::of(path)).await?;
+    let text = format!(
+        "cluster, registry and mirror stay: cargo xtask --env {} cluster delete removes those of a local cluster",
+        context.env_name
+    );
+    context.reporter.note("up", text);
+    Ok(())
 }
 
 async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {

@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What Helmfile prints of a layer's file; none where none of its releases is selected.
-    async fn read(&self, layer: &Layer, arguments: &[&str]) -> Result<Option<String>, Failure> {
+    pub async fn read(&self, layer: &Layer, arguments: &[&str]) -> Result<Option<String>, Failure> {
         let verb = arguments.iter().find(|word| !word.starts_with('-')).copied().unwrap_or_default();
         let ask = async || {
             let captured = capture(self.helmfile(layer, arguments)).await;

@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn a_reason_is_told_of_the_run_that_gave_it_alone() {
         let told = |status, description: &str| {
-            let info = Info { status, description: description.to_owned() };
+            let info = Info { status, description: description.to_owned(), ..Info::default() };
             let metadata = ChartMetadata { name: "web".into(), version: "0.1.0".into(), app_version: String::new() };
             Ok(Told { info, chart: Chart { metadata } })
         };

@@ -3,7 +3,7 @@
 //! What loses nothing (installing Docker, marking an unknown owner's old revision as
 //! failed) is asked about on a terminal, or consented to by `--yes`. What destroys is
 //! asked about on a terminal, and elsewhere needs a flag that names what may be lost:
-//! `--allow-destroy=cluster,registry,release`. A function that destroys takes a
+//! `--allow-destroy=cluster,registry,release,claim`. A function that destroys takes a
 //! [`Consent`], which only [`Given::may_destroy`] can make.
 
 use std::collections::BTreeSet;
@@ -25,6 +25,8 @@ pub enum Kind {
     Registry,
     /// A Helm release with its objects
     Release,
+    /// With `release`: its claims, volumes and whatever else of it holds data
+    Claim,
 }
 
 impl Kind {
@@ -33,6 +35,7 @@ impl Kind {
             Self::Cluster => "cluster",
             Self::Registry => "registry",
             Self::Release => "release",
+            Self::Claim => "claim",
         }
     }
 }
@@ -48,6 +51,7 @@ pub trait Lost {
 pub enum Cluster {}
 pub enum Registry {}
 pub enum Release {}
+pub enum Claim {}
 
 impl Lost for Cluster {
     const KINDS: &'static [Kind] = &[Kind::Cluster];
@@ -61,9 +65,17 @@ impl Lost for Release {
     const KINDS: &'static [Kind] = &[Kind::Release];
 }
 
+impl Lost for Claim {
+    const KINDS: &'static [Kind] = &[Kind::Claim];
+}
+
 /// Both in one question.
 impl Lost for (Cluster, Registry) {
     const KINDS: &'static [Kind] = &[Kind::Cluster, Kind::Registry];
+}
+
+impl Lost for (Release, Claim) {
+    const KINDS: &'static [Kind] = &[Kind::Release, Kind::Claim];
 }
 
 /// Proof that somebody agreed to losing `L`. It cannot be made, copied or kept elsewhere.
@@ -72,6 +84,12 @@ pub struct Consent<L: Lost>(PhantomData<L>);
 
 impl Consent<(Cluster, Registry)> {
     pub fn split(self) -> (Consent<Cluster>, Consent<Registry>) {
+        (Consent(PhantomData), Consent(PhantomData))
+    }
+}
+
+impl Consent<(Release, Claim)> {
+    pub fn split(self) -> (Consent<Release>, Consent<Claim>) {
         (Consent(PhantomData), Consent(PhantomData))
     }
 }
@@ -116,6 +134,11 @@ impl Given {
         let confirmed = std::env::var("XTASK_CONFIRM").is_ok_and(|value| value == "1");
         let destroy = allowed_by(destroy, &std::env::var(VARIABLE).unwrap_or_default())?;
         Ok(Self { yes: yes || confirmed, destroy })
+    }
+
+    /// Whether losing this was named. It is no consent: it tells what a question is to be about.
+    pub fn names(&self, kind: Kind) -> bool {
+        self.destroy.contains(&kind)
     }
 
     /// Consent to something that loses nothing, but that nobody wants done unasked.

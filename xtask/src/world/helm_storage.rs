@@ -187,7 +187,7 @@ pub struct Stored {
 
 impl Stored {
     /// Whether it is of this revision, and not another one's content under its name.
-    fn is(&self, revision: &Revision) -> bool {
+    pub fn is(&self, revision: &Revision) -> bool {
         self.name == revision.release && self.namespace == revision.namespace && self.version == revision.revision
     }
 
@@ -205,6 +205,9 @@ pub struct Info {
     /// Helm's own words, "Upgrade complete", or those of a repair.
     #[serde(default)]
     pub description: String,
+    /// The revision that a rollback went back to, also one that failed; 0 of all others.
+    #[serde(default)]
+    pub rollback_revision: u32,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -482,10 +485,36 @@ pub fn set_status(secret: &mut Secret, status: Status, description: &str) -> Res
 }
 
 pub(crate) fn with_status(payload: &[u8], status: Status, description: &str) -> Result<Vec<u8>, String> {
+    rewritten(payload, |release| {
+        let info = release.get_mut("info").and_then(serde_json::Value::as_object_mut).ok_or("it has no info")?;
+        info.insert("status".to_owned(), status.as_str().into());
+        info.insert("description".to_owned(), description.into());
+        Ok(())
+    })
+}
+
+/// Puts this manifest into a Secret in place of its own, takes the record of the other one
+/// away, and leaves the rest as it is.
+pub fn set_manifest(secret: &mut Secret, manifest: &str) -> Result<(), String> {
+    if let Some(annotations) = &mut secret.metadata.annotations {
+        annotations.remove(RECORD);
+    }
+    let changed = rewritten(payload(secret), |release| {
+        let release = release.as_object_mut().ok_or("it is no release")?;
+        release.insert("manifest".to_owned(), manifest.into());
+        Ok(())
+    })?;
+    let data = secret.data.as_mut().and_then(|data| data.get_mut("release"));
+    data.ok_or("it has no key `release`")?.0 = changed;
+    Ok(())
+}
+
+fn rewritten(
+    payload: &[u8],
+    change: impl FnOnce(&mut serde_json::Value) -> Result<(), &'static str>,
+) -> Result<Vec<u8>, String> {
     let mut release: serde_json::Value = decode(payload)?;
-    let info = release.get_mut("info").and_then(serde_json::Value::as_object_mut).ok_or("it has no info")?;
-    info.insert("status".to_owned(), status.as_str().into());
-    info.insert("description".to_owned(), description.into());
+    change(&mut release)?;
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(release.to_string().as_bytes()).map_err(|error| error.to_string())?;
     let zipped = encoder.finish().map_err(|error| error.to_string())?;
@@ -567,6 +596,24 @@ mod tests {
         let changed: serde_json::Value = decode(payload(&secret)).unwrap();
         let expected = r#"{"name":"minio","info":{"status":"failed","description":"Interrupted"},"manifest":"a: b\n","version":1}"#;
         assert_eq!(changed, serde_json::from_str::<serde_json::Value>(expected).unwrap());
+    }
+
+    #[test]
+    fn a_manifest_changes_and_nothing_else_does_but_the_record_of_it() {
+        let release =
+            r#"{"name":"minio","info":{"status":"deployed"},"manifest":"a: b\n","hooks":[{"name":"h"}],"version":1}"#;
+        let mut secret: Secret = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "sh.helm.release.v1.minio.v1", "annotations": {RECORD: "x", "other": "y"},
+                "labels": {"owner": "helm", "status": "deployed"}},
+            "data": {"release": STANDARD.encode(encode(release))},
+        }))
+        .unwrap();
+        set_manifest(&mut secret, "c: d\n").unwrap();
+        assert_eq!(secret.metadata.annotations.as_ref().unwrap().keys().collect::<Vec<_>>(), ["other"]);
+        assert_eq!(secret.metadata.labels.as_ref().unwrap()["status"], "deployed");
+        let changed: serde_json::Value = decode(payload(&secret)).unwrap();
+        let expected = release.replace("a: b", "c: d");
+        assert_eq!(changed, serde_json::from_str::<serde_json::Value>(&expected).unwrap());
     }
 
     #[test]

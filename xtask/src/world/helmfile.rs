@@ -139,7 +139,7 @@ async fn ask(context: &Context, toolbox: &Toolbox, layer: &Layer) -> Result<Vec<
 }
 
 /// How long Helm waits for one thing where nothing says it (`helm upgrade --timeout`).
-const HELMS_TIMEOUT: Duration = Duration::from_secs(300);
+pub(crate) const HELMS_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long a Helm that works on this release may wait for one thing, as the file of its
 /// layer says; none where it is of no layer of the tree.

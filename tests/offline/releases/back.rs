@@ -1,0 +1,395 @@
+//! The way back against a server that answers as a test says: what is decided, what is asked
+//! about, and that nothing is done where a look fails or nobody agrees.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::{Bench, packed, release, revision};
+
+const CLAIM: &str = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\n";
+const CONFIG: &str = "# Source: top\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: top}\n";
+const SET: &str = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: db}\nspec: {selector: {matchLabels: {app: db}}, volumeClaimTemplates: [{metadata: {name: store}}]}\n";
+const CLAIMS: &str = "/api/v1/namespaces/shop/persistentvolumeclaims";
+
+/// A revision that a run made, as Helm stores it.
+fn of_run(number: u32, run: &str, status: &str, minutes: i64, stored: Value) -> Value {
+    let mut secret = revision("shop", "top", number, status, minutes);
+    secret["metadata"]["labels"]["run"] = run.into();
+    secret["metadata"]["labels"]["layer"] = "20-top".into();
+    let words = match (status, stored["back"].as_u64()) {
+        ("failed", _) => "Upgrade \"top\" failed: timeout".to_owned(),
+        (_, Some(back)) => format!("Rollback to {back}"),
+        _ => "Upgrade complete".to_owned(),
+    };
+    let info =
+        json!({"status": status, "description": words, "rollback_revision": stored["back"].as_u64().unwrap_or(0)});
+    let plain = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: top}}\ndata: {{run: {run}}}\n");
+    let hooks = stored["hooks"].as_array().cloned().unwrap_or_default();
+    let stored = json!({"name": "top", "namespace": "shop", "version": number, "info": info, "hooks": hooks,
+        "manifest": stored["manifest"].as_str().unwrap_or(&plain)});
+    secret["data"]["release"] = packed(stored.to_string().as_bytes()).into();
+    secret
+}
+
+/// What the stored release of `top` holds now.
+fn stored(bench: &Bench, number: u32) -> String {
+    let world = bench.server.world.lock().unwrap();
+    let secret = &world.secrets[&format!("shop/sh.helm.release.v1.top.v{number}")];
+    let text = secret["data"]["release"].as_str().unwrap();
+    let zipped = STANDARD.decode(STANDARD.decode(text).unwrap()).unwrap();
+    let mut json = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(zipped.as_slice()), &mut json).unwrap();
+    let release: Value = serde_json::from_str(&json).unwrap();
+    release["manifest"].as_str().unwrap().to_owned()
+}
+
+fn kinds(bench: &Bench) {
+    let resource = |name: &str, kind: &str| json!({"name": name, "singularName": "", "namespaced": true, "kind": kind, "verbs": ["get"]});
+    for (path, version, resources) in [
+        (
+            "/api/v1",
+            "v1",
+            vec![resource("configmaps", "ConfigMap"), resource("persistentvolumeclaims", "PersistentVolumeClaim")],
+        ),
+        ("/apis/apps/v1", "apps/v1", vec![resource("statefulsets", "StatefulSet")]),
+    ] {
+        let list = json!({"kind": "APIResourceList", "groupVersion": version, "resources": resources});
+        bench.server.answer(path, 200, list.to_string());
+    }
+}
+
+/// What is at a path of the namespace.
+fn is_there(bench: &Bench, path: &str, version: &str, kind: &str, object: Value) {
+    let name = path.rsplit('/').next().unwrap();
+    let mut object = object;
+    object["apiVersion"] = version.into();
+    object["kind"] = kind.into();
+    object["metadata"]["name"] = name.into();
+    object["metadata"]["namespace"] = "shop".into();
+    if object["metadata"]["uid"].is_null() {
+        object["metadata"]["uid"] = format!("uid of {name}").into();
+    }
+    bench.server.answer(path, 200, object.to_string());
+}
+
+fn claim(name: &str, more: Value) -> Value {
+    let mut metadata = json!({"name": name, "namespace": "shop", "uid": format!("uid of {name}")});
+    metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata})
+}
+
+fn claims(bench: &Bench, items: &[Value]) {
+    let list = json!({"kind": "PersistentVolumeClaimList", "apiVersion": "v1", "metadata": {}, "items": items});
+    bench.server.answer(CLAIMS, 200, list.to_string());
+}
+
+/// With a Helm that writes down what it is told, and succeeds.
+fn bench() -> Bench {
+    let bench = Bench::new();
+    let helms = bench.path("helms").display().to_string();
+    bench.stand_in("helm", &format!("case \"$*\" in version*) echo v4.3.1 ;; *) echo \"$*\" >> {helms} ;; esac"));
+    kinds(&bench);
+    bench
+}
+
+impl Bench {
+    fn helms(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.path("helms")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+#[test]
+fn a_rollback_is_told_confirmed_and_passed_on_to_helm() {
+    let bench = bench();
+    bench.server.put(of_run(1, "a", "superseded", 180, json!({})));
+    bench.server.put(of_run(2, "b", "deployed", 120, json!({})));
+    bench.server.put(of_run(3, "c", "failed", 5, json!({})));
+    let said = bench.ends(&["layer", "20", "--rollback", "--dry-run"], 0);
+    assert!(said.contains("roll back from revision 3 (run c, failed) to 2 (run b, 2 h ago)"), "{said}");
+    let said = bench.ends(&["layer", "20", "--rollback"], 10);
+    assert!(
+        said.contains("roll back layer 20-top: release top from revision 3 to 2") && said.contains("--yes"),
+        "{said}"
+    );
+    assert_eq!(bench.helms(), [] as [&str; 0]);
+
+    bench.ends(&["layer", "20", "--rollback", "--yes", "--skip-tests", "--force-conflicts"], 0);
+    let helms = bench.helms();
+    assert!(helms.len() == 1 && helms[0].starts_with("rollback top 2 --wait --timeout 900s "), "{helms:?}");
+    assert!(
+        helms[0].contains("--description Rollback to 2 (xtask, run ") && helms[0].ends_with("--force-conflicts"),
+        "{helms:?}"
+    );
+    assert!(!bench.said().contains(" sync "), "{}", bench.said());
+
+    let said = bench.ends(&["layer", "20", "--rollback=a", "--yes"], 0);
+    assert!(bench.helms()[1].starts_with("rollback top 1 ") && bench.helms()[2].starts_with("test top "), "{said}");
+}
+
+#[test]
+fn what_cannot_be_rolled_back_is_said_and_nothing_is_done() {
+    let bench = bench();
+    let ends = |arguments: &[&str], exit: i32, word: &str| {
+        let said = bench.ends(&[&["layer", "20"], arguments, &["--yes"]].concat(), exit);
+        assert!(said.contains(word), "{arguments:?}: {word}\n{said}");
+    };
+    ends(&["--rollback"], 2, "nothing of layer 20-top is installed");
+    bench.server.put(of_run(7, "b", "deployed", 60, json!({})));
+    ends(&["--rollback"], 2, "no good run to go back to before run b");
+    ends(&["--rollback=x"], 2, "it has those of b");
+    bench.lists("20-top", &json!([release("top", true, true), release("web", true, true)]));
+    let mut other = revision("shop", "web", 1, "superseded", 120);
+    other["metadata"]["labels"]["run"] = "a".into();
+    let text = json!({"name": "web", "namespace": "shop", "version": 1, "info": {"status": "superseded", "description": "Install complete"}});
+    other["data"]["release"] = packed(text.to_string().as_bytes()).into();
+    bench.server.put(other);
+    ends(&["--rollback"], 2, "Helm does not keep the revision of release shop/top that was there after run a");
+    bench.server.put(of_run(8, "c", "pending-rollback", 1, json!({"back": 7})));
+    ends(&["--rollback"], 7, "release-owned");
+    for flags in ["--force", "--remove", "--jobs=2", "--keep-going", "--list"] {
+        ends(&["--rollback", flags], 2, "cannot be used with");
+    }
+    assert_eq!(bench.helms(), [] as [&str; 0]);
+    assert_eq!(bench.server.asked(&["PUT", "/secrets/"]), 0);
+}
+
+#[test]
+fn a_rollback_that_deletes_a_claim_wants_consent_to_that() {
+    let bench = bench();
+    bench.server.put(of_run(1, "a", "superseded", 120, json!({"manifest": CONFIG})));
+    bench.server.put(of_run(2, "b", "deployed", 60, json!({"manifest": format!("{CONFIG}---\n{CLAIM}")})));
+    let said = bench.ends(&["layer", "20", "--rollback", "--yes"], 10);
+    assert!(
+        said.contains("which deletes PersistentVolumeClaim data") && said.contains("--allow-destroy=release"),
+        "{said}"
+    );
+    assert_eq!(bench.helms(), [] as [&str; 0]);
+    bench.ends(&["layer", "20", "--rollback", "--yes", "--skip-tests", "--allow-destroy=release"], 0);
+    assert_eq!(bench.helms().len(), 1);
+}
+
+#[test]
+fn one_layer_that_cannot_go_back_keeps_the_others_from_it() {
+    let bench = bench();
+    bench.server.put(of_run(1, "a", "superseded", 120, json!({})));
+    bench.server.put(of_run(2, "b", "deployed", 60, json!({})));
+    bench.server.put(revision("shop", "web", 1, "deployed", 60));
+    let said = bench.ends(&["layer", "10-20", "--rollback", "--yes"], 2);
+    assert!(said.contains("layer 10-base has no good run"), "{said}");
+    assert_eq!(bench.helms(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_rollback_that_was_killed_goes_to_the_same_revision_again() {
+    let bench = bench();
+    bench.server.put(of_run(1, "a", "superseded", 180, json!({})));
+    bench.server.put(of_run(2, "b", "superseded", 120, json!({})));
+    bench.server.put(of_run(3, "c", "deployed", 60, json!({})));
+    bench.server.put(of_run(4, "b", "pending-rollback", 40, json!({"back": 2})));
+    bench.ends(&["layer", "20", "--rollback", "--yes", "--skip-tests"], 0);
+    assert_eq!(bench.server.label("shop", "top", 4), "failed");
+    assert!(bench.helms()[0].starts_with("rollback top 2 "), "{:?}", bench.helms());
+}
+
+#[test]
+fn a_removal_wants_consent_and_has_helm_keep_what_holds_data() {
+    let bench = bench();
+    let hook = json!([{"name": "drop-all", "events": ["pre-delete"], "manifest": ""}]);
+    let manifest = format!("---\n{CONFIG}---\n{CLAIM}");
+    bench.server.put(of_run(3, "a", "deployed", 60, json!({"manifest": manifest, "hooks": hook})));
+    is_there(&bench, &format!("{CLAIMS}/data"), "v1", "PersistentVolumeClaim", json!({}));
+    let said = bench.ends(&["layer", "20", "--remove", "--dry-run"], 0);
+    for line in ["delete ConfigMap top", "keep PersistentVolumeClaim shop/data", "leave out", "drop-all"] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+    for flags in [&["--yes"][..], &["--allow-destroy=cluster"], &["--allow-destroy=claim"]] {
+        let said = bench.ends(&[&["layer", "20", "--remove"], flags].concat(), 10);
+        assert!(said.contains("remove 20-top") && said.contains("release shop/top with ConfigMap top"), "{said}");
+        assert_eq!(said.contains("PersistentVolumeClaim data,"), flags[0].ends_with("claim"), "{said}");
+    }
+    assert_eq!((bench.helms(), stored(&bench, 3)), (Vec::new(), manifest.clone()));
+
+    let said = bench.ends(&["layer", "20", "--remove", "--allow-destroy=release"], 0);
+    assert_eq!(bench.helms(), ["uninstall top --wait --timeout 900s --no-hooks --namespace shop --kube-context t"]);
+    let marked = stored(&bench, 3);
+    assert!(marked.contains(CONFIG) && marked.contains(r#""helm.sh/resource-policy":"keep""#), "{marked}");
+    assert!(
+        said.contains("kept: PersistentVolumeClaim shop/data") && said.contains("delete persistentvolumeclaims data"),
+        "{said}"
+    );
+    // The Secret as it was.
+    let runs = std::fs::read_dir(bench.path("state/t/runs")).unwrap().flatten();
+    let copies = runs.filter(|run| run.path().join("shop.sh.helm.release.v1.top.v3.json").exists());
+    assert_eq!(copies.count(), 1);
+}
+
+#[test]
+fn a_removal_is_not_begun_where_a_look_fails_or_the_release_cannot_be_read() {
+    let refused = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "no"});
+    let good = || of_run(1, "a", "deployed", 60, json!({"manifest": format!("{CONFIG}---\n{SET}")}));
+    for (name, path) in
+        [("claims", CLAIMS), ("kinds", "/apis/apps/v1"), ("a set", "/apis/apps/v1/namespaces/shop/statefulsets/db")]
+    {
+        for flags in ["--allow-destroy=release", "--allow-destroy=release,claim"] {
+            let bench = bench();
+            bench.server.put(good());
+            bench.server.answer(path, 403, refused.to_string());
+            let said = bench.xtask(&["layer", "20", "--remove", flags]).output().unwrap();
+            assert_ne!(said.status.code(), Some(0), "{name}");
+            assert_eq!(bench.helms(), [] as [&str; 0], "{name}");
+            assert_eq!(bench.server.asked(&["PUT", "/secrets/"]) + bench.server.asked(&["DELETE"]), 0, "{name}");
+        }
+    }
+    for manifest in ["kind: [", "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: x, annotations: [a]}\n"]
+    {
+        let bench = bench();
+        bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": manifest})));
+        bench.ends(&["layer", "20", "--remove", "--allow-destroy=release"], 7);
+        assert_eq!(bench.helms(), [] as [&str; 0], "{manifest}");
+    }
+    // Helm would pass over it, and uninstall what the revision before it made.
+    let bench = bench();
+    bench.server.put(good());
+    let mut broken = revision("shop", "top", 2, "deployed", 30);
+    broken["data"]["release"] = STANDARD.encode("nothing of Helm's").into();
+    bench.server.put(broken);
+    bench.ends(&["layer", "20", "--remove", "--allow-destroy=release"], 7);
+    assert_eq!(bench.helms(), [] as [&str; 0]);
+}
+
+#[test]
+fn the_claims_of_a_set_stay_or_go_by_name_and_no_others_do() {
+    let ours = json!({"labels": {"app": "db"}});
+    let bench = bench();
+    bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": SET})));
+    let others = [
+        claim("store-db-x", ours.clone()),
+        claim("store-db-1", json!({"labels": {"app": "other"}})),
+        claim("else", ours.clone()),
+    ];
+    claims(&bench, &[&[claim("store-db-0", ours)], &others[..]].concat());
+    // As it is seen once it is deleted: gone, or another one of that name.
+    is_there(
+        &bench,
+        &format!("{CLAIMS}/store-db-0"),
+        "v1",
+        "PersistentVolumeClaim",
+        json!({"metadata": {"uid": "another"}}),
+    );
+    let said = bench.ends(&["layer", "20", "--remove", "--dry-run"], 0);
+    assert!(said.contains("keep PersistentVolumeClaim store-db-0") && !said.contains("else"), "{said}");
+    let said = bench.ends(&["layer", "20", "--remove", "--allow-destroy=claim"], 10);
+    assert!(
+        said.contains("PersistentVolumeClaim store-db-0") && said.contains("--allow-destroy=release,claim"),
+        "{said}"
+    );
+    assert_eq!(bench.server.asked(&["DELETE"]), 0);
+    let said = bench.ends(&["layer", "20", "--remove", "--allow-destroy=release,claim"], 0);
+    assert_eq!(bench.server.asked(&["DELETE"]), 1, "{said}");
+    assert_eq!(bench.server.asked(&["DELETE", "/persistentvolumeclaims/store-db-0"]), 1, "{said}");
+    assert_eq!(bench.helms(), ["uninstall top --wait --timeout 900s --namespace shop --kube-context t"]);
+    assert_eq!(bench.server.asked(&["PUT", "/secrets/"]), 0);
+}
+
+#[test]
+fn a_set_that_takes_its_claims_with_it_is_made_to_leave_them_first() {
+    let bench = bench();
+    bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": SET})));
+    let set = "/apis/apps/v1/namespaces/shop/statefulsets/db";
+    let spec = json!({"selector": {}, "serviceName": "db", "template": {}, "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}});
+    is_there(
+        &bench,
+        set,
+        "apps/v1",
+        "StatefulSet",
+        json!({"spec": spec, "metadata": {"generation": 2}, "status": {"observedGeneration": 2, "replicas": 1}}),
+    );
+    let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "uid of db"}]);
+    claims(&bench, &[claim("store-db-0", json!({"labels": {"app": "db"}, "ownerReferences": owner}))]);
+    is_there(&bench, &format!("{CLAIMS}/store-db-0"), "v1", "PersistentVolumeClaim", json!({}));
+    let world = bench.server.world.clone();
+    let released = std::thread::spawn(move || {
+        crate::support::eventually("the set is patched", || {
+            world
+                .lock()
+                .unwrap()
+                .asked
+                .iter()
+                .any(|line| line.starts_with("PATCH") && line.contains("/statefulsets/db"))
+        });
+        // What its controller does then.
+        let free = claim("store-db-0", json!({"labels": {"app": "db"}}));
+        let list = json!({"kind": "PersistentVolumeClaimList", "apiVersion": "v1", "metadata": {}, "items": [free]});
+        world.lock().unwrap().answers.insert(CLAIMS.to_owned(), (200, list.to_string()));
+    });
+    let said = bench.ends(&["layer", "20", "--remove", "--allow-destroy=release"], 0);
+    released.join().unwrap();
+    assert!(said.contains("persistentVolumeClaimRetentionPolicy is Retain now"), "{said}");
+    assert!(said.contains("kept: PersistentVolumeClaim shop/store-db-0"), "{said}");
+    assert_eq!(bench.helms().len(), 1);
+}
+
+#[test]
+fn what_others_need_stays_and_what_is_gone_is_said() {
+    let bench = bench();
+    bench.base_in_place();
+    bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": CONFIG})));
+    let said = bench.ends(&["layer", "10", "--remove", "--allow-destroy=release"], 2);
+    assert!(said.contains("20-top needs 10-base, and its release shop/top is there"), "{said}");
+    assert!(said.contains("layer 10-base 20-top --remove"), "{said}");
+    assert_eq!(bench.helms(), [] as [&str; 0]);
+    let said = bench.ends(&["layer", "10-20", "--remove", "--allow-destroy=release"], 0);
+    let removed: Vec<String> = bench.helms().iter().map(|line| line.split(' ').nth(1).unwrap().to_owned()).collect();
+    assert_eq!(removed, ["top", "web"], "{said}");
+
+    bench.server.world.lock().unwrap().secrets.clear();
+    let said = bench.ends(&["layer", "10-20", "--remove"], 0);
+    assert_eq!(said.matches("already removed").count(), 2, "{said}");
+    assert_eq!(bench.helms().len(), 2);
+}
+
+#[test]
+fn an_uninstallation_that_nobody_finishes_is_gone_on_with() {
+    let bench = bench();
+    bench.server.put(of_run(1, "a", "uninstalling", 1, json!({"manifest": CONFIG})));
+    bench.ends(&["layer", "20", "--remove", "--allow-destroy=release"], 7);
+    assert_eq!(bench.helms(), [] as [&str; 0], "somebody may be at work");
+    bench.server.put(of_run(1, "a", "uninstalling", 40, json!({"manifest": CONFIG})));
+    let said = bench.ends(&["layer", "20", "--remove", "--allow-destroy=release"], 0);
+    assert!(said.contains("half uninstalled"), "{said}");
+    assert_eq!(bench.helms().len(), 1);
+}
+
+#[test]
+fn what_helm_leaves_is_named() {
+    let bench = bench();
+    bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": CONFIG})));
+    bench.stand_in(
+        "helm",
+        "case \"$*\" in version*) echo v4.3.1 ;; *) echo 'Error: context deadline exceeded'; exit 1 ;; esac",
+    );
+    let held = json!({"metadata": {"deletionTimestamp": "2026-11-25T11:00:00Z", "finalizers": ["ameide.dev/hold"]}});
+    is_there(&bench, "/api/v1/namespaces/shop/configmaps/top", "v1", "ConfigMap", held);
+    let said = bench.ends(&["layer", "20", "--remove", "--allow-destroy=release"], 7);
+    assert!(
+        said.contains(
+            "release top: ConfigMap shop/top is still there, being deleted and held by the finalizers ameide.dev/hold"
+        ),
+        "{said}"
+    );
+}
+
+#[test]
+fn up_down_removes_the_critical_path_and_says_what_stays() {
+    let bench = bench();
+    bench.base_in_place();
+    let said = bench.ends(&["up", "--down", "--yes"], 10);
+    assert!(said.contains("release shop/web"), "{said}");
+    let said = bench.ends(&["up", "--down", "--allow-destroy=release"], 0);
+    assert!(bench.helms()[0].starts_with("uninstall web ") && said.contains("cluster delete"), "{said}");
+    for flag in ["--force", "--skip-tests", "--keep-going", "--jobs=2"] {
+        bench.ends(&["up", "--down", flag], 2);
+    }
+}

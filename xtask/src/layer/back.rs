@@ -1,0 +1,102 @@
+//! What both ways back ask of a layer's file: how long Helm may wait for a release, and in
+//! which order releases go, those first that need others.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use run_record::Failure;
+
+use super::{Layer, Reader, Release};
+use crate::files::bounds;
+use crate::world::helm_storage::Revision;
+use crate::world::helmfile;
+
+/// A layer's file as Helmfile builds it.
+pub(super) struct Built(String);
+
+impl Built {
+    /// # Errors
+    /// `render-failed` where Helmfile cannot read the layer.
+    pub async fn of(reader: &Reader<'_>, layer: &Layer) -> Result<Self, Failure> {
+        Ok(Self(reader.read(layer, &["build"]).await?.unwrap_or_default()))
+    }
+
+    /// How long Helm may wait for one thing of this release.
+    pub fn timeout(&self, revision: &Revision) -> Duration {
+        helmfile::timeout_in(&self.0, revision).unwrap_or(helmfile::HELMS_TIMEOUT)
+    }
+
+    /// These releases in the order in which they go: none before one that needs it.
+    pub fn reversed(&self, releases: &[Release]) -> Vec<Release> {
+        let needs = needs_in(&self.0, releases);
+        reversed(&needs).into_iter().filter_map(|index| releases.get(index).cloned()).collect()
+    }
+}
+
+/// For each of these releases, those of them that it needs.
+fn needs_in(built: &str, releases: &[Release]) -> Vec<Vec<usize>> {
+    let documents = bounds::documents(built).unwrap_or_default();
+    let rows = documents.iter().find_map(|document| document.get("releases")?.as_array()).cloned().unwrap_or_default();
+    let of = |release: &Release| {
+        let row = rows.iter().find(|row| {
+            let namespace = row["namespace"].as_str().unwrap_or(&release.namespace);
+            row["name"] == release.name.as_str() && namespace == release.namespace
+        });
+        let needs = row.and_then(|row| row["needs"].as_array()).into_iter().flatten().filter_map(|need| need.as_str());
+        let find = |need: &str| {
+            // `name`, `namespace/name`, `context/namespace/name`.
+            let mut words = need.rsplit('/');
+            let name = words.next().unwrap_or_default();
+            let namespace = words.next().unwrap_or(&release.namespace);
+            releases.iter().position(|other| other.name == name && other.namespace == namespace)
+        };
+        needs.filter_map(find).collect()
+    };
+    releases.iter().map(of).collect()
+}
+
+/// The last ones first, and what needs another before that.
+fn reversed(needs: &[Vec<usize>]) -> Vec<usize> {
+    fn visit(index: usize, needs: &[Vec<usize>], seen: &mut BTreeSet<usize>, found: &mut Vec<usize>) {
+        // Also where they need each other in a circle, which Helmfile refuses.
+        if seen.insert(index) {
+            needs.get(index).into_iter().flatten().for_each(|need| visit(*need, needs, seen, found));
+            found.push(index);
+        }
+    }
+    let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
+    (0..needs.len()).for_each(|index| visit(index, needs, &mut seen, &mut found));
+    found.reverse();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_another_goes_before_it() {
+        let release = |name: &str| Release {
+            name: name.to_owned(),
+            namespace: "shop".to_owned(),
+            enabled: true,
+            installed: true,
+        };
+        let releases = ["db", "web", "queue", "worker"].map(release);
+        for (needs, order) in [
+            (["", "", "", ""], ["worker", "queue", "web", "db"]),
+            (["", "db", "", "shop/queue"], ["worker", "queue", "web", "db"]),
+            (["t/shop/web", "", "", ""], ["worker", "queue", "db", "web"]),
+            (["", "", "worker", "elsewhere/db"], ["queue", "worker", "web", "db"]),
+            (["web", "db", "", ""], ["worker", "queue", "db", "web"]),
+        ] {
+            let rows = releases.iter().zip(needs).map(|(release, need)| {
+                let need = if need.is_empty() { String::new() } else { format!(", needs: [{need}]") };
+                format!("{{name: {}, namespace: shop{need}}}", release.name)
+            });
+            let built = Built(format!("releases: [{}]\n", rows.collect::<Vec<_>>().join(", ")));
+            let found: Vec<String> = built.reversed(&releases).into_iter().map(|release| release.name).collect();
+            assert_eq!(found, order, "{needs:?}");
+        }
+    }
+}

@@ -1,0 +1,686 @@
+//! `cargo xtask layer … --remove` and `up --down`: uninstalls the releases of layers, the last
+//! layer first. What holds data stays, unless losing it was named (`--allow-destroy=claim`).
+//! Looked at first: what the releases made, and which claims their StatefulSets have; all of
+//! it is told and asked about before anything is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Client;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use serde_json::Value;
+
+use super::back::Built;
+use super::live::{self, Place};
+use super::{Args, Reader, instant};
+use crate::cluster;
+use crate::cluster::lease::ClusterLease;
+use crate::cluster::lock::ClusterLock;
+use crate::lab;
+use crate::releases::Others;
+use crate::releases::removal::{self, Consented, Fate};
+use crate::repo::layers::Layer;
+use crate::repo::needs::LayerNeeds;
+use crate::run::consent::{self, Consent, Kind};
+use crate::run::context::Context;
+use crate::run::interrupt::Interrupt;
+use crate::run::wait;
+use crate::world::helm_storage::{self, Revision, Status, Stored};
+use crate::world::kubernetes::{self, read_failed, write_failed};
+use crate::world::release::Release;
+use crate::world::{helmfile, tools};
+use run_record::{Code, Failure};
+
+/// # Errors
+/// `usage` where a layer that stays needs one of these; `consent-needed`; those of looking and
+/// of Helm.
+pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Failure> {
+    let client = kubernetes::client(context).await?;
+    if context.dry_run {
+        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+        let reader = Reader::new(context, &toolbox, instant::origin(context)?, args)?;
+        let others = Others::look(context, &client).await;
+        return planned(&reader, &client, &others, layers).await.map(|plans| tell(context, &plans));
+    }
+    let lock = cluster::lock(context).await?;
+    let lab = cluster::require_ready(context).await?;
+    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let reader = Reader::new(context, &toolbox, lab::origin(context, lab.as_ref()), args)?;
+    kubernetes::require(&client).await?;
+    let lease = ClusterLease::acquire(context, &client).await?;
+    // On the heap: what a run holds is as large as a stack, and is moved.
+    let work = Box::pin(async {
+        let plans = planned(&reader, &client, &Others::kept_out(), layers).await?;
+        if plans.is_empty() {
+            return Ok(());
+        }
+        tell(context, &plans);
+        let question = question(&plans);
+        let consented: Consented = match context.consent.names(Kind::Claim) {
+            true => {
+                let both = context.may_destroy::<(consent::Release, consent::Claim)>(&question).await?;
+                let (release, claim) = both.split();
+                (release, Some(claim))
+            }
+            false => (context.may_destroy(&question).await?, None),
+        };
+        let mut kept = Vec::new();
+        for plan in &plans {
+            remove(context, &client, &lock, plan, &consented).await?;
+            kept.extend(plan.kept(context));
+        }
+        for (resource, text) in kept {
+            context.reporter.note(&resource, text);
+        }
+        Ok(())
+    });
+    let result = lease.guard(work).await;
+    lease.release().await;
+    result
+}
+
+/// A release that is there, and what becomes of what it made.
+struct Plan {
+    layer: String,
+    revision: Revision,
+    timeout: Duration,
+    /// `Deployment web`, and where it is.
+    goes: Vec<(String, Place)>,
+    /// What is there and stays, and why.
+    stays: Vec<(Place, Fate)>,
+    /// Claims of its StatefulSets, and those in a namespace that goes.
+    claims: Vec<Claim>,
+    /// Whether those go as well.
+    claims_go: bool,
+    /// StatefulSets with which Kubernetes would delete their claims.
+    releasing: Vec<Holder>,
+    /// Hooks that run at an uninstallation.
+    hooks: Vec<String>,
+}
+
+/// A claim that no manifest names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+/// A StatefulSet by what it is.
+#[derive(Clone, Debug)]
+struct Holder {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+impl Plan {
+    fn full(&self) -> String {
+        format!("{}/{}", self.revision.namespace, self.revision.release)
+    }
+
+    /// What stays, and how to get rid of it.
+    fn kept(&self, context: &Context) -> Vec<(String, String)> {
+        let line = |kind: &str, plural: &str, namespace: Option<&str>, name: &str| {
+            let place = namespace.map(|namespace| format!("{namespace}/")).unwrap_or_default();
+            let within = namespace.map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
+            format!(
+                "kept: {kind} {place}{name}; with its data it goes by: kubectl --context {}{within} delete {plural} {name}",
+                context.kube_context
+            )
+        };
+        let of = |place: &Place| {
+            let group = place.api_version.split_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
+            line(&place.kind, &format!("{}{group}", place.plural), place.namespace.as_deref(), &place.name)
+        };
+        let mut lines: Vec<String> = self.stays.iter().map(|(place, _)| of(place)).collect();
+        if !self.claims_go {
+            let claim = |claim: &Claim| {
+                line("PersistentVolumeClaim", "persistentvolumeclaims", Some(&claim.namespace), &claim.name)
+            };
+            lines.extend(self.claims.iter().map(claim));
+        }
+        lines.into_iter().map(|line| (self.revision.release.clone(), line)).collect()
+    }
+}
+
+/// What is there of these layers, in the order in which it goes.
+///
+/// # Errors
+/// As of [`run`].
+async fn planned(
+    reader: &Reader<'_>,
+    client: &Client,
+    others: &Others,
+    layers: &[Layer],
+) -> Result<Vec<Plan>, Failure> {
+    let context = reader.context;
+    let mut found: Vec<(&Layer, Vec<Release>)> = Vec::new();
+    for layer in layers.iter().rev() {
+        let releases = reader.releases(layer, client.default_namespace()).await?;
+        let newest = helm_storage::newest(client, Some(&releases)).await?;
+        let there = |release: &Release| newest.iter().any(|(revision, _)| is_there(revision) && is(revision, release));
+        let there: Vec<Release> = releases.into_iter().filter(there).collect();
+        match there.is_empty() {
+            true => context.reporter.note(&layer.name(), "already removed: none of its releases is there"),
+            false => found.push((layer, there)),
+        }
+    }
+    let going: Vec<String> = found.iter().map(|(layer, _)| layer.name()).collect();
+    check_nobody_needs(context, client, &going).await?;
+    let mut plans = Vec::new();
+    let mut kinds = BTreeMap::new();
+    for (layer, releases) in &found {
+        removal::watch_over(context, client, others, releases, true).await?;
+        let built = Built::of(reader, layer).await?;
+        let newest = helm_storage::newest_whole(client, releases).await?;
+        for release in built.reversed(releases) {
+            let Some((revision, stored)) = newest.iter().find(|(revision, _)| is(revision, &release)) else { continue };
+            plans.push(examined(context, client, layer, revision, stored, &built, &mut kinds).await?);
+        }
+    }
+    Ok(plans)
+}
+
+fn is(revision: &Revision, release: &Release) -> bool {
+    revision.release == release.name && revision.namespace == release.namespace
+}
+
+fn is_there(revision: &Revision) -> bool {
+    revision.status != Status::Uninstalled
+}
+
+/// Layers that need one of those that go, each with the one that it needs, also by way of
+/// others; what only goes after another does not need it.
+fn needing<'a>(all: &'a [Layer], going: &[String], needs: &LayerNeeds) -> Vec<(&'a Layer, String)> {
+    let needed = |layer: &Layer| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![layer.name()]);
+        while let Some(next) = open.pop() {
+            let Some(own) = needs.layers.get(&next) else { continue };
+            let makers = own.namespaces.iter().filter_map(|namespace| needs.creator_of(namespace)).map(str::to_owned);
+            open.extend(own.layers.iter().cloned().chain(makers).filter(|before| seen.insert(before.clone())));
+        }
+        going.iter().find(|name| seen.contains(*name)).cloned()
+    };
+    let stays = all.iter().filter(|layer| !going.contains(&layer.name()));
+    stays.filter_map(|layer| Some((layer, needed(layer)?))).collect()
+}
+
+/// # Errors
+/// `usage` where a layer that needs one of those that go is there and stays.
+async fn check_nobody_needs(context: &Context, client: &Client, going: &[String]) -> Result<(), Failure> {
+    let (all, needs) = (context.tree.layers()?, context.tree.layer_needs()?);
+    let needing = needing(&all, going, &needs);
+    if needing.is_empty() {
+        return Ok(());
+    }
+    let layers: Vec<Layer> = needing.iter().map(|(layer, _)| (*layer).clone()).collect();
+    let wanted = helmfile::releases(context, &layers).await?;
+    let releases: Vec<Release> = wanted.iter().map(Release::from).collect();
+    let newest = helm_storage::newest(client, Some(&releases)).await?;
+    let mut evidence = Vec::new();
+    let mut also = Vec::new();
+    for (layer, need) in needing {
+        let name = layer.name();
+        let own = wanted.iter().zip(&releases).filter(|(wanted, _)| wanted.layer == name);
+        let there = own
+            .map(|(_, release)| release)
+            .find(|release| newest.iter().any(|(revision, _)| is_there(revision) && is(revision, release)));
+        if let Some(there) = there {
+            evidence.push(format!("{name} needs {need}, and its release {}/{} is there", there.namespace, there.name));
+            also.push(name);
+        }
+    }
+    if evidence.is_empty() {
+        return Ok(());
+    }
+    let mut names: Vec<String> = going.iter().cloned().chain(also).collect();
+    names.sort();
+    let failure = Failure::usage(format!("{} cannot be removed: others need it", going.join(", ")));
+    let failure = evidence.into_iter().fold(failure, Failure::evidence).evidence("nothing was changed");
+    let remedy = format!("cargo xtask --env {} layer {} --remove", context.env_name, names.join(" "));
+    Err(failure.remedy(remedy))
+}
+
+/// One release: what it made, and what becomes of that.
+async fn examined(
+    context: &Context,
+    client: &Client,
+    layer: &Layer,
+    revision: &Revision,
+    stored: &Stored,
+    built: &Built,
+    kinds: &mut BTreeMap<String, Vec<(String, String, bool)>>,
+) -> Result<Plan, Failure> {
+    if let Some(error) = &stored.unreadable {
+        return Err(helm_storage::unreadable(revision, error.clone()));
+    }
+    if !stored.is(revision) {
+        return Err(helm_storage::unreadable(revision, "it holds another revision".to_owned()));
+    }
+    let claims_go = context.consent.names(Kind::Claim);
+    let fates = removal::fates(&stored.manifest, claims_go)
+        .map_err(|place| helm_storage::unreadable(revision, format!("its manifest is no YAML{place}")))?;
+    let objects: Vec<Value> = fates.iter().map(|(object, _)| object.clone()).collect();
+    let places = live::places(client, &objects, &revision.namespace, kinds).await?;
+    let seen = live::look(client, &places).await?;
+    let mut plan = Plan {
+        layer: layer.name(),
+        revision: revision.clone(),
+        timeout: built.timeout(revision),
+        goes: Vec::new(),
+        stays: Vec::new(),
+        claims: Vec::new(),
+        claims_go,
+        releasing: Vec::new(),
+        hooks: Vec::new(),
+    };
+    let at_removal = |event: &String| matches!(event.as_str(), "pre-delete" | "post-delete");
+    plan.hooks
+        .extend(stored.hooks.iter().filter(|hook| hook.events.iter().any(at_removal)).map(|hook| hook.name.clone()));
+    let mut owners: BTreeMap<String, (&Place, bool)> = BTreeMap::new();
+    let mut namespaces: BTreeSet<String> = BTreeSet::from([revision.namespace.clone()]);
+    let mut doomed = BTreeSet::new();
+    for (((object, fate), place), seen) in fates.iter().zip(&places).zip(&seen) {
+        namespaces.extend(place.namespace.clone());
+        match (fate, seen) {
+            (Fate::Goes, _) => {
+                plan.goes.push((removal::name(object), place.clone()));
+                if let Some(uid) = seen.as_ref().and_then(|seen| seen.metadata.uid.clone()) {
+                    owners.insert(uid, (place, removal::is_set(object)));
+                }
+                if (place.api_version.as_str(), place.kind.as_str()) == ("v1", "Namespace") {
+                    namespaces.insert(place.name.clone());
+                    doomed.insert(place.name.clone());
+                }
+            }
+            (_, Some(_)) => plan.stays.push((place.clone(), *fate)),
+            // What is to stay and is not there cannot be kept.
+            (_, None) => {}
+        }
+    }
+    let mut claims: Vec<PersistentVolumeClaim> = Vec::new();
+    for namespace in &namespaces {
+        let api = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+        let listed = api.list(&ListParams::default()).await;
+        claims.extend(listed.map_err(|error| read_failed(&format!("the claims in {namespace}"), error))?.items);
+    }
+    let named: BTreeSet<(Option<String>, String)> = places
+        .iter()
+        .filter(|place| place.kind == "PersistentVolumeClaim")
+        .map(|place| (place.namespace.clone(), place.name.clone()))
+        .collect();
+    for ((object, _), place) in fates.iter().zip(&places).filter(|((object, _), _)| removal::is_set(object)) {
+        let namespace = place.namespace.as_deref().unwrap_or_default();
+        let of_set = claims.iter().filter(|claim| claim.metadata.namespace.as_deref() == Some(namespace));
+        plan.claims.extend(of_set.filter(|claim| is_of_set(object, &claim.metadata)).filter_map(claim_of));
+    }
+    let within = |claim: &&PersistentVolumeClaim| claim.metadata.namespace.as_ref().is_some_and(|n| doomed.contains(n));
+    plan.claims.extend(claims.iter().filter(within).filter_map(claim_of));
+    plan.claims.retain(|claim| !named.contains(&(Some(claim.namespace.clone()), claim.name.clone())));
+    plan.claims.sort();
+    plan.claims.dedup();
+    if !claims_go {
+        for (uid, (place, is_set)) in &owners {
+            let owned = |claim: &&PersistentVolumeClaim| is_owned_by(&claim.metadata, uid);
+            let Some(namespace) = &place.namespace else { continue };
+            if *is_set {
+                if deletes_its_claims(client, place).await? {
+                    let (namespace, name, uid) = (namespace.clone(), place.name.clone(), uid.clone());
+                    plan.releasing.push(Holder { namespace, name, uid });
+                }
+            } else if let Some(claim) = claims.iter().find(owned).filter(|_| place.kind != "Pod") {
+                let claim = claim.metadata.name.as_deref().unwrap_or_default();
+                let message = format!(
+                    "release {}: {place} owns the claim {claim}, which Kubernetes would delete with it",
+                    revision.release
+                );
+                return Err(Failure::usage(message)
+                    .evidence("nothing was changed")
+                    .remedy(format!("take the ownerReferences out of it, or consent to its loss: cargo xtask --env {} layer {} --remove --allow-destroy=release,claim", context.env_name, plan.layer)));
+            }
+        }
+    }
+    Ok(plan)
+}
+
+fn claim_of(claim: &PersistentVolumeClaim) -> Option<Claim> {
+    let metadata = &claim.metadata;
+    Some(Claim { namespace: metadata.namespace.clone()?, name: metadata.name.clone()?, uid: metadata.uid.clone()? })
+}
+
+/// Whether a claim was made from a template of this set, `TEMPLATE-SET-NUMBER`, with the labels
+/// that the set gives to all of them: by the name alone it may be another set's.
+fn is_of_set(set: &Value, claim: &ObjectMeta) -> bool {
+    let name = claim.name.as_deref().unwrap_or_default();
+    let set_name = set.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let templates = set.pointer("/spec/volumeClaimTemplates").and_then(Value::as_array).into_iter().flatten();
+    let from_template = |template: &Value| {
+        let template = template.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        let number = name.strip_prefix(&format!("{template}-{set_name}-"));
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let labels = set.pointer("/spec/selector/matchLabels").and_then(Value::as_object).into_iter().flatten();
+    let has = |(key, value): (&String, &Value)| {
+        claim.labels.as_ref().and_then(|labels| labels.get(key)).is_some_and(|label| value == label.as_str())
+    };
+    templates.into_iter().any(from_template) && labels.into_iter().all(has)
+}
+
+fn is_owned_by(claim: &ObjectMeta, uid: &str) -> bool {
+    claim.owner_references.iter().flatten().any(|owner| owner.uid == uid)
+}
+
+/// Whether Kubernetes deletes the claims of this set when it goes, by what it is now.
+async fn deletes_its_claims(client: &Client, place: &Place) -> Result<bool, Failure> {
+    let namespace = place.namespace.as_deref().unwrap_or_default();
+    let set = Api::<StatefulSet>::namespaced(client.clone(), namespace).get_opt(&place.name).await;
+    let set = set.map_err(|error| read_failed(&place.to_string(), error))?;
+    let policy = set.and_then(|set| set.spec?.persistent_volume_claim_retention_policy);
+    Ok(policy.and_then(|policy| policy.when_deleted).is_some_and(|when| when == "Delete"))
+}
+
+fn tell(context: &Context, plans: &[Plan]) {
+    for plan in plans {
+        let name = &plan.revision.release;
+        let planned = |text: String| context.reporter.planned(name, text);
+        for (object, place) in &plan.goes {
+            let place = place.namespace.as_ref().filter(|namespace| **namespace != plan.revision.namespace);
+            planned(format!("delete {object}{}", place.map(|place| format!(" in {place}")).unwrap_or_default()));
+        }
+        for claim in &plan.claims {
+            let what = format!("PersistentVolumeClaim {} in {}", claim.name, claim.namespace);
+            planned(if plan.claims_go { format!("delete {what}") } else { format!("keep {what}") });
+        }
+        for (place, fate) in &plan.stays {
+            let why = if *fate == Fate::StaysByItsChart { ", as its chart says" } else { "" };
+            planned(format!("keep {place}{why}"));
+        }
+        for set in plan.releasing.iter() {
+            planned(format!("have StatefulSet {} leave its claims, which it would delete", set.name));
+        }
+        match (plan.hooks.as_slice(), plan.claims_go) {
+            ([], _) => {}
+            (hooks, true) => {
+                planned(format!("run what its chart wants run at an uninstallation: {}", hooks.join(", ")))
+            }
+            (hooks, false) => planned(format!(
+                "leave out what its chart wants run at an uninstallation, which may delete anything: {}",
+                hooks.join(", ")
+            )),
+        }
+        planned(format!("uninstall it, at revision {}", plan.revision.revision));
+    }
+}
+
+/// All that goes, in one question.
+fn question(plans: &[Plan]) -> String {
+    let mut layers: Vec<&str> = plans.iter().map(|plan| plan.layer.as_str()).collect();
+    layers.dedup();
+    let each = plans.iter().map(|plan| {
+        let mut gone: Vec<String> = plan.goes.iter().map(|(object, _)| object.clone()).collect();
+        if plan.claims_go {
+            gone.extend(plan.claims.iter().map(|claim| format!("PersistentVolumeClaim {}", claim.name)));
+            gone.extend(plan.hooks.iter().map(|hook| format!("whatever the hook {hook} deletes")));
+        }
+        let gone = if gone.is_empty() { "nothing else".to_owned() } else { gone.join(", ") };
+        format!("release {} with {gone}", plan.full())
+    });
+    let each = each.collect::<Vec<_>>().join("; ");
+    let data = if plans.iter().any(|plan| plan.claims_go) { ", DATA INCLUDED" } else { ", keeping what holds data" };
+    format!("remove {}{data}: uninstall {each}", layers.join(", "))
+}
+
+async fn remove(
+    context: &Context,
+    client: &Client,
+    lock: &ClusterLock,
+    plan: &Plan,
+    consented: &Consented,
+) -> Result<(), Failure> {
+    Interrupt::global().check()?;
+    for set in &plan.releasing {
+        let_go_of_claims(context, client, set).await?;
+    }
+    if let (_, Some(claim)) = consented {
+        // Before the release, which names their sets: a run after a killed one finds them so.
+        for gone in &plan.claims {
+            delete_claim(client, gone, claim).await?;
+        }
+    }
+    let going: Vec<Place> = plan.goes.iter().map(|(_, place)| place.clone()).collect();
+    let watch = tell_what_hangs(context, client, plan, &going);
+    let what = (&plan.revision, plan.timeout);
+    if let Err(failure) = removal::uninstall(context, client, lock.descriptor(), what, consented, watch).await {
+        Interrupt::global().check()?;
+        // Helm deletes its record though something of the release is still there.
+        let left = hanging(client, &going).await?;
+        return Err(stopped(context, plan, failure, left));
+    }
+    if plan.claims_go {
+        wait_for_claims(client, plan).await?;
+    }
+    check_kept(client, plan).await
+}
+
+/// What an uninstallation has stopped at: where an object does not go, that is what is told.
+fn stopped(context: &Context, plan: &Plan, failure: Failure, left: Vec<(Place, String)>) -> Failure {
+    let held = left.iter().find(|(_, words)| words.contains(FINALIZERS)).cloned();
+    let failure = left.into_iter().fold(failure, |failure, (_, words)| failure.evidence(words));
+    let Some((place, words)) = held else { return failure };
+    let namespace = place.namespace.as_ref().map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
+    let message = format!("release {}: {words}, for {} s", plan.revision.release, plan.timeout.as_secs());
+    let remedy = format!(
+        "bring back what takes the finalizer away (none is removed here): kubectl --context {}{namespace} get {} {} -o yaml",
+        context.kube_context, place.plural, place.name
+    );
+    let told = Failure::new(failure.code, message).evidence(failure.message).remedy(remedy);
+    let told = failure.evidence.into_iter().fold(told, Failure::evidence).of_release(&plan.revision.release);
+    match failure.log {
+        Some(log) => told.log(log),
+        None => told,
+    }
+}
+
+/// How long the StatefulSet controller may take to let go of claims.
+const CONTROLLER: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Has a StatefulSet keep its claims when it goes, and waits until Kubernetes would: with an
+/// owner that is gone a claim would be collected.
+async fn let_go_of_claims(context: &Context, client: &Client, set: &Holder) -> Result<(), Failure> {
+    let sets = Api::<StatefulSet>::namespaced(client.clone(), &set.namespace);
+    let what = format!("StatefulSet {} in {}", set.name, set.namespace);
+    let patch = serde_json::json!({
+        "metadata": {"uid": set.uid},
+        "spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}},
+    });
+    let parameters = PatchParams { field_manager: Some("xtask".to_owned()), ..PatchParams::default() };
+    let written = sets.patch(&set.name, &parameters, &Patch::Merge(&patch)).await;
+    let written = written.map_err(|error| write_failed(&what, error))?;
+    let generation = written.metadata.generation;
+    context
+        .reporter
+        .note(&set.name, "its claims stay when it goes: persistentVolumeClaimRetentionPolicy is Retain now");
+    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &set.namespace);
+    let look = async || {
+        let now = sets.get(&set.name).await.map_err(|error| read_failed(&what, error))?;
+        let taken_up = now.status.and_then(|status| status.observed_generation) >= generation;
+        let listed = claims.list(&ListParams::default()).await;
+        let listed = listed.map_err(|error| read_failed(&format!("the claims in {}", set.namespace), error))?;
+        let owned = listed.items.iter().find(|claim| is_owned_by(&claim.metadata, &set.uid));
+        Ok(match owned.and_then(|claim| claim.metadata.name.clone()) {
+            None if taken_up => ControlFlow::Break(()),
+            None => ControlFlow::Continue("its controller has not taken that up".to_owned()),
+            Some(claim) => ControlFlow::Continue(format!("the claim {claim} still belongs to it")),
+        })
+    };
+    match wait::until(EVERY, CONTROLLER, look).await? {
+        ControlFlow::Break(()) => Ok(()),
+        ControlFlow::Continue(why) => {
+            let message = format!("{what} would take its claims with it, though it is to leave them");
+            Err(Failure::new(Code::ReleasePending, message)
+                .evidence(why)
+                .remedy("run it again when the controller manager of the cluster works"))
+        }
+    }
+}
+
+/// Deletes one claim: the one that was named, not another of that name.
+async fn delete_claim(client: &Client, claim: &Claim, _: &Consent<consent::Claim>) -> Result<(), Failure> {
+    let only = Preconditions { uid: Some(claim.uid.clone()), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
+    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &claim.namespace);
+    match claims.delete(&claim.name, &parameters).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        deleted => deleted.map(drop).map_err(|error| write_failed(&format!("the claim {}", claim.name), error)),
+    }
+}
+
+async fn wait_for_claims(client: &Client, plan: &Plan) -> Result<(), Failure> {
+    let look = async || {
+        for claim in &plan.claims {
+            let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &claim.namespace);
+            let found = claims.get_metadata_opt(&claim.name).await;
+            let found = found.map_err(|error| read_failed(&format!("the claim {}", claim.name), error))?;
+            if let Some(found) = found.filter(|found| found.metadata.uid.as_ref() == Some(&claim.uid)) {
+                let held = held_by(&found.metadata);
+                return Ok(ControlFlow::Continue(format!("PersistentVolumeClaim {}{held}", claim.name)));
+            }
+        }
+        Ok(ControlFlow::Break(()))
+    };
+    match wait::until(EVERY, plan.timeout, look).await? {
+        ControlFlow::Break(()) => Ok(()),
+        ControlFlow::Continue(why) => {
+            let message = format!("release {} is uninstalled, and a claim of it is still there", plan.revision.release);
+            Err(Failure::new(Code::ReleasePending, message).evidence(why).of_release(&plan.revision.release))
+        }
+    }
+}
+
+/// Those of these that are still there, though they are deleted or were to be.
+async fn hanging(client: &Client, places: &[Place]) -> Result<Vec<(Place, String)>, Failure> {
+    let seen = live::look(client, places).await?;
+    let of = |(place, seen): (&Place, Option<live::Seen>)| {
+        let held = held_by(&seen?.metadata);
+        Some((place.clone(), format!("{place} is still there{held}")))
+    };
+    Ok(places.iter().zip(seen).filter_map(of).collect())
+}
+
+/// Before the names of what holds an object that is deleted.
+const FINALIZERS: &str = ", being deleted and held by the finalizers ";
+
+fn held_by(metadata: &ObjectMeta) -> String {
+    match (metadata.deletion_timestamp.is_some(), metadata.finalizers.as_deref().unwrap_or_default()) {
+        (true, []) => ", being deleted".to_owned(),
+        (true, finalizers) => format!("{FINALIZERS}{}", finalizers.join(", ")),
+        (false, _) => String::new(),
+    }
+}
+
+/// From when on it is told what an uninstallation waits for, and how often that is looked at.
+const HANGS: Duration = Duration::from_secs(15);
+
+/// Tells each object once that is deleted and does not go, while Helm waits for it. Never
+/// resolves: what holds an object may let go of it, and Helm has a timeout.
+async fn tell_what_hangs(context: &Context, client: &Client, plan: &Plan, going: &[Place]) -> Failure {
+    let mut told = BTreeSet::new();
+    loop {
+        tokio::time::sleep(HANGS).await;
+        for (place, words) in hanging(client, going).await.unwrap_or_default() {
+            if words.contains(FINALIZERS) && told.insert(place) {
+                context.reporter.waiting(&plan.revision.release, words);
+            }
+        }
+    }
+}
+
+/// What was to stay is there.
+async fn check_kept(client: &Client, plan: &Plan) -> Result<(), Failure> {
+    let mut places: Vec<Place> = plan.stays.iter().map(|(place, _)| place.clone()).collect();
+    if !plan.claims_go {
+        let place = |claim: &Claim| Place {
+            api_version: "v1".to_owned(),
+            kind: "PersistentVolumeClaim".to_owned(),
+            plural: "persistentvolumeclaims".to_owned(),
+            namespace: Some(claim.namespace.clone()),
+            name: claim.name.clone(),
+        };
+        places.extend(plan.claims.iter().map(place));
+    }
+    let seen = live::look(client, &places).await?;
+    let lost = |(place, seen): (&Place, &Option<live::Seen>)| match seen {
+        None => Some(format!("{place} is gone")),
+        Some(seen) => seen.metadata.deletion_timestamp.as_ref().map(|_| format!("{place} is being deleted")),
+    };
+    let lost: Vec<String> = places.iter().zip(&seen).filter_map(lost).collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let message = format!("release {} is uninstalled, and what was to stay did not", plan.revision.release);
+    let failure = Failure::new(Code::Conflict, message).of_release(&plan.revision.release);
+    Err(lost.into_iter().fold(failure, Failure::evidence))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_layer_stands_in_the_way_where_it_needs_one_that_goes() {
+        let layer = |name: &str| {
+            let (number, stage) = name.split_once('-').unwrap();
+            Layer { number: number.parse().unwrap(), stage: stage.to_owned(), path: format!("{name}.yaml").into() }
+        };
+        let all = ["10-a", "20-b", "30-c", "40-d"].map(layer);
+        for (text, going, expected) in [
+            ("20-b: {layers: [10-a]}", &["10-a"][..], &[("20-b", "10-a")][..]),
+            ("20-b: {layers: [10-a]}", &["10-a", "20-b"], &[]),
+            ("20-b: {layers: [10-a]}", &["20-b"], &[]),
+            ("20-b: {layers: [10-a]}, 30-c: {layers: [20-b]}", &["10-a", "20-b"], &[("30-c", "10-a")]),
+            ("10-a: {creates: [x]}, 30-c: {namespaces: [x]}", &["10-a"], &[("30-c", "10-a")]),
+            ("20-b: {after: [10-a]}", &["10-a"], &[]),
+            ("20-b: {layers: [30-c]}, 30-c: {layers: [20-b]}", &["30-c"], &[("20-b", "30-c")]),
+            ("20-b: {layers: [10-a]}", &[], &[]),
+        ] {
+            let text = format!("criticalPath: []\nlayers: {{{text}}}");
+            let needs = LayerNeeds::parse("layers.yaml".into(), &text).unwrap();
+            let going: Vec<String> = going.iter().map(|name| (*name).to_owned()).collect();
+            let found: Vec<(String, String)> =
+                needing(&all, &going, &needs).into_iter().map(|(layer, need)| (layer.name(), need)).collect();
+            let found: Vec<(&str, &str)> = found.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+            assert_eq!(found, expected, "{text} {going:?}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_a_sets_by_its_name_and_its_labels() {
+        let set = json!({"metadata": {"name": "db"}, "spec": {"selector": {"matchLabels": {"app": "db"}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}}, {"metadata": {"name": "wal"}}]}});
+        let claim = |name: &str, app: &str| -> ObjectMeta {
+            serde_json::from_value(json!({"name": name, "labels": {"app": app, "more": "x"}})).unwrap()
+        };
+        for (name, app, expected) in [
+            ("data-db-0", "db", true),
+            ("wal-db-12", "db", true),
+            ("data-db-0", "other", false),
+            ("data-db-", "db", false),
+            ("data-db-0x", "db", false),
+            ("data-db", "db", false),
+            ("data-db-two-0", "db", false),
+            ("logs-db-0", "db", false),
+        ] {
+            assert_eq!(is_of_set(&set, &claim(name, app)), expected, "{name} {app}");
+        }
+        let without = json!({"metadata": {"name": "db"}, "spec": {}});
+        assert!(!is_of_set(&without, &claim("data-db-0", "db")));
+    }
+}

@@ -1,0 +1,329 @@
+//! `cargo xtask layer … --rollback`: a layer's releases go together to the revisions of its
+//! last good run. Looked at first: the histories that Helm keeps; decided in [`target`]; then
+//! `helm rollback` one by one, watched like a sync.
+
+mod target;
+
+use camino::Utf8PathBuf;
+use futures_util::{StreamExt, TryStreamExt};
+use kube::Client;
+
+use super::back::Built;
+use super::inputs::digest;
+use super::{Args, Reader, Runner, all_or_first, instant, live, timeline};
+use crate::cluster;
+use crate::cluster::lease::ClusterLease;
+use crate::diagnosis::Diagnosis;
+use crate::diagnosis::retry::Spent;
+use crate::files::{self, bounds};
+use crate::releases::{self, Others, removal};
+use crate::repo::layers::Layer;
+use crate::run::context::Context;
+use crate::run::interrupt::Interrupt;
+use crate::world::helm_storage::{self, Revision, Stored};
+use crate::world::process::Job;
+use crate::world::release::Release;
+use crate::world::{kubernetes, tools};
+use run_record::{Code, Exit, Failure, Step, StepKind};
+use target::{History, Intent, Maker, Move, Past, Refusal};
+
+pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Option<&str>) -> Result<(), Failure> {
+    if context.dry_run {
+        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+        let reader = Reader::new(context, &toolbox, instant::origin(context)?, args)?;
+        let client = kubernetes::client(context).await?;
+        let others = Others::look(context, &client).await;
+        return planned(&reader, &client, &others, layers, to).await.map(drop);
+    }
+    let lock = cluster::lock(context).await?;
+    let lab = cluster::require_ready(context).await?;
+    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?;
+    let client = kubernetes::client(context).await?;
+    kubernetes::require(&client).await?;
+    let lease = ClusterLease::acquire(context, &client).await?;
+    // On the heap: what a layer's run holds is as large as a stack, and is moved.
+    let work = Box::pin(async {
+        let plans = planned(&runner.reader, &client, &Others::kept_out(), layers, to).await?;
+        consent(context, &client, &plans).await?;
+        let mut results = Vec::new();
+        for plan in &plans {
+            results.extend(roll_layer_back(&runner, &client, plan).await);
+            Interrupt::global().check()?;
+        }
+        all_or_first(results)
+    });
+    let result = lease.guard(work).await;
+    lease.release().await;
+    result
+}
+
+/// What becomes of a layer's releases.
+struct Plan<'a> {
+    layer: &'a Layer,
+    intent: Intent,
+    built: Built,
+    /// The newest revision of each that goes back, and the number of the one that it goes to.
+    back: Vec<(Release, Revision, u32)>,
+    /// Those that are there, for testing.
+    there: Vec<Release>,
+}
+
+/// Every layer's plan, the last layer first. All are told before any is acted on, and one
+/// that cannot go back keeps the others from it: half a way back is none.
+///
+/// # Errors
+/// `usage` where there is nothing to go back to; those of looking.
+async fn planned<'a>(
+    reader: &Reader<'_>,
+    client: &Client,
+    others: &Others,
+    layers: &'a [Layer],
+    to: Option<&str>,
+) -> Result<Vec<Plan<'a>>, Failure> {
+    let context = reader.context;
+    let mut plans = Vec::new();
+    for layer in layers.iter().rev() {
+        let wanted: Vec<Release> = reader.releases(layer, client.default_namespace()).await?;
+        let wanted: Vec<Release> = wanted.into_iter().filter(|release| release.installed).collect();
+        removal::watch_over(context, client, others, &wanted, false).await?;
+        let mut histories = Vec::new();
+        let mut newest = Vec::new();
+        for release in &wanted {
+            let (revision, past) = history(client, release).await?;
+            newest.push(revision);
+            histories.push(History { release: format!("{}/{}", release.namespace, release.name), past });
+        }
+        let left = left_by_another(context, layer).filter(|left| to.is_none() && left.still_holds(&histories));
+        if let Some(left) = &left {
+            let text = format!("going on with the rollback to {}, which was stopped on its way", left.to);
+            context.reporter.note(&layer.name(), text);
+        }
+        let asked = to.map(|run| Maker::Run(run.to_owned())).or(left.map(|left| left.to));
+        let decision = target::decide(&histories, asked.as_ref());
+        let decision = decision.map_err(|refusal| refused(context, layer, &refusal))?;
+        let now = kubernetes::server_time(client).await?;
+        let (mut back, mut there) = (Vec::new(), Vec::new());
+        for (index, (release, found)) in wanted.iter().zip(&decision.moves).enumerate() {
+            let text = in_words(&histories, index, found, &decision.to.to_string(), now);
+            context.reporter.planned(&release.name, text);
+            if *found != Move::NotInstalled {
+                there.push(release.clone());
+            }
+            if let (Move::Back { to, .. }, Some(newest)) = (found, &newest[index]) {
+                back.push((release.clone(), newest.clone(), *to));
+            }
+        }
+        if back.is_empty() {
+            let text = format!("nothing to roll back: it has what it had after {}", decision.to);
+            context.reporter.note(&layer.name(), text);
+        }
+        let built = Built::of(reader, layer).await?;
+        let order = built.reversed(&wanted);
+        let place = |release: &Release| {
+            order.iter().position(|other| other.name == release.name && other.namespace == release.namespace)
+        };
+        back.sort_by_key(|(release, ..)| place(release));
+        let intent = Intent::of(&histories, &decision.to);
+        plans.push(Plan { layer, intent, built, back, there });
+    }
+    Ok(plans)
+}
+
+/// Where a rollback of this layer notes what it is about to do, while it does it.
+fn note(context: &Context, layer: &Layer) -> Utf8PathBuf {
+    context.state.path.join(format!("rollback-{}-{}.json", context.env_name, layer.name()))
+}
+
+fn left_by_another(context: &Context, layer: &Layer) -> Option<Intent> {
+    serde_json::from_str(&bounds::read(&note(context, layer), bounds::SETTINGS).ok()?).ok()
+}
+
+/// The newest revision of a release, and all that Helm keeps of it; what Helm cannot read it
+/// passes over, and nobody can go back to it.
+async fn history(client: &Client, release: &Release) -> Result<(Option<Revision>, Vec<Past>), Failure> {
+    /// How many Secrets are fetched at a time; each is at most 1 MiB.
+    const READS: usize = 4;
+    let revisions = helm_storage::history(client, &release.namespace, &release.name).await?;
+    let reads = revisions.into_iter().map(|revision| async move { helm_storage::current(client, &revision).await });
+    let found: Vec<Option<(Revision, Stored)>> =
+        futures_util::stream::iter(reads).buffered(READS).try_collect().await?;
+    let mut found: Vec<(Revision, Stored)> = found.into_iter().flatten().collect();
+    found.sort_by_key(|(revision, _)| revision.revision);
+    if let Some((newest, stored)) = found.last()
+        && let Some(reason) = &stored.unreadable
+    {
+        return Err(helm_storage::unreadable(newest, reason.clone()));
+    }
+    let newest = found.last().map(|(revision, _)| revision.clone());
+    let readable = found.into_iter().filter(|(_, stored)| stored.unreadable.is_none());
+    Ok((newest, readable.map(|(revision, stored)| past(&revision, &stored)).collect()))
+}
+
+fn past(revision: &Revision, stored: &Stored) -> Past {
+    let noted = Some(stored.info.rollback_revision).filter(|number| *number > 0);
+    let mut content = stored.manifest.clone();
+    for hook in &stored.hooks {
+        content.push_str("\n---\n");
+        content.push_str(&hook.manifest);
+    }
+    Past {
+        revision: revision.revision,
+        status: revision.status,
+        run: revision.run.clone(),
+        created: revision.created,
+        back_to: noted.or_else(|| target::named_in(&stored.info.description)),
+        description: stored.info.description.clone(),
+        content: digest(content.as_bytes()),
+    }
+}
+
+fn in_words(histories: &[History], index: usize, found: &Move, target: &str, now: jiff::Timestamp) -> String {
+    let find = |number: u32| histories[index].past.iter().find(|past| past.revision == number);
+    let maker = |number: u32| target::maker_of(histories, index, number).unwrap_or_else(|| "made by hand".to_owned());
+    match found {
+        Move::Back { from, to } => {
+            let status = find(*from).map_or("gone", |past| past.status.as_str());
+            let ago = find(*to).and_then(|past| past.created);
+            let ago = ago.map(|time| format!(", {} ago", live::in_words(now.duration_since(time).as_secs().max(0))));
+            let (before, after) = (maker(*from), maker(*to));
+            format!("roll back from revision {from} ({before}, {status}) to {to} ({after}{})", ago.unwrap_or_default())
+        }
+        Move::There { revision } => {
+            format!("leave it: revision {revision} ({}) is what it had after {target}", maker(*revision))
+        }
+        Move::NotYetThere => {
+            format!("leave it: it was not installed after {target}, and a rollback uninstalls nothing")
+        }
+        Move::NotInstalled => "leave it: it is not installed".to_owned(),
+    }
+}
+
+fn refused(context: &Context, layer: &Layer, refusal: &Refusal) -> Failure {
+    let (env, layer) = (&context.env_name, layer.name());
+    let history = |release: &str| {
+        let (namespace, name) = release.split_once('/').unwrap_or(("", release));
+        format!("helm history {name} -n {namespace} --kube-context {}", context.kube_context)
+    };
+    let failure = match refusal {
+        Refusal::NothingInstalled => {
+            Failure::usage(format!("nothing of layer {layer} is installed: there is nothing to roll back"))
+                .remedy(format!("cargo xtask --env {env} layer {layer}"))
+        }
+        Refusal::NothingBefore { now } => {
+            Failure::usage(format!("layer {layer} has no good run to go back to before {now}"))
+                .remedy(format!("mend the tree, then: cargo xtask --env {env} layer {layer}"))
+        }
+        Refusal::NotKept { release, to } => {
+            Failure::usage(format!("Helm does not keep the revision of release {release} that was there after {to}"))
+                .evidence("Helm keeps the last revisions alone (historyMax)")
+                .remedy(history(release))
+        }
+        Refusal::NoSuchRun { known } => {
+            Failure::usage(format!("no revision of layer {layer} is of that run: it has those of {}", known.join(", ")))
+        }
+        Refusal::NotGood { release, to } => {
+            Failure::usage(format!("release {release} did not come up in {to}, or was not left so after it"))
+                .remedy(history(release))
+        }
+    };
+    failure.evidence("nothing was rolled back")
+}
+
+/// Everything is asked before anything is done.
+async fn consent(context: &Context, client: &Client, plans: &[Plan<'_>]) -> Result<(), Failure> {
+    let mut all = Vec::new();
+    for plan in plans.iter().filter(|plan| !plan.back.is_empty()) {
+        let each = plan
+            .back
+            .iter()
+            .map(|(release, newest, to)| format!("release {} from revision {} to {to}", release.name, newest.revision));
+        all.push(format!("roll back layer {}: {}", plan.layer.name(), each.collect::<Vec<_>>().join(", ")));
+        for (_, newest, to) in &plan.back {
+            releases::consent_to_rollback(context, client, newest, *to).await?;
+        }
+    }
+    if all.is_empty() { Ok(()) } else { context.confirm(&all.join("; ")).await }
+}
+
+/// One release after the other: a failure is told and keeps no other from going back. Then
+/// the tests.
+async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) -> Vec<Result<(), Failure>> {
+    let (context, since) = (runner.context, jiff::Timestamp::now());
+    let (note, mut results) = (note(context, plan.layer), Vec::new());
+    let text = serde_json::to_string(&plan.intent).unwrap_or_default();
+    if let Err(error) = files::write_atomically(&note, text.as_bytes()) {
+        return vec![Err(Failure::new(Code::StateUnwritable, format!("cannot write {note}: {error}")))];
+    }
+    for (release, newest, to) in &plan.back {
+        let result = roll_back(runner, client, plan, release, newest, *to).await;
+        let stopped = matches!(&result, Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated));
+        if let Err(failure) = &result {
+            // What was left pending is marked failed, so that the next run finds the same target.
+            let _tidying = Interrupt::global().tidying();
+            releases::settle(context, client, std::slice::from_ref(release)).await;
+            if plan.back.len() > 1 && !stopped {
+                context.reporter.warn(&release.name, failure.to_string());
+            }
+        }
+        results.push(result);
+        if stopped {
+            return results;
+        }
+    }
+    timeline::record(context, client, plan.layer, since).await;
+    let failed = results.iter().any(Result::is_err);
+    if !failed && !runner.args.skip_tests {
+        results.extend(runner.test(client, plan.layer, &plan.there).await);
+    }
+    if Interrupt::global().check().is_err() {
+        return results;
+    }
+    // It has come to its end, well or not: the next one decides anew.
+    let _ = std::fs::remove_file(&note);
+    let name = plan.layer.name();
+    let text = format!(
+        "rolled back; its next run brings what the tree says again: cargo xtask --env {} layer {name}",
+        context.env_name
+    );
+    if !failed && !plan.back.is_empty() {
+        context.reporter.note(&name, text);
+    }
+    results
+}
+
+/// `helm rollback`, watched as a sync is: what blocks is told in seconds, and a StatefulSet
+/// that a pod of the bad revision holds is freed.
+async fn roll_back(
+    runner: &Runner<'_>,
+    client: &Client,
+    plan: &Plan<'_>,
+    release: &Release,
+    newest: &Revision,
+    to: u32,
+) -> Result<(), Failure> {
+    let (context, layer) = (runner.context, plan.layer.name());
+    let log = context.log(&format!("{layer}-rollback-{}", release.name));
+    let (number, timeout) = (to.to_string(), format!("{}s", plan.built.timeout(newest).as_secs()));
+    let words = target::description(to, &context.run_id);
+    let mut command = runner.toolbox.command_on("helm", context);
+    command.args(["rollback", &release.name, &number, "--wait", "--timeout", &timeout, "--description", &words]);
+    command.args(["--namespace", &release.namespace, "--kube-context", &context.kube_context]);
+    command.args(runner.args.force_conflicts.then_some("--force-conflicts"));
+    let step = Step::new(StepKind::Helm, &release.name, format!("helm rollback to revision {to}"));
+    let step = context.reporter.step(step.of_layer(&layer).of_release(&release.name).logging_to(&log));
+    let job = Job { command, log: &log, inherit: runner.lock.descriptor() };
+    let budgets = context.tree.layer_needs()?.retries;
+    let alone = std::slice::from_ref(release);
+    let diagnosis = Diagnosis::begin(context, client, &layer, alone, &budgets, &log).await;
+    let mut spent = Spent::default();
+    let watch = diagnosis.watch(&budgets, &mut spent);
+    let ended = job.run(|line| context.reporter.progress(&format!("[{layer}] {line}")), watch).await;
+    let ended = ended.map_err(|failure| failure.log(&log))?;
+    if !ended.status.success() {
+        step.failed();
+        return Err(diagnosis.explain(&ended.tail).await.log(log).of_release(&release.name));
+    }
+    step.done_as(format!("rolled back to revision {to}"));
+    Ok(())
+}

@@ -1,0 +1,328 @@
+//! Uninstalling a release without what holds data. Helm deletes what the stored manifest of
+//! the newest revision names, but for objects that say `helm.sh/resource-policy: keep` there
+//! (`filterManifestsToKeep` of `pkg/action/resource_policy.go`; the object in the cluster is not
+//! asked). So what is to stay is given that annotation in the stored release first. The objects
+//! keep Helm's own labels and annotations, by which the next installation takes them over.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Client;
+use kube::api::{Api, PostParams};
+use serde_json::{Value, json};
+
+use super::manifest::{self, holds_data, kind};
+use super::{Others, Plan, Revision, Status, age, decide, keep_copy, orphan_after, owner, treat, treat_all, unhealthy};
+use crate::run::consent::{self, Consent};
+use crate::run::context::Context;
+use crate::world::helm_storage::{self, Stored};
+use crate::world::kubernetes::{server_time, write_failed};
+use crate::world::release::Release;
+use run_record::{Code, Failure};
+
+/// What becomes of an object of a release's manifest at a removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Goes,
+    /// It holds data, or takes some with it.
+    StaysAsData,
+    /// Its chart says that Helm keeps it.
+    StaysByItsChart,
+}
+
+/// Every object of a manifest, and what becomes of it. `claims`: also data goes.
+///
+/// # Errors
+/// Where the manifest cannot be read: then Helm cannot either, and nothing may be concluded.
+pub(crate) fn fates(manifest: &str, claims: bool) -> Result<Vec<(Value, Fate)>, String> {
+    let judge = |(object, kept): (Value, bool)| {
+        let fate = match (kept, is_data(&object) && !claims) {
+            (true, _) => Fate::StaysByItsChart,
+            (_, true) => Fate::StaysAsData,
+            _ => Fate::Goes,
+        };
+        (object, fate)
+    };
+    Ok(manifest::parse(manifest)?.into_iter().map(judge).collect())
+}
+
+/// A StatefulSet's data is its claims', which stay where it goes.
+fn is_data(object: &Value) -> bool {
+    !is_set(object) && holds_data(object)
+}
+
+pub(crate) fn is_set(object: &Value) -> bool {
+    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    version.starts_with("apps/") && kind(object) == "StatefulSet"
+}
+
+/// `PersistentVolumeClaim data`
+pub(crate) fn name(object: &Value) -> String {
+    let kind = if kind(object).is_empty() { "object" } else { kind(object) };
+    format!("{kind} {}", object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name"))
+}
+
+/// The manifest with `keep` on everything that holds data; none where all of that has it. What
+/// holds none keeps its text, byte by byte.
+///
+/// # Errors
+/// Where the result would not keep all of it, or the manifest cannot be read.
+fn keeping(manifest: &str) -> Result<Option<String>, String> {
+    let all_kept = |text: &str| Ok::<bool, String>(manifest::parse(text)?.iter().all(|(o, kept)| *kept || !is_data(o)));
+    if all_kept(manifest)? {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    for document in split(manifest) {
+        let objects = manifest::parse(document)?;
+        if objects.iter().all(|(object, kept)| *kept || !is_data(object)) {
+            text.push_str("---\n");
+            text.push_str(document.trim_end());
+            text.push('\n');
+            continue;
+        }
+        // Helm looks at a document as a whole: of a list, each object gets one of its own.
+        for (mut object, kept) in objects {
+            if kept || is_data(&object) {
+                annotate(&mut object)?;
+            }
+            // JSON is YAML, and has no line that could be taken for the end of a document.
+            text.push_str(&format!("---\n{object}\n"));
+        }
+    }
+    // The same objects, and every one kept that is to be: else it is not given to Helm.
+    let names = |text: &str| -> Result<Vec<String>, String> {
+        Ok(manifest::parse(text)?.iter().map(|(object, _)| name(object)).collect())
+    };
+    if !all_kept(&text)? || names(&text)? != names(manifest)? {
+        return Err("what is to be kept cannot be marked in it".to_owned());
+    }
+    Ok(Some(text))
+}
+
+fn annotate(object: &mut Value) -> Result<(), String> {
+    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut).ok_or("an object without metadata")?;
+    let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+    if annotations.is_null() {
+        *annotations = json!({});
+    }
+    let annotations = annotations.as_object_mut().ok_or("annotations that are no map")?;
+    annotations.insert("helm.sh/resource-policy".to_owned(), "keep".into());
+    Ok(())
+}
+
+/// As Helm splits a manifest into documents (`SplitManifests`): at each line that begins with
+/// `---`, whose rest belongs to the next.
+fn split(manifest: &str) -> Vec<&str> {
+    let text = manifest.strip_prefix('\u{feff}').unwrap_or(manifest).trim_start();
+    let (mut found, mut start, mut at) = (Vec::new(), 0, 0);
+    for line in text.split_inclusive('\n') {
+        if line.starts_with("---") {
+            found.push(&text[start..at]);
+            start = at + 3;
+        }
+        at += line.len();
+    }
+    found.push(&text[start..]);
+    found.into_iter().filter(|document| !document.trim().is_empty()).collect()
+}
+
+/// Before a way back: each of these releases is waited for, repaired, or reported, as before a
+/// layer. With `finishing`, an uninstallation that nobody finishes is no trouble: it is gone
+/// on with.
+///
+/// # Errors
+/// `release-owned`, `release-pending`, `consent-needed`, and those of looking.
+pub(crate) async fn watch_over(
+    context: &Context,
+    client: &Client,
+    others: &Others,
+    releases: &[Release],
+    finishing: bool,
+) -> Result<(), Failure> {
+    let found = unhealthy(client, releases).await?;
+    let half = |revision: &Revision| finishing && revision.status == Status::Uninstalling;
+    let (half, rest): (Vec<Revision>, Vec<Revision>) = found.into_iter().partition(half);
+    treat_all(context, client, others, &rest, None).await.1?;
+    if half.is_empty() {
+        return Ok(());
+    }
+    let now = server_time(client).await?;
+    for revision in &half {
+        let owner = owner(context, others, revision);
+        let after = orphan_after(context, revision, &owner, None).await;
+        match decide(revision.status, &owner, age(revision, now), after) {
+            Plan::HalfUninstalled => {
+                let text = format!("revision {} is half uninstalled, and nobody works on it", revision.revision);
+                context.reporter.note(&revision.release, text);
+            }
+            plan => drop(treat(context, client, revision, plan, &owner, now).await?),
+        }
+    }
+    Ok(())
+}
+
+/// Marks what holds data to be kept, in the stored release that Helm will read, in one write
+/// that the API server refuses if anybody else wrote in between.
+///
+/// # Errors
+/// `release-owned` where somebody wrote it, or a newer revision; `release-pending` where it
+/// cannot be marked.
+pub(crate) async fn keep_data(context: &Context, client: &Client, revision: &Revision) -> Result<(), Failure> {
+    let mut secret = helm_storage::secret(client, revision).await?;
+    if secret.metadata.resource_version != revision.resource_version {
+        return Err(changed(revision));
+    }
+    let stored = helm_storage::stored(client, revision).await?;
+    let unreadable = |error: String| helm_storage::unreadable(revision, error);
+    if let Some(manifest) = keeping(&stored.manifest).map_err(unreadable)? {
+        keep_copy(context, &secret, revision)?;
+        helm_storage::set_manifest(&mut secret, &manifest).map_err(unreadable)?;
+        let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
+        match api.replace(&revision.secret, &PostParams::default(), &secret).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 409 => return Err(changed(revision)),
+            Err(error) => {
+                return Err(write_failed(&format!("the Secret {}/{}", revision.namespace, revision.secret), error));
+            }
+        }
+    }
+    // What Helm will read is looked at once more: it takes the newest revision, whoever made it.
+    let of = Release {
+        name: revision.release.clone(),
+        namespace: revision.namespace.clone(),
+        enabled: true,
+        installed: true,
+    };
+    let now: Vec<(Revision, Stored)> = helm_storage::newest_whole(client, &[of]).await?;
+    match now.first() {
+        Some((newest, stored))
+            if newest.revision == revision.revision
+                && stored.unreadable.is_none()
+                && keeping(&stored.manifest) == Ok(None) =>
+        {
+            Ok(())
+        }
+        _ => Err(changed(revision)),
+    }
+}
+
+fn changed(revision: &Revision) -> Failure {
+    Failure::new(Code::ReleaseOwned, format!("release {} changed while it was looked at", revision.release))
+        .remedy("run it again")
+}
+
+/// What was consented to losing: releases, and perhaps also what holds data.
+pub(crate) type Consented = (Consent<consent::Release>, Option<Consent<consent::Claim>>);
+
+/// Uninstalls a release. Without a consent to losing data no hook is run: one may drop anything.
+///
+/// # Errors
+/// That of Helm; those of [`keep_data`].
+pub(crate) async fn uninstall(
+    context: &Context,
+    client: &Client,
+    lock: Option<RawFd>,
+    (revision, timeout): (&Revision, Duration),
+    (_, claim): &Consented,
+    watch: impl Future<Output = Failure>,
+) -> Result<(), Failure> {
+    if claim.is_none() {
+        keep_data(context, client, revision).await?;
+    }
+    let timeout = format!("{}s", timeout.as_secs());
+    let mut arguments = vec!["uninstall", &revision.release, "--wait", "--timeout", &timeout];
+    arguments.extend(claim.is_none().then_some("--no-hooks"));
+    super::helm_until(context, lock, revision, &arguments, watch).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLAIM: &str = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: data\n";
+    const SERVICE: &str = "# Source: a/b.yaml\napiVersion: v1\nkind: Service\nmetadata:\n  name: web # of the shop\n";
+    const SET: &str = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: db}\nspec: {volumeClaimTemplates: [{metadata: {name: data}}]}\n";
+
+    fn object(version: &str, kind: &str) -> String {
+        format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x, annotations: null}}\n")
+    }
+
+    #[test]
+    fn what_goes_and_what_stays_is_said_object_by_object() {
+        use Fate::{Goes, StaysAsData, StaysByItsChart};
+        let kept = CLAIM.replace("  name: data", "  name: data\n  annotations: {helm.sh/resource-policy: keep}");
+        for (manifest, without, with) in [
+            (SERVICE, Goes, Goes),
+            (SET, Goes, Goes),
+            (CLAIM, StaysAsData, Goes),
+            (&kept, StaysByItsChart, StaysByItsChart),
+            (&object("v1", "Namespace"), StaysAsData, Goes),
+            (&object("v1", "PersistentVolume"), StaysAsData, Goes),
+            (&object("apiextensions.k8s.io/v1", "CustomResourceDefinition"), StaysAsData, Goes),
+            (&object("postgresql.cnpg.io/v1", "Cluster"), StaysAsData, Goes),
+            (&object("example.com/v1", "StatefulSet"), StaysAsData, Goes),
+            (&object("v1", "Secret"), Goes, Goes),
+        ] {
+            let fate = |claims| fates(manifest, claims).unwrap().pop().unwrap().1;
+            assert_eq!((fate(false), fate(true)), (without, with), "{manifest}");
+        }
+        assert!(fates("kind: [", false).is_err());
+    }
+
+    #[test]
+    fn what_holds_data_is_marked_and_the_text_of_the_rest_stays() {
+        let list = "apiVersion: v1\nkind: List\nmetadata: {annotations: {x: y}}\nitems:\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: one}}\n- {apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: two}}\n";
+        let manifest = format!("---\n{SERVICE}--- \n{CLAIM}---\n{list}---\n{SET}---\n# nothing\n");
+        let marked = keeping(&manifest).unwrap().unwrap();
+        assert!(marked.contains(SERVICE.trim_end()) && marked.contains(SET.trim_end()), "{marked}");
+        let kept: Vec<(String, bool)> =
+            manifest::parse(&marked).unwrap().iter().map(|(object, kept)| (name(object), *kept)).collect();
+        let row = |name: &str, kept| (name.to_owned(), kept);
+        assert_eq!(
+            kept,
+            [
+                row("Service web", false),
+                row("PersistentVolumeClaim data", true),
+                row("ConfigMap one", false),
+                row("PersistentVolumeClaim two", true),
+                row("StatefulSet db", false),
+            ]
+        );
+        // As Helm reads it: each document has its own annotations.
+        let documents: Vec<Value> = split(&marked)
+            .into_iter()
+            .filter_map(|text| crate::files::bounds::yaml(text).ok())
+            .filter(|value: &Value| !value.is_null())
+            .collect();
+        assert_eq!(documents.len(), 5);
+        assert!(documents.iter().all(|document| kind(document) != "List"));
+        assert_eq!(keeping(&marked), Ok(None), "a second time there is nothing to do");
+    }
+
+    #[test]
+    fn what_cannot_be_marked_is_refused() {
+        for manifest in [
+            "apiVersion: v1\nkind: PersistentVolumeClaim\n",
+            "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: x, annotations: [a]}\n",
+            "kind: [",
+        ] {
+            assert!(keeping(manifest).is_err(), "{manifest}");
+        }
+        assert_eq!(keeping(SERVICE), Ok(None));
+        assert_eq!(keeping(""), Ok(None));
+    }
+
+    #[test]
+    fn documents_are_split_as_helm_splits_them() {
+        for (text, parts) in [
+            ("a: b\n---\nc: d\n", &["a: b\n", "\nc: d\n"][..]),
+            ("\n\n---\na: |\n  ---\n---c: d", &["\na: |\n  ---\n", "c: d"]),
+            ("--- # first\na: b\n", &[" # first\na: b\n"]),
+            ("---\n---\n", &[]),
+        ] {
+            assert_eq!(split(text), parts, "{text:?}");
+        }
+    }
+}
