@@ -137,6 +137,8 @@ fn a_preview_says_what_the_run_then_does() {
     let deployment = format!("{DIRECTORY}/templates/deployment.yaml");
     let set = format!("{DIRECTORY}/templates/set.yaml");
     type Edit<'a> = Box<dyn Fn(&Turn) + 'a>;
+    // What is done, how the object becomes, its kind, and words that are said of it.
+    type Row<'a> = (&'a str, Edit<'a>, &'a [(&'a str, &'a str, &'a str)]);
     let replace = |file: &str, from: &'static str, to: &'static str| -> Edit<'_> {
         let file = file.to_owned();
         Box::new(move |tree: &Turn| {
@@ -165,7 +167,7 @@ fn a_preview_says_what_the_run_then_does() {
         Box::new(|tree| std::fs::remove_file(tree.path(&format!("{DIRECTORY}/templates/more.yaml"))).unwrap());
     let more_definitions: Edit<'_> =
         Box::new(|tree| tree.write(&format!("{DIRECTORY}/crds/others.yaml"), &definition("others")));
-    let rows: [(&str, Edit<'_>, &[(&str, &str, &str)]); 9] = [
+    let rows: [Row<'_>; 9] = [
         ("a value", replace(&config, "a: '1'", "a: '2'"), &[("change", "ConfigMap", "until they are replaced")]),
         ("an image's digest", other_image, &[("change", "Deployment", "replaced by new ones")]),
         ("a new object", new_object, &[("create", "ConfigMap", "x: z")]),

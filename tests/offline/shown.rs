@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::consent::World;
 use crate::releases::{Bench, revision};
 use crate::report::state_with;
-use crate::support::{ends, root, succeeds, text, xtask};
+use crate::support::{edit, ends, root, succeeds, text, xtask};
 
 #[track_caller]
 fn shown(name: &str, text: &str) {
@@ -90,6 +90,11 @@ fn the_plan_of_a_dry_run() {
         ("mirror", &["mirror", "--dry-run"]),
     ] {
         let world = World::Healthy.machine();
+        let helmfile = world.path("bin/helmfile");
+        let listed = r#"[{"name":"web","namespace":"shop","enabled":true,"installed":true}]"#;
+        edit(&helmfile, |script| {
+            script.replacen('\n', &format!("\ncase \"$*\" in *' list '*) echo '{listed}'; exit 0;; esac\n"), 1)
+        });
         let said = text(&world.run(arguments, &[]));
         shown(&format!("dry-run/{name}.txt"), &steady(&said, &world.path("")));
     }
