@@ -175,7 +175,9 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>) -> Vec<Fin
         return found;
     }
     let values = |path: &Path| object.as_ref().map(|object| (path.get(object), path.get(manifest)));
-    for taken in ownership::taken(manifest, metadata) {
+    let taken_fields = ownership::taken(manifest, metadata);
+    let named: BTreeSet<String> = taken_fields.iter().map(|taken| taken.path.to_string()).collect();
+    for taken in taken_fields {
         let field = taken.path.to_string();
         let what = match values(&taken.path) {
             // Whoever set it set what Helm had set: nothing differs.
@@ -204,7 +206,7 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>) -> Vec<Fin
         found.push(Finding { field: Some(field), what, manager: None, time: None, kind: FindingKind::Lost });
     }
     for (_, _, manager, mut fields) in by_hand::added_to(metadata, "", false) {
-        fields.retain(|field| !found.iter().any(|known| known.field.as_deref() == Some(field.trim_start_matches('.'))));
+        fields.retain(|field| !named.contains(field.trim_start_matches('.')));
         if fields.is_empty() {
             continue;
         }
@@ -489,4 +491,108 @@ async fn listable(client: &Client) -> Result<Vec<(ApiResource, bool)>, Failure> 
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn manifest(kind: &str, more: &Value) -> Value {
+        let mut object = json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "web"}});
+        object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        object
+    }
+
+    fn entry(manager: &str, subresource: Option<&str>, fields: &Value) -> Value {
+        let operation = if manager == "helm" { "Apply" } else { "Update" };
+        json!({"manager": manager, "operation": operation, "subresource": subresource,
+            "time": "2026-11-25T10:00:00Z", "fieldsV1": fields})
+    }
+
+    /// What is told of an object of this manifest that the cluster has so.
+    fn told(manifest: &Value, live: Option<(&Value, &[Value])>) -> Vec<String> {
+        let now: Timestamp = "2026-11-25T10:03:00Z".parse().unwrap();
+        let seen = live.map(|(object, managed)| {
+            let metadata = json!({"name": "web", "uid": "u1", "managedFields": managed,
+                "annotations": {"meta.helm.sh/release-name": "web"}});
+            Seen { metadata: serde_json::from_value(metadata).unwrap(), whole: Some(object.clone()) }
+        });
+        findings(manifest, seen.as_ref(), Some("u1")).iter().map(|finding| finding.told(now)).collect()
+    }
+
+    #[test]
+    fn each_change_is_told_with_both_values_who_and_when() {
+        let made = manifest("Deployment", &json!({"spec": {"replicas": 1, "paused": false}}));
+        let live = |more: Value| manifest("Deployment", &json!({ "spec": more }));
+        let helm = entry("helm", None, &json!({"f:spec": {"f:paused": {}}}));
+        let replicas = json!({"f:spec": {"f:replicas": {}}});
+        for (object, other, expected) in [
+            (
+                live(json!({"replicas": 5, "paused": false})),
+                Some(entry("kubectl-edit", None, &replicas)),
+                &["spec.replicas is 5, Helm set 1, by kubectl-edit 3 min ago"][..],
+            ),
+            // The same value is no difference, whoever set it.
+            (live(json!({"replicas": 1, "paused": false})), Some(entry("kubectl-edit", None, &replicas)), &[]),
+            (live(json!({"replicas": 0, "paused": false})), None, &["spec.replicas is 0, Helm set 1"]),
+            (live(json!({"paused": false})), None, &["spec.replicas was removed"]),
+            (
+                live(json!({"replicas": 1, "paused": false, "minReadySeconds": 3})),
+                Some(entry("kubectl-patch", None, &json!({"f:spec": {"f:minReadySeconds": {}}}))),
+                &["spec.minReadySeconds (not in the tree, left alone), by kubectl-patch 3 min ago"],
+            ),
+        ] {
+            let mut managed = vec![helm.clone()];
+            managed.extend(other);
+            assert_eq!(told(&made, Some((&object, &managed))), expected, "{object}");
+        }
+        assert_eq!(told(&made, None), ["is gone"]);
+        let nothing_of_helms = [entry("kubectl-create", None, &replicas)];
+        let judged = told(&made, Some((&made, &nothing_of_helms)));
+        assert_eq!(judged, ["cannot be judged: nothing of it is Helm's"]);
+    }
+
+    #[test]
+    fn an_autoscaler_is_no_drift_and_a_person_who_scales_is() {
+        let made = manifest("Deployment", &json!({"spec": {"replicas": 1, "paused": false}}));
+        let live = manifest("Deployment", &json!({"spec": {"replicas": 3, "paused": false}}));
+        let helm = entry("helm", None, &json!({"f:spec": {"f:paused": {}}}));
+        for (manager, kind) in [
+            ("kube-controller-manager", FindingKind::Scaled),
+            ("keda-operator", FindingKind::Scaled),
+            ("kubectl", FindingKind::Taken),
+        ] {
+            let scaled = entry(manager, Some("scale"), &json!({"f:spec": {"f:replicas": {}}}));
+            let metadata = json!({"name": "web", "managedFields": [helm, scaled]});
+            let seen = Seen { metadata: serde_json::from_value(metadata).unwrap(), whole: Some(live.clone()) };
+            let found = findings(&made, Some(&seen), None);
+            assert_eq!(found.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [kind], "{manager}");
+        }
+    }
+
+    #[test]
+    fn values_that_nobody_may_read_are_not_told() {
+        let container = |value: &str| json!({"spec": {"containers": [{"name": "a", "env": [{"name": "DB_PASSWORD", "value": value}]}]}});
+        let fields = json!({"f:spec": {"f:containers": {"k:{\"name\":\"a\"}": {"f:env": {"k:{\"name\":\"DB_PASSWORD\"}": {"f:value": {}}}}}}});
+        let helm = entry(
+            "helm",
+            None,
+            &json!({"f:spec": {"f:containers": {"k:{\"name\":\"a\"}": {".": {}, "f:name": {},
+                "f:env": {"k:{\"name\":\"DB_PASSWORD\"}": {".": {}, "f:name": {}}}}}}}),
+        );
+        let managed = [helm, entry("kubectl-edit", None, &fields)];
+        let (made, live) = (manifest("Pod", &container("hunter2")), manifest("Pod", &container("hunter3")));
+        let said = told(&made, Some((&live, &managed))).join("\n");
+        assert!(said.contains("was changed, by kubectl-edit") && !said.contains("hunter"), "{said}");
+        let data = manifest("ConfigMap", &json!({"data": {"admin-password": "hunter2"}}));
+        let other = manifest("ConfigMap", &json!({"data": {"admin-password": "hunter3"}}));
+        let managed = [
+            entry("helm", None, &json!({"f:data": {}})),
+            entry("kubectl-edit", None, &json!({"f:data": {"f:admin-password": {}}})),
+        ];
+        let said = told(&data, Some((&other, &managed))).join("\n");
+        assert!(said.contains("was changed") && !said.contains("hunter"), "{said}");
+    }
 }
