@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::cluster::{Tree, Turn, beside, ended, image, kubectl, pull_registry, random, turn};
+use crate::support::cluster::{Tree, Turn, beside, ended, image, kubectl, mc, pull_registry, random, temporal, turn};
 use crate::support::{ends, root, signal, succeeds};
 
 const NAMESPACE: &str = "back-tests";
@@ -235,4 +235,57 @@ fn a_way_back_that_is_killed_comes_to_its_end_when_it_is_run_again() {
     killed_and_again(&tree, &["layer", "killed", "--remove", "--allow-destroy=release,claim"], random.u64(300..2500));
     // What was deleted goes once nothing uses it.
     crate::support::eventually("the claims go", || claims().is_empty());
+}
+
+/// A bad image in the tree ended the run; what was in MinIO and in Temporal before is there after.
+#[test]
+fn layer_45_goes_back_after_a_bad_image_with_its_objects_and_workflows() {
+    let tree = turn();
+    let values = "infra/kubernetes/values/infrastructure/minio.yaml.gotmpl";
+    let good = std::fs::read_to_string(tree.path(values)).unwrap();
+    let memory = || {
+        let path = "jsonpath={.spec.template.spec.containers[0].resources.requests.memory}";
+        kubectl(&["-n", "ameide", "get", "deployment/minio", "-o", path])
+    };
+    let layer = |flags: &[&str]| tree.xtask(&[&["layer", "45", "--skip-tests"], flags].concat());
+    succeeds(layer(&["--force-conflicts"]));
+    let before = memory();
+    // A good run that is to be gone back to.
+    tree.write(values, &good.replace("memory: 128Mi", "memory: 160Mi"));
+    succeeds(layer(&[]));
+    assert_eq!(memory(), "160Mi");
+    mc("mc mb --ignore-existing minio/back && echo kept | mc pipe minio/back/object");
+    let namespace = temporal("temporal operator namespace list --output json");
+    let namespace: Value = serde_json::from_str(&namespace).unwrap();
+    let names = namespace.as_array().unwrap().iter().filter_map(|one| one["namespaceInfo"]["name"].as_str());
+    let namespace = names.into_iter().find(|name| *name != "temporal-system").unwrap().to_owned();
+    let id = format!("back-{}", fastrand::u32(..));
+    temporal(&format!(
+        "temporal workflow start --namespace {namespace} --workflow-id {id} --type Back --task-queue back --execution-timeout 1h"
+    ));
+
+    // One that came up, and is wrong all the same.
+    tree.write(values, &good.replace("memory: 128Mi", "memory: 200Mi"));
+    succeeds(layer(&[]));
+    assert_eq!(memory(), "200Mi");
+    let said = succeeds(tree.xtask(&["layer", "45", "--rollback"]));
+    assert_eq!(memory(), "160Mi", "{said}");
+
+    let absent = format!("image: {{repository: {}/third-party/absent, tag: '1', digest: ''}}", pull_registry(&tree));
+    tree.write(values, &format!("{absent}\n{}", good.split_once('\n').unwrap().1));
+    let said = ends(layer(&[]), 5);
+    assert!(said.contains("image-not-found"), "{said}");
+    // Helm has rolled back by itself (`atomic`): that is where one is.
+    let said = succeeds(layer(&["--rollback"]));
+    assert!(said.contains("nothing to roll back"), "{said}");
+    assert_eq!(memory(), "160Mi");
+    assert_eq!(mc("mc cat minio/back/object").trim(), "kept");
+    let described = temporal(&format!("temporal workflow describe --namespace {namespace} --workflow-id {id}"));
+    assert!(described.to_ascii_lowercase().contains("running"), "{described}");
+    temporal(&format!("temporal workflow terminate --namespace {namespace} --workflow-id {id}"));
+    mc("mc rb --force minio/back");
+
+    tree.write(values, &good);
+    succeeds(layer(&[]));
+    assert_eq!(memory(), before);
 }

@@ -8,8 +8,8 @@ use duct::Handle;
 use serde_json::json;
 
 use crate::support::cluster::{
-    Alone, Tree, beside, context, ended, helm_processes, image, kill, kubectl, layer, pull_registry, random, releases,
-    state, turn, unheard,
+    Alone, Tree, beside, context, ended, helm_processes, image, kill, kubectl, layer, mc, pull_registry, random,
+    releases, state, turn, unheard,
 };
 use crate::support::{eventually, succeeds, tool};
 
@@ -36,34 +36,6 @@ fn watched(tree: &Tree, alone: &Alone, arguments: &[&str]) -> Command {
     let mut command = tree.xtask(arguments);
     command.env("AMEIDE_CACHE_DIR", alone.cache());
     command
-}
-
-/// What a client of MinIO prints, run in the cluster.
-fn mc(script: &str) -> String {
-    let image = "jsonpath={.spec.template.spec.containers[0].image}";
-    let image = kubectl(&["-n", "ameide", "get", "job", "minio-buckets", "-o", image]);
-    let from = |key: &str| json!({"secretKeyRef": {"name": "minio-root-credentials", "key": key}});
-    let environment = json!([
-        {"name": "USER", "valueFrom": from("root-user")}, {"name": "PASSWORD", "valueFrom": from("root-password")},
-        {"name": "MC_HOST_minio", "value": "http://$(USER):$(PASSWORD)@minio:9000"},
-        {"name": "MC_CONFIG_DIR", "value": "/tmp/mc"},
-    ]);
-    let container = json!({
-        "name": "guard-mc", "image": image, "command": ["/bin/sh", "-c", script], "env": environment,
-    });
-    let overrides = json!({"spec": {"containers": [container]}}).to_string();
-    let pod = |arguments: &[&str]| kubectl(&[&["-n", "ameide"][..], arguments].concat());
-    let overrides = format!("--overrides={overrides}");
-    pod(&["run", "guard-mc", "--restart=Never", &format!("--image={image}"), &overrides]);
-    let mut phase = String::new();
-    eventually("mc ends", || {
-        phase = pod(&["get", "pod", "guard-mc", "-o", "jsonpath={.status.phase}"]);
-        matches!(phase.as_str(), "Succeeded" | "Failed")
-    });
-    let printed = pod(&["logs", "guard-mc"]);
-    pod(&["delete", "pod", "guard-mc", "--wait=true"]);
-    assert_eq!(phase, "Succeeded", "{script}: {printed}");
-    printed
 }
 
 /// Whom a round kills.

@@ -1,6 +1,7 @@
 //! The one real cluster: whose turn it is, xtask in a copy of the tree that tests may add
 //! layers to, and what looks into the cluster or breaks it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -230,6 +231,48 @@ pub fn random() -> fastrand::Rng {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("SEED={seed}");
     fastrand::Rng::with_seed(seed)
+}
+
+/// What a client prints that runs in the cluster, beside the data plane, with the image of one of its jobs.
+fn client(job: &str, environment: &serde_json::Value, script: &str) -> String {
+    let pod = |arguments: &[&str]| kubectl(&[&["-n", "ameide"][..], arguments].concat());
+    // A failed upgrade takes its jobs along.
+    static IMAGES: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let ask = || pod(&["get", "job", job, "-o", "jsonpath={.spec.template.spec.containers[0].image}"]);
+    let image = IMAGES.lock().unwrap_or_else(PoisonError::into_inner).entry(job.to_owned()).or_insert_with(ask).clone();
+    let container = serde_json::json!({
+        "name": "guard-mc", "image": image, "command": ["/bin/sh", "-c", script], "env": environment,
+    });
+    let overrides = format!("--overrides={}", serde_json::json!({"spec": {"containers": [container]}}));
+    pod(&["run", "guard-mc", "--restart=Never", &format!("--image={image}"), &overrides]);
+    let mut phase = String::new();
+    super::eventually("the client ends", || {
+        phase = pod(&["get", "pod", "guard-mc", "-o", "jsonpath={.status.phase}"]);
+        matches!(phase.as_str(), "Succeeded" | "Failed")
+    });
+    let printed = pod(&["logs", "guard-mc"]);
+    pod(&["delete", "pod", "guard-mc", "--wait=true"]);
+    assert_eq!(phase, "Succeeded", "{script}: {printed}");
+    printed
+}
+
+/// What a client of MinIO prints.
+pub fn mc(script: &str) -> String {
+    let from = |key: &str| serde_json::json!({"secretKeyRef": {"name": "minio-root-credentials", "key": key}});
+    let environment = serde_json::json!([
+        {"name": "USER", "valueFrom": from("root-user")}, {"name": "PASSWORD", "valueFrom": from("root-password")},
+        {"name": "MC_HOST_minio", "value": "http://$(USER):$(PASSWORD)@minio:9000"},
+        {"name": "MC_CONFIG_DIR", "value": "/tmp/mc"},
+    ]);
+    client("minio-buckets", &environment, script)
+}
+
+/// What a client of Temporal prints.
+pub fn temporal(script: &str) -> String {
+    let environment = serde_json::json!([
+        {"name": "TEMPORAL_ADDRESS", "value": "temporal-frontend:7233"}, {"name": "HOME", "value": "/tmp"},
+    ]);
+    client("temporal-namespaces", &environment, script)
 }
 
 /// Where the tests of faults put their workloads.
