@@ -68,7 +68,7 @@ pub(crate) fn name(object: &Value) -> String {
 ///
 /// # Errors
 /// Where the result would not keep all of it, or the manifest cannot be read.
-fn keeping(manifest: &str) -> Result<Option<String>, String> {
+pub(crate) fn keeping(manifest: &str) -> Result<Option<String>, String> {
     let all_kept = |text: &str| Ok::<bool, String>(manifest::parse(text)?.iter().all(|(o, kept)| *kept || !is_data(o)));
     if all_kept(manifest)? {
         return Ok(None);
