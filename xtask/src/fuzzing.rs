@@ -18,7 +18,7 @@ use crate::diagnosis::{helm_errors, sources, tracker};
 use crate::files::bounds;
 use crate::layer::{images, preflight, pull_secret, timeline};
 use crate::reach::services;
-use crate::releases::{Status, history, manifest};
+use crate::releases::{Status, history, manifest, removal};
 use crate::repo::environment::Environment;
 use crate::repo::environment::RegistrySettings;
 use crate::repo::k3d;
@@ -210,6 +210,9 @@ fn rendered_manifests(bytes: &[u8]) {
         let _ = images::judge(&named.image, "k3d-ci-reg:5000", &lock, &["linux/amd64".to_owned()]);
     }
     let _ = manifest::parse(&text);
+    if let Ok(Some(marked)) = removal::keeping(&text) {
+        assert_eq!(removal::keeping(&marked), Ok(None), "{marked}");
+    }
     let _ = preflight::Own::of(&text, &[]);
 }
 

@@ -219,10 +219,15 @@ fn a_removal_wants_consent_and_has_helm_keep_what_holds_data() {
         said.contains("kept: PersistentVolumeClaim shop/data") && said.contains("delete persistentvolumeclaims data"),
         "{said}"
     );
+    // Had it come to no end, the claim would be no chart's to keep.
+    let said = bench.ends(&["layer", "20", "--remove", "--dry-run", "--allow-destroy=claim"], 0);
+    assert!(said.contains("delete PersistentVolumeClaim data"), "{said}");
+    bench.ends(&["layer", "20", "--remove", "--allow-destroy=release,claim"], 0);
+    assert!(!stored(&bench, 3).contains("resource-policy"), "{}", stored(&bench, 3));
     // The Secret as it was.
     let runs = std::fs::read_dir(bench.path("state/t/runs")).unwrap().flatten();
     let copies = runs.filter(|run| run.path().join("shop.sh.helm.release.v1.top.v3.json").exists());
-    assert_eq!(copies.count(), 1);
+    assert_eq!(copies.count(), 2);
 }
 
 #[test]

@@ -461,6 +461,11 @@ async fn remove(
         let left = hanging(client, &going).await?;
         return Err(stopped(context, plan, failure, left));
     }
+    // Helm has waited for its own; what is another's by now, or made again, is left.
+    for (place, _) in hanging(client, &going).await? {
+        let text = format!("left: {place} is there, and not this release's (meta.helm.sh/release-name), or made again");
+        context.reporter.warn(&plan.revision.release, text);
+    }
     if plan.claims_go {
         wait_for_claims(client, plan).await?;
     }

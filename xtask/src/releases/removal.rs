@@ -37,7 +37,7 @@ pub(crate) enum Fate {
 /// Where the manifest cannot be read: then Helm cannot either, and nothing may be concluded.
 pub(crate) fn fates(manifest: &str, claims: bool) -> Result<Vec<(Value, Fate)>, String> {
     let judge = |(object, kept): (Value, bool)| {
-        let fate = match (kept, is_data(&object) && !claims) {
+        let fate = match (kept && !is_marked(&object), is_data(&object) && !claims) {
             (true, _) => Fate::StaysByItsChart,
             (_, true) => Fate::StaysAsData,
             _ => Fate::Goes,
@@ -45,6 +45,15 @@ pub(crate) fn fates(manifest: &str, claims: bool) -> Result<Vec<(Value, Fate)>, 
         (object, fate)
     };
     Ok(manifest::parse(manifest)?.into_iter().map(judge).collect())
+}
+
+/// The annotation of an object that was marked here and not by its chart, in a removal that
+/// came to no end.
+const MARKED: &str = "ameide/kept";
+const POLICY: &str = "helm.sh/resource-policy";
+
+fn is_marked(object: &Value) -> bool {
+    object.pointer("/metadata/annotations").is_some_and(|annotations| annotations.get(MARKED).is_some())
 }
 
 /// A StatefulSet's data is its claims', which stay where it goes.
@@ -68,7 +77,7 @@ pub(crate) fn name(object: &Value) -> String {
 ///
 /// # Errors
 /// Where the result would not keep all of it, or the manifest cannot be read.
-fn keeping(manifest: &str) -> Result<Option<String>, String> {
+pub(crate) fn keeping(manifest: &str) -> Result<Option<String>, String> {
     let all_kept = |text: &str| Ok::<bool, String>(manifest::parse(text)?.iter().all(|(o, kept)| *kept || !is_data(o)));
     if all_kept(manifest)? {
         return Ok(None);
@@ -85,7 +94,11 @@ fn keeping(manifest: &str) -> Result<Option<String>, String> {
         // Helm looks at a document as a whole: of a list, each object gets one of its own.
         for (mut object, kept) in objects {
             if kept || is_data(&object) {
-                annotate(&mut object)?;
+                let annotations = annotations(&mut object)?;
+                annotations.insert(POLICY.to_owned(), "keep".into());
+                if !kept {
+                    annotations.insert(MARKED.to_owned(), "true".into());
+                }
             }
             // JSON is YAML, and has no line that could be taken for the end of a document.
             text.push_str(&format!("---\n{object}\n"));
@@ -101,15 +114,39 @@ fn keeping(manifest: &str) -> Result<Option<String>, String> {
     Ok(Some(text))
 }
 
-fn annotate(object: &mut Value) -> Result<(), String> {
+/// The manifest without the marks of a removal that came to no end; none where it has none.
+///
+/// # Errors
+/// Where it cannot be read.
+fn unmarked(manifest: &str) -> Result<Option<String>, String> {
+    let any = |text: &str| Ok::<bool, String>(manifest::parse(text)?.iter().any(|(object, _)| is_marked(object)));
+    if !any(manifest)? {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    for document in split(manifest) {
+        if !any(document)? {
+            text.push_str(&format!("---\n{}\n", document.trim_end()));
+            continue;
+        }
+        for (mut object, _) in manifest::parse(document)? {
+            if is_marked(&object) {
+                let annotations = annotations(&mut object)?;
+                annotations.retain(|name, _| name != MARKED && name != POLICY);
+            }
+            text.push_str(&format!("---\n{object}\n"));
+        }
+    }
+    Ok(Some(text))
+}
+
+fn annotations(object: &mut Value) -> Result<&mut serde_json::Map<String, Value>, String> {
     let metadata = object.get_mut("metadata").and_then(Value::as_object_mut).ok_or("an object without metadata")?;
     let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
     if annotations.is_null() {
         *annotations = json!({});
     }
-    let annotations = annotations.as_object_mut().ok_or("annotations that are no map")?;
-    annotations.insert("helm.sh/resource-policy".to_owned(), "keep".into());
-    Ok(())
+    Ok(annotations.as_object_mut().ok_or("annotations that are no map")?)
 }
 
 /// As Helm splits a manifest into documents (`SplitManifests`): at each line that begins with
@@ -163,20 +200,25 @@ pub(crate) async fn watch_over(
     Ok(())
 }
 
-/// Marks what holds data to be kept, in the stored release that Helm will read, in one write
-/// that the API server refuses if anybody else wrote in between.
+/// Marks what holds data to be kept, in the stored release that Helm will read, or takes such
+/// marks away, in one write that the API server refuses if anybody else wrote in between.
 ///
 /// # Errors
 /// `release-owned` where somebody wrote it, or a newer revision; `release-pending` where it
 /// cannot be marked.
-pub(crate) async fn keep_data(context: &Context, client: &Client, revision: &Revision) -> Result<(), Failure> {
+async fn mark(
+    context: &Context,
+    client: &Client,
+    revision: &Revision,
+    change: fn(&str) -> Result<Option<String>, String>,
+) -> Result<(), Failure> {
     let mut secret = helm_storage::secret(client, revision).await?;
     if secret.metadata.resource_version != revision.resource_version {
         return Err(changed(revision));
     }
     let stored = helm_storage::stored(client, revision).await?;
     let unreadable = |error: String| helm_storage::unreadable(revision, error);
-    if let Some(manifest) = keeping(&stored.manifest).map_err(unreadable)? {
+    if let Some(manifest) = change(&stored.manifest).map_err(unreadable)? {
         keep_copy(context, &secret, revision)?;
         helm_storage::set_manifest(&mut secret, &manifest).map_err(unreadable)?;
         let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
@@ -200,7 +242,7 @@ pub(crate) async fn keep_data(context: &Context, client: &Client, revision: &Rev
         Some((newest, stored))
             if newest.revision == revision.revision
                 && stored.unreadable.is_none()
-                && keeping(&stored.manifest) == Ok(None) =>
+                && change(&stored.manifest) == Ok(None) =>
         {
             Ok(())
         }
@@ -219,7 +261,7 @@ pub(crate) type Consented = (Consent<consent::Release>, Option<Consent<consent::
 /// Uninstalls a release. Without a consent to losing data no hook is run: one may drop anything.
 ///
 /// # Errors
-/// That of Helm; those of [`keep_data`].
+/// That of Helm; those of [`mark`].
 pub(crate) async fn uninstall(
     context: &Context,
     client: &Client,
@@ -228,9 +270,7 @@ pub(crate) async fn uninstall(
     (_, claim): &Consented,
     watch: impl Future<Output = Failure>,
 ) -> Result<(), Failure> {
-    if claim.is_none() {
-        keep_data(context, client, revision).await?;
-    }
+    mark(context, client, revision, if claim.is_none() { keeping } else { unmarked }).await?;
     let timeout = format!("{}s", timeout.as_secs());
     let mut arguments = vec!["uninstall", &revision.release, "--wait", "--timeout", &timeout];
     arguments.extend(claim.is_none().then_some("--no-hooks"));
@@ -299,6 +339,23 @@ mod tests {
         assert_eq!(documents.len(), 5);
         assert!(documents.iter().all(|document| kind(document) != "List"));
         assert_eq!(keeping(&marked), Ok(None), "a second time there is nothing to do");
+
+        // A removal that came to no end is no chart's word.
+        let fates = |text: &str, claims| -> Vec<Fate> {
+            super::fates(text, claims).unwrap().into_iter().map(|(_, fate)| fate).collect()
+        };
+        for claims in [false, true] {
+            assert_eq!(fates(&marked, claims), fates(&manifest, claims));
+        }
+        let free = unmarked(&marked).unwrap().unwrap();
+        assert!(free.contains(SERVICE.trim_end()) && !free.contains("ameide/kept"), "{free}");
+        assert!(manifest::parse(&free).unwrap().iter().all(|(_, kept)| !kept), "{free}");
+        assert_eq!((unmarked(&free), unmarked(&manifest)), (Ok(None), Ok(None)));
+        let by_chart = CLAIM.replace("  name: data", "  name: data\n  annotations: {helm.sh/resource-policy: keep}");
+        let both = keeping(&format!("{by_chart}---\n{}", CLAIM.replace("name: data", "name: more"))).unwrap().unwrap();
+        assert_eq!(fates(&both, true), [Fate::StaysByItsChart, Fate::Goes]);
+        let kept = manifest::parse(&unmarked(&both).unwrap().unwrap()).unwrap();
+        assert_eq!(kept.iter().map(|(_, kept)| *kept).collect::<Vec<_>>(), [true, false]);
     }
 
     #[test]

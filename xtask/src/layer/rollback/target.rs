@@ -289,6 +289,20 @@ pub(crate) fn decide(histories: &[History], asked: Option<&Maker>) -> Result<Dec
             None => Ok(some),
         }
     };
+    let moves_to = |to: &Maker| -> Vec<Move> {
+        let start = began(to, &told);
+        let of = |told: &Told<'_>| {
+            let Some(newest) = told.newest().filter(|_| there(&told)) else { return Move::NotInstalled };
+            let Held::Content(made) = told.held(to, start, &order) else { return Move::NotYetThere };
+            let Some(good) = told.good(made) else { return Move::NotYetThere };
+            let same = told.made(newest.revision) == made || newest.content == good.content;
+            match newest.status == Status::Deployed && same {
+                true => Move::There { revision: newest.revision },
+                false => Move::Back { from: newest.revision, to: good.revision },
+            }
+        };
+        told.iter().map(of).collect()
+    };
     let to = match asked {
         Some(wanted) => {
             if !order.contains(wanted) {
@@ -302,9 +316,13 @@ pub(crate) fn decide(histories: &[History], asked: Option<&Maker>) -> Result<Dec
             wanted.clone()
         }
         None => {
+            // Of a good run that brought nothing new the content is what one goes back from.
+            let is_good = judge(&order[now]) == Ok(true);
+            let is_same = |maker: &Maker| !moves_to(maker).iter().any(|found| matches!(found, Move::Back { .. }));
             let mut found = None;
             for maker in order[..now].iter().rev() {
                 match judge(maker) {
+                    Ok(true) if is_good && is_same(maker) => {}
                     Ok(true) => {
                         found = Some(maker.clone());
                         break;
@@ -317,18 +335,7 @@ pub(crate) fn decide(histories: &[History], asked: Option<&Maker>) -> Result<Dec
             found.ok_or_else(|| Refusal::NothingBefore { now: order[now].clone() })?
         }
     };
-    let start = began(&to, &told);
-    let moves = told.iter().map(|told| {
-        let Some(newest) = told.newest().filter(|_| there(&told)) else { return Move::NotInstalled };
-        let Held::Content(made) = told.held(&to, start, &order) else { return Move::NotYetThere };
-        let Some(good) = told.good(made) else { return Move::NotYetThere };
-        let same = told.made(newest.revision) == made || newest.content == good.content;
-        match newest.status == Status::Deployed && same {
-            true => Move::There { revision: newest.revision },
-            false => Move::Back { from: newest.revision, to: good.revision },
-        }
-    });
-    Ok(Decision { moves: moves.collect(), to })
+    Ok(Decision { moves: moves_to(&to), to })
 }
 
 /// What a rollback was about to do, left for the next one by one that was stopped on its way:
@@ -444,6 +451,16 @@ mod tests {
                 "several failed in a row",
                 layer(&[&[now(1, "a", 0), bad(2, "b", 10), bad(3, "c", 20)]]),
                 to("a", &[go(3, 1)]),
+            ),
+            (
+                "a good run that brought nothing new",
+                layer(&[&[old(1, "a", 0), old(2, "b", 10), Past { content: "b".into(), ..now(3, "c", 20) }]]),
+                to("a", &[go(3, 1)]),
+            ),
+            (
+                "nothing has ever been different",
+                layer(&[&[old(1, "a", 0), Past { content: "a".into(), ..now(2, "b", 20) }]]),
+                Err(Refusal::NothingBefore { now: run("b") }),
             ),
             (
                 "a run that failed in one release is good in none",
