@@ -98,7 +98,7 @@ pub struct Args {
     #[arg(long, requires = "dry_run", value_name = "FILE")]
     pub save_plan: Option<Utf8PathBuf>,
     /// Do what this file says, or refuse where anything that it was made of has changed since
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["selectors", "all", "list", "save_plan", "selector", "force", "force_conflicts", "skip_tests"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["selectors", "all", "list", "save_plan", "force", "force_conflicts", "skip_tests"])]
     pub plan: Option<Utf8PathBuf>,
     /// Take its releases together back to the revisions of its last good run, or of RUN
     #[arg(
@@ -156,25 +156,30 @@ fn actions(sight: &Sight, args: &Args) -> Vec<Action> {
     sight.releases.iter().map(|found| act(&found.state, args.force, !args.skip_tests)).collect()
 }
 
-/// What others have made of releases since the last run of their layers, in words: for each
-/// release of which there is a record, its layer and the first change of each object.
+/// What others have made of a release since the last run of its layer.
+pub(crate) struct Drifts {
+    pub layer: String,
+    /// The first change of each object, in words; and whether somebody else owns what Helm set,
+    /// so that a run takes it back only by `--force-conflicts`.
+    pub found: Vec<(String, bool)>,
+}
+
+/// What others have made of each release of these layers of which there is a record.
 ///
 /// # Errors
 /// Those of looking.
-pub(crate) async fn drifts(
-    context: &Context,
-    client: &Client,
-    layers: &[Layer],
-) -> Result<Vec<(String, Vec<String>)>, Failure> {
+pub(crate) async fn drifts(context: &Context, client: &Client, layers: &[Layer]) -> Result<Vec<Drifts>, Failure> {
     let lock = bytes(&instant::origin(context)?)?;
     let sights = Look::open(context, client, lock).await?.recorded(layers).await?;
-    let mut found = Vec::new();
+    let mut all = Vec::new();
     for (layer, sight) in layers.iter().zip(sights) {
         for release in sight.iter().flat_map(|sight| &sight.releases).filter(|release| release.record().is_some()) {
-            found.push((layer.name(), release.facts.drifts.iter().map(ToString::to_string).collect()));
+            let drifts = release.facts.drifts.iter();
+            let found = drifts.map(|drift| (drift.to_string(), drift.field.is_some() && drift.manager.is_some()));
+            all.push(Drifts { layer: layer.name(), found: found.collect() });
         }
     }
-    Ok(found)
+    Ok(all)
 }
 
 /// Every image that any layer renders is in the mirror as the lock says; where the
@@ -252,7 +257,7 @@ impl<'a> Runner<'a> {
         // On the heap: what a layer's run holds is as large as a stack, and is moved.
         let run = Box::pin(async {
             if let Some(plan) = self.plan {
-                plan.holds(self.context, &client, &self.reader, layers).await?;
+                plan.holds(self.context, &client, &self.reader, layers, None).await?;
             }
             let some = self.run_scheduled(&client, layers).await?;
             match self.args.selector() {
@@ -326,6 +331,10 @@ impl<'a> Runner<'a> {
         let started = Instant::now();
         reporter.event(&Event::LayerStarted { layer: name.clone() });
         let reader = &self.reader;
+        // The layers before it took their time.
+        if let Some(plan) = self.plan {
+            plan.holds(self.context, client, reader, std::slice::from_ref(layer), Some(layer)).await?;
+        }
         let (wanted, manifests) =
             tokio::join!(reader.releases(layer, client.default_namespace()), reader.render(layer));
         let (wanted, manifests) = (wanted?, manifests?);
@@ -372,7 +381,7 @@ impl<'a> Runner<'a> {
             releases::consent_to_uninstalls(self.context, client, &wanted).await?;
             releases::consent_to_upgrades(self.context, client, &wanted, &manifests).await?;
             if !self.args.force_conflicts {
-                conflicts::refuse(client, reader, layer, &syncing).await?;
+                conflicts::refuse(client, reader, layer, &syncing, sight.as_ref()).await?;
             }
             // Helmfile calls a file of which it would do nothing an error.
             if !syncing.is_empty() {

@@ -72,8 +72,7 @@ pub struct Facts {
 pub struct Drifted {
     /// Releases whose layer's last run left a record to compare with.
     pub compared: usize,
-    /// The layer, and a sentence for the first change of each object.
-    pub found: Vec<(String, String)>,
+    pub found: Vec<Change>,
 }
 
 #[derive(Clone, Debug)]
@@ -217,12 +216,21 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
     })
 }
 
+/// The first change of an object.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub layer: String,
+    pub text: String,
+    /// Somebody else owns what Helm set.
+    pub taken: bool,
+}
+
 async fn drifted(context: &Context, client: &Client, layers: &[layers::Layer]) -> Result<Drifted, Failure> {
     answering(context, client).await?;
     let mut seen = Drifted::default();
-    for (layer, drifts) in layer::drifts(context, client, layers).await? {
+    for layer::Drifts { layer, found } in layer::drifts(context, client, layers).await? {
         seen.compared += 1;
-        seen.found.extend(drifts.into_iter().map(|drift| (layer.clone(), drift)));
+        seen.found.extend(found.into_iter().map(|(text, taken)| Change { layer: layer.clone(), text, taken }));
     }
     Ok(seen)
 }

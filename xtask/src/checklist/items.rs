@@ -166,7 +166,7 @@ pub const ITEMS: &[Definition] = &[
         id: "nothing-drifted",
         title: "Objects as Helm left them",
         holds: "nobody has changed or deleted what Helm set since the last run of its layer; what an autoscaler scales is left to it",
-        remedy: "`cargo xtask drift` says who changed what; `cargo xtask layer NAME` brings back what the tree says",
+        remedy: "`cargo xtask drift` says who changed what; `cargo xtask layer NAME` brings back what the tree says, with `--force-conflicts` what others have set",
         exits: &[Exit::Release],
         judge: nothing_drifted,
     },
@@ -500,12 +500,16 @@ fn nothing_drifted(facts: &Facts) -> (Verdict, Duration) {
         Ok(drift) => drift,
         Err(failure) => return (Verdict::Unknown(failure.to_string()), facts.drift.took),
     };
-    let mut layers: Vec<String> = drift.found.iter().map(|(layer, _)| layer.clone()).collect();
+    let mut layers: Vec<String> = drift.found.iter().map(|change| change.layer.clone()).collect();
     layers.dedup();
     let verdict = if !drift.found.is_empty() {
-        let evidence = drift.found.iter().map(|(_, drift)| drift.clone()).collect();
-        let remedy = format!("cargo xtask drift {0}; cargo xtask layer {0}", layers.join(" "));
-        Verdict::Fail(Trouble { remedy: Some(remedy), fix: Some(Fix::Layers(layers)), ..fail(Exit::Release, evidence) })
+        let evidence = drift.found.iter().map(|change| change.text.clone()).collect();
+        let taken = drift.found.iter().any(|change| change.taken);
+        let force = if taken { " --force-conflicts" } else { "" };
+        let remedy = format!("cargo xtask drift {0}; cargo xtask layer {0}{force}", layers.join(" "));
+        // What somebody has set on purpose is theirs to give back.
+        let fix = (!taken).then_some(Fix::Layers(layers));
+        Verdict::Fail(Trouble { remedy: Some(remedy), fix, ..fail(Exit::Release, evidence) })
     } else if drift.compared > 0 {
         Verdict::Pass(format!("{} compared", count(drift.compared, "release")))
     } else {

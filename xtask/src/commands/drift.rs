@@ -60,8 +60,18 @@ fn lines(report: &Report) -> Vec<String> {
     let drifted = report.releases.iter().filter(|release| release.is_drift()).count();
     let count = report.releases.len();
     lines.push(match report.is_drift() {
-        false => format!("nothing differs: {count} releases are as Helm left them"),
-        true => format!("{drifted} of {count} releases differ, {} objects are left over", report.leftovers.len()),
+        false => format!(
+            "nothing differs: {} as Helm left {}",
+            counted(count, "release is", "releases are"),
+            if count == 1 { "it" } else { "them" }
+        ),
+        true => {
+            let left = counted(report.leftovers.len(), "object is", "objects are");
+            format!(
+                "{drifted} of {} from the tree, {left} left over",
+                counted(count, "release differs", "releases differ")
+            )
+        }
     });
     if report
         .releases
@@ -73,4 +83,8 @@ fn lines(report: &Report) -> Vec<String> {
         lines.push("a layer's run is refused where others own a field; --force-conflicts takes it back".to_owned());
     }
     lines
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }

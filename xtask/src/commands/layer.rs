@@ -18,6 +18,12 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     }
     helm_storage::check_driver()?;
     if let Some(path) = &args.plan {
+        // An empty variable is none, which a flag's own rules cannot tell.
+        if args.selector().is_some() {
+            return Err(Failure::usage(
+                "--plan: the plan says which releases are meant, and so does the selector (-l, HELM_LAYER_SELECTOR)",
+            ));
+        }
         let plan = Plan::read(path)?;
         let selected = layers::select(&layers, &plan.layers())?;
         return carry_out(context, &plan, &selected, &plan.asks(args)).await;
@@ -70,7 +76,7 @@ pub(super) async fn show(context: &Context, layers: &[Layer], args: &Args) -> Re
     let previews = preview::previews(context, layers, args).await?;
     previews.iter().for_each(|preview| preview.tell(context));
     if let Some(path) = &args.save_plan {
-        Plan::of(context, &previews, args).await?.write(path)?;
+        Plan::of(context, &previews, args)?.write(path)?;
         context.reporter.note("layer", format!("saved: cargo xtask --env {} layer --plan {path}", context.env_name));
     }
     let differs = args.exit_code && previews.iter().any(preview::LayerPreview::changes);

@@ -6,8 +6,9 @@ use kube::Client;
 use serde_json::Value;
 
 use super::difference::title;
-use super::drift::{Kinds, place, resources};
-use super::live::{self, Place};
+use super::drift::{place, resources};
+use super::live::{self, Kinds, Place};
+use super::look::Sight;
 use super::ownership;
 use super::preview::dry_run;
 use super::reader::Reader;
@@ -26,11 +27,18 @@ pub(crate) async fn refuse(
     reader: &Reader<'_>,
     layer: &Layer,
     syncing: &[Release],
+    sight: Option<&Sight>,
 ) -> Result<(), Failure> {
-    let mut suspects: Vec<(&Release, Place)> = Vec::new();
-    for release in syncing.iter().filter(|release| release.installed) {
-        suspects
-            .extend(taken_from(client, release).await.unwrap_or_default().into_iter().map(|place| (release, place)));
+    // Of what was compared with its record and has not changed nobody has taken anything.
+    let whole = |release: &Release| {
+        let found = sight.and_then(|sight| sight.releases.iter().find(|found| found.is(release)));
+        found.is_some_and(|found| found.record().is_some() && found.facts.drifts.is_empty() && found.told.is_empty())
+    };
+    let (mut suspects, mut kinds): (Vec<(&Release, Place)>, _) = (Vec::new(), Kinds::new());
+    for release in syncing.iter().filter(|release| release.installed && !whole(release)) {
+        suspects.extend(
+            taken_from(client, release, &mut kinds).await.unwrap_or_default().into_iter().map(|place| (release, place)),
+        );
     }
     if suspects.is_empty() {
         return Ok(());
@@ -39,7 +47,7 @@ pub(crate) async fn refuse(
     let mut conflicts = Vec::new();
     for (release, place) in &suspects {
         let Some(objects) = rendered.get(&(release.namespace.clone(), release.name.clone())) else { continue };
-        let is = |object: &&Value| title(object, &release.namespace) == place.to_string();
+        let is = |object: &&Value| title(object, &release.namespace, &kinds) == place.to_string();
         let Some(object) = objects.resources.iter().find(is) else { continue };
         if let Err(kube::Error::Api(status)) = dry_run(client, place, object, release, false).await
             && status.code == 409
@@ -62,12 +70,11 @@ pub(crate) async fn refuse(
 }
 
 /// Objects of the deployed revision of which others own a field that its manifest sets.
-async fn taken_from(client: &Client, release: &Release) -> Result<Vec<Place>, Failure> {
+async fn taken_from(client: &Client, release: &Release, kinds: &mut Kinds) -> Result<Vec<Place>, Failure> {
     let Some((revision, stored)) = helm_storage::upgraded_from(client, release).await? else { return Ok(Vec::new()) };
-    let mut kinds = Kinds::new();
     let (mut places, mut objects) = (Vec::new(), Vec::new());
     for object in resources(&revision, &stored)? {
-        if let Some(found) = place(client, &object, &release.namespace, &mut kinds).await? {
+        if let Some(found) = place(client, &object, &release.namespace, kinds).await? {
             places.push(found);
             objects.push(object);
         }

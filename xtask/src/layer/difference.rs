@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use similar::TextDiff;
 
+use super::live::Kinds;
 use super::ownership::Path;
 use crate::releases::manifest::{self, kind};
 use crate::run::foreign;
@@ -72,46 +73,51 @@ pub(crate) fn group(object: &Value) -> &str {
     text(object, "/apiVersion").split_once('/').map_or("", |(group, _)| group)
 }
 
-/// `Deployment ameide/minio`; of an object that says no namespace, with its release's unless
-/// it is of a kind that is the whole cluster's.
-pub(crate) fn title(object: &Value, namespace: &str) -> String {
+/// `Deployment ameide/minio`, as a [`Place`](super::live::Place) is told; of a kind that `kinds`
+/// does not know, by what Kubernetes' own kinds are.
+pub(crate) fn title(object: &Value, namespace: &str, kinds: &Kinds) -> String {
     let (kind, name) = (kind(object), text(object, "/metadata/name"));
     let kind = if kind.is_empty() { "object" } else { kind };
+    let known = kinds.get(text(object, "/apiVersion")).into_iter().flatten().find(|(known, ..)| known == kind);
+    let namespaced = known.map_or_else(|| !is_cluster_wide(object), |(.., namespaced)| *namespaced);
     match text(object, "/metadata/namespace") {
-        "" if is_cluster_wide(object) => format!("{kind} {name}"),
+        _ if !namespaced => format!("{kind} {name}"),
         "" => format!("{kind} {namespace}/{name}"),
         own => format!("{kind} {own}/{name}"),
     }
 }
 
-/// Of Kubernetes' own kinds; a custom resource may be either.
+/// Of Kubernetes' own kinds.
 fn is_cluster_wide(object: &Value) -> bool {
-    let kind = kind(object);
-    kind.starts_with("Cluster")
-        || matches!(group(object), "admissionregistration.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io")
-        || matches!(
-            kind,
-            "Namespace"
-                | "PersistentVolume"
-                | "StorageClass"
-                | "PriorityClass"
-                | "IngressClass"
-                | "RuntimeClass"
-                | "CSIDriver"
-        )
+    matches!(
+        (group(object), kind(object)),
+        ("", "Namespace" | "PersistentVolume" | "Node")
+            | ("rbac.authorization.k8s.io", "ClusterRole" | "ClusterRoleBinding")
+            | ("storage.k8s.io", "StorageClass" | "CSIDriver" | "CSINode" | "VolumeAttachment")
+            | ("scheduling.k8s.io", "PriorityClass")
+            | ("networking.k8s.io", "IngressClass")
+            | ("node.k8s.io", "RuntimeClass")
+            | ("certificates.k8s.io" | "flowcontrol.apiserver.k8s.io", _)
+            | ("admissionregistration.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io", _)
+    )
 }
 
 /// What becomes of each object that is not the same in both, in the order of the rendering;
 /// what is deleted comes last. `namespace` is the release's; `deployed` is none where nothing
 /// is installed.
-pub(crate) fn changes(deployed: Option<&Objects>, rendered: &Objects, namespace: &str) -> Vec<ObjectPreview> {
+pub(crate) fn changes(
+    deployed: Option<&Objects>,
+    rendered: &Objects,
+    namespace: &str,
+    kinds: &Kinds,
+) -> Vec<ObjectPreview> {
     let hidden = Hidden::of(deployed.into_iter().chain([rendered]));
     let none = Objects::default();
     let before = deployed.unwrap_or(&none);
     let mut found = Vec::new();
     if deployed.is_none() {
         found.extend(rendered.crds.iter().map(|object| ObjectPreview {
-            object: title(object, namespace),
+            object: title(object, namespace, kinds),
             change: Change::Create,
             notes: vec!["of the chart's folder crds: Helm creates it now, and never changes it later".to_owned()],
             diff: hidden.diff(None, Some(object)),
@@ -121,7 +127,7 @@ pub(crate) fn changes(deployed: Option<&Objects>, rendered: &Objects, namespace:
     for object in &rendered.resources {
         match known.get(&Identity::of(object, namespace)) {
             None => found.push(ObjectPreview {
-                object: title(object, namespace),
+                object: title(object, namespace, kinds),
                 change: Change::Create,
                 notes: Vec::new(),
                 diff: hidden.diff(None, Some(object)),
@@ -130,28 +136,37 @@ pub(crate) fn changes(deployed: Option<&Objects>, rendered: &Objects, namespace:
                 let diff = hidden.diff(Some(old), Some(object));
                 if !diff.is_empty() {
                     let notes = meaning(old, object);
-                    found.push(ObjectPreview { object: title(object, namespace), change: Change::Change, notes, diff });
+                    found.push(ObjectPreview {
+                        object: title(object, namespace, kinds),
+                        change: Change::Change,
+                        notes,
+                        diff,
+                    });
                 }
             }
         }
     }
-    found.extend(hooks(before, rendered, namespace, &hidden));
+    found.extend(hooks(before, rendered, namespace, &hidden, kinds));
     let stays: BTreeSet<Identity> = rendered.resources.iter().map(|object| Identity::of(object, namespace)).collect();
     for object in before.resources.iter().filter(|object| !stays.contains(&Identity::of(object, namespace))) {
         let kept = annotation(object, "helm.sh/resource-policy")
             .is_some_and(|policy| policy.trim().eq_ignore_ascii_case("keep"));
         let notes = match kept {
             true => vec!["helm.sh/resource-policy: keep".to_owned()],
-            false => manifest::holds_data(object)
-                .then(|| "it holds data, or may take some with it: consent is asked for".to_owned())
-                .into_iter()
-                .collect(),
+            false => manifest::holds_data(object).then(|| losing(object)).into_iter().collect(),
         };
         let change = if kept { Change::Keep } else { Change::Delete };
         let diff = if kept { Vec::new() } else { hidden.diff(Some(object), None) };
-        found.push(ObjectPreview { object: title(object, namespace), change, notes, diff });
+        found.push(ObjectPreview { object: title(object, namespace, kinds), change, notes, diff });
     }
     found
+}
+
+fn losing(object: &Value) -> String {
+    match manifest::is_built_in(object) {
+        true => "it holds data, or may take some with it: consent is asked for".to_owned(),
+        false => "its controller may delete what it holds: that is told, and nobody is asked".to_owned(),
+    }
 }
 
 fn by_identity<'a>(objects: &'a [Value], namespace: &str) -> BTreeMap<Identity, &'a Value> {
@@ -160,7 +175,7 @@ fn by_identity<'a>(objects: &'a [Value], namespace: &str) -> BTreeMap<Identity, 
 
 /// Hooks are no part of what Helm compares: each is created when its event comes, by default
 /// after the one before was deleted.
-fn hooks(before: &Objects, rendered: &Objects, namespace: &str, hidden: &Hidden) -> Vec<ObjectPreview> {
+fn hooks(before: &Objects, rendered: &Objects, namespace: &str, hidden: &Hidden, kinds: &Kinds) -> Vec<ObjectPreview> {
     let known = by_identity(&before.hooks, namespace);
     let changed = rendered.hooks.iter().filter_map(|object| {
         let old = known.get(&Identity::of(object, namespace)).copied();
@@ -168,12 +183,12 @@ fn hooks(before: &Objects, rendered: &Objects, namespace: &str, hidden: &Hidden)
         let events = hook_events(object).unwrap_or_default();
         let change = if old.is_some() { Change::Replace } else { Change::Create };
         let notes = vec![format!("a hook: it runs at {events}")];
-        (!diff.is_empty()).then(|| ObjectPreview { object: title(object, namespace), change, notes, diff })
+        (!diff.is_empty()).then(|| ObjectPreview { object: title(object, namespace, kinds), change, notes, diff })
     });
     let stays = by_identity(&rendered.hooks, namespace);
     let gone = before.hooks.iter().filter(|object| !stays.contains_key(&Identity::of(object, namespace)));
     let gone = gone.map(|object| ObjectPreview {
-        object: title(object, namespace),
+        object: title(object, namespace, kinds),
         change: Change::Keep,
         notes: vec!["a hook that the chart has no more: Helm leaves what it made".to_owned()],
         diff: Vec::new(),
@@ -182,7 +197,7 @@ fn hooks(before: &Objects, rendered: &Objects, namespace: &str, hidden: &Hidden)
 }
 
 /// What is not to be shown: the values of Secrets, wherever they stand.
-struct Hidden {
+pub(crate) struct Hidden {
     values: BTreeSet<String>,
 }
 
@@ -195,7 +210,7 @@ const CHANGED: &str = "*** changed";
 const A_WORD: usize = 8;
 
 impl Hidden {
-    fn of<'a>(all: impl Iterator<Item = &'a Objects>) -> Self {
+    pub fn of<'a>(all: impl Iterator<Item = &'a Objects>) -> Self {
         let objects = all.flat_map(|objects| objects.resources.iter().chain(&objects.hooks));
         let mut values = BTreeSet::new();
         for secret in objects.filter(|object| is_secret(object)) {
@@ -215,23 +230,36 @@ impl Hidden {
             return Vec::new();
         }
         let (old, new) = hide_both(old, new);
-        let (old, new) = (self.yaml(old.as_ref()), self.yaml(new.as_ref()));
+        let (old, new) = (self.yaml(old), self.yaml(new));
         let diff = TextDiff::from_lines(&old, &new);
         let unified = diff.unified_diff().context_radius(3).missing_newline_hint(false).to_string();
         unified.lines().map(str::to_owned).collect()
     }
 
-    fn yaml(&self, object: Option<&Value>) -> String {
-        let Some(object) = object else { return String::new() };
-        let mut options = serde_saphyr::SerializerOptions::default();
-        // A long text stays one line, so that a change of it is one.
-        options.min_fold_chars = usize::MAX;
-        options.folded_wrap_chars = usize::MAX;
-        let mut text = serde_saphyr::to_string_with_options(object, options).unwrap_or_else(|_| object.to_string());
-        for value in self.values.iter().rev() {
-            text = text.replace(value.as_str(), HIDDEN);
+    /// A text without any of them.
+    pub fn text(&self, text: &str) -> String {
+        // The longest first: one may be a part of another.
+        let mut values: Vec<&String> = self.values.iter().filter(|value| text.contains(value.as_str())).collect();
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        values.into_iter().fold(text.to_owned(), |text, value| text.replace(value.as_str(), HIDDEN))
+    }
+
+    fn within(&self, value: &mut Value) {
+        match value {
+            Value::Object(map) => map.values_mut().for_each(|value| self.within(value)),
+            Value::Array(items) => items.iter_mut().for_each(|value| self.within(value)),
+            Value::String(text) => *text = self.text(text),
+            _ => {}
         }
-        text
+    }
+
+    fn yaml(&self, object: Option<Value>) -> String {
+        let Some(mut object) = object else { return String::new() };
+        // Before it is written: YAML would escape a value, or break it into lines.
+        self.within(&mut object);
+        // A long text stays one line, so that a change of it is one.
+        let options = serde_saphyr::ser_options! { min_fold_chars: usize::MAX, folded_wrap_chars: usize::MAX };
+        serde_saphyr::to_string_with_options(&object, options).unwrap_or_else(|_| object.to_string())
     }
 }
 
@@ -311,20 +339,24 @@ fn hide_both(old: Option<Value>, new: Option<Value>) -> (Option<Value>, Option<V
     (old.map(|old| hidden(old, None)), new)
 }
 
-/// The values of variables whose names say that nobody else may read them. `other` is what
-/// stood there before.
+/// The values of fields and variables whose names say that nobody else may read them. `other`
+/// is what stood there before.
 fn hide_variables(value: &mut Value, other: Option<&Value>) {
     match value {
         Value::Object(map) => {
             for (key, value) in map.iter_mut() {
-                hide_variables(value, other.and_then(|other| other.get(key)));
+                let other = other.and_then(|other| other.get(key));
+                match foreign::names_a_secret(key) && value.is_string() {
+                    true => hide(value, other),
+                    false => hide_variables(value, other),
+                }
             }
         }
         Value::Array(items) => {
             for item in items {
                 let before =
                     other.and_then(Value::as_array).into_iter().flatten().find(|other| other["name"] == item["name"]);
-                let secret = item["name"].as_str().is_some_and(foreign::names_a_secret);
+                let secret = item["name"].as_str().is_some_and(is_secret_variable);
                 match item.get_mut("value").filter(|_| secret) {
                     Some(value) => hide(value, before.map(|before| &before["value"])),
                     None => hide_variables(item, before),
@@ -333,6 +365,12 @@ fn hide_variables(value: &mut Value, other: Option<&Value>) {
         }
         _ => {}
     }
+}
+
+/// In names of variables, unlike in those of fields, the word is said of the value itself.
+fn is_secret_variable(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    foreign::names_a_secret(&name) || ["secret", "auth", "_key"].iter().any(|end| name.ends_with(end))
 }
 
 /// `other` is what stood there before.
@@ -525,7 +563,7 @@ mod tests {
 
     /// What becomes of one object.
     fn one(old: Value, new: Value) -> ObjectPreview {
-        let found = changes(Some(&objects(vec![old])), &objects(vec![new]), "shop");
+        let found = changes(Some(&objects(vec![old])), &objects(vec![new]), "shop", &Kinds::new());
         assert_eq!(found.len(), 1, "{found:?}");
         found.into_iter().next().unwrap()
     }
@@ -551,7 +589,7 @@ mod tests {
         let mut named = config("same", "1");
         named["metadata"]["namespace"] = "shop".into();
         let after = vec![named, config("changed", "2"), config("new", "1"), elsewhere];
-        let found = changes(Some(&objects(before)), &objects(after), "shop");
+        let found = changes(Some(&objects(before)), &objects(after), "shop", &Kinds::new());
         let rows: Vec<(&str, Change, &str)> = found
             .iter()
             .map(|object| (object.object.as_str(), object.change, object.notes.first().map_or("", String::as_str)))
@@ -581,13 +619,13 @@ mod tests {
     fn order_nulls_and_the_version_of_an_api_are_no_other_object() {
         let old = json!({"kind": "A", "apiVersion": "g.x/v1", "metadata": {"name": "x"}, "spec": {"a": 1, "b": null}});
         let same = json!({"spec": {"a": 1}, "metadata": {"name": "x"}, "apiVersion": "g.x/v1", "kind": "A"});
-        assert!(changes(Some(&objects(vec![old.clone()])), &objects(vec![same]), "shop").is_empty());
+        assert!(changes(Some(&objects(vec![old.clone()])), &objects(vec![same]), "shop", &Kinds::new()).is_empty());
         let mut newer = old.clone();
         newer["apiVersion"] = "g.x/v2".into();
         assert_eq!(one(old.clone(), newer).change, Change::Change);
         let mut other = old.clone();
         other["apiVersion"] = "h.x/v1".into();
-        let found = changes(Some(&objects(vec![old])), &objects(vec![other]), "shop");
+        let found = changes(Some(&objects(vec![old])), &objects(vec![other]), "shop", &Kinds::new());
         assert_eq!(found.iter().map(|object| object.change).collect::<Vec<_>>(), [Change::Create, Change::Delete]);
     }
 
@@ -617,9 +655,9 @@ mod tests {
         ] {
             for (old, new) in [(&old, &new), (&new, &old)] {
                 let pair = [
-                    changes(Some(&objects(vec![old.clone()])), &objects(vec![new.clone()]), "shop"),
-                    changes(None, &objects(vec![new.clone()]), "shop"),
-                    changes(Some(&objects(vec![old.clone()])), &Objects::default(), "shop"),
+                    changes(Some(&objects(vec![old.clone()])), &objects(vec![new.clone()]), "shop", &Kinds::new()),
+                    changes(None, &objects(vec![new.clone()]), "shop", &Kinds::new()),
+                    changes(Some(&objects(vec![old.clone()])), &Objects::default(), "shop", &Kinds::new()),
                 ];
                 let text = format!("{pair:?}");
                 assert!(!text.contains(value) && !text.contains(&encoded), "{text}");
@@ -629,8 +667,45 @@ mod tests {
         let repeated = |tail: &str| {
             vec![secret(json!({"data": {"a": encoded}})), config("x", &format!("postgres://me:{value}@db/{tail}"))]
         };
-        let text = format!("{:?}", changes(Some(&objects(repeated("1"))), &objects(repeated("2")), "shop"));
+        let text =
+            format!("{:?}", changes(Some(&objects(repeated("1"))), &objects(repeated("2")), "shop", &Kinds::new()));
         assert!(!text.contains(value) && text.contains("***@db/2"), "{text}");
+    }
+
+    #[test]
+    fn a_value_that_yaml_would_escape_or_break_is_hidden_too() {
+        for value in ["with \"quotes\" and 1", "it's 2 quotes", "line 1\nline 2\n", "a: b # 3"] {
+            let secret = of_kind("v1", "Secret", json!({"stringData": {"a": value}}));
+            let pair = |tail: &str| {
+                let text = format!("{value}{tail}");
+                objects(vec![secret.clone(), of_kind("v1", "ConfigMap", json!({"data": {"x": text, "y": value}}))])
+            };
+            let found = changes(Some(&pair("1")), &pair("2"), "shop", &Kinds::new());
+            let text = format!("{found:?}");
+            for line in value.lines() {
+                assert!(!text.contains(line) && !text.contains(&format!("{line:?}")), "{line}: {text}");
+            }
+        }
+        let field = |value: &str| of_kind("example.com/v1", "Db", json!({"spec": {"adminPassword": value}}));
+        let found = one(field("hunter2"), field("hunter3"));
+        assert!(!format!("{found:?}").contains("hunter"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_of_the_whole_cluster_is_known_by_its_api() {
+        let kinds = Kinds::from([(
+            "postgresql.cnpg.io/v1".to_owned(),
+            vec![("Cluster".to_owned(), "clusters".to_owned(), true), ("Catalog".into(), "catalogs".into(), false)],
+        )]);
+        for (version, kind, told) in [
+            ("postgresql.cnpg.io/v1", "Cluster", "Cluster shop/x"),
+            ("postgresql.cnpg.io/v1", "Catalog", "Catalog x"),
+            ("rbac.authorization.k8s.io/v1", "ClusterRole", "ClusterRole x"),
+            ("v1", "Namespace", "Namespace x"),
+            ("apps/v1", "Deployment", "Deployment shop/x"),
+        ] {
+            assert_eq!(title(&of_kind(version, kind, json!({})), "shop", &kinds), told);
+        }
     }
 
     #[test]
@@ -640,6 +715,7 @@ mod tests {
             Some(&objects(vec![secret(json!({"data": {"a": "eA=="}}))])),
             &objects(vec![secret(json!({"stringData": {"a": "x"}}))]),
             "shop",
+            &Kinds::new(),
         );
         assert!(same.is_empty(), "{same:?}");
         let found = one(
@@ -733,7 +809,10 @@ mod tests {
         let before = Objects::of(vec![hook("same", "1"), hook("changed", "1"), hook("gone", "1")], Vec::new());
         let after = Objects::of(vec![hook("same", "1"), hook("changed", "2"), hook("new", "1")], vec![definition]);
         let rows = |deployed: Option<&Objects>| -> Vec<(String, Change)> {
-            changes(deployed, &after, "shop").into_iter().map(|object| (object.object, object.change)).collect()
+            changes(deployed, &after, "shop", &Kinds::new())
+                .into_iter()
+                .map(|object| (object.object, object.change))
+                .collect()
         };
         let row = |name: &str, change| (format!("ConfigMap shop/{name}"), change);
         assert_eq!(

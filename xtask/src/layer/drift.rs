@@ -12,17 +12,18 @@ use kube::core::ApiResource;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::difference::{is_secret, title};
-use super::live::{self, Place, Seen, autoscaler_name, in_words};
+use super::difference::{Hidden, Objects, is_secret, title};
+use super::live::{self, Kinds, Place, Seen, autoscaler_name, in_words};
 use super::ownership::{self, Path};
 use super::record::Record;
 use crate::releases::{by_hand, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::run::foreign;
+use crate::world::helm_storage;
 use crate::world::helm_storage::{Revision, Status, Stored};
+use crate::world::helmfile::{self, WantedRelease};
 use crate::world::kubernetes::{self, read_failed};
-use crate::world::{helm_storage, helmfile};
 use run_record::{Code, Failure};
 
 /// One thing about an object that is not as Helm left it.
@@ -92,9 +93,6 @@ impl ObjectDrift {
     }
 }
 
-/// The kinds that an API's version has: kind, plural, whether it is within namespaces.
-pub(crate) type Kinds = BTreeMap<String, Vec<(String, String, bool)>>;
-
 /// How many objects are asked for at once.
 const AT_ONCE: usize = 6;
 
@@ -117,18 +115,20 @@ pub(crate) async fn of_objects(
             Some(place) => places.push((place, object)),
             None if name(object).is_empty() => {
                 let finding = Finding::of(FindingKind::Unknown, "cannot be looked at: its manifest has no name for it");
-                found.push(ObjectDrift { object: title(object, namespace), findings: vec![finding] });
+                found.push(ObjectDrift { object: title(object, namespace, kinds), findings: vec![finding] });
             }
             None => {
                 let finding = Finding::of(FindingKind::Object, "is gone, with its kind");
-                found.push(ObjectDrift { object: title(object, namespace), findings: vec![finding] });
+                found.push(ObjectDrift { object: title(object, namespace, kinds), findings: vec![finding] });
             }
         }
     }
+    let hidden = Objects { resources: objects.to_vec(), ..Objects::default() };
+    let hidden = &Hidden::of(std::iter::once(&hidden));
     let looks = places.iter().map(async |(place, object)| {
         let live = live::whole(client, place, !is_secret(object)).await?;
         let made = record.and_then(|record| record.objects.iter().find(|made| made.place == *place));
-        let findings = findings(object, live.as_ref(), made.map(|made| made.uid.as_str()));
+        let findings = findings(object, live.as_ref(), made.map(|made| made.uid.as_str()), hidden);
         Ok::<_, Failure>(ObjectDrift { object: place.to_string(), findings })
     });
     let all: Vec<Result<ObjectDrift, Failure>> = futures_util::stream::iter(looks).buffered(AT_ONCE).collect().await;
@@ -161,7 +161,7 @@ pub(crate) async fn place(
     }
 }
 
-fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>) -> Vec<Finding> {
+fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>, hidden: &Hidden) -> Vec<Finding> {
     let Some(Seen { metadata, whole: object }) = live else { return vec![Finding::of(FindingKind::Object, "is gone")] };
     if metadata.deletion_timestamp.is_some() {
         return vec![Finding::of(FindingKind::Object, "is being deleted")];
@@ -182,7 +182,7 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>) -> Vec<Fin
         let what = match values(&taken.path) {
             // Whoever set it set what Helm had set: nothing differs.
             Some((theirs, ours)) if theirs == ours => continue,
-            Some((theirs, ours)) => values_in_words(&field, theirs, ours),
+            Some((theirs, ours)) => values_in_words(&field, theirs, ours, hidden),
             None => "was changed".to_owned(),
         };
         let scaler = taken.manager.as_deref().filter(|_| taken.subresource.as_deref() == Some("scale"));
@@ -200,7 +200,7 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>) -> Vec<Fin
         let what = match values(&path) {
             Some((theirs, ours)) if theirs == ours => continue,
             Some((None, _)) => "was removed".to_owned(),
-            Some((theirs, ours)) => values_in_words(&field, theirs, ours),
+            Some((theirs, ours)) => values_in_words(&field, theirs, ours, hidden),
             None => "was removed, or changed by nobody who is noted for it".to_owned(),
         };
         found.push(Finding { field: Some(field), what, manager: None, time: None, kind: FindingKind::Lost });
@@ -220,35 +220,37 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>) -> Vec<Fin
     found
 }
 
-/// `is 5, Helm set 1`; without values that nobody else may read.
-fn values_in_words(field: &str, theirs: Option<&Value>, ours: Option<&Value>) -> String {
-    if foreign::names_a_secret(field)
-        || foreign::names_a_secret(field.trim_end_matches(".value").trim_end_matches("\"]"))
-    {
+/// `is 5, Helm set 1`; without values that nobody else may read, and of short ones alone: a
+/// list or a long text may hold anything.
+fn values_in_words(field: &str, theirs: Option<&Value>, ours: Option<&Value>, hidden: &Hidden) -> String {
+    let ends = [field, field.trim_end_matches(".value").trim_end_matches("\"]")];
+    if ends.iter().any(|name| foreign::names_a_secret(name) || name.to_ascii_lowercase().ends_with("secret")) {
         return "was changed".to_owned();
     }
-    let short = |value: &Value| {
+    let shown = |value: &Value| {
         let text = value.to_string();
-        match text.char_indices().nth(LONGEST) {
-            Some((end, _)) => format!("{} …", &text[..end]),
-            None => text,
-        }
+        let plain = !value.is_object() && !value.is_array() && text.len() <= LONGEST;
+        plain.then(|| foreign::line(&hidden.text(&text)))
     };
-    match (theirs, ours) {
-        (Some(theirs), Some(ours)) => format!("is {}, Helm set {}", short(theirs), short(ours)),
-        (None, Some(ours)) => format!("is gone, Helm set {}", short(ours)),
+    match (theirs.map(shown), ours.map(shown)) {
+        (Some(Some(theirs)), Some(Some(ours))) => format!("is {theirs}, Helm set {ours}"),
+        (None, Some(Some(ours))) => format!("is gone, Helm set {ours}"),
+        (None, _) => "is gone".to_owned(),
         _ => "was changed".to_owned(),
     }
 }
 
-/// Of a value that is shown, in characters.
+/// Of a value that is shown, in bytes.
 const LONGEST: usize = 60;
 
 /// The objects of a stored release, without its hooks.
 ///
 /// # Errors
-/// Where its manifest is no YAML, in words that hold nothing of it.
+/// Where its Secret is no release, or its manifest no YAML, in words that hold nothing of it.
 pub(crate) fn resources(revision: &Revision, stored: &Stored) -> Result<Vec<Value>, Failure> {
+    if let Some(error) = &stored.unreadable {
+        return Err(helm_storage::unreadable(revision, error.clone()));
+    }
     let parsed = manifest::parse(&stored.manifest).map_err(|place| {
         let text =
             format!("the manifest of release {} revision {} is no YAML{place}", revision.release, revision.revision);
@@ -353,16 +355,16 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
     let namespaces: BTreeSet<String> =
         namespaces.into_iter().chain(wanted.iter().map(|wanted| wanted.namespace.clone())).collect();
     let names: Vec<String> = layers.iter().map(Layer::name).collect();
+    // A release may have moved to another layer.
+    let everywhere = helmfile::releases(context, &context.tree.layers()?).await?;
+    let all = helm_storage::metadata(client, None, "owner=helm").await?;
+    let newest = helm_storage::highest(all.into_iter().map(|(revision, _)| revision).collect());
     let mut releases = BTreeSet::new();
-    for (revision, _) in helm_storage::metadata(client, None, "owner=helm").await? {
+    for revision in newest.into_iter().filter(|revision| revision.status != Status::Uninstalled) {
         let full = format!("{}/{}", revision.namespace, revision.release);
         let ours = revision.layer.as_ref().filter(|layer| names.contains(layer));
-        let known =
-            wanted.iter().any(|wanted| wanted.name == revision.release && wanted.namespace == revision.namespace);
-        if let (Some(layer), false) = (ours, known)
-            && !releases.contains(&full)
-            && revision.status != Status::Uninstalled
-        {
+        let is = |wanted: &WantedRelease| wanted.name == revision.release && wanted.namespace == revision.namespace;
+        if let (Some(layer), false) = (ours, everywhere.iter().any(is)) {
             report.releases.push(ReleaseDrift {
                 layer: layer.clone(),
                 release: revision.release.clone(),
@@ -401,14 +403,14 @@ pub(crate) async fn leftovers(
     releases: &BTreeSet<String>,
     manifests: &BTreeMap<String, BTreeSet<String>>,
 ) -> Result<(Vec<Leftover>, Vec<String>), Failure> {
-    let resources = listable(client).await?;
+    let (resources, mut unseen) = listable(client).await?;
     let ours = ListParams::default().labels("app.kubernetes.io/managed-by=Helm");
-    let lists = resources.iter().map(async |(resource, _)| {
+    let lists = resources.iter().map(async |resource| {
         let api: Api<kube::core::DynamicObject> = Api::all_with(client.clone(), resource);
         (resource, api.list_metadata(&ours).await)
     });
     let all: Vec<_> = futures_util::stream::iter(lists).buffered(AT_ONCE).collect().await;
-    let (mut found, mut unseen) = (Vec::new(), Vec::new());
+    let mut found = Vec::new();
     for (resource, listed) in all {
         let listed = match listed {
             Ok(listed) => listed,
@@ -455,9 +457,11 @@ pub(crate) async fn leftovers(
     Ok((found, unseen))
 }
 
-/// Kinds that can be listed, each by its group's preferred version.
-async fn listable(client: &Client) -> Result<Vec<(ApiResource, bool)>, Failure> {
+/// Kinds that can be listed, each by its group's preferred version; and the groups whose API
+/// does not say what it has.
+async fn listable(client: &Client) -> Result<(Vec<ApiResource>, Vec<String>), Failure> {
     let failed = |error: kube::Error| read_failed("the kinds that the API server has", error);
+    let mut unseen = Vec::new();
     let mut lists = vec![("v1".to_owned(), client.list_core_api_resources("v1").await.map_err(failed)?)];
     for group in client.list_api_groups().await.map_err(failed)?.groups {
         // Events are nobody's.
@@ -465,7 +469,7 @@ async fn listable(client: &Client) -> Result<Vec<(ApiResource, bool)>, Failure> 
         match client.list_api_group_resources(&version.group_version).await {
             Ok(list) => lists.push((version.group_version, list)),
             // An aggregated API that is away hides its own kinds alone.
-            Err(kube::Error::Api(status)) if status.code >= 500 || status.code == 404 => {}
+            Err(kube::Error::Api(status)) if status.code >= 500 || status.code == 404 => unseen.push(group.name),
             Err(error) => return Err(failed(error)),
         }
     }
@@ -478,19 +482,16 @@ async fn listable(client: &Client) -> Result<Vec<(ApiResource, bool)>, Failure> 
             if !lists || resource.name.contains('/') || resource.kind == "Event" || group == "metrics.k8s.io" {
                 continue;
             }
-            found.push((
-                ApiResource {
-                    group: group.to_owned(),
-                    version: version.to_owned(),
-                    api_version: api_version.clone(),
-                    kind: resource.kind,
-                    plural: resource.name,
-                },
-                resource.namespaced,
-            ));
+            found.push(ApiResource {
+                group: group.to_owned(),
+                version: version.to_owned(),
+                api_version: api_version.clone(),
+                kind: resource.kind,
+                plural: resource.name,
+            });
         }
     }
-    Ok(found)
+    Ok((found, unseen))
 }
 
 #[cfg(test)]
@@ -511,6 +512,10 @@ mod tests {
             "time": "2026-11-25T10:00:00Z", "fieldsV1": fields})
     }
 
+    fn hidden() -> Hidden {
+        Hidden::of(std::iter::empty())
+    }
+
     /// What is told of an object of this manifest that the cluster has so.
     fn told(manifest: &Value, live: Option<(&Value, &[Value])>) -> Vec<String> {
         let now: Timestamp = "2026-11-25T10:03:00Z".parse().unwrap();
@@ -519,7 +524,7 @@ mod tests {
                 "annotations": {"meta.helm.sh/release-name": "web"}});
             Seen { metadata: serde_json::from_value(metadata).unwrap(), whole: Some(object.clone()) }
         });
-        findings(manifest, seen.as_ref(), Some("u1")).iter().map(|finding| finding.told(now)).collect()
+        findings(manifest, seen.as_ref(), Some("u1"), &hidden()).iter().map(|finding| finding.told(now)).collect()
     }
 
     #[test]
@@ -567,7 +572,7 @@ mod tests {
             let scaled = entry(manager, Some("scale"), &json!({"f:spec": {"f:replicas": {}}}));
             let metadata = json!({"name": "web", "managedFields": [helm, scaled]});
             let seen = Seen { metadata: serde_json::from_value(metadata).unwrap(), whole: Some(live.clone()) };
-            let found = findings(&made, Some(&seen), None);
+            let found = findings(&made, Some(&seen), None, &hidden());
             assert_eq!(found.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [kind], "{manager}");
         }
     }

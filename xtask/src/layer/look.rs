@@ -398,7 +398,7 @@ pub(crate) async fn baselines(
         Ok(newest) => newest,
         Err(failure) => return synced.iter().map(|_| Err(failure.to_string())).collect(),
     };
-    let mut kinds = BTreeMap::new();
+    let mut kinds = live::Kinds::new();
     let mut found = Vec::new();
     for release in synced {
         let is = |revision: &Revision| revision.release == release.name && revision.namespace == release.namespace;
@@ -419,7 +419,7 @@ async fn baseline(
     look: &Look<'_>,
     revision: &Revision,
     stored: &Stored,
-    kinds: &mut BTreeMap<String, Vec<(String, String, bool)>>,
+    kinds: &mut live::Kinds,
 ) -> Result<Baseline, String> {
     if revision.status != Status::Deployed || stored.unreadable.is_some() {
         return Err(format!("revision {} is {}", revision.revision, revision.status.as_str()));

@@ -10,11 +10,10 @@ use kube::Client;
 use serde::{Deserialize, Serialize};
 
 use super::Args;
-use super::drift::{self, Kinds};
 use super::inputs::{self, Parts};
 use super::live::{self, Made, Place, Standing};
 use super::look::Look;
-use super::preview::{LayerPreview, stored_objects};
+use super::preview::{LayerPreview, Stood, owns};
 use super::reader::{self, Reader};
 use super::record::{self, Named};
 use crate::files;
@@ -77,50 +76,35 @@ struct PlannedRelease {
     objects: Vec<Stood>,
 }
 
-/// An object of the deployed revision, as it stood.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Stood {
-    #[serde(flatten)]
-    place: Place,
-    /// None of one that was not there.
-    uid: Option<String>,
-    /// The digest of what Helm owned of it, or why that could not be told.
-    owns: String,
-}
-
 impl Plan {
     /// What these previews found.
     ///
     /// # Errors
-    /// `usage` where one of them was not compared with the cluster; those of reading.
-    pub async fn of(context: &Context, previews: &[LayerPreview], args: &Args) -> Result<Self, Failure> {
-        let client = crate::world::kubernetes::client(context).await?;
-        let lock = reader::bytes(&super::instant::origin(context)?)?;
-        let look = Look::open(context, &client, lock).await?;
-        let mut kinds = Kinds::new();
+    /// `usage` where one of them was not compared with the cluster.
+    pub fn of(context: &Context, previews: &[LayerPreview], args: &Args) -> Result<Self, Failure> {
         let mut layers = Vec::new();
+        let mut cluster = String::new();
         for preview in previews {
-            let Some(sight) = &preview.sight else {
+            let (Some(sight), Some(inputs)) = (&preview.sight, &preview.inputs) else {
                 let text = format!("--save-plan: {} was not compared with the cluster", preview.layer.name());
                 return Err(Failure::usage(text).remedy("make the cluster reachable, then save the plan again"));
             };
-            let inputs = look.inputs(&preview.layer)?;
+            cluster.clone_from(&preview.cluster);
             let digests = preview.rendered.as_ref().map(record::digests).unwrap_or_default();
-            let mut releases = Vec::new();
-            for (found, shown) in sight.releases.iter().zip(&preview.releases) {
-                let named = found.named.clone();
-                let key = (named.namespace.clone(), named.name.clone());
-                let objects = objects(&client, &release(&named), &mut kinds).await?;
-                releases.push(PlannedRelease {
-                    revision: found.revision().map(|newest| (newest.revision, newest.uid.clone().unwrap_or_default())),
-                    rendered: digests.get(&key).cloned(),
-                    act: shown.act,
-                    named,
-                    objects,
-                });
-            }
-            let layer = preview.layer.name();
-            layers.push(PlannedLayer { layer, inputs: inputs.parts, doubts: inputs.doubts, releases });
+            let shown = sight.releases.iter().zip(&preview.releases).zip(&preview.stood);
+            let releases = shown.map(|((found, shown), stood)| PlannedRelease {
+                revision: found.revision().map(|newest| (newest.revision, newest.uid.clone().unwrap_or_default())),
+                rendered: digests.get(&(found.named.namespace.clone(), found.named.name.clone())).cloned(),
+                act: shown.act,
+                named: found.named.clone(),
+                objects: stood.clone(),
+            });
+            layers.push(PlannedLayer {
+                layer: preview.layer.name(),
+                inputs: inputs.parts.clone(),
+                doubts: inputs.doubts.clone(),
+                releases: releases.collect(),
+            });
         }
         let asked = Asked {
             selector: args.selector().map(str::to_owned),
@@ -133,7 +117,7 @@ impl Plan {
             made: Timestamp::now(),
             environment: context.env_name.clone(),
             context: context.kube_context.clone(),
-            cluster: look.cluster().to_owned(),
+            cluster,
             asked,
             layers,
         })
@@ -183,8 +167,8 @@ impl Plan {
         planned.releases.iter().find(is).map(|known| known.act)
     }
 
-    /// That everything is as it was when the plan was made: before anything is changed, and
-    /// while nobody else may.
+    /// That everything is as it was when the plan was made, of all its layers or of `only` this
+    /// one: before anything is changed, and while nobody else may.
     ///
     /// # Errors
     /// `plan-outdated` with all that has changed since; those of reading.
@@ -194,6 +178,7 @@ impl Plan {
         client: &Client,
         reader: &Reader<'_>,
         layers: &[Layer],
+        only: Option<&Layer>,
     ) -> Result<(), Failure> {
         let mut changed = Vec::new();
         if self.environment != context.env_name || self.context != context.kube_context {
@@ -205,7 +190,8 @@ impl Plan {
         if look.cluster() != self.cluster {
             changed.push("the cluster: it is another one under the same name".to_owned());
         }
-        for planned in &self.layers {
+        let meant = |planned: &&PlannedLayer| only.is_none_or(|only| only.name() == planned.layer);
+        for planned in self.layers.iter().filter(meant) {
             let Some(layer) = layers.iter().find(|layer| layer.name() == planned.layer) else {
                 changed.push(format!("the tree: it has no layer {} any more", planned.layer));
                 continue;
@@ -249,7 +235,7 @@ pub(crate) async fn check(context: &Context, plan: &Plan, layers: &[Layer], args
     let client = crate::world::kubernetes::client(context).await?;
     let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
     let reader = Reader::new(context, &toolbox, super::instant::origin(context)?, args)?;
-    plan.holds(context, &client, &reader, layers).await?;
+    plan.holds(context, &client, &reader, layers, None).await?;
     for planned in &plan.layers {
         for release in &planned.releases {
             context.reporter.planned(&release.named.name, release.act.words());
@@ -260,7 +246,7 @@ pub(crate) async fn check(context: &Context, plan: &Plan, layers: &[Layer], args
 
 /// What has changed of one release since it was planned.
 async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Result<Vec<String>, Failure> {
-    let release = release(&planned.named);
+    let release = planned.named.release();
     let mut revisions = helm_storage::history(client, &release.namespace, &release.name).await?;
     revisions.sort_by_key(|revision| revision.revision);
     let newest = revisions.last().map(|newest| (newest.revision, newest.uid.clone().unwrap_or_default()));
@@ -297,29 +283,4 @@ async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Re
         }
     }
     Ok(changed)
-}
-
-fn owns(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
-    live::owned(metadata).unwrap_or_else(|why| why)
-}
-
-fn release(named: &Named) -> Release {
-    Release { name: named.name.clone(), namespace: named.namespace.clone(), enabled: true, installed: named.installed }
-}
-
-/// The objects of the revision that an upgrade goes on from, as they stand.
-async fn objects(client: &Client, release: &Release, kinds: &mut Kinds) -> Result<Vec<Stood>, Failure> {
-    let Some((revision, stored)) = helm_storage::upgraded_from(client, release).await? else { return Ok(Vec::new()) };
-    let resources = stored_objects(&revision, &stored)?.resources;
-    let mut places = Vec::new();
-    for object in &resources {
-        places.extend(drift::place(client, object, &release.namespace, kinds).await?);
-    }
-    let seen = live::look(client, &places).await?;
-    let stood = places.into_iter().zip(seen).map(|(place, seen)| Stood {
-        place,
-        uid: seen.as_ref().and_then(|seen| seen.metadata.uid.clone()),
-        owns: seen.map(|seen| owns(&seen.metadata)).unwrap_or_default(),
-    });
-    Ok(stood.collect())
 }

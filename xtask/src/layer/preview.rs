@@ -5,22 +5,26 @@
 use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Patch, PatchParams};
+use kube::core::Status;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::difference::{self, Objects, title};
-use super::drift::{self, Finding, FindingKind, Kinds, place};
+use super::difference::{self, Objects, is_secret, title};
+use super::drift::{self, Finding, FindingKind, place};
+use super::inputs::Inputs;
 use super::instant;
-use super::live::{self, Place};
+use super::live::{self, Kinds, Place};
 use super::look::{Found, Look, Sight};
 use super::reader::{Reader, Rendered, bytes};
 use super::record;
 use super::state::{Action, ReleaseState};
-use super::{Args, actions};
+use super::{Args, actions, nothing_selected};
 use crate::lab;
 use crate::mirror::Origin;
-use crate::releases::{Revision, Status, manifest};
+use crate::releases::{self, Revision, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::run::foreign;
@@ -39,6 +43,24 @@ pub(crate) struct LayerPreview {
     pub sight: Option<Sight>,
     /// None where nothing had to be rendered, since nothing has changed.
     pub rendered: Option<Rendered>,
+    /// What the layer was made of when the look began; none where the cluster could not be read.
+    pub inputs: Option<Inputs>,
+    /// The uid of the cluster's namespace kube-system; empty where it could not be read.
+    pub cluster: String,
+    /// For each release the objects of its deployed revision as they stood before they were
+    /// compared, where that is to be saved.
+    pub stood: Vec<Vec<Stood>>,
+}
+
+/// An object of a deployed revision, as it stood.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Stood {
+    #[serde(flatten)]
+    pub place: Place,
+    /// None of one that was not there.
+    pub uid: Option<String>,
+    /// The digest of what Helm owned of it, or why that could not be told.
+    pub owns: String,
 }
 
 impl LayerPreview {
@@ -103,7 +125,13 @@ pub(crate) async fn previews(context: &Context, layers: &[Layer], args: &Args) -
     let before = Before { context, args, look: look.as_ref(), client: client.as_ref().ok(), origin };
     let previews = layers.iter().zip(recorded).map(|(layer, sight)| before.layer(layer, sight));
     let previews: Vec<_> = futures_util::stream::iter(previews).buffered(args.pace.jobs()).collect().await;
-    previews.into_iter().collect()
+    let previews: Vec<LayerPreview> = previews.into_iter().collect::<Result<_, _>>()?;
+    match args.selector() {
+        Some(selector) if previews.iter().all(|preview| preview.releases.is_empty()) => {
+            Err(nothing_selected(selector, layers))
+        }
+        _ => Ok(previews),
+    }
 }
 
 struct Before<'a> {
@@ -121,9 +149,21 @@ impl Before<'_> {
             let actions = actions(sight, self.args);
             actions.iter().all(|action| matches!(action, Action::Nothing | Action::Test))
         };
+        let inputs = self.look.ok().map(|look| look.inputs(layer)).transpose()?;
+        let preview = LayerPreview {
+            layer: layer.clone(),
+            releases: Vec::new(),
+            sight: None,
+            rendered: None,
+            inputs,
+            cluster: self.look.map(|look| look.cluster().to_owned()).unwrap_or_default(),
+            stood: Vec::new(),
+        };
+        let mut kinds = Kinds::new();
         if let Some(sight) = recorded.filter(|sight| still(sight) && !self.args.server) {
+            let stood = self.stood(sight.releases.iter().map(|found| found.named.release()), &mut kinds).await?;
             let releases = self.in_place(layer, &sight);
-            return Ok(LayerPreview { layer: layer.clone(), releases, sight: Some(sight), rendered: None });
+            return Ok(LayerPreview { releases, sight: Some(sight), stood, ..preview });
         }
         let toolbox = tools::ensure(&self.context.tree, &["helm", "helmfile"], &self.context.reporter).await?;
         let reader = Reader::new(self.context, &toolbox, self.origin.clone(), self.args)?;
@@ -133,13 +173,13 @@ impl Before<'_> {
         let (wanted, rendered) = (wanted?, rendered?);
         let Ok(look) = self.look else {
             let releases = wanted.iter().map(|release| self.uncompared(layer, release, &rendered)).collect();
-            return Ok(LayerPreview { layer: layer.clone(), releases, sight: None, rendered: Some(rendered) });
+            return Ok(LayerPreview { releases, rendered: Some(rendered), ..preview });
         };
+        let stood = self.stood(wanted.iter().cloned(), &mut kinds).await?;
         let mut sight = look.listed(layer, &wanted).await?;
         let digests = record::digests(&rendered);
         sight.releases.iter_mut().for_each(|found| found.rendered(&digests));
         let mut releases = Vec::new();
-        let mut kinds = Kinds::new();
         for ((release, found), action) in wanted.iter().zip(&sight.releases).zip(actions(&sight, self.args)) {
             let fresh = rendered.get(&(release.namespace.clone(), release.name.clone()));
             releases.push(match action {
@@ -147,7 +187,23 @@ impl Before<'_> {
                 Action::Nothing | Action::Test => self.still(layer, found, action),
             });
         }
-        Ok(LayerPreview { layer: layer.clone(), releases, sight: Some(sight), rendered: Some(rendered) })
+        Ok(LayerPreview { releases, sight: Some(sight), rendered: Some(rendered), stood, ..preview })
+    }
+
+    /// The objects of each release as they stand, where a plan is to be saved: looked at before
+    /// anything is compared, so that what changes meanwhile is not taken for what was shown.
+    async fn stood(
+        &self,
+        releases: impl Iterator<Item = Release>,
+        kinds: &mut Kinds,
+    ) -> Result<Vec<Vec<Stood>>, Failure> {
+        let mut all = Vec::new();
+        if let (Some(client), true) = (self.client, self.args.save_plan.is_some()) {
+            for release in releases {
+                all.push(stood(client, &release, kinds).await?);
+            }
+        }
+        Ok(all)
     }
 
     fn in_place(&self, layer: &Layer, sight: &Sight) -> Vec<ReleasePreview> {
@@ -216,43 +272,40 @@ impl Before<'_> {
             },
             None => None,
         };
+        if release.installed && rendered.is_none() {
+            unknown.push("its rendering was not found, so that its objects are not compared".to_owned());
+        }
         let nothing = Objects::default();
         let fresh = if release.installed { rendered.unwrap_or(&nothing) } else { &nothing };
+        for object in
+            deployed.iter().flat_map(|deployed| &deployed.resources).chain(&fresh.resources).chain(&fresh.crds)
+        {
+            place(client, object, &release.namespace, kinds).await?;
+        }
         let mut objects = match (&base, &deployed) {
-            // What is there cannot be read: everything would look new.
+            // What is there, or comes, cannot be read: everything would look new, or gone.
             (Some(_), None) => Vec::new(),
-            (_, deployed) => difference::changes(deployed.as_ref(), fresh, &release.namespace),
+            _ if release.installed && rendered.is_none() => Vec::new(),
+            (_, deployed) => difference::changes(deployed.as_ref(), fresh, &release.namespace, kinds),
         };
-        if release.installed {
+        if let (true, Some(_)) = (release.installed, rendered) {
             if let Some(deployed) = &deployed {
-                let record = found.record();
-                let drifts = drift::of_objects(client, &deployed.resources, &release.namespace, record, kinds).await?;
-                let stays: BTreeSet<String> =
-                    fresh.resources.iter().map(|object| title(object, &release.namespace)).collect();
-                for drift in drifts.into_iter().filter(|drift| stays.contains(&drift.object)) {
-                    let findings = drift.findings.iter().filter(|finding| finding.kind != FindingKind::Added);
-                    let notes: Vec<String> =
-                        findings.map(|finding| self.what_helm_makes_of(finding, look.now())).collect();
-                    if notes.is_empty() {
-                        continue;
-                    }
-                    match objects.iter_mut().find(|object| object.object == drift.object) {
-                        Some(object) => object.notes.extend(notes),
-                        None => objects.push(ObjectPreview {
-                            object: drift.object,
-                            change: Change::Restore,
-                            notes,
-                            diff: Vec::new(),
-                        }),
-                    }
-                }
+                self.kept(client, release, deployed, &mut objects, kinds).await?;
+                self.drifted(client, look, release, found, deployed, fresh, &mut objects, kinds).await?;
             }
             self.in_the_way(client, release, fresh, &mut objects, kinds).await?;
-            if self.args.server {
-                self.ask(client, release, fresh, &mut objects, kinds).await?;
+            let of_old = base.as_ref().is_some_and(|(_, stored)| !stored.is_applied_by_the_server());
+            match self.args.server {
+                true if of_old => unknown.push(
+                    "its revision was applied on the client's side, as Helm 3 does: the API server was not asked"
+                        .to_owned(),
+                ),
+                true => self.ask(client, release, fresh, &mut objects, kinds).await?,
+                false => {}
             }
         }
         let act = match &found.state {
+            _ if !release.installed && base.is_none() => Act::Nothing,
             _ if !release.installed => Act::Uninstall,
             ReleaseState::Absent => Act::Install,
             ReleaseState::Owned(_) => Act::Wait,
@@ -273,12 +326,84 @@ impl Before<'_> {
             revision: found
                 .facts
                 .newest
-                .filter(|(_, status)| *status != Status::Uninstalled)
+                .filter(|(_, status)| *status != releases::Status::Uninstalled)
                 .map(|(revision, _)| revision),
             tests: release.installed && !self.args.skip_tests,
             unknown,
             objects,
         })
+    }
+
+    /// Whether what the chart has no more stays: Helm's upgrade asks the object itself
+    /// (`update` of `pkg/kube/client.go`), not the manifest.
+    async fn kept(
+        &self,
+        client: &Client,
+        release: &Release,
+        deployed: &Objects,
+        objects: &mut [ObjectPreview],
+        kinds: &mut Kinds,
+    ) -> Result<(), Failure> {
+        let gone = objects.iter_mut().filter(|object| matches!(object.change, Change::Delete | Change::Keep));
+        for preview in gone {
+            let is = |object: &&Value| title(object, &release.namespace, kinds) == preview.object;
+            let Some(object) = deployed.resources.iter().find(is) else { continue };
+            let Some(place) = place(client, object, &release.namespace, kinds).await? else { continue };
+            let seen = live::whole(client, &place, false).await?;
+            let annotations = seen.as_ref().and_then(|seen| seen.metadata.annotations.as_ref());
+            let kept =
+                annotations.and_then(|all| all.get("helm.sh/resource-policy")).is_some_and(|policy| policy == "keep");
+            match (preview.change, kept) {
+                _ if seen.is_none() => preview.notes = vec!["it is gone already".to_owned()],
+                (Change::Keep, false) => {
+                    preview.change = Change::Delete;
+                    preview.notes = vec![
+                        "its manifest says helm.sh/resource-policy: keep, and the object itself does not: Helm deletes it".to_owned(),
+                    ];
+                }
+                (Change::Delete, true) => {
+                    preview.change = Change::Keep;
+                    preview.notes = vec!["the object itself says helm.sh/resource-policy: keep".to_owned()];
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What others have made of objects that stay.
+    #[expect(clippy::too_many_arguments, reason = "all that is known of a release")]
+    async fn drifted(
+        &self,
+        client: &Client,
+        look: &Look<'_>,
+        release: &Release,
+        found: &Found,
+        deployed: &Objects,
+        fresh: &Objects,
+        objects: &mut Vec<ObjectPreview>,
+        kinds: &mut Kinds,
+    ) -> Result<(), Failure> {
+        let drifts = drift::of_objects(client, &deployed.resources, &release.namespace, found.record(), kinds).await?;
+        let stays: BTreeSet<String> =
+            fresh.resources.iter().map(|object| title(object, &release.namespace, kinds)).collect();
+        for drift in drifts.into_iter().filter(|drift| stays.contains(&drift.object)) {
+            let findings = drift.findings.iter().filter(|finding| finding.kind != FindingKind::Added);
+            let notes: Vec<String> = findings.map(|finding| self.what_helm_makes_of(finding, look.now())).collect();
+            if notes.is_empty() {
+                continue;
+            }
+            match objects.iter_mut().find(|object| object.object == drift.object) {
+                Some(object) => object.notes.extend(notes),
+                None => objects.push(ObjectPreview {
+                    object: drift.object,
+                    change: Change::Restore,
+                    notes,
+                    diff: Vec::new(),
+                }),
+            }
+        }
+        Ok(())
     }
 
     /// What becomes of something that others have made of an object.
@@ -309,25 +434,34 @@ impl Before<'_> {
         client: &Client,
         release: &Release,
         fresh: &Objects,
-        objects: &mut [ObjectPreview],
+        objects: &mut Vec<ObjectPreview>,
         kinds: &mut Kinds,
     ) -> Result<(), Failure> {
-        for preview in objects.iter_mut().filter(|object| object.change == Change::Create) {
-            let object = fresh.resources.iter().find(|object| title(object, &release.namespace) == preview.object);
-            let Some(object) = object else { continue };
+        for object in fresh.resources.iter().chain(&fresh.crds) {
+            let name = title(object, &release.namespace, kinds);
+            let Some(index) = objects.iter().position(|known| known.object == name && known.change == Change::Create)
+            else {
+                continue;
+            };
             let place = match place(client, object, &release.namespace, kinds).await? {
                 Some(place) => place,
                 None if object.pointer("/metadata/name").is_none() => continue,
                 None => {
-                    preview.notes.push(format!("the API server does not know its kind yet ({})", Code::CrdMissing));
+                    let text = format!("the API server does not know its kind yet ({})", Code::CrdMissing);
+                    objects[index].notes.push(text);
                     continue;
                 }
             };
             let Some(seen) = live::whole(client, &place, false).await? else { continue };
+            if fresh.crds.contains(object) {
+                // Helm passes over a definition that is there (`installCRDs`).
+                objects.remove(index);
+                continue;
+            }
             let annotation =
                 |name: &str| seen.metadata.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
             let owner = (annotation("meta.helm.sh/release-namespace"), annotation("meta.helm.sh/release-name"));
-            preview.notes.push(match owner {
+            objects[index].notes.push(match owner {
                 (Some(namespace), Some(name)) if namespace == release.namespace && name == release.name => {
                     "it is there already, left by this release: Helm takes it over".to_owned()
                 }
@@ -358,11 +492,11 @@ impl Before<'_> {
                     "the API server cannot be asked: its namespace or kind is not there yet".to_owned()
                 }
                 Err(kube::Error::Api(status)) if (400..500).contains(&status.code) || status.code == 500 => {
-                    format!("the API server says no ({}): {}", status.code, foreign::line(&status.message))
+                    format!("the API server says no ({}): {}", status.code, no(object, &status))
                 }
                 Err(error) => return Err(kubernetes::write_failed(&format!("the dry run of {place}"), error)),
             };
-            let name = title(object, &release.namespace);
+            let name = title(object, &release.namespace, kinds);
             match objects.iter_mut().find(|known| known.object == name) {
                 Some(known) => known.notes.push(said),
                 None => objects.push(ObjectPreview {
@@ -377,6 +511,39 @@ impl Before<'_> {
     }
 }
 
+/// Why the API server says no, without values: its words for a Secret, or for a field that
+/// cannot change, hold them.
+fn no(object: &Value, status: &Status) -> String {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let fields: Vec<&str> = causes.map(|cause| cause.field.as_str()).filter(|field| !field.is_empty()).collect();
+    match (is_secret(object) || status.code == 422, fields.as_slice()) {
+        (false, _) => foreign::line(&status.message),
+        (true, []) => status.reason.clone(),
+        (true, fields) => format!("{} of {}", status.reason, fields.join(", ")),
+    }
+}
+
+/// The objects of the revision that an upgrade goes on from, as they stand.
+async fn stood(client: &Client, release: &Release, kinds: &mut Kinds) -> Result<Vec<Stood>, Failure> {
+    let Some((revision, stored)) = helm_storage::upgraded_from(client, release).await? else { return Ok(Vec::new()) };
+    let mut places = Vec::new();
+    for object in &drift::resources(&revision, &stored)? {
+        places.extend(place(client, object, &release.namespace, kinds).await?);
+    }
+    let seen = live::look(client, &places).await?;
+    let stood = places.into_iter().zip(seen).map(|(place, seen)| Stood {
+        place,
+        uid: seen.as_ref().and_then(|seen| seen.metadata.uid.clone()),
+        owns: seen.map(|seen| owns(&seen.metadata)).unwrap_or_default(),
+    });
+    Ok(stood.collect())
+}
+
+/// The digest of what Helm owns of an object, or why that cannot be told.
+pub(crate) fn owns(metadata: &ObjectMeta) -> String {
+    live::owned(metadata).unwrap_or_else(|why| why)
+}
+
 /// Asks the API server to apply an object as Helm would, and to keep nothing of it.
 ///
 /// # Errors
@@ -388,7 +555,8 @@ pub(crate) async fn dry_run(
     release: &Release,
     force: bool,
 ) -> kube::Result<()> {
-    let mut parameters = PatchParams::apply("helm").dry_run();
+    // As Helm asks (`FieldValidationDirectiveStrict`).
+    let mut parameters = PatchParams::apply("helm").dry_run().validation_strict();
     parameters.force = force;
     let patch = Patch::Apply(as_helm_applies(object, release));
     place.api(client).patch(&place.name, &parameters, &patch).await.map(drop)

@@ -16,6 +16,7 @@ use super::difference::Objects;
 use super::inputs::{Parts, digest};
 use super::live::Made;
 use crate::world::helm_storage::RECORD;
+use crate::world::release::Release;
 
 /// All annotations of an object together may have 256 KiB (`TotalAnnotationSizeLimitB`).
 const MOST: usize = 200 << 10;
@@ -29,6 +30,13 @@ pub(crate) struct Named {
     pub namespace: String,
     pub name: String,
     pub installed: bool,
+}
+
+impl Named {
+    pub fn release(&self) -> Release {
+        let (name, namespace) = (self.name.clone(), self.namespace.clone());
+        Release { name, namespace, enabled: true, installed: self.installed }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

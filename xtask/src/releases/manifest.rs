@@ -202,7 +202,7 @@ pub(crate) fn holds_data(object: &Value) -> bool {
 }
 
 /// Groups without a dot, and those of Kubernetes itself.
-fn is_built_in(object: &Value) -> bool {
+pub(crate) fn is_built_in(object: &Value) -> bool {
     let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or("?.?/");
     version.split_once('/').is_none_or(|(group, _)| !group.contains('.') || group.ends_with(".k8s.io"))
 }

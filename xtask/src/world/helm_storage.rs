@@ -180,12 +180,21 @@ pub struct Stored {
     pub manifest: String,
     #[serde(default)]
     pub hooks: Vec<Hook>,
+    /// `ssa`, or what Helm did before it could apply on the server's side.
+    #[serde(default)]
+    pub apply_method: String,
     /// Why the Secret could not be read as a release.
     #[serde(skip)]
     pub unreadable: Option<String>,
 }
 
 impl Stored {
+    /// Whether Helm applied it on the API server's side, and so will the next revision
+    /// (`--server-side=auto`).
+    pub fn is_applied_by_the_server(&self) -> bool {
+        self.apply_method == "ssa"
+    }
+
     /// Whether it is of this revision, and not another one's content under its name.
     pub fn is(&self, revision: &Revision) -> bool {
         self.name == revision.release && self.namespace == revision.namespace && self.version == revision.revision
@@ -291,7 +300,7 @@ async fn opened(client: &Client, newest: Vec<Revision>, all: bool) -> Result<Vec
 }
 
 /// The highest revision of each release, by its label.
-fn highest(revisions: Vec<Revision>) -> Vec<Revision> {
+pub(crate) fn highest(revisions: Vec<Revision>) -> Vec<Revision> {
     let mut newest: BTreeMap<(String, String), Revision> = BTreeMap::new();
     for revision in revisions {
         let key = (revision.namespace.clone(), revision.release.clone());

@@ -1,7 +1,7 @@
 use run_record::Code;
 
 use super::*;
-use crate::checklist::facts::{Drifted, Images, NodeFact, Pods, PullSecret, TestRun, Workload};
+use crate::checklist::facts::{Change, Drifted, Images, NodeFact, Pods, PullSecret, TestRun, Workload};
 use crate::cluster::Standing;
 use crate::cluster::lock::Holder;
 use crate::releases::Revision;
@@ -254,11 +254,17 @@ fn a_workload_that_is_not_ready_is_named() {
 #[test]
 fn what_others_changed_is_named_and_what_was_not_compared_is_no_drift() {
     let with = |drift: Seen<Drifted>| Facts { drift, ..good() };
-    let found = vec![("45-data-plane-ext".to_owned(), "Service ameide/minio is gone".to_owned())];
+    let change = |text: &str, taken| Change { layer: "45-data-plane-ext".into(), text: text.into(), taken };
+    let of = |found: Vec<Change>| with(seen(Drifted { compared: 1, found }));
+    let gone = of(vec![change("Service ameide/minio is gone", false)]);
     assert_eq!(
-        fails_alone(&with(seen(Drifted { compared: 1, found })), "nothing-drifted", Exit::Release, "minio is gone"),
+        fails_alone(&gone, "nothing-drifted", Exit::Release, "minio is gone"),
         Some(Fix::Layers(vec!["45-data-plane-ext".into()]))
     );
+    let taken = of(vec![change("spec.type was changed by kubectl-edit", true)]);
+    assert_eq!(fails_alone(&taken, "nothing-drifted", Exit::Release, "kubectl-edit"), None);
+    let remedy = item(&taken, "nothing-drifted").remedy.unwrap();
+    assert!(remedy.ends_with("layer 45-data-plane-ext --force-conflicts"), "{remedy}");
     for unknown in [seen(Drifted::default()), unseen(Failure::new(Code::Forbidden, "not allowed"))] {
         assert_eq!(item(&with(unknown), "nothing-drifted").state, State::Unknown);
     }
