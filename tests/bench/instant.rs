@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use xtask::run::reporter::{Format, Reporter};
+use xtask::world::go::Program;
 
 const ROUNDS: usize = 5;
 const LAYER: &str = "45-data-plane-ext";
@@ -132,7 +134,74 @@ fn run() -> Result<(), String> {
     timed(xtask(&["--yes", "up"]))?;
     rounds(&mut rows)?;
     table(&mut rows, 0);
+    preview(&tool)?;
     scan(tool)
+}
+
+/// What a changed value would do: ours beside helm-diff, each on a copy of the tree.
+fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static)) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let tree = folder.path().join("tree");
+    std::fs::create_dir(&tree).map_err(|error| error.to_string())?;
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(root().join("infra")).arg(&tree);
+    timed(copy)?;
+    // The lab's sources are looked for in the tree.
+    std::os::unix::fs::symlink(root().join("tests"), tree.join("tests")).map_err(|error| error.to_string())?;
+    let values = tree.join("infra/kubernetes/values/infrastructure/minio.yaml.gotmpl");
+    let text = std::fs::read_to_string(&values).map_err(|error| error.to_string())?;
+    std::fs::write(&values, text.replacen("memory: 128Mi", "memory: 144Mi", 1)).map_err(|error| error.to_string())?;
+    let ours = |flag: Option<&'static str>| {
+        let tree = tree.clone();
+        move || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+            command.current_dir(&tree).args(["--env", "ci", "layer", LAYER, "--dry-run"]).args(flag);
+            command
+        }
+    };
+    let mut rows = vec![
+        Row::new("layer --dry-run", "memory: 144Mi", ours(None)),
+        Row::new("layer --dry-run --server", "memory: 144Mi", ours(Some("--server"))),
+    ];
+    if let Some(plugins) = helm_diff(folder.path()) {
+        let lab = xtask::files::cache_dir().map_err(|failure| failure.to_string())?.join("lab/images.lock");
+        let (tool, tree) = (tool.clone(), tree.clone());
+        rows.push(Row::new("helmfile diff (helm-diff 3.13.2)", "memory: 144Mi", move || {
+            let mut command = tool("helmfile");
+            command.current_dir(&tree).env("HELM_PLUGINS", &plugins);
+            // Rendered by Helm's own dry run: 3.13.2 asks Helm 4 for `--validate` and `--dry-run` at
+            // once otherwise, and without either takes each generated password for a change.
+            command.env("HELM_DIFF_USE_UPGRADE_DRY_RUN", "true");
+            if lab.is_file() {
+                command.env("AMEIDE_IMAGES_LOCK", &lab);
+            }
+            let file = format!("infra/kubernetes/helmfiles/{LAYER}.yaml");
+            command.args(["--environment", "ci", "--file", &file, "--quiet", "diff", "--context", "3"]);
+            command
+        }));
+    }
+    rounds(&mut rows)?;
+    let last = rows.len() - 1;
+    table(&mut rows, last);
+    Ok(())
+}
+
+/// A folder of Helm's plugins with helm-diff, from its pinned Go module; none where it cannot
+/// be built.
+fn helm_diff(scratch: &Path) -> Option<PathBuf> {
+    let module = camino::Utf8PathBuf::from_path_buf(root().join("tests/bench/helm-diff")).ok()?;
+    let package = "github.com/databus23/helm-diff/v3".to_owned();
+    let program = Program { name: "helm-diff".to_owned(), module, package, stamp: None };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let built = runtime
+        .block_on(async { program.build(&xtask::files::cache_dir()?, &Reporter::new(Format::Json, false)).await });
+    let built = built.map_err(|failure| eprintln!("without helm-diff: {failure}")).ok()?;
+    let plugin = scratch.join("plugins/diff");
+    std::fs::create_dir_all(plugin.join("bin")).ok()?;
+    std::os::unix::fs::symlink(&built, plugin.join("bin/diff")).ok()?;
+    let manifest = "name: diff\nversion: 3.13.2\nusage: diff\ndescription: diff\nplatformCommand: [{command: '${HELM_PLUGIN_DIR}/bin/diff'}]\n";
+    std::fs::write(plugin.join("plugin.yaml"), manifest).ok()?;
+    Some(scratch.join("plugins"))
 }
 
 /// A revision as Helm stores it.

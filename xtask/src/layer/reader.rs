@@ -16,7 +16,7 @@ use crate::mirror::Origin;
 use crate::releases::{history, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
-use crate::world::helmfile::NO_RELEASES;
+use crate::world::helmfile::{self, NO_RELEASES};
 use crate::world::process::capture;
 use crate::world::release::Release;
 use crate::world::tools::Toolbox;
@@ -55,23 +55,9 @@ impl<'a> Reader<'a> {
     }
 
     pub fn helmfile_on(&self, layer: &Layer, selectors: &[String], arguments: &[&str]) -> tokio::process::Command {
-        let mut command = self.toolbox.command_on("helmfile", self.context);
-        command.current_dir(&self.context.tree.root);
-        command.args(["--file", layer.path.as_str(), "--environment", &self.context.env_name]);
-        command.args([
-            "--kube-context",
-            &self.context.kube_context,
-            "--helm-binary",
-            self.toolbox.path("helm").as_str(),
-            "--no-color",
-        ]);
-        for selector in selectors {
-            command.args(["--selector", selector]);
-        }
-        command.args(arguments);
-        command.args(["--state-values-file", self.values.as_str()]);
-        // So that a rendering depends on nothing but what it is given.
-        command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
+        let selected: Vec<&str> = selectors.iter().flat_map(|selector| ["--selector", selector]).collect();
+        let mut command = helmfile::command(self.context, self.toolbox, layer);
+        command.args(selected).args(arguments).args(["--state-values-file", self.values.as_str()]);
         command.env("AMEIDE_RUN", &self.context.run_id);
         command.env("AMEIDE_BY", history::by_label());
         command

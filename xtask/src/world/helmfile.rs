@@ -90,12 +90,23 @@ fn key(context: &Context) -> Result<String, Failure> {
     Ok(digest::short(hash))
 }
 
+/// Helmfile on a layer's file, with the flags and the environment of every question and of
+/// every sync: what it answers is what it then does.
+pub(crate) fn command(context: &Context, toolbox: &Toolbox, layer: &Layer) -> tokio::process::Command {
+    let mut command = toolbox.command_on("helmfile", context);
+    command.current_dir(&context.tree.root);
+    command.args(["--file", layer.path.as_str(), "--environment", &context.env_name]);
+    command.args(["--kube-context", &context.kube_context]);
+    command.args(["--helm-binary", toolbox.path("helm").as_str(), "--no-color"]);
+    // So that a rendering depends on nothing but what it is given.
+    command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
+    command
+}
+
 /// What Helmfile prints of a layer's file.
 async fn helmfile(context: &Context, toolbox: &Toolbox, layer: &Layer, arguments: &[&str]) -> Result<String, Failure> {
-    let mut command = toolbox.command("helmfile");
-    command.current_dir(&context.tree.root).args(["--file", layer.path.as_str(), "--environment", &context.env_name]);
-    command.args(["--helm-binary", toolbox.path("helm").as_str(), "--no-color"]).args(arguments);
-    command.env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
+    let mut command = command(context, toolbox, layer);
+    command.args(arguments);
     let captured = capture(command).await.map_err(|failure| match failure.code {
         // Which says nothing about the file.
         Code::NoAnswer | Code::Interrupted => failure,
