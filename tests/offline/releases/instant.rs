@@ -206,3 +206,62 @@ fn while_somebody_else_holds_the_lease_nothing_is_said_of_what_they_change() {
     let said = ends(run, 3);
     assert!(!said.contains("in place"), "{said}");
 }
+
+#[test]
+fn a_dry_run_writes_nothing_and_tells_by_its_exit_code_whether_anything_would_change() {
+    let bench = in_place();
+    let ask = ["layer", "20", "--skip-tests", "--dry-run", "--exit-code"];
+    let before = bench.writes();
+    assert!(bench.ends(&ask, 0).contains("nothing would change: 1 release"));
+    bench.write("infra/kubernetes/helmfiles/20-top.yaml", "releases: [] # changed\n");
+    assert!(bench.ends(&ask, 0).contains("nothing would change"), "only a comment");
+    bench.write("answers/template", &MANIFEST.replace("'1'", "'2'"));
+    let said = bench.ends(&ask, 1);
+    assert!(said.contains("~ ConfigMap shop/top") && said.contains("+  a: \"2\""), "{said}");
+    assert_eq!(bench.writes(), before, "{said}");
+    assert_eq!(bench.syncs(), 1, "{said}");
+    // What asks for an answer is given none that is not known.
+    bench.server.answer("/version", 500, "");
+    bench.server.answer("/readyz", 500, "");
+    bench.ends(&ask, 4);
+    let said = bench.ends(&["layer", "20", "--skip-tests", "--dry-run"], 0);
+    assert!(said.contains("not compared with what is deployed; objects that it renders: 1"), "{said}");
+}
+
+#[test]
+fn a_saved_plan_is_refused_by_the_name_of_what_changed() {
+    let bench = in_place();
+    bench.write("answers/template", &MANIFEST.replace("'1'", "'2'"));
+    bench.write("infra/kubernetes/helmfiles/20-top.yaml", "releases: [] # changed\n");
+    let plan = bench.path("a plan.json");
+    let file = plan.to_str().unwrap();
+    let save = || bench.ends(&["layer", "20", "--skip-tests", "--dry-run", "--save-plan", file], 0);
+    let refused = |told: &str| {
+        let said = bench.ends(&["layer", "--plan", file], 7);
+        assert!(said.contains("plan-outdated") && said.contains(told), "{told}: {said}");
+        assert_eq!(bench.syncs(), 1, "{said}");
+    };
+    save();
+    bench.ends(&["--dry-run", "layer", "--plan", file], 0);
+    bench.write("infra/kubernetes/helmfiles/20-top.yaml", "releases: [] # changed again\n");
+    refused("the tree: helmfiles/20-top.yaml changed");
+    save();
+    let mut other = object();
+    other["metadata"]["uid"] = "u2".into();
+    bench.server.answer(OBJECT, 200, other.to_string());
+    refused("ConfigMap shop/top was deleted and created anew");
+    bench.server.answer(OBJECT, 200, object().to_string());
+    save();
+    bench.server.put(revision(2, "deployed"));
+    refused("release top: its revision was 1 and is 2");
+
+    let mut with = bench.xtask(&["layer", "--plan", file]);
+    with.env("HELM_LAYER_SELECTOR", "name=top");
+    assert!(ends(with, 2).contains("HELM_LAYER_SELECTOR"));
+    bench.write("a plan.json", "{\"format\": 1, \"what\": 2}");
+    let said = bench.ends(&["layer", "--plan", file], 2);
+    assert!(said.contains("a plan.json") && said.contains("expected a file that --save-plan wrote"), "{said}");
+    for flags in [&["--force"][..], &["20"], &["--rollback"], &["--remove"]] {
+        bench.ends(&[&["layer", "--plan", file][..], flags].concat(), 2);
+    }
+}

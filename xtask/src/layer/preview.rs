@@ -234,7 +234,7 @@ impl Before<'_> {
         let objects = rendered.get(&(release.namespace.clone(), release.name.clone()));
         let count = objects.map_or(0, |objects| objects.resources.len() + objects.hooks.len() + objects.crds.len());
         let text = match release.installed {
-            true => format!("not compared with what is deployed; it renders {count} objects"),
+            true => format!("not compared with what is deployed; objects that it renders: {count}"),
             false => "the tree wants it gone; whether it is there is not known".to_owned(),
         };
         ReleasePreview {
