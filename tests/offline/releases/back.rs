@@ -171,6 +171,50 @@ fn a_rollback_that_deletes_a_claim_wants_consent_to_that() {
 }
 
 #[test]
+fn a_claim_is_kept_by_what_the_cluster_says_of_it_and_not_by_the_stored_manifest() {
+    let policy = |word: &str| json!({"metadata": {"annotations": {"helm.sh/resource-policy": word}}});
+    let marked = CLAIM.replace("{name: data}", "{name: data, annotations: {helm.sh/resource-policy: keep}}");
+    let refused = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "no"});
+    let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": "gone"});
+    let path = format!("{CLAIMS}/data");
+    for (name, written, live, asks) in [
+        ("both say so", &marked[..], Ok(policy("keep")), false),
+        ("the cluster alone says so", CLAIM, Ok(policy("keep")), false),
+        ("a removal that was killed has marked the stored one", &marked, Ok(json!({"metadata": {}})), true),
+        ("a word that Helm does not take", &marked, Ok(policy("Keep")), true),
+        ("another one", &marked, Ok(policy(" keep")), true),
+        ("it cannot be looked at", &marked, Err((403, &refused)), true),
+        ("it is gone", CLAIM, Err((404, &gone)), false),
+    ] {
+        let bench = bench();
+        bench.base_in_place();
+        match live {
+            Ok(object) => is_there(&bench, &path, "v1", "PersistentVolumeClaim", object),
+            Err((code, body)) => bench.server.answer(&path, code, body.to_string()),
+        }
+        let exit = if asks { 10 } else { 0 };
+        bench.server.put(of_run(1, "a", "superseded", 120, json!({"manifest": CONFIG})));
+        bench.server.put(of_run(2, "b", "deployed", 60, json!({"manifest": format!("{CONFIG}---\n{written}")})));
+        for arguments in [&["--rollback"][..], &["--force"]] {
+            let said = bench.ends(&[&["layer", "20", "--yes", "--skip-tests"], arguments].concat(), exit);
+            assert_eq!(said.contains("which deletes PersistentVolumeClaim data"), asks, "{name}: {said}");
+        }
+        assert_eq!(bench.helms().is_empty(), asks, "{name}");
+    }
+}
+
+#[test]
+fn what_a_failed_upgrade_left_out_is_still_there_to_be_lost() {
+    let bench = bench();
+    bench.base_in_place();
+    bench.server.put(of_run(1, "a", "deployed", 120, json!({"manifest": format!("{CONFIG}---\n{CLAIM}")})));
+    bench.server.put(of_run(2, "b", "failed", 60, json!({"manifest": CONFIG})));
+    is_there(&bench, &format!("{CLAIMS}/data"), "v1", "PersistentVolumeClaim", json!({}));
+    let said = bench.ends(&["layer", "20", "--yes", "--skip-tests"], 10);
+    assert!(said.contains("upgrade release top, which deletes PersistentVolumeClaim data"), "{said}");
+}
+
+#[test]
 fn one_layer_that_cannot_go_back_keeps_the_others_from_it() {
     let bench = bench();
     bench.server.put(of_run(1, "a", "superseded", 120, json!({})));
