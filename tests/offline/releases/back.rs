@@ -131,6 +131,30 @@ fn a_rollback_is_told_confirmed_and_passed_on_to_helm() {
 }
 
 #[test]
+fn what_needs_another_goes_back_before_it() {
+    let bench = bench();
+    for (first, second) in [("web", "top"), ("top", "web")] {
+        bench.lists("20-top", &json!([release("top", true, true), release("web", true, true)]));
+        bench.write(
+            "answers/build",
+            &format!("releases: [{{name: {first}, namespace: shop}}, {{name: {second}, namespace: shop, needs: [shop/{first}]}}]\n"),
+        );
+        for (number, run, status) in [(1, "a", "superseded"), (2, "b", "deployed")] {
+            bench.server.put(of_run(number, run, status, 120 - i64::from(number), json!({})));
+            let mut web = revision("shop", "web", number, status, 120 - i64::from(number));
+            web["metadata"]["labels"]["run"] = run.into();
+            let text = json!({"name": "web", "namespace": "shop", "version": number, "info": {"status": status, "description": "Upgrade complete"},
+                "manifest": format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: web}}\ndata: {{run: {run}}}\n")});
+            web["data"]["release"] = packed(text.to_string().as_bytes()).into();
+            bench.server.put(web);
+        }
+        let said = bench.ends(&["layer", "20", "--rollback", "--yes", "--skip-tests"], 0);
+        let place = |release: &str| said.find(&format!("[{release}] rolled back to revision 1")).unwrap();
+        assert!(place(second) < place(first), "{said}");
+    }
+}
+
+#[test]
 fn what_cannot_be_rolled_back_is_said_and_nothing_is_done() {
     let bench = bench();
     let ends = |arguments: &[&str], exit: i32, word: &str| {
