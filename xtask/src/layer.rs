@@ -6,6 +6,7 @@ mod back;
 mod conflicts;
 pub(crate) mod difference;
 pub(crate) mod drift;
+mod handback;
 pub mod images;
 pub(crate) mod inputs;
 pub(crate) mod instant;
@@ -380,6 +381,7 @@ impl<'a> Runner<'a> {
             releases::watch_over(self.context, client, &wanted).await?;
             releases::consent_to_uninstalls(self.context, client, &wanted).await?;
             releases::consent_to_upgrades(self.context, client, &wanted, &manifests).await?;
+            handback::give_back(self.context, client, &syncing).await?;
             if !self.args.force_conflicts {
                 conflicts::refuse(client, reader, layer, &syncing, sight.as_ref()).await?;
             }

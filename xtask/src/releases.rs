@@ -8,6 +8,7 @@
 
 pub mod by_hand;
 pub mod history;
+mod kept;
 pub mod manifest;
 pub mod named;
 pub(crate) mod removal;
@@ -517,8 +518,8 @@ pub(crate) async fn consent_to_rollback(
     let Some(good) = revisions.iter().find(|revision| revision.revision == to) else { return Ok(()) };
     let (now, good) = (stored(client, newest).await?, stored(client, good).await?);
     let what = format!("roll release {} back to revision {to}", newest.release);
-    let lost = manifest::dropped(&now, &good.manifest).into_iter().map(|dropped| dropped.name).collect();
-    consent_to_loss(context, &what, lost).await
+    let lost = kept::without_kept(client, manifest::dropped(&now, &good.manifest), &newest.namespace).await;
+    consent_to_loss(context, &what, lost.into_iter().map(|dropped| dropped.name).collect()).await
 }
 
 /// Helm's upgrade deletes what a release has made and the tree does not name any more:
@@ -534,8 +535,19 @@ pub async fn consent_to_upgrades(
     for (revision, stored) in helm_storage::newest_whole(client, &installed).await? {
         // One that cannot be read is passed over by Helm, and deletes nothing.
         if stored.unreadable.is_none() && revision.status != Status::Uninstalled {
-            let (asked, told): (Vec<_>, Vec<_>) =
-                manifest::dropped(&stored, rendered).into_iter().partition(|dropped| dropped.built_in);
+            let mut dropped = manifest::dropped(&stored, rendered);
+            // Helm compares with the deployed revision, which one that failed after it is not.
+            let own = |release: &&Release| release.name == revision.release && release.namespace == revision.namespace;
+            if revision.status != Status::Deployed
+                && let Some(release) = installed.iter().find(own)
+                && let Some((_, deployed)) = helm_storage::upgraded_from(client, release).await?
+            {
+                let more = manifest::dropped(&deployed, rendered).into_iter();
+                let more: Vec<_> = more.filter(|one| !dropped.iter().any(|known| known.name == one.name)).collect();
+                dropped.extend(more);
+            }
+            let lost = kept::without_kept(client, dropped, &revision.namespace).await;
+            let (asked, told): (Vec<_>, Vec<_>) = lost.into_iter().partition(|dropped| dropped.built_in);
             let names = |all: Vec<manifest::Dropped>| all.into_iter().map(|dropped| dropped.name).collect::<Vec<_>>();
             if !told.is_empty() {
                 let text = format!(

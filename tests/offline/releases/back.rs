@@ -125,7 +125,33 @@ fn a_rollback_is_told_confirmed_and_passed_on_to_helm() {
     assert!(!bench.said().contains(" sync "), "{}", bench.said());
 
     let said = bench.ends(&["layer", "20", "--rollback=a", "--yes"], 0);
+    // As the test of the order on a real cluster finds it.
+    assert!(said.contains("[top] rolled back to revision 1"), "{said}");
     assert!(bench.helms()[1].starts_with("rollback top 1 ") && bench.helms()[2].starts_with("test top "), "{said}");
+}
+
+#[test]
+fn what_needs_another_goes_back_before_it() {
+    let bench = bench();
+    for (first, second) in [("web", "top"), ("top", "web")] {
+        bench.lists("20-top", &json!([release("top", true, true), release("web", true, true)]));
+        bench.write(
+            "answers/build",
+            &format!("releases: [{{name: {first}, namespace: shop}}, {{name: {second}, namespace: shop, needs: [shop/{first}]}}]\n"),
+        );
+        for (number, run, status) in [(1, "a", "superseded"), (2, "b", "deployed")] {
+            bench.server.put(of_run(number, run, status, 120 - i64::from(number), json!({})));
+            let mut web = revision("shop", "web", number, status, 120 - i64::from(number));
+            web["metadata"]["labels"]["run"] = run.into();
+            let text = json!({"name": "web", "namespace": "shop", "version": number, "info": {"status": status, "description": "Upgrade complete"},
+                "manifest": format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: web}}\ndata: {{run: {run}}}\n")});
+            web["data"]["release"] = packed(text.to_string().as_bytes()).into();
+            bench.server.put(web);
+        }
+        let said = bench.ends(&["layer", "20", "--rollback", "--yes", "--skip-tests"], 0);
+        let place = |release: &str| said.find(&format!("[{release}] rolled back to revision 1")).unwrap();
+        assert!(place(second) < place(first), "{said}");
+    }
 }
 
 #[test]
@@ -168,6 +194,50 @@ fn a_rollback_that_deletes_a_claim_wants_consent_to_that() {
     assert_eq!(bench.helms(), [] as [&str; 0]);
     bench.ends(&["layer", "20", "--rollback", "--yes", "--skip-tests", "--allow-destroy=release"], 0);
     assert_eq!(bench.helms().len(), 1);
+}
+
+#[test]
+fn a_claim_is_kept_by_what_the_cluster_says_of_it_and_not_by_the_stored_manifest() {
+    let policy = |word: &str| json!({"metadata": {"annotations": {"helm.sh/resource-policy": word}}});
+    let marked = CLAIM.replace("{name: data}", "{name: data, annotations: {helm.sh/resource-policy: keep}}");
+    let refused = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "no"});
+    let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404, "message": "gone"});
+    let path = format!("{CLAIMS}/data");
+    for (name, written, live, asks) in [
+        ("both say so", &marked[..], Ok(policy("keep")), false),
+        ("the cluster alone says so", CLAIM, Ok(policy("keep")), false),
+        ("a removal that was killed has marked the stored one", &marked, Ok(json!({"metadata": {}})), true),
+        ("a word that Helm does not take", &marked, Ok(policy("Keep")), true),
+        ("another one", &marked, Ok(policy(" keep")), true),
+        ("it cannot be looked at", &marked, Err((403, &refused)), true),
+        ("it is gone", CLAIM, Err((404, &gone)), false),
+    ] {
+        let bench = bench();
+        bench.base_in_place();
+        match live {
+            Ok(object) => is_there(&bench, &path, "v1", "PersistentVolumeClaim", object),
+            Err((code, body)) => bench.server.answer(&path, code, body.to_string()),
+        }
+        let exit = if asks { 10 } else { 0 };
+        bench.server.put(of_run(1, "a", "superseded", 120, json!({"manifest": CONFIG})));
+        bench.server.put(of_run(2, "b", "deployed", 60, json!({"manifest": format!("{CONFIG}---\n{written}")})));
+        for arguments in [&["--rollback"][..], &["--force"]] {
+            let said = bench.ends(&[&["layer", "20", "--yes", "--skip-tests"], arguments].concat(), exit);
+            assert_eq!(said.contains("which deletes PersistentVolumeClaim data"), asks, "{name}: {said}");
+        }
+        assert_eq!(bench.helms().is_empty(), asks, "{name}");
+    }
+}
+
+#[test]
+fn what_a_failed_upgrade_left_out_is_still_there_to_be_lost() {
+    let bench = bench();
+    bench.base_in_place();
+    bench.server.put(of_run(1, "a", "deployed", 120, json!({"manifest": format!("{CONFIG}---\n{CLAIM}")})));
+    bench.server.put(of_run(2, "b", "failed", 60, json!({"manifest": CONFIG})));
+    is_there(&bench, &format!("{CLAIMS}/data"), "v1", "PersistentVolumeClaim", json!({}));
+    let said = bench.ends(&["layer", "20", "--yes", "--skip-tests"], 10);
+    assert!(said.contains("upgrade release top, which deletes PersistentVolumeClaim data"), "{said}");
 }
 
 #[test]
@@ -222,6 +292,9 @@ fn a_removal_wants_consent_and_has_helm_keep_what_holds_data() {
     // Had it come to no end, the claim would be no chart's to keep.
     let said = bench.ends(&["layer", "20", "--remove", "--dry-run", "--allow-destroy=claim"], 0);
     assert!(said.contains("delete PersistentVolumeClaim data"), "{said}");
+    // As it is seen once Helm has deleted it.
+    let (code, text) = super::missing("data");
+    bench.server.answer(&format!("{CLAIMS}/data"), code, text);
     bench.ends(&["layer", "20", "--remove", "--allow-destroy=release,claim"], 0);
     assert!(!stored(&bench, 3).contains("resource-policy"), "{}", stored(&bench, 3));
     // The Secret as it was.
@@ -314,7 +387,11 @@ fn a_set_that_takes_its_claims_with_it_is_made_to_leave_them_first() {
     let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "uid of db"}]);
     claims(&bench, &[claim("store-db-0", json!({"labels": {"app": "db"}, "ownerReferences": owner}))]);
     is_there(&bench, &format!("{CLAIMS}/store-db-0"), "v1", "PersistentVolumeClaim", json!({}));
-    let world = bench.server.world.clone();
+    let (world, helms) = (bench.server.world.clone(), bench.path("helms"));
+    bench.stand_in(
+        "helm",
+        &format!("case \"$*\" in version*) echo v4.3.1 ;; *) echo \"$*\" >> {}; sleep 2 ;; esac", helms.display()),
+    );
     let released = std::thread::spawn(move || {
         crate::support::eventually("the set is patched", || {
             world
@@ -328,6 +405,8 @@ fn a_set_that_takes_its_claims_with_it_is_made_to_leave_them_first() {
         let free = claim("store-db-0", json!({"labels": {"app": "db"}}));
         let list = json!({"kind": "PersistentVolumeClaimList", "apiVersion": "v1", "metadata": {}, "items": [free]});
         world.lock().unwrap().answers.insert(CLAIMS.to_owned(), (200, list.to_string()));
+        crate::support::eventually("Helm is at work", || helms.exists());
+        world.lock().unwrap().answers.insert(set.to_owned(), super::missing("db"));
     });
     let said = bench.ends(&["layer", "20", "--remove", "--allow-destroy=release"], 0);
     released.join().unwrap();
@@ -384,6 +463,107 @@ fn what_helm_leaves_is_named() {
         ),
         "{said}"
     );
+}
+
+#[test]
+fn what_helm_passes_over_is_named_though_it_says_that_it_succeeded() {
+    let top = "/api/v1/namespaces/shop/configmaps/top";
+    let of = |release: &str, namespace: &str| json!({"metadata": {"annotations": {"meta.helm.sh/release-name": release, "meta.helm.sh/release-namespace": namespace}}});
+    for (name, object, exit, word) in [
+        ("its own", of("top", "shop"), 7, "Helm left what it had made: ConfigMap shop/top"),
+        ("nobody's", json!({"metadata": {}}), 7, "kubectl --context t -n shop delete configmaps top"),
+        ("another's", of("other", "shop"), 0, "ConfigMap shop/top is there, and release shop/other's"),
+        ("of that name elsewhere", of("top", "else"), 0, "release else/top's"),
+    ] {
+        let bench = bench();
+        bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": CONFIG})));
+        is_there(&bench, top, "v1", "ConfigMap", object);
+        let said = bench.ends(&["layer", "20", "--remove", "--allow-destroy=release"], exit);
+        assert!(said.contains(word), "{name}: {said}");
+        assert_eq!(bench.helms().len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn what_is_left_of_a_release_that_is_gone_is_named() {
+    let bench = bench();
+    let kinds = json!({"kind": "APIResourceList", "groupVersion": "v1", "resources": [
+        {"name": "configmaps", "singularName": "", "namespaced": true, "kind": "ConfigMap", "verbs": ["get", "list"]}]});
+    bench.server.answer("/api/v1", 200, kinds.to_string());
+    bench.server.answer("/apis", 200, json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": []}).to_string());
+    let object = |name: &str, release: &str| {
+        json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": name, "namespace": "shop",
+            "annotations": {"meta.helm.sh/release-name": release, "meta.helm.sh/release-namespace": "shop"}}})
+    };
+    let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {},
+        "items": [object("held", "top"), object("other", "web")]});
+    bench.server.answer("/api/v1/configmaps", 200, list.to_string());
+    let said = bench.ends(&["layer", "20", "--remove"], 0);
+    assert!(said.contains("already removed"), "{said}");
+    assert!(
+        said.contains("what it made is still there: ConfigMap shop/held;") && !said.contains("shop/other"),
+        "{said}"
+    );
+
+    bench.server.answer("/apis", 500, "no");
+    let said = bench.ends(&["layer", "20", "--remove"], 0);
+    assert!(said.contains("was not looked at"), "{said}");
+}
+
+#[test]
+fn a_selector_that_matches_nothing_is_no_layer_that_is_gone() {
+    let bench = bench();
+    bench.server.put(of_run(1, "a", "superseded", 120, json!({})));
+    bench.server.put(of_run(2, "b", "deployed", 60, json!({})));
+    for layer in ["10-base", "20-top"] {
+        std::fs::remove_file(bench.path("answers").join(layer)).unwrap();
+    }
+    bench.write(
+        "answers/refusal",
+        "err: no releases found that matches specified selector(name=typo) and environment(t), in any helmfile\n",
+    );
+    for flags in [&["--remove", "--allow-destroy=release"][..], &["--remove", "--dry-run"], &["--rollback", "--yes"]] {
+        let said = bench.ends(&[&["layer", "10-20", "-l", "name=typo"], flags].concat(), 2);
+        assert!(said.contains("matches no release of 10-base, 20-top"), "{flags:?}: {said}");
+    }
+    // It matches one of another layer.
+    bench.lists("20-top", &json!([release("top", true, true)]));
+    let said = bench.ends(&["layer", "10-20", "-l", "name=top", "--rollback", "--yes", "--skip-tests"], 0);
+    assert!(said.contains("matches none of its releases") && bench.helms().len() == 1, "{said}");
+    let said = bench.ends(&["layer", "10-20", "-l", "name=top", "--remove", "--allow-destroy=release"], 0);
+    assert!(!said.contains("already removed") && bench.helms().len() == 2, "{said}");
+}
+
+#[test]
+fn what_a_stopped_removal_has_set_is_given_back_before_helm_applies() {
+    let set = "/apis/apps/v1/namespaces/shop/statefulsets/db";
+    let entry = |manager: &str| {
+        json!({"manager": manager, "operation": "Update", "apiVersion": "apps/v1", "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:spec": {"f:persistentVolumeClaimRetentionPolicy": {"f:whenDeleted": {}}}}})
+    };
+    for (manager, patches) in [("xtask", 1), ("kubectl-edit", 0)] {
+        let bench = bench();
+        bench.base_in_place();
+        bench.write("answers/template", SET);
+        bench.server.put(of_run(1, "a", "superseded", 120, json!({"manifest": SET})));
+        bench.server.put(of_run(2, "b", "deployed", 60, json!({"manifest": SET.replace("store", "other")})));
+        let managed = json!([entry("helm"), entry(manager)]);
+        is_there(&bench, set, "apps/v1", "StatefulSet", json!({"metadata": {"managedFields": managed}}));
+        let asked = || bench.server.asked(&["PATCH", "/statefulsets/db"]);
+        bench.ends(&["layer", "20", "--rollback", "--yes", "--skip-tests"], 0);
+        assert_eq!((asked(), bench.helms().len()), (patches, 1), "{manager}");
+        bench.ends(&["layer", "20", "--yes", "--skip-tests", "--force"], 0);
+        assert_eq!(asked(), 2 * patches, "{manager}");
+        // Where it cannot be, Helm is not begun.
+        if patches > 0 {
+            let helms = bench.helms().len();
+            let refused = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "no"});
+            bench.server.answer(set, 403, refused.to_string());
+            let ended = bench.xtask(&["layer", "20", "--rollback=a", "--yes", "--skip-tests"]).output().unwrap();
+            assert_ne!(ended.status.code(), Some(0));
+            assert_eq!(bench.helms().len(), helms);
+        }
+    }
 }
 
 #[test]

@@ -4,12 +4,40 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use kube::Client;
 use run_record::Failure;
 
-use super::{Layer, Reader, Release};
+use super::{Layer, Reader, Release, nothing_selected};
 use crate::files::bounds;
 use crate::world::helm_storage::Revision;
 use crate::world::helmfile;
+
+/// The layers, the last one first, each with its releases; without those of which the selector
+/// matches none.
+///
+/// # Errors
+/// `usage` where it matches none at all; `render-failed`.
+pub(super) async fn selected<'a>(
+    reader: &Reader<'_>,
+    client: &Client,
+    layers: &'a [Layer],
+) -> Result<Vec<(&'a Layer, Vec<Release>)>, Failure> {
+    let mut found = Vec::new();
+    for layer in layers.iter().rev() {
+        let releases = reader.releases(layer, client.default_namespace()).await?;
+        match (reader.args.selector(), releases.is_empty()) {
+            (Some(selector), true) => {
+                let text = format!("left out: the selector {selector:?} matches none of its releases");
+                reader.context.reporter.note(&layer.name(), text);
+            }
+            _ => found.push((layer, releases)),
+        }
+    }
+    match reader.args.selector() {
+        Some(selector) if found.is_empty() => Err(nothing_selected(selector, layers)),
+        _ => Ok(found),
+    }
+}
 
 /// A layer's file as Helmfile builds it.
 pub(super) struct Built(String);

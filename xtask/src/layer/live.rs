@@ -8,8 +8,6 @@
 //! the object's uid tell a change by others, in every kind, without a dry run. Not seen
 //! is what Helm never set, and who writes in Helm's name.
 
-use std::collections::BTreeMap;
-
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
@@ -22,6 +20,7 @@ use serde_json::Value;
 use super::inputs::digest;
 use super::state::Drift;
 use crate::releases::by_hand::{self, is_helms};
+use crate::world::kubernetes::kinds::{self, Kinds};
 use crate::world::kubernetes::read_failed;
 use run_record::Failure;
 
@@ -339,23 +338,7 @@ pub(crate) async fn places(
     for object in objects {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
-        if !known.contains_key(version) {
-            let asked = match version.contains('/') {
-                true => client.list_api_group_resources(version).await,
-                false => client.list_core_api_resources(version).await,
-            };
-            let resources = match asked {
-                Ok(list) => list.resources,
-                // It has nothing of that group or version.
-                Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
-                Err(error) => return Err(read_failed(&format!("the kinds of {version}"), error)),
-            };
-            let kinds = resources.into_iter().filter(|resource| !resource.name.contains('/'));
-            let kinds = kinds.map(|resource| (resource.kind, resource.name, resource.namespaced)).collect();
-            known.insert(version.to_owned(), kinds);
-        }
-        let kinds = known.get(version).into_iter().flatten();
-        let Some((_, plural, namespaced)) = kinds.into_iter().find(|(known, _, _)| known == kind) else {
+        let Some((plural, namespaced)) = kinds::find(client, version, kind, known).await? else {
             return Err(Failure::usage(format!("the API server has no kind {kind} of {version}")));
         };
         let own = text("/metadata/namespace");
@@ -363,7 +346,7 @@ pub(crate) async fn places(
         found.push(Place {
             api_version: version.to_owned(),
             kind: kind.to_owned(),
-            plural: plural.clone(),
+            plural,
             namespace: namespaced.then(|| own.to_owned()),
             name: name.to_owned(),
         });

@@ -14,9 +14,10 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use serde_json::Value;
 
-use super::back::Built;
+use super::back::{self, Built};
+use super::handback::MANAGER;
 use super::live::{self, Place};
-use super::{Args, Reader, instant};
+use super::{Args, Reader, drift, instant};
 use crate::cluster;
 use crate::cluster::lease::ClusterLease;
 use crate::cluster::lock::ClusterLock;
@@ -90,6 +91,8 @@ struct Plan {
     timeout: Duration,
     /// `Deployment web`, and where it is.
     goes: Vec<(String, Place)>,
+    /// Those of these that are there, by their uid.
+    uids: BTreeMap<Place, String>,
     /// What is there and stays, and why.
     stays: Vec<(Place, Fate)>,
     /// Claims of its StatefulSets, and those in a namespace that goes.
@@ -125,27 +128,35 @@ impl Plan {
 
     /// What stays, and how to get rid of it.
     fn kept(&self, context: &Context) -> Vec<(String, String)> {
-        let line = |kind: &str, plural: &str, namespace: Option<&str>, name: &str| {
-            let place = namespace.map(|namespace| format!("{namespace}/")).unwrap_or_default();
-            let within = namespace.map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
-            format!(
-                "kept: {kind} {place}{name}; with its data it goes by: kubectl --context {}{within} delete {plural} {name}",
-                context.kube_context
-            )
+        let line = |place: &Place| {
+            format!("kept: {place}; with its data it goes by: {}", by_kubectl(context, place, "delete"))
         };
-        let of = |place: &Place| {
-            let group = place.api_version.split_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
-            line(&place.kind, &format!("{}{group}", place.plural), place.namespace.as_deref(), &place.name)
-        };
-        let mut lines: Vec<String> = self.stays.iter().map(|(place, _)| of(place)).collect();
+        let mut lines: Vec<String> = self.stays.iter().map(|(place, _)| line(place)).collect();
         if !self.claims_go {
-            let claim = |claim: &Claim| {
-                line("PersistentVolumeClaim", "persistentvolumeclaims", Some(&claim.namespace), &claim.name)
-            };
-            lines.extend(self.claims.iter().map(claim));
+            lines.extend(self.claims.iter().map(|claim| line(&claim.place())));
         }
         lines.into_iter().map(|line| (self.revision.release.clone(), line)).collect()
     }
+}
+
+impl Claim {
+    fn place(&self) -> Place {
+        Place {
+            api_version: "v1".to_owned(),
+            kind: "PersistentVolumeClaim".to_owned(),
+            plural: "persistentvolumeclaims".to_owned(),
+            namespace: Some(self.namespace.clone()),
+            name: self.name.clone(),
+        }
+    }
+}
+
+/// The command line for an object, whose kind is named in full: another group may have one of
+/// that name.
+fn by_kubectl(context: &Context, place: &Place, verb: &str) -> String {
+    let within = place.namespace.as_ref().map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
+    let group = place.api_version.split_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
+    format!("kubectl --context {}{within} {verb} {}{group} {}", context.kube_context, place.plural, place.name)
 }
 
 /// What is there of these layers, in the order in which it goes.
@@ -160,16 +171,18 @@ async fn planned(
 ) -> Result<Vec<Plan>, Failure> {
     let context = reader.context;
     let mut found: Vec<(&Layer, Vec<Release>)> = Vec::new();
-    for layer in layers.iter().rev() {
-        let releases = reader.releases(layer, client.default_namespace()).await?;
+    let mut absent = Vec::new();
+    for (layer, releases) in back::selected(reader, client, layers).await? {
         let newest = helm_storage::newest(client, Some(&releases)).await?;
         let there = |release: &Release| newest.iter().any(|(revision, _)| is_there(revision) && is(revision, release));
-        let there: Vec<Release> = releases.into_iter().filter(there).collect();
+        let (there, gone): (Vec<Release>, Vec<Release>) = releases.into_iter().partition(there);
+        absent.extend(gone.into_iter().filter(|release| release.installed).map(|release| (layer, release)));
         match there.is_empty() {
             true => context.reporter.note(&layer.name(), "already removed: none of its releases is there"),
             false => found.push((layer, there)),
         }
     }
+    tell_what_is_left(context, client, &absent).await?;
     let going: Vec<String> = found.iter().map(|(layer, _)| layer.name()).collect();
     check_nobody_needs(context, client, &going).await?;
     let mut plans = Vec::new();
@@ -184,6 +197,41 @@ async fn planned(
         }
     }
     Ok(plans)
+}
+
+/// Of releases that are not there, what is: Helm drops its record of a release also where an
+/// object of it does not go, and what holds data was kept. That cannot be looked at: told, too.
+async fn tell_what_is_left(context: &Context, client: &Client, absent: &[(&Layer, Release)]) -> Result<(), Failure> {
+    if absent.is_empty() {
+        return Ok(());
+    }
+    let needs = context.tree.layer_needs()?;
+    let mut namespaces: BTreeSet<String> = absent.iter().flat_map(|(layer, _)| needs.namespaces_of(layer)).collect();
+    namespaces.extend(absent.iter().map(|(_, release)| release.namespace.clone()));
+    let (left, unseen) = match drift::leftovers(client, &namespaces, &BTreeSet::new(), &BTreeMap::new()).await {
+        Ok(found) => found,
+        Err(failure) => {
+            let text = format!("what is left of releases that are not there was not looked at: {failure}");
+            context.reporter.note("layer", text);
+            return Ok(());
+        }
+    };
+    for (_, release) in absent {
+        let full = format!("{}/{}", release.namespace, release.name);
+        let own: Vec<&str> = left.iter().filter(|left| left.release == full).map(|left| left.object.as_str()).collect();
+        if !own.is_empty() {
+            let text = format!(
+                "the release is gone, and what it made is still there: {}; kubectl deletes what is not to be kept",
+                own.join(", ")
+            );
+            context.reporter.warn(&release.name, text);
+        }
+    }
+    if !unseen.is_empty() {
+        let text = format!("not looked at for what is left of releases: {}", unseen.join(", "));
+        context.reporter.note("layer", text);
+    }
+    Ok(())
 }
 
 fn is(revision: &Revision, release: &Release) -> bool {
@@ -273,6 +321,7 @@ async fn examined(
         revision: revision.clone(),
         timeout: built.timeout(revision),
         goes: Vec::new(),
+        uids: BTreeMap::new(),
         stays: Vec::new(),
         claims: Vec::new(),
         claims_go,
@@ -291,6 +340,7 @@ async fn examined(
             (Fate::Goes, _) => {
                 plan.goes.push((removal::name(object), place.clone()));
                 if let Some(uid) = seen.as_ref().and_then(|seen| seen.metadata.uid.clone()) {
+                    plan.uids.insert(place.clone(), uid.clone());
                     owners.insert(uid, (place, removal::is_set(object)));
                 }
                 if (place.api_version.as_str(), place.kind.as_str()) == ("v1", "Namespace") {
@@ -461,15 +511,64 @@ async fn remove(
         let left = hanging(client, &going).await?;
         return Err(stopped(context, plan, failure, left));
     }
-    // Helm has waited for its own; what is another's by now, or made again, is left.
-    for (place, _) in hanging(client, &going).await? {
-        let text = format!("left: {place} is there, and not this release's (meta.helm.sh/release-name), or made again");
-        context.reporter.warn(&plan.revision.release, text);
-    }
-    if plan.claims_go {
+    let left = passed_over(context, client, plan, &going).await?;
+    if plan.claims_go && left.is_empty() {
         wait_for_claims(client, plan).await?;
     }
-    check_kept(client, plan).await
+    check_kept(client, plan).await?;
+    if left.is_empty() { Ok(()) } else { Err(uninstalled_but(context, plan, &left)) }
+}
+
+/// What Helm has deleted nothing of, though it says that it succeeded: it passes over what it
+/// cannot read, and what does not say that it is this release's (`verifyOwnershipBeforeDelete`
+/// of `pkg/action/uninstall.go`). What is another release's by now, or another object of that
+/// name, is not this release's to delete, and is only told.
+async fn passed_over(
+    context: &Context,
+    client: &Client,
+    plan: &Plan,
+    going: &[Place],
+) -> Result<Vec<(Place, String)>, Failure> {
+    let mut left = Vec::new();
+    for (place, seen) in going.iter().zip(live::look(client, going).await?) {
+        let Some(metadata) = seen.map(|seen| seen.metadata) else { continue };
+        let known = plan.uids.get(place);
+        let told = match anothers(&metadata, &plan.revision) {
+            Some(other) => format!("left: {place} is there, and release {other}'s"),
+            None if known.is_none() || known != metadata.uid.as_ref() => {
+                format!("left: {place} is there, made after this release's was looked at")
+            }
+            None => {
+                left.push((place.clone(), format!("{place} is still there{}", held_by(&metadata))));
+                continue;
+            }
+        };
+        context.reporter.warn(&plan.revision.release, told);
+    }
+    Ok(left)
+}
+
+/// Another release that an object says it is of.
+fn anothers(metadata: &ObjectMeta, revision: &Revision) -> Option<String> {
+    let annotation = |name: &str| metadata.annotations.as_ref()?.get(name).map(String::as_str);
+    let name = annotation("meta.helm.sh/release-name")?;
+    let namespace = annotation("meta.helm.sh/release-namespace").unwrap_or(&revision.namespace);
+    ((name, namespace) != (&revision.release, &revision.namespace)).then(|| format!("{namespace}/{name}"))
+}
+
+fn uninstalled_but(context: &Context, plan: &Plan, left: &[(Place, String)]) -> Failure {
+    let names: Vec<String> = left.iter().map(|(place, _)| place.to_string()).collect();
+    let message = format!(
+        "release {} is uninstalled, and Helm left what it had made: {}",
+        plan.revision.release,
+        names.join(", ")
+    );
+    let commands: Vec<String> = left.iter().map(|(place, _)| by_kubectl(context, place, "delete")).collect();
+    let failure = Failure::new(Code::ReleasePending, message).of_release(&plan.revision.release);
+    left.iter()
+        .fold(failure, |failure, (_, words)| failure.evidence(words))
+        .evidence("Helm passes over what it may not read and what is not labelled as the release's, and has no record of it any more")
+        .remedy(commands.join("; "))
 }
 
 /// What an uninstallation has stopped at: where an object does not go, that is what is told.
@@ -477,11 +576,10 @@ fn stopped(context: &Context, plan: &Plan, failure: Failure, left: Vec<(Place, S
     let held = left.iter().find(|(_, words)| words.contains(FINALIZERS)).cloned();
     let failure = left.into_iter().fold(failure, |failure, (_, words)| failure.evidence(words));
     let Some((place, words)) = held else { return failure };
-    let namespace = place.namespace.as_ref().map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
     let message = format!("release {}: {words}, for {} s", plan.revision.release, plan.timeout.as_secs());
     let remedy = format!(
-        "bring back what takes the finalizer away (none is removed here): kubectl --context {}{namespace} get {} {} -o yaml",
-        context.kube_context, place.plural, place.name
+        "bring back what takes the finalizer away (none is removed here): {} -o yaml",
+        by_kubectl(context, &place, "get")
     );
     let told = Failure::new(failure.code, message).evidence(failure.message).remedy(remedy);
     let told = failure.evidence.into_iter().fold(told, Failure::evidence).of_release(&plan.revision.release);
@@ -496,7 +594,8 @@ const CONTROLLER: Duration = Duration::from_secs(60);
 const EVERY: Duration = Duration::from_millis(500);
 
 /// Has a StatefulSet keep its claims when it goes, and waits until Kubernetes would: with an
-/// owner that is gone a claim would be collected.
+/// owner that is gone a claim would be collected. Where the removal is stopped now, the layer's
+/// next run gives the field back ([`super::handback`]).
 async fn let_go_of_claims(context: &Context, client: &Client, set: &Holder) -> Result<(), Failure> {
     let sets = Api::<StatefulSet>::namespaced(client.clone(), &set.namespace);
     let what = format!("StatefulSet {} in {}", set.name, set.namespace);
@@ -504,7 +603,7 @@ async fn let_go_of_claims(context: &Context, client: &Client, set: &Holder) -> R
         "metadata": {"uid": set.uid},
         "spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}},
     });
-    let parameters = PatchParams { field_manager: Some("xtask".to_owned()), ..PatchParams::default() };
+    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     let written = sets.patch(&set.name, &parameters, &Patch::Merge(&patch)).await;
     let written = written.map_err(|error| write_failed(&what, error))?;
     let generation = written.metadata.generation;
@@ -610,14 +709,7 @@ async fn tell_what_hangs(context: &Context, client: &Client, plan: &Plan, going:
 async fn check_kept(client: &Client, plan: &Plan) -> Result<(), Failure> {
     let mut places: Vec<Place> = plan.stays.iter().map(|(place, _)| place.clone()).collect();
     if !plan.claims_go {
-        let place = |claim: &Claim| Place {
-            api_version: "v1".to_owned(),
-            kind: "PersistentVolumeClaim".to_owned(),
-            plural: "persistentvolumeclaims".to_owned(),
-            namespace: Some(claim.namespace.clone()),
-            name: claim.name.clone(),
-        };
-        places.extend(plan.claims.iter().map(place));
+        places.extend(plan.claims.iter().map(Claim::place));
     }
     let seen = live::look(client, &places).await?;
     let lost = |(place, seen): (&Place, &Option<live::Seen>)| match seen {

@@ -8,9 +8,9 @@ use camino::Utf8PathBuf;
 use futures_util::{StreamExt, TryStreamExt};
 use kube::Client;
 
-use super::back::Built;
+use super::back::{self, Built};
 use super::inputs::digest;
-use super::{Args, Reader, Runner, all_or_first, instant, live, timeline};
+use super::{Args, Reader, Runner, all_or_first, handback, instant, live, timeline};
 use crate::cluster;
 use crate::cluster::lease::ClusterLease;
 use crate::diagnosis::Diagnosis;
@@ -83,8 +83,7 @@ async fn planned<'a>(
 ) -> Result<Vec<Plan<'a>>, Failure> {
     let context = reader.context;
     let mut plans = Vec::new();
-    for layer in layers.iter().rev() {
-        let wanted: Vec<Release> = reader.releases(layer, client.default_namespace()).await?;
+    for (layer, wanted) in back::selected(reader, client, layers).await? {
         let wanted: Vec<Release> = wanted.into_iter().filter(|release| release.installed).collect();
         removal::watch_over(context, client, others, &wanted, false).await?;
         let mut histories = Vec::new();
@@ -254,6 +253,10 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
     let text = serde_json::to_string(&plan.intent).unwrap_or_default();
     if let Err(error) = files::write_atomically(&note, text.as_bytes()) {
         return vec![Err(Failure::new(Code::StateUnwritable, format!("cannot write {note}: {error}")))];
+    }
+    let going: Vec<Release> = plan.back.iter().map(|(release, ..)| release.clone()).collect();
+    if let Err(failure) = handback::give_back(context, client, &going).await {
+        return vec![Err(failure)];
     }
     for (release, newest, to) in &plan.back {
         let result = roll_back(runner, client, plan, release, newest, *to).await;

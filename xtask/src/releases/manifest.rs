@@ -58,6 +58,8 @@ struct Object {
     built_in: bool,
     data: bool,
     keep: bool,
+    /// As it is written.
+    written: Value,
 }
 
 /// Every object of a stored release, with what becomes of it: `Deployment web`,
@@ -103,12 +105,15 @@ pub struct Dropped {
     /// Of Kubernetes' own kinds. A custom resource may be missing from a rendering only
     /// because that asks no cluster (`.Capabilities.APIVersions`).
     pub built_in: bool,
+    /// As the release's manifest has it.
+    pub written: Value,
 }
 
-/// What of a release holds data and is not in what takes its place: Helm deletes it. None
-/// where either cannot be read: then Helm cannot apply it.
+/// What of a release holds data and is not in what takes its place: Helm deletes it, unless
+/// the object in the cluster says that it is to be kept (`super::kept`); what its manifest says
+/// of that does not count here. None where either cannot be read: then Helm cannot apply it.
 pub fn dropped(stored: &Stored, next: &str) -> Vec<Dropped> {
-    let (Ok(now), Ok(next)) = (judged(&stored.manifest, true), parse(next)) else { return Vec::new() };
+    let (Ok(now), Ok(next)) = (judged(&stored.manifest, false), parse(next)) else { return Vec::new() };
     let named = |object: &Value, pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let next: Vec<(String, Option<String>, Option<String>)> = next
         .iter()
@@ -123,8 +128,8 @@ pub fn dropped(stored: &Stored, next: &str) -> Vec<Dropped> {
         })
     };
     now.into_iter()
-        .filter(|object| object.data && !object.keep && !stays(object))
-        .map(|object| Dropped { name: object.name, built_in: object.built_in })
+        .filter(|object| object.data && !stays(object))
+        .map(|object| Dropped { name: object.name, built_in: object.built_in, written: object.written })
         .collect()
 }
 
@@ -141,6 +146,7 @@ fn judged(manifest: &str, keeps: bool) -> Result<Vec<Object>, String> {
             built_in: is_built_in(&object),
             data: holds_data(&object),
             keep: keeps && kept,
+            written: object,
         }
     };
     Ok(parse(manifest)?.into_iter().map(judge).collect())
@@ -329,6 +335,10 @@ mod tests {
         let kafka = object("Kafka", "events", ", namespace: shop");
         let stored =
             Stored { manifest: format!("{claim}{kept}{kafka}{}", object("Service", "web", "")), ..Stored::default() };
+        // Helm asks the object in the cluster whether it is to be kept, not the manifest.
+        let text = format!("{claim}{kafka}");
+        let lost: Vec<String> = dropped(&stored, &text).into_iter().map(|dropped| dropped.name).collect();
+        assert_eq!(lost, ["PersistentVolumeClaim kept"]);
         for (next, lost) in [
             (format!("{claim}{kafka}"), &[][..]),
             (format!("{claim}{}", object("Kafka", "events", "")), &[]),
@@ -337,6 +347,7 @@ mod tests {
             (format!("{}{kafka}", object("PersistentVolumeClaim", "renamed", "")), &["PersistentVolumeClaim data"]),
             (String::new(), &["PersistentVolumeClaim data", "Kafka events"]),
         ] {
+            let next = format!("{next}{kept}");
             let names: Vec<String> = dropped(&stored, &next).into_iter().map(|dropped| dropped.name).collect();
             assert_eq!(names, lost, "{next}");
             let told = dropped(&stored, &next)

@@ -3,6 +3,7 @@
 
 pub mod answers;
 pub(crate) mod connect;
+pub(crate) mod kinds;
 mod unanswered;
 
 use std::collections::BTreeSet;

@@ -197,6 +197,19 @@ impl<'a> Told<'a> {
         revision
     }
 
+    /// The revision that brought the content first, where later ones brought nothing new.
+    fn origin(&self, revision: u32) -> u32 {
+        let mut made = self.made(revision);
+        while let Some(own) = self.find(made).filter(|own| own.came_up())
+            && let Some(before) = self.past.iter().rev().find(|past| past.revision < made)
+            && before.came_up()
+            && before.content == own.content
+        {
+            made = self.made(before.revision);
+        }
+        made
+    }
+
     fn newest(&self) -> Option<&'a Past> {
         self.past.last().copied()
     }
@@ -209,7 +222,15 @@ impl<'a> Told<'a> {
         let failed = whole.next().filter(|before| {
             newest.is_others_rollback() && !before.came_up() && self.made(before.revision) != self.made(newest.revision)
         });
-        self.makers.get(&self.made(failed.unwrap_or(newest).revision))
+        self.makers.get(&self.origin(failed.unwrap_or(newest).revision))
+    }
+
+    /// What was there before this maker brought anything, or is there where it brought nothing.
+    fn before(&self, maker: &Maker) -> Option<&'a Past> {
+        let own = |(made, by): (&u32, &Maker)| (by == maker && self.find(*made).is_some()).then_some(*made);
+        let first = self.makers.iter().find_map(own);
+        let earlier = |past: &&&Past| first.is_none_or(|first| past.revision < first) && !past.is_broken_rollback();
+        self.past.iter().rev().find(earlier).copied()
     }
 
     /// A revision that carries the content and came up: the one that made it, else the newest.
@@ -258,8 +279,8 @@ fn began(maker: &Maker, told: &[Told<'_>]) -> Option<Timestamp> {
     told.iter().filter_map(of).min().or_else(by_name)
 }
 
-/// Where the layer goes back to: the newest good run before the one whose content is there, or
-/// what is asked for.
+/// Where the layer goes back to: the newest good run before the one whose content is there, and
+/// none newer than what was there before that; or what is asked for.
 pub(crate) fn decide(histories: &[History], asked: Option<&Maker>) -> Result<Decision, Refusal> {
     let told: Vec<Told<'_>> = histories.iter().enumerate().map(|(index, history)| Told::of(index, history)).collect();
     let mut order: Vec<Maker> = told.iter().flat_map(|told| told.makers.values().cloned()).collect();
@@ -316,11 +337,29 @@ pub(crate) fn decide(histories: &[History], asked: Option<&Maker>) -> Result<Dec
             wanted.clone()
         }
         None => {
+            // What a rollback has left behind is not gone back to: nothing newer than what was
+            // there before the run that one goes back from.
+            let before: Vec<Option<&Past>> = told.iter().map(|told| told.before(&order[now])).collect();
+            let maker =
+                |(told, past): (&Told<'_>, &Option<&Past>)| told.makers.get(&told.origin((*past)?.revision)).cloned();
+            let bound = told.iter().zip(&before).filter_map(maker).filter_map(|maker| place(&maker)).max();
+            let was_there = |maker: &Maker| {
+                let start = began(maker, &told);
+                told.iter().zip(&before).all(|(told, before)| match told.held(maker, start, &order) {
+                    Held::Content(made) => {
+                        before.is_some_and(|past| told.good(made).is_some_and(|good| good.content == past.content))
+                    }
+                    _ => before.is_none(),
+                })
+            };
             // Of a good run that brought nothing new the content is what one goes back from.
             let is_good = judge(&order[now]) == Ok(true);
             let is_same = |maker: &Maker| !moves_to(maker).iter().any(|found| matches!(found, Move::Back { .. }));
             let mut found = None;
-            for maker in order[..now].iter().rev() {
+            for (index, maker) in order[..now].iter().enumerate().rev() {
+                if Some(index) > bound && !was_there(maker) {
+                    continue;
+                }
                 match judge(maker) {
                     Ok(true) if is_good && is_same(maker) => {}
                     Ok(true) => {
@@ -460,7 +499,7 @@ mod tests {
             (
                 "nothing has ever been different",
                 layer(&[&[old(1, "a", 0), Past { content: "a".into(), ..now(2, "b", 20) }]]),
-                Err(Refusal::NothingBefore { now: run("b") }),
+                Err(Refusal::NothingBefore { now: run("a") }),
             ),
             (
                 "a run that failed in one release is good in none",
@@ -521,7 +560,77 @@ mod tests {
             (
                 "a run after a rollback goes back to what that brought",
                 layer(&[&[old(1, "a", 0), old(2, "b", 10), back(3, 1, "a", 20, Superseded, true), now(4, "c", 30)]]),
-                to("b", &[go(4, 2)]),
+                to("a", &[go(4, 1)]),
+            ),
+            (
+                "a failed run after a rollback, which Helm has taken back by itself",
+                layer(&[&[
+                    old(1, "a", 0),
+                    old(2, "b", 10),
+                    back(3, 1, "a", 20, Superseded, true),
+                    bad(4, "c", 30),
+                    back(5, 3, "a", 31, Deployed, false),
+                ]]),
+                to("a", &[stay(5)]),
+            ),
+            (
+                "the same beside a release that a later run has synced and not changed",
+                layer(&[
+                    &[
+                        old(11, "before", 0),
+                        old(12, "a", 10),
+                        old(13, "b", 20),
+                        back(14, 12, "a", 30, Superseded, true),
+                        bad(15, "c", 40),
+                        back(16, 14, "a", 41, Deployed, false),
+                    ],
+                    &[old(6, "before", 1), Past { content: "before".into(), ..now(7, "b", 21) }],
+                ]),
+                to("a", &[stay(16), stay(7)]),
+            ),
+            (
+                "the same where the failed run itself has synced it",
+                layer(&[
+                    &[
+                        old(1, "a", 0),
+                        old(2, "b", 10),
+                        back(3, 1, "a", 20, Superseded, true),
+                        bad(4, "c", 30),
+                        back(5, 3, "a", 31, Deployed, false),
+                    ],
+                    &[old(1, "a", 1), Past { content: "a".into(), ..now(2, "c", 29) }],
+                ]),
+                to("a", &[stay(5), stay(2)]),
+            ),
+            (
+                "a failed run after a rollback, which nobody has taken back",
+                layer(&[&[old(1, "a", 0), old(2, "b", 10), back(3, 1, "a", 20, Deployed, true), bad(4, "c", 30)]]),
+                to("a", &[go(4, 1)]),
+            ),
+            (
+                "two good runs after a rollback, the newer one gone back from",
+                layer(&[&[
+                    old(1, "a", 0),
+                    old(2, "b", 10),
+                    back(3, 1, "a", 20, Superseded, true),
+                    old(4, "c", 30),
+                    old(5, "d", 40),
+                    back(6, 4, "c", 50, Deployed, true),
+                ]]),
+                to("a", &[go(6, 1)]),
+            ),
+            (
+                "further back from a failed run that has left one release as it was",
+                layer(&[
+                    &[old(1, "a", 0), old(2, "b", 10), bad(3, "c", 20), back(4, 2, "b", 30, Deployed, true)],
+                    &[old(1, "a", 1), Past { content: "a".into(), ..now(2, "c", 19) }],
+                ]),
+                to("a", &[go(4, 1), stay(2)]),
+            ),
+            (
+                "a run that brought nothing new is named where it is the newest before",
+                layer(&[&[old(1, "a", 0), Past { content: "a".into(), ..old(2, "b", 10) }, bad(3, "c", 20)]]),
+                to("b", &[go(3, 2)]),
             ),
             (
                 "what a run left at a rollback's content is that content",
@@ -593,7 +702,7 @@ mod tests {
                     back(3, 1, "a", 20, Superseded, true),
                     hand(4, "a", 30, Deployed),
                 ]]),
-                to("b", &[go(4, 2)]),
+                to("a", &[go(4, 1)]),
             ),
             (
                 "a run that tried twice is one run",
