@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::difference::title;
 use super::drift::{place, resources};
-use super::live::{self, Kinds, Place};
+use super::live::{self, Place};
 use super::look::Sight;
 use super::ownership;
 use super::preview::dry_run;
@@ -17,6 +17,7 @@ use crate::diagnosis::helm_errors::{self, Conflict};
 use crate::releases::by_hand;
 use crate::repo::layers::Layer;
 use crate::world::helm_storage;
+use crate::world::kubernetes::kinds::Kinds;
 use crate::world::release::Release;
 use run_record::{Code, Failure};
 

@@ -9,10 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use similar::TextDiff;
 
-use super::live::Kinds;
 use super::ownership::Path;
 use crate::releases::manifest::{self, kind};
 use crate::run::foreign;
+use crate::world::kubernetes::kinds::Kinds;
 use run_record::preview::{Change, ObjectPreview};
 
 /// A release's objects, as a stored revision or a rendering has them.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::difference::{Hidden, Objects, is_secret, title};
-use super::live::{self, Kinds, Place, Seen, autoscaler_name, in_words};
+use super::live::{self, Place, Seen, autoscaler_name, in_words};
 use super::ownership::{self, Path};
 use super::record::Record;
 use crate::releases::{by_hand, manifest};
@@ -23,6 +23,7 @@ use crate::run::foreign;
 use crate::world::helm_storage;
 use crate::world::helm_storage::{Revision, Status, Stored};
 use crate::world::helmfile::{self, WantedRelease};
+use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::{self, read_failed};
 use run_record::{Code, Failure};
 

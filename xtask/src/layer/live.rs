@@ -320,9 +320,6 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
     why.map(|why| format!("{place}: {why}"))
 }
 
-/// The kinds that an API's version has: kind, plural, whether it is within namespaces.
-pub(crate) type Kinds = BTreeMap<String, Vec<(String, String, bool)>>;
-
 /// Where the objects of a manifest are, with what it says of each. Kinds are asked for
 /// once for each version of an API.
 ///

@@ -23,6 +23,7 @@ use crate::releases::{self, Revision, Status, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::world::helm_storage::{self, Stored};
+use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::{self, read_failed, write_failed};
 use crate::world::release::Release;
 use crate::world::{process, tools};
@@ -398,7 +399,7 @@ pub(crate) async fn baselines(
         Ok(newest) => newest,
         Err(failure) => return synced.iter().map(|_| Err(failure.to_string())).collect(),
     };
-    let mut kinds = live::Kinds::new();
+    let mut kinds = Kinds::new();
     let mut found = Vec::new();
     for release in synced {
         let is = |revision: &Revision| revision.release == release.name && revision.namespace == release.namespace;
@@ -419,7 +420,7 @@ async fn baseline(
     look: &Look<'_>,
     revision: &Revision,
     stored: &Stored,
-    kinds: &mut live::Kinds,
+    kinds: &mut Kinds,
 ) -> Result<Baseline, String> {
     if revision.status != Status::Deployed || stored.unreadable.is_some() {
         return Err(format!("revision {} is {}", revision.revision, revision.status.as_str()));
