@@ -58,6 +58,8 @@ impl<'a> Reader<'a> {
         let selected: Vec<&str> = selectors.iter().flat_map(|selector| ["--selector", selector]).collect();
         let mut command = helmfile::command(self.context, self.toolbox, layer);
         command.args(selected).args(arguments).args(["--state-values-file", self.values.as_str()]);
+        // So that a rendering depends on nothing but what it is given.
+        command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
         command.env("AMEIDE_RUN", &self.context.run_id);
         command.env("AMEIDE_BY", history::by_label());
         command

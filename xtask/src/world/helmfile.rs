@@ -90,16 +90,15 @@ fn key(context: &Context) -> Result<String, Failure> {
     Ok(digest::short(hash))
 }
 
-/// Helmfile on a layer's file, with the flags and the environment of every question and of
-/// every sync: what it answers is what it then does.
+/// Helmfile on a layer's file, with the flags of every question and of every sync. Who renders
+/// hands the images' lock over besides, and forbids to read anything else; the questions here
+/// are about releases alone, and the tree's own lock is read for them.
 pub(crate) fn command(context: &Context, toolbox: &Toolbox, layer: &Layer) -> tokio::process::Command {
     let mut command = toolbox.command_on("helmfile", context);
     command.current_dir(&context.tree.root);
     command.args(["--file", layer.path.as_str(), "--environment", &context.env_name]);
     command.args(["--kube-context", &context.kube_context]);
     command.args(["--helm-binary", toolbox.path("helm").as_str(), "--no-color"]);
-    // So that a rendering depends on nothing but what it is given.
-    command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
     command
 }
 
