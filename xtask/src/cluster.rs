@@ -118,7 +118,7 @@ pub async fn up(context: &Context, held: &ClusterLock) -> Result<Ready, Failure>
 /// that somebody consented to for another reason is destroyed.
 pub async fn mend(context: &Context) -> Result<(), Failure> {
     if context.dry_run {
-        return plan(context).await;
+        return plan(context).await.map(drop);
     }
     context.require_k3d_config()?;
     let lock = lock(context).await?;
@@ -181,11 +181,14 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     Ok(Ready { toolbox, lab })
 }
 
-/// What `up` would do, without doing any of it.
-pub async fn plan(context: &Context) -> Result<(), Failure> {
+/// What `up` would do, without doing any of it; whether that changes anything.
+///
+/// # Errors
+/// What cannot be looked at is not planned for.
+pub async fn plan(context: &Context) -> Result<bool, Failure> {
     let Some(config) = context.k3d_config()? else {
         context.reporter.planned(&context.kube_context, "change nothing: it is a shared cluster");
-        return Ok(());
+        return Ok(false);
     };
     if let Err((fault, error)) = docker::info().await {
         // What cannot be looked at is not planned for.
@@ -194,12 +197,13 @@ pub async fn plan(context: &Context) -> Result<(), Failure> {
         }
         context.reporter.planned("docker", "start Docker Engine, installing it where it may");
         context.reporter.planned(config.name(), "look at what is there then, and create the cluster if nothing is");
-        return Ok(());
+        return Ok(true);
     }
     let existing = observe(&config).await?;
     let facts = facts(&config, &existing, None).await?;
-    context.reporter.planned(config.name(), describe(&decide(&facts)));
-    Ok(())
+    let plan = decide(&facts);
+    context.reporter.planned(config.name(), describe(&plan));
+    Ok(!matches!(plan, Plan::Nothing))
 }
 
 /// A cluster keeps its kind, also when it is made again: from the lab's images or from

@@ -28,7 +28,7 @@ pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failur
     }
     if context.dry_run {
         return match action {
-            None => cluster::plan(context).await,
+            None => cluster::plan(context).await.map(drop),
             Some(action) => {
                 context.reporter.planned(config.name(), in_words(action, &config));
                 Ok(())

@@ -5,6 +5,7 @@ use run_record::Failure;
 use super::Done;
 use crate::cluster;
 use crate::layer::plan::{self, Plan};
+use crate::layer::preview::Unseen;
 use crate::layer::{Args, Runner, instant, preview, remove, rollback};
 use crate::repo;
 use crate::repo::layers::{self, Layer};
@@ -36,7 +37,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
         return remove::run(context, &selected, args).await.map(|()| Done::AsAsked);
     }
     if context.dry_run {
-        return show(context, &selected, args).await;
+        return show(context, &selected, args, Unseen::Render).await;
     }
     let lock = cluster::lock(context).await?;
     if instant::answers(context, &selected, args).await? {
@@ -72,8 +73,8 @@ fn list(context: &Context, layers: Vec<Layer>, critical_path: bool) -> Result<()
 }
 
 /// What a run would do.
-pub(super) async fn show(context: &Context, layers: &[Layer], args: &Args) -> Result<Done, Failure> {
-    let previews = preview::previews(context, layers, args).await?;
+pub(super) async fn show(context: &Context, layers: &[Layer], args: &Args, unseen: Unseen) -> Result<Done, Failure> {
+    let previews = preview::previews(context, layers, args, unseen).await?;
     previews.iter().for_each(|preview| preview.tell(context));
     if let Some(path) = &args.save_plan {
         Plan::of(context, &previews, args)?.write(path)?;

@@ -7,6 +7,7 @@ use crate::cluster;
 use crate::cluster::lock::ClusterLock;
 use crate::commands::open;
 use crate::lab;
+use crate::layer::preview::Unseen;
 use crate::layer::{self, Runner};
 use crate::mirror;
 use crate::repo;
@@ -42,9 +43,10 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     let layer_args = layer::Args { exit_code: args.exit_code, ..layer::Args::of(path) };
     let layer_args = layer::Args { skip_tests: args.skip_tests, force: args.force, pace: args.pace, ..layer_args };
     if context.dry_run {
-        cluster::plan(context).await?;
+        let differs = cluster::plan(context).await?;
         context.reporter.planned("mirror", "copy what images.lock names and the registry lacks");
-        return super::layer::show(context, &layers, &layer_args).await;
+        let done = super::layer::show(context, &layers, &layer_args, Unseen::Name).await?;
+        return Ok(if differs && args.exit_code { Done::Differs } else { done });
     }
     // Held to the end: a run that waits for it must not make the checklist's first item fail.
     let lock = cluster::lock(context).await?;

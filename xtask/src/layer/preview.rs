@@ -78,6 +78,9 @@ impl LayerPreview {
         let changing = self.releases.iter().filter(|release| release.act.changes()).count();
         let of = self.releases.len();
         let text = match changing {
+            _ if self.sight.is_none() && self.releases.is_empty() => {
+                return context.reporter.planned(&self.layer.name(), "install or upgrade its releases, and test them");
+            }
             0 => format!("nothing would change: {of} release{}", if of == 1 { "" } else { "s" }),
             _ if self.sight.is_none() => "what is deployed could not be read, so that nothing was compared".to_owned(),
             _ => format!(
@@ -90,11 +93,26 @@ impl LayerPreview {
     }
 }
 
+/// What is done where the cluster cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unseen {
+    /// The layers are rendered all the same, so that a file that is wrong is found.
+    Render,
+    /// They are named alone: to render them may mean to build Helm first, on a machine that has
+    /// no cluster yet.
+    Name,
+}
+
 /// What a run of these layers would do.
 ///
 /// # Errors
 /// `render-failed` of a layer; an interrupt; with `--server`, those of asking.
-pub(crate) async fn previews(context: &Context, layers: &[Layer], args: &Args) -> Result<Vec<LayerPreview>, Failure> {
+pub(crate) async fn previews(
+    context: &Context,
+    layers: &[Layer],
+    args: &Args,
+    unseen: Unseen,
+) -> Result<Vec<LayerPreview>, Failure> {
     // Of a cluster that was never brought up here, the images are where this machine has them.
     let there = |origin: &Origin| origin.lock.exists();
     let known = instant::origin(context).ok().filter(there).or_else(|| lab::known_origin().ok().filter(there));
@@ -123,7 +141,7 @@ pub(crate) async fn previews(context: &Context, layers: &[Layer], args: &Args) -
         Ok(look) if args.selector().is_none() => look.recorded(layers).await?,
         _ => layers.iter().map(|_| None).collect(),
     };
-    let before = Before { context, args, look: look.as_ref(), client: client.as_ref().ok(), origin };
+    let before = Before { context, args, unseen, look: look.as_ref(), client: client.as_ref().ok(), origin };
     let previews = layers.iter().zip(recorded).map(|(layer, sight)| before.layer(layer, sight));
     let previews: Vec<_> = futures_util::stream::iter(previews).buffered(args.pace.jobs()).collect().await;
     let previews: Vec<LayerPreview> = previews.into_iter().collect::<Result<_, _>>()?;
@@ -138,6 +156,7 @@ pub(crate) async fn previews(context: &Context, layers: &[Layer], args: &Args) -
 struct Before<'a> {
     context: &'a Context,
     args: &'a Args,
+    unseen: Unseen,
     look: Result<&'a Look<'a>, &'a Failure>,
     client: Option<&'a Client>,
     origin: Origin,
@@ -165,6 +184,9 @@ impl Before<'_> {
             let stood = self.stood(sight.releases.iter().map(|found| found.named.release()), &mut kinds).await?;
             let releases = self.in_place(layer, &sight);
             return Ok(LayerPreview { releases, sight: Some(sight), stood, ..preview });
+        }
+        if self.look.is_err() && self.unseen == Unseen::Name {
+            return Ok(preview);
         }
         let toolbox = tools::ensure(&self.context.tree, &["helm", "helmfile"], &self.context.reporter).await?;
         let reader = Reader::new(self.context, &toolbox, self.origin.clone(), self.args)?;
