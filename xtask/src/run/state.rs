@@ -55,16 +55,21 @@ impl StateDir {
         self.path.join("runs")
     }
 
-    /// Removes the oldest run records beyond [`kept_runs`], never one whose process lives.
+    /// Removes the oldest run records beyond [`kept_runs`], never one whose process lives. Runs
+    /// that only looked are counted by themselves: a revision that Helm left pending is known
+    /// to be nobody's by the record of its run, which a hundred looks must not push out.
     /// Another run may be at it too: what is gone already is no error.
     pub fn prune(&self) {
         let entries = self.runs().read_dir_utf8().into_iter().flatten().flatten();
         let mut runs: Vec<Utf8PathBuf> = entries.map(|entry| entry.path().to_owned()).collect();
         // Their names begin with the time.
         runs.sort();
-        let surplus = runs.len().saturating_sub(kept_runs());
-        for run in runs.into_iter().take(surplus).filter(|run| !lives(run)) {
-            let _ = std::fs::remove_dir_all(run);
+        let (ran_tools, looked): (Vec<Utf8PathBuf>, Vec<Utf8PathBuf>) = runs.into_iter().partition(|run| has_logs(run));
+        for kind in [ran_tools, looked] {
+            let surplus = kind.len().saturating_sub(kept_runs());
+            for run in kind.into_iter().take(surplus).filter(|run| !lives(run)) {
+                let _ = std::fs::remove_dir_all(run);
+            }
         }
     }
 
@@ -90,9 +95,16 @@ impl StateDir {
     }
 }
 
-/// How many runs' records are kept per cluster: `AMEIDE_KEEP_RUNS`, else 100.
+/// How many runs' records are kept per cluster, of those that changed something and of those
+/// that only looked: `AMEIDE_KEEP_RUNS`, else 100.
 fn kept_runs() -> usize {
     std::env::var("AMEIDE_KEEP_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(100).max(1)
+}
+
+/// Whether a run started a tool that changes something: each has a log.
+fn has_logs(run: &Utf8Path) -> bool {
+    let entries = run.read_dir_utf8().into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name().ends_with(".log"))
 }
 
 /// Whether the process that a run's name ends with is there (or another of its number:
@@ -120,10 +132,14 @@ mod tests {
         for n in 0..kept_runs() + 3 {
             std::fs::create_dir_all(state.runs().join(name(n)).join("logs")).unwrap();
         }
+        // One that began a revision, and many looks since.
+        let revision = "20250601-000000-99999999";
+        std::fs::create_dir_all(state.runs().join(revision)).unwrap();
+        std::fs::write(state.runs().join(revision).join("45-x.log"), "").unwrap();
         let living = format!("20250101-000000-{}", std::process::id());
         std::fs::create_dir_all(state.runs().join(&living)).unwrap();
         state.prune();
-        assert!(state.runs().join(living).exists());
+        assert!(state.runs().join(living).exists() && state.runs().join(revision).exists());
         assert!(!state.runs().join(name(2)).exists() && state.runs().join(name(3)).exists());
     }
 
