@@ -244,9 +244,9 @@ impl<'a> Runner<'a> {
         Ok(Self { context, toolbox, lab, lock, args, plan: None, reader, tests, pull_secret })
     }
 
-    /// The same, doing what a plan says and nothing else.
-    pub(crate) fn of_plan(self, plan: &'a Plan) -> Self {
-        Self { plan: Some(plan), ..self }
+    /// The same, doing what a plan says and nothing else, where there is one.
+    pub(crate) fn of_plan(self, plan: Option<&'a Plan>) -> Self {
+        Self { plan, ..self }
     }
 
     /// Each layer once those that it needs are in place. After a failure those that are worked
@@ -266,9 +266,7 @@ impl<'a> Runner<'a> {
                 _ => Ok(()),
             }
         });
-        let result = lease.guard(run).await;
-        lease.release().await;
-        result
+        lease.guard(run).await
     }
 
     /// Whether there was anything to do in any layer.
@@ -381,9 +379,12 @@ impl<'a> Runner<'a> {
             releases::watch_over(self.context, client, &wanted).await?;
             releases::consent_to_uninstalls(self.context, client, &wanted).await?;
             releases::consent_to_upgrades(self.context, client, &wanted, &manifests).await?;
-            handback::give_back(self.context, client, &syncing).await?;
+            // Of what is known to be as Helm left it nobody holds a field.
+            let known = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.is_untouched(release));
+            let touched: Vec<Release> = syncing.iter().filter(|release| !known(release)).cloned().collect();
+            handback::give_back(self.context, client, &touched).await?;
             if !self.args.force_conflicts {
-                conflicts::refuse(client, reader, layer, &syncing, sight.as_ref()).await?;
+                conflicts::refuse(client, reader, layer, &touched).await?;
             }
             // Helmfile calls a file of which it would do nothing an error.
             if !syncing.is_empty() {

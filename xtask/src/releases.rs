@@ -8,7 +8,7 @@
 
 pub mod by_hand;
 pub mod history;
-mod kept;
+pub(crate) mod kept;
 pub mod manifest;
 pub mod named;
 pub(crate) mod removal;

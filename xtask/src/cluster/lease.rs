@@ -195,9 +195,11 @@ impl ClusterLease {
     }
 
     /// Runs `work` unless the run is interrupted or another one takes the lease: what it
-    /// started is stopped and waited for then.
-    pub async fn guard<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        Interrupt::global().until(work).await
+    /// started is stopped and waited for then. In any case the lease is given back after it.
+    pub async fn guard<T>(self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let result = Interrupt::global().until(work).await;
+        self.release().await;
+        result
     }
 
     /// Lets the next one in at once.

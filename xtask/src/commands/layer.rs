@@ -27,7 +27,11 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
         }
         let plan = Plan::read(path)?;
         let selected = layers::select(&layers, &plan.layers())?;
-        return carry_out(context, &plan, &selected, &plan.asks(args)).await;
+        let asked = plan.asks(args);
+        if context.dry_run {
+            return plan::check(context, &plan, &selected, &asked).await.map(|()| Done::AsAsked);
+        }
+        return bring(context, &selected, &asked, Some(&plan)).await;
     }
     let selected = if args.all { layers } else { layers::select(&layers, &args.selectors)? };
     if let Some(to) = &args.rollback {
@@ -39,22 +43,15 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     if context.dry_run {
         return show(context, &selected, args, Unseen::Render).await;
     }
-    let lock = cluster::lock(context).await?;
-    if instant::answers(context, &selected, args).await? {
-        return Ok(Done::AsAsked);
-    }
-    let lab = cluster::require_ready(context).await?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
-    let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?;
-    runner.run_all(&selected).await.map(|()| Done::AsAsked)
+    bring(context, &selected, args, None).await
 }
 
-/// What a plan says, and nothing else.
-async fn carry_out(context: &Context, plan: &Plan, layers: &[Layer], args: &Args) -> Result<Done, Failure> {
-    if context.dry_run {
-        return plan::check(context, plan, layers, args).await.map(|()| Done::AsAsked);
-    }
+/// The layers to what the tree says; with a plan, what that says and nothing else.
+async fn bring(context: &Context, layers: &[Layer], args: &Args, plan: Option<&Plan>) -> Result<Done, Failure> {
     let lock = cluster::lock(context).await?;
+    if plan.is_none() && instant::answers(context, layers, args).await? {
+        return Ok(Done::AsAsked);
+    }
     let lab = cluster::require_ready(context).await?;
     let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
     let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?.of_plan(plan);

@@ -55,7 +55,5 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let others = Others::kept_out();
     let work =
         releases::repair(context, &client, lock.descriptor(), &others, *older_than, uninstall.as_deref(), rollback);
-    let result = lease.guard(work).await;
-    lease.release().await;
-    result
+    lease.guard(work).await
 }

@@ -16,6 +16,7 @@ use super::looks::{GENERATIONS, controller};
 use crate::releases::manifest;
 use crate::world::helm_storage::{Revision, Stored};
 use crate::world::kubernetes::{is_forbidden, read_failed};
+use crate::world::release::annotated;
 
 /// Namespace and name.
 type ReleaseName = (String, String);
@@ -202,13 +203,6 @@ fn of_object(object: &Value, namespace: &str) -> Option<Made> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
     let own = text("/metadata/namespace").filter(|own| !own.is_empty());
     Some(Made::new(text("/apiVersion")?, manifest::kind(object), own.unwrap_or(namespace), text("/metadata/name")?))
-}
-
-fn annotated(metadata: &ObjectMeta) -> Option<ReleaseName> {
-    let annotations = metadata.annotations.as_ref()?;
-    let name = annotations.get("meta.helm.sh/release-name")?;
-    let namespace = annotations.get("meta.helm.sh/release-namespace").or(metadata.namespace.as_ref())?;
-    Some((namespace.clone(), name.clone()))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, L
 use super::sources::{self, Verdict};
 use super::tracker::{self, Owner, Sighting, Stage, exit_in_words};
 use crate::releases::by_hand;
-use crate::world::release::Release;
+use crate::world::release::{Release, annotated};
 
 /// The releases of a layer that are to be installed, by namespace and name.
 #[derive(Clone, Debug, Default)]
@@ -37,10 +37,7 @@ impl Releases {
 
     /// What Helm wrote on an object: whose it is, where it wrote anything.
     fn by_annotation(&self, metadata: &ObjectMeta) -> Option<Owner> {
-        let annotations = metadata.annotations.as_ref()?;
-        let name = annotations.get("meta.helm.sh/release-name")?;
-        let namespace = annotations.get("meta.helm.sh/release-namespace").or(metadata.namespace.as_ref())?;
-        let ours = self.0.contains(&(namespace.clone(), name.clone()));
+        let ours = self.0.contains(&annotated(metadata)?);
         Some(if ours { Owner::Ours } else { Owner::Others })
     }
 

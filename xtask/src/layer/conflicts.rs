@@ -7,8 +7,7 @@ use serde_json::Value;
 
 use super::difference::title;
 use super::drift::{place, resources};
-use super::live::{self, Place};
-use super::look::Sight;
+use super::live;
 use super::ownership;
 use super::preview::dry_run;
 use super::reader::Reader;
@@ -18,6 +17,7 @@ use crate::releases::by_hand;
 use crate::repo::layers::Layer;
 use crate::world::helm_storage;
 use crate::world::kubernetes::kinds::Kinds;
+use crate::world::kubernetes::place::Place;
 use crate::world::release::Release;
 use run_record::{Code, Failure};
 
@@ -28,15 +28,9 @@ pub(crate) async fn refuse(
     reader: &Reader<'_>,
     layer: &Layer,
     syncing: &[Release],
-    sight: Option<&Sight>,
 ) -> Result<(), Failure> {
-    // Of what was compared with its record and has not changed nobody has taken anything.
-    let whole = |release: &Release| {
-        let found = sight.and_then(|sight| sight.releases.iter().find(|found| found.is(release)));
-        found.is_some_and(|found| found.record().is_some() && found.facts.drifts.is_empty() && found.told.is_empty())
-    };
     let (mut suspects, mut kinds): (Vec<(&Release, Place)>, _) = (Vec::new(), Kinds::new());
-    for release in syncing.iter().filter(|release| release.installed && !whole(release)) {
+    for release in syncing.iter().filter(|release| release.installed) {
         suspects.extend(
             taken_from(client, release, &mut kinds).await.unwrap_or_default().into_iter().map(|place| (release, place)),
         );

@@ -73,7 +73,7 @@ pub(crate) fn group(object: &Value) -> &str {
     text(object, "/apiVersion").split_once('/').map_or("", |(group, _)| group)
 }
 
-/// `Deployment ameide/minio`, as a [`Place`](super::live::Place) is told; of a kind that `kinds`
+/// `Deployment ameide/minio`, as a [`Place`](crate::world::kubernetes::place::Place) is told; of a kind that `kinds`
 /// does not know, by what Kubernetes' own kinds are.
 pub(crate) fn title(object: &Value, namespace: &str, kinds: &Kinds) -> String {
     let (kind, name) = (kind(object), text(object, "/metadata/name"));
@@ -149,8 +149,7 @@ pub(crate) fn changes(
     found.extend(hooks(before, rendered, namespace, &hidden, kinds));
     let stays: BTreeSet<Identity> = rendered.resources.iter().map(|object| Identity::of(object, namespace)).collect();
     for object in before.resources.iter().filter(|object| !stays.contains(&Identity::of(object, namespace))) {
-        let kept = annotation(object, "helm.sh/resource-policy")
-            .is_some_and(|policy| policy.trim().eq_ignore_ascii_case("keep"));
+        let kept = manifest::is_kept(object);
         let notes = match kept {
             true => vec!["helm.sh/resource-policy: keep".to_owned()],
             false => manifest::holds_data(object).then(|| losing(object)).into_iter().collect(),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::difference::{Hidden, Objects, is_secret, title};
-use super::live::{self, Place, Seen, autoscaler_name, in_words};
+use super::live::{self, AT_ONCE, Seen, autoscaler_name, in_words};
 use super::ownership::{self, Path};
 use super::record::Record;
 use crate::releases::{by_hand, manifest};
@@ -24,6 +24,7 @@ use crate::world::helm_storage;
 use crate::world::helm_storage::{Revision, Status, Stored};
 use crate::world::helmfile::{self, WantedRelease};
 use crate::world::kubernetes::kinds::Kinds;
+use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::{self, read_failed};
 use run_record::{Code, Failure};
 
@@ -94,9 +95,6 @@ impl ObjectDrift {
     }
 }
 
-/// How many objects are asked for at once.
-const AT_ONCE: usize = 6;
-
 /// Those of these objects, which Helm applied for a release of this namespace, that are not as
 /// it left them. `record` tells the object that Helm made from one made anew.
 ///
@@ -144,8 +142,8 @@ fn name(object: &Value) -> &str {
     object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Where an object is, or would be; none where the API server does not
-/// know its kind, and of one without a name.
+/// Where an object is, or would be; none where the API server does not have its kind, and of
+/// one without a name.
 pub(crate) async fn place(
     client: &Client,
     object: &Value,
@@ -155,11 +153,7 @@ pub(crate) async fn place(
     if name(object).is_empty() {
         return Ok(None);
     }
-    match live::places(client, std::slice::from_ref(object), namespace, kinds).await {
-        Ok(mut places) => Ok(places.pop()),
-        Err(failure) if failure.code == Code::Usage => Ok(None),
-        Err(failure) => Err(failure),
-    }
+    Place::of(client, object, namespace, kinds).await
 }
 
 fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>, hidden: &Hidden) -> Vec<Finding> {
@@ -305,8 +299,15 @@ impl Report {
 /// # Errors
 /// Those of reading; `render-failed` where Helmfile cannot read a layer.
 pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer], all: bool) -> Result<Report, Failure> {
-    let (wanted, now) = tokio::join!(helmfile::releases(context, layers), kubernetes::server_time(client));
-    let (wanted, now) = (wanted?, now?);
+    let all_layers = context.tree.layers()?;
+    let (everywhere, now, secrets) = tokio::join!(
+        helmfile::releases(context, &all_layers),
+        kubernetes::server_time(client),
+        helm_storage::metadata(client, None, "owner=helm"),
+    );
+    let (everywhere, now, secrets) = (everywhere?, now?, secrets?);
+    let names: Vec<String> = layers.iter().map(Layer::name).collect();
+    let wanted: Vec<&WantedRelease> = everywhere.iter().filter(|wanted| names.contains(&wanted.layer)).collect();
     let mut kinds = Kinds::new();
     let mut report = Report { now, ..Report::default() };
     let mut manifests: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -320,7 +321,7 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
             objects: Vec::new(),
         };
         let full = format!("{}/{}", wanted.namespace, wanted.name);
-        match helm_storage::upgraded_from(client, &wanted.into()).await? {
+        match helm_storage::upgraded_from(client, &(*wanted).into()).await? {
             None => found.what = Some("is not installed".to_owned()),
             Some((revision, stored)) => {
                 found.revision = Some(revision.revision);
@@ -330,8 +331,8 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
                     found.what = Some(text);
                 }
                 let objects = resources(&revision, &stored)?;
-                let metadata = helm_storage::secret(client, &revision).await?.metadata;
-                let record = Record::on(&metadata).ok();
+                let own = secrets.iter().find(|(known, _)| known.uid.is_some() && known.uid == revision.uid);
+                let record = own.and_then(|(_, metadata)| Record::on(metadata).ok());
                 found.objects = of_objects(client, &objects, &wanted.namespace, record.as_ref(), &mut kinds).await?;
                 let mut names = BTreeSet::new();
                 for object in &objects {
@@ -355,16 +356,13 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
     let namespaces: BTreeSet<String> = layers.iter().flat_map(|layer| needs.namespaces_of(layer)).collect();
     let namespaces: BTreeSet<String> =
         namespaces.into_iter().chain(wanted.iter().map(|wanted| wanted.namespace.clone())).collect();
-    let names: Vec<String> = layers.iter().map(Layer::name).collect();
-    // A release may have moved to another layer.
-    let everywhere = helmfile::releases(context, &context.tree.layers()?).await?;
-    let all = helm_storage::metadata(client, None, "owner=helm").await?;
-    let newest = helm_storage::highest(all.into_iter().map(|(revision, _)| revision).collect());
+    let newest = helm_storage::highest(secrets.into_iter().map(|(revision, _)| revision).collect());
     let mut releases = BTreeSet::new();
     for revision in newest.into_iter().filter(|revision| revision.status != Status::Uninstalled) {
         let full = format!("{}/{}", revision.namespace, revision.release);
         let ours = revision.layer.as_ref().filter(|layer| names.contains(layer));
         let is = |wanted: &WantedRelease| wanted.name == revision.release && wanted.namespace == revision.namespace;
+        // A release may have moved to another layer.
         if let (Some(layer), false) = (ours, everywhere.iter().any(is)) {
             report.releases.push(ReleaseDrift {
                 layer: layer.clone(),

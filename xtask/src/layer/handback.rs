@@ -64,11 +64,19 @@ async fn give_set_back(context: &Context, client: &Client, namespace: &str, name
     Err(Failure::new(Code::ApiFailed, format!("{what} is written by others all the time")).remedy("run it again"))
 }
 
+/// Whether an entry of `managedFields` is of what this tool has set.
+fn is_ours(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref() == Some(MANAGER) && entry.subresource.is_none()
+}
+
+/// Whether a field of this object is this tool's.
+pub(super) fn is_held(metadata: &ObjectMeta) -> bool {
+    metadata.managed_fields.iter().flatten().any(is_ours)
+}
+
 /// Who set what, without what this tool has set; none where that is nothing.
 fn without_ours(metadata: &ObjectMeta) -> Option<Vec<&ManagedFieldsEntry>> {
     let entries = metadata.managed_fields.as_deref().unwrap_or_default();
-    let is_ours =
-        |entry: &&ManagedFieldsEntry| entry.manager.as_deref() == Some(MANAGER) && entry.subresource.is_none();
     let others: Vec<&ManagedFieldsEntry> = entries.iter().filter(|entry| !is_ours(entry)).collect();
     // An empty list would make the API server note everything anew, as nobody's.
     (others.len() < entries.len() && !others.is_empty()).then_some(others)

@@ -12,58 +12,16 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::Client;
-use kube::api::{Api, DynamicObject};
-use kube::core::ApiResource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::inputs::digest;
 use super::state::Drift;
 use crate::releases::by_hand::{self, is_helms};
-use crate::world::kubernetes::kinds::{self, Kinds};
+use crate::world::kubernetes::kinds::Kinds;
+use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::read_failed;
 use run_record::Failure;
-
-/// Where an object is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Place {
-    pub api_version: String,
-    pub kind: String,
-    /// As the API's paths name the kind.
-    pub plural: String,
-    /// None for one of the whole cluster.
-    pub namespace: Option<String>,
-    pub name: String,
-}
-
-impl Place {
-    fn resource(&self) -> ApiResource {
-        let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
-        ApiResource {
-            group: group.to_owned(),
-            version: version.to_owned(),
-            api_version: self.api_version.clone(),
-            kind: self.kind.clone(),
-            plural: self.plural.clone(),
-        }
-    }
-
-    pub fn api(&self, client: &Client) -> Api<DynamicObject> {
-        match &self.namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &self.resource()),
-            None => Api::all_with(client.clone(), &self.resource()),
-        }
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.namespace {
-            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
-            None => write!(f, "{} {}", self.kind, self.name),
-        }
-    }
-}
 
 /// An object that Helm made, and how it stood then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +42,7 @@ pub(crate) struct Seen {
 }
 
 /// How many are asked for at once: the client has one connection for each.
-const AT_ONCE: usize = 6;
+pub(crate) const AT_ONCE: usize = 6;
 
 /// Each of these as it is now; none for one that is gone.
 ///
@@ -334,19 +292,11 @@ pub(crate) async fn places(
     let mut found = Vec::new();
     for object in objects {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-        let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
-        let Some((plural, namespaced)) = kinds::find(client, version, kind, known).await? else {
-            return Err(Failure::usage(format!("the API server has no kind {kind} of {version}")));
+        let missing = || {
+            let (kind, version) = (text("/kind"), text("/apiVersion"));
+            Failure::usage(format!("the API server has no kind {kind} of {version}"))
         };
-        let own = text("/metadata/namespace");
-        let own = if own.is_empty() { namespace } else { own };
-        found.push(Place {
-            api_version: version.to_owned(),
-            kind: kind.to_owned(),
-            plural,
-            namespace: namespaced.then(|| own.to_owned()),
-            name: name.to_owned(),
-        });
+        found.push(Place::of(client, object, namespace, known).await?.ok_or_else(missing)?);
     }
     Ok(found)
 }

@@ -13,8 +13,9 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::Value;
 
+use super::handback;
 use super::inputs::{self, Around, Files, Inputs};
-use super::live::{self, Made, Place, Standing};
+use super::live::{self, Made, Standing};
 use super::ownership;
 use super::pull_secret;
 use super::record::{self, Named, Record};
@@ -24,6 +25,7 @@ use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::world::helm_storage::{self, Stored};
 use crate::world::kubernetes::kinds::Kinds;
+use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::{self, read_failed, write_failed};
 use crate::world::release::Release;
 use crate::world::{process, tools};
@@ -53,6 +55,8 @@ pub(crate) struct Found {
     pub told: Vec<String>,
     /// Its record is of other inputs, whatever they render.
     is_outdated: bool,
+    /// A field of it is this tool's own: a removal was stopped.
+    is_held: bool,
     record: Option<Record>,
     /// The newest one.
     revision: Option<Revision>,
@@ -111,6 +115,15 @@ impl Sight {
         if scaled { InPlace::Scaled } else { InPlace::Unchanged }
     }
 
+    /// Whether this release is known to be as Helm left it, so that no field of it is anybody
+    /// else's: it was compared with its record.
+    pub fn is_untouched(&self, release: &Release) -> bool {
+        let found = self.releases.iter().find(|found| found.is(release));
+        found.is_some_and(|found| {
+            found.record.is_some() && found.facts.drifts.is_empty() && found.told.is_empty() && !found.is_held
+        })
+    }
+
     /// Whether a fresh rendering could show that a release is as it should be, which is all
     /// that is open of it.
     pub fn is_worth_rendering(&self) -> bool {
@@ -148,6 +161,10 @@ impl<'a> Look<'a> {
     /// Where a release goes that names no namespace.
     pub fn namespace(&self) -> &str {
         self.client.default_namespace()
+    }
+
+    pub fn client(&self) -> &Client {
+        self.client
     }
 
     /// The API server's time.
@@ -267,6 +284,7 @@ impl<'a> Look<'a> {
                     Standing::Scaled(text) => found.told.push(text),
                     Standing::Drifted(drift) => found.facts.drifts.push(drift),
                 }
+                found.is_held |= object.is_some_and(|object| handback::is_held(&object.metadata));
                 found.facts.ailing.extend(object.and_then(|object| live::ailing(&made.place, object)));
             }
             let own = namespace(&found.named.namespace);
@@ -325,7 +343,7 @@ impl<'a> Look<'a> {
         };
         let state = determine(&facts);
         let revision = newest.map(|(revision, _)| revision.clone());
-        Found { named: named.clone(), facts, state, told: Vec::new(), is_outdated, record, revision }
+        Found { named: named.clone(), facts, state, told: Vec::new(), is_outdated, is_held: false, record, revision }
     }
 
     /// Whether the Secrets that pods pull with are as this shell's account makes them; they

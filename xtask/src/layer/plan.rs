@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Args;
 use super::inputs::{self, Parts};
-use super::live::{self, Made, Place, Standing};
+use super::live::{self, Made, Standing};
 use super::look::Look;
 use super::preview::{LayerPreview, Stood, owns};
 use super::reader::{self, Reader};
@@ -21,6 +21,7 @@ use crate::files::bounds;
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::world::helm_storage;
+use crate::world::kubernetes::place::Place;
 use crate::world::release::Release;
 use crate::world::tools;
 use run_record::preview::Act;
@@ -247,9 +248,9 @@ pub(crate) async fn check(context: &Context, plan: &Plan, layers: &[Layer], args
 /// What has changed of one release since it was planned.
 async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Result<Vec<String>, Failure> {
     let release = planned.named.release();
-    let mut revisions = helm_storage::history(client, &release.namespace, &release.name).await?;
-    revisions.sort_by_key(|revision| revision.revision);
-    let newest = revisions.last().map(|newest| (newest.revision, newest.uid.clone().unwrap_or_default()));
+    let revisions = helm_storage::history(client, &release.namespace, &release.name).await?;
+    let newest = helm_storage::highest(revisions).pop();
+    let newest = newest.map(|newest| (newest.revision, newest.uid.clone().unwrap_or_default()));
     if newest != planned.revision {
         let text = match (&planned.revision, &newest) {
             (Some((then, _)), Some((now, _))) if then == now => format!("revision {now} is another one of that number"),

@@ -16,21 +16,22 @@ use super::difference::{self, Objects, is_secret, title};
 use super::drift::{self, Finding, FindingKind, place};
 use super::inputs::Inputs;
 use super::instant;
-use super::live::{self, Place};
+use super::live;
 use super::look::{Found, Look, Sight};
 use super::reader::{Reader, Rendered, bytes};
-use super::record;
+use super::record::{self, Record};
 use super::state::{Action, ReleaseState};
 use super::{Args, actions, nothing_selected};
 use crate::lab;
 use crate::mirror::Origin;
-use crate::releases::{self, Revision, manifest};
+use crate::releases::{self, Revision, kept, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::run::foreign;
 use crate::world::helm_storage::{self, Stored};
 use crate::world::kubernetes;
 use crate::world::kubernetes::kinds::Kinds;
+use crate::world::kubernetes::place::Place;
 use crate::world::release::Release;
 use crate::world::tools;
 use run_record::preview::{Act, Change, Count, ObjectPreview, ReleasePreview};
@@ -141,7 +142,7 @@ pub(crate) async fn previews(
         Ok(look) if args.selector().is_none() => look.recorded(layers).await?,
         _ => layers.iter().map(|_| None).collect(),
     };
-    let before = Before { context, args, unseen, look: look.as_ref(), client: client.as_ref().ok(), origin };
+    let before = Before { context, args, unseen, look: look.as_ref().ok(), origin };
     let previews = layers.iter().zip(recorded).map(|(layer, sight)| before.layer(layer, sight));
     let previews: Vec<_> = futures_util::stream::iter(previews).buffered(args.pace.jobs()).collect().await;
     let previews: Vec<LayerPreview> = previews.into_iter().collect::<Result<_, _>>()?;
@@ -157,8 +158,8 @@ struct Before<'a> {
     context: &'a Context,
     args: &'a Args,
     unseen: Unseen,
-    look: Result<&'a Look<'a>, &'a Failure>,
-    client: Option<&'a Client>,
+    /// None where the cluster cannot be read.
+    look: Option<&'a Look<'a>>,
     origin: Origin,
 }
 
@@ -169,7 +170,7 @@ impl Before<'_> {
             let actions = actions(sight, self.args);
             actions.iter().all(|action| matches!(action, Action::Nothing | Action::Test))
         };
-        let inputs = self.look.ok().map(|look| look.inputs(layer)).transpose()?;
+        let inputs = self.look.map(|look| look.inputs(layer)).transpose()?;
         let preview = LayerPreview {
             layer: layer.clone(),
             releases: Vec::new(),
@@ -185,16 +186,16 @@ impl Before<'_> {
             let releases = self.in_place(layer, &sight);
             return Ok(LayerPreview { releases, sight: Some(sight), stood, ..preview });
         }
-        if self.look.is_err() && self.unseen == Unseen::Name {
+        if self.look.is_none() && self.unseen == Unseen::Name {
             return Ok(preview);
         }
         let toolbox = tools::ensure(&self.context.tree, &["helm", "helmfile"], &self.context.reporter).await?;
         let reader = Reader::new(self.context, &toolbox, self.origin.clone(), self.args)?;
-        let namespace = self.look.map_or("default", |look| look.namespace());
+        let namespace = self.look.map_or("default", Look::namespace);
         let (wanted, rendered) =
-            tokio::join!(reader.releases(layer, namespace), reader.rendered(layer, self.look.is_ok(), true));
+            tokio::join!(reader.releases(layer, namespace), reader.rendered(layer, self.look.is_some(), true));
         let (wanted, rendered) = (wanted?, rendered?);
-        let Ok(look) = self.look else {
+        let Some(look) = self.look else {
             let releases = wanted.iter().map(|release| self.uncompared(layer, release, &rendered)).collect();
             return Ok(LayerPreview { releases, rendered: Some(rendered), ..preview });
         };
@@ -221,9 +222,9 @@ impl Before<'_> {
         kinds: &mut Kinds,
     ) -> Result<Vec<Vec<Stood>>, Failure> {
         let mut all = Vec::new();
-        if let (Some(client), true) = (self.client, self.args.save_plan.is_some()) {
+        if let (Some(look), true) = (self.look, self.args.save_plan.is_some()) {
             for release in releases {
-                all.push(stood(client, &release, kinds).await?);
+                all.push(stood(look.client(), &release, kinds).await?);
             }
         }
         Ok(all)
@@ -282,7 +283,7 @@ impl Before<'_> {
         rendered: Option<&Objects>,
         kinds: &mut Kinds,
     ) -> Result<ReleasePreview, Failure> {
-        let Some(client) = self.client else { return Err(Failure::usage("there is no client")) };
+        let client = look.client();
         let mut unknown = Vec::new();
         let base = helm_storage::upgraded_from(client, release).await?;
         let deployed = match &base {
@@ -305,28 +306,31 @@ impl Before<'_> {
         {
             place(client, object, &release.namespace, kinds).await?;
         }
-        let mut objects = match (&base, &deployed) {
+        let objects = match (&base, &deployed) {
             // What is there, or comes, cannot be read: everything would look new, or gone.
             (Some(_), None) => Vec::new(),
             _ if release.installed && rendered.is_none() => Vec::new(),
             (_, deployed) => difference::changes(deployed.as_ref(), fresh, &release.namespace, kinds),
         };
+        let force = self.args.force_conflicts;
+        let mut beside = Beside { client, release, fresh, force, kinds, objects };
         if let (true, Some(_)) = (release.installed, rendered) {
             if let Some(deployed) = &deployed {
-                self.kept(client, release, deployed, &mut objects, kinds).await?;
-                self.drifted(client, look, release, found, deployed, fresh, &mut objects, kinds).await?;
+                beside.kept(deployed).await?;
+                beside.drifted(deployed, found.record(), look.now()).await?;
             }
-            self.in_the_way(client, release, fresh, &mut objects, kinds).await?;
+            beside.in_the_way().await?;
             let of_old = base.as_ref().is_some_and(|(_, stored)| !stored.is_applied_by_the_server());
             match self.args.server {
                 true if of_old => unknown.push(
                     "its revision was applied on the client's side, as Helm 3 does: the API server was not asked"
                         .to_owned(),
                 ),
-                true => self.ask(client, release, fresh, &mut objects, kinds).await?,
+                true => beside.ask().await?,
                 false => {}
             }
         }
+        let objects = beside.objects;
         let act = match &found.state {
             _ if !release.installed && base.is_none() => Act::Nothing,
             _ if !release.installed => Act::Uninstall,
@@ -356,26 +360,50 @@ impl Before<'_> {
             objects,
         })
     }
+}
 
-    /// Whether what the chart has no more stays: Helm's upgrade asks the object itself
-    /// (`update` of `pkg/kube/client.go`), not the manifest.
-    async fn kept(
-        &self,
-        client: &Client,
-        release: &Release,
-        deployed: &Objects,
-        objects: &mut [ObjectPreview],
-        kinds: &mut Kinds,
-    ) -> Result<(), Failure> {
-        let gone = objects.iter_mut().filter(|object| matches!(object.change, Change::Delete | Change::Keep));
-        for preview in gone {
-            let is = |object: &&Value| title(object, &release.namespace, kinds) == preview.object;
-            let Some(object) = deployed.resources.iter().find(is) else { continue };
-            let Some(place) = place(client, object, &release.namespace, kinds).await? else { continue };
-            let seen = live::whole(client, &place, false).await?;
-            let annotations = seen.as_ref().and_then(|seen| seen.metadata.annotations.as_ref());
-            let kept =
-                annotations.and_then(|all| all.get("helm.sh/resource-policy")).is_some_and(|policy| policy == "keep");
+/// A release's objects beside what the cluster has of them.
+struct Beside<'a> {
+    client: &'a Client,
+    release: &'a Release,
+    /// What it renders now.
+    fresh: &'a Objects,
+    /// `--force-conflicts`.
+    force: bool,
+    kinds: &'a mut Kinds,
+    /// What becomes of each, as far as it was found out.
+    objects: Vec<ObjectPreview>,
+}
+
+impl Beside<'_> {
+    fn title(&self, object: &Value) -> String {
+        title(object, &self.release.namespace, self.kinds)
+    }
+
+    async fn place(&mut self, object: &Value) -> Result<Option<Place>, Failure> {
+        place(self.client, object, &self.release.namespace, self.kinds).await
+    }
+
+    /// Says more of an object, also of one whose manifest stays.
+    fn note(&mut self, object: String, notes: Vec<String>) {
+        match self.objects.iter_mut().find(|known| known.object == object) {
+            Some(known) => known.notes.extend(notes),
+            None => self.objects.push(ObjectPreview { object, change: Change::Restore, notes, diff: Vec::new() }),
+        }
+    }
+
+    /// Whether what the chart has no more stays: Helm's upgrade asks the object itself, not the
+    /// manifest (see [`kept`]).
+    async fn kept(&mut self, deployed: &Objects) -> Result<(), Failure> {
+        for object in &deployed.resources {
+            let name = self.title(object);
+            let gone =
+                |known: &ObjectPreview| known.object == name && matches!(known.change, Change::Delete | Change::Keep);
+            let Some(index) = self.objects.iter().position(gone) else { continue };
+            let Some(place) = self.place(object).await? else { continue };
+            let seen = live::whole(self.client, &place, false).await?;
+            let kept = seen.as_ref().is_some_and(|seen| kept::is_kept(&seen.metadata));
+            let preview = &mut self.objects[index];
             match (preview.change, kept) {
                 _ if seen.is_none() => preview.notes = vec!["it is gone already".to_owned()],
                 (Change::Keep, false) => {
@@ -394,36 +422,21 @@ impl Before<'_> {
         Ok(())
     }
 
-    /// What others have made of objects that stay.
-    #[expect(clippy::too_many_arguments, reason = "all that is known of a release")]
+    /// What others have made of objects that stay; `now` is the API server's time.
     async fn drifted(
-        &self,
-        client: &Client,
-        look: &Look<'_>,
-        release: &Release,
-        found: &Found,
+        &mut self,
         deployed: &Objects,
-        fresh: &Objects,
-        objects: &mut Vec<ObjectPreview>,
-        kinds: &mut Kinds,
+        record: Option<&Record>,
+        now: jiff::Timestamp,
     ) -> Result<(), Failure> {
-        let drifts = drift::of_objects(client, &deployed.resources, &release.namespace, found.record(), kinds).await?;
-        let stays: BTreeSet<String> =
-            fresh.resources.iter().map(|object| title(object, &release.namespace, kinds)).collect();
+        let namespace = &self.release.namespace;
+        let drifts = drift::of_objects(self.client, &deployed.resources, namespace, record, self.kinds).await?;
+        let stays: BTreeSet<String> = self.fresh.resources.iter().map(|object| self.title(object)).collect();
         for drift in drifts.into_iter().filter(|drift| stays.contains(&drift.object)) {
             let findings = drift.findings.iter().filter(|finding| finding.kind != FindingKind::Added);
-            let notes: Vec<String> = findings.map(|finding| self.what_helm_makes_of(finding, look.now())).collect();
-            if notes.is_empty() {
-                continue;
-            }
-            match objects.iter_mut().find(|object| object.object == drift.object) {
-                Some(object) => object.notes.extend(notes),
-                None => objects.push(ObjectPreview {
-                    object: drift.object,
-                    change: Change::Restore,
-                    notes,
-                    diff: Vec::new(),
-                }),
+            let notes: Vec<String> = findings.map(|finding| self.what_helm_makes_of(finding, now)).collect();
+            if !notes.is_empty() {
+                self.note(drift.object, notes);
             }
         }
         Ok(())
@@ -435,11 +448,11 @@ impl Before<'_> {
         match finding.kind {
             FindingKind::Object => format!("{told}: Helm creates it"),
             FindingKind::Lost => format!("{told}: Helm sets it again"),
-            FindingKind::Taken if self.args.force_conflicts => format!("{told}: --force-conflicts takes it back"),
+            FindingKind::Taken if self.force => format!("{told}: --force-conflicts takes it back"),
             FindingKind::Taken => {
                 format!("{told}: {}, unless with --force-conflicts", Code::FieldConflict)
             }
-            FindingKind::Scaled if self.args.force_conflicts => {
+            FindingKind::Scaled if self.force => {
                 format!("{told}, an autoscaler: --force-conflicts takes it back")
             }
             FindingKind::Scaled => format!(
@@ -452,42 +465,33 @@ impl Before<'_> {
 
     /// Objects that are to be created and are there already: Helm takes over only what names
     /// this release as its own.
-    async fn in_the_way(
-        &self,
-        client: &Client,
-        release: &Release,
-        fresh: &Objects,
-        objects: &mut Vec<ObjectPreview>,
-        kinds: &mut Kinds,
-    ) -> Result<(), Failure> {
+    async fn in_the_way(&mut self) -> Result<(), Failure> {
+        let fresh = self.fresh;
         for object in fresh.resources.iter().chain(&fresh.crds) {
-            let name = title(object, &release.namespace, kinds);
-            let Some(index) = objects.iter().position(|known| known.object == name && known.change == Change::Create)
-            else {
-                continue;
-            };
-            let place = match place(client, object, &release.namespace, kinds).await? {
+            let name = self.title(object);
+            let created = |known: &ObjectPreview| known.object == name && known.change == Change::Create;
+            let Some(index) = self.objects.iter().position(created) else { continue };
+            let place = match self.place(object).await? {
                 Some(place) => place,
                 None if object.pointer("/metadata/name").is_none() => continue,
                 None => {
                     let text = format!("the API server does not know its kind yet ({})", Code::CrdMissing);
-                    objects[index].notes.push(text);
+                    self.objects[index].notes.push(text);
                     continue;
                 }
             };
-            let Some(seen) = live::whole(client, &place, false).await? else { continue };
+            let Some(seen) = live::whole(self.client, &place, false).await? else { continue };
             if fresh.crds.contains(object) {
                 // Helm passes over a definition that is there (`installCRDs`).
-                objects.remove(index);
+                self.objects.remove(index);
                 continue;
             }
             let annotation =
                 |name: &str| seen.metadata.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
             let owner = (annotation("meta.helm.sh/release-namespace"), annotation("meta.helm.sh/release-name"));
-            objects[index].notes.push(match owner {
-                (Some(namespace), Some(name)) if namespace == release.namespace && name == release.name => {
-                    "it is there already, left by this release: Helm takes it over".to_owned()
-                }
+            let own = (Some(self.release.namespace.as_str()), Some(self.release.name.as_str()));
+            self.objects[index].notes.push(match owner {
+                owner if owner == own => "it is there already, left by this release: Helm takes it over".to_owned(),
                 (Some(namespace), Some(name)) => {
                     format!("{}: it is there already, and of release {namespace}/{name}", Code::NameInUse)
                 }
@@ -499,17 +503,11 @@ impl Before<'_> {
 
     /// Asks the API server for each object that Helm would apply, by a dry run: conflicts,
     /// immutable fields, webhooks and policies answer as they would.
-    async fn ask(
-        &self,
-        client: &Client,
-        release: &Release,
-        fresh: &Objects,
-        objects: &mut Vec<ObjectPreview>,
-        kinds: &mut Kinds,
-    ) -> Result<(), Failure> {
+    async fn ask(&mut self) -> Result<(), Failure> {
+        let fresh = self.fresh;
         for object in &fresh.resources {
-            let Some(place) = place(client, object, &release.namespace, kinds).await? else { continue };
-            let said = match dry_run(client, &place, object, release, self.args.force_conflicts).await {
+            let Some(place) = self.place(object).await? else { continue };
+            let said = match dry_run(self.client, &place, object, self.release, self.force).await {
                 Ok(()) => continue,
                 Err(kube::Error::Api(status)) if status.code == 404 => {
                     "the API server cannot be asked: its namespace or kind is not there yet".to_owned()
@@ -519,16 +517,7 @@ impl Before<'_> {
                 }
                 Err(error) => return Err(kubernetes::write_failed(&format!("the dry run of {place}"), error)),
             };
-            let name = title(object, &release.namespace, kinds);
-            match objects.iter_mut().find(|known| known.object == name) {
-                Some(known) => known.notes.push(said),
-                None => objects.push(ObjectPreview {
-                    object: name,
-                    change: Change::Restore,
-                    notes: vec![said],
-                    diff: Vec::new(),
-                }),
-            }
+            self.note(self.title(object), vec![said]);
         }
         Ok(())
     }

@@ -145,8 +145,8 @@ pub(crate) fn digests(rendered: &BTreeMap<(String, String), Objects>) -> Renderi
 
 #[cfg(test)]
 mod tests {
-    use super::super::live::Place;
     use super::*;
+    use crate::world::kubernetes::place::Place;
 
     fn record() -> Record {
         let named = Named { namespace: "ameide".into(), name: "minio".into(), installed: true };

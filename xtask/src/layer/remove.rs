@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::back::{self, Built};
 use super::handback::MANAGER;
-use super::live::{self, Place};
+use super::live;
 use super::{Args, Reader, drift, instant};
 use crate::cluster;
 use crate::cluster::lease::ClusterLease;
@@ -31,6 +31,8 @@ use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::run::wait;
 use crate::world::helm_storage::{self, Revision, Status, Stored};
+use crate::world::kubernetes::kinds::Kinds;
+use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::{self, read_failed, write_failed};
 use crate::world::release::Release;
 use crate::world::{helmfile, tools};
@@ -79,9 +81,7 @@ pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(),
         }
         Ok(())
     });
-    let result = lease.guard(work).await;
-    lease.release().await;
-    result
+    lease.guard(work).await
 }
 
 /// A release that is there, and what becomes of what it made.
@@ -186,7 +186,7 @@ async fn planned(
     let going: Vec<String> = found.iter().map(|(layer, _)| layer.name()).collect();
     check_nobody_needs(context, client, &going).await?;
     let mut plans = Vec::new();
-    let mut kinds = BTreeMap::new();
+    let mut kinds = Kinds::new();
     for (layer, releases) in &found {
         removal::watch_over(context, client, others, releases, true).await?;
         let built = Built::of(reader, layer).await?;
@@ -302,7 +302,7 @@ async fn examined(
     revision: &Revision,
     stored: &Stored,
     built: &Built,
-    kinds: &mut BTreeMap<String, Vec<(String, String, bool)>>,
+    kinds: &mut Kinds,
 ) -> Result<Plan, Failure> {
     if let Some(error) = &stored.unreadable {
         return Err(helm_storage::unreadable(revision, error.clone()));

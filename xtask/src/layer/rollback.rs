@@ -5,7 +5,6 @@
 mod target;
 
 use camino::Utf8PathBuf;
-use futures_util::{StreamExt, TryStreamExt};
 use kube::Client;
 
 use super::back::{self, Built};
@@ -53,9 +52,7 @@ pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Op
         }
         all_or_first(results)
     });
-    let result = lease.guard(work).await;
-    lease.release().await;
-    result
+    lease.guard(work).await
 }
 
 /// What becomes of a layer's releases.
@@ -141,13 +138,8 @@ fn left_by_another(context: &Context, layer: &Layer) -> Option<Intent> {
 /// The newest revision of a release, and all that Helm keeps of it; what Helm cannot read it
 /// passes over, and nobody can go back to it.
 async fn history(client: &Client, release: &Release) -> Result<(Option<Revision>, Vec<Past>), Failure> {
-    /// How many Secrets are fetched at a time; each is at most 1 MiB.
-    const READS: usize = 4;
     let revisions = helm_storage::history(client, &release.namespace, &release.name).await?;
-    let reads = revisions.into_iter().map(|revision| async move { helm_storage::current(client, &revision).await });
-    let found: Vec<Option<(Revision, Stored)>> =
-        futures_util::stream::iter(reads).buffered(READS).try_collect().await?;
-    let mut found: Vec<(Revision, Stored)> = found.into_iter().flatten().collect();
+    let mut found = helm_storage::whole(client, revisions).await?;
     found.sort_by_key(|(revision, _)| revision.revision);
     if let Some((newest, stored)) = found.last()
         && let Some(reason) = &stored.unreadable

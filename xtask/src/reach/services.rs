@@ -15,6 +15,7 @@ use crate::repo::k3d::Mapping;
 use crate::run::context::Context;
 use crate::world::helmfile;
 use crate::world::kubernetes::{is_forbidden, pod_ready, read_failed};
+use crate::world::release::annotated;
 
 /// A Service that connections can be passed on to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -96,7 +97,7 @@ pub fn openable(service: &Service, mapped: &[Mapping]) -> Option<Openable> {
     Some(Openable {
         namespace: service.metadata.namespace.clone().unwrap_or_default(),
         name: service.metadata.name.clone()?,
-        release: release_of(service).map(|(namespace, name)| format!("{namespace}/{name}")),
+        release: annotated(&service.metadata).map(|(namespace, name)| format!("{namespace}/{name}")),
         ports,
     })
 }
@@ -135,13 +136,6 @@ fn host_address(mapping: &Mapping) -> String {
     format!("{}:{port}", if everywhere { "127.0.0.1" } else { host })
 }
 
-fn release_of(service: &Service) -> Option<(String, String)> {
-    let annotations = service.metadata.annotations.as_ref()?;
-    let name = annotations.get("meta.helm.sh/release-name")?;
-    let namespace = annotations.get("meta.helm.sh/release-namespace").or(service.metadata.namespace.as_ref())?;
-    Some((namespace.clone(), name.clone()))
-}
-
 /// What can be opened of the tree's releases, by namespace and name.
 ///
 /// # Errors
@@ -152,7 +146,7 @@ pub async fn of_tree(context: &Context, client: &Client) -> Result<Vec<Openable>
         wanted.into_iter().map(|release| (release.namespace, release.name)).collect();
     let helms = ListParams::default().labels("app.kubernetes.io/managed-by=Helm");
     let listed = listed(context, client, &helms).await?;
-    let ours = |service: &&Service| release_of(service).is_some_and(|release| wanted.contains(&release));
+    let ours = |service: &&Service| annotated(&service.metadata).is_some_and(|release| wanted.contains(&release));
     let mapped = mapped(context)?;
     let mut found: Vec<Openable> =
         listed.iter().filter(ours).filter_map(|service| openable(service, &mapped)).collect();
@@ -201,8 +195,8 @@ pub fn named<'a>(services: &'a [Service], name: &str, there: &[Openable]) -> Res
     };
     let itself = |service: &&Service| service.metadata.name.as_deref() == Some(name) || full(service) == name;
     let of_release = |service: &&Service| {
-        let of =
-            release_of(service).is_some_and(|(space, release)| release == name || format!("{space}/{release}") == name);
+        let of = annotated(&service.metadata)
+            .is_some_and(|(space, release)| release == name || format!("{space}/{release}") == name);
         of && openable(service, &[]).is_some()
     };
     let mut found: Vec<&Service> = services.iter().filter(itself).collect();

@@ -3,17 +3,16 @@
 //! an answer, not the stored manifest, which an uninstallation goes by. The two can differ: a
 //! removal marks the stored one alone, and anybody may take the annotation off the object.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use kube::api::{Api, DynamicObject};
-use kube::core::ApiResource;
 use serde_json::Value;
 
-use super::manifest::Dropped;
-use crate::world::kubernetes::kinds::{self, Kinds};
+use super::manifest::{Dropped, POLICY};
+use crate::world::kubernetes::kinds::Kinds;
+use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::read_failed;
 use run_record::Failure;
 
-const POLICY: &str = "helm.sh/resource-policy";
 const KEEP: &str = "keep";
 
 /// Those of these objects that Helm would delete: neither gone already nor kept. One that
@@ -30,26 +29,16 @@ pub(super) async fn without_kept(client: &Client, dropped: Vec<Dropped>, namespa
 
 /// Whether the object is kept, or is not there to be lost.
 async fn is_safe(client: &Client, object: &Value, namespace: &str, known: &mut Kinds) -> Result<bool, Failure> {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
-    let Some((plural, namespaced)) = kinds::find(client, version, kind, known).await? else { return Ok(false) };
-    if name.is_empty() {
+    let Some(place) = Place::of(client, object, namespace, known).await? else { return Ok(false) };
+    if place.name.is_empty() {
         return Ok(false);
     }
-    let (group, short) = version.split_once('/').unwrap_or(("", version));
-    let resource = ApiResource {
-        group: group.to_owned(),
-        version: short.to_owned(),
-        api_version: version.to_owned(),
-        kind: kind.to_owned(),
-        plural,
-    };
-    let within = Some(text("/metadata/namespace")).filter(|own| !own.is_empty()).unwrap_or(namespace);
-    let api: Api<DynamicObject> = match namespaced {
-        true => Api::namespaced_with(client.clone(), within, &resource),
-        false => Api::all_with(client.clone(), &resource),
-    };
-    let live = api.get_metadata_opt(name).await.map_err(|error| read_failed(&format!("{kind} {name}"), error))?;
-    let Some(live) = live else { return Ok(true) };
-    Ok(live.metadata.annotations.is_some_and(|all| all.get(POLICY).is_some_and(|policy| policy == KEEP)))
+    let live = place.api(client).get_metadata_opt(&place.name).await;
+    let live = live.map_err(|error| read_failed(&place.to_string(), error))?;
+    Ok(live.is_none_or(|live| is_kept(&live.metadata)))
+}
+
+/// Whether an object in the cluster says so, as Helm asks it.
+pub(crate) fn is_kept(live: &ObjectMeta) -> bool {
+    live.annotations.as_ref().and_then(|all| all.get(POLICY)).is_some_and(|policy| policy == KEEP)
 }

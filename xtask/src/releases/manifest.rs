@@ -5,6 +5,9 @@ use serde_json::Value;
 
 use crate::world::helm_storage::Stored;
 
+/// The annotation by which an object is kept (`pkg/kube/resource_policy.go`).
+pub(crate) const POLICY: &str = "helm.sh/resource-policy";
+
 /// Built-in kinds, with their API group, that hold nothing which the tree could not make
 /// again: a closed list. Every other kind counts as data, custom resources with it, whose
 /// controller may delete a database when the resource goes.
@@ -214,8 +217,8 @@ pub(crate) fn is_built_in(object: &Value) -> bool {
 }
 
 /// `filterManifestsToKeep` of `pkg/action/resource_policy.go`.
-fn is_kept(document: &Value) -> bool {
-    let policy = document.pointer("/metadata/annotations").and_then(|all| all.get("helm.sh/resource-policy"));
+pub(crate) fn is_kept(document: &Value) -> bool {
+    let policy = document.pointer("/metadata/annotations").and_then(|all| all.get(POLICY));
     policy.and_then(Value::as_str).is_some_and(|policy| policy.trim().eq_ignore_ascii_case("keep"))
 }
 

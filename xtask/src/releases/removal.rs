@@ -12,7 +12,7 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
-use super::manifest::{self, holds_data, kind};
+use super::manifest::{self, POLICY, holds_data, kind};
 use super::{Others, Plan, Revision, Status, age, decide, keep_copy, orphan_after, owner, treat, treat_all, unhealthy};
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
@@ -50,7 +50,6 @@ pub(crate) fn fates(manifest: &str, claims: bool) -> Result<Vec<(Value, Fate)>, 
 /// The annotation of an object that was marked here and not by its chart, in a removal that
 /// came to no end.
 const MARKED: &str = "ameide/kept";
-const POLICY: &str = "helm.sh/resource-policy";
 
 fn is_marked(object: &Value) -> bool {
     object.pointer("/metadata/annotations").is_some_and(|annotations| annotations.get(MARKED).is_some())

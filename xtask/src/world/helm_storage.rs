@@ -272,8 +272,15 @@ pub async fn newest(client: &Client, of: Option<&[Release]>) -> Result<Vec<(Revi
 
 /// The highest revision of each of these releases as [`newest`] reads it, with its manifest.
 pub async fn newest_whole(client: &Client, of: &[Release]) -> Result<Vec<(Revision, Stored)>, Failure> {
-    let newest = highest(revisions(client, Some(of), "owner=helm").await?);
-    let reads = newest.into_iter().map(|revision| async move { current(client, &revision).await });
+    whole(client, highest(revisions(client, Some(of), "owner=helm").await?)).await
+}
+
+/// Each of these revisions as it is now, with its manifest; one that is gone by now is left out.
+///
+/// # Errors
+/// Those of reading.
+pub(crate) async fn whole(client: &Client, revisions: Vec<Revision>) -> Result<Vec<(Revision, Stored)>, Failure> {
+    let reads = revisions.into_iter().map(|revision| async move { current(client, &revision).await });
     futures_util::stream::iter(reads).buffered(READS).try_filter_map(async |found| Ok(found)).try_collect().await
 }
 

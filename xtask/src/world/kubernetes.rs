@@ -4,6 +4,7 @@
 pub mod answers;
 pub(crate) mod connect;
 pub(crate) mod kinds;
+pub(crate) mod place;
 mod unanswered;
 
 use std::collections::BTreeSet;

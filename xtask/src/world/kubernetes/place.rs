@@ -1,0 +1,76 @@
+//! Where an object is, as the API's paths name it, whatever its kind.
+
+use kube::Client;
+use kube::api::{Api, DynamicObject};
+use kube::core::ApiResource;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::kinds::{self, Kinds};
+use run_record::Failure;
+
+/// Where an object is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub api_version: String,
+    pub kind: String,
+    /// As the API's paths name the kind.
+    pub plural: String,
+    /// None for one of the whole cluster.
+    pub namespace: Option<String>,
+    pub name: String,
+}
+
+impl Place {
+    /// Where an object of a manifest is, or would be, `namespace` being that of its release;
+    /// none where the API server does not have its kind.
+    ///
+    /// # Errors
+    /// Those of asking for the kinds.
+    pub async fn of(
+        client: &Client,
+        object: &Value,
+        namespace: &str,
+        known: &mut Kinds,
+    ) -> Result<Option<Self>, Failure> {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (version, kind) = (text("/apiVersion"), text("/kind"));
+        let Some((plural, namespaced)) = kinds::find(client, version, kind, known).await? else { return Ok(None) };
+        let own = text("/metadata/namespace");
+        let own = if own.is_empty() { namespace } else { own };
+        Ok(Some(Self {
+            api_version: version.to_owned(),
+            kind: kind.to_owned(),
+            plural,
+            namespace: namespaced.then(|| own.to_owned()),
+            name: text("/metadata/name").to_owned(),
+        }))
+    }
+
+    fn resource(&self) -> ApiResource {
+        let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
+        ApiResource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            api_version: self.api_version.clone(),
+            kind: self.kind.clone(),
+            plural: self.plural.clone(),
+        }
+    }
+
+    pub fn api(&self, client: &Client) -> Api<DynamicObject> {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &self.resource()),
+            None => Api::all_with(client.clone(), &self.resource()),
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
+    }
+}
