@@ -1,6 +1,7 @@
 //! Gets images from one registry into another by digest, streaming, and says
 //! what is missing there. Speaks the OCI distribution spec; prints nothing.
 
+mod archive;
 mod auth;
 mod blob;
 mod check;
@@ -28,13 +29,14 @@ mod sources;
 mod target;
 mod transport;
 
+pub use archive::archive;
 pub use check::{Finding, check};
 pub use copy::{Summary, copy};
 pub use credentials::{AuthConfig, Credential, Credentials};
 pub use digest::Digest;
 pub use endpoint::Endpoint;
 pub use error::{Error, Kind};
-pub use lock::{Child, ImageList, ImagesLock, ListedImage, LockedImage, Mode, Platform};
+pub use lock::{Child, ImageList, ImagesLock, ListedImage, LockedImage, Mode, Platform, Role};
 pub use manifest::ManifestCache;
 pub use no_proxy::NoProxy;
 pub use observe::{MirrorEvent, Observe};

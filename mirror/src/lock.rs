@@ -29,6 +29,9 @@ pub struct ListedImage {
     /// Its repository in the mirror.
     pub target: String,
     pub platforms: Vec<Platform>,
+    /// What of the cluster itself it is; none for what pods run.
+    #[serde(default)]
+    pub role: Option<Role>,
     /// Who needs it, for people.
     pub why: String,
 }
@@ -49,6 +52,9 @@ pub struct LockedImage {
     pub image: String,
     /// The repository in the mirror.
     pub target: String,
+    /// As in the list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
     /// Of the manifest or index itself, in bytes.
@@ -61,6 +67,17 @@ pub struct LockedImage {
     pub target_digest: Option<Digest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Child>,
+}
+
+/// What an image is to the local cluster, where the container engine runs it and no pod:
+/// k3d's words (`k3d.role`, and the images that `k3d version` and its variables name).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Node,
+    Tools,
+    Registry,
+    Loadbalancer,
 }
 
 /// What of the source is mirrored.
@@ -144,6 +161,11 @@ impl LockedImage {
         self.target_digest.is_some()
     }
 
+    /// The name that it is listed by: registry, repository and tag.
+    pub fn name(&self) -> &str {
+        self.image.split('@').next().unwrap_or_default()
+    }
+
     /// The digest of the source's tag; with `Mode::Manifest`, of the index around it.
     pub(crate) fn source_digest(&self) -> Option<Digest> {
         Digest::parse(self.image.split_once('@')?.1).ok()
@@ -196,6 +218,7 @@ impl ImagesLock {
                 id: image.id.clone(),
                 image: image.image.clone(),
                 target: image.target.clone(),
+                role: image.role,
                 media_type: None,
                 size: None,
                 mode: None,

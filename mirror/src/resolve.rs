@@ -101,10 +101,10 @@ async fn one(
 
 /// Whether what is known was resolved for what is wanted now.
 fn serves(known: &LockedImage, wanted: &LockedImage, platforms: &[String]) -> bool {
-    let tag = known.image.split('@').next();
     let alone = known.mode == Some(Mode::Manifest);
-    (tag == Some(wanted.image.as_str()) || known.image == wanted.image)
+    (known.name() == wanted.image || known.image == wanted.image)
         && known.target == wanted.target
+        && known.role == wanted.role
         && known.is_resolved()
         && (alone || platforms.len() != 1 || known.children.len() == 1)
         && platforms.iter().all(|platform| known.children.iter().any(|child| child.is_for(platform)))

@@ -6,6 +6,8 @@ mod ping;
 #[path = "world/server.rs"]
 mod server;
 
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -62,6 +64,7 @@ fn wanted(images: &[&str]) -> ImageList {
         image: (*image).to_owned(),
         target: format!("mirror/{}", image.rsplit('/').next().unwrap().split(':').next().unwrap()),
         platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
+        role: None,
         why: "a test".to_owned(),
     });
     ImageList { images: images.collect() }
@@ -856,6 +859,76 @@ fn a_helper_that_is_not_there_matters_where_an_account_is_needed() {
         let error = resolve(&["docker.io/x/private:1"], &options).unwrap_err();
         assert!(error.to_string().contains(&expected), "{error}");
     }
+}
+
+/// The archive of one platform, and how writing it ended.
+fn archived(image: &image_mirror::LockedImage, platform: &str, options: &Options) -> (Result<u64, Error>, Vec<u8>) {
+    let mut bytes = Vec::new();
+    let written = block(image_mirror::archive(image, platform, options, &Heard::default(), &mut bytes));
+    (written, bytes)
+}
+
+/// Every file of an archive by its name.
+fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(archive);
+    let files = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        (entry.path().unwrap().to_str().unwrap().to_owned(), bytes)
+    });
+    files.collect()
+}
+
+#[test]
+fn an_archive_is_what_engines_load_old_and_new() {
+    let (source, target) = (Server::plain(), Server::plain());
+    source.image("rancher/k3s", "v1", &vec![7; 5000]);
+    let options = options(&source, &target);
+    let lock = resolve(&["docker.io/rancher/k3s:v1"], &options).unwrap();
+    let asked = source.count("GET", "/manifests/");
+    let (written, archive) = archived(&lock.images[0], "linux/x86_64", &options);
+    written.unwrap();
+    assert_eq!(source.count("GET", "/manifests/") - asked, 1);
+    assert!(archive.len() % 512 == 0 && archive.ends_with(&[0; 1024]));
+    let files = files(&archive);
+    let json = |name: &str| serde_json::from_slice::<Value>(&files[name]).unwrap();
+    // As Docker before 25 reads it.
+    let old = json("manifest.json");
+    assert_eq!(old[0]["RepoTags"], json!(["docker.io/rancher/k3s:v1"]));
+    let named = |value: &Value| files[value.as_str().unwrap()].clone();
+    assert_eq!(named(&old[0]["Config"]), br#"{"architecture":"amd64","os":"linux"}"#);
+    assert_eq!(named(&old[0]["Layers"][0]), vec![7; 5000]);
+    assert_eq!(named(&old[0]["Layers"][1]), b"amd64");
+    // As an OCI image layout.
+    assert_eq!(json("oci-layout"), json!({"imageLayoutVersion": "1.0.0"}));
+    let index = json("index.json");
+    let child = &lock.images[0].children[0];
+    assert_eq!(index["manifests"][0]["digest"], child.digest.as_str());
+    assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "docker.io/rancher/k3s:v1");
+    for (name, bytes) in files.iter().filter(|(name, _)| name.starts_with("blobs/")) {
+        assert_eq!(format!("blobs/{}", Digest::of(bytes).as_str().replace(':', "/")), *name);
+    }
+    let (error, nothing) = archived(&lock.images[0], "linux/s390x", &options);
+    assert!(error.unwrap_err().kind() == Kind::Platform && nothing.is_empty());
+    let unresolved = ImagesLock::unresolved(&wanted(&["docker.io/rancher/k3s:v1"]));
+    let (error, nothing) = archived(&unresolved.images[0], "linux/amd64", &options);
+    assert!(error.unwrap_err().kind() == Kind::Usage && nothing.is_empty());
+}
+
+/// What an engine must not take for an image has no end.
+#[test]
+fn an_archive_of_wrong_bytes_is_never_whole() {
+    let source = Server::with(|request| {
+        let blob = request.method == "GET" && request.path.contains("/blobs/");
+        blob.then(|| answer(200, vec![8; 5000]))
+    });
+    source.image("x/wrong", "1", &vec![7; 5000]);
+    let options = options(&source, &Server::plain());
+    let lock = resolve(&["docker.io/x/wrong:1"], &options).unwrap();
+    let (error, archive) = archived(&lock.images[0], "linux/amd64", &options);
+    assert_eq!(error.unwrap_err().kind(), Kind::Invalid);
+    assert!(!archive.ends_with(&[0; 1024]));
 }
 
 /// Made by openssl; an authority, and what it signs.

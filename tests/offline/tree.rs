@@ -1,5 +1,7 @@
 //! The tree itself: every environment renders, and the documentation holds.
 
+use image_mirror::Role;
+
 use crate::support::{self, root, side_by_side, succeeds, tool};
 
 #[test]
@@ -24,6 +26,28 @@ fn every_environment_renders_with_its_own_registry() {
             assert!(rendered.contains(kind), "{environment}: {kind}");
         }
     });
+}
+
+/// k3d pulls what k3d.yaml and its own version name; what is loaded for it must be the same.
+#[test]
+fn the_listed_images_of_the_cluster_are_those_that_k3d_asks_for() {
+    let listed = image_mirror::ImageList::read(&path("infra/images/images.yaml")).unwrap();
+    let of = |role| listed.images.iter().find(|image| image.role == Some(role)).unwrap().image.clone();
+    for environment in ["ci", "local"] {
+        let text = std::fs::read_to_string(path(&format!("infra/docker/{environment}/k3d.yaml"))).unwrap();
+        let image = text.lines().find_map(|line| line.strip_prefix("image: ")).unwrap();
+        assert_eq!(of(Role::Node), format!("docker.io/{image}"), "{environment}");
+    }
+    let go_mod = std::fs::read_to_string(path("infra/tools/k3d/go.mod")).unwrap();
+    let version = go_mod.lines().find_map(|line| line.trim().strip_prefix("github.com/k3d-io/k3d/v5 v"));
+    let version = version.or_else(|| go_mod.split("github.com/k3d-io/k3d/v5 v").nth(1)?.split_whitespace().next());
+    for role in [Role::Tools, Role::Loadbalancer] {
+        assert_eq!(of(role).rsplit_once(':').map(|(_, tag)| tag), version, "{}", of(role));
+    }
+}
+
+fn path(relative: &str) -> camino::Utf8PathBuf {
+    camino::Utf8PathBuf::from_path_buf(root().join(relative)).unwrap()
 }
 
 /// As GitHub names a heading.

@@ -5,6 +5,8 @@
 #![allow(dead_code)]
 
 pub mod cluster;
+pub mod fresh_machine;
+pub mod internet;
 pub mod rendered;
 pub mod server;
 

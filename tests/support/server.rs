@@ -100,7 +100,15 @@ impl Server {
         answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
         wrap: impl Fn(TcpStream) -> Box<dyn Connection> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        Self::behind(TcpListener::bind(address).unwrap(), answer, wrap)
+    }
+
+    /// As [`Server::over`], where it listens already.
+    pub fn behind(
+        listener: TcpListener,
+        answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+        wrap: impl Fn(TcpStream) -> Box<dyn Connection> + Send + Sync + 'static,
+    ) -> Self {
         let server = Self { address: listener.local_addr().unwrap().to_string(), seen: Arc::default() };
         let (seen, answer, wrap) = (server.seen.clone(), Arc::new(answer), Arc::new(wrap));
         std::thread::spawn(move || {

@@ -2,6 +2,7 @@
 
 mod decide;
 pub mod devcontainer;
+mod images;
 pub(crate) mod k3d_errors;
 pub mod lease;
 pub(crate) mod loadbalancer;
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::cluster::images::Images;
 use crate::cluster::lock::{ClusterLock, Holder};
 use crate::files::bounds;
 use crate::files::{self, digest};
@@ -156,7 +158,8 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     if plan != Plan::Nothing {
         remove_marker(context)?;
     }
-    ensure_registry(context, &config, &toolbox, lab.as_ref(), may_destroy).await?;
+    let images = Images::of(context, lab.as_ref())?;
+    ensure_registry(context, &config, &toolbox, &images, may_destroy).await?;
     let warrant = match (&plan, &consent) {
         (Plan::ClearAndCreate(leftovers), _) => Some(Warrant::NeverRan(leftovers)),
         (Plan::Recreate(_), Some(consent)) => Some(Warrant::Consent(consent)),
@@ -167,14 +170,14 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     }
     match &plan {
         Plan::Nothing => {}
-        Plan::Start(_) => start(context, &config, &toolbox, lab.as_ref(), "started the cluster").await?,
-        Plan::Finish => finish(context, &config, &toolbox, lab.as_ref()).await?,
+        Plan::Start(_) => start(context, &config, &toolbox, &images, "started the cluster").await?,
+        Plan::Finish => finish(context, &config, &toolbox, &images).await?,
         Plan::Mend(_) => {
-            replace_load_balancer(context, &config, lab.as_ref()).await?;
-            start(context, &config, &toolbox, lab.as_ref(), "started what stood still").await?;
+            replace_load_balancer(context, &config, &images).await?;
+            start(context, &config, &toolbox, &images, "started what stood still").await?;
         }
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
-            create(context, &config, &toolbox, lab.as_ref()).await?;
+            create(context, &config, &toolbox, &images).await?;
         }
     }
     ready(context, &config, &toolbox, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
@@ -312,8 +315,9 @@ async fn facts(config: &K3dConfig, existing: &[Container], lab: Option<&Lab>) ->
 }
 
 /// Makes the load balancer's container again. One that is there never ran.
-async fn replace_load_balancer(context: &Context, config: &K3dConfig, lab: Option<&Lab>) -> Result<(), Failure> {
+async fn replace_load_balancer(context: &Context, config: &K3dConfig, images: &Images) -> Result<(), Failure> {
     let spec = loadbalancer::spec(config).map_err(Failure::usage)?;
+    images.load_helpers(context).await?;
     let existing = observe(config).await?;
     let named = |name: &str| existing.iter().find(|container| container.name() == name);
     let server = named(&config.server_container()).ok_or_else(|| missing(&config.server_container()))?;
@@ -327,7 +331,7 @@ async fn replace_load_balancer(context: &Context, config: &K3dConfig, lab: Optio
             require_port_free(port)?;
         }
     }
-    let image = loadbalancer::image(lab.map(|lab| lab.loadbalancer.as_str()), server);
+    let image = loadbalancer::image(images.loadbalancer.as_deref(), server);
     loadbalancer::make(&spec, server, &image).await?;
     step.done_as("made the load balancer again, which holds no data");
     Ok(())
@@ -337,18 +341,19 @@ async fn start(
     context: &Context,
     config: &K3dConfig,
     toolbox: &Toolbox,
-    lab: Option<&Lab>,
+    images: &Images,
     done: &str,
 ) -> Result<(), Failure> {
+    images.load_helpers(context).await?;
     let step = context.reporter.step(k3d_step(context, config, "starting the cluster"));
-    k3d(context, toolbox, lab, &["cluster", "start", config.name(), "--wait"]).await?;
+    k3d(context, toolbox, images, &["cluster", "start", config.name(), "--wait"]).await?;
     step.done_as(done);
     Ok(())
 }
 
 /// Goes on with a creation that was interrupted when nodes ran already: stopped and
 /// started, k3d does the steps that follow a start (names for CoreDNS and the nodes).
-async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: Option<&Lab>) -> Result<(), Failure> {
+async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
     let remedy = || format!("cargo xtask --env {} cluster recreate --allow-destroy=cluster", context.env_name);
     let reporter = &context.reporter;
     reporter.note(config.name(), "its creation was interrupted: going on with it");
@@ -358,10 +363,10 @@ async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: O
         let ran =
             existing.iter().any(|container| Some(container.name()) == balancer.as_deref() && !container.never_ran());
         if balancer.is_some() && !ran {
-            replace_load_balancer(context, config, lab).await?;
+            replace_load_balancer(context, config, images).await?;
         }
-        k3d(context, toolbox, lab, &["cluster", "stop", config.name()]).await?;
-        start(context, config, toolbox, lab, "finished creating the cluster").await?;
+        k3d(context, toolbox, images, &["cluster", "stop", config.name()]).await?;
+        start(context, config, toolbox, images, "finished creating the cluster").await?;
         stamp(config).await
     };
     finished.await.map_err(|failure: Failure| match failure.exit() {
@@ -380,7 +385,7 @@ async fn ensure_registry(
     context: &Context,
     config: &K3dConfig,
     toolbox: &Toolbox,
-    lab: Option<&Lab>,
+    images: &Images,
     may_destroy: bool,
 ) -> Result<(), Failure> {
     let Some(name) = config.registry_container() else { return Ok(()) };
@@ -408,16 +413,17 @@ async fn ensure_registry(
         if let Some(port) = push.rsplit_once(':').and_then(|(_, port)| port.parse().ok()) {
             require_port_free(port)?;
         }
+        images.load_registry(context).await?;
         let step = reporter.step(Step::new(StepKind::Registry, &name, "creating the registry"));
         let short = name.strip_prefix("k3d-").ok_or_else(|| {
             Failure::usage(format!("{}: registries.use: {name:?}: expected a name that starts with k3d-", config.path))
         })?;
         let volume = format!("{name}:{REGISTRY_DATA}");
         let mut arguments = vec!["registry", "create", short, "--port", push, "--volume", &volume, "--no-help"];
-        if let Some(lab) = lab {
-            arguments.extend(["--image", &lab.registry]);
+        if let Some(image) = &images.registry {
+            arguments.extend(["--image", image]);
         }
-        if let Err(failure) = k3d(context, toolbox, lab, &arguments).await {
+        if let Err(failure) = k3d(context, toolbox, images, &arguments).await {
             remove_what_never_ran(&name).await;
             return Err(failure);
         }
@@ -506,20 +512,21 @@ async fn remove_registry(container: &Container, _: &Consent<consent::Registry>) 
     docker_output(["rm", "-f", "-v", &container.id]).await.map(drop)
 }
 
-async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: Option<&Lab>) -> Result<(), Failure> {
+async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
     for port in config.host_ports() {
         require_port_free(port)?;
     }
+    images.load_nodes(context, config).await?;
     let step = context.reporter.step(k3d_step(context, config, "creating the cluster"));
-    remember_kind(context, lab.is_some())?;
+    remember_kind(context, images.lab)?;
     let label = format!("{CONFIG_LABEL}={}@all", URL_SAFE_NO_PAD.encode(config.canonical()));
-    let lab_label = format!("{LAB_LABEL}={}@all", lab.is_some());
+    let lab_label = format!("{LAB_LABEL}={}@all", images.lab);
     let mut arguments = vec!["cluster", "create", "--config", config.path.as_str(), "--wait", "--timeout", "300s"];
     arguments.extend(["--kubeconfig-update-default=false", "--runtime-label", &label, "--runtime-label", &lab_label]);
-    if let Some(lab) = lab {
-        arguments.extend(["--image", &lab.node]);
+    if let Some(node) = &images.node {
+        arguments.extend(["--image", node]);
     }
-    k3d(context, toolbox, lab, &arguments).await?;
+    k3d(context, toolbox, images, &arguments).await?;
     stamp(config).await?;
     step.done_as("created the cluster");
     Ok(())
@@ -546,9 +553,9 @@ fn k3d_log(context: &Context) -> camino::Utf8PathBuf {
     context.log("k3d")
 }
 
-async fn k3d(context: &Context, toolbox: &Toolbox, lab: Option<&Lab>, arguments: &[&str]) -> Result<(), Failure> {
-    let mut command = k3d_command(context, toolbox, lab);
-    command.args(arguments);
+async fn k3d(context: &Context, toolbox: &Toolbox, images: &Images, arguments: &[&str]) -> Result<(), Failure> {
+    let mut command = k3d_command(context, toolbox);
+    command.envs(images.variables()).args(arguments);
     let log = k3d_log(context);
     let job = Job { command, log: &log, inherit: None };
     let said = |line: &str| context.reporter.progress(&format!("[k3d] {}", k3d_errors::readable(line)));
@@ -584,11 +591,8 @@ async fn run_k3d(job: Job<'_>, arguments: &[&str], mut said: impl FnMut(&str)) -
 
 /// k3d refuses a `KUBECONFIG` of several files and takes no lock on the one it rewrites:
 /// it gets a file of this run's own, and what it would have written `kubeconfig` writes.
-fn k3d_command(context: &Context, toolbox: &Toolbox, lab: Option<&Lab>) -> tokio::process::Command {
+fn k3d_command(context: &Context, toolbox: &Toolbox) -> tokio::process::Command {
     let mut command = toolbox.command("k3d");
-    if let Some(lab) = lab {
-        command.env("K3D_IMAGE_TOOLS", &lab.tools).env("K3D_IMAGE_LOADBALANCER", &lab.loadbalancer);
-    }
     command.env("KUBECONFIG", context.run_dir.join("kubeconfig"));
     command
 }
@@ -599,7 +603,7 @@ const MOST_LINES: usize = 1000;
 /// The cluster's context in the kubeconfig, by a name that is reached from here.
 async fn merge_kubeconfig(context: &Context, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
     // Its output holds the cluster's keys, and goes into no log.
-    let mut command = k3d_command(context, toolbox, None);
+    let mut command = k3d_command(context, toolbox);
     command.args(["kubeconfig", "get", config.name()]);
     let failed = |tail: Vec<String>| k3d_errors::failure(&["kubeconfig", "get"], &tail);
     let captured = process::capture(command).await?;
@@ -651,6 +655,10 @@ async fn ready(
         .await
         .map_err(help)?;
     registry_hosting::warn_if_different(context, &client).await?;
+    // Lost with the state folder; without it no later run could be instant.
+    if remembered_kind(context).is_none() {
+        remember_kind(context, lab.is_some())?;
+    }
     let marker = ReadyMarker {
         cluster: config.name().to_owned(),
         cluster_id: cluster_id(config).await?,
@@ -775,7 +783,7 @@ pub async fn stop(context: &Context, config: &K3dConfig) -> Result<(), Failure> 
     let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
     remove_marker(context)?;
     let step = context.reporter.step(k3d_step(context, config, "stopping the cluster"));
-    k3d(context, &toolbox, None, &["cluster", "stop", config.name()]).await?;
+    k3d(context, &toolbox, &Images::default(), &["cluster", "stop", config.name()]).await?;
     step.done_as("stopped the cluster; `cargo xtask cluster` starts it again");
     Ok(())
 }
@@ -848,7 +856,7 @@ async fn delete_cluster(
                 step.unchanged("no cluster to delete");
                 return Ok(());
             }
-            k3d(context, toolbox, None, &["cluster", "delete", config.name()]).await?;
+            k3d(context, toolbox, &Images::default(), &["cluster", "delete", config.name()]).await?;
             // What k3d does not know of: containers of a creation that was killed early.
             for container in observe(config).await? {
                 docker_output(["rm", "-f", "-v", &container.id]).await?;

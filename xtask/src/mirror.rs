@@ -4,6 +4,7 @@
 
 mod check;
 mod copy;
+mod load;
 mod progress;
 mod resolve;
 
@@ -17,6 +18,7 @@ use run_record::Failure;
 
 pub(crate) use check::{check, findings, require};
 pub(crate) use copy::{copy, copy_all};
+pub(crate) use load::{listed_for, load};
 pub(crate) use resolve::{is_served, resolve};
 
 /// Where images come from: public registries, by the tree's lock, or what stands in for them.
@@ -58,6 +60,7 @@ impl Origin {
     fn listed(&self, context: &Context) -> Result<ImageList, Failure> {
         let mut listed = ImageList::read(&list_path(context)).map_err(failure)?;
         if self.stand_in.is_some() {
+            listed.images.retain(|image| image.role.is_none());
             let arch = match std::env::consts::ARCH {
                 "x86_64" => "amd64",
                 "aarch64" => "arm64",
@@ -79,7 +82,7 @@ async fn interruptible<T>(work: impl Future<Output = Result<T, image_mirror::Err
     Interrupt::global().or(work).await?.map_err(failure)
 }
 
-/// Of a lock the images with these ids; all for none.
+/// Of a lock the images with these ids; for none, all that pods run.
 pub(crate) fn pick(context: &Context, mut lock: ImagesLock, ids: &[&str]) -> Result<ImagesLock, Failure> {
     if let Some(unknown) = ids.iter().find(|id| !lock.images.iter().any(|image| image.id == **id)) {
         let known: Vec<&str> = lock.images.iter().map(|image| image.id.as_str()).collect();
@@ -89,7 +92,10 @@ pub(crate) fn pick(context: &Context, mut lock: ImagesLock, ids: &[&str]) -> Res
             known.join(", ")
         )));
     }
-    lock.images.retain(|image| ids.is_empty() || ids.contains(&image.id.as_str()));
+    lock.images.retain(|image| match ids {
+        [] => image.role.is_none(),
+        ids => ids.contains(&image.id.as_str()),
+    });
     Ok(lock)
 }
 

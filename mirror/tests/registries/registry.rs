@@ -226,6 +226,7 @@ pub fn wanted(repositories: &[&str]) -> ImageList {
         image: format!("docker.io/{repository}:1"),
         target: format!("mirror/{repository}"),
         platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
+        role: None,
         why: "a test".to_owned(),
     });
     ImageList { images: images.collect() }

@@ -120,10 +120,8 @@ fn labels_of(server: &Container) -> BTreeMap<String, String> {
     labels
 }
 
-/// k3d's image of it: the lab's, what `K3D_IMAGE_LOADBALANCER` names, or the published one
-/// of the k3d that made the server.
-pub fn image(lab: Option<&str>, server: &Container) -> String {
-    let set = std::env::var("K3D_IMAGE_LOADBALANCER").ok().filter(|image| !image.is_empty());
+/// k3d's image of it: the one chosen here, or the published one of the k3d that made the server.
+pub fn image(chosen: Option<&str>, server: &Container) -> String {
     let version = server.label("k3d.version").unwrap_or("latest").trim_start_matches('v');
-    lab.map(str::to_owned).or(set).unwrap_or_else(|| format!("ghcr.io/k3d-io/k3d-proxy:{version}"))
+    chosen.map_or_else(|| format!("ghcr.io/k3d-io/k3d-proxy:{version}"), str::to_owned)
 }

@@ -2,7 +2,7 @@
 
 use image_mirror::{Finding, ImagesLock, Options};
 
-use super::{Origin, images, interruptible};
+use super::{Origin, images, interruptible, pick};
 use crate::run::context::Context;
 use crate::world::registry::endpoint;
 use run_record::{Code, Failure};
@@ -33,7 +33,7 @@ pub(crate) async fn require(context: &Context, origin: &Origin) -> Result<(), Fa
 
 /// How many images the lock names, and what of it is not in the registry.
 pub(crate) async fn findings(context: &Context, origin: &Origin) -> Result<(usize, Vec<Finding>), Failure> {
-    let lock = origin.read_lock()?;
+    let lock = pick(context, origin.read_lock()?, &[])?;
     let findings = interruptible(image_mirror::check(&lock, &origin.options(context)?)).await?;
     Ok((lock.images.len(), findings))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use image_mirror::{ManifestCache, Options};
+use image_mirror::{LockedImage, ManifestCache, Options};
 use indicatif::BinaryBytes;
 
 use super::progress::Progress;
@@ -27,8 +27,10 @@ pub(crate) async fn copy(
     let mut lock = origin.read_lock()?;
     // What is resolved now is not asked for again.
     let kept = ManifestCache::default();
+    let concerns =
+        |image: &LockedImage| !image.is_resolved() && (image.role.is_none() || ids.contains(&image.id.as_str()));
     let unresolved: Vec<String> =
-        lock.images.iter().filter(|image| !image.is_resolved()).map(|image| image.id.clone()).collect();
+        lock.images.iter().filter(|image| concerns(image)).map(|image| image.id.clone()).collect();
     if !unresolved.is_empty() {
         context.reporter.note(
             "mirror",

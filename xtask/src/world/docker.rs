@@ -451,7 +451,7 @@ impl Named for Thing {
 }
 
 /// An image, which may have been asked for by any of its names.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Image {
     pub id: String,
@@ -506,6 +506,8 @@ pub struct EngineInfo {
     pub cgroup_driver: String,
     pub default_runtime: String,
     pub docker_root_dir: String,
+    /// What it runs without emulation: `linux/amd64`.
+    pub platform: String,
 }
 
 /// The engine's description.
@@ -553,6 +555,7 @@ pub(crate) fn read_info(captured: &Captured) -> Result<EngineInfo, (Fault, Strin
         cgroup_driver: or_unknown(&["/CgroupDriver", "/host/cgroupManager"]),
         default_runtime: or_unknown(&["/DefaultRuntime", "/host/ociRuntime/name"]),
         docker_root_dir: text(&["/DockerRootDir", "/store/graphRoot"]).unwrap_or_default(),
+        platform: format!("{}/{}", or_unknown(&["/OSType", "/host/os"]), or_unknown(&["/Architecture", "/host/arch"])),
     })
 }
 

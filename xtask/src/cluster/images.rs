@@ -1,0 +1,107 @@
+//! The images that the cluster itself is made of: the lab's, or those that
+//! `infra/images/images.yaml` lists with a role, loaded before k3d would pull them.
+
+use image_mirror::Role;
+
+use crate::lab::Lab;
+use crate::mirror;
+use crate::repo::k3d::K3dConfig;
+use crate::run::context::Context;
+use crate::world::process::environment::variable;
+use run_record::Failure;
+
+/// Names of images as k3d is told them; what is none is k3d's own choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Images {
+    /// Of the nodes, where k3d.yaml's is not the one to take.
+    pub node: Option<String>,
+    pub tools: Option<String>,
+    pub registry: Option<String>,
+    pub loadbalancer: Option<String>,
+    /// They were made here, and are pulled from nowhere.
+    pub lab: bool,
+}
+
+/// The variables by which people give k3d other images of its own.
+const TOOLS: &str = "K3D_IMAGE_TOOLS";
+const LOADBALANCER: &str = "K3D_IMAGE_LOADBALANCER";
+
+impl Images {
+    /// # Errors
+    /// `usage` for a lock of images that cannot be read.
+    pub fn of(context: &Context, lab: Option<&Lab>) -> Result<Self, Failure> {
+        if let Some(lab) = lab {
+            let (tools, loadbalancer) = (Some(lab.tools.clone()), Some(lab.loadbalancer.clone()));
+            let (node, registry) = (Some(lab.node.clone()), Some(lab.registry.clone()));
+            return Ok(Self { node, tools, registry, loadbalancer, lab: true });
+        }
+        let set = |name: &str| variable(name).filter(|image| !image.is_empty());
+        let chosen = |name: &str, role| match set(name) {
+            Some(image) => Ok(Some(image)),
+            None => mirror::listed_for(context, role),
+        };
+        Ok(Self {
+            node: None,
+            tools: chosen(TOOLS, Role::Tools)?,
+            registry: mirror::listed_for(context, Role::Registry)?,
+            loadbalancer: chosen(LOADBALANCER, Role::Loadbalancer)?,
+            lab: false,
+        })
+    }
+
+    /// What k3d is told of them by its environment.
+    pub fn variables(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let named = [(TOOLS, &self.tools), (LOADBALANCER, &self.loadbalancer)];
+        named.into_iter().filter_map(|(variable, image)| Some((variable, image.as_deref()?)))
+    }
+
+    pub async fn load_registry(&self, context: &Context) -> Result<(), Failure> {
+        self.load(context, &[self.registry.as_deref()]).await
+    }
+
+    /// What creating the cluster takes.
+    pub async fn load_nodes(&self, context: &Context, config: &K3dConfig) -> Result<(), Failure> {
+        let listed = mirror::listed_for(context, Role::Node)?;
+        let node = listed.as_deref().filter(|listed| is_named(config.simple.image.as_deref(), listed));
+        let loadbalancer = config.loadbalancer_container().and(self.loadbalancer.as_deref());
+        self.load(context, &[node, self.tools.as_deref(), loadbalancer]).await
+    }
+
+    /// What starting one takes, and making its load balancer again.
+    pub async fn load_helpers(&self, context: &Context) -> Result<(), Failure> {
+        self.load(context, &[self.tools.as_deref(), self.loadbalancer.as_deref()]).await
+    }
+
+    async fn load(&self, context: &Context, names: &[Option<&str>]) -> Result<(), Failure> {
+        if self.lab {
+            return Ok(());
+        }
+        mirror::load(context, &names.iter().flatten().copied().collect::<Vec<_>>()).await
+    }
+}
+
+/// Whether k3d.yaml means the listed image, which names its registry.
+fn is_named(image: Option<&str>, listed: &str) -> bool {
+    let Some(image) = image else { return false };
+    let short = listed.strip_prefix("docker.io/").unwrap_or(listed);
+    [listed, short, short.strip_prefix("library/").unwrap_or(short)].contains(&image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k3d_yaml_may_name_docker_hub_or_not() {
+        for (image, listed, same) in [
+            (Some("rancher/k3s:v1"), "docker.io/rancher/k3s:v1", true),
+            (Some("docker.io/rancher/k3s:v1"), "docker.io/rancher/k3s:v1", true),
+            (Some("k3s:v1"), "docker.io/library/k3s:v1", true),
+            (Some("rancher/k3s:v2"), "docker.io/rancher/k3s:v1", false),
+            (Some("rancher/k3s:v1"), "ghcr.io/rancher/k3s:v1", false),
+            (None, "docker.io/rancher/k3s:v1", false),
+        ] {
+            assert_eq!(is_named(image, listed), same, "{image:?} {listed}");
+        }
+    }
+}

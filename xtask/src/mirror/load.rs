@@ -1,0 +1,105 @@
+//! The images that the local cluster itself is made of (k3s, and k3d's helpers): pulls from
+//! public registries like those of pods, so they come the same way, by the lock's digests, with
+//! the mirror's accounts, proxies and waits, and are loaded into the container engine.
+
+use std::process::Stdio;
+
+use image_mirror::{ImagesLock, LockedImage, ManifestCache, Role};
+use indicatif::BinaryBytes;
+use tokio::net::unix::pipe;
+
+use super::progress::Progress;
+use super::resolve::resolve;
+use super::{Origin, interruptible};
+use crate::run::context::Context;
+use crate::world::docker::{self, Image, Kind, Looked};
+use crate::world::process::Job;
+use run_record::{Code, Exit, Failure, Step, StepKind};
+
+/// The name of the image that the tree lists for this role.
+///
+/// # Errors
+/// `usage` for a lock that cannot be read.
+pub(crate) fn listed_for(context: &Context, role: Role) -> Result<Option<String>, Failure> {
+    let lock = Origin::public(context).read_lock()?;
+    Ok(lock.images.iter().find(|image| image.role == Some(role)).map(|image| image.name().to_owned()))
+}
+
+/// Loads those of these images that the engine lacks and the tree lists. One that the engine
+/// has under its name is used as it is; one that cannot be had is left to the engine's own
+/// pull, which may know ways that we do not (a mirror, a proxy of its own).
+///
+/// # Errors
+/// An engine that does not answer, a full disk, an interrupt, a lock that cannot be read.
+pub(crate) async fn load(context: &Context, names: &[&str]) -> Result<(), Failure> {
+    let origin = Origin::public(context);
+    let lock = origin.read_lock()?;
+    let mut lacking = Vec::new();
+    for image in lock.images.iter().filter(|image| image.role.is_some() && names.contains(&image.name())) {
+        if docker::look::<Image>(Kind::Image, image.name()).await? == Looked::Absent {
+            lacking.push(image.id.clone());
+        }
+    }
+    for id in lacking {
+        if let Err(failure) = load_one(context, &origin, &id).await {
+            if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated)
+                || matches!(failure.code, Code::DiskFull | Code::DockerUnavailable)
+            {
+                return Err(failure);
+            }
+            let why = failure.evidence.first().map(|line| format!(" ({line})")).unwrap_or_default();
+            context.reporter.warn(&id, format!("{}{why}; Docker will pull it itself", failure.message));
+        }
+    }
+    Ok(())
+}
+
+async fn load_one(context: &Context, origin: &Origin, id: &str) -> Result<(), Failure> {
+    let kept = ManifestCache::default();
+    let mut image = find(&origin.read_lock()?, id)?;
+    if !image.is_resolved() {
+        resolve(context, origin, &[id.to_owned()], &kept).await?;
+        image = find(&origin.read_lock()?, id)?;
+    }
+    let engine = docker::info().await.map_err(|(fault, error)| docker::unavailable(fault, error))?;
+    let log = context.log("docker-load");
+    let step = Step::new(StepKind::Mirror, id, format!("loading {}", image.name())).logging_to(&log);
+    let step = context.reporter.step(step);
+    let options = image_mirror::Options { kept, ..origin.options(context)? };
+    let pipe = || -> std::io::Result<_> {
+        let (reader, writer) = std::io::pipe()?;
+        Ok((reader, pipe::Sender::from_owned_fd(writer.into())?))
+    };
+    let (reader, mut writer) =
+        pipe().map_err(|error| Failure::new(Code::Unknown, format!("cannot make a pipe to docker: {error}")))?;
+    let mut command = docker::docker(["load"]);
+    command.stdin(Stdio::from(reader));
+    let progress = Progress::new(&context.reporter);
+    let mut moved = 0;
+    let stop = async {
+        let written = image_mirror::archive(&image, &engine.platform, &options, &progress, &mut writer);
+        match interruptible(written).await {
+            Ok(bytes) => {
+                moved = bytes;
+                drop(writer);
+                std::future::pending().await
+            }
+            Err(failure) => failure,
+        }
+    };
+    let ended = Job { command, log: &log, inherit: None }.run(|_| {}, stop).await?;
+    drop(progress);
+    if !ended.status.success() {
+        let line = ended.tail.last().cloned().unwrap_or_default();
+        let full = line.contains("no space left on device");
+        let code = if full { Code::DiskFull } else { Code::DockerFailed };
+        return Err(Failure::new(code, format!("`docker load` of {} failed", image.name())).evidence(line).log(log));
+    }
+    step.done_as(format!("loaded {} into Docker ({})", image.name(), BinaryBytes(moved)));
+    Ok(())
+}
+
+fn find(lock: &ImagesLock, id: &str) -> Result<LockedImage, Failure> {
+    let found = lock.images.iter().find(|image| image.id == id).cloned();
+    found.ok_or_else(|| Failure::usage(format!("infra/images/images.lock: no image {id:?}")))
+}
