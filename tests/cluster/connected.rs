@@ -3,10 +3,12 @@
 //! their own names. The internet is this machine's own (see `support::internet`), and no
 //! request leaves it: the network that everything runs in leads nowhere else.
 
+use std::collections::BTreeSet;
+
 use crate::support::cluster::{docker, turn};
 use crate::support::fresh_machine::FreshMachine;
-use crate::support::internet::{Authority, Internet, names};
-use crate::support::{ends, succeeds};
+use crate::support::internet::{Authority, Counts, Internet, names};
+use crate::support::{edit, ends, succeeds, tool};
 
 /// What k3d and the cluster are made of, which the lab does not publish: its images, and the
 /// public names that they stand for.
@@ -28,6 +30,7 @@ fn publish_images_of_the_cluster() {
 }
 
 const UP: [&str; 4] = ["--yes", "--no-lab", "up", "--skip-tests"];
+const DELETE: [&str; 4] = ["--yes", "cluster", "delete", "--allow-destroy=cluster,registry"];
 
 #[test]
 fn a_machine_with_internet_comes_up_from_the_committed_files() {
@@ -35,45 +38,80 @@ fn a_machine_with_internet_comes_up_from_the_committed_files() {
     publish_images_of_the_cluster();
     let authority = Authority::new();
     let internet = Internet::new(xtask::lab::UPSTREAM_ADDRESS, 100);
-    let machine = FreshMachine::new(&authority.certificate());
+    let mut machine = FreshMachine::new(&authority.certificate());
     internet.serve(machine.listener("127.0.0.2:443"), &authority);
-    internet.serve_as_proxy(machine.listener("127.0.0.3:3128"), &authority);
     machine.resolves(&names(), Some("127.0.0.2"));
     machine.lend_tools();
 
-    println!("{}", succeeds(machine.xtask(&[], &["--yes", "--no-lab", "up"])));
+    succeeds(machine.xtask(&[], &["--yes", "--no-lab", "up"]));
     let first = internet.counts();
-    println!("{first:#?}");
+    // Eleven images: an index each, of those for pods two platforms, of the others one.
+    assert_eq!(first.manifests.len(), 7 * 3 + 4 * 2, "{first:#?}");
+    assert!(first.manifests.values().chain(first.blobs.values()).all(|times| *times == 1), "{first:#?}");
     assert!(first.wrong.is_empty() && first.limited == 0, "{first:#?}");
-    assert!(first.manifests.values().all(|times| *times == 1), "{first:#?}");
-    assert!(first.blobs.values().all(|times| *times == 1), "{first:#?}");
 
     internet.forget_counts();
     let again = succeeds(machine.xtask(&[], &UP));
     assert!(again.contains("[45-data-plane-ext] in place, unchanged"), "{again}");
-    assert!(internet.counts().manifests.is_empty() && internet.counts().blobs.is_empty(), "{:#?}", internet.counts());
+    assert_eq!(internet.counts(), Counts::default());
+
+    // The power fails, and no network is there when it comes back.
+    machine.reboot();
+    let again = succeeds(machine.xtask(&[], &["--yes", "up", "--skip-tests"]));
+    println!("{again}");
+    assert_eq!(internet.counts(), Counts::default());
 
     // All anew, where a proxy is the only way out, and Docker Hub soon gives no more.
-    succeeds(machine.xtask(&[], &["--yes", "cluster", "delete", "--allow-destroy=cluster,registry"]));
+    succeeds(machine.xtask(&[], &DELETE));
     let images = succeeds(machine.command("docker", &["images", "--quiet"]));
-    let images: Vec<&str> = images.lines().collect();
-    succeeds(machine.command("docker", &[&["rmi", "--force"], &images[..]].concat()));
+    let images: BTreeSet<&str> = images.lines().collect();
+    succeeds(machine.command("docker", &[&["rmi", "--force"], &images.into_iter().collect::<Vec<_>>()[..]].concat()));
     machine.resolves(&names(), None);
+    internet.serve_as_proxy(machine.listener("127.0.0.3:3128"), &authority);
     let proxied = [("HTTPS_PROXY", "http://127.0.0.3:3128")];
     internet.leave(9);
     let ended = ends(machine.xtask(&proxied, &UP), 5);
-    println!("{ended}");
-    assert!(ended.contains("registry-rate-limited"), "{ended}");
+    assert!(ended.contains("registry-rate-limited: docker.io gives no more"), "{ended}");
+    assert!(internet.counts().limited > 0);
     internet.leave(100);
-    internet.forget_counts();
-    println!("{}", succeeds(machine.xtask(&proxied, &UP)));
-    println!("{:#?}", internet.counts());
-
-    // Nothing is needed of it any more, not even for a new cluster.
-    internet.forget_counts();
-    succeeds(machine.xtask(&[], &["--yes", "cluster", "recreate", "--allow-destroy=cluster"]));
-    println!("{}", succeeds(machine.xtask(&[], &["--yes", "up", "--skip-tests"])));
+    succeeds(machine.xtask(&proxied, &["--yes", "--no-lab", "mirror"]));
+    // What was copied before the quota ended was not asked for again.
     let counts = internet.counts();
-    assert!(counts.manifests.is_empty() && counts.heads == 0, "{counts:#?}");
-    succeeds(machine.xtask(&[], &["--yes", "cluster", "delete", "--allow-destroy=cluster,registry"]));
+    assert!(counts.blobs.values().all(|times| *times == 1) && counts.wrong.is_empty(), "{counts:#?}");
+
+    // Nothing is needed of it any more, not even for a new cluster, of three nodes.
+    internet.forget_counts();
+    edit(&machine.tree().join("infra/docker/local/k3d.yaml"), |text| text.replace("agents: 0", "agents: 2"));
+    succeeds(machine.xtask(&[], &["--yes", "cluster", "recreate", "--allow-destroy=cluster"]));
+    succeeds(machine.xtask(&[], &["--yes", "up", "--skip-tests"]));
+    assert_eq!(internet.counts(), Counts::default());
+    a_volume_s_node_is_told_where_it_takes_no_pods(&machine);
+    succeeds(machine.xtask(&[], &DELETE));
+}
+
+fn a_volume_s_node_is_told_where_it_takes_no_pods(machine: &FreshMachine) {
+    let kubectl = |arguments: &[&str]| {
+        let kubectl = tool("kubectl").get_program().to_str().unwrap().to_owned();
+        let context = ["--context", "k3d-ameide", "-n", "ameide"];
+        succeeds(machine.command(&kubectl, &[&context[..], arguments].concat()))
+    };
+    let nodes = kubectl(&["get", "nodes", "--no-headers"]);
+    assert_eq!(nodes.lines().filter(|line| line.contains(" Ready ")).count(), 3, "{nodes}");
+    edit(&machine.tree().join("infra/kubernetes/layers.yaml"), |text| {
+        text.replace("  releasePending:", "  patience: {volume-pending: 10, unschedulable: 10}\n  releasePending:")
+    });
+    let claim = kubectl(&["get", "pvc", "-o", "jsonpath={.items[?(@.metadata.name==\"minio\")].spec.volumeName}"]);
+    let at = "jsonpath={.spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].values[0]}";
+    let node = kubectl(&["get", "pv", claim.trim(), "-o", at]);
+    // Drained by somebody.
+    kubectl(&["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--force"]);
+    let said = ends(machine.xtask(&[], &["--yes", "layer", "45", "--skip-tests"]), 8);
+    println!("{said}");
+    assert!(said.contains(&format!("is bound to the node {node}, which is cordoned")), "{said}");
+    assert!(said.contains(&format!("kubectl --context k3d-ameide uncordon {node}")), "{said}");
+    kubectl(&["uncordon", &node]);
+    succeeds(machine.xtask(&[], &["--yes", "layer", "10-45", "--skip-tests"]));
+    // Lost, and brought back.
+    succeeds(machine.command("docker", &["stop", &node]));
+    println!("{}", succeeds(machine.xtask(&[], &["--yes", "up", "--skip-tests"])));
 }

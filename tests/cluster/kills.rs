@@ -8,8 +8,8 @@ use duct::Handle;
 use serde_json::json;
 
 use crate::support::cluster::{
-    Alone, Tree, beside, context, ended, helm_processes, image, kill, kubectl, layer, mc, pull_registry, random,
-    releases, state, turn, unheard,
+    Alone, Tree, beside, context, ended, helm_processes, image, kill, kills_of, kubectl, layer, mc, pull_registry,
+    random, releases, state, turn, unheard,
 };
 use crate::support::{eventually, succeeds, tool};
 
@@ -102,7 +102,6 @@ fn helm_killed_in_an_install_and_in_an_upgrade_of_minio_loses_nothing() {
     mc("mc rb -q --force minio/guard");
 }
 
-const KILLS: usize = 30;
 /// After so many kills in a row, a run is left to itself and must converge.
 const IN_A_ROW: usize = 3;
 
@@ -110,9 +109,10 @@ const IN_A_ROW: usize = 3;
 fn layers_beside_each_other_killed_at_random_moments_always_converge() {
     let tree = turn();
     let mut random = random();
+    let wanted = kills_of(12);
     let (mut kills, mut converged) = (0, 0);
     let alone = Alone::new();
-    while kills < KILLS {
+    while kills < wanted {
         // Two layers at a time, of which one holds the other up.
         let run = &["layer", "24-45", "--skip-tests", "--force", "--jobs", "2"];
         let child = unheard(&watched(&tree, &alone, run));
@@ -156,7 +156,7 @@ fn layers_beside_each_other_killed_at_random_moments_always_converge() {
         converged += 1;
     }
     println!("{kills} kills, {converged} runs left to themselves: all converged");
-    assert!(converged >= KILLS / IN_A_ROW);
+    assert!(converged >= wanted / IN_A_ROW);
     println!("{} syncs, none beside another", alone.never_overlapped());
     let lock = state().lock();
     assert!(!lock.exists(), "{lock} stays");

@@ -16,7 +16,7 @@ use duct::unix::HandleExt;
 use serde_json::json;
 use xtask::lab::UPSTREAM_ADDRESS;
 
-use crate::support::cluster::{beside, ended, turn_with_whatever_there_is, unheard};
+use crate::support::cluster::{beside, ended, kills_of, turn_with_whatever_there_is, unheard};
 use crate::support::{self, eventually, root, text, write_program};
 use proxy::{Do, Proxy};
 use registry::{Registry, http};
@@ -112,7 +112,7 @@ fn a_killed_mirror_goes_on_where_it_was() {
     let seed = std::process::id().into();
     println!("{whole} bytes in {took:?}; seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    for round in 0..20 {
+    for round in 0..kills_of(8) {
         let target = Registry::start();
         let child = unheard(&run(&target.address));
         std::thread::sleep(took.mul_f64(random.f64()));

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::cluster::{
-    all_deployed, context, docker, environment, helm_processes, kubectl, node, random, registry_address,
+    all_deployed, context, docker, environment, helm_processes, kills_of, kubectl, node, random, registry_address,
     registry_container, releases, state, turn, turn_with_whatever_there_is, unheard, xtask,
 };
 use crate::support::{ends, free_port, succeeds, tool};
@@ -36,7 +36,7 @@ fn an_empty_cluster_comes_up_without_the_upstream_where_the_mirror_is_complete()
 fn kills_of_up_at_random_moments_always_converge() {
     let _turn = turn_with_whatever_there_is();
     let mut random = random();
-    for round in 0..10 {
+    for round in 0..kills_of(4) {
         let child = unheard(&xtask(&["up", "--force"]));
         let moment = Duration::from_millis(random.u64(..45_000));
         let started = Instant::now();

@@ -226,6 +226,12 @@ pub fn kill(processes: &[(u32, String)]) {
     processes.iter().for_each(|(pid, _)| signal(*pid, "KILL"));
 }
 
+/// How often a test kills at random moments: so often in each run of the suite, and as
+/// often as `AMEIDE_TEST_KILLS` says for who wants to know it better.
+pub fn kills_of(suite: usize) -> usize {
+    std::env::var("AMEIDE_TEST_KILLS").map_or(suite, |kills| kills.parse().unwrap())
+}
+
 /// A generator whose printed seed repeats a failing run.
 pub fn random() -> fastrand::Rng {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));

@@ -49,14 +49,21 @@ impl FreshMachine {
         let archive = cmd!(shell, "tar -c --ignore-failed-read -T -").stdin(files).quiet().ignore_stderr();
         let archive = archive.output().unwrap().stdout;
         cmd!(shell, "tar -x -C {tree}").stdin(archive).quiet().run().unwrap();
-        let namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
-        let mut unshare = Command::new("unshare");
-        unshare.args(namespaces).args(["--propagation", "private", "sh", "-c", SET_UP, "sh"]).arg(folder.path());
-        let unshare = unshare.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        eventually("a machine of its own", || path("ready").exists());
-        let children = format!("/proc/{0}/task/{0}/children", unshare.id());
-        let init = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
+        let (unshare, init) = boot(folder.path());
         Self { folder, unshare, init }
+    }
+
+    /// The power fails, and comes back: every process ends at once, and what is on disk stays.
+    /// Listeners are gone as well.
+    pub fn reboot(&mut self) {
+        self.power_off();
+        (self.unshare, self.init) = boot(self.folder.path());
+    }
+
+    fn power_off(&mut self) {
+        // With the first process all others of the namespace end, and the mounts go.
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -118,8 +125,20 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Drop for FreshMachine {
     fn drop(&mut self) {
-        // With the first process all others of the namespace end, and the mounts go.
-        let _ = self.unshare.kill();
-        let _ = self.unshare.wait();
+        self.power_off();
     }
+}
+
+/// A machine on that folder, and its first process.
+fn boot(folder: &Path) -> (Child, u32) {
+    let ready = folder.join("ready");
+    let _ = std::fs::remove_file(&ready);
+    let namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
+    let mut unshare = Command::new("unshare");
+    unshare.args(namespaces).args(["--propagation", "private", "sh", "-c", SET_UP, "sh"]).arg(folder);
+    let unshare = unshare.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    eventually("a machine of its own", || ready.exists());
+    let children = format!("/proc/{0}/task/{0}/children", unshare.id());
+    let init = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    (unshare, init)
 }

@@ -81,7 +81,7 @@ struct Made {
 }
 
 /// Requests by what they asked for; images by registry, repository and what follows.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub tokens: usize,
     pub heads: usize,

@@ -9,11 +9,13 @@ pub(crate) mod loadbalancer;
 pub mod lock;
 pub mod registry_hosting;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use camino::Utf8Path;
+use futures_util::future::{Either, select};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -23,7 +25,7 @@ use crate::cluster::lock::{ClusterLock, Holder};
 use crate::files::bounds;
 use crate::files::{self, digest};
 use crate::lab::{self, Lab};
-use crate::mirror;
+use crate::mirror::{self, Origin};
 use crate::repo::k3d::{Difference, K3dConfig};
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
@@ -88,7 +90,7 @@ pub async fn recreate(
     remember_kind(context, lab.is_some())?;
     remove_marker(context)?;
     delete_cluster(context, config, &toolbox, Warrant::Consent(consent)).await?;
-    up(context, held).await
+    up(context, held, async |_| Ok(())).await
 }
 
 /// Writes the kubeconfig's context again, by a name that is reached from here.
@@ -111,9 +113,15 @@ fn remove_marker(context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// Brings the cluster up. The lock is the caller's, who goes on using it.
-pub async fn up(context: &Context, held: &ClusterLock) -> Result<Ready, Failure> {
-    bring_up(context, held, true).await
+/// Brings the cluster up. The lock is the caller's, who goes on using it. `beside` is done
+/// while nodes are made or started: it is given where images come from, and finds the
+/// registry ready.
+pub(crate) async fn up(
+    context: &Context,
+    held: &ClusterLock,
+    beside: impl AsyncFnOnce(&Origin) -> Result<(), Failure>,
+) -> Result<Ready, Failure> {
+    bring_up(context, held, true, beside).await
 }
 
 /// As [`up`], but where only consent would help, it fails: nobody is asked, and nothing
@@ -124,15 +132,21 @@ pub async fn mend(context: &Context) -> Result<(), Failure> {
     }
     context.require_k3d_config()?;
     let lock = lock(context).await?;
-    bring_up(context, &lock, false).await.map(drop)
+    bring_up(context, &lock, false, async |_| Ok(())).await.map(drop)
 }
 
-async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Ready, Failure> {
+async fn bring_up(
+    context: &Context,
+    _held: &ClusterLock,
+    may_destroy: bool,
+    beside: impl AsyncFnOnce(&Origin) -> Result<(), Failure>,
+) -> Result<Ready, Failure> {
     let Some(config) = context.k3d_config()? else {
         let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
         let client = kubernetes::client(context).await?;
         kubernetes::require(&client).await?;
         context.reporter.note(&context.kube_context, "a shared cluster: it is used as it is");
+        beside(&lab::origin(context, None)).await?;
         return Ok(Ready { toolbox, lab: None });
     };
     engine::ensure(context).await?;
@@ -168,20 +182,54 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     if let Some(warrant) = warrant {
         delete_cluster(context, &config, &toolbox, warrant).await?;
     }
+    // Not beside the mirror: both write the lock where it is unresolved.
     match &plan {
         Plan::Nothing => {}
-        Plan::Start(_) => start(context, &config, &toolbox, &images, "started the cluster").await?,
-        Plan::Finish => finish(context, &config, &toolbox, &images).await?,
-        Plan::Mend(_) => {
-            replace_load_balancer(context, &config, &images).await?;
-            start(context, &config, &toolbox, &images, "started what stood still").await?;
-        }
-        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
-            create(context, &config, &toolbox, &images).await?;
-        }
+        Plan::Start(_) | Plan::Finish | Plan::Mend(_) => images.load_helpers(context).await?,
+        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => images.load_nodes(context, &config).await?,
     }
+    let origin = lab::origin(context, lab.as_ref());
+    both(carry_out(context, &config, &toolbox, &images, &plan), beside(&origin)).await?;
     ready(context, &config, &toolbox, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
     Ok(Ready { toolbox, lab })
+}
+
+/// The nodes' work to its end, whatever becomes of what is done beside it: half a cluster
+/// helps nobody. What is beside it ends with its failure.
+async fn both(
+    nodes: impl Future<Output = Result<(), Failure>>,
+    beside: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let (nodes, beside) = (pin!(nodes), pin!(beside));
+    match select(nodes, beside).await {
+        Either::Left((done, beside)) => {
+            done?;
+            beside.await
+        }
+        Either::Right((done, nodes)) => {
+            nodes.await?;
+            done
+        }
+    }
+}
+
+async fn carry_out(
+    context: &Context,
+    config: &K3dConfig,
+    toolbox: &Toolbox,
+    images: &Images,
+    plan: &Plan,
+) -> Result<(), Failure> {
+    match plan {
+        Plan::Nothing => Ok(()),
+        Plan::Start(_) => start(context, config, toolbox, images, "started the cluster").await,
+        Plan::Finish => finish(context, config, toolbox, images).await,
+        Plan::Mend(_) => {
+            replace_load_balancer(context, config, images).await?;
+            start(context, config, toolbox, images, "started what stood still").await
+        }
+        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => create(context, config, toolbox, images).await,
+    }
 }
 
 /// What `up` would do, without doing any of it; whether that changes anything.
@@ -317,7 +365,6 @@ async fn facts(config: &K3dConfig, existing: &[Container], lab: Option<&Lab>) ->
 /// Makes the load balancer's container again. One that is there never ran.
 async fn replace_load_balancer(context: &Context, config: &K3dConfig, images: &Images) -> Result<(), Failure> {
     let spec = loadbalancer::spec(config).map_err(Failure::usage)?;
-    images.load_helpers(context).await?;
     let existing = observe(config).await?;
     let named = |name: &str| existing.iter().find(|container| container.name() == name);
     let server = named(&config.server_container()).ok_or_else(|| missing(&config.server_container()))?;
@@ -344,7 +391,6 @@ async fn start(
     images: &Images,
     done: &str,
 ) -> Result<(), Failure> {
-    images.load_helpers(context).await?;
     let step = context.reporter.step(k3d_step(context, config, "starting the cluster"));
     k3d(context, toolbox, images, &["cluster", "start", config.name(), "--wait"]).await?;
     step.done_as(done);
@@ -516,7 +562,6 @@ async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
     for port in config.host_ports() {
         require_port_free(port)?;
     }
-    images.load_nodes(context, config).await?;
     let step = context.reporter.step(k3d_step(context, config, "creating the cluster"));
     remember_kind(context, images.lab)?;
     let label = format!("{CONFIG_LABEL}={}@all", URL_SAFE_NO_PAD.encode(config.canonical()));

@@ -10,6 +10,7 @@ pub mod belongings;
 pub mod helm_errors;
 mod left_behind;
 mod looks;
+mod placement;
 pub mod retry;
 pub mod rules;
 pub mod sources;
@@ -411,7 +412,7 @@ impl<'a> Diagnosis<'a> {
     async fn verdict(&self) -> Option<Failure> {
         let due = self.tracker.borrow().due(Instant::now()).cloned()?;
         match looks::confirm(self.client, &due).await {
-            Standing::Stands => Some(self.failure(&due)),
+            Standing::Stands => Some(self.failure_with_placement(&due).await),
             Standing::Healed => {
                 self.tracker.borrow_mut().healed(&due);
                 None
@@ -505,6 +506,20 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
+    /// As [`Self::failure`], with what the nodes and the pod's volumes tell where no node
+    /// takes the pod.
+    async fn failure_with_placement(&self, sighting: &Sighting) -> Failure {
+        let failure = self.failure(sighting);
+        let placed = matches!(sighting.rule.code, Code::Unschedulable | Code::VolumePending | Code::NodeRuntime);
+        let Some(pod) = sighting.object.strip_prefix("pod/").filter(|_| placed) else { return failure };
+        let found = placement::of(self.client, &self.context.kube_context, &sighting.namespace, pod).await;
+        let failure = found.evidence.into_iter().fold(failure, Failure::evidence);
+        match found.remedy {
+            Some(remedy) => failure.remedy(remedy),
+            None => failure,
+        }
+    }
+
     fn failure_of(&self, rule: &'static Rule, about: &str, message: &str, namespace: &str, object: &str) -> Failure {
         let form = rule.code.remedy().unwrap_or_default();
         let remedy = form
@@ -550,7 +565,7 @@ impl<'a> Diagnosis<'a> {
         let standing = self.standing().await;
         let heavy = |sighting: &Sighting| self.tracker.borrow().is_heavy(sighting, Instant::now());
         if let Some(sighting) = standing.iter().find(|sighting| heavy(sighting)) {
-            return self.failure(sighting);
+            return self.failure_with_placement(sighting).await;
         }
         if let Some((verdict, line, error)) = says.filter(|(verdict, ..)| !sources::is_symptom(verdict)) {
             let failure = self.of_helm(verdict.rule, line, error).await;
@@ -565,7 +580,7 @@ impl<'a> Diagnosis<'a> {
         }
         // A probe that fails is what a slow start looks like: a crash goes before it.
         if let Some(sighting) = standing.iter().find(|sighting| sighting.rule.code != Code::ProbeFailing) {
-            return self.failure(sighting);
+            return self.failure_with_placement(sighting).await;
         }
         if let Some((verdict, line, error)) = says {
             return self.of_helm(verdict.rule, line, error).await;

@@ -60,7 +60,7 @@ const WITHIN: Duration = Duration::from_secs(3);
 /// Pod, ReplicaSet, Deployment, and what an operator puts above them.
 pub(super) const GENERATIONS: usize = 6;
 
-async fn within<T>(look: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
+pub(super) async fn within<T>(look: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
     match tokio::time::timeout(WITHIN, look).await {
         Ok(found) => found.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {} s", WITHIN.as_secs())),

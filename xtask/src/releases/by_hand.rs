@@ -87,6 +87,7 @@ pub(crate) fn added_to(metadata: &ObjectMeta, kind: &str, all: bool) -> Vec<Adde
     let helms: BTreeSet<String> =
         entries().filter(|entry| is_helms(entry)).flat_map(|entry| fields(entry, false)).collect();
     entries()
+        .filter(|entry| !made(metadata, entry))
         .filter_map(|entry| {
             let manager = entry.manager.as_deref().filter(|manager| is_a_person(manager))?;
             let added: Vec<String> =
@@ -117,6 +118,12 @@ pub fn image_is_others(metadata: &ObjectMeta) -> bool {
 /// kubectl names itself by its verb. A restart leaves an annotation behind that means nothing.
 fn is_a_person(manager: &str) -> bool {
     manager.starts_with("kubectl") && manager != "kubectl-rollout"
+}
+
+/// Whether this entry is of who made the object, before Helm came to it (a Deployment of
+/// kube-system of which a chart sets one annotation): it is no change of what Helm made.
+fn made(metadata: &ObjectMeta, entry: &ManagedFieldsEntry) -> bool {
+    entry.time.is_some() && entry.time == metadata.creation_timestamp
 }
 
 /// Whether an entry of `managedFields` lists what Helm set.
@@ -205,6 +212,23 @@ mod tests {
                 ("kubectl-label".to_owned(), vec![".metadata.labels.a.b/c".to_owned()]),
             ]
         );
+    }
+
+    #[test]
+    fn what_an_object_was_made_with_before_helm_came_to_it_is_nobody_s_change() {
+        let metadata: ObjectMeta = serde_json::from_value(serde_json::json!({
+            "name": "coredns", "annotations": {"meta.helm.sh/release-name": "coredns-config"},
+            "creationTimestamp": "2026-11-27T10:00:00Z",
+            "managedFields": [
+                {"manager": "kubectl-client-side-apply", "operation": "Update", "time": "2026-11-27T10:00:00Z", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
+                {"manager": "kubectl-label", "operation": "Update", "time": "2026-11-27T10:00:01Z", "fieldsV1": {"f:metadata": {"f:labels": {"f:x": {}}}}},
+            ],
+        }))
+        .unwrap();
+        for all in [false, true] {
+            let told = added_to(&metadata, "deployment", all);
+            assert_eq!(told.iter().map(|added| added.2.as_str()).collect::<Vec<_>>(), ["kubectl-label"]);
+        }
     }
 
     #[test]

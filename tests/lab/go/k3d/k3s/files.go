@@ -47,11 +47,11 @@ func writeKubeconfigs(pki PKI) error {
 		"kubelet":    pki.Kubelet,
 		"kube-proxy": pki.Kproxy,
 	} {
-		if err := writeKubeconfig(kubeconfigOf(component), pki.CA.pair, user); err != nil {
+		if err := writeKubeconfig(kubeconfigOf(component), ownServer, pki.CA.pair, user); err != nil {
 			return err
 		}
 	}
-	return writeKubeconfig(nodeKubeconfig, pki.CA.pair, pki.Admin)
+	return writeKubeconfig(nodeKubeconfig, ownServer, pki.CA.pair, pki.Admin)
 }
 
 // writeAdminKubeconfig hands the cluster's administration to k3d, which rewrites
@@ -61,10 +61,13 @@ func writeAdminKubeconfig(pki PKI) error {
 	if output == "" || output == nodeKubeconfig {
 		return nil
 	}
-	return writeKubeconfig(output, pki.CA.pair, pki.Admin)
+	return writeKubeconfig(output, ownServer, pki.CA.pair, pki.Admin)
 }
 
-func writeKubeconfig(path string, ca, user pair) error {
+// ownServer is the API server as its own node reaches it.
+var ownServer = fmt.Sprintf("https://127.0.0.1:%d", apiPort)
+
+func writeKubeconfig(path, server string, ca, user pair) error {
 	var encoded [3]string
 	for i, file := range []string{ca.Certificate, user.Certificate, user.Key} {
 		content, err := os.ReadFile(file)
@@ -78,7 +81,7 @@ kind: Config
 clusters:
 - name: default
   cluster:
-    server: https://127.0.0.1:%d
+    server: %s
     certificate-authority-data: %s
 users:
 - name: default
@@ -91,7 +94,7 @@ contexts:
     cluster: default
     user: default
 current-context: default
-`, apiPort, encoded[0], encoded[1], encoded[2])), 0o600)
+`, server, encoded[0], encoded[1], encoded[2])), 0o600)
 }
 
 // containerdTemplate differs from a usual config in one setting:
@@ -154,14 +157,20 @@ func writeContainerdConfig(node Node) error {
 	return writeFile(containerdConfig, config.Bytes(), 0o600)
 }
 
-// writeNetworkConfig gives each pod an address on one bridge. The reservations
-// lie on a tmpfs: a stop of the node ends every pod, so they must end with it.
-func writeNetworkConfig(node Node) error {
+// writeFirstNetworkConfig is the server's, before there is anybody to ask: the
+// controller manager gives the first network of the cluster's to the first node.
+func writeFirstNetworkConfig(node Node) error {
 	_, cluster, err := net.ParseCIDR(node.ClusterCIDR)
 	if err != nil {
 		return err
 	}
-	subnet := net.IPNet{IP: cluster.IP, Mask: net.CIDRMask(24, 32)}
+	first := net.IPNet{IP: cluster.IP, Mask: net.CIDRMask(24, 32)}
+	return writeNetworkConfig(first.String())
+}
+
+// writeNetworkConfig gives each pod an address on one bridge. The reservations
+// lie on a tmpfs: a stop of the node ends every pod, so they must end with it.
+func writeNetworkConfig(subnet string) error {
 	config, err := json.MarshalIndent(map[string]any{
 		"cniVersion": "0.4.0",
 		"name":       "pods",
@@ -170,7 +179,7 @@ func writeNetworkConfig(node Node) error {
 				"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "promiscMode": false,
 				"ipam": map[string]any{
 					"type": "host-local", "dataDir": runDir + "/cni",
-					"ranges": [][]any{{map[string]any{"subnet": subnet.String()}}},
+					"ranges": [][]any{{map[string]any{"subnet": subnet}}},
 					"routes": []any{map[string]any{"dst": "0.0.0.0/0"}},
 				},
 			},

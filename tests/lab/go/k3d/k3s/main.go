@@ -10,9 +10,11 @@
 //   - registries in /etc/rancher/k3s/registries.yaml;
 //   - manifests in /var/lib/rancher/k3s/server/manifests, applied again when
 //     they change: k3d writes the names of its containers into coredns.yaml;
-//   - `kubectl` and `ctr` that work without further arguments.
+//   - `kubectl` and `ctr` that work without further arguments;
+//   - agents that are started as `k3s agent …` with K3S_URL and K3S_TOKEN, and
+//     say "Successfully registered node".
 //
-// One server per cluster. Data outlives a stop of the container; addresses
+// One server per cluster, and any number of agents. Data outlives a stop of the container; addresses
 // don't, so everything that holds one is made anew at each start.
 package main
 
@@ -45,7 +47,11 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := serve(ctx, options); err != nil {
+	run := serve
+	if options.Agent {
+		run = serveAgent
+	}
+	if err := run(ctx, options); err != nil {
 		say("stopped: %v", err)
 		os.Exit(1)
 	}
@@ -57,7 +63,10 @@ func serve(ctx context.Context, options Options) error {
 		return err
 	}
 	say("starting node %s at %s", node.Name, node.IP)
-	if err := prepare(node); err != nil {
+	if err := prepare(); err != nil {
+		return err
+	}
+	if err := unpackManifests(node); err != nil {
 		return err
 	}
 	pki, err := issueCertificates(node)
@@ -67,7 +76,7 @@ func serve(ctx context.Context, options Options) error {
 	for _, write := range []func() error{
 		func() error { return writeKubeconfigs(pki) },
 		func() error { return writeContainerdConfig(node) },
-		func() error { return writeNetworkConfig(node) },
+		func() error { return writeFirstNetworkConfig(node) },
 		func() error { return writeKubeletConfig(node, pki) },
 	} {
 		if err := write(); err != nil {
@@ -101,6 +110,9 @@ func serve(ctx context.Context, options Options) error {
 	children.Start(controllerManager(node, pki))
 	children.Start(scheduler(node))
 	if err := writeAdminKubeconfig(pki); err != nil {
+		return err
+	}
+	if err := admitAgents(ctx, node, pki); err != nil {
 		return err
 	}
 	say("k3s is up and running")
@@ -146,7 +158,7 @@ func addressOf(name string) (net.IP, error) {
 
 // prepare makes the folders, and the mounts shared, which the kubelet needs for
 // volumes that a pod mounts for others.
-func prepare(node Node) error {
+func prepare() error {
 	for _, dir := range []string{tlsDir, etcDir, logDir, certsDir, manifestsDir, etcdDir, runDir, storageDir, "/etc/cni/net.d", "/etc/rancher/k3s"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -155,7 +167,7 @@ func prepare(node Node) error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("make mounts shared: %w", err)
 	}
-	return unpackManifests(node)
+	return nil
 }
 
 // say prints a line of the form that k3d reads the container's log for.

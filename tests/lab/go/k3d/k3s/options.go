@@ -9,6 +9,8 @@ import (
 
 // Options are those of k3s's own that k3d, or its config file, gives.
 type Options struct {
+	// Agent: a node that joins a server, and has no control plane.
+	Agent             bool
 	TLSNames          list
 	Disable           list
 	NodeLabels        list
@@ -23,14 +25,14 @@ type Options struct {
 	KubeProxy         list
 }
 
-// parse reads `server [OPTION …]`. An option that it doesn't know is an error:
+// parse reads `server [OPTION …]` or `agent [OPTION …]`. An option that it doesn't know is an error:
 // a cluster that quietly lacks what its config asks for would be worse.
 func parse(arguments []string) (Options, error) {
-	if len(arguments) == 0 || arguments[0] != "server" {
-		return Options{}, fmt.Errorf("usage: k3s server [OPTION ...] (this node image has servers only), got %q", arguments)
+	if len(arguments) == 0 || (arguments[0] != "server" && arguments[0] != "agent") {
+		return Options{}, fmt.Errorf("usage: k3s server|agent [OPTION ...], got %q", arguments)
 	}
-	options := Options{}
-	flags := flag.NewFlagSet("k3s server", flag.ContinueOnError)
+	options := Options{Agent: arguments[0] == "agent"}
+	flags := flag.NewFlagSet("k3s "+arguments[0], flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.Var(&options.TLSNames, "tls-san", "a further name of the API server")
 	flags.Var(&options.Disable, "disable", "a packaged component to leave out")
@@ -45,7 +47,7 @@ func parse(arguments []string) (Options, error) {
 	flags.Var(&options.Kubelet, "kubelet-arg", "NAME=VALUE for the kubelet")
 	flags.Var(&options.KubeProxy, "kube-proxy-arg", "NAME=VALUE for kube-proxy")
 	flags.Bool("cluster-init", false, "accepted: there is always an etcd of one member")
-	flags.String("token", "", "accepted: there are no agents to admit")
+	flags.String("token", "", "accepted: K3S_TOKEN is what agents join with")
 	if err := flags.Parse(arguments[1:]); err != nil {
 		return Options{}, err
 	}

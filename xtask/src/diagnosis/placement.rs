@@ -1,0 +1,200 @@
+//! Why no node takes a pod, beyond what the scheduler says: it counts nodes and names none.
+//! A volume of one node's disk holds its pod there, whatever becomes of the node.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use kube::Client;
+use kube::api::{Api, ListParams};
+
+use super::looks::within;
+
+/// What keeps a node from taking pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Obstacle {
+    Gone,
+    NotReady,
+    Cordoned,
+}
+
+/// What stands in a pod's way, for evidence, and what to do about it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Placement {
+    pub evidence: Vec<String>,
+    pub remedy: Option<String>,
+}
+
+/// Looks at the nodes, and at the volumes of a pod that no node takes. What may not be
+/// looked at, or does not answer, adds nothing.
+pub(super) async fn of(client: &Client, context: &str, namespace: &str, pod: &str) -> Placement {
+    let looked = async {
+        let pod = within(Api::<Pod>::namespaced(client.clone(), namespace).get(pod)).await?;
+        let nodes = within(Api::<Node>::all(client.clone()).list(&ListParams::default())).await?.items;
+        let mut volumes = Vec::new();
+        for claim in claims(&pod) {
+            let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
+            let bound = within(claims.get_opt(&claim)).await?.and_then(|claim| claim.spec?.volume_name);
+            let Some(volume) = bound else { continue };
+            if let Some(volume) = within(Api::<PersistentVolume>::all(client.clone()).get_opt(&volume)).await? {
+                volumes.push((claim, volume));
+            }
+        }
+        Ok::<_, String>(judge(context, namespace, &nodes, &volumes))
+    };
+    looked.await.unwrap_or_default()
+}
+
+fn claims(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())).collect()
+}
+
+fn judge(context: &str, namespace: &str, nodes: &[Node], volumes: &[(String, PersistentVolume)]) -> Placement {
+    let mut found = Placement::default();
+    let mut worst: Option<(Obstacle, String)> = None;
+    for (claim, volume) in volumes {
+        let hosts = hosts(volume);
+        let obstacles: Vec<_> = hosts.iter().map(|host| (obstacle(nodes, host), host)).collect();
+        // One of several that takes pods is enough.
+        if hosts.is_empty() || obstacles.iter().any(|(obstacle, _)| obstacle.is_none()) {
+            continue;
+        }
+        for (obstacle, host) in obstacles {
+            let Some(obstacle) = obstacle else { continue };
+            let state = match obstacle {
+                Obstacle::Gone => "which is gone".to_owned(),
+                Obstacle::NotReady => format!("which is not ready{}", why_not_ready(nodes, host)),
+                Obstacle::Cordoned => "which is cordoned".to_owned(),
+            };
+            found.evidence.push(format!("the claim {namespace}/{claim} is bound to the node {host}, {state}"));
+            if worst.as_ref().is_none_or(|(known, _)| obstacle < *known) {
+                worst = Some((obstacle, host.clone()));
+            }
+        }
+    }
+    if volumes.is_empty() {
+        let out = nodes.iter().filter_map(|node| {
+            let name = node.metadata.name.clone()?;
+            Some((obstacle(nodes, &name)?, name))
+        });
+        let out: Vec<(Obstacle, String)> = out.collect();
+        for (obstacle, name) in &out {
+            let state = if *obstacle == Obstacle::Cordoned { "cordoned" } else { "not ready" };
+            found.evidence.push(format!("the node {name} is {state}{}", why_not_ready(nodes, name)));
+        }
+        // Only where no other one is left does it say what to do.
+        if out.len() == nodes.len() {
+            worst = out.into_iter().min();
+        }
+    }
+    found.remedy = worst.map(|(obstacle, node)| match obstacle {
+        Obstacle::Gone => format!(
+            "bring the node {node} back: the data is on its disk; or, giving that up, delete the claim, and run the layer again"
+        ),
+        Obstacle::NotReady => format!(
+            "bring the node {node} back (of a local cluster: cargo xtask cluster); kubectl --context {context} describe node {node}"
+        ),
+        Obstacle::Cordoned => format!("kubectl --context {context} uncordon {node}"),
+    });
+    found
+}
+
+/// The nodes that a volume can be used on, where it says so by their names.
+fn hosts(volume: &PersistentVolume) -> BTreeSet<String> {
+    let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
+    let terms = affinity.iter().flat_map(|required| &required.node_selector_terms);
+    let labels = terms.clone().flat_map(|term| term.match_expressions.iter().flatten());
+    let fields = terms.flat_map(|term| term.match_fields.iter().flatten());
+    let named = labels.filter(|one| one.key == "kubernetes.io/hostname" && one.operator == "In");
+    let named = named.chain(fields.filter(|one| one.key == "metadata.name" && one.operator == "In"));
+    named.flat_map(|one| one.values.iter().flatten().cloned()).collect()
+}
+
+fn find<'a>(nodes: &'a [Node], host: &str) -> Option<&'a Node> {
+    let by_label = |node: &&Node| {
+        node.metadata.labels.as_ref().and_then(|all| all.get("kubernetes.io/hostname")).is_some_and(|own| own == host)
+    };
+    nodes.iter().find(by_label).or_else(|| nodes.iter().find(|node| node.metadata.name.as_deref() == Some(host)))
+}
+
+fn obstacle(nodes: &[Node], host: &str) -> Option<Obstacle> {
+    let Some(node) = find(nodes, host) else { return Some(Obstacle::Gone) };
+    if ready(node).is_some_and(|(ready, _)| !ready) {
+        return Some(Obstacle::NotReady);
+    }
+    node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default().then_some(Obstacle::Cordoned)
+}
+
+/// Its condition `Ready`, and what the node or its controller says of it.
+fn ready(node: &Node) -> Option<(bool, String)> {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready")?;
+    Some((ready.status == "True", ready.message.clone().unwrap_or_default()))
+}
+
+fn why_not_ready(nodes: &[Node], host: &str) -> String {
+    let said = find(nodes, host).and_then(ready).filter(|(ready, said)| !ready && !said.is_empty());
+    said.map_or_else(String::new, |(_, said)| format!(" ({said})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(name: &str, ready: &str, cordoned: bool) -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+            "spec": {"unschedulable": cordoned},
+            "status": {"conditions": [{"type": "Ready", "status": ready, "message": "Kubelet stopped posting node status."}]},
+        }))
+        .unwrap()
+    }
+
+    fn volume(hosts: &[&str]) -> (String, PersistentVolume) {
+        let expressions = json!([{"key": "kubernetes.io/hostname", "operator": "In", "values": hosts}]);
+        let affinity = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": expressions}]}});
+        let affinity = if hosts.is_empty() { json!(null) } else { affinity };
+        ("data".to_owned(), serde_json::from_value(json!({"spec": {"nodeAffinity": affinity}})).unwrap())
+    }
+
+    #[test]
+    fn a_claim_is_told_with_the_node_that_holds_it() {
+        let nodes = [node("a", "True", false), node("b", "Unknown", false), node("c", "True", true)];
+        let of = |hosts: &[&str]| judge("ctx", "ns", &nodes, &[volume(hosts)]);
+        for (hosts, evidence, remedy) in [
+            (
+                &["b"][..],
+                "the claim ns/data is bound to the node b, which is not ready (Kubelet stopped posting node status.)",
+                "bring the node b back (of a local cluster",
+            ),
+            (&["c"], "the claim ns/data is bound to the node c, which is cordoned", "kubectl --context ctx uncordon c"),
+            (
+                &["d"],
+                "the claim ns/data is bound to the node d, which is gone",
+                "bring the node d back: the data is on its disk",
+            ),
+        ] {
+            let found = of(hosts);
+            assert_eq!(found.evidence, [evidence]);
+            assert!(found.remedy.as_deref().unwrap().starts_with(remedy), "{found:?}");
+        }
+        // What can be used on a node that takes pods is not what is in the way.
+        assert_eq!(of(&["a"]), Placement::default());
+        assert_eq!(of(&["b", "a"]), Placement::default());
+        assert_eq!(of(&[]), Placement::default());
+        assert_eq!(of(&["c", "d"]).evidence.len(), 2);
+        assert!(of(&["c", "d"]).remedy.unwrap().starts_with("bring the node d back"), "the worse one");
+    }
+
+    #[test]
+    fn without_claims_the_nodes_that_take_none_are_named() {
+        let nodes = [node("a", "True", false), node("c", "True", true)];
+        let found = judge("ctx", "ns", &nodes, &[]);
+        assert_eq!((found.evidence, found.remedy), (vec!["the node c is cordoned".to_owned()], None));
+        let found = judge("ctx", "ns", &nodes[1..], &[]);
+        assert_eq!(found.remedy.as_deref(), Some("kubectl --context ctx uncordon c"));
+        assert_eq!(judge("ctx", "ns", &nodes[..1], &[]), Placement::default());
+    }
+}
