@@ -117,7 +117,8 @@ impl Fetcher {
                 }
                 StatusCode::PARTIAL_CONTENT => {}
                 // A server that knows no ranges.
-                StatusCode::OK => there = from_start(&mut file)?,
+                StatusCode::OK if there > 0 => there = from_start(&mut file)?,
+                StatusCode::OK => {}
                 _ => return Err(refused(url, &response)),
             }
             let too_large = || error(Kind::Invalid, url, &format!("is larger than {most} bytes"));

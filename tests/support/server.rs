@@ -77,8 +77,9 @@ impl Answer {
         match from {
             None => Self::new(200, content),
             Some(from) if from >= length => Self::new(416, "").with("Content-Range", format!("bytes */{length}")),
-            Some(from) => Self::new(206, &content[from..])
-                .with("Content-Range", format!("bytes {from}-{}/{length}", length - 1)),
+            Some(from) => {
+                Self::new(206, &content[from..]).with("Content-Range", format!("bytes {from}-{}/{length}", length - 1))
+            }
         }
     }
 
