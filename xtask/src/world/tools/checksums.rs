@@ -30,8 +30,11 @@ pub fn digest_in(text: &str, form: Form, name: &str) -> Result<Digest, String> {
     };
     found.dedup();
     let [digest] = found[..] else {
-        let (what, count) = (if form == Form::Named { name } else { "one digest" }, found.len());
-        return Err(format!("expected {what} there, found {count} lines of it"));
+        return Err(match (form, found.len()) {
+            (Form::Bare, count) => format!("expected a digest alone, found {count} lines"),
+            (Form::Named, 0) => format!("names no {name}"),
+            (Form::Named, count) => format!("names {name} with {count} digests"),
+        });
     };
     // Nobody's file says it in capitals but one made on Windows.
     Digest::parse(&format!("sha256:{}", digest.to_ascii_lowercase()))
@@ -56,12 +59,12 @@ mod tests {
         let twice = format!("{a}  x\n{a}  ./x\n");
         assert_eq!(read(&twice, Form::Named, "x"), Ok(format!("sha256:{a}")));
         for (text, form, part) in [
-            (list.as_str(), Form::Bare, "one digest"),
-            (list.as_str(), Form::Named, "expected x"),
-            ("", Form::Bare, "one digest"),
+            (list.as_str(), Form::Bare, "a digest alone, found"),
+            (list.as_str(), Form::Named, "names no x"),
+            ("", Form::Bare, "a digest alone, found"),
             ("<html>Not Found</html>", Form::Bare, "64 hexadecimal digits"),
             ("0123  x", Form::Named, "64 hexadecimal digits"),
-            (&format!("{a}  x\n{b}  x\n"), Form::Named, "found 2 lines"),
+            (&format!("{a}  x\n{b}  x\n"), Form::Named, "names x with 2 digests"),
         ] {
             assert!(read(text, form, "x").unwrap_err().contains(part), "{text} {form:?}");
         }
