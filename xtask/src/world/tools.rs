@@ -243,18 +243,22 @@ impl Tool {
             }
         };
         let told = |reason: &str| format!("not downloaded, to be built from its Go module: {reason}");
-        let reason = match had {
+        let (reason, advice) = match had {
             Had::There(path) => return Ok(path),
             Had::Not(reason) => {
                 reporter.note(&self.name, told(&reason));
-                reason
+                let advice = match &self.archive {
+                    Err(_) => "cargo xtask tools --update, where the internet is reached, so that it is downloaded",
+                    Ok(_) => "see that its archive is reached (HTTPS_PROXY, SSL_CERT_FILE)",
+                };
+                (reason, advice)
             }
             Had::Wrong(reason) => {
                 reporter.warn(&self.name, told(&reason));
-                reason
+                (reason, "ask its project which of the two digests is the archive's")
             }
         };
-        self.program.build(cache, reporter).await.map_err(|failure| self.neither(&reason, failure))
+        self.program.build(cache, reporter).await.map_err(|failure| self.neither(&reason, advice, failure))
     }
 
     /// Whether only a Go toolchain brings it in, as far as that shows without asking anybody.
@@ -273,23 +277,17 @@ impl Tool {
     }
 
     /// The one failure of both ways.
-    fn neither(&self, download: &str, mut built: Failure) -> Failure {
+    fn neither(&self, download: &str, advice: &str, mut built: Failure) -> Failure {
         let (name, version) = (&self.name, &self.version);
-        if !matches!(built.code, Code::GoMissing | Code::ToolBuildFailed) {
-            return built;
-        }
-        built.message = format!("{name} {version} is neither downloaded nor built: {}", built.message);
-        let resolve = match &self.archive {
-            Err(_) => "cargo xtask tools --update, where the internet is reached, so that it is downloaded",
-            Ok(_) => "see that its archive is reached (HTTPS_PROXY, SSL_CERT_FILE)",
-        };
         let remedy = match built.code {
             Code::GoMissing => "install Go 1.26 or newer (https://go.dev/doc/install)",
-            _ => "correct what the log says",
+            Code::ToolBuildFailed => "correct what the log says",
+            _ => return built,
         };
+        built.message = format!("{name} {version} is neither downloaded nor built: {}", built.message);
         built
             .evidence(format!("not downloaded: {download}"))
-            .remedy(format!("{remedy}; or {resolve}; or put {name} {version} on PATH"))
+            .remedy(format!("{remedy}; or {advice}; or put {name} {version} on PATH"))
     }
 }
 
