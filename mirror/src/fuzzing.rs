@@ -27,6 +27,7 @@ pub type Parser = (&'static str, fn(&[u8]));
 
 pub const PARSERS: &[Parser] = &[
     ("challenge", challenge),
+    ("content-range", content_range),
     ("docker-config", docker_config),
     ("endpoint", endpoint),
     ("image-list", image_list),
@@ -60,6 +61,10 @@ fn challenge(bytes: &[u8]) {
     if let Some(Challenge::Bearer { realm, service, .. }) = Challenge::of(&headers) {
         let _ = crate::auth::token_request(&realm, service.as_deref(), &["repository:a:pull".to_owned()], None).url;
     }
+}
+
+fn content_range(bytes: &[u8]) {
+    let _ = crate::fetch::content_range(&text(bytes));
 }
 
 fn token(bytes: &[u8]) {
@@ -204,6 +209,7 @@ mod tests {
                 r#"{"auths":{"https://index.docker.io/v1/":{"auth":"YW5uYTpzM2NyZXQ="},"quay.io":{"username":"u","password":"p","auth":null},"x.azurecr.io":{"auth":"MDAwMDo=","identitytoken":"t"},"http://registry.example:5000/v2/":null},"credsStore":"desktop","credHelpers":{"gcr.io":"gcloud","x":null},"HttpHeaders":{"User-Agent":"Docker-Client"},"detachKeys":"ctrl-e,e"}"#,
                 r#"{"auths":null}"#,
             ]),
+            "content-range" => texts(&["bytes 5-9/10", "bytes */18446744073709551615"]),
             "link" => {
                 texts(&[r#"</v2/a/referrers/sha256:0?n=2&last=x>; rel="next", <https://x>; rel=prev; title="a, b""#])
             }

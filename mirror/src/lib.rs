@@ -1,5 +1,6 @@
 //! Gets images from one registry into another by digest, streaming, and says
-//! what is missing there. Speaks the OCI distribution spec; prints nothing.
+//! what is missing there. Speaks the OCI distribution spec; prints nothing. Single files by
+//! their URL come the same way: by the same proxies, certificates and patience.
 
 mod archive;
 mod auth;
@@ -10,6 +11,7 @@ mod credentials;
 mod digest;
 mod endpoint;
 mod error;
+mod fetch;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -36,6 +38,7 @@ pub use credentials::{AuthConfig, Credential, Credentials};
 pub use digest::Digest;
 pub use endpoint::Endpoint;
 pub use error::{Error, Kind};
+pub use fetch::{FetchEvent, Fetcher};
 pub use lock::{Child, ImageList, ImagesLock, ListedImage, LockedImage, Mode, Platform, Role};
 pub use manifest::ManifestCache;
 pub use no_proxy::NoProxy;

@@ -71,6 +71,7 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (mut http, trust) = (self.http.clone(), self.trust.clone());
         let proxy = self.proxies.to(&uri).cloned();
+        let uri = if proxy.is_some() { with_port(uri) } else { uri };
         Box::pin(async move {
             let Some(proxy) = proxy else { return Ok(http.call(uri).await?.into()) };
             let led = tokio::time::timeout(TUNNEL_TIMEOUT, through(&proxy, uri, http, &trust)).await;
@@ -78,6 +79,16 @@ impl Service<Uri> for Connector {
             led.map_err(|error| ProxyFailed { proxy: proxy.address(), error }.into())
         })
     }
+}
+
+/// With the scheme's own port written out: a tunnel without one leads to that of HTTPS.
+fn with_port(uri: Uri) -> Uri {
+    let Some(host) = uri.host().filter(|_| uri.port().is_none() && uri.scheme_str() == Some("http")) else {
+        return uri;
+    };
+    let authority = format!("{host}:80");
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    Uri::builder().scheme("http").authority(authority).path_and_query(path).build().unwrap_or(uri)
 }
 
 async fn through(

@@ -1,6 +1,8 @@
 //! What public registries answer, against a registry in memory: each of these was met
 //! by somebody with Docker Hub, GHCR, Quay, GitLab, ECR, ACR, Harbor, Nexus or Artifactory.
 
+#[path = "world/fetch.rs"]
+mod fetch;
 #[path = "world/ping.rs"]
 mod ping;
 #[path = "world/server.rs"]

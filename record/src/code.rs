@@ -168,6 +168,8 @@ codes! {
         "kubectl --context {context} -n {namespace} logs {object}";
     QuotaExceeded = "quota-exceeded", NotReady, "a quota or limit of the namespace does not allow it",
         "kubectl --context {context} -n {namespace} describe quota,limitrange";
+    ToolUnresolved = "tool-unresolved", NotReady, "a project's checksum file does not tell the digest of a tool's archive";
+    ToolVersion = "tool-version", NotReady, "the release archive of a tool holds another version than the pinned one";
     Unauthenticated = "unauthenticated", NotReady, "the API server does not accept the kubeconfig's credentials";
     Unschedulable = "unschedulable", NotReady, "no node can take the pod",
         "kubectl --context {context} -n {namespace} describe {object}";

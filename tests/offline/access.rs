@@ -285,13 +285,13 @@ fn pathdiff(from: &Path, to: &Path) -> PathBuf {
 }
 
 /// A proxy that takes CONNECT, and leads to wherever it is told, whatever it is asked for.
-struct Proxy {
-    address: String,
+pub struct Proxy {
+    pub address: String,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
-    fn before(upstream: &str, answer: &'static str) -> Self {
+    pub fn before(upstream: &str, answer: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -320,28 +320,38 @@ impl Proxy {
         Self { address, seen }
     }
 
-    fn seen(&self) -> Vec<String> {
+    pub fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
 }
 
-const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+pub const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// An API server with TLS, for the name `api.example`; and its authority.
 fn api_with_tls(machine: &Machine) -> (Server, String) {
+    server_with_tls(machine.folder.path(), "api.example", nothing)
+}
+
+/// A server with TLS, for that name; and its authority, whose files lie in this folder.
+pub fn server_with_tls(
+    folder: &Path,
+    name: &str,
+    answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+) -> (Server, String) {
     let shell = support::shell();
-    shell.change_dir(machine.folder.path());
+    shell.change_dir(folder);
     let openssl = |arguments: &[&str]| {
         let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
         cmd!(shell, "openssl req -x509 {arguments...} {key...}").quiet().ignore_stderr().run().unwrap();
     };
     openssl(&["-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"]);
     let leaf = ["-subj", "/CN=api", "-keyout", "key.pem", "-out", "cert.pem", "-CA", "ca.pem", "-CAkey", "ca.key"];
-    let names = ["-addext", "subjectAltName=DNS:api.example", "-addext", "basicConstraints=critical,CA:FALSE"];
+    let name = format!("subjectAltName=DNS:{name}");
+    let names = ["-addext", &name, "-addext", "basicConstraints=critical,CA:FALSE"];
     openssl(&[&leaf[..], &names].concat());
     use rustls::pki_types::pem::PemObject;
-    let certificate = rustls::pki_types::CertificateDer::from_pem_file(machine.path("cert.pem")).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(machine.path("key.pem")).unwrap();
+    let certificate = rustls::pki_types::CertificateDer::from_pem_file(folder.join("cert.pem")).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(folder.join("key.pem")).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -349,11 +359,11 @@ fn api_with_tls(machine: &Machine) -> (Server, String) {
         .with_single_cert(vec![certificate], key)
         .unwrap();
     let config = Arc::new(config);
-    let api = Server::over("127.0.0.1:0", nothing, move |stream| {
+    let api = Server::over("127.0.0.1:0", answer, move |stream| {
         let session = rustls::ServerConnection::new(config.clone()).unwrap();
         Box::new(rustls::StreamOwned::new(session, stream))
     });
-    (api, machine.path("ca.pem").to_str().unwrap().to_owned())
+    (api, folder.join("ca.pem").to_str().unwrap().to_owned())
 }
 
 #[test]

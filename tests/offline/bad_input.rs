@@ -171,10 +171,10 @@ fn a_full_disk_in_the_cache_folder_is_named() {
 }
 
 /// A file system of 1 MiB, unmounted when dropped.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn at(folder: &Path) -> Self {
+    pub fn at(folder: &Path) -> Self {
         let shell = shell();
         let mounted = cmd!(shell, "mount -t tmpfs -o size=1m tmpfs {folder}").quiet().run();
         mounted.expect("this test mounts a small file system, and must be root for it");

@@ -48,6 +48,13 @@ pub enum Answer {
         headers: Vec<(String, String)>,
         body: Vec<u8>,
     },
+    /// The first bytes of an answer that says it is as long as that: then the connection ends,
+    /// or, held, stays open with nothing more to come.
+    Part {
+        of: Box<Self>,
+        bytes: usize,
+        held: bool,
+    },
     /// The first lines of a watch, whose connection then stays open until the client leaves.
     Watch(Vec<String>),
     /// The first lines of a watch, whose connection then ends.
@@ -61,6 +68,24 @@ pub enum Answer {
 impl Answer {
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self::Full { status, headers: Vec::new(), body: body.into() }
+    }
+
+    /// What is asked for of a file (RFC 9110, 14.2), and its rest by `Range: bytes=N-`.
+    pub fn file(request: &Request, content: &[u8]) -> Self {
+        let range = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
+        let (length, from) = (content.len(), range.map(|from| from.parse::<usize>().unwrap()));
+        match from {
+            None => Self::new(200, content),
+            Some(from) if from >= length => Self::new(416, "").with("Content-Range", format!("bytes */{length}")),
+            Some(from) => {
+                Self::new(206, &content[from..]).with("Content-Range", format!("bytes {from}-{}/{length}", length - 1))
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn cut_after(self, bytes: usize, held: bool) -> Self {
+        Self::Part { of: Box::new(self), bytes, held }
     }
 
     pub fn json(status: u16, body: &serde_json::Value) -> Self {
@@ -157,7 +182,11 @@ fn serve(mut stream: BufReader<Box<dyn Connection>>, seen: &Mutex<Vec<Request>>,
             seen.push(Request { method, target, headers, body, before });
             seen[seen.len() - 1].clone()
         };
-        let (lines, held) = match answer(&request) {
+        let (answer, part) = match answer(&request) {
+            Answer::Part { of, bytes, held } => (*of, Some((bytes, held))),
+            whole => (whole, None),
+        };
+        let (lines, held) = match answer {
             Answer::Full { status, headers, body } => {
                 // Clients quote it: containerd, whose words the tool reads, says "429 Too Many Requests".
                 let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
@@ -169,11 +198,17 @@ fn serve(mut stream: BufReader<Box<dyn Connection>>, seen: &Mutex<Vec<Request>>,
                 }
                 headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
                 let body = if request.method == "HEAD" { &[] } else { &body[..] };
-                let stream = stream.get_mut();
-                stream.write_all(&[head.as_bytes(), b"\r\n", body].concat())?;
-                stream.flush()?;
-                continue;
+                let body = part.map_or(body, |(bytes, _)| &body[..bytes.min(body.len())]);
+                let writing = stream.get_mut();
+                writing.write_all(&[head.as_bytes(), b"\r\n", body].concat())?;
+                writing.flush()?;
+                match part {
+                    None => continue,
+                    Some((_, true)) => return until_it_ends(&mut stream),
+                    Some((_, false)) => return Ok(()),
+                }
             }
+            Answer::Part { .. } => return Ok(()),
             Answer::Watch(lines) => (lines, true),
             Answer::WatchThatEnds(lines) => (lines, false),
             Answer::Cut => return Ok(()),

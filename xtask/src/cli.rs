@@ -92,8 +92,8 @@ pub enum Command {
     Checklist(checklist::Args),
     /// Show a run: one HTML page with its timeline, or Markdown
     Report(report::Args),
-    /// Find or build the pinned tools, and print how to use them
-    Tools,
+    /// Find, download or build the pinned tools, and print how to use them
+    Tools(tools::Args),
     /// Check this machine, with the fix for each finding
     Doctor,
     /// Build what a machine without internet lacks (docs/lab.md)
@@ -120,7 +120,7 @@ impl Command {
             Self::Open(_) => "open",
             Self::Checklist(_) => "checklist",
             Self::Report(_) => "report",
-            Self::Tools => "tools",
+            Self::Tools(_) => "tools",
             Self::Doctor => "doctor",
             Self::Lab => "lab",
             Self::Script { .. } => "script",
@@ -159,7 +159,7 @@ async fn carry_out(context: &Context, command: &Command) -> Result<Done, Failure
         Command::Open(args) => open::run(context, args).await,
         Command::Checklist(args) => checklist::run(context, args).await,
         Command::Report(args) => report::run(context, args).await,
-        Command::Tools => tools::run(context).await,
+        Command::Tools(args) => tools::run(context, args).await,
         Command::Doctor => doctor::run(context).await,
         Command::Lab => lab::run(context).await,
         Command::Script { script } => script::run(context, script).await,

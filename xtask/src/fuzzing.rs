@@ -44,6 +44,7 @@ pub const PARSERS: &[Parser] = &[
     ("answer", answer),
     ("chart-template", chart_template),
     ("checklist", kept_checklist),
+    ("checksums", checksums_file),
     ("docker", docker_answer),
     ("duration", duration),
     ("env.yaml", env_yaml),
@@ -71,6 +72,7 @@ pub const PARSERS: &[Parser] = &[
     ("registry-hosting", hosting),
     ("rendered", rendered_manifests),
     ("service", service),
+    ("tools.lock", tools_lock),
 ];
 
 fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
@@ -228,6 +230,18 @@ fn images_lock(bytes: &[u8]) {
 fn go_mod(bytes: &[u8]) {
     let text = text(bytes);
     let _ = (tools::pin(&text), tools::prints_version(&text, "v4.3.1"));
+}
+
+fn checksums_file(bytes: &[u8]) {
+    for form in [tools::checksums::Form::Named, tools::checksums::Form::Bare] {
+        let _ = tools::checksums::digest_in(&text(bytes), form, "k3d-linux-amd64");
+    }
+}
+
+fn tools_lock(bytes: &[u8]) {
+    if let Ok(lock) = tools::lock::Lock::parse(file(), &text(bytes)) {
+        let _ = lock.digest("helm", "linux/amd64", "v4.3.1");
+    }
 }
 
 fn chart_template(bytes: &[u8]) {
@@ -448,6 +462,13 @@ mod tests {
             "go.mod" => files(&["infra/tools/helm/go.mod"]).into_iter().chain(texts(&[
                 "module x\n\ntool helm.sh/helm/v4/cmd/helm\n\nrequire (\n\thelm.sh/helm v1.0.0 // indirect\n\thelm.sh/helm/v4 v4.3.1\n)\n",
                 "v4.3.1+g1234567\nclient: v1.36.0 {\"gitVersion\":\"v4.3.1\"}",
+            ])).collect::<Vec<_>>(),
+            "checksums" => texts(&[
+                "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  _dist/k3d-linux-amd64\r\n",
+                "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855",
+            ]),
+            "tools.lock" => files(&["infra/tools/tools.lock"]).into_iter().chain(texts(&[
+                "version: 1\ntools:\n  helm:\n    linux/amd64: {version: v4.3.1, digest: 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'}\n",
             ])).collect::<Vec<_>>(),
             "helm-release" => texts(&[RELEASE]),
             "helm-payload" => {

@@ -8,7 +8,7 @@ use crate::files::cache_dir;
 use crate::run::context::Context;
 use crate::run::reporter::RunningStep;
 use crate::world::docker::{self, Container};
-use crate::world::engine;
+use crate::world::{engine, tools};
 use run_record::{Code, Failure, Step, StepKind};
 
 struct Check {
@@ -18,7 +18,7 @@ struct Check {
 }
 
 pub async fn run(context: &Context) -> Result<(), Failure> {
-    let mut checks = vec![docker().await, capability(), go(), disk(), inotify(), memory()];
+    let mut checks = vec![docker().await, capability(), go(context).await?, disk(), inotify(), memory()];
     checks.extend(ports(context).await?);
     let mut broken = 0;
     for check in &checks {
@@ -63,14 +63,27 @@ fn capability() -> Check {
     Check { name: "CAP_SYS_RESOURCE", result: Ok(seen.to_owned()) }
 }
 
-fn go() -> Check {
-    let result = match which::which("go") {
-        Ok(path) => Ok(path.display().to_string()),
-        Err(_) => {
-            Err(("not on PATH".to_owned(), "install Go 1.26 or newer, or put the pinned tools on PATH".to_owned()))
+/// Go is there, or not needed: no pinned tool has to be built.
+async fn go(context: &Context) -> Result<Check, Failure> {
+    let mut built = Vec::new();
+    let result = if let Ok(path) = which::which("go") {
+        Ok(path.display().to_string())
+    } else {
+        let cache = cache_dir()?;
+        for tool in tools::pinned(&context.tree)? {
+            if tool.has_to_be_built(&cache).await? {
+                built.push(tool.name);
+            }
+        }
+        match built.is_empty() {
+            true => Ok("not on PATH, and not needed: every pinned tool is there or downloaded".to_owned()),
+            false => Err((
+                format!("not on PATH, and there is no other way to {}", built.join(", ")),
+                "install Go 1.26 or newer, put the pinned tools on PATH, or run cargo xtask tools --update where the internet is reached".to_owned(),
+            )),
         }
     };
-    Check { name: "Go", result }
+    Ok(Check { name: "Go", result })
 }
 
 fn disk() -> Check {

@@ -1,21 +1,94 @@
-//! `cargo xtask tools`: finds or builds the pinned tools, and says how to use them.
+//! `cargo xtask tools`: finds, downloads or builds the pinned tools, and says how to use them;
+//! or records the digests of their release archives.
 
-use run_record::{Failure, Step, StepKind};
+use run_record::{Code, Failure, Step, StepKind};
 
 use crate::files;
 use crate::run::context::Context;
-use crate::world::tools;
+use crate::world::tools::lock::{Lock, Locked};
+use crate::world::tools::{self, From, download};
 
-pub async fn run(context: &Context) -> Result<(), Failure> {
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Args {
+    /// Ask the projects' checksum files for the digest of every release archive, and record
+    /// them in infra/tools/tools.lock; exit 8 if one does not tell
+    #[arg(long)]
+    pub update: bool,
+    /// Take none from PATH or out of a release archive: build them from their Go modules
+    #[arg(long, conflicts_with = "update")]
+    pub from_source: bool,
+}
+
+pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    if args.update {
+        return update(context).await;
+    }
+    let from = if args.from_source { From::Source } else { From::Anywhere };
     let (tree, reporter) = (&context.tree, &context.reporter);
     let cache = files::cache_dir()?;
     for tool in tools::pinned(tree)? {
         let step = reporter.step(Step::new(StepKind::Tool, &tool.name, &tool.version));
-        let path = tool.find_or_build(&cache, reporter).await?;
+        let path = tool.find(&cache, from, reporter).await?;
         step.unchanged(format!("{} at {path}", tool.version));
     }
-    let toolbox = tools::ensure(tree, &[], reporter).await?;
+    let toolbox = tools::ensure_from(tree, &[], from, reporter).await?;
     let bin = toolbox.search_path.split(':').next().unwrap_or_default();
     reporter.data(&format!("export PATH={bin}:$PATH"));
     Ok(())
+}
+
+/// What does not tell leaves what the lock said of it, and is named at the end.
+async fn update(context: &Context) -> Result<(), Failure> {
+    let (tree, reporter) = (&context.tree, &context.reporter);
+    let archives = tools::archives(tree)?;
+    let mut lock = Lock::read(tree)?;
+    let before = lock.clone();
+    lock.retain(|tool, platform| {
+        archives.iter().any(|archive| (&*archive.tool, &*archive.platform) == (tool, platform))
+    });
+    let step = reporter.step(Step::new(StepKind::Tool, "tools", "asking for the digests of the release archives"));
+    let told = download::ask(&archives, reporter).await?;
+    let (mut silent, mut reasons) = (Vec::new(), Vec::new());
+    for (archive, told) in archives.iter().zip(told) {
+        let (tool, platform, version) = (&archive.tool, &archive.platform, &archive.version);
+        let digest = match told {
+            Ok(digest) => digest,
+            Err(reason) => {
+                silent.push(format!("{tool} {platform}"));
+                reasons.push(reason);
+                continue;
+            }
+        };
+        match lock.entry(tool, platform) {
+            Some(known) if known.version == *version && known.digest == digest => continue,
+            // Nobody replaces what is released; whoever does has to say why.
+            Some(known) if known.version == *version => reporter.warn(
+                tool,
+                format!("{platform}: {version} was {} and is {digest} now: ask the project why", known.digest),
+            ),
+            _ => reporter.note(tool, format!("{platform}: {version} is {digest}")),
+        }
+        lock.put(tool, platform, Locked { version: version.clone(), digest });
+    }
+    let (count, path) = (archives.len(), Lock::path(tree));
+    let resolved = format!("{} of {count} archives resolved", count - silent.len());
+    if lock == before {
+        step.unchanged(format!("{resolved}, {path} is as it was"));
+    } else if context.dry_run {
+        step.unchanged(resolved);
+        reporter.planned("tools", format!("write {path}"));
+    } else {
+        lock.write(tree)?;
+        step.done_as(format!("{resolved}, in {path}"));
+    }
+    if silent.is_empty() {
+        return Ok(());
+    }
+    let message = format!("{} of {count} archives are not resolved: {}", silent.len(), silent.join(", "));
+    let mut failure = Failure::new(Code::ToolUnresolved, message).remedy(
+        "see that the addresses in infra/tools/tools.yaml are reached (HTTPS_PROXY, SSL_CERT_FILE), then run it again",
+    );
+    reasons.dedup();
+    failure.evidence = reasons;
+    Err(failure)
 }

@@ -1,4 +1,6 @@
-//! Digests of folders: what is built from one is kept under its digest.
+//! Digests of folders, under which what is built from one is kept, and of files.
+
+use std::io::Read;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use run_record::Failure;
@@ -45,4 +47,15 @@ pub fn short(hash: Sha256) -> String {
 /// Its first so many bytes, in hexadecimal.
 pub fn hex(hash: Sha256, bytes: usize) -> String {
     hash.finalize().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The whole of a file's, in hexadecimal; read piece by piece.
+pub fn of_file(path: &Utf8Path) -> std::io::Result<String> {
+    let (mut file, mut hash, mut buffer) = (std::fs::File::open(path)?, Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(hash, 32)),
+            count => hash.update(&buffer[..count]),
+        }
+    }
 }

@@ -30,6 +30,25 @@ pub async fn until<T, R>(
     }
 }
 
+/// Waits for a file that another run has locked; `told` says so, once, where it has to.
+///
+/// # Errors
+/// `interrupted`.
+pub async fn for_lock(lock: &std::fs::File, told: impl FnOnce()) -> Result<(), Failure> {
+    const EVERY: Duration = Duration::from_millis(200);
+    let mut told = Some(told);
+    let look = async || {
+        if lock.try_lock().is_ok() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if let Some(tell) = told.take() {
+            tell();
+        }
+        Ok(ControlFlow::Continue(()))
+    };
+    until(EVERY, Duration::MAX, look).await.map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

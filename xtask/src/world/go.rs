@@ -1,9 +1,6 @@
 //! Building programs from pinned Go modules (`go.mod` and `go.sum`, so that
 //! what is built is checksummed) into a cache keyed by content.
 
-use std::ops::ControlFlow;
-use std::time::Duration;
-
 use camino::{Utf8Path, Utf8PathBuf};
 use sha2::{Digest, Sha256};
 
@@ -59,7 +56,7 @@ impl Program {
         };
         std::fs::create_dir_all(folder).map_err(|error| failed("cannot create a folder", error))?;
         let lock = std::fs::File::create(folder.join("lock")).map_err(|error| failed("cannot create a file", error))?;
-        wait_for(&lock, &self.name, reporter).await?;
+        wait::for_lock(&lock, || reporter.waiting(&self.name, "another run is building it")).await?;
         if output.is_file() {
             return Ok(output);
         }
@@ -101,27 +98,13 @@ impl Program {
     }
 }
 
-/// Waits for another run that builds the same thing.
-async fn wait_for(lock: &std::fs::File, name: &str, reporter: &Reporter) -> Result<(), Failure> {
-    const EVERY: Duration = Duration::from_millis(200);
-    let mut told = false;
-    let look = async || {
-        if lock.try_lock().is_ok() {
-            return Ok(ControlFlow::Break(()));
-        }
-        if !std::mem::replace(&mut told, true) {
-            reporter.waiting(name, "another run is building it");
-        }
-        Ok(ControlFlow::Continue(()))
-    };
-    wait::until(EVERY, Duration::MAX, look).await.map(drop)
-}
-
+/// # Errors
+/// `go-missing`, with what to do about it.
 pub fn require_go() -> Result<Utf8PathBuf, Failure> {
     let go = which::which("go").ok().and_then(|path| Utf8PathBuf::from_path_buf(path).ok());
     go.ok_or_else(|| {
-        Failure::new(Code::GoMissing, "no Go toolchain on PATH: the pinned tools are built from their Go modules")
-            .remedy("install Go 1.26 or newer (https://go.dev/doc/install), or put helm, helmfile and k3d of the versions in infra/tools on PATH")
+        Failure::new(Code::GoMissing, "no Go toolchain on PATH, which builds what is pinned as a Go module")
+            .remedy("install Go 1.26 or newer (https://go.dev/doc/install)")
     })
 }
 

@@ -1,11 +1,19 @@
 //! The pinned tools: helm, helmfile, k3d, kubectl. Their versions stand in
-//! `infra/tools/NAME/go.mod`; a tool of that version on PATH is used as it is,
-//! otherwise it is built from its module into the cache.
+//! `infra/tools/NAME/go.mod`. A tool of that version on PATH is used as it is; otherwise
+//! its release archive is downloaded into the cache, if `tools.lock` has the digest, and where
+//! it has none or nobody answers, it is built from its module, into a place of its own.
+
+pub mod archive;
+pub mod checksums;
+pub mod download;
+pub mod lock;
+mod unpack;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use image_mirror::Digest;
 use serde::Deserialize;
 
 use crate::files;
@@ -17,12 +25,17 @@ use crate::run::reporter::Reporter;
 use crate::world::go::Program;
 use crate::world::kubernetes;
 use crate::world::process;
-use run_record::Failure;
+use archive::{Archive, Template};
+use download::Had;
+use lock::Lock;
+use run_record::{Code, Failure};
 
 /// `infra/tools/tools.yaml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ToolsFile {
+    /// Those with release archives, `os/arch`.
+    platforms: Vec<String>,
     tools: BTreeMap<String, ToolEntry>,
 }
 
@@ -36,6 +49,17 @@ struct ToolEntry {
     environment: BTreeMap<String, String>,
     /// The Go variable that holds the version.
     stamp: String,
+    /// None: it is always built.
+    archive: Option<Template>,
+}
+
+/// What may be taken where a tool is not there yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// PATH, the release archive, the Go module: the first that has it.
+    Anywhere,
+    /// What is built here from the Go module, and nothing else.
+    Source,
 }
 
 #[derive(Clone, Debug)]
@@ -44,6 +68,8 @@ pub struct Tool {
     /// With its leading `v`, as Go modules have it.
     pub version: String,
     program: Program,
+    /// The release archive for this machine with its digest, or why there is none to take.
+    archive: Result<(Archive, Digest), String>,
     version_arguments: Vec<String>,
     environment: BTreeMap<String, String>,
 }
@@ -83,20 +109,53 @@ impl Toolbox {
     }
 }
 
+const FILE: &str = "infra/tools/tools.yaml";
+
 /// Every tool that the tree pins.
+///
+/// # Errors
+/// `usage` for a file below `infra/tools` that is not as it should be.
 pub fn pinned(tree: &Tree) -> Result<Vec<Tool>, Failure> {
-    let file: ToolsFile = read_yaml(&tree.path("infra/tools/tools.yaml"))?;
-    file.tools
-        .into_iter()
-        .map(|(name, entry)| {
-            let module = tree.path("infra/tools").join(&name);
-            let (package, version) = pinned_in(&module.join("go.mod"))?;
-            let stamp = Some(format!("{}={version}", entry.stamp));
-            let program = Program { name: name.clone(), module, package, stamp };
-            let (version_arguments, environment) = (entry.version, entry.environment);
-            Ok(Tool { name, version, program, version_arguments, environment })
-        })
-        .collect()
+    let file: ToolsFile = read_yaml(&tree.path(FILE))?;
+    let (lock, here) = (Lock::read(tree)?, archive::here());
+    let tools = file.tools.into_iter().map(|(name, entry)| {
+        let module = tree.path("infra/tools").join(&name);
+        let (package, version) = pinned_in(&module.join("go.mod"))?;
+        let template = entry.archive.filter(|_| file.platforms.contains(&here));
+        let archive = template.map(|template| fill(tree, &template, &name, &version, &here)).transpose()?;
+        let archive = match (archive, lock.digest(&name, &here, &version)) {
+            (Some(archive), Some(digest)) => Ok((archive, digest.clone())),
+            (Some(_), None) => Err(format!("tools.lock has no digest of the archive of {version} for {here}")),
+            (None, _) => Err(format!("tools.yaml names no archive for {here}")),
+        };
+        let stamp = Some(format!("{}={version}", entry.stamp));
+        let program = Program { name: name.clone(), module, package, stamp };
+        let (version_arguments, environment) = (entry.version, entry.environment);
+        Ok(Tool { name, version, program, archive, version_arguments, environment })
+    });
+    tools.collect()
+}
+
+/// The release archives of every tool in its pinned version, for all platforms.
+///
+/// # Errors
+/// As [`pinned`].
+pub fn archives(tree: &Tree) -> Result<Vec<Archive>, Failure> {
+    let file: ToolsFile = read_yaml(&tree.path(FILE))?;
+    let mut archives = Vec::new();
+    for (name, entry) in file.tools {
+        let Some(template) = entry.archive else { continue };
+        let (_, version) = pinned_in(&tree.path("infra/tools").join(&name).join("go.mod"))?;
+        for platform in &file.platforms {
+            archives.push(fill(tree, &template, &name, &version, platform)?);
+        }
+    }
+    Ok(archives)
+}
+
+fn fill(tree: &Tree, template: &Template, tool: &str, version: &str, platform: &str) -> Result<Archive, Failure> {
+    let filled = template.fill(tool, version, platform);
+    filled.map_err(|reason| Failure::usage(format!("{}: {reason}", tree.path(FILE))))
 }
 
 /// The `tool` package of a go.mod, and the version of the module that holds it.
@@ -124,28 +183,111 @@ pub(crate) fn pin(text: &str) -> Result<(String, String), String> {
 }
 
 impl Tool {
-    /// The tool on PATH, if it has the pinned version.
-    async fn on_path(&self) -> Option<Utf8PathBuf> {
-        let path = Utf8PathBuf::from_path_buf(which::which(&self.name).ok()?).ok()?;
-        let mut command = process::command(&path);
+    /// The tool on PATH, if it has the pinned version. What is in our own folder of links is
+    /// not, whichever way it came there.
+    async fn on_path(&self, bin: &Utf8Path) -> Option<Utf8PathBuf> {
+        let bin = bin.canonicalize().ok();
+        let is_ours = |path: &std::path::Path| {
+            bin.is_some() && path.parent().and_then(|folder| folder.canonicalize().ok()) == bin
+        };
+        let path = which::which_all(&self.name).ok()?.find(|path| !is_ours(path))?;
+        let path = Utf8PathBuf::from_path_buf(path).ok()?;
+        self.has_its_version(&path).await.ok().map(|()| path)
+    }
+
+    /// Whether a program tells the pinned version; the error is what it tells.
+    async fn has_its_version(&self, path: &Utf8Path) -> Result<(), String> {
+        let mut command = process::command(path);
         command.args(&self.version_arguments).envs(&self.environment);
         // What it says counts, not how it ends: a tool may find more to complain about
         // (a newer version that it could not ask for, a plugin that is broken). One
         // that does not answer is not used.
-        let answer = process::capture_within(command, VERSION).await.ok()?;
-        prints_version(&answer.stdout, &self.version).then_some(path)
+        let answer = process::capture_within(command, VERSION).await.map_err(|failure| failure.message)?;
+        match prints_version(&answer.stdout, &self.version) {
+            true => Ok(()),
+            false => Err(format!("it says {:?}", answer.stdout.lines().next().unwrap_or_default().trim())),
+        }
     }
 
-    /// Where the tool is: on PATH, in the cache, or built now.
-    pub async fn find_or_build(&self, cache: &Utf8Path, reporter: &Reporter) -> Result<Utf8PathBuf, Failure> {
-        let cached = self.program.cached(cache)?;
-        if cached.is_file() {
-            return Ok(cached);
+    /// Where it is in the cache, at no more cost than a look: built here before, which is only
+    /// done where there is no other way or somebody asks for it, or out of its archive.
+    pub fn cached(&self, cache: &Utf8Path, from: From) -> Result<Option<Utf8PathBuf>, Failure> {
+        let built = self.program.cached(cache)?;
+        if built.is_file() {
+            return Ok(Some(built));
         }
-        if let Some(path) = self.on_path().await {
+        let downloaded = self.archive.as_ref().ok().filter(|_| from == From::Anywhere);
+        Ok(downloaded.map(|(archive, digest)| archive.cached(cache, digest)).filter(|path| path.is_file()))
+    }
+
+    /// Where the tool is: in the cache, on PATH, downloaded or built now.
+    ///
+    /// # Errors
+    /// `go-missing`, `tool-build-failed` where no way leads to it; `tool-version` where the
+    /// archive has another version; `disk-full`.
+    pub async fn find(&self, cache: &Utf8Path, from: From, reporter: &Reporter) -> Result<Utf8PathBuf, Failure> {
+        if let Some(path) = self.cached(cache, from)? {
             return Ok(path);
         }
-        self.program.build(cache, reporter).await
+        if from == From::Source {
+            return self.program.build(cache, reporter).await;
+        }
+        if let Some(path) = self.on_path(&cache.join("bin")).await {
+            return Ok(path);
+        }
+        let had = match &self.archive {
+            Err(reason) => Had::Not(reason.clone()),
+            Ok((archive, digest)) => {
+                let check = async |path: &Utf8Path| self.require_version(path, archive).await;
+                archive.download(cache, digest, reporter, check).await?
+            }
+        };
+        let told = |reason: &str| format!("not downloaded, to be built from its Go module: {reason}");
+        let (reason, advice) = match had {
+            Had::There(path) => return Ok(path),
+            Had::Not(reason) => {
+                reporter.note(&self.name, told(&reason));
+                let advice = match &self.archive {
+                    Err(_) => "cargo xtask tools --update, where the internet is reached, so that it is downloaded",
+                    Ok(_) => "see that its archive is reached (HTTPS_PROXY, SSL_CERT_FILE)",
+                };
+                (reason, advice)
+            }
+            Had::Wrong(reason) => {
+                reporter.warn(&self.name, told(&reason));
+                (reason, "ask its project which of the two digests is the archive's")
+            }
+        };
+        self.program.build(cache, reporter).await.map_err(|failure| self.neither(&reason, advice, failure))
+    }
+
+    /// Whether only a Go toolchain brings it in, as far as that shows without asking anybody.
+    pub async fn has_to_be_built(&self, cache: &Utf8Path) -> Result<bool, Failure> {
+        let there = self.archive.is_ok() || self.cached(cache, From::Anywhere)?.is_some();
+        Ok(!there && self.on_path(&cache.join("bin")).await.is_none())
+    }
+
+    async fn require_version(&self, path: &Utf8Path, archive: &Archive) -> Result<(), Failure> {
+        self.has_its_version(path).await.map_err(|told| {
+            let message = format!("{} holds another {} than {}", archive.url, self.name, self.version);
+            Failure::new(Code::ToolVersion, message)
+                .evidence(told)
+                .remedy("cargo xtask tools --from-source   # builds it instead; the archive's address stands in infra/tools/tools.yaml")
+        })
+    }
+
+    /// The one failure of both ways.
+    fn neither(&self, download: &str, advice: &str, mut built: Failure) -> Failure {
+        let (name, version) = (&self.name, &self.version);
+        let remedy = match built.code {
+            Code::GoMissing => "install Go 1.26 or newer (https://go.dev/doc/install)",
+            Code::ToolBuildFailed => "correct what the log says",
+            _ => return built,
+        };
+        built.message = format!("{name} {version} is neither downloaded nor built: {}", built.message);
+        built
+            .evidence(format!("not downloaded: {download}"))
+            .remedy(format!("{remedy}; or {advice}; or put {name} {version} on PATH"))
     }
 }
 
@@ -173,13 +315,24 @@ fn is_version(word: &str) -> bool {
     numbers.len() == 3 && numbers.iter().all(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Finds or builds the named tools (all of them for an empty list).
+/// The named tools (all of them for an empty list), each in the cheapest way that leads to it.
+///
+/// # Errors
+/// As [`Tool::find`].
 pub async fn ensure(tree: &Tree, names: &[&str], reporter: &Reporter) -> Result<Toolbox, Failure> {
+    ensure_from(tree, names, From::Anywhere, reporter).await
+}
+
+/// As [`ensure`], out of what may be taken.
+///
+/// # Errors
+/// As [`Tool::find`].
+pub async fn ensure_from(tree: &Tree, names: &[&str], from: From, reporter: &Reporter) -> Result<Toolbox, Failure> {
     let cache = files::cache_dir()?;
     let (mut paths, mut environments) = (BTreeMap::new(), BTreeMap::new());
     for tool in pinned(tree)? {
         if names.is_empty() || names.contains(&tool.name.as_str()) {
-            let path = tool.find_or_build(&cache, reporter).await?;
+            let path = tool.find(&cache, from, reporter).await?;
             paths.insert(tool.name.clone(), path);
             environments.insert(tool.name, tool.environment);
         }
@@ -227,8 +380,10 @@ mod tests {
         let program = Program { name: path.to_string(), module: path.clone(), package: String::new(), stamp: None };
         let environment = BTreeMap::from([("QUIET".to_owned(), "true".to_owned())]);
         let version_arguments = vec!["version".to_owned()];
-        let tool = Tool { name: path.to_string(), version: "v1.8.0".into(), program, version_arguments, environment };
-        tool.on_path().await.is_some()
+        let (version, archive) = ("v1.8.0".to_owned(), Err(String::new()));
+        let tool = Tool { name: path.to_string(), version, program, archive, version_arguments, environment };
+        assert_eq!(tool.on_path(path.parent().unwrap()).await, None, "a link of our own");
+        tool.on_path("/nowhere".into()).await.is_some()
     }
 
     #[tokio::test]

@@ -1,0 +1,187 @@
+//! Asks a project's servers: for the digests of its release archives, and for an archive,
+//! which is kept in the cache under its digest and used only if it has that digest.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use futures_util::future::join_all;
+use image_mirror::{Digest, FetchEvent, Fetcher, Kind, RetryPolicy};
+use indicatif::BinaryBytes;
+
+use crate::files;
+use crate::run::interrupt::Interrupt;
+use crate::run::reporter::Reporter;
+use crate::run::wait;
+use crate::world::proxies;
+use crate::world::tools::archive::Archive;
+use crate::world::tools::{checksums, unpack};
+use run_record::{Code, Failure, Step, StepKind};
+
+/// There is another way, so nobody is waited for as long as for an image.
+const RETRY: RetryPolicy = RetryPolicy {
+    tries: 3,
+    base: Duration::from_millis(500),
+    cap: Duration::from_secs(5),
+    patience: Duration::from_secs(30),
+    stall: Duration::from_secs(15),
+};
+
+/// What a checksum file may hold, in bytes.
+const CHECKSUMS: usize = 1 << 20;
+
+/// What an archive may hold, in bytes.
+const MOST: u64 = 512 << 20;
+
+/// What the disk must have free before a download starts: archive and binary of the largest
+/// tool take 80 MiB.
+const FREE: u64 = 256 << 20;
+
+/// What became of a download.
+pub enum Had {
+    There(Utf8PathBuf),
+    /// Why not; the tool may still be had in another way.
+    Not(String),
+    /// It is not what the lock names.
+    Wrong(String),
+}
+
+/// The digest of each of these archives, as the project's own checksum file says, or why it is
+/// not known. Each file is asked for once, all of them at the same time.
+///
+/// # Errors
+/// `usage` for a proxy that is mistyped; `interrupted`.
+pub async fn ask(archives: &[Archive], reporter: &Reporter) -> Result<Vec<Result<Digest, String>>, Failure> {
+    let fetcher = Fetcher::new(&proxies::named()?, RETRY);
+    let mut urls: Vec<&str> = archives.iter().map(|archive| archive.checksums.as_str()).collect();
+    urls.sort_unstable();
+    urls.dedup();
+    let texts = urls.iter().map(|url| fetcher.text(url, CHECKSUMS, |event| tell("tools", &event, reporter)));
+    let texts = Interrupt::global().or(join_all(texts)).await?;
+    let digest = |archive: &Archive| {
+        let url = archive.checksums.as_str();
+        let text = urls.iter().position(|other| *other == url).and_then(|at| texts.get(at));
+        let text = text.ok_or_else(|| format!("{url}: was not asked"))?.as_ref().map_err(ToString::to_string)?;
+        checksums::digest_in(text, archive.form, archive.name()).map_err(|reason| format!("{url}: {reason}"))
+    };
+    Ok(archives.iter().map(digest).collect())
+}
+
+impl Archive {
+    /// Where the binary of the archive with this digest is cached, downloaded or not.
+    pub fn cached(&self, cache: &Utf8Path, digest: &Digest) -> Utf8PathBuf {
+        let digest = digest.as_str().trim_start_matches("sha256:");
+        let (tool, platform) = (&self.tool, self.platform.replace('/', "-"));
+        cache.join("archives").join(format!("{tool}-{}-{platform}-{}", self.version, &digest[..16])).join(tool)
+    }
+
+    /// The binary, downloaded if the cache lacks it; a download that was cut off goes on where
+    /// it stopped. Two runs at once download it once. `check` looks at what was unpacked before
+    /// it is in the cache.
+    ///
+    /// # Errors
+    /// `disk-full`; `usage` for a proxy that is mistyped; `interrupted`; those of `check`.
+    pub async fn download(
+        &self,
+        cache: &Utf8Path,
+        digest: &Digest,
+        reporter: &Reporter,
+        check: impl AsyncFnOnce(&Utf8Path) -> Result<(), Failure>,
+    ) -> Result<Had, Failure> {
+        let output = self.cached(cache, digest);
+        let fetcher = Fetcher::new(&proxies::named()?, RETRY);
+        files::require_free(cache, FREE, &format!("downloading {}", self.tool))?;
+        let folder = output.parent().unwrap_or(cache);
+        let failed = |what: &str, error: std::io::Error| {
+            Failure::new(Code::DiskFull, format!("{what} in the cache {folder}: {error}")).remedy("cargo xtask doctor")
+        };
+        std::fs::create_dir_all(folder).map_err(|error| failed("cannot create a folder", error))?;
+        let lock = std::fs::File::create(folder.join("lock")).map_err(|error| failed("cannot create a file", error))?;
+        wait::for_lock(&lock, || reporter.waiting(&self.tool, "another run is downloading it")).await?;
+        if output.is_file() {
+            return Ok(Had::There(output));
+        }
+        let part = folder.join(format!("{}.part", self.tool));
+        let step = reporter.step(Step::new(StepKind::Tool, &self.tool, format!("downloading {}", self.url)));
+        let size = match self.fetch(&fetcher, &part, digest, reporter).await? {
+            Ok(size) => size,
+            Err(had) => return Ok(had),
+        };
+        let binary = match &self.member {
+            None => part.clone(),
+            Some(member) => {
+                let binary = folder.join(format!("{}.new", self.tool));
+                match unpack::one(&part, member, &binary) {
+                    Ok(()) => binary,
+                    Err(unpack::Error::Disk(error)) => return Err(failed("cannot unpack a file", error)),
+                    Err(unpack::Error::Archive(reason)) => return Ok(Had::Not(format!("{}: {reason}", self.url))),
+                }
+            }
+        };
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&binary, executable).map_err(|error| failed("cannot change a file", error))?;
+        check(&binary).await?;
+        std::fs::rename(&binary, &output).map_err(|error| failed("cannot rename a file", error))?;
+        // It has done its work; one that stays is in nobody's way.
+        let _ = std::fs::remove_file(&part);
+        step.done_as(format!("downloaded {} ({})", self.url, BinaryBytes(size)));
+        Ok(Had::There(output))
+    }
+
+    /// The archive as it is published, with the right digest, and its size in bytes; or why not.
+    async fn fetch(
+        &self,
+        fetcher: &Fetcher,
+        part: &Utf8Path,
+        digest: &Digest,
+        reporter: &Reporter,
+    ) -> Result<Result<u64, Had>, Failure> {
+        let failed = |error: std::io::Error| {
+            Failure::new(Code::DiskFull, format!("cannot read {part}: {error}")).remedy("cargo xtask doctor")
+        };
+        let size = || part.metadata().map_or(0, |metadata| metadata.len());
+        loop {
+            let before = size();
+            if before > 0 && is(part, digest).map_err(failed)? {
+                return Ok(Ok(before));
+            }
+            let told = |event: FetchEvent| tell(&self.tool, &event, reporter);
+            let fetched = Interrupt::global().or(fetcher.download(&self.url, part, MOST, told)).await?;
+            if let Err(error) = fetched {
+                if error.kind() == Kind::DiskFull {
+                    let failure = Failure::new(Code::DiskFull, format!("downloading {}: {error}", self.tool));
+                    return Err(failure.remedy("cargo xtask doctor"));
+                }
+                if matches!(error.kind(), Kind::Invalid | Kind::Protocol) {
+                    let _ = std::fs::remove_file(part);
+                }
+                return Ok(Err(Had::Not(error.to_string())));
+            }
+            if is(part, digest).map_err(failed)? {
+                return Ok(Ok(size()));
+            }
+            std::fs::remove_file(part).map_err(failed)?;
+            // What an earlier run left may be what is wrong: once more, from the start.
+            if before == 0 {
+                let reason = format!("{}: its bytes do not have the digest {digest} of tools.lock", self.url);
+                return Ok(Err(Had::Wrong(reason)));
+            }
+        }
+    }
+}
+
+fn is(part: &Utf8Path, digest: &Digest) -> std::io::Result<bool> {
+    Ok(format!("sha256:{}", files::digest::of_file(part)?) == digest.as_str())
+}
+
+fn tell(resource: &str, event: &FetchEvent, reporter: &Reporter) {
+    match event {
+        FetchEvent::Moved { bytes, total } => {
+            let total = total.map(|total| format!(" of {}", BinaryBytes(total))).unwrap_or_default();
+            reporter.progress(&format!("[{resource}] downloading: {}{total}", BinaryBytes(*bytes)));
+        }
+        FetchEvent::Waiting { wait, reason } => {
+            reporter.waiting(resource, format!("{reason}; again in {:.1} s", wait.as_secs_f64()));
+        }
+    }
+}
