@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -93,14 +94,6 @@ impl FreshMachine {
         moved.join().unwrap()
     }
 
-    /// The tools that were built already, since building them takes its time.
-    pub fn lend_tools(&self) {
-        let home = PathBuf::from(std::env::var_os("HOME").unwrap());
-        let cache = self.path("home").join(".cache/ameide");
-        std::fs::create_dir_all(&cache).unwrap();
-        std::os::unix::fs::symlink(home.join(".cache/ameide/go"), cache.join("go")).unwrap();
-    }
-
     /// A program on this machine, in the work tree, with nothing but what a login has.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = plain("nsenter");
@@ -136,6 +129,14 @@ fn boot(folder: &Path) -> (Child, u32) {
     let namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
     let mut unshare = Command::new("unshare");
     unshare.args(namespaces).args(["--propagation", "private", "sh", "-c", SET_UP, "sh"]).arg(folder);
+    // SAFETY: prctl is async-signal-safe.
+    unsafe {
+        // A test that is killed leaves no machine behind.
+        unshare.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
     let unshare = unshare.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     eventually("a machine of its own", || ready.exists());
     let children = format!("/proc/{0}/task/{0}/children", unshare.id());

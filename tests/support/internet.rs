@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use xshell::cmd;
 
 use super::server::{Answer, Connection, Request, Server, ask};
-use super::shell;
+use super::{root, shell, tool};
 
 /// A public registry: its names, who gives its tokens, and where its blobs are.
 struct Host {
@@ -49,9 +49,14 @@ const HOSTS: [Host; 3] = [
     },
 ];
 
+/// Where the projects of the tools publish them; what is at GitHub's is given by its CDN.
+const RELEASES: [&str; 3] = ["get.helm.sh", "github.com", "dl.k8s.io"];
+const GITHUB_CDN: &str = "release-assets.githubusercontent.com";
+
 /// Every name that the simulated internet answers to.
 pub fn names() -> Vec<&'static str> {
-    let mut names = vec!["index.docker.io", "auth.docker.io"];
+    let mut names = vec!["index.docker.io", "auth.docker.io", GITHUB_CDN];
+    names.extend(RELEASES);
     names.extend(HOSTS.iter().flat_map(|host| [host.api, host.cdn]));
     names
 }
@@ -69,6 +74,8 @@ pub struct Internet {
     left: AtomicI64,
     tokens: Mutex<BTreeMap<String, String>>,
     made: Mutex<BTreeMap<String, Arc<Made>>>,
+    /// Files by host and path.
+    files: BTreeMap<String, Vec<u8>>,
     number: AtomicU64,
     counts: Mutex<Counts>,
 }
@@ -84,6 +91,8 @@ struct Made {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub tokens: usize,
+    /// Whole files that were given, by their host and path.
+    pub files: BTreeMap<String, usize>,
     pub heads: usize,
     /// Manifests that were given, as `docker.io/library/busybox:1.35.0` or `…@sha256:…`.
     pub manifests: BTreeMap<String, usize>,
@@ -105,6 +114,7 @@ impl Internet {
             left: AtomicI64::new(limit),
             tokens: Mutex::default(),
             made: Mutex::default(),
+            files: releases(),
             number: AtomicU64::new(0),
             counts: Mutex::default(),
         })
@@ -154,6 +164,9 @@ impl Internet {
         if let Some(registry) = HOSTS.iter().find(|known| known.cdn == host) {
             return self.cdn(registry, request);
         }
+        if host == GITHUB_CDN || RELEASES.contains(&host) {
+            return self.file(host, request);
+        }
         let here = format!("https://{host}{}", request.path());
         if let Some(registry) = HOSTS.iter().find(|known| known.realm == here) {
             return self.token(registry, request);
@@ -161,6 +174,20 @@ impl Internet {
         match HOSTS.iter().find(|known| known.api == host || (known.name == "docker.io" && host == "index.docker.io")) {
             Some(registry) => self.registry(registry, request),
             None => self.wrong(404, request, "nobody has this name"),
+        }
+    }
+
+    fn file(&self, host: &str, request: &Request) -> Answer {
+        let name = format!("{}{}", if host == GITHUB_CDN { "github.com" } else { host }, request.path());
+        match self.files.get(&name) {
+            None => Answer::new(404, "Not Found"),
+            Some(_) if host == "github.com" => {
+                Answer::new(302, "").with("Location", format!("https://{GITHUB_CDN}{}", request.path()))
+            }
+            Some(bytes) => {
+                self.counted(|counts| *counts.files.entry(name).or_default() += 1);
+                Answer::new(200, bytes.clone())
+            }
         }
     }
 
@@ -324,6 +351,60 @@ impl Internet {
         let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": children});
         Some(Made { index: index.to_string().into_bytes(), documents })
     }
+}
+
+/// The pinned tools as their projects publish them: this machine's own, in archives of the
+/// published form, for each platform the same.
+fn releases() -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let version = |tool: &str| {
+        let go_mod = root().join("infra/tools").join(tool).join("go.mod");
+        let text = std::fs::read_to_string(go_mod).unwrap();
+        let package = text.lines().find_map(|line| line.strip_prefix("tool ")).unwrap().trim().to_owned();
+        let required = text.lines().map(|line| line.trim().trim_start_matches("require "));
+        let mut required = required.filter_map(|line| line.split_once(" v"));
+        let (_, version) = required.find(|(module, _)| package.starts_with(*module)).unwrap();
+        version.split_whitespace().next().unwrap().to_owned()
+    };
+    let binary = |name: &str| std::fs::read(tool(name).get_program()).unwrap();
+    let (helm, helmfile, k3d, kubectl) = (version("helm"), version("helmfile"), version("k3d"), version("kubectl"));
+    let hex = |bytes: &[u8]| digest(bytes).trim_start_matches("sha256:").to_owned();
+    let kubectl_binary = binary("kubectl");
+    let helmfile_archive = packed("helmfile", &binary("helmfile"));
+    let k3d_binary = binary("k3d");
+    let (mut helmfile_sums, mut k3d_sums) = (String::new(), String::new());
+    let helmfile_at = format!("github.com/helmfile/helmfile/releases/download/v{helmfile}");
+    let k3d_at = format!("github.com/k3d-io/k3d/releases/download/v{k3d}");
+    let helm_binary = binary("helm");
+    for (os, arch) in [("linux", "amd64"), ("linux", "arm64"), ("darwin", "amd64"), ("darwin", "arm64")] {
+        let here = (os, arch) == ("linux", "amd64");
+        // Of the other platforms only the checksums are asked for.
+        let archive = if here { packed(&format!("{os}-{arch}/helm"), &helm_binary) } else { Vec::new() };
+        let name = format!("helm-v{helm}-{os}-{arch}.tar.gz");
+        files.insert(format!("get.helm.sh/{name}.sha256sum"), format!("{}  {name}\n", hex(&archive)).into_bytes());
+        files.insert(format!("get.helm.sh/{name}"), archive);
+        let name = format!("helmfile_{helmfile}_{os}_{arch}.tar.gz");
+        helmfile_sums.push_str(&format!("{}  {name}\n", hex(&helmfile_archive)));
+        files.insert(format!("{helmfile_at}/{name}"), if here { helmfile_archive.clone() } else { Vec::new() });
+        k3d_sums.push_str(&format!("{}  _dist/k3d-{os}-{arch}\n", hex(&k3d_binary)));
+        files.insert(format!("{k3d_at}/k3d-{os}-{arch}"), if here { k3d_binary.clone() } else { Vec::new() });
+        let kubectl_at = format!("dl.k8s.io/release/v{kubectl}/bin/{os}/{arch}/kubectl");
+        files.insert(format!("{kubectl_at}.sha256"), hex(&kubectl_binary).into_bytes());
+        files.insert(kubectl_at, if here { kubectl_binary.clone() } else { Vec::new() });
+    }
+    files.insert(format!("{helmfile_at}/helmfile_{helmfile}_checksums.txt"), helmfile_sums.into_bytes());
+    files.insert(format!("{k3d_at}/checksums.txt"), k3d_sums.into_bytes());
+    files
+}
+
+/// A `.tar.gz` of one program.
+fn packed(member: &str, program: &[u8]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none()));
+    let mut header = tar::Header::new_ustar();
+    header.set_size(program.len() as u64);
+    header.set_mode(0o755);
+    archive.append_data(&mut header, member, program).unwrap();
+    archive.into_inner().unwrap().finish().unwrap()
 }
 
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";

@@ -144,8 +144,13 @@ func serveAgent(ctx context.Context, options Options) error {
 	if err != nil {
 		return err
 	}
-	for component, user := range map[string]pair{"kubelet": pki.Kubelet, "kube-proxy": pki.Kproxy} {
-		if err := writeKubeconfig(kubeconfigOf(component), server.String(), pki.CA.pair, user); err != nil {
+	// The node's own, which k3d's entry script uncordons the node with, is the kubelet's.
+	for path, user := range map[string]pair{
+		kubeconfigOf("kubelet"):    pki.Kubelet,
+		kubeconfigOf("kube-proxy"): pki.Kproxy,
+		nodeKubeconfig:             pki.Kubelet,
+	} {
+		if err := writeKubeconfig(path, server.String(), pki.CA.pair, user); err != nil {
 			return err
 		}
 	}
