@@ -317,7 +317,7 @@ mod tests {
         let text = "\u{1b}[31mfatal\n::add-mask::x https://me:s3cret@registry.example/v2/";
         let owned = || text.to_owned();
         let failure = Failure::usage(text).evidence(text).remedy(text);
-        reporter.event(&Event::RunStarted { command: owned(), verb: owned(), env: "ci".to_owned() });
+        reporter.event(&Event::RunStarted { command: owned(), verb: owned(), env: "ci".to_owned(), trace: None });
         reporter.event(&Event::Failed(failure));
         reporter.note("pod", text);
         reporter.warn(text, text);
