@@ -15,4 +15,5 @@ mod processes;
 mod releases;
 mod report;
 mod shown;
+mod traces;
 mod tree;

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     Done, checklist, cluster, doctor, drift, lab, layer, logs, mirror, open, releases, remedy, report, script, tools,
-    up,
+    trace, up,
 };
 use crate::files;
 use crate::repo::{Tree, environment};
@@ -199,10 +199,12 @@ impl Common {
         files::create_private_dir(&run_dir).map_err(failed)?;
         reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;
         state.prune();
+        let trace = trace::begin(&reporter);
         reporter.event(&Event::RunStarted {
             command: foreign::own_command_line(),
             verb: command.name().to_owned(),
             env: env_name.clone(),
+            trace,
         });
         Ok(Context {
             kube_context: self.context.clone().unwrap_or(cluster),

@@ -15,6 +15,7 @@ pub mod remedy;
 pub mod report;
 pub mod script;
 pub mod tools;
+pub mod trace;
 pub mod up;
 
 /// How a command ended that did not fail.

@@ -73,12 +73,13 @@ impl Toolbox {
     }
 
     /// A command of a tool that works on the cluster of this kubeconfig context: with
-    /// the cloud's account where the context's user signs in by a plugin, and past a proxy
-    /// where it is on this machine.
+    /// the cloud's account where the context's user signs in by a plugin, past a proxy
+    /// where it is on this machine, and as a part of the run's trace.
     pub fn command_on(&self, name: &str, context: &Context) -> tokio::process::Command {
         let mut command = self.command(name);
         command.envs(process::environment::for_plugins_of(&context.kube_context));
         command.envs(kubernetes::reached_directly(context));
+        command.envs(context.reporter.trace_context());
         command
     }
 }
