@@ -1,6 +1,6 @@
 //! The files that other programs read, checked by those programs' own readers:
 //! the workflow by actionlint and zizmor, the Tiltfile by Tilt's Starlark, shell files by
-//! shellcheck, what production renders by checkov.
+//! shellcheck, what production renders by checkov, the tree's YAML by the schemas that editors get.
 
 mod support;
 
@@ -236,6 +236,50 @@ fn checkov_asks_of_production_only_what_is_declined_with_a_reason() {
     assert!(failed.is_empty(), "{failed:#?}");
     let summary = &report["summary"];
     assert!(summary["passed"].as_u64().unwrap() > 1000 && summary["parsing_errors"] == 0, "{summary}");
+}
+
+/// What a validator of JSON Schema says to a YAML file; its schema is the one that its first
+/// line names, as editors find it.
+fn by_its_schema(path: &Path, yaml: &str) -> Result<(), String> {
+    const SCRIPT: &str = "import json, jsonschema, sys, yaml
+schema = json.load(open(sys.argv[1]))
+jsonschema.Draft7Validator.check_schema(schema)
+jsonschema.Draft7Validator(schema).validate(yaml.safe_load(sys.stdin))";
+    let named = yaml.lines().next().unwrap().strip_prefix("# yaml-language-server: $schema=");
+    let schema = path.parent().unwrap().join(named.unwrap_or_else(|| panic!("{} names none", path.display())));
+    let mut command = judge("python");
+    command.args(["-c", SCRIPT]).arg(&schema).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(text(&output)) }
+}
+
+#[test]
+fn the_tree_s_yaml_holds_before_the_schemas_that_editors_get() {
+    let environments = ["local", "ci", "staging", "production"];
+    let environments = environments.map(|name| format!("kubernetes/environments/{name}/env.yaml"));
+    let others = ["kubernetes/layers.yaml", "images/images.yaml", "tools/tools.yaml"].map(str::to_owned);
+    for path in environments.into_iter().chain(others) {
+        let path = root().join("infra").join(path);
+        let yaml = std::fs::read_to_string(&path).unwrap();
+        by_its_schema(&path, &yaml).unwrap_or_else(|said| panic!("{}\n{said}", path.display()));
+        assert!(by_its_schema(&path, &format!("{yaml}\nkolour: red\n")).is_err(), "{}: a wrong key", path.display());
+    }
+    for (path, good, bad) in [
+        ("kubernetes/layers.yaml", "preflight: {namespace: 120", "preflight: {namespace: soon"),
+        ("kubernetes/layers.yaml", "creates: [", "makes: ["),
+        ("kubernetes/layers.yaml", "retries:\n", "retries:\n  patience: {no-such-blocker: 5}\n"),
+        ("kubernetes/environments/ci/env.yaml", "plainHTTP: true", "plainHTTP: yes, please"),
+        ("images/images.yaml", "platforms: [linux/amd64, linux/arm64]", "platforms: linux/amd64"),
+        ("tools/tools.yaml", "    stamp: helm.sh", "    stump: helm.sh"),
+    ] {
+        let path = root().join("infra").join(path);
+        let yaml = std::fs::read_to_string(&path).unwrap();
+        assert!(yaml.contains(good), "{good}");
+        let said = by_its_schema(&path, &yaml.replacen(good, bad, 1)).unwrap_err();
+        assert!(said.contains("ValidationError"), "{said}");
+    }
 }
 
 #[test]

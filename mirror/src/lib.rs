@@ -45,3 +45,7 @@ pub use ping::{Limit, answers, limit, ping};
 pub use post::post;
 pub use proxy::{Proxies, Proxy, percent_decoded};
 pub use resolve::resolve;
+
+#[cfg(test)]
+#[path = "../../tests/support/schema.rs"]
+mod schema;

@@ -21,12 +21,14 @@ use run_record::Failure;
 
 /// `infra/tools/tools.yaml`.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct ToolsFile {
     tools: BTreeMap<String, ToolEntry>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct ToolEntry {
     /// Arguments that make the tool print its version.
@@ -209,6 +211,11 @@ fn link(target: &Utf8Path, link: &Utf8Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_schema_of_tools_yaml_is_that_of_the_type() {
+        crate::schema::kept::<ToolsFile>("tools.json");
+    }
 
     #[test]
     fn package_and_version_come_from_go_mod() {
