@@ -3,6 +3,7 @@
 
 pub mod checklist;
 pub mod cluster;
+pub mod completion;
 pub mod doctor;
 pub mod drift;
 pub mod lab;

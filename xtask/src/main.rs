@@ -29,6 +29,10 @@ const UNCLASSIFIED_BESIDE_DIFFERS: i32 = 70;
 
 async fn run() -> i32 {
     let cli = Cli::parse();
+    if let Some(text) = cli.command.without_a_run() {
+        printer::data(&text);
+        return printer::finish(|| false).map_or(Exit::Unclassified as i32, |()| 0);
+    }
     let reporter = Arc::new(cli.common.reporter());
     let interrupt = Interrupt::global();
     if let Err(error) = interrupt.listen() {

@@ -49,6 +49,8 @@ pub struct Reporter {
     format: Format,
     /// Print what the tools print.
     verbose: bool,
+    /// Print what is wrong, and what was asked for.
+    quiet: bool,
     started: Instant,
     /// How many steps have begun.
     steps: AtomicU64,
@@ -89,7 +91,17 @@ impl Reporter {
         }
         inner.github = on_github().then(Annotations::default);
         let (steps, trace) = (AtomicU64::new(0), OnceLock::new());
-        Self { format, verbose, started: Instant::now(), steps, trace, inner: Mutex::new(inner) }
+        Self { format, verbose, quiet: false, started: Instant::now(), steps, trace, inner: Mutex::new(inner) }
+    }
+
+    /// The same, printing only what is wrong and what was asked for, where that is wanted. Who
+    /// reads the run otherwise is told all of it.
+    pub fn quietly(self, quiet: bool) -> Self {
+        if quiet {
+            let mut inner = self.lock();
+            (inner.bar, inner.bars) = (None, None);
+        }
+        Self { quiet, ..self }
     }
 
     /// From now on (and for what came before) the record goes to `path`.
@@ -131,6 +143,9 @@ impl Reporter {
         let event = &line.event;
         if self.format == Format::Text {
             let (before, after) = inner.github.as_mut().map(|github| github.commands(event, file)).unwrap_or_default();
+            if self.quiet && !text::quietly(event) {
+                return;
+            }
             before.iter().for_each(|line| printer::words(&format!("{line}\n")));
             self.print(&inner, event);
             after.iter().for_each(|line| printer::words(&format!("{line}\n")));
@@ -168,6 +183,9 @@ impl Reporter {
         let text = &foreign::line(text);
         if self.verbose {
             self.data_to_stderr(text);
+            return;
+        }
+        if self.quiet {
             return;
         }
         let mut inner = self.lock();
