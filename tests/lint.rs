@@ -1,6 +1,7 @@
 //! The files that other programs read, checked by those programs' own readers:
 //! the workflow by actionlint and zizmor, the Tiltfile by Tilt's Starlark, shell files by
-//! shellcheck, what production renders by checkov, the tree's YAML by the schemas that editors get.
+//! shellcheck, what production renders by checkov, the tree's YAML by the schemas that
+//! editors get, and the tree before what Renovate looks for in it.
 
 mod support;
 
@@ -280,6 +281,66 @@ fn the_tree_s_yaml_holds_before_the_schemas_that_editors_get() {
         let said = by_its_schema(&path, &yaml.replacen(good, bad, 1)).unwrap_err();
         assert!(said.contains("ValidationError"), "{said}");
     }
+}
+
+/// The files of this name below a folder.
+fn files_called(name: &str, folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            files_called(name, &entry.path(), into);
+        } else if entry.file_name() == name {
+            into.push(entry.path());
+        }
+    }
+}
+
+#[test]
+fn renovate_sees_every_image_and_every_tool() {
+    let config = std::fs::read_to_string(root().join(".github/renovate.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    // What its expressions find in a file: the values of their groups.
+    let found = |manager: usize, file: &str| -> Vec<BTreeMap<String, String>> {
+        const SCRIPT: &str = "import json, re, sys
+pattern = sys.argv[1].replace('(?<', '(?P<')
+print(json.dumps([match.groupdict() for match in re.finditer(pattern, open(sys.argv[2]).read())]))";
+        let manager = &config["customManagers"][manager];
+        let mut command = judge("python");
+        command.args(["-c", SCRIPT, manager["matchStrings"][0].as_str().unwrap()]).arg(root().join(file));
+        let output = command.output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output)))
+    };
+    let list = std::fs::read_to_string(root().join("infra/images/images.yaml")).unwrap();
+    let list: Value = serde_saphyr::from_str(&list).unwrap();
+    let wanted = list["images"].as_array().unwrap().iter().map(|image| {
+        let (name, tag) = image["image"].as_str().unwrap().rsplit_once(':').unwrap();
+        let groups = [("depName", image["id"].as_str().unwrap()), ("packageName", name), ("currentValue", tag)];
+        groups.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+    });
+    assert_eq!(found(0, "infra/images/images.yaml"), wanted.collect::<Vec<BTreeMap<_, _>>>());
+    for cluster in ["local", "ci"] {
+        assert_eq!(found(1, &format!("infra/docker/{cluster}/k3d.yaml")).len(), 1, "{cluster}");
+    }
+
+    let mut modules = Vec::new();
+    ["infra", "tests"].iter().for_each(|folder| files_called("go.mod", &root().join(folder), &mut modules));
+    let rules = config["packageRules"].as_array().unwrap();
+    let rule = rules.iter().find(|rule| rule["matchDepTypes"][0] == "indirect").unwrap();
+    let named: Vec<&str> =
+        rule["matchPackageNames"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    let mut tools = 0;
+    for path in modules {
+        let module = std::fs::read_to_string(&path).unwrap();
+        let mut in_block = false;
+        for line in module.lines().map(str::trim) {
+            in_block = line == "tool (" || in_block && line != ")";
+            let alone = line.strip_prefix("tool ").unwrap_or(if in_block { line } else { "" });
+            let Some(package) = Some(alone).filter(|package| package.contains('/')) else { continue };
+            tools += 1;
+            let is_of = |module: &&str| package == *module || package.starts_with(&format!("{module}/"));
+            assert!(named.iter().any(|module| is_of(&module)), "{}: {package} is not named", path.display());
+        }
+    }
+    assert!(tools > 10, "{tools}");
 }
 
 #[test]
