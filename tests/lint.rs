@@ -156,6 +156,10 @@ fn every_shell_file_holds_before_shellcheck() {
         let text = std::fs::read_to_string(&file).unwrap();
         shellcheck(&text, None, masked).unwrap_or_else(|said| panic!("{}\n{said}", file.display()));
     }
+    // What bash reads at its start, and nobody runs.
+    let completion = root().join("xtask/src/commands/completion/cargo-xtask.bash");
+    let text = std::fs::read_to_string(completion).unwrap();
+    shellcheck(&text, Some("bash"), false).unwrap_or_else(|said| panic!("{said}"));
 }
 
 /// As the pods get them, put together and filled in.

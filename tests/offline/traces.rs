@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::processes::{CONTEXT, World, ended, said, signal};
-use crate::support::eventually;
 use crate::support::server::{Answer, Server};
+use crate::support::{eventually, succeeds, tool};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -132,6 +132,27 @@ fn one_trace_goes_from_ci_to_helmfile_and_its_account_to_nobody_else() {
         let given =
             name.starts_with("helmfile.") || std::fs::read_to_string(entry.path()).unwrap().contains("HELMFILE_OTEL");
         assert!(given || !std::fs::read_to_string(entry.path()).unwrap().contains("s3cret"), "{name}");
+    }
+}
+
+/// Helmfile itself, in what it speaks: the trace and the span that it works in are its own spans'.
+#[test]
+fn helmfile_goes_on_with_the_trace_that_it_is_told_of() {
+    let receiver = receiver();
+    let mut helmfile = tool("helmfile");
+    helmfile.args(["--file", "infra/kubernetes/helmfiles/10-bootstrap.yaml", "--environment", "ci", "list"]);
+    helmfile.env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url()).env("TRACEPARENT", TRACEPARENT);
+    succeeds({
+        helmfile.envs(xtask::world::otlp::for_helmfile());
+        helmfile
+    });
+    let seen = receiver.seen();
+    assert!(!seen.is_empty() && seen.iter().all(|request| request.is("POST", "/v1/traces")), "{seen:?}");
+    let bytes = |hex: &str| -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    };
+    for id in [TRACE, PARENT].map(bytes) {
+        assert!(seen[0].body.windows(id.len()).any(|part| part == id), "{id:?}");
     }
 }
 
