@@ -341,7 +341,7 @@ print(json.dumps([match.groupdict() for match in re.finditer(pattern, open(sys.a
             let Some(package) = Some(alone).filter(|package| package.contains('/')) else { continue };
             tools += 1;
             let is_of = |module: &&str| package == *module || package.starts_with(&format!("{module}/"));
-            assert!(named.iter().any(|module| is_of(&module)), "{}: {package} is not named", path.display());
+            assert!(named.iter().any(is_of), "{}: {package} is not named", path.display());
         }
     }
     assert!(tools > 10, "{tools}");
