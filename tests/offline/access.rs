@@ -41,12 +41,12 @@ fn nothing(request: &Request) -> Answer {
 }
 
 /// A home, a state folder and a kubeconfig of one's own.
-struct Machine {
+pub struct Machine {
     folder: tempfile::TempDir,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
@@ -285,13 +285,13 @@ fn pathdiff(from: &Path, to: &Path) -> PathBuf {
 }
 
 /// A proxy that takes CONNECT, and leads to wherever it is told, whatever it is asked for.
-struct Proxy {
-    address: String,
+pub struct Proxy {
+    pub address: String,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
-    fn before(upstream: &str, answer: &'static str) -> Self {
+    pub fn before(upstream: &str, answer: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -325,10 +325,10 @@ impl Proxy {
     }
 }
 
-const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+pub const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// An API server with TLS, for the name `api.example`; and its authority.
-fn api_with_tls(machine: &Machine) -> (Server, String) {
+pub fn api_with_tls(machine: &Machine) -> (Server, String) {
     let shell = support::shell();
     shell.change_dir(machine.folder.path());
     let openssl = |arguments: &[&str]| {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::access::{ESTABLISHED, Machine, Proxy, api_with_tls};
 use crate::processes::{CONTEXT, World, ended, said, signal};
 use crate::support::server::{Answer, Server};
 use crate::support::{eventually, succeeds, tool};
@@ -132,6 +133,20 @@ fn one_trace_goes_from_ci_to_helmfile_and_its_account_to_nobody_else() {
         let given =
             name.starts_with("helmfile.") || std::fs::read_to_string(entry.path()).unwrap().contains("HELMFILE_OTEL");
         assert!(given || !std::fs::read_to_string(entry.path()).unwrap().contains("s3cret"), "{name}");
+    }
+}
+
+#[test]
+fn a_receiver_is_reached_through_the_proxy_and_by_its_own_authority() {
+    let (world, machine) = (World::new(), Machine::new());
+    let (receiver, authority) = api_with_tls(&machine);
+    let proxy = Proxy::before(&receiver.address, ESTABLISHED);
+    for (given, told) in [(None, 0), (Some(authority.as_str()), 1)] {
+        let authority = given.map(|authority| ("OTEL_EXPORTER_OTLP_CERTIFICATE", authority));
+        let through = ("HTTPS_PROXY", proxy.address.as_str());
+        let variables: Vec<(&str, &str)> = [through].into_iter().chain(authority).collect();
+        let (code, text) = run(&world, "https://api.example:4318", &["-v", "layer", "--list"], &variables);
+        assert_eq!((code, receiver.count("POST", "/v1/traces")), (Some(0), told), "{text}");
     }
 }
 
