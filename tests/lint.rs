@@ -1,6 +1,7 @@
 //! The files that other programs read, checked by those programs' own readers:
 //! the workflow by actionlint and zizmor, the Tiltfile by Tilt's Starlark, shell files by
-//! shellcheck, what production renders by checkov.
+//! shellcheck, what production renders by checkov, the tree's YAML by the schemas that
+//! editors get, and the tree before what Renovate looks for in it.
 
 mod support;
 
@@ -155,6 +156,10 @@ fn every_shell_file_holds_before_shellcheck() {
         let text = std::fs::read_to_string(&file).unwrap();
         shellcheck(&text, None, masked).unwrap_or_else(|said| panic!("{}\n{said}", file.display()));
     }
+    // What bash reads at its start, and nobody runs.
+    let completion = root().join("xtask/src/commands/completion/cargo-xtask.bash");
+    let text = std::fs::read_to_string(completion).unwrap();
+    shellcheck(&text, Some("bash"), false).unwrap_or_else(|said| panic!("{said}"));
 }
 
 /// As the pods get them, put together and filled in.
@@ -236,6 +241,110 @@ fn checkov_asks_of_production_only_what_is_declined_with_a_reason() {
     assert!(failed.is_empty(), "{failed:#?}");
     let summary = &report["summary"];
     assert!(summary["passed"].as_u64().unwrap() > 1000 && summary["parsing_errors"] == 0, "{summary}");
+}
+
+/// What a validator of JSON Schema says to a YAML file; its schema is the one that its first
+/// line names, as editors find it.
+fn by_its_schema(path: &Path, yaml: &str) -> Result<(), String> {
+    const SCRIPT: &str = "import json, jsonschema, sys, yaml
+schema = json.load(open(sys.argv[1]))
+jsonschema.Draft7Validator.check_schema(schema)
+jsonschema.Draft7Validator(schema).validate(yaml.safe_load(sys.stdin))";
+    let named = yaml.lines().next().unwrap().strip_prefix("# yaml-language-server: $schema=");
+    let schema = path.parent().unwrap().join(named.unwrap_or_else(|| panic!("{} names none", path.display())));
+    let mut command = judge("python");
+    command.args(["-c", SCRIPT]).arg(&schema).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(text(&output)) }
+}
+
+#[test]
+fn the_tree_s_yaml_holds_before_the_schemas_that_editors_get() {
+    let environments = ["local", "ci", "staging", "production"];
+    let environments = environments.map(|name| format!("kubernetes/environments/{name}/env.yaml"));
+    let others = ["kubernetes/layers.yaml", "images/images.yaml", "tools/tools.yaml"].map(str::to_owned);
+    for path in environments.into_iter().chain(others) {
+        let path = root().join("infra").join(path);
+        let yaml = std::fs::read_to_string(&path).unwrap();
+        by_its_schema(&path, &yaml).unwrap_or_else(|said| panic!("{}\n{said}", path.display()));
+        assert!(by_its_schema(&path, &format!("{yaml}\nkolour: red\n")).is_err(), "{}: a wrong key", path.display());
+    }
+    for (path, good, bad) in [
+        ("kubernetes/layers.yaml", "preflight: {namespace: 120", "preflight: {namespace: soon"),
+        ("kubernetes/layers.yaml", "creates: [", "makes: ["),
+        ("kubernetes/layers.yaml", "retries:\n", "retries:\n  patience: {no-such-blocker: 5}\n"),
+        ("kubernetes/environments/ci/env.yaml", "plainHTTP: true", "plainHTTP: yes, please"),
+        ("images/images.yaml", "platforms: [linux/amd64, linux/arm64]", "platforms: linux/amd64"),
+        ("tools/tools.yaml", "    stamp: helm.sh", "    stump: helm.sh"),
+    ] {
+        let path = root().join("infra").join(path);
+        let yaml = std::fs::read_to_string(&path).unwrap();
+        assert!(yaml.contains(good), "{good}");
+        let said = by_its_schema(&path, &yaml.replacen(good, bad, 1)).unwrap_err();
+        assert!(said.contains("ValidationError"), "{said}");
+    }
+}
+
+/// The files of this name below a folder.
+fn files_called(name: &str, folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            files_called(name, &entry.path(), into);
+        } else if entry.file_name() == name {
+            into.push(entry.path());
+        }
+    }
+}
+
+#[test]
+fn renovate_sees_every_image_and_every_tool() {
+    let config = std::fs::read_to_string(root().join(".github/renovate.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    // What its expressions find in a file: the values of their groups.
+    let found = |manager: usize, file: &str| -> Vec<BTreeMap<String, String>> {
+        const SCRIPT: &str = "import json, re, sys
+pattern = sys.argv[1].replace('(?<', '(?P<')
+print(json.dumps([match.groupdict() for match in re.finditer(pattern, open(sys.argv[2]).read())]))";
+        let manager = &config["customManagers"][manager];
+        let mut command = judge("python");
+        command.args(["-c", SCRIPT, manager["matchStrings"][0].as_str().unwrap()]).arg(root().join(file));
+        let output = command.output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output)))
+    };
+    let list = std::fs::read_to_string(root().join("infra/images/images.yaml")).unwrap();
+    let list: Value = serde_saphyr::from_str(&list).unwrap();
+    let wanted = list["images"].as_array().unwrap().iter().map(|image| {
+        let (name, tag) = image["image"].as_str().unwrap().rsplit_once(':').unwrap();
+        let groups = [("depName", image["id"].as_str().unwrap()), ("packageName", name), ("currentValue", tag)];
+        groups.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+    });
+    assert_eq!(found(0, "infra/images/images.yaml"), wanted.collect::<Vec<BTreeMap<_, _>>>());
+    for cluster in ["local", "ci"] {
+        assert_eq!(found(1, &format!("infra/docker/{cluster}/k3d.yaml")).len(), 1, "{cluster}");
+    }
+
+    let mut modules = Vec::new();
+    ["infra", "tests"].iter().for_each(|folder| files_called("go.mod", &root().join(folder), &mut modules));
+    let rules = config["packageRules"].as_array().unwrap();
+    let rule = rules.iter().find(|rule| rule["matchDepTypes"][0] == "indirect").unwrap();
+    let named: Vec<&str> =
+        rule["matchPackageNames"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    let mut tools = 0;
+    for path in modules {
+        let module = std::fs::read_to_string(&path).unwrap();
+        let mut in_block = false;
+        for line in module.lines().map(str::trim) {
+            in_block = line == "tool (" || in_block && line != ")";
+            let alone = line.strip_prefix("tool ").unwrap_or(if in_block { line } else { "" });
+            let Some(package) = Some(alone).filter(|package| package.contains('/')) else { continue };
+            tools += 1;
+            let is_of = |module: &&str| package == *module || package.starts_with(&format!("{module}/"));
+            assert!(named.iter().any(is_of), "{}: {package} is not named", path.display());
+        }
+    }
+    assert!(tools > 10, "{tools}");
 }
 
 #[test]

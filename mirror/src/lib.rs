@@ -22,6 +22,7 @@ mod observe;
 mod options;
 mod pace;
 mod ping;
+mod post;
 mod proxy;
 mod reference;
 mod referrers;
@@ -46,5 +47,10 @@ pub use observe::{MirrorEvent, Observe};
 pub use options::Options;
 pub use pace::{Quota, RetryPolicy, asked_wait};
 pub use ping::{Limit, answers, limit, ping};
-pub use proxy::{Proxies, Proxy};
+pub use post::post;
+pub use proxy::{Proxies, Proxy, percent_decoded};
 pub use resolve::resolve;
+
+#[cfg(test)]
+#[path = "../../tests/support/schema.rs"]
+mod schema;

@@ -14,20 +14,25 @@ use crate::reference::{Reference, is_repository};
 /// `linux/amd64` or `linux/arm/v7`.
 pub type Platform = String;
 
+/// `infra/images/images.yaml`: the third-party images that the platform runs, as they are wanted.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImageList {
     pub images: Vec<ListedImage>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ListedImage {
+    /// The name by which values ask for it.
     pub id: String,
     /// Registry, repository and tag.
     pub image: String,
     /// Its repository in the mirror.
     pub target: String,
+    /// What the mirror must hold: `linux/amd64`.
     pub platforms: Vec<Platform>,
     /// What of the cluster itself it is; none for what pods run.
     #[serde(default)]
@@ -72,6 +77,7 @@ pub struct LockedImage {
 /// What an image is to the local cluster, where the container engine runs it and no pod:
 /// k3d's words (`k3d.role`, and the images that `k3d version` and its variables name).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Node,
@@ -269,6 +275,11 @@ mod tests {
 
     fn wanted() -> ImageList {
         serde_saphyr::from_str("images:\n- {id: b, image: docker.io/x/y:1, target: third-party/y, platforms: [linux/arm64, linux/amd64], why: z}\n- {id: a, image: quay.io/x/z:2, target: third-party/z, platforms: [linux/amd64], why: z}\n").unwrap()
+    }
+
+    #[test]
+    fn the_schema_of_images_yaml_is_that_of_the_type() {
+        crate::schema::kept::<ImageList>("images.json");
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Proxy {
         let authority = authority(host)?;
         let account = account.map(|account| {
             let (username, password) = account.split_once(':').unwrap_or((account, ""));
-            (decoded(username), decoded(password))
+            (percent_decoded(username), percent_decoded(password))
         });
         let scheme = if scheme == "https" { "https" } else { "http" };
         let host = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(port));
@@ -126,7 +126,7 @@ fn authority(text: &str) -> Option<Authority> {
 }
 
 /// `%40` is `@`; what is no escape stays as it is.
-fn decoded(text: &str) -> String {
+pub fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::preview::ReleasePreview;
+use crate::trace::Trace;
 use crate::{Code, Failure, seconds};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub enum Event {
         #[serde(default)]
         verb: String,
         env: String,
+        /// Where the run is told to somebody who collects traces.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Trace>,
     },
     LayerStarted {
         layer: String,
@@ -379,9 +383,12 @@ impl Event {
         let maybe = |text: &Option<String>| text.as_deref().map(&change);
         // No `..`: a text that is added later is not to be forgotten here.
         match self {
-            Self::RunStarted { command, verb, env } => {
-                Self::RunStarted { command: text(command), verb: text(verb), env: text(env) }
-            }
+            Self::RunStarted { command, verb, env, trace } => Self::RunStarted {
+                command: text(command),
+                verb: text(verb),
+                env: text(env),
+                trace: trace.as_ref().map(|trace| Trace { state: maybe(&trace.state), ..trace.clone() }),
+            },
             Self::LayerStarted { layer } => Self::LayerStarted { layer: text(layer) },
             Self::LayerInPlace { layer, releases, how, took } => {
                 Self::LayerInPlace { layer: text(layer), releases: *releases, how: *how, took: *took }
@@ -491,12 +498,14 @@ impl Step {
 #[cfg(test)]
 pub(crate) fn one_of_each(text: &str) -> Vec<Event> {
     use crate::preview::{Act, Change, ObjectPreview};
+    use crate::trace::{SpanId, TraceId};
     let owned = || text.to_owned();
     let (took, time) = (Duration::from_millis(1500), Timestamp::UNIX_EPOCH);
     let step = || Step { id: 7, ..Step::new(StepKind::HelmTest, text, text).of_layer(text).of_release(text) };
     let step = || Step { log: Some(owned()), ..step() };
+    let trace = Trace { state: Some(owned()), ..Trace::begun(TraceId::new(1), SpanId::new(2)) };
     vec![
-        Event::RunStarted { command: owned(), verb: owned(), env: owned() },
+        Event::RunStarted { command: owned(), verb: owned(), env: owned(), trace: Some(trace) },
         Event::LayerStarted { layer: owned() },
         Event::LayerInPlace { layer: owned(), releases: 2, how: InPlace::Unchanged, took },
         Event::LayerSkipped { layer: owned(), selector: owned() },

@@ -13,6 +13,7 @@ pub mod preview;
 pub mod readers;
 mod seconds;
 pub mod timeline;
+pub mod trace;
 
 pub use checklist::{Checkpoint, State};
 pub use code::{Code, Exit, UnknownCode};

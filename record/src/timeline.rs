@@ -10,6 +10,7 @@ use crate::preview::ReleasePreview;
 use crate::readers::json::{self, Line};
 use crate::readers::text::{in_place, syncing};
 use crate::seconds::whole_seconds;
+use crate::trace::Trace;
 use crate::{
     Blocked, Code, Event, Failure, InPlace, Outcome, PodEvent, Prospect, ReleaseEvent, Step, StepKind, human_seconds,
 };
@@ -49,9 +50,11 @@ pub struct Row {
     pub blocked: Vec<Blockage>,
     /// The log file of the run's folder that belongs to it.
     pub log: Option<String>,
-    step: StepKind,
-    layer: Option<String>,
-    release: Option<String>,
+    pub(crate) step: StepKind,
+    /// The step's number; 0 for what is no step, and in records that have none.
+    pub(crate) id: u64,
+    pub(crate) layer: Option<String>,
+    pub(crate) release: Option<String>,
 }
 
 /// Something that stood in the way of what a row shows.
@@ -115,6 +118,10 @@ pub struct Run {
     pub exit: Option<i32>,
     pub failure: Option<Failure>,
     pub rows: Vec<Row>,
+    /// What was said while none of them went on, with the second at which it was.
+    pub said: Vec<(f64, String)>,
+    /// What it was a part of, where it was told to somebody who collects traces.
+    pub trace: Option<Trace>,
     /// What a dry run found that a run would do, in its order.
     pub previews: Vec<ReleasePreview>,
     /// Events of a version of this tool that knows more of them.
@@ -178,16 +185,19 @@ pub fn read(id: &str, text: &str, logs: &[String]) -> Option<Run> {
         exit: None,
         failure: None,
         rows: Vec::new(),
+        said: Vec::new(),
+        trace: None,
         unknown: record.unknown,
         unreadable: record.unreadable,
         previews: record.lines.iter().filter_map(|line| preview_in(&line.event)).collect(),
     };
     for line in lines {
         match &line.event {
-            Event::RunStarted { command, verb, env } => {
+            Event::RunStarted { command, verb, env, trace } => {
                 run.command.clone_from(command);
                 run.verb.clone_from(verb);
                 run.env.clone_from(env);
+                run.trace.clone_from(trace);
             }
             Event::Failed(failure) => run.failure = Some(failure.clone()),
             Event::RunEnded { exit, took } => {
@@ -201,7 +211,7 @@ pub fn read(id: &str, text: &str, logs: &[String]) -> Option<Run> {
     }
     run.seconds = since(run.started, last.time).max(0.001);
     let mut rows = nested(bars(lines, &run, logs));
-    tell(&mut rows, lines, &run);
+    run.said = tell(&mut rows, lines, &run);
     run.rows = with_releases(rows, lines, &run);
     block(lines, &mut run);
     Some(run)
@@ -277,6 +287,7 @@ fn step_row(step: &Step, start: f64, end: f64, mark: Mark, logs: &[String]) -> R
         // Whatever the record says, no file but one of the run's own logs.
         log: step.log.clone().filter(|log| logs.contains(log)),
         step: step.kind,
+        id: step.id,
         layer: step.layer.clone(),
         release: step.release.clone(),
     }
@@ -346,16 +357,20 @@ fn nested(mut rows: Vec<Row>) -> Vec<Row> {
     order.into_iter().filter_map(|index| rows[index].take()).collect()
 }
 
-/// Gives each row what was said while it was the innermost one, or the innermost of that name.
-fn tell(rows: &mut [Row], lines: &[Line], run: &Run) {
+/// Gives each row what was said while it was the innermost one, or the innermost of that name;
+/// returns what was said while there was none.
+fn tell(rows: &mut [Row], lines: &[Line], run: &Run) -> Vec<(f64, String)> {
+    let mut outside = Vec::new();
     for line in lines {
         let Some((resource, text)) = said(&line.event) else { continue };
         let time = since(run.started, line.time);
         let then = rows.iter_mut().filter(|row| row.start - HAIR <= time && time <= row.end + HAIR);
-        if let Some(row) = then.max_by_key(|row| (row.resource == resource, row.depth)) {
-            row.said.push((time, text));
+        match then.max_by_key(|row| (row.resource == resource, row.depth)) {
+            Some(row) => row.said.push((time, text)),
+            None => outside.push((time, text)),
         }
     }
+    outside
 }
 
 fn preview_in(event: &Event) -> Option<ReleasePreview> {
@@ -475,7 +490,7 @@ fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
 
 /// A row of the same layer and release, with nothing of its own yet.
 fn bare(step: &Row) -> Row {
-    Row { said: Vec::new(), blocked: Vec::new(), log: None, ready: None, ..step.clone() }
+    Row { said: Vec::new(), blocked: Vec::new(), log: None, ready: None, id: 0, ..step.clone() }
 }
 
 /// Gives each blocker to the row of what it stood in the way of: the release, else the

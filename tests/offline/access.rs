@@ -41,12 +41,12 @@ fn nothing(request: &Request) -> Answer {
 }
 
 /// A home, a state folder and a kubeconfig of one's own.
-struct Machine {
+pub struct Machine {
     folder: tempfile::TempDir,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
@@ -328,7 +328,7 @@ impl Proxy {
 pub const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// An API server with TLS, for the name `api.example`; and its authority.
-fn api_with_tls(machine: &Machine) -> (Server, String) {
+pub fn api_with_tls(machine: &Machine) -> (Server, String) {
     server_with_tls(machine.folder.path(), "api.example", nothing)
 }
 

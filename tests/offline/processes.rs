@@ -21,7 +21,7 @@ use crate::support::{
     self, copy_configuration, edit, eventually, free_port, on, side_by_side, terminal, write_program,
 };
 
-const CONTEXT: &str = "k3d-ameide-ci";
+pub const CONTEXT: &str = "k3d-ameide-ci";
 
 fn hex(bytes: &[u8]) -> String {
     sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -115,7 +115,7 @@ impl Server {
 }
 
 /// A tree, a machine and a cluster to themselves, all of them stand-ins.
-struct World {
+pub struct World {
     folder: tempfile::TempDir,
     server: Arc<Server>,
 }
@@ -123,7 +123,7 @@ struct World {
 const PROGRAMS: [&str; 7] = ["docker", "k3d", "helm", "helmfile", "kubectl", "go", "apt-get"];
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (server, port) = Server::start();
         let world = Self { folder, server };
@@ -158,7 +158,7 @@ impl World {
         world
     }
 
-    fn path(&self, relative: &str) -> PathBuf {
+    pub fn path(&self, relative: &str) -> PathBuf {
         self.folder.path().join(relative)
     }
 
@@ -166,7 +166,7 @@ impl World {
         std::fs::write(self.path(relative), text).unwrap();
     }
 
-    fn edit(&self, relative: &str, change: impl FnOnce(String) -> String) {
+    pub fn edit(&self, relative: &str, change: impl FnOnce(String) -> String) {
         edit(&self.path(relative), change);
     }
 
@@ -176,7 +176,7 @@ impl World {
     }
 
     /// The same with more variables, and its streams where the test's own go.
-    fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Expression {
+    pub fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Expression {
         let own = |name: &str| self.path(name).display().to_string();
         let machine = [
             ("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", own("bin"))),
@@ -203,12 +203,12 @@ impl World {
     }
 
     /// `PID PROGRAM ARGUMENTS` of each stand-in that was started.
-    fn starts(&self) -> Vec<String> {
+    pub fn starts(&self) -> Vec<String> {
         std::fs::read_to_string(self.path("starts")).unwrap().lines().map(str::to_owned).collect()
     }
 
     /// As if a cluster had been made, and found ready.
-    fn with_a_cluster(&self) {
+    pub fn with_a_cluster(&self) {
         let path = camino::Utf8PathBuf::from_path_buf(self.path("infra/docker/ci/k3d.yaml")).unwrap();
         let config = xtask::repo::k3d::K3dConfig::read(&path).unwrap();
         let canonical = config.canonical();
@@ -279,16 +279,16 @@ esac
 "#;
 
 /// How it ended, and what it printed.
-fn said(command: Expression) -> (Option<i32>, String) {
+pub fn said(command: Expression) -> (Option<i32>, String) {
     ended(&command.start().unwrap())
 }
 
-fn ended(child: &Handle) -> (Option<i32>, String) {
+pub fn ended(child: &Handle) -> (Option<i32>, String) {
     let output = child.wait().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn signal(child: &Handle, signal: libc::c_int) {
+pub fn signal(child: &Handle, signal: libc::c_int) {
     child.send_signal(signal).unwrap();
 }
 

@@ -30,7 +30,7 @@ pub fn shell() -> Shell {
 }
 
 /// What would choose something for a run that a test chooses itself, or agree to something.
-const CHOOSING: [&str; 13] = [
+const CHOOSING: [&str; 16] = [
     "HELMFILE_ENVIRONMENT",
     "HELM_LAYER_SELECTOR",
     "INFRA_CRITICAL_PATH",
@@ -44,6 +44,9 @@ const CHOOSING: [&str; 13] = [
     "DOCKERHUB_TOKEN",
     "DCKR_USERNAME",
     "DCKR_PAT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "TRACEPARENT",
 ];
 
 /// A program that gets nothing from whoever started the tests but what a machine has.

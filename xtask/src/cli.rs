@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    Done, checklist, cluster, doctor, drift, lab, layer, logs, mirror, open, releases, remedy, report, script, tools,
-    up,
+    Done, checklist, cluster, completion, doctor, drift, lab, layer, logs, mirror, open, releases, remedy, report,
+    script, tools, trace, up,
 };
 use crate::files;
 use crate::repo::{Tree, environment};
@@ -65,6 +65,9 @@ pub struct Common {
     /// Say more
     #[arg(short, long, global = true)]
     pub verbose: bool,
+    /// Say only what is wrong, and what was asked for; the run's record is whole all the same
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
 }
 
 #[derive(Subcommand)]
@@ -98,6 +101,14 @@ pub enum Command {
     Doctor,
     /// Build what a machine without internet lacks (docs/lab.md)
     Lab,
+    /// Print what makes a shell complete `cargo xtask`: bash, zsh or fish; it says where it belongs
+    Completion { shell: completion::Shell },
+    /// What may stand in place of the last of these words, for the shells
+    #[command(hide = true)]
+    Complete {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// The old script names with their old arguments
     #[command(hide = true)]
     Script {
@@ -123,6 +134,8 @@ impl Command {
             Self::Tools(_) => "tools",
             Self::Doctor => "doctor",
             Self::Lab => "lab",
+            Self::Completion { .. } => "completion",
+            Self::Complete { .. } => "complete",
             Self::Script { .. } => "script",
         }
     }
@@ -134,6 +147,15 @@ impl Command {
             Self::Up(args) => args.exit_code,
             Self::Drift(args) => args.exit_code,
             _ => false,
+        }
+    }
+
+    /// What is printed of a command that is no run: it looks at no cluster, and leaves no record.
+    pub fn without_a_run(&self) -> Option<String> {
+        match self {
+            Self::Completion { shell } => Some(completion::script(*shell).to_owned()),
+            Self::Complete { words } => Some(completion::candidates(Cli::command(), words)),
+            _ => None,
         }
     }
 
@@ -162,6 +184,8 @@ async fn carry_out(context: &Context, command: &Command) -> Result<Done, Failure
         Command::Tools(args) => tools::run(context, args).await,
         Command::Doctor => doctor::run(context).await,
         Command::Lab => lab::run(context).await,
+        // See `without_a_run`.
+        Command::Completion { .. } | Command::Complete { .. } => Ok(()),
         Command::Script { script } => script::run(context, script).await,
     }?;
     Ok(Done::AsAsked)
@@ -169,7 +193,7 @@ async fn carry_out(context: &Context, command: &Command) -> Result<Done, Failure
 
 impl Common {
     pub fn reporter(&self) -> Reporter {
-        Reporter::new(self.output, self.verbose)
+        Reporter::new(self.output, self.verbose).quietly(self.quiet)
     }
 
     /// The environment: an old script's argument, else `--env`; an empty variable is none.
@@ -199,10 +223,12 @@ impl Common {
         files::create_private_dir(&run_dir).map_err(failed)?;
         reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;
         state.prune();
+        let trace = trace::begin(&reporter);
         reporter.event(&Event::RunStarted {
             command: foreign::own_command_line(),
             verb: command.name().to_owned(),
             env: env_name.clone(),
+            trace,
         });
         Ok(Context {
             kube_context: self.context.clone().unwrap_or(cluster),
@@ -231,7 +257,6 @@ impl Common {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

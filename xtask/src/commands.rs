@@ -3,6 +3,7 @@
 
 pub mod checklist;
 pub mod cluster;
+pub mod completion;
 pub mod doctor;
 pub mod drift;
 pub mod lab;
@@ -15,6 +16,7 @@ pub mod remedy;
 pub mod report;
 pub mod script;
 pub mod tools;
+pub mod trace;
 pub mod up;
 
 /// How a command ended that did not fail.

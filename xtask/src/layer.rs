@@ -48,6 +48,7 @@ use crate::run::context::Context;
 use crate::run::duration;
 use crate::run::interrupt::Interrupt;
 use crate::world::kubernetes;
+use crate::world::otlp;
 use crate::world::process::Job;
 use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
@@ -571,7 +572,7 @@ impl<'a> Runner<'a> {
         // Helmfile knows it only as a line of a file; Helm does, also for the rollback after a failure.
         arguments.extend(self.args.force_conflicts.then_some("--sync-args=--force-conflicts"));
         // Those alone that there is a reason for; of a whole layer Helmfile says which they are.
-        let command = match part {
+        let mut command = match part {
             true => {
                 let selector = |release: &Release| format!("name={},namespace={}", release.name, release.namespace);
                 let selectors: Vec<String> = wanted.iter().map(selector).collect();
@@ -579,6 +580,12 @@ impl<'a> Runner<'a> {
             }
             false => self.reader.helmfile(layer, &arguments),
         };
+        // Of the sync alone: each Helmfile that tells of itself would wait for a receiver that is
+        // away up to 5 s at its end, also one that was asked a question.
+        let trace = step.trace_context();
+        if !trace.is_empty() {
+            command.envs(trace).envs(otlp::for_helmfile());
+        }
         let mut durations: BTreeMap<(String, String), Duration> = BTreeMap::new();
         let job = Job { command, log: &log, inherit: self.lock.descriptor() };
         let diagnosis = Diagnosis::begin(self.context, client, &name, wanted, budgets, &log).await;
@@ -636,6 +643,7 @@ impl<'a> Runner<'a> {
         command.args(["--timeout", "3m"]);
         let step = Step::new(StepKind::HelmTest, &release.name, "helm test").of_layer(layer.name());
         let step = self.context.reporter.step(step.of_release(&release.name).logging_to(&log));
+        command.envs(step.trace_context());
         let job = Job { command, log: &log, inherit: self.lock.descriptor() };
         let budgets = self.context.tree.layer_needs()?.retries;
         let alone = std::slice::from_ref(release);

@@ -23,5 +23,9 @@ pub mod run;
 pub mod world;
 
 #[cfg(test)]
+#[path = "../../tests/support/schema.rs"]
+mod schema;
+
+#[cfg(test)]
 #[path = "../../tests/support/server.rs"]
 mod stand_in;

@@ -5,7 +5,7 @@ use clap::Parser;
 use run_record::{Exit, Failure};
 use xtask::cli::{Cli, dispatch};
 use xtask::cluster::devcontainer;
-use xtask::commands::{Done, report};
+use xtask::commands::{Done, report, trace};
 use xtask::run::interrupt::Interrupt;
 use xtask::run::printer;
 use xtask::world::process::environment;
@@ -29,6 +29,10 @@ const UNCLASSIFIED_BESIDE_DIFFERS: i32 = 70;
 
 async fn run() -> i32 {
     let cli = Cli::parse();
+    if let Some(text) = cli.command.without_a_run() {
+        printer::data(&text);
+        return printer::finish(|| false).map_or(Exit::Unclassified as i32, |()| 0);
+    }
     let reporter = Arc::new(cli.common.reporter());
     let interrupt = Interrupt::global();
     if let Err(error) = interrupt.listen() {
@@ -56,8 +60,11 @@ async fn run() -> i32 {
         }
     };
     reporter.end(exit);
-    if let Some(context) = context.filter(|_| cli.command.is_a_run()) {
-        report::summarize(&context);
+    if let Some(context) = context {
+        if cli.command.is_a_run() {
+            report::summarize(&context);
+        }
+        trace::export(&context).await;
     }
     // An interrupted run waits for no terminal that takes nothing.
     let last_words = Instant::now() + Duration::from_millis(500);

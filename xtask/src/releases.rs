@@ -215,6 +215,7 @@ async fn helm_until(
             .of_release(&revision.release)
             .logging_to(&log),
     );
+    command.envs(step.trace_context());
     let job = Job { command, log: &log, inherit: lock };
     let ended = job.run(|line| context.reporter.progress(line), stop).await?;
     if !ended.status.success() {

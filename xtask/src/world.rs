@@ -9,6 +9,7 @@ pub mod helm_storage;
 pub mod helmfile;
 pub mod kubeconfig;
 pub mod kubernetes;
+pub mod otlp;
 pub mod pod_log;
 pub mod port_forward;
 pub mod process;

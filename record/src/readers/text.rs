@@ -66,6 +66,17 @@ pub fn line(event: &Event) -> Option<String> {
     Some(line)
 }
 
+/// Whether it is printed also for who wants to see only what is wrong, and what was asked for.
+pub fn quietly(event: &Event) -> bool {
+    match event {
+        Event::Warning { .. } | Event::Blocked(_) | Event::Failed(_) => true,
+        // A step that failed of itself tells so; the answer of a dry run is what was asked for.
+        Event::StepFinished { outcome, .. } => *outcome == Outcome::Failed,
+        Event::Planned { .. } | Event::Preview(_) => true,
+        _ => false,
+    }
+}
+
 /// A release's line, those of its objects, and their diffs; those of objects that a first
 /// installation creates only where `whole` is asked for.
 pub fn previewed(preview: &ReleasePreview, whole: bool) -> String {
@@ -157,6 +168,19 @@ mod tests {
             let json = serde_json::to_value(&event).unwrap();
             assert_eq!(line(&event).is_none(), silent.contains(&json["event"].as_str().unwrap()), "{event:?}");
         }
+    }
+
+    #[test]
+    fn who_wants_it_quiet_sees_what_is_wrong_and_what_was_asked_for() {
+        let quiet = crate::event::one_of_each("x").into_iter().filter(quietly);
+        let names = quiet.map(|event| serde_json::to_value(&event).unwrap()["event"].as_str().unwrap().to_owned());
+        assert_eq!(names.collect::<Vec<_>>(), ["warning", "planned", "preview", "blocker", "failure"]);
+        let failed = Event::StepFinished {
+            step: Step::new(StepKind::Check, "r", "t"),
+            outcome: Outcome::Failed,
+            took: Duration::ZERO,
+        };
+        assert!(quietly(&failed) && line(&failed).is_some());
     }
 
     #[test]

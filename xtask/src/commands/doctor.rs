@@ -27,7 +27,8 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
             Err((finding, fix)) => {
                 broken += 1;
                 check_step(context).failed_as(format!("{}: {finding}", check.name));
-                context.reporter.note("doctor", format!("fix: {fix}"));
+                // Said also where only what is wrong is: the failure points at it.
+                context.reporter.warn("doctor", format!("fix: {fix}"));
             }
         }
     }

@@ -117,7 +117,7 @@ fn find(context: &Context, name: Option<&str>) -> Result<(Utf8PathBuf, Run), Fai
     })
 }
 
-fn load(folder: &Utf8Path) -> Option<Run> {
+pub(super) fn load(folder: &Utf8Path) -> Option<Run> {
     let (mut text, end, _) = bounds::ends(&folder.join("record.jsonl"), RECORD, RECORD).ok()?;
     text.extend(end);
     let text = String::from_utf8_lossy(&text);

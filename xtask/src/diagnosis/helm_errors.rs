@@ -206,7 +206,7 @@ impl Reader {
             self.killed = Some(text.to_owned());
             return;
         }
-        if sources::is_warning(text) {
+        if sources::is_warning(text) || is_of_traces(text) {
             return;
         }
         self.remember(text);
@@ -283,6 +283,12 @@ fn of_helmfile(text: &str) -> Option<&str> {
             _ => return Some(says),
         }
     }
+}
+
+/// What Helmfile says of whoever collects its traces, mostly that nobody does (`otlptrace`'s
+/// words, by Go's `log`): nothing that it says of the cluster.
+fn is_of_traces(text: &str) -> bool {
+    text.contains(" traces export: ") || text.starts_with("OpenTelemetry tracing ")
 }
 
 /// Helmfile's words for a Helm that was killed (Go's `exec.ExitError`), on a line of
@@ -456,6 +462,16 @@ COMBINED OUTPUT:
         assert_eq!(conflicts.len(), 1);
         assert_eq!(conflicts[0].object.as_deref(), Some("Deployment shop/web"));
         assert_eq!(conflicts[0].fields, [".spec.replicas", ".spec.template.spec.containers[name=\"web\"].image"]);
+    }
+
+    #[test]
+    fn that_nobody_takes_helmfiles_traces_is_no_cause() {
+        let refused = "2026/11/27 19:05:08 traces export: Post \"http://127.0.0.1:4318/v1/traces\": dial tcp 127.0.0.1:4318: connect: connection refused";
+        let error = "Error: INSTALLATION FAILED: quota exceeded";
+        for text in [error.to_owned(), FRAME.to_owned()] {
+            let traced = format!("OpenTelemetry tracing enabled\n{text}\n{refused}\n");
+            assert_eq!(of_lines(traced.lines()), of_lines(text.lines()));
+        }
     }
 
     #[test]

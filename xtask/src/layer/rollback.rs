@@ -307,6 +307,7 @@ async fn roll_back(
     command.args(runner.args.force_conflicts.then_some("--force-conflicts"));
     let step = Step::new(StepKind::Helm, &release.name, format!("helm rollback to revision {to}"));
     let step = context.reporter.step(step.of_layer(&layer).of_release(&release.name).logging_to(&log));
+    command.envs(step.trace_context());
     let job = Job { command, log: &log, inherit: runner.lock.descriptor() };
     let budgets = context.tree.layer_needs()?.retries;
     let alone = std::slice::from_ref(release);

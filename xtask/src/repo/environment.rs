@@ -11,6 +11,7 @@ pub const DEFAULT: &str = "local";
 
 /// `infra/kubernetes/environments/<env>/env.yaml`, which Helmfile reads as well.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Environment {
     pub cluster: ClusterSettings,
@@ -37,9 +38,11 @@ impl Environment {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ClusterSettings {
     /// The k3d config file, relative to the root; none for a shared cluster.
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub k3d: Option<Utf8PathBuf>,
     /// The kubeconfig context.
     pub context: String,
@@ -53,6 +56,7 @@ fn kube_system() -> String {
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PullSecretSettings {
     /// Whether the Docker Hub account of whoever runs a layer is written into Secrets there.
@@ -61,16 +65,19 @@ pub struct PullSecretSettings {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RegistrySettings {
     /// The name that this machine pushes to.
     pub push: String,
     /// The name that pods pull from.
     pub pull: String,
+    /// Without TLS.
     #[serde(default, rename = "plainHTTP")]
     pub plain_http: bool,
     /// Where its certificate is not one that this machine knows: the authority, PEM, in the tree.
     #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub ca: Option<Utf8PathBuf>,
 }
 
@@ -78,6 +85,11 @@ pub struct RegistrySettings {
 mod tests {
     use super::*;
     use crate::repo::Tree;
+
+    #[test]
+    fn the_schema_of_env_yaml_is_that_of_the_type() {
+        crate::schema::kept::<Environment>("environment.json");
+    }
 
     #[test]
     fn the_leases_namespace_is_one_that_can_be_and_kube_system_where_nothing_is_said() {

@@ -13,8 +13,10 @@ use crate::files::bounds;
 
 /// `infra/kubernetes/layers.yaml`: what each layer needs before it starts.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LayerNeeds {
+    /// By layer, what it needs; one that stands here not at all needs nothing.
     #[serde(default)]
     pub layers: BTreeMap<String, Needs>,
     /// How long is waited before a layer starts.
@@ -25,6 +27,7 @@ pub struct LayerNeeds {
     pub retries: Budgets,
     /// The layers that `up` brings up, in order.
     pub critical_path: Vec<String>,
+    /// Made, or brought up to date, before each layer.
     pub pull_secret: Option<PullSecretNeed>,
     /// Images that may come from elsewhere than the mirror, whole or up to a `*`.
     #[serde(default)]
@@ -85,6 +88,7 @@ impl LayerNeeds {
 
 /// The secret that pods pull from Docker Hub with, where there are credentials.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PullSecretNeed {
     pub name: String,
@@ -94,6 +98,7 @@ pub struct PullSecretNeed {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Needs {
     /// Namespaces that must be Active.
@@ -103,8 +108,10 @@ pub struct Needs {
     /// none the worse for being absent.
     #[serde(default)]
     pub creates: Vec<String>,
+    /// Services that must take a connection.
     #[serde(default)]
     pub services: Vec<ServiceNeed>,
+    /// Secrets that must exist.
     #[serde(default)]
     pub secrets: Vec<SecretNeed>,
     /// Earlier layers that must be in place.
@@ -116,6 +123,7 @@ pub struct Needs {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceNeed {
     pub namespace: String,
@@ -126,17 +134,21 @@ pub struct ServiceNeed {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretNeed {
     pub namespace: String,
     pub name: String,
+    /// All of them, and none empty.
     #[serde(default)]
     pub keys: Vec<String>,
+    /// Needed only once this release exists.
     pub if_release: Option<String>,
 }
 
 /// `preflight:` of layers.yaml: how long is waited, in seconds.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Waits {
     /// For a Terminating namespace to be gone.
@@ -153,6 +165,7 @@ impl Default for Waits {
 
 /// `retries:` of layers.yaml.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[derive(Default)]
 pub struct Budgets {
@@ -162,6 +175,7 @@ pub struct Budgets {
     pub webhook_unavailable: WebhookUnavailable,
     /// Seconds that a blocker may last before it ends the run, by code.
     #[serde(deserialize_with = "of_known_codes")]
+    #[cfg_attr(test, schemars(schema_with = "tests::by_code"))]
     pub patience: BTreeMap<Code, u64>,
 }
 
@@ -177,6 +191,7 @@ fn of_known_codes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<
 
 /// Seconds throughout.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RateLimit {
     pub attempts: u32,
@@ -191,6 +206,7 @@ impl Default for RateLimit {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ReleasePending {
     pub attempts: u32,
@@ -203,6 +219,7 @@ impl Default for ReleasePending {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ApiUnreachable {
     pub attempts: u32,
@@ -218,6 +235,7 @@ impl Default for ApiUnreachable {
 
 /// A webhook that is coming up: Helm gives up at its first refusal.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WebhookUnavailable {
     pub attempts: u32,
@@ -228,5 +246,26 @@ pub struct WebhookUnavailable {
 impl Default for WebhookUnavailable {
     fn default() -> Self {
         Self { attempts: 12, wait: 15 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Patience is for the codes that [`of_known_codes`] knows.
+    pub(super) fn by_code(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let known = Code::ALL.iter().filter(|code| code.remedy().is_some()).map(|code| code.name());
+        schemars::json_schema!({
+            "description": "Seconds that a blocker may last before it ends the run, by code.",
+            "type": "object",
+            "propertyNames": {"enum": known.collect::<Vec<_>>()},
+            "additionalProperties": {"type": "integer", "minimum": 0},
+        })
+    }
+
+    #[test]
+    fn the_schema_of_layers_yaml_is_that_of_the_type() {
+        crate::schema::kept::<LayerNeeds>("layers.json");
     }
 }

@@ -6,8 +6,8 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::files;
@@ -18,6 +18,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use run_record::readers::github::Annotations;
 use run_record::readers::json::Line;
 use run_record::readers::text;
+use run_record::trace::{SpanId, Trace};
 use run_record::{Event, Failure, Outcome, Step};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -48,9 +49,13 @@ pub struct Reporter {
     format: Format,
     /// Print what the tools print.
     verbose: bool,
+    /// Print what is wrong, and what was asked for.
+    quiet: bool,
     started: Instant,
     /// How many steps have begun.
     steps: AtomicU64,
+    /// What the run is a part of, from when it has begun.
+    trace: OnceLock<Trace>,
     inner: Mutex<Inner>,
 }
 
@@ -85,7 +90,18 @@ impl Reporter {
             inner.bars = Some(bars);
         }
         inner.github = on_github().then(Annotations::default);
-        Self { format, verbose, started: Instant::now(), steps: AtomicU64::new(0), inner: Mutex::new(inner) }
+        let (steps, trace) = (AtomicU64::new(0), OnceLock::new());
+        Self { format, verbose, quiet: false, started: Instant::now(), steps, trace, inner: Mutex::new(inner) }
+    }
+
+    /// The same, printing only what is wrong and what was asked for, where that is wanted. Who
+    /// reads the run otherwise is told all of it.
+    pub fn quietly(self, quiet: bool) -> Self {
+        if quiet {
+            let mut inner = self.lock();
+            (inner.bar, inner.bars) = (None, None);
+        }
+        Self { quiet, ..self }
     }
 
     /// From now on (and for what came before) the record goes to `path`.
@@ -106,6 +122,9 @@ impl Reporter {
 
     /// The one way into everything that reads the run: foreign text is made safe here.
     pub fn event(&self, event: &Event) {
+        if let Event::RunStarted { trace: Some(trace), .. } = event {
+            let _ = self.trace.set(trace.clone());
+        }
         self.write(event.map_text(foreign::line));
     }
 
@@ -124,6 +143,9 @@ impl Reporter {
         let event = &line.event;
         if self.format == Format::Text {
             let (before, after) = inner.github.as_mut().map(|github| github.commands(event, file)).unwrap_or_default();
+            if self.quiet && !text::quietly(event) {
+                return;
+            }
             before.iter().for_each(|line| printer::words(&format!("{line}\n")));
             self.print(&inner, event);
             after.iter().for_each(|line| printer::words(&format!("{line}\n")));
@@ -163,6 +185,9 @@ impl Reporter {
             self.data_to_stderr(text);
             return;
         }
+        if self.quiet {
+            return;
+        }
         let mut inner = self.lock();
         if let Some(bar) = &inner.bar {
             bar.set_message(text.to_owned());
@@ -172,6 +197,25 @@ impl Reporter {
                 printer::words(&format!("   … {text}\n"));
             }
         }
+    }
+
+    /// A line that only `--verbose` shows, and nothing keeps.
+    pub fn detail(&self, text: &str) {
+        if self.verbose {
+            self.data_to_stderr(&foreign::line(text));
+        }
+    }
+
+    /// The variables that tell a child which span it works in: the run's; nothing where nobody
+    /// collects traces. A step's children have [`RunningStep::trace_context`].
+    pub fn trace_context(&self) -> Vec<(&'static str, String)> {
+        self.trace_context_of(|trace| trace.span)
+    }
+
+    fn trace_context_of(&self, span: impl Fn(&Trace) -> SpanId) -> Vec<(&'static str, String)> {
+        let Some(trace) = self.trace.get() else { return Vec::new() };
+        let state = trace.state.clone().map(|state| ("TRACESTATE", state));
+        [("TRACEPARENT", trace.traceparent(span(trace)))].into_iter().chain(state).collect()
     }
 
     /// Where lines can be drawn and drawn again; none but on a terminal.
@@ -273,6 +317,11 @@ pub struct RunningStep<'a> {
 }
 
 impl RunningStep<'_> {
+    /// As of [`Reporter::trace_context`], for what is started by this step.
+    pub fn trace_context(&self) -> Vec<(&'static str, String)> {
+        self.reporter.trace_context_of(|trace| trace.step(self.step.id))
+    }
+
     pub fn done(self) {
         self.finish(Outcome::Done);
     }
@@ -317,7 +366,7 @@ mod tests {
         let text = "\u{1b}[31mfatal\n::add-mask::x https://me:s3cret@registry.example/v2/";
         let owned = || text.to_owned();
         let failure = Failure::usage(text).evidence(text).remedy(text);
-        reporter.event(&Event::RunStarted { command: owned(), verb: owned(), env: "ci".to_owned() });
+        reporter.event(&Event::RunStarted { command: owned(), verb: owned(), env: "ci".to_owned(), trace: None });
         reporter.event(&Event::Failed(failure));
         reporter.note("pod", text);
         reporter.warn(text, text);

@@ -32,6 +32,7 @@ use run_record::{Code, Failure};
 
 /// `infra/tools/tools.yaml`.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct ToolsFile {
     /// Those with release archives, `os/arch`.
@@ -40,6 +41,7 @@ struct ToolsFile {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct ToolEntry {
     /// Arguments that make the tool print its version.
@@ -99,12 +101,13 @@ impl Toolbox {
     }
 
     /// A command of a tool that works on the cluster of this kubeconfig context: with
-    /// the cloud's account where the context's user signs in by a plugin, and past a proxy
-    /// where it is on this machine.
+    /// the cloud's account where the context's user signs in by a plugin, past a proxy
+    /// where it is on this machine, and as a part of the run's trace.
     pub fn command_on(&self, name: &str, context: &Context) -> tokio::process::Command {
         let mut command = self.command(name);
         command.envs(process::environment::for_plugins_of(&context.kube_context));
         command.envs(kubernetes::reached_directly(context));
+        command.envs(context.reporter.trace_context());
         command
     }
 }
@@ -361,6 +364,11 @@ fn link(target: &Utf8Path, link: &Utf8Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_schema_of_tools_yaml_is_that_of_the_type() {
+        crate::schema::kept::<ToolsFile>("tools.json");
+    }
 
     #[test]
     fn package_and_version_come_from_go_mod() {

@@ -198,9 +198,12 @@ mod tests {
             ("go", "GOAUTH"),
             ("apt-get", "DEBIAN_FRONTEND"),
             ("helmfile", "AMEIDE_RUN"),
+            ("helmfile", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+            ("helmfile", "OTEL_EXPORTER_OTLP_HEADERS"),
         ] {
             assert!(given(program, name, false), "{program} {name}");
         }
+        assert!(!given("helm", "OTEL_EXPORTER_OTLP_HEADERS", false) && !given("helmfile", "TRACEPARENT", false));
         assert!(!given("go", "KUBECONFIG", false) && !given("apt-get", "DOCKER_HOST", false));
     }
 

@@ -7,6 +7,7 @@ use crate::world::tools::checksums::Form;
 
 /// With `{version}` (`v1.2.3`), `{number}` (`1.2.3`), `{os}` and `{arch}` as Go names them.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Template {
     url: String,
@@ -16,6 +17,7 @@ pub struct Template {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Checksums {
     /// Also with `{url}`, the archive's own.

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 /// How such a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// Lines of a digest and the archive's name, as `sha256sum` prints them.

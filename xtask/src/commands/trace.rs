@@ -1,0 +1,44 @@
+//! The trace of a run: begun with it, or joined where CI has begun one, and told at its end to
+//! whoever collects traces. It is made of the run's record, as its report is.
+
+use std::hash::{BuildHasher, RandomState};
+
+use run_record::readers::otlp;
+use run_record::trace::{SpanId, Trace, TraceId};
+
+use super::report;
+use crate::run::context::Context;
+use crate::run::reporter::Reporter;
+use crate::world::otlp::{Receiver, resource};
+
+/// The trace that this run is a part of; none where nobody collects traces.
+pub fn begin(reporter: &Reporter) -> Option<Trace> {
+    let receiver = Receiver::from_env()?;
+    if let Some(text) = receiver.of_the_protocol() {
+        reporter.note("trace", text);
+    }
+    let span = SpanId::new(random());
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+    let own = || Trace::begun(TraceId::new(u128::from(random()) << 64 | u128::from(random())), span);
+    let Some(parent) = variable("TRACEPARENT") else { return Some(own()) };
+    Some(Trace::joined(&parent, variable("TRACESTATE").as_deref(), span).unwrap_or_else(|| {
+        reporter.warn("trace", "TRACEPARENT is no W3C trace context: the trace begins with this run");
+        own()
+    }))
+}
+
+/// Bits that are others in each process: what the keys of hash maps are made of.
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// Tells of this run, which has ended. However that goes, it changes nothing of how.
+pub async fn export(context: &Context) {
+    let Some(receiver) = Receiver::from_env() else { return };
+    let Some(run) = report::load(&context.run_dir) else { return };
+    // Who began the trace has decided for all of it.
+    let Some(trace) = run.trace.as_ref().filter(|trace| trace.sampled) else { return };
+    if let Err(why) = receiver.send(&otlp::request(&run, trace, &resource())).await {
+        context.reporter.detail(&why);
+    }
+}
