@@ -4,6 +4,7 @@
 mod support;
 
 mod back;
+mod devcontainer;
 mod entry;
 mod guard;
 mod instant;

@@ -181,6 +181,29 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     Ok(Ready { toolbox, lab })
 }
 
+/// What can be there before the cluster is: its registry, and the image of its nodes. For a
+/// prebuild, which is kept and has no cluster running in it. Nothing is destroyed for it.
+///
+/// # Errors
+/// Those of the engine, of making the registry and of pulling; what was had by then stays.
+pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock) -> Result<(), Failure> {
+    engine::ensure(context).await?;
+    let lab = choose_lab(context, &observe(config).await?).await?;
+    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+    ensure_registry(context, config, &toolbox, lab.as_ref(), false).await?;
+    // The lab's is there already.
+    let image = config.simple.image.as_ref().filter(|_| lab.is_none());
+    let Some(image) = image else { return Ok(()) };
+    let step = context.reporter.step(Step::new(StepKind::Cluster, config.name(), format!("pulling {image}")));
+    if docker::look::<docker::Image>(Kind::Image, image).await?.found().is_some() {
+        step.unchanged(format!("{image} is there"));
+        return Ok(());
+    }
+    docker_output(["pull", "--quiet", image]).await?;
+    step.done_as(format!("pulled {image}"));
+    Ok(())
+}
+
 /// What `up` would do, without doing any of it; whether that changes anything.
 ///
 /// # Errors
@@ -324,7 +347,7 @@ async fn replace_load_balancer(context: &Context, config: &K3dConfig, lab: Optio
         docker_output(["rm", "-v", &container.id]).await?;
     } else {
         for port in config.host_ports() {
-            require_port_free(port)?;
+            require_port_free(context, port)?;
         }
     }
     let image = loadbalancer::image(lab.map(|lab| lab.loadbalancer.as_str()), server);
@@ -406,7 +429,7 @@ async fn ensure_registry(
     };
     if !runs {
         if let Some(port) = push.rsplit_once(':').and_then(|(_, port)| port.parse().ok()) {
-            require_port_free(port)?;
+            require_port_free(context, port)?;
         }
         let step = reporter.step(Step::new(StepKind::Registry, &name, "creating the registry"));
         let short = name.strip_prefix("k3d-").ok_or_else(|| {
@@ -508,7 +531,7 @@ async fn remove_registry(container: &Container, _: &Consent<consent::Registry>) 
 
 async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: Option<&Lab>) -> Result<(), Failure> {
     for port in config.host_ports() {
-        require_port_free(port)?;
+        require_port_free(context, port)?;
     }
     let step = context.reporter.step(k3d_step(context, config, "creating the cluster"));
     remember_kind(context, lab.is_some())?;
@@ -525,8 +548,12 @@ async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, lab: O
     Ok(())
 }
 
-/// A port that something else holds is named before k3d leaves half a cluster.
-fn require_port_free(port: u16) -> Result<(), Failure> {
+/// A port that something else holds is named before k3d leaves half a cluster. In a container
+/// whose engine is outside, the ports are those of a machine that cannot be looked at from here.
+fn require_port_free(context: &Context, port: u16) -> Result<(), Failure> {
+    if context.inside.is_some() {
+        return Ok(());
+    }
     match std::net::TcpListener::bind(("127.0.0.1", port)) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
