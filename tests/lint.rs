@@ -232,6 +232,8 @@ fn the_workflow_runs_what_people_run() {
         ".ci/run",
         ".ci/collect artifacts",
         "cargo xtask cluster delete --allow-destroy=cluster,registry",
+        // On macOS.
+        "cargo test --workspace --lib --bins --test offline",
     ] {
         assert!(text.lines().any(|line| line.trim() == format!("run: {command}")), "{command}");
     }

@@ -210,7 +210,7 @@ pub fn on(command: &mut Command, terminal: std::fs::File) {
         command.pre_exec(|| {
             // These tests may have been started by `nohup`, which the tool would respect.
             libc::signal(libc::SIGHUP, libc::SIG_DFL);
-            if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+            if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY as _, 0) < 0 {
                 return Err(std::io::Error::last_os_error());
             }
             Ok(())

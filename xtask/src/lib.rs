@@ -4,6 +4,9 @@
 //! registry into plain facts), decide (a pure function from facts to a plan or a
 //! verdict), act (carry the plan out, one reported step at a time).
 
+#[cfg(windows)]
+compile_error!("cargo xtask runs on Linux and macOS; on Windows, inside of WSL2 (README.md)");
+
 pub mod checklist;
 pub mod cli;
 pub mod cluster;
@@ -13,6 +16,7 @@ pub mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod host;
 pub mod lab;
 pub mod layer;
 pub mod mirror;

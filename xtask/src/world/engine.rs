@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use crate::host;
 use crate::run::context::Context;
 use crate::run::wait;
 use crate::world::docker::{self, EngineInfo, Fault, docker_output, unavailable};
@@ -164,7 +165,7 @@ const DOCKERD_LOG: &str = "/var/log/dockerd.log";
 /// Starts the engine: by systemd, or as a process of its own, which is returned.
 async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure> {
     let io = |error: std::io::Error| unavailable(Fault::Away, error.to_string());
-    let wrapper = !has_sys_resource();
+    let wrapper = !host::may_raise_limits();
     if !wrapper && std::path::Path::new("/run/systemd/system").is_dir() {
         let mut command = process::command("systemctl");
         command.args(["start", "docker"]);
@@ -200,10 +201,8 @@ async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure
 /// has that id by now, the next dockerd would take it for itself and not start.
 fn remove_stale_pid_file(path: &str) {
     let Ok(text) = std::fs::read_to_string(path) else { return };
-    let other = match std::fs::read_to_string(format!("/proc/{}/comm", text.trim())) {
-        Ok(name) => !matches!(name.trim(), "dockerd" | "containerd"),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    };
+    let Ok(pid) = text.trim().parse() else { return };
+    let other = host::program(pid).is_ok_and(|name| !matches!(name.as_deref(), Some("dockerd" | "containerd")));
     if other {
         let _ = std::fs::remove_file(path);
     }
@@ -242,15 +241,6 @@ async fn wait_until_it_answers(mut dockerd: Option<&mut std::process::Child>) ->
         ControlFlow::Break(info) => Ok(info),
         ControlFlow::Continue(error) => Err(unavailable(Fault::Away, error).log(DOCKERD_LOG)),
     }
-}
-
-/// Whether this machine's root may raise resource limits. Where the bounding set
-/// lacks CAP_SYS_RESOURCE (bit 24, `capability.h`), runc cannot start privileged
-/// containers, which k3d's nodes are.
-pub fn has_sys_resource() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
-    bounding.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_none_or(|set| set & (1 << 24) != 0)
 }
 
 /// Every image whose repository matches, as `repository:tag`.
