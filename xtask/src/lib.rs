@@ -4,9 +4,6 @@
 //! registry into plain facts), decide (a pure function from facts to a plan or a
 //! verdict), act (carry the plan out, one reported step at a time).
 
-#[cfg(windows)]
-compile_error!("cargo xtask runs on Linux and macOS; on Windows, inside of WSL2 (README.md)");
-
 pub mod checklist;
 pub mod cli;
 pub mod cluster;
