@@ -1,9 +1,12 @@
 //! The files that other programs read, checked by those programs' own readers:
 //! the workflow by actionlint and zizmor, the Tiltfile by Tilt's Starlark, shell files by
-//! shellcheck, what production renders by checkov, the tree's YAML by the schemas that
-//! editors get, and the tree before what Renovate looks for in it.
+//! shellcheck, what production renders by checkov, the devcontainer by its CLI, the tree's YAML
+//! by the schemas that editors get, and the tree before what Renovate looks for in it.
 
 mod support;
+
+#[path = "lint/devcontainer.rs"]
+mod devcontainer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -11,30 +14,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use support::{rendered, root, text};
+use support::{installed, rendered, root, text};
 use xtask::run::reporter::{Format, Reporter};
 use xtask::world::go::Program;
 
-/// A program of tests/lint/judges/requirements.txt, installed from PyPI into a cache that is
-/// keyed by that file.
+/// A program of tests/lint/judges/requirements.txt, installed from PyPI.
 fn judge(name: &str) -> Command {
     let list = root().join("tests/lint/judges/requirements.txt");
-    let key = {
-        use std::hash::{DefaultHasher, Hash, Hasher};
-        let mut hasher = DefaultHasher::new();
-        std::fs::read(&list).unwrap().hash(&mut hasher);
-        hasher.finish()
-    };
-    let cache = xtask::files::cache_dir().unwrap().into_std_path_buf().join("python");
-    let folder = cache.join(format!("judges-{key:016x}"));
-    std::fs::create_dir_all(&cache).unwrap();
-    let lock = std::fs::File::create(cache.join("lock")).unwrap();
-    lock.lock().unwrap();
-    // The last thing that an installation writes: one that was cut short is made again.
-    let complete = folder.join("complete");
-    if !complete.exists() {
-        let _ = std::fs::remove_dir_all(&folder);
-        let environment = || Command::new("python3").args(["-m", "venv"]).arg(&folder).output();
+    let folder = installed("python/judges", &list, |folder| {
+        let environment = || Command::new("python3").args(["-m", "venv"]).arg(folder).output();
         if !environment().is_ok_and(|output| output.status.success()) {
             // Debian has the module apart.
             let _ = Command::new("apt-get").arg("update").output();
@@ -46,9 +34,7 @@ fn judge(name: &str) -> Command {
         pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(&list);
         let installed = pip.stdin(Stdio::null()).output().unwrap();
         assert!(installed.status.success(), "{}", text(&installed));
-        std::fs::write(&complete, "").unwrap();
-    }
-    drop(lock);
+    });
     let mut command = Command::new(folder.join("bin").join(name));
     command.current_dir(root()).stdin(Stdio::null());
     command
@@ -115,8 +101,8 @@ fn every_action_is_named_by_its_commit_with_its_version_beside() {
 /// them hides.
 fn shellcheck(script: &str, shell: Option<&str>, masked: bool) -> Result<(), String> {
     let mut command = judge("shellcheck");
-    // The kubelet and bash set HOSTNAME.
-    command.args(["--color=never", "--exclude=SC3028"]);
+    // The kubelet and bash set HOSTNAME; what a script sources is checked as a file of its own.
+    command.args(["--color=never", "--exclude=SC3028,SC1091"]);
     command.args(shell.map(|shell| format!("--shell={shell}")));
     if masked {
         command.arg("--enable=check-extra-masked-returns");
@@ -355,6 +341,8 @@ fn the_workflow_runs_what_people_run() {
         ".ci/run",
         ".ci/collect artifacts",
         "cargo xtask cluster delete --allow-destroy=cluster,registry",
+        // On macOS.
+        "cargo test --workspace --lib --bins --test offline",
     ] {
         assert!(text.lines().any(|line| line.trim() == format!("run: {command}")), "{command}");
     }

@@ -4,6 +4,10 @@
 //! It knows nothing of clusters, and prints and writes nothing: who runs hands events in,
 //! and takes text out.
 
+// Not that anything here minds; but all else is compiled after this, so that it stands alone.
+#[cfg(windows)]
+compile_error!("cargo xtask runs on Linux and macOS; on Windows, inside of WSL2 (README.md)");
+
 mod checklist;
 mod code;
 mod event;

@@ -316,7 +316,7 @@ fn the_devcontainers_script_names_a_rate_limit() {
 }
 
 /// An image of this machine's own Linux: programs of this machine run in it.
-fn plain_image() -> String {
+pub fn plain_image() -> String {
     let lab = docker(&["images", "--filter", "reference=ameide-lab/base:*", "--format", "{{.Repository}}:{{.Tag}}"]);
     if let Some(image) = lab.lines().next() {
         return image.to_owned();

@@ -5,6 +5,7 @@ mod support;
 
 mod back;
 mod connected;
+mod devcontainer;
 mod entry;
 mod guard;
 mod instant;

@@ -8,7 +8,7 @@ use crate::support::root;
 
 /// From the roof to the ground. What stands on a line may look at those on later lines only;
 /// rooms on one line do not look at each other.
-const FLOORS: [&[&str]; 14] = [
+const FLOORS: [&[&str]; 15] = [
     &["main"],
     &["cli"],
     &["commands"],
@@ -23,6 +23,7 @@ const FLOORS: [&[&str]; 14] = [
     &["world"],
     &["run"],
     &["repo"],
+    &["host"],
 ];
 
 /// The ground, which every room may stand on.

@@ -228,7 +228,7 @@ impl World {
 const SCRIPT: &str = r#"#!/bin/sh
 name=${0##*/}
 echo "$$ $name $*" >>WORLD/starts
-tr '\0' '\n' </proc/$$/environ >"WORLD/environments/$name.$$"
+if [ -r /proc/$$/environ ]; then tr '\0' '\n' </proc/$$/environ; else env; fi >"WORLD/environments/$name.$$"
 case "$1" in version) sleep 0.02; echo "VERSION"; exit 0;; esac
 container() {
   labels='"k3d.cluster":"ameide-ci"'
@@ -292,18 +292,46 @@ pub fn signal(child: &Handle, signal: libc::c_int) {
     child.send_signal(signal).unwrap();
 }
 
-/// `PID` and state of each child of a process.
+/// Of a process its number, its parent's and its state, as proc(5) has them.
+#[cfg(target_os = "linux")]
+fn read_stat(stat: &str) -> Option<(u32, u32, char)> {
+    let (head, rest) = stat.rsplit_once(") ")?;
+    let mut words = rest.split(' ');
+    let (state, parent) = (words.next()?.chars().next()?, words.next()?.parse().ok()?);
+    Some((head.split(' ').next()?.parse().ok()?, parent, state))
+}
+
+#[cfg(target_os = "linux")]
+fn processes() -> Vec<(u32, u32, char)> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| read_stat(&std::fs::read_to_string(entry.path().join("stat")).ok()?)).collect()
+}
+
+/// As Linux has it, by the program that every other system has.
+#[cfg(not(target_os = "linux"))]
+fn processes() -> Vec<(u32, u32, char)> {
+    let output = std::process::Command::new("ps").args(["-A", "-o", "pid=,ppid=,state="]).output().unwrap();
+    let read = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some((pid, parent, words.next()?.chars().next()?))
+    };
+    String::from_utf8_lossy(&output.stdout).lines().filter_map(read).collect()
+}
+
+/// The state of a process; none where there is none.
+fn state_of(pid: u32) -> Option<char> {
+    #[cfg(target_os = "linux")]
+    let found = read_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?);
+    #[cfg(not(target_os = "linux"))]
+    let found = processes().into_iter().find(|(number, _, _)| *number == pid);
+    found.map(|(_, _, state)| state)
+}
+
+/// Number and state of each child of a process.
 fn children(parent: u32) -> Vec<(u32, char)> {
-    let stats = std::fs::read_dir("/proc").unwrap().flatten();
-    let stats = stats.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
-    stats
-        .filter_map(|stat| {
-            let (head, rest) = stat.rsplit_once(") ")?;
-            let mut words = rest.split(' ');
-            let (state, of) = (words.next()?.chars().next()?, words.next()?.parse::<u32>().ok()?);
-            (of == parent).then_some((head.split(' ').next()?.parse().ok()?, state))
-        })
-        .collect()
+    let of = |(pid, its_parent, state): (u32, u32, char)| (its_parent == parent).then_some((pid, state));
+    processes().into_iter().filter_map(of).collect()
 }
 
 /// How many of the moments of a run are tried, and how many of them at a time: most of a
@@ -347,9 +375,8 @@ fn interrupted_at_every_moment(arguments: &[&str], cluster: bool) {
             return;
         }
         signal(&child, libc::SIGSTOP);
-        let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        eventually("it stands still", || state().contains(") T ") || state().contains(") Z ") || state().is_empty());
-        if !state().contains(") T ") {
+        eventually("it stands still", || matches!(state_of(pid), None | Some('T' | 'Z')));
+        if state_of(pid) != Some('T') {
             return;
         }
         let logged = |pid: u32| world.starts().iter().any(|line| line.starts_with(&format!("{pid} ")));

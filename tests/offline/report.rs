@@ -255,7 +255,8 @@ impl Drop for Browser {
 
 /// The browser, installed first where this is root's Debian and has none.
 fn program() -> String {
-    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let of_macos = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome";
+    let names = ["chromium", "chromium-browser", "google-chrome", of_macos];
     let find = || {
         let found =
             names.iter().find(|name| Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok());

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod cluster;
+pub mod devcontainers;
 pub mod fresh_machine;
 pub mod internet;
 pub mod rendered;
@@ -85,6 +86,30 @@ fn bin() -> &'static str {
 
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A folder of the cache that `install` fills once, for each content of the list that says
+/// with what.
+pub fn installed(name: &str, list: &Path, install: impl FnOnce(&Path)) -> PathBuf {
+    let key = {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        std::fs::read(list).unwrap().hash(&mut hasher);
+        hasher.finish()
+    };
+    let folder = ::xtask::files::cache_dir().unwrap().into_std_path_buf().join(format!("{name}-{key:016x}"));
+    let cache = folder.parent().unwrap();
+    std::fs::create_dir_all(cache).unwrap();
+    let lock = std::fs::File::create(cache.join("lock")).unwrap();
+    lock.lock().unwrap();
+    // The last thing that an installation writes: one that was cut short is made again.
+    let complete = folder.join("complete");
+    if !complete.exists() {
+        let _ = std::fs::remove_dir_all(&folder);
+        install(&folder);
+        std::fs::write(&complete, "").unwrap();
+    }
+    folder
 }
 
 #[track_caller]
@@ -190,7 +215,7 @@ pub fn on(command: &mut Command, terminal: std::fs::File) {
         command.pre_exec(|| {
             // These tests may have been started by `nohup`, which the tool would respect.
             libc::signal(libc::SIGHUP, libc::SIG_DFL);
-            if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+            if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY as _, 0) < 0 {
                 return Err(std::io::Error::last_os_error());
             }
             Ok(())

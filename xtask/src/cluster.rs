@@ -232,6 +232,20 @@ async fn carry_out(
     }
 }
 
+/// What can be there before the cluster is: its registry, and the image of its nodes. For a
+/// prebuild, which is kept and has no cluster running in it. Nothing is destroyed for it.
+///
+/// # Errors
+/// Those of the engine, of making the registry and of pulling; what was had by then stays.
+pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock) -> Result<(), Failure> {
+    engine::ensure(context).await?;
+    let lab = choose_lab(context, &observe(config).await?).await?;
+    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+    let images = Images::of(context, lab.as_ref())?;
+    ensure_registry(context, config, &toolbox, &images, false).await?;
+    images.load_nodes(context, config).await
+}
+
 /// What `up` would do, without doing any of it; whether that changes anything.
 ///
 /// # Errors
@@ -375,7 +389,7 @@ async fn replace_load_balancer(context: &Context, config: &K3dConfig, images: &I
         docker_output(["rm", "-v", &container.id]).await?;
     } else {
         for port in config.host_ports() {
-            require_port_free(port)?;
+            require_port_free(context, port)?;
         }
     }
     let image = loadbalancer::image(images.loadbalancer.as_deref(), server);
@@ -457,7 +471,7 @@ async fn ensure_registry(
     };
     if !runs {
         if let Some(port) = push.rsplit_once(':').and_then(|(_, port)| port.parse().ok()) {
-            require_port_free(port)?;
+            require_port_free(context, port)?;
         }
         images.load_registry(context).await?;
         let step = reporter.step(Step::new(StepKind::Registry, &name, "creating the registry"));
@@ -560,7 +574,7 @@ async fn remove_registry(container: &Container, _: &Consent<consent::Registry>) 
 
 async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
     for port in config.host_ports() {
-        require_port_free(port)?;
+        require_port_free(context, port)?;
     }
     let step = context.reporter.step(k3d_step(context, config, "creating the cluster"));
     remember_kind(context, images.lab)?;
@@ -577,8 +591,12 @@ async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
     Ok(())
 }
 
-/// A port that something else holds is named before k3d leaves half a cluster.
-fn require_port_free(port: u16) -> Result<(), Failure> {
+/// A port that something else holds is named before k3d leaves half a cluster. In a container
+/// whose engine is outside, the ports are those of a machine that cannot be looked at from here.
+fn require_port_free(context: &Context, port: u16) -> Result<(), Failure> {
+    if context.inside.is_some() {
+        return Ok(());
+    }
     match std::net::TcpListener::bind(("127.0.0.1", port)) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {

@@ -13,6 +13,7 @@ pub mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod host;
 pub mod lab;
 pub mod layer;
 pub mod mirror;

@@ -13,7 +13,7 @@ use xtask::world::process::environment;
 fn main() -> std::process::ExitCode {
     // SAFETY: no other thread runs yet.
     unsafe { environment::take_accounts() };
-    // One thread: children are tied to the thread that starts them (see `process`).
+    // One thread: children are tied to the thread that starts them (see `host::tie`).
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(_) => return std::process::ExitCode::from(Exit::Unclassified as u8),

@@ -24,6 +24,7 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use serde::Serialize;
 
+use crate::host;
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
 use crate::run::wait;
@@ -802,20 +803,14 @@ pub async fn wait_for_helm(context: &Context, wanted: &[Release]) -> Result<(), 
 }
 
 /// A helm process on this machine that changes the release, or that one may be at work,
-/// where the processes cannot be listed. A system without `/proc` has none to list.
+/// where the processes cannot be listed.
 fn helm_process(kube_context: &str, release: &str) -> Option<String> {
-    let processes = match std::fs::read_dir("/proc") {
-        Ok(processes) => processes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Err(error) => return Some(format!("somebody perhaps (/proc cannot be read: {error})")),
-    };
-    processes.flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let arguments = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let arguments: Vec<String> =
-            arguments.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        changes(&arguments, kube_context, release).then(|| format!("helm (pid {pid})"))
-    })
+    match host::commands() {
+        Ok(commands) => commands
+            .into_iter()
+            .find_map(|(pid, words)| changes(&words, kube_context, release).then(|| format!("helm (pid {pid})"))),
+        Err(error) => Some(format!("somebody perhaps (the processes cannot be listed: {error})")),
+    }
 }
 
 /// Whether this command line is a Helm that changes the release. One that names no

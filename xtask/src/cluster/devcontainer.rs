@@ -7,6 +7,7 @@
 //! A container with an engine of its own, or with the host's network, is a plain
 //! machine and needs none of this.
 
+use crate::host;
 use crate::repo::k3d::K3dConfig;
 use crate::run::context::Context;
 use crate::world::docker::{self, Kind, Looked, Thing, docker_output};
@@ -22,8 +23,7 @@ pub async fn adapt(context: &mut Context) {
     if !std::path::Path::new("/.dockerenv").exists() || context.env.cluster.k3d.is_none() {
         return;
     }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let Some(id) = own_id(&mounts) else { return };
+    let Some(id) = own_id(&host::mounts()) else { return };
     let inspect = docker::docker(["container", "inspect", "--format", "{{.HostConfig.NetworkMode}}", &id]);
     // An engine that does not know us is one inside, or none: then nothing is to be joined.
     let Ok(Ok(mode)) = process::capture(inspect).await.map(process::Captured::ok) else { return };

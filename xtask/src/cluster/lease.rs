@@ -19,6 +19,7 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::sync::oneshot;
 
 use crate::cluster::lock::Holder;
+use crate::host;
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::Reporter;
@@ -123,8 +124,7 @@ fn machine(state: &StateDir) -> Result<String, Failure> {
         return Err(failed(std::io::Error::other("holds no id; it is removed now, run this again")));
     }
     let meta = file.metadata().map_err(failed)?;
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Ok(format!("{id}-{:x}-{:x}/{}", meta.dev(), meta.ino(), boot.trim()))
+    Ok(format!("{id}-{:x}-{:x}/{}", meta.dev(), meta.ino(), host::boot_id()))
 }
 
 impl ClusterLease {

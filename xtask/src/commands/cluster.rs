@@ -19,6 +19,8 @@ pub enum Action {
     Kubeconfig,
     /// Delete the cluster and create it again; the registry and its images stay
     Recreate,
+    /// Only what can be there before the cluster: its registry and its nodes' image (prebuilds)
+    Prefetch,
 }
 
 pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failure> {
@@ -49,6 +51,7 @@ pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failur
             let consent = context.may_destroy::<consent::Cluster>(&cluster::recreation(&config)).await?;
             cluster::recreate(context, &config, &lock, &consent).await.map(drop)
         }
+        Some(Action::Prefetch) => cluster::prefetch(context, &config, &lock).await,
         Some(Action::Kubeconfig) => {
             cluster::write_kubeconfig(context, &config).await?;
             context.reporter.note(config.name(), format!("kubeconfig context {}", context.kube_context));
@@ -66,5 +69,6 @@ fn in_words(action: Action, config: &K3dConfig) -> String {
         Action::Delete => "delete the cluster, its registry and their volumes".to_owned(),
         Action::Kubeconfig => "write the kubeconfig's context".to_owned(),
         Action::Recreate => cluster::recreation(config),
+        Action::Prefetch => "make the registry and pull the nodes' image".to_owned(),
     }
 }

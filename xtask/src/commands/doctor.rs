@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use indicatif::BinaryBytes;
 
 use crate::files::cache_dir;
+use crate::host;
 use crate::run::context::Context;
 use crate::run::reporter::RunningStep;
 use crate::world::docker::{self, Container};
@@ -59,8 +60,7 @@ async fn docker() -> Check {
 }
 
 fn capability() -> Check {
-    let seen =
-        if engine::has_sys_resource() { "there" } else { "not there: an engine that xtask starts works round it" };
+    let seen = if host::may_raise_limits() { "there" } else { "not there: an engine that xtask starts works round it" };
     Check { name: "CAP_SYS_RESOURCE", result: Ok(seen.to_owned()) }
 }
 
@@ -109,9 +109,7 @@ fn disk() -> Check {
 fn inotify() -> Check {
     // k3d's FAQ: below this, kubelet and its watchers fail with "too many open files".
     const NEEDED: u64 = 128;
-    let path = "/proc/sys/fs/inotify/max_user_instances";
-    let value = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let result = match value {
+    let result = match host::inotify_instances() {
         Some(value) if value < NEEDED => Err((
             format!("max_user_instances is {value}"),
             format!("sysctl -w fs.inotify.max_user_instances={}", NEEDED * 4),
@@ -124,12 +122,7 @@ fn inotify() -> Check {
 
 fn memory() -> Check {
     const NEEDED: u64 = 4 << 30;
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse::<u64>().ok())
-        .map(|kib| kib * 1024);
-    let result = match available {
+    let result = match host::available_memory() {
         Some(bytes) if bytes < NEEDED => {
             Err((format!("{} available", BinaryBytes(bytes)), "close something: the stack needs 4 GiB".to_owned()))
         }
@@ -142,6 +135,10 @@ fn memory() -> Check {
 /// The host ports of the cluster and the registry: free, or held by them.
 async fn ports(context: &Context) -> Result<Vec<Check>, Failure> {
     let Some(config) = context.k3d_config()? else { return Ok(Vec::new()) };
+    if context.inside.is_some() {
+        let seen = "not looked at: they are those of the machine that Docker Engine runs on".to_owned();
+        return Ok(vec![Check { name: "ports", result: Ok(seen) }]);
+    }
     let mut ours = config.containers();
     ours.extend(config.registry_container());
     let ours = docker::inspect::<Container>(docker::Kind::Container, &ours).await;

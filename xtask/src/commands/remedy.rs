@@ -14,7 +14,20 @@ pub fn fitting(context: &Context, mut failure: Failure) -> Failure {
         None if says_cluster(&remedy) => of_shared(context, failure.code),
         _ => with_environment(&remedy, &context.env_name),
     });
+    // A port that `open` listens at is one of the container's own.
+    let published = failure.remedy.as_ref().is_some_and(|remedy| remedy.contains("k3d.yaml"));
+    if failure.code == Code::PortTaken && published && context.inside.is_some() {
+        failure = outside(failure);
+    }
     failure
+}
+
+/// In a container whose engine is outside, the engine publishes ports on the machine that it
+/// runs on; what `ss` shows here is of no use.
+fn outside(failure: Failure) -> Failure {
+    failure
+        .evidence("Docker Engine is outside of this container: the port is one of the machine that it runs on")
+        .remedy("see there who holds the port (`ss -ltnp`; macOS: `lsof -iTCP -sTCP:LISTEN`), and stop that or change the port in k3d.yaml or env.yaml")
 }
 
 fn of_shared(context: &Context, code: Code) -> String {
@@ -49,6 +62,15 @@ fn with_environment(remedy: &str, env: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_of_an_engine_outside_is_one_of_its_machine() {
+        let taken = outside(Failure::new(Code::PortTaken, "x").evidence("the engine's words").remedy("ss -ltnp"));
+        assert_eq!(taken.evidence.len(), 2);
+        assert!(
+            taken.evidence[1].contains("the machine that it runs on") && taken.remedy.unwrap().contains("see there")
+        );
+    }
 
     #[test]
     fn a_remedy_names_the_environment_once_and_a_shared_cluster_is_not_made_here() {

@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+use crate::host;
 use run_record::{Code, Failure};
 
 /// At this one even what tidies up is left: its children are killed.
@@ -76,7 +77,8 @@ impl Interrupt {
     /// # Errors
     /// Of the system, which gave no thread or no handler.
     pub fn listen(&'static self) -> std::io::Result<()> {
-        let hangup = (!ignored(1)).then_some((1, 15));
+        let outlives = host::ignores(Signal::HUP);
+        let hangup = (!outlives).then_some((1, 15));
         for (taken, number) in [(2, 2), (15, 15)].into_iter().chain(hangup) {
             let raise = move || {
                 let _ = self.raised.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst);
@@ -89,7 +91,7 @@ impl Interrupt {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let started = runtime.and_then(|runtime| {
                 let streams = runtime.block_on(async {
-                    let hangup = if ignored(1) { None } else { Some(signal(SignalKind::hangup())?) };
+                    let hangup = if outlives { None } else { Some(signal(SignalKind::hangup())?) };
                     Ok::<_, std::io::Error>((
                         signal(SignalKind::interrupt())?,
                         signal(SignalKind::terminate())?,
@@ -124,7 +126,7 @@ impl Interrupt {
                         () = hung_up => 15,
                         () = late => {
                             if self.honoured.load(Ordering::SeqCst) < self.count.load(Ordering::SeqCst) {
-                                // Children end with this process: see `die_with_parent`.
+                                // Children end with this process: see `host::tie`.
                                 std::process::exit(self.check().err().map_or(130, |failure| failure.exit() as i32));
                             }
                             deadline = None;
@@ -230,13 +232,6 @@ impl Interrupt {
 fn cause(number: i32) -> Failure {
     let terminated = number == 15;
     Failure::interrupted(!terminated, if terminated { "terminated" } else { "interrupted" })
-}
-
-/// Whether this process was started with the signal ignored (`SigIgn` in proc(5)).
-fn ignored(number: u32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|mask| mask & (1 << (number - 1)) != 0)
 }
 
 #[cfg(test)]

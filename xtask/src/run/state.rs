@@ -4,6 +4,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::files::{create_private_dir, env_path};
+use crate::host;
 use crate::run::reporter::Reporter;
 use run_record::{Code, Failure};
 
@@ -111,7 +112,7 @@ fn has_logs(run: &Utf8Path) -> bool {
 /// then the record is kept a little longer).
 fn lives(run: &Utf8Path) -> bool {
     let pid = run.file_name().and_then(|name| name.rsplit('-').next());
-    pid.is_some_and(|pid| std::path::Path::new("/proc").join(pid).exists())
+    pid.and_then(|pid| pid.parse().ok()).is_some_and(host::lives)
 }
 
 fn writable(folder: &Utf8Path) -> std::io::Result<()> {

@@ -1,10 +1,12 @@
 //! Docker Engine: is it there, what is it like, and, for root on a Debian-like
-//! machine that has none running, installing and starting it.
+//! machine that has none running, installing and starting it. In a dev container it is
+//! waited for instead: there a feature starts one beside what runs this, or none is wanted.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use crate::host;
 use crate::run::context::Context;
 use crate::run::wait;
 use crate::world::docker::{self, EngineInfo, Fault, docker_output, unavailable};
@@ -20,7 +22,10 @@ pub async fn require() -> Result<EngineInfo, Failure> {
     docker::info().await.map_err(|(fault, error)| unavailable(fault, error))
 }
 
-/// The engine, installed and started if this machine allows it.
+/// The engine, installed and started if this machine allows it; waited for in a dev container.
+///
+/// # Errors
+/// `docker-unavailable`, `consent-needed`, `interrupted`.
 pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
     let (fault, error) = match docker::info().await {
         Ok(info) => return Ok(info),
@@ -34,6 +39,11 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
     let debian = which::which("apt-get").is_ok() && which::which("dpkg").is_ok();
     let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
     let remote = set("DOCKER_HOST") || set("DOCKER_CONTEXT");
+    if is_dev_container(set) {
+        // Without a client, or for an engine elsewhere, there is nothing to come up here.
+        let comes = !remote && which::which("docker").is_ok();
+        return if comes { come_up(context, error).await } else { Err(of_dev_container(unavailable(error))) };
+    }
     if !rustix::process::geteuid().is_root() || !debian || remote {
         return Err(unavailable(error));
     }
@@ -71,6 +81,49 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
         info.server_version, info.driver, info.cgroup_version
     ));
     Ok(info)
+}
+
+/// Whether this is a dev container, by the variables of `.devcontainer/devcontainer.json`, of
+/// VS Code and of GitHub Codespaces. A container without any of them is a machine of its own.
+fn is_dev_container(set: impl Fn(&str) -> bool) -> bool {
+    ["DEVCONTAINER", "REMOTE_CONTAINERS", "CODESPACES"].into_iter().any(set)
+}
+
+/// How long the engine of a dev container may take to answer. The feature docker-in-docker
+/// starts dockerd, and starts it again where it failed, while the first commands run already.
+const COMES_UP: Duration = Duration::from_secs(90);
+
+/// Waits for the engine that a dev container starts beside this process.
+async fn come_up(context: &Context, error: String) -> Result<EngineInfo, Failure> {
+    const EVERY: Duration = Duration::from_millis(500);
+    let reporter = &context.reporter;
+    let bound = COMES_UP.as_secs();
+    reporter.waiting("docker", format!("{error}: waiting at most {bound} s for the dev container's engine to come up"));
+    let step = reporter.step(Step::new(StepKind::Engine, "docker", "waiting for Docker Engine"));
+    let look = async || match docker::info().await {
+        Ok(info) => Ok(ControlFlow::Break(info)),
+        // Its socket is made before it is given to the group docker.
+        Err((fault @ (Fault::Away | Fault::Denied), error)) => Ok(ControlFlow::Continue((fault, error))),
+        Err((fault, error)) => Err(unavailable(fault, error)),
+    };
+    match wait::until(EVERY, COMES_UP, look).await? {
+        ControlFlow::Break(info) => {
+            step.done_as(format!("Docker Engine {} came up", info.server_version));
+            Ok(info)
+        }
+        ControlFlow::Continue((Fault::Denied, error)) => Err(unavailable(Fault::Denied, error)),
+        ControlFlow::Continue((fault, error)) => {
+            Err(of_dev_container(unavailable(fault, error).evidence(format!("it did not come up within {bound} s"))))
+        }
+    }
+}
+
+/// What helps in a dev container, whose engine is a feature's to install and to start.
+fn of_dev_container(failure: Failure) -> Failure {
+    failure.remedy(
+        "docker-in-docker says why in /tmp/dockerd.log; rebuild the container, with that feature or \
+         docker-outside-of-docker in its devcontainer.json",
+    )
 }
 
 /// Whether an engine at this address, as a context of Docker has it, is on this machine.
@@ -112,7 +165,7 @@ const DOCKERD_LOG: &str = "/var/log/dockerd.log";
 /// Starts the engine: by systemd, or as a process of its own, which is returned.
 async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure> {
     let io = |error: std::io::Error| unavailable(Fault::Away, error.to_string());
-    let wrapper = !has_sys_resource();
+    let wrapper = !host::may_raise_limits();
     if !wrapper && std::path::Path::new("/run/systemd/system").is_dir() {
         let mut command = process::command("systemctl");
         command.args(["start", "docker"]);
@@ -148,10 +201,8 @@ async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure
 /// has that id by now, the next dockerd would take it for itself and not start.
 fn remove_stale_pid_file(path: &str) {
     let Ok(text) = std::fs::read_to_string(path) else { return };
-    let other = match std::fs::read_to_string(format!("/proc/{}/comm", text.trim())) {
-        Ok(name) => !matches!(name.trim(), "dockerd" | "containerd"),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    };
+    let Ok(pid) = text.trim().parse() else { return };
+    let other = host::program(pid).is_ok_and(|name| !matches!(name.as_deref(), Some("dockerd" | "containerd")));
     if other {
         let _ = std::fs::remove_file(path);
     }
@@ -192,15 +243,6 @@ async fn wait_until_it_answers(mut dockerd: Option<&mut std::process::Child>) ->
     }
 }
 
-/// Whether this machine's root may raise resource limits. Where the bounding set
-/// lacks CAP_SYS_RESOURCE (bit 24, `capability.h`), runc cannot start privileged
-/// containers, which k3d's nodes are.
-pub fn has_sys_resource() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
-    bounding.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_none_or(|set| set & (1 << 24) != 0)
-}
-
 /// Every image whose repository matches, as `repository:tag`.
 pub async fn image_tags(repository: &str) -> Result<BTreeSet<String>, Failure> {
     let filter = format!("reference={repository}");
@@ -211,6 +253,15 @@ pub async fn image_tags(repository: &str) -> Result<BTreeSet<String>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dev_container_is_known_by_its_variables() {
+        for variable in ["DEVCONTAINER", "REMOTE_CONTAINERS", "CODESPACES"] {
+            assert!(is_dev_container(|name| name == variable), "{variable}");
+        }
+        // Of a container that is nobody's dev container, as a job of CI may run in.
+        assert!(!is_dev_container(|name| name == "container"));
+    }
 
     #[test]
     fn an_engine_chosen_elsewhere_is_not_here() {

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::files::bounds;
 use crate::files::env_path;
+use crate::host;
 use crate::run::foreign::plain;
 use crate::run::interrupt::Interrupt;
 use run_record::{Code, Failure, human_seconds};
@@ -437,8 +438,7 @@ impl Drop for FileLock {
 /// What this tool writes into a lock: its process, and where that number means it. A home
 /// folder is shared with containers, whose processes have numbers of their own.
 fn ours(pid: u32) -> String {
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    format!("cargo xtask, pid {pid} in {}", namespace.display())
+    format!("cargo xtask, pid {pid} in {}", host::pid_namespace())
 }
 
 /// Whether a lock is of a run of this tool, in this very namespace of processes, that was
@@ -446,11 +446,7 @@ fn ours(pid: u32) -> String {
 fn left_by_us(lock: &Utf8Path) -> bool {
     let text = bounds::read(lock, 4096).unwrap_or_default();
     let pid = text.strip_prefix("cargo xtask, pid ").and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
-    pid.is_some_and(|pid| {
-        text == ours(pid)
-            && !text.ends_with(' ')
-            && std::path::Path::new(&format!("/proc/{pid}")).try_exists().is_ok_and(|lives| !lives)
-    })
+    pid.is_some_and(|pid| text == ours(pid) && !text.ends_with(' ') && !host::lives(pid))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Running other programs: captured for a short question, supervised for a long
-//! job. No child outlives this process: each gets the kernel's parent-death
-//! signal (`prctl(2)`, PR_SET_PDEATHSIG), and an interrupt is passed on and
-//! waited for.
+//! job. No child outlives this process: each is [tied](host::tie) to it, and an
+//! interrupt is passed on and waited for.
 //!
 //! Every child has a process group of its own, so that a terminal's Ctrl-C reaches
 //! it through us, once; what it is given of the environment stands in
@@ -23,6 +22,7 @@ use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use crate::host;
 use crate::run::interrupt::{Interrupt, LAST};
 use run_record::{Code, Failure};
 
@@ -109,7 +109,7 @@ pub async fn tidy_up(command: Command, at_most: Duration) -> Result<Captured, Fa
 async fn captured(mut command: Command, at_most: Duration) -> Result<Captured, Failure> {
     let shown = shown(&command);
     let failed = |error: String| Failure::new(Code::Unknown, format!("`{shown}`: {error}"));
-    die_with_parent(&mut command, Signal::KILL, None);
+    host::tie(command.as_std_mut(), Signal::KILL).map_err(|error| failed(error.to_string()))?;
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     let mut group = Group::of(&child);
@@ -171,7 +171,9 @@ impl Group {
     }
 
     fn ended(&mut self) {
-        self.0 = None;
+        if let Some(pid) = self.0.take() {
+            host::untie(pid);
+        }
     }
 
     fn signal(&self, signal: Signal, all: bool) {
@@ -188,6 +190,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL, true);
+        self.ended();
     }
 }
 
@@ -267,7 +270,10 @@ impl Job<'_> {
         let io = |error: std::io::Error| Failure::new(Code::Unknown, format!("{program}: {error}"));
         let mut log = streams::Log::open(self.log)
             .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write the log {}: {error}", self.log)))?;
-        die_with_parent(&mut self.command, Signal::TERM, self.inherit);
+        host::tie(self.command.as_std_mut(), Signal::TERM).map_err(io)?;
+        if let Some(fd) = self.inherit {
+            let_through(&mut self.command, fd);
+        }
         self.command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().map_err(|error| {
             let failure = Failure::new(Code::Unknown, format!("cannot start {program}: {error}"));
@@ -340,23 +346,14 @@ impl Job<'_> {
     }
 }
 
-/// Asks the kernel to signal the child when the thread that started it ends, and
-/// lets one file descriptor through. Children are started from the main thread
-/// only (the runtime has one thread), so that this is the end of the process.
-fn die_with_parent(command: &mut Command, signal: Signal, inherit: Option<RawFd>) {
-    let parent = rustix::process::getpid();
-    // SAFETY: between fork and exec only async-signal-safe system calls are made.
+/// Lets one file descriptor through to the child and to those that it starts.
+fn let_through(command: &mut Command, fd: RawFd) {
+    // SAFETY: between fork and exec only an async-signal-safe system call is made; the
+    // job's caller keeps the descriptor open.
     unsafe {
         command.pre_exec(move || {
-            rustix::process::set_parent_process_death_signal(Some(signal))?;
-            if rustix::process::getppid() != Some(parent) {
-                return Err(std::io::Error::other("the parent has ended"));
-            }
-            if let Some(fd) = inherit {
-                let fd = std::os::fd::BorrowedFd::borrow_raw(fd);
-                rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
-            }
-            Ok(())
+            let fd = std::os::fd::BorrowedFd::borrow_raw(fd);
+            Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?)
         });
     }
 }
@@ -397,8 +394,7 @@ mod tests {
     }
 
     fn lives(pid: &str) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-        !stat.is_empty() && !stat.contains(") Z ")
+        host::state(pid.trim().parse().unwrap()).is_some_and(|state| state != 'Z')
     }
 
     async fn is_gone(pid: &str) {

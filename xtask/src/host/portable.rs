@@ -1,0 +1,106 @@
+//! As POSIX's programs tell it (ps, sh), and what macOS has besides (sysctl, vm_stat). What a
+//! system cannot tell is unknown, which is never the harmless case.
+
+use std::io;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+/// What one of the system's own programs prints, in nobody's language.
+fn printed(program: &str, arguments: &[&str]) -> io::Result<String> {
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("LC_ALL", "C");
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output()?;
+    // ps ends with 1 where no process is as asked for.
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn ps(pid: u32, field: &str) -> io::Result<Option<String>> {
+    let said = printed("ps", &["-o", &format!("{field}="), "-p", &pid.to_string()])?;
+    Ok(Some(said.trim().to_owned()).filter(|said| !said.is_empty()))
+}
+
+/// There is one for all processes.
+pub fn pid_namespace() -> String {
+    std::env::consts::OS.to_owned()
+}
+
+pub fn boot_id() -> String {
+    printed("sysctl", &["-n", "kern.bootsessionuuid"]).unwrap_or_default().trim().to_owned()
+}
+
+/// A child has what is ignored from its parent: one that sends itself the signal lives on then.
+pub fn ignores(signal: Signal) -> bool {
+    printed("sh", &["-c", &format!("kill -{} $$; echo ignored", signal.as_raw())]).is_ok_and(|said| !said.is_empty())
+}
+
+pub fn available_memory() -> Option<u64> {
+    available(&printed("vm_stat", &[]).ok()?)
+}
+
+/// Of what vm_stat prints: pages that are free, or can be had without writing anything.
+fn available(text: &str) -> Option<u64> {
+    let size: u64 = text.split_once("page size of ")?.1.split(' ').next()?.parse().ok()?;
+    let pages = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().trim_end_matches('.').parse::<u64>().ok()
+    };
+    let others = ["Pages inactive", "Pages speculative", "Pages purgeable"].into_iter().filter_map(pages);
+    pages("Pages free")?.checked_add(others.sum())?.checked_mul(size)
+}
+
+pub fn inotify_instances() -> Option<u64> {
+    None
+}
+
+/// The engine runs in a machine of its own here, whose root may.
+pub fn may_raise_limits() -> bool {
+    true
+}
+
+pub fn mounts() -> String {
+    String::new()
+}
+
+pub fn commands() -> io::Result<Vec<(u32, Vec<String>)>> {
+    let said = printed("ps", &["-A", "-ww", "-o", "pid=", "-o", "args="])?;
+    let of = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.parse().ok()?, words.map(str::to_owned).collect()))
+    };
+    let found: Vec<_> = said.lines().filter_map(of).collect();
+    // At least ps itself runs.
+    if found.is_empty() { Err(io::Error::other("ps lists no process")) } else { Ok(found) }
+}
+
+pub fn program(pid: u32) -> io::Result<Option<String>> {
+    // macOS has the whole path.
+    Ok(ps(pid, "comm")?.map(|path| path.rsplit('/').next().unwrap_or_default().to_owned()))
+}
+
+#[cfg(test)]
+pub fn state(pid: u32) -> Option<char> {
+    ps(pid, "state").ok()??.chars().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_that_can_be_had_is_read_from_vm_stat() {
+        let text = "Mach Virtual Memory Statistics: (page size of 16384 bytes)\n\
+            Pages free:                               10.\nPages active:                            1000.\n\
+            Pages inactive:                           20.\nPages speculative:                         3.\n\
+            Pages throttled:                           0.\nPages purgeable:                           4.\n";
+        assert_eq!(available(text), Some(37 * 16384));
+        assert_eq!(available(""), None);
+        assert_eq!(available("(page size of 4096 bytes)\nPages active: 1.\n"), None);
+    }
+
+    #[test]
+    fn a_signal_that_is_ignored_is_told_by_what_it_does_to_a_child() {
+        // USR1 is nobody's here, and ends who gets it.
+        assert!(!ignores(Signal::USR1));
+    }
+}
