@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::cluster::{docker, turn};
+use crate::support::cluster::{beside, docker, ended, turn};
 use crate::support::fresh_machine::FreshMachine;
 use crate::support::internet::{Authority, Counts, Internet, names};
-use crate::support::{edit, ends, succeeds, tool};
+use crate::support::{edit, ends, eventually, succeeds, tool};
 
 /// What k3d and the cluster are made of, which the lab does not publish: its images, and the
 /// public names that they stand for.
@@ -103,21 +103,26 @@ fn a_volume_s_node_is_told_where_it_takes_no_pods(machine: &FreshMachine) {
     };
     let nodes = kubectl(&["get", "nodes", "--no-headers"]);
     assert_eq!(nodes.lines().filter(|line| line.contains(" Ready ")).count(), 3, "{nodes}");
-    edit(&machine.tree().join("infra/kubernetes/layers.yaml"), |text| {
-        text.replace("  releasePending:", "  patience: {volume-pending: 10, unschedulable: 10}\n  releasePending:")
-    });
     let claim = kubectl(&["get", "pvc", "-o", "jsonpath={.items[?(@.metadata.name==\"minio\")].spec.volumeName}"]);
     let at = "jsonpath={.spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].values[0]}";
     let node = kubectl(&["get", "pv", claim.trim(), "-o", at]);
-    // Drained by somebody.
+    // Drained by somebody: the run says who holds it up, and comes up when that is mended.
     kubectl(&["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--force"]);
-    let said = ends(machine.xtask(&[], &["--yes", "layer", "45", "--skip-tests"]), 8);
-    println!("{said}");
-    assert!(said.contains(&format!("is bound to the node {node}, which is cordoned")), "{said}");
-    assert!(said.contains(&format!("kubectl --context k3d-ameide uncordon {node}")), "{said}");
+    let run = machine.xtask(&[], &["--yes", "layer", "45", "--skip-tests"]);
+    let run = beside(&run);
+    let said = |words: &str| {
+        let runs = machine.path("home").join(".local/state/ameide/k3d-ameide/runs");
+        let newest = std::fs::read_dir(runs).unwrap().map(|run| run.unwrap().path()).max().unwrap();
+        std::fs::read_to_string(newest.join("record.jsonl")).unwrap_or_default().contains(words)
+    };
+    eventually("which node holds the volume", || {
+        said(&format!("is bound to the node {node}, which is cordoned"))
+            && said(&format!("kubectl --context k3d-ameide uncordon {node}"))
+    });
     kubectl(&["uncordon", &node]);
-    succeeds(machine.xtask(&[], &["--yes", "layer", "10-45", "--skip-tests"]));
+    let (code, printed) = ended(&run);
+    assert_eq!(code, Some(0), "{printed}");
     // Lost, and brought back.
     succeeds(machine.command("docker", &["kill", &node]));
-    println!("{}", succeeds(machine.xtask(&[], &["--yes", "up", "--skip-tests"])));
+    succeeds(machine.xtask(&[], &["--yes", "up", "--skip-tests"]));
 }

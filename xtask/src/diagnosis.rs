@@ -33,11 +33,12 @@ use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 use crate::diagnosis::retry::Spent;
 use crate::repo::needs::Budgets;
 use crate::run::context::Context;
-use crate::world::helm_storage;
 use crate::world::release::Release;
+use crate::world::{helm_storage, kubernetes};
 use helm_errors::{Conflict, Said, Statement};
 use left_behind::SeenTwice;
 use looks::{Crash, Owners, Releases, Standing};
+use placement::Placement;
 use rules::Rule;
 use run_record::{Blocked, Code, Failure, Prospect};
 use sources::Verdict;
@@ -172,7 +173,8 @@ impl<'a> Diagnosis<'a> {
         let heartbeat = watches::heartbeat(self.client, sender.clone());
         let stuck = self.helm_is_stuck();
         let left_behind = self.replace_left_behind();
-        tokio::pin!(watches, heartbeat, stuck, left_behind);
+        let from_before = self.tell_of_pods_from_before();
+        tokio::pin!(watches, heartbeat, stuck, left_behind, from_before);
         let mut limited: Option<tokio::time::Instant> = None;
         loop {
             let next = self.tracker.borrow().next_due();
@@ -180,6 +182,7 @@ impl<'a> Diagnosis<'a> {
                 () = &mut watches => {}
                 () = &mut heartbeat => {}
                 () = &mut left_behind => {}
+                () = &mut from_before => {}
                 failure = &mut stuck => return failure,
                 Some(news) = seen.recv() => {
                     if self.take(news).await && limited.is_none() {
@@ -220,20 +223,55 @@ impl<'a> Diagnosis<'a> {
                 Vec::new()
             }
         };
-        let mut limited = false;
-        for sighting in &found {
-            limited |= sighting.rule.code == Code::RegistryRateLimited && sighting.owner == Owner::Ours;
-            self.context.reporter.event(&run_record::Event::Blocked(Blocked {
-                code: sighting.rule.code,
-                resource: sighting.object.clone(),
-                layer: Some(self.layer.clone()),
-                release: self.owners.release_of(&sighting.uid),
-                message: sighting.message.clone(),
-                since: sighting.since,
-                prospect: Some(self.tracker.borrow().prospect(sighting)),
-            }));
+        found.iter().for_each(|sighting| self.tell(sighting, sighting.message.clone()));
+        found.iter().any(|sighting| sighting.rule.code == Code::RegistryRateLimited && sighting.owner == Owner::Ours)
+    }
+
+    fn tell(&self, sighting: &Sighting, message: String) {
+        self.context.reporter.event(&run_record::Event::Blocked(Blocked {
+            code: sighting.rule.code,
+            resource: sighting.object.clone(),
+            layer: Some(self.layer.clone()),
+            release: self.owners.release_of(&sighting.uid),
+            message,
+            since: sighting.since,
+            prospect: Some(self.tracker.borrow().prospect(sighting)),
+        }));
+    }
+
+    /// Tells of pods from before this run that it has not replaced by then, as they are of
+    /// the revision that it wants, and that are not ready: Helm waits for them in silence.
+    async fn tell_of_pods_from_before(&self) {
+        loop {
+            tokio::time::sleep(FROM_BEFORE).await;
+            for namespace in &self.namespaces {
+                let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
+                let Ok(pods) = looks::within(api.list(&ListParams::default())).await else { continue };
+                let unready = pods.items.iter().filter(|pod| !kubernetes::pod_ready(pod));
+                let from_before: Vec<&Pod> = unready.filter(|pod| self.tracker.borrow().is_from_before(pod)).collect();
+                for pod in from_before {
+                    if self.owners.of_pod(pod).await == Owner::Ours
+                        && looks::is_current(self.client, pod).await == Ok(true)
+                    {
+                        self.foretell(pod).await;
+                    }
+                }
+            }
         }
-        limited
+    }
+
+    async fn foretell(&self, pod: &Pod) {
+        let found = self.tracker.borrow_mut().foretell(pod, Owner::Ours, Instant::now());
+        for sighting in &found {
+            self.tell(sighting, sighting.message.clone());
+            let placement = self.placement_of(sighting).await;
+            for line in &placement.evidence {
+                self.context.reporter.note(&sighting.object, line);
+            }
+            if let Some(remedy) = placement.remedy {
+                self.context.reporter.note(&sighting.object, format!("remedy: {remedy}"));
+            }
+        }
     }
 
     async fn take_pod(&self, pod: &Pod) -> Vec<Sighting> {
@@ -509,14 +547,20 @@ impl<'a> Diagnosis<'a> {
     /// As [`Self::failure`], with what the nodes and the pod's volumes tell where no node
     /// takes the pod.
     async fn failure_with_placement(&self, sighting: &Sighting) -> Failure {
-        let failure = self.failure(sighting);
-        let placed = matches!(sighting.rule.code, Code::Unschedulable | Code::VolumePending | Code::NodeRuntime);
-        let Some(pod) = sighting.object.strip_prefix("pod/").filter(|_| placed) else { return failure };
-        let found = placement::of(self.client, &self.context.kube_context, &sighting.namespace, pod).await;
-        let failure = found.evidence.into_iter().fold(failure, Failure::evidence);
+        let found = self.placement_of(sighting).await;
+        let failure = found.evidence.into_iter().fold(self.failure(sighting), Failure::evidence);
         match found.remedy {
             Some(remedy) => failure.remedy(remedy),
             None => failure,
+        }
+    }
+
+    /// Nothing for what is wrong with a pod that has its node.
+    async fn placement_of(&self, sighting: &Sighting) -> Placement {
+        let placed = matches!(sighting.rule.code, Code::Unschedulable | Code::VolumePending | Code::NodeRuntime);
+        match sighting.object.strip_prefix("pod/").filter(|_| placed) {
+            Some(pod) => placement::of(self.client, &self.context.kube_context, &sighting.namespace, pod).await,
+            None => Placement::default(),
         }
     }
 
@@ -695,6 +739,9 @@ impl<'a> Diagnosis<'a> {
     }
 }
 
+/// How often it is looked at pods from before: the first time when Helm has mostly applied
+/// what is new.
+const FROM_BEFORE: Duration = Duration::from_secs(15);
 /// How soon what a last look could not confirm is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How often it is asked whether Helm waits for nothing, and from when on that is told.

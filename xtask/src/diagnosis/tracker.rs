@@ -125,6 +125,8 @@ enum Slot {
 pub struct Tracker {
     /// Pods (and other objects) from before this run: not this run's doing.
     before: BTreeSet<String>,
+    /// Those of them of which something was told all the same.
+    foretold: BTreeSet<String>,
     /// Controllers (ReplicaSets …) from before this run.
     controllers: BTreeSet<String>,
     seen: BTreeMap<Key, Sighting>,
@@ -166,6 +168,25 @@ impl Tracker {
     /// From now on pods from before count as well: what Helm waited for in vain.
     pub fn count_all(&mut self) {
         self.before.clear();
+        // What is said of them by then is judged anew.
+        let foretold = std::mem::take(&mut self.foretold);
+        self.seen.retain(|_, sighting| !foretold.contains(&sighting.uid));
+    }
+
+    pub fn is_from_before(&self, pod: &Pod) -> bool {
+        pod.metadata.uid.as_ref().is_some_and(|uid| self.before.contains(uid))
+    }
+
+    /// What is wrong with a pod from before, to be told: it ends no run, since Helm may not
+    /// have come to what made it yet. Returns what is new about it.
+    pub fn foretell(&mut self, pod: &Pod, owner: Owner, now: Instant) -> Vec<Sighting> {
+        let Some(uid) = pod.metadata.uid.clone().filter(|uid| self.before.remove(uid)) else { return Vec::new() };
+        let mut found = self.pod(pod, owner, now);
+        self.before.insert(uid.clone());
+        self.seen.values_mut().filter(|seen| seen.uid == uid).for_each(|seen| seen.ends = Ends::Never);
+        found.iter_mut().for_each(|sighting| sighting.ends = Ends::Never);
+        self.foretold.insert(uid);
+        found
     }
 
     /// Whether a pod is looked at: not one from before, or that is gone.
@@ -731,6 +752,25 @@ mod tests {
         // Once Helm has ended, what was there before counts: it is what Helm waited for.
         tracker.count_all();
         assert_eq!(ours(&mut tracker, &pod("old", state()), now).len(), 1);
+    }
+
+    #[test]
+    fn a_pod_from_before_is_told_of_and_ends_no_run_until_helm_has_ended() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let scheduled = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 node(s) were unschedulable."}]);
+        let old = pod("old", json!({"conditions": scheduled}));
+        tracker.remember(&old);
+        assert!(tracker.is_from_before(&old) && ours(&mut tracker, &old, now).is_empty());
+        let told = tracker.foretell(&old, Owner::Ours, now);
+        assert_eq!(told.iter().map(|one| one.rule.code).collect::<Vec<_>>(), [Code::Unschedulable]);
+        assert!(tracker.foretell(&old, Owner::Ours, now).is_empty(), "once");
+        assert!(tracker.due(now + seconds(9999)).is_none() && tracker.next_due().is_none());
+        tracker.count_all();
+        ours(&mut tracker, &old, now);
+        assert!(tracker.due(now + seconds(9999)).is_some());
+        // One of this run is not from before.
+        assert!(tracker.foretell(&pod("new", json!({"conditions": scheduled})), Owner::Ours, now).is_empty());
     }
 
     #[test]

@@ -172,7 +172,7 @@ func serveAgent(ctx context.Context, options Options) error {
 	children.Start(kubelet(node))
 	var subnet string
 	err = waitFor(deadline, "a network for pods", func() error {
-		subnet, err = ask(deadline, "get", "node", node.Name, "--output", "jsonpath={.spec.podCIDR}")
+		subnet, err = ask(deadline, "kubelet", "get", "node", node.Name, "--output", "jsonpath={.spec.podCIDR}")
 		if err == nil && subnet == "" {
 			err = fmt.Errorf("the node has none yet")
 		}
@@ -250,9 +250,9 @@ func join(ctx context.Context, server *url.URL, node Node) (PKI, error) {
 	return pki, nil
 }
 
-// ask is kubectl with the rights of this node's kubelet.
-func ask(ctx context.Context, arguments ...string) (string, error) {
-	command := exec.CommandContext(ctx, "kubectl", append([]string{"--kubeconfig", kubeconfigOf("kubelet")}, arguments...)...)
+// ask is kubectl with the rights of one of this node's components.
+func ask(ctx context.Context, component string, arguments ...string) (string, error) {
+	command := exec.CommandContext(ctx, "kubectl", append([]string{"--kubeconfig", kubeconfigOf(component)}, arguments...)...)
 	output, err := command.Output()
 	if err != nil {
 		return "", fmt.Errorf("kubectl %s: %w", strings.Join(arguments, " "), err)
@@ -266,7 +266,11 @@ const networksOfNodes = `jsonpath={range .items[*]}{.metadata.name} {.spec.podCI
 // context ends. Where a look fails, what was known stays.
 func keepRoutes(ctx context.Context, own string) {
 	for {
-		nodes, _ := ask(ctx, "get", "nodes", "--output", networksOfNodes)
+		// A kubelet may read its own node alone.
+		nodes, err := ask(ctx, "kube-proxy", "get", "nodes", "--output", networksOfNodes)
+		if err != nil && ctx.Err() == nil {
+			say("routes: %v", err)
+		}
 		for _, line := range strings.Split(nodes, "\n") {
 			fields := strings.Fields(line)
 			if len(fields) != 3 || fields[0] == own {
