@@ -25,8 +25,7 @@ fn judge(name: &str) -> Command {
         let environment = || Command::new("python3").args(["-m", "venv"]).arg(folder).output();
         if !environment().is_ok_and(|output| output.status.success()) {
             // Debian has the module apart.
-            let _ = Command::new("apt-get").arg("update").output();
-            let _ = Command::new("apt-get").args(["install", "--yes", "python3-venv"]).output();
+            support::apt_install(&["python3-venv"]);
             let made = environment().expect("python3 with venv (Debian: apt-get install python3-venv)");
             assert!(made.status.success(), "{}", text(&made));
         }

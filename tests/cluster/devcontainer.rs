@@ -1,5 +1,5 @@
 //! The devcontainer as its own CLI starts it: each stage in its order, in that container and as
-//! its user, with an engine that comes up late. It needs Docker, and no cluster.
+//! its user, with an engine that comes up late. Of the cluster it needs the machine's engine and images.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 
 use super::entry::plain_image;
-use crate::support::cluster::docker;
+use crate::support::cluster::{docker, turn};
 use crate::support::{devcontainers, root, text, tool, write_program};
 
 /// How long the engine's socket is not there after the container was started, in seconds.
@@ -120,9 +120,12 @@ impl Devcontainer {
 
 impl Drop for Devcontainer {
     fn drop(&mut self) {
-        let container = self.container();
-        if !container.trim().is_empty() {
-            docker(&["rm", "--force", "--volumes", container.trim()]);
+        // Also while a test fails: no second panic.
+        let mut list = Command::new("docker");
+        list.args(["ps", "--all", "--quiet", "--filter"]).arg(format!("label={}", self.label));
+        let ids = list.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        for id in ids.unwrap_or_default().lines() {
+            let _ = Command::new("docker").args(["rm", "--force", "--volumes", id]).output();
         }
     }
 }
@@ -137,6 +140,7 @@ fn which(name: &str) -> PathBuf {
 /// it ends with the tool's own code, and its last lines are the log's.
 #[test]
 fn a_devcontainer_waits_for_its_engine_and_ends_with_what_the_log_says() {
+    let _turn = turn();
     // A name that k3d does not take: the first thing that fails after the engine and the tools.
     let container = Devcontainer::new("blocked", json!({}), |tree| {
         let file = tree.join("infra/docker/local/k3d.yaml");
@@ -164,6 +168,7 @@ fn a_devcontainer_waits_for_its_engine_and_ends_with_what_the_log_says() {
 /// and with none.
 #[test]
 fn each_stage_of_a_devcontainer_runs_in_its_order_with_or_without_an_account() {
+    let _turn = turn();
     let account = [("DCKR_USERNAME", "alice"), ("DCKR_PAT", "t0ken")];
     for (name, variables, expected) in [("with", &account[..], "alice:t0ken"), ("without", &[], ":")] {
         let container = Devcontainer::new(name, json!({"AS": "prints"}), |_| {});

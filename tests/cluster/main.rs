@@ -4,6 +4,7 @@
 mod support;
 
 mod back;
+#[cfg(target_os = "linux")]
 mod connected;
 mod devcontainer;
 mod entry;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use crate::support::{eventually, on, plain, root, succeeds, terminal, xtask};
+use crate::support::{apt_install, eventually, on, plain, root, succeeds, terminal, xtask};
 
 /// As cargo has it: what it builds for this tree is there.
 fn target() -> PathBuf {
@@ -17,12 +17,7 @@ fn target() -> PathBuf {
 /// The shells, installed first where this is root's Debian and has them not.
 fn shell(name: &str) -> Command {
     let there = || Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok();
-    if !there() {
-        for arguments in [&["update"][..], &["install", "-y", "--no-install-recommends", name]] {
-            let status = Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").status();
-            assert!(status.is_ok_and(|status| status.success()), "no {name}: apt-get install {name}, as root");
-        }
-    }
+    assert!(there() || apt_install(&[name]), "no {name}: install it (Debian: apt-get install {name}, as root)");
     let mut command = plain(name);
     command.current_dir(root()).env("CARGO_TARGET_DIR", target()).env("TERM", "xterm");
     command

@@ -263,11 +263,8 @@ fn program() -> String {
         found.map(|name| (*name).to_owned())
     };
     find().unwrap_or_else(|| {
-        let install = ["install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"];
-        for arguments in [&["update"][..], &install] {
-            let status = Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").status();
-            assert!(status.is_ok_and(|status| status.success()), "no browser: apt-get install chromium, as root");
-        }
+        let packages = ["chromium", "fonts-dejavu-core"];
+        assert!(support::apt_install(&packages), "no browser: apt-get install chromium, as root");
         find().unwrap()
     })
 }

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use xshell::cmd;
 
@@ -23,11 +24,14 @@ pub struct FreshMachine {
 /// Gives the machine what must not be the other one's, and stays.
 const SET_UP: &str = r#"set -eu
 ip link set lo up
+resolver=$(readlink -f /etc/resolv.conf)
 mount -t tmpfs tmpfs /run
+mkdir -p "${resolver%/*}"
+[ -e "$resolver" ] || touch "$resolver"
 mount -t tmpfs tmpfs /var/log
 mount --bind "$1/docker" /var/lib/docker
 mount --bind "$1/hosts" /etc/hosts
-mount --bind "$1/resolv.conf" /etc/resolv.conf
+mount --bind "$1/resolv.conf" "$resolver"
 mount --bind "$1/authorities.pem" /etc/ssl/certs/ca-certificates.crt
 touch "$1/ready"
 exec sleep infinity
@@ -65,6 +69,12 @@ impl FreshMachine {
         // With the first process all others of the namespace end, and the mounts go.
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
+        // It takes them a moment, and the engine its folder with it.
+        let gone = format!("/proc/{}", self.init);
+        let started = std::time::Instant::now();
+        while Path::new(&gone).exists() && started.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -6,7 +6,9 @@
 
 pub mod cluster;
 pub mod devcontainers;
+#[cfg(target_os = "linux")]
 pub mod fresh_machine;
+#[cfg(target_os = "linux")]
 pub mod internet;
 pub mod rendered;
 pub mod server;
@@ -151,6 +153,19 @@ pub fn side_by_side<T: Send>(
             });
         }
     });
+}
+
+/// Installs packages of Debian's, one caller after another: apt-get waits for nobody.
+///
+/// Whether it could; where this is no Debian, or nobody's root, it cannot.
+pub fn apt_install(packages: &[&str]) -> bool {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    [&["update"][..], &[&["install", "-y", "--no-install-recommends"], packages].concat()].iter().all(|arguments| {
+        let mut apt = Command::new("apt-get");
+        apt.args(*arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+        apt.status().is_ok_and(|status| status.success())
+    })
 }
 
 /// What stands in for a program.

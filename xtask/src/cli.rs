@@ -74,7 +74,7 @@ pub struct Common {
 pub enum Command {
     /// The main job: tools, cluster, mirror, and the layers of the critical path
     Up(up::Args),
-    /// Bring the local cluster to what k3d.yaml says; or status, stop, delete, recreate
+    /// Bring the local cluster to what k3d.yaml says; or prefetch, status, stop, delete, recreate
     Cluster {
         #[command(subcommand)]
         action: Option<cluster::Action>,

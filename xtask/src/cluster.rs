@@ -29,6 +29,7 @@ use crate::mirror::{self, Origin};
 use crate::repo::k3d::{Difference, K3dConfig};
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
+use crate::run::reporter::Reporter;
 use crate::world::docker::{self, Container, Kind, Looked, Thing, docker_output};
 use crate::world::docker_hub;
 use crate::world::engine;
@@ -189,7 +190,7 @@ async fn bring_up(
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => images.load_nodes(context, &config).await?,
     }
     let origin = lab::origin(context, lab.as_ref());
-    both(carry_out(context, &config, &toolbox, &images, &plan), beside(&origin)).await?;
+    both(reporter, carry_out(context, &config, &toolbox, &images, &plan), beside(&origin)).await?;
     ready(context, &config, &toolbox, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
     Ok(Ready { toolbox, lab })
 }
@@ -197,6 +198,7 @@ async fn bring_up(
 /// The nodes' work to its end, whatever becomes of what is done beside it: half a cluster
 /// helps nobody. What is beside it ends with its failure.
 async fn both(
+    reporter: &Reporter,
     nodes: impl Future<Output = Result<(), Failure>>,
     beside: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
@@ -206,9 +208,12 @@ async fn both(
             done?;
             beside.await
         }
-        Either::Right((done, nodes)) => {
-            nodes.await?;
-            done
+        Either::Right((Ok(()), nodes)) => nodes.await,
+        Either::Right((Err(failure), nodes)) => {
+            // Told at once, though the nodes are waited for.
+            reporter.warn(failure.code.name(), &failure.message);
+            nodes.await.map_err(|nodes| nodes.evidence(failure.to_string()))?;
+            Err(failure)
         }
     }
 }

@@ -244,11 +244,17 @@ impl<'a> Diagnosis<'a> {
     async fn tell_of_pods_from_before(&self) {
         loop {
             tokio::time::sleep(FROM_BEFORE).await;
+            if self.api_is_silent.get() {
+                continue;
+            }
             for namespace in &self.namespaces {
                 let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
                 let Ok(pods) = looks::within(api.list(&ListParams::default())).await else { continue };
-                let unready = pods.items.iter().filter(|pod| !kubernetes::pod_ready(pod));
-                let from_before: Vec<&Pod> = unready.filter(|pod| self.tracker.borrow().is_from_before(pod)).collect();
+                let (ready, unready): (Vec<&Pod>, Vec<&Pod>) =
+                    pods.items.iter().partition(|pod| kubernetes::pod_ready(pod));
+                ready.into_iter().for_each(|pod| self.tracker.borrow_mut().foretold_is_ready(pod));
+                let from_before: Vec<&Pod> =
+                    unready.into_iter().filter(|pod| self.tracker.borrow().is_from_before(pod)).collect();
                 for pod in from_before {
                     if self.owners.of_pod(pod).await == Owner::Ours
                         && looks::is_current(self.client, pod).await == Ok(true)

@@ -33,7 +33,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     }
     let toolbox = tools::ensure_from(tree, &[], from, reporter).await?;
     let bin = toolbox.search_path.split(':').next().unwrap_or_default();
-    reporter.data(&format!("export PATH={bin}:$PATH"));
+    reporter.data(&format!("export PATH={}:$PATH", for_a_shell(bin)));
     Ok(())
 }
 
@@ -91,4 +91,21 @@ async fn update(context: &Context) -> Result<(), Failure> {
     reasons.dedup();
     failure.evidence = reasons;
     Err(failure)
+}
+
+/// A path as a shell takes it for one word.
+fn for_a_shell(path: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+@%".contains(c);
+    if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_stays_one_word() {
+        assert_eq!(for_a_shell("/root/.cache/ameide/bin"), "/root/.cache/ameide/bin");
+        assert_eq!(for_a_shell("/a b/it's"), r"'/a b/it'\''s'");
+    }
 }

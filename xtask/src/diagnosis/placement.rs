@@ -29,6 +29,10 @@ pub(super) struct Placement {
 pub(super) async fn of(client: &Client, context: &str, namespace: &str, pod: &str) -> Placement {
     let looked = async {
         let pod = within(Api::<Pod>::namespaced(client.clone(), namespace).get(pod)).await?;
+        // One that has its node waits for something else.
+        if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
+            return Ok(Placement::default());
+        }
         let nodes = within(Api::<Node>::all(client.clone()).list(&ListParams::default())).await?.items;
         let mut volumes = Vec::new();
         for claim in claims(&pod) {
@@ -39,7 +43,7 @@ pub(super) async fn of(client: &Client, context: &str, namespace: &str, pod: &st
                 volumes.push((claim, volume));
             }
         }
-        Ok::<_, String>(judge(context, namespace, &nodes, &volumes))
+        Ok::<Placement, String>(judge(context, namespace, &nodes, &volumes))
     };
     looked.await.unwrap_or_default()
 }

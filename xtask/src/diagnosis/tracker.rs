@@ -177,6 +177,13 @@ impl Tracker {
         pod.metadata.uid.as_ref().is_some_and(|uid| self.before.contains(uid))
     }
 
+    /// That a pod from before, of which something was told, is ready by now.
+    pub fn foretold_is_ready(&mut self, pod: &Pod) {
+        if let Some(uid) = pod.metadata.uid.as_ref().filter(|uid| self.foretold.contains(*uid)) {
+            self.seen.retain(|_, sighting| sighting.uid != *uid);
+        }
+    }
+
     /// What is wrong with a pod from before, to be told: it ends no run, since Helm may not
     /// have come to what made it yet. Returns what is new about it.
     pub fn foretell(&mut self, pod: &Pod, owner: Owner, now: Instant) -> Vec<Sighting> {
@@ -766,6 +773,10 @@ mod tests {
         assert_eq!(told.iter().map(|one| one.rule.code).collect::<Vec<_>>(), [Code::Unschedulable]);
         assert!(tracker.foretell(&old, Owner::Ours, now).is_empty(), "once");
         assert!(tracker.due(now + seconds(9999)).is_none() && tracker.next_due().is_none());
+        assert_eq!(tracker.standing().len(), 1);
+        tracker.foretold_is_ready(&old);
+        assert!(tracker.standing().is_empty());
+        tracker.foretell(&old, Owner::Ours, now);
         tracker.count_all();
         ours(&mut tracker, &old, now);
         assert!(tracker.due(now + seconds(9999)).is_some());

@@ -82,6 +82,8 @@ pub fn tie(command: &mut Command, signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
+pub fn untie_newest() {}
+
 pub fn untie(_: Pid) {}
 
 #[cfg(test)]

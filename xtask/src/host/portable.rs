@@ -12,6 +12,9 @@ fn printed(program: &str, arguments: &[&str]) -> io::Result<String> {
     command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("LC_ALL", "C");
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output()?;
     // ps ends with 1 where no process is as asked for.
+    if !matches!(output.status.code(), Some(0 | 1)) {
+        return Err(io::Error::other(format!("{program} ended with {}", output.status)));
+    }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -20,9 +23,9 @@ fn ps(pid: u32, field: &str) -> io::Result<Option<String>> {
     Ok(Some(said.trim().to_owned()).filter(|said| !said.is_empty()))
 }
 
-/// There is one for all processes.
+/// There is one for all processes of this machine.
 pub fn pid_namespace() -> String {
-    std::env::consts::OS.to_owned()
+    boot_id()
 }
 
 pub fn boot_id() -> String {
@@ -31,6 +34,7 @@ pub fn boot_id() -> String {
 
 /// A child has what is ignored from its parent: one that sends itself the signal lives on then.
 pub fn ignores(signal: Signal) -> bool {
+    // It ends by the signal else, which is an error here.
     printed("sh", &["-c", &format!("kill -{} $$; echo ignored", signal.as_raw())]).is_ok_and(|said| !said.is_empty())
 }
 

@@ -16,16 +16,23 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal};
 
-/// Reads `+ PID SIGNAL` and `- PID`. What a terminal sends is not for it.
+/// Reads `+ PID SIGNAL`, `- PID`, and `!`: the newest never became its program. What a terminal sends is not for it.
 const SCRIPT: &str = r#"
 trap '' HUP INT QUIT TERM
 while read -r sign pid signal; do
   if [ "$sign" = + ]; then
     set -- "$@" "$pid $signal"
-  else
+  elif [ "$sign" = - ]; then
     for entry do
       shift
       [ "${entry% *}" = "$pid" ] || set -- "$@" "$entry"
+    done
+  else
+    newest=$#
+    for entry do
+      shift
+      newest=$((newest - 1))
+      [ "$newest" = 0 ] || set -- "$@" "$entry"
     done
   fi
 done
@@ -92,10 +99,20 @@ pub fn tie(command: &mut Command, signal: Signal) -> io::Result<()> {
 }
 
 pub fn untie(pid: Pid) {
+    tell(&format!("- {}\n", pid.as_raw_nonzero()));
+}
+
+// On Linux only the tests use this form.
+#[cfg_attr(target_os = "linux", expect(dead_code))]
+pub fn untie_newest() {
+    tell("!\n");
+}
+
+fn tell(line: &str) {
     let watcher = WATCHER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(watcher) = watcher.as_ref() {
         // One that has ended has nothing to forget.
-        let _ = (&watcher.list).write_all(format!("- {}\n", pid.as_raw_nonzero()).as_bytes());
+        let _ = (&watcher.list).write_all(line.as_bytes());
     }
 }
 
@@ -127,6 +144,10 @@ mod tests {
             watcher.list.write_all(&line[..length]).unwrap();
         }
         writeln!(watcher.list, "- {}", children[1].id()).unwrap();
+        // One whose program was not there: its number may be anybody's by now.
+        let (never, length) = line(std::process::id() as i32, Signal::TERM.as_raw());
+        watcher.list.write_all(&never[..length]).unwrap();
+        writeln!(watcher.list, "!").unwrap();
         let Watcher { mut shell, list } = watcher;
         assert!(children[0].try_wait().unwrap().is_none());
         drop(list);

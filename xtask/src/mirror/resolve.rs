@@ -1,5 +1,8 @@
 //! Resolves tags into the lock, and says whether they still are what it says.
 
+use std::fs::File;
+
+use camino::Utf8Path;
 use image_mirror::{Digest, ImagesLock, Kind, ManifestCache, MirrorEvent, Observe, Options};
 
 use super::progress::Progress;
@@ -32,6 +35,13 @@ pub(crate) async fn resolve(
     let progress = Progress::new(&context.reporter);
     let fresh = interruptible(image_mirror::resolve(&subset, old.as_ref(), &options, &progress)).await?;
     drop(progress);
+    // Another run may have resolved other images meanwhile: from here on they take turns.
+    let folder = path.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
+    let turn =
+        File::open(folder).map_err(|error| Failure::usage(format!("cannot read the folder of {path}: {error}")))?;
+    // Where the file system has no locks, there is nobody to wait for either.
+    let _ = turn.lock();
+    let old = ImagesLock::read(path).ok().or(old);
     let mut lock = template;
     for image in &mut lock.images {
         let before = old.as_ref().and_then(|old| old.images.iter().find(|other| other.id == image.id));

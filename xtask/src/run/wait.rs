@@ -1,10 +1,11 @@
 //! The one poll loop, for what offers no watch and tells nobody: a process of somebody else,
 //! a lock file, a server that is coming up.
 
+use std::fs::TryLockError;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use run_record::Failure;
+use run_record::{Code, Failure};
 
 use crate::run::interrupt::Interrupt;
 
@@ -33,13 +34,19 @@ pub async fn until<T, R>(
 /// Waits for a file that another run has locked; `told` says so, once, where it has to.
 ///
 /// # Errors
-/// `interrupted`.
+/// `interrupted`; `state-unwritable` where the file system has no locks.
 pub async fn for_lock(lock: &std::fs::File, told: impl FnOnce()) -> Result<(), Failure> {
     const EVERY: Duration = Duration::from_millis(200);
     let mut told = Some(told);
     let look = async || {
-        if lock.try_lock().is_ok() {
-            return Ok(ControlFlow::Break(()));
+        match lock.try_lock() {
+            Ok(()) => return Ok(ControlFlow::Break(())),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => {
+                let message = format!("the cache's file system gives no lock: {error}");
+                return Err(Failure::new(Code::StateUnwritable, message)
+                    .remedy("set AMEIDE_CACHE_DIR to a folder of a file system that has locks"));
+            }
         }
         if let Some(tell) = told.take() {
             tell();

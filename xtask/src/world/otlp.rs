@@ -78,7 +78,9 @@ impl Receiver {
         if self.is_grpc() {
             return Ok(());
         }
-        let failed = |why: String| format!("{}: the trace was not taken: {why}", self.url);
+        // Some have a key in the query.
+        let shown = self.url.split('?').next().unwrap_or_default();
+        let failed = |why: String| format!("{shown}: the trace was not taken: {}", why.replace(&self.url, shown));
         let proxies = proxies::named().map_err(|failure| failed(failure.message))?;
         let body = request.to_string().into_bytes();
         let sent = image_mirror::post(&self.url, self.headers.clone(), body, self.ca.clone(), &proxies);

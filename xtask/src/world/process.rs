@@ -111,7 +111,10 @@ async fn captured(mut command: Command, at_most: Duration) -> Result<Captured, F
     let failed = |error: String| Failure::new(Code::Unknown, format!("`{shown}`: {error}"));
     host::tie(command.as_std_mut(), Signal::KILL).map_err(|error| failed(error.to_string()))?;
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+    let mut child = command.spawn().map_err(|error| {
+        host::untie_newest();
+        failed(error.to_string())
+    })?;
     let mut group = Group::of(&child);
     let (out, err) = (child.stdout.take(), child.stderr.take());
     let (mut stdout, mut stderr, mut whole) = (Vec::new(), streams::Ends::default(), true);
@@ -276,6 +279,7 @@ impl Job<'_> {
         }
         self.command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().map_err(|error| {
+            host::untie_newest();
             let failure = Failure::new(Code::Unknown, format!("cannot start {program}: {error}"));
             if error.kind() == std::io::ErrorKind::NotFound { failure.remedy("cargo xtask tools") } else { failure }
         })?;

@@ -20,22 +20,22 @@ _cargo_xtask() {
         __cargo_xtask_others "$@"
         return
     fi
-    local binary candidate offered=() word=${words[-1]} before=
+    local binary candidate word=${words[${#words[@]} - 1]} before=
     binary=$(__cargo_xtask_binary) || return 0
     # Bash replaces what follows the last of the characters at which it breaks words.
     case $word in *[=:]*) before=${word%"${word##*[=:]}"} ;; esac
-    mapfile -t offered < <("$binary" complete -- "${words[@]:2}" 2>/dev/null)
     COMPREPLY=()
-    for candidate in "${offered[@]}"; do
+    # Without mapfile, -1 as an index and much of compopt: macOS has bash 3.2.
+    while IFS= read -r candidate; do
         candidate=${candidate%%$'\t'*}
         if [[ $candidate == :files ]]; then
-            compopt -o default
+            compopt -o default 2>/dev/null
         else
             COMPREPLY+=("${candidate#"$before"}")
         fi
-    done
+    done < <("$binary" complete -- "${words[@]:2}" 2>/dev/null)
     # A list goes on after its comma.
-    [[ $word == *,* ]] && compopt -o nospace
+    [[ $word == *,* ]] && compopt -o nospace 2>/dev/null
     return 0
 }
 
@@ -49,7 +49,7 @@ __cargo_xtask_others() {
         fi
         __cargo_xtask_wrap
     fi
-    compopt -o bashdefault -o default
+    compopt -o bashdefault -o default 2>/dev/null
     [[ -z $__cargo_xtask_before ]] || "$__cargo_xtask_before" "$@"
 }
 
