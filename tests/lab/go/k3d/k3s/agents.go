@@ -65,6 +65,12 @@ func admitAgents(ctx context.Context, node Node, pki PKI) error {
 				http.Error(response, "not the cluster's token", http.StatusUnauthorized)
 				return
 			}
+			// The first network is the server's own (writeFirstNetworkConfig): nobody
+			// registers before it has it.
+			if own, err := networkOf(request.Context(), node.Name); err != nil || own == "" {
+				http.Error(response, "the server's node is not registered yet", http.StatusServiceUnavailable)
+				return
+			}
 			admitted, err := admit(pki, request.FormValue("name"), request.FormValue("ip"))
 			if err != nil {
 				http.Error(response, err.Error(), http.StatusBadRequest)
@@ -172,7 +178,7 @@ func serveAgent(ctx context.Context, options Options) error {
 	children.Start(kubelet(node))
 	var subnet string
 	err = waitFor(deadline, "a network for pods", func() error {
-		subnet, err = ask(deadline, "kubelet", "get", "node", node.Name, "--output", "jsonpath={.spec.podCIDR}")
+		subnet, err = networkOf(deadline, node.Name)
 		if err == nil && subnet == "" {
 			err = fmt.Errorf("the node has none yet")
 		}
@@ -248,6 +254,11 @@ func join(ctx context.Context, server *url.URL, node Node) (PKI, error) {
 		}
 	}
 	return pki, nil
+}
+
+// networkOf is the network of a node's pods, as its own kubelet may read it.
+func networkOf(ctx context.Context, node string) (string, error) {
+	return ask(ctx, "kubelet", "get", "node", node, "--output", "jsonpath={.spec.podCIDR}")
 }
 
 // ask is kubectl with the rights of one of this node's components.
