@@ -39,8 +39,7 @@ fn the_listed_images_of_the_cluster_are_those_that_k3d_asks_for() {
         assert_eq!(of(Role::Node), format!("docker.io/{image}"), "{environment}");
     }
     let go_mod = std::fs::read_to_string(path("infra/tools/k3d/go.mod")).unwrap();
-    let version = go_mod.lines().find_map(|line| line.trim().strip_prefix("github.com/k3d-io/k3d/v5 v"));
-    let version = version.or_else(|| go_mod.split("github.com/k3d-io/k3d/v5 v").nth(1)?.split_whitespace().next());
+    let version = go_mod.split("github.com/k3d-io/k3d/v5 v").nth(1).and_then(|rest| rest.split_whitespace().next());
     for role in [Role::Tools, Role::Loadbalancer] {
         assert_eq!(of(role).rsplit_once(':').map(|(_, tag)| tag), version, "{}", of(role));
     }
