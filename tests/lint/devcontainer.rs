@@ -136,10 +136,16 @@ fn the_tasks_run_commands_that_there_are_and_find_what_failed_where() {
     let tree = folder.path().join("a tree");
     crate::support::copy_configuration(&tree);
     let file = tree.join("infra/kubernetes/environments/local/env.yaml");
+    let text_of = std::fs::read_to_string(&file).unwrap();
+    let wrong = text_of.lines().position(|line| line.starts_with("cluster:")).unwrap() + 1;
     crate::support::edit(&file, |text| text.replacen("cluster:", "clustr:", 1));
     let said = text(&crate::support::xtask(&tree, &["layer", "45"]).output().unwrap());
     let problems = found("xtask: layer 45", &said);
     let [(at, line, message)] = &problems[..] else { panic!("{said}\n{problems:?}") };
-    assert_eq!((Path::new(at), line.as_deref()), (file.canonicalize().unwrap().as_path(), Some("2")), "{said}");
+    assert_eq!(
+        (Path::new(at), line.as_deref()),
+        (file.canonicalize().unwrap().as_path(), Some(wrong.to_string().as_str())),
+        "{said}"
+    );
     assert!(message.contains("clustr"), "{message}");
 }
