@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::support::cluster::{beside, docker, ended, turn};
 use crate::support::fresh_machine::FreshMachine;
-use crate::support::internet::{Authority, Counts, Internet, names};
+use crate::support::internet::{Counts, Internet, names};
+use crate::support::tls::Authority;
 use crate::support::{edit, ends, eventually, succeeds, tool};
 
 /// What k3d and the cluster are made of, which the lab does not publish: its images, and the
@@ -38,7 +39,8 @@ fn a_machine_with_internet_comes_up_from_the_committed_files() {
     // As the tree has them now, whatever the cluster was made with.
     succeeds(turn.xtask(&["lab"]));
     publish_images_of_the_cluster();
-    let authority = Authority::new();
+    let certificates = tempfile::tempdir().unwrap();
+    let authority = Authority::made_in(certificates.path(), &names());
     let internet = Internet::new(xtask::lab::UPSTREAM_ADDRESS, 100);
     let mut machine = FreshMachine::new(&authority.certificate());
     internet.serve(machine.listener("127.0.0.2:443"), &authority);

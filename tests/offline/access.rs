@@ -9,9 +9,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use xshell::cmd;
 
 use crate::support::server::{Answer, Request, Server};
+use crate::support::tls::{Authority, encrypted};
 use crate::support::{self, free_port, root, side_by_side};
 
 /// With the clock of the API server, which is this machine's.
@@ -338,32 +338,10 @@ pub fn server_with_tls(
     name: &str,
     answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
 ) -> (Server, String) {
-    let shell = support::shell();
-    shell.change_dir(folder);
-    let openssl = |arguments: &[&str]| {
-        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
-        cmd!(shell, "openssl req -x509 {arguments...} {key...}").quiet().ignore_stderr().run().unwrap();
-    };
-    openssl(&["-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"]);
-    let leaf = ["-subj", "/CN=api", "-keyout", "key.pem", "-out", "cert.pem", "-CA", "ca.pem", "-CAkey", "ca.key"];
-    let name = format!("subjectAltName=DNS:{name}");
-    let names = ["-addext", &name, "-addext", "basicConstraints=critical,CA:FALSE"];
-    openssl(&[&leaf[..], &names].concat());
-    use rustls::pki_types::pem::PemObject;
-    let certificate = rustls::pki_types::CertificateDer::from_pem_file(folder.join("cert.pem")).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(folder.join("key.pem")).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    let config = Arc::new(config);
-    let api = Server::over("127.0.0.1:0", answer, move |stream| {
-        let session = rustls::ServerConnection::new(config.clone()).unwrap();
-        Box::new(rustls::StreamOwned::new(session, stream))
-    });
-    (api, folder.join("ca.pem").to_str().unwrap().to_owned())
+    let authority = Authority::made_in(folder, &[name]);
+    let tls = authority.tls();
+    let server = Server::over("127.0.0.1:0", answer, move |stream| encrypted(&tls, stream));
+    (server, authority.certificate().to_str().unwrap().to_owned())
 }
 
 #[test]

@@ -4,16 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use xshell::cmd;
 
-use super::server::{Answer, Connection, Request, Server, ask};
-use super::{root, shell, tool};
+use super::server::{Answer, Request, Server, ask};
+use super::tls::{Authority, encrypted};
+use super::{root, tool};
 
 /// A public registry: its names, who gives its tokens, and where its blobs are.
 struct Host {
@@ -414,11 +413,6 @@ fn digest(bytes: &[u8]) -> String {
     image_mirror::Digest::of(bytes).to_string()
 }
 
-fn encrypted(tls: &Arc<rustls::ServerConfig>, stream: TcpStream) -> Box<dyn Connection> {
-    let session = rustls::ServerConnection::new(tls.clone()).unwrap();
-    Box::new(rustls::StreamOwned::new(session, stream))
-}
-
 /// Answers `CONNECT` as a proxy that has reached what it was asked for.
 fn tunnelled(mut stream: &TcpStream) {
     use std::io::{Read, Write};
@@ -427,50 +421,4 @@ fn tunnelled(mut stream: &TcpStream) {
         head.extend(byte);
     }
     let _ = stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n");
-}
-
-/// What signs the certificate of all these names.
-pub struct Authority {
-    folder: tempfile::TempDir,
-}
-
-impl Authority {
-    pub fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let shell = shell();
-        shell.change_dir(folder.path());
-        let openssl = |arguments: &[&str]| {
-            let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
-            cmd!(shell, "openssl req -x509 {arguments...} {key...}").quiet().ignore_stderr().run().unwrap();
-        };
-        openssl(&["-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"]);
-        let leaf =
-            ["-subj", "/CN=internet", "-keyout", "key.pem", "-out", "cert.pem", "-CA", "ca.pem", "-CAkey", "ca.key"];
-        let alternative: Vec<String> = names().iter().map(|name| format!("DNS:{name}")).collect();
-        let names = format!("subjectAltName={}", alternative.join(","));
-        openssl(&[&leaf[..], &["-addext", &names, "-addext", "basicConstraints=critical,CA:FALSE"]].concat());
-        Self { folder }
-    }
-
-    /// Its own certificate, for whoever is to trust it.
-    pub fn certificate(&self) -> std::path::PathBuf {
-        self.path("ca.pem")
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(Path::new(name))
-    }
-
-    fn tls(&self) -> Arc<rustls::ServerConfig> {
-        use rustls::pki_types::pem::PemObject;
-        let certificate = rustls::pki_types::CertificateDer::from_pem_file(self.path("cert.pem")).unwrap();
-        let key = rustls::pki_types::PrivateKeyDer::from_pem_file(self.path("key.pem")).unwrap();
-        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
-        Arc::new(config)
-    }
 }

@@ -12,6 +12,7 @@ pub mod fresh_machine;
 pub mod internet;
 pub mod rendered;
 pub mod server;
+pub mod tls;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
