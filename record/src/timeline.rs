@@ -320,13 +320,7 @@ fn nested(mut rows: Vec<Row>) -> Vec<Row> {
             containers.pop();
         }
         let of_layer = row.layer.as_ref().filter(|_| row.kind != Kind::Layer).and_then(|layer| layers.get(layer));
-        // The registry is filled while nodes are made, and not by making them.
-        let beside = |outer: &Row| {
-            let kinds = [outer.step, row.step];
-            kinds.contains(&StepKind::Cluster) && kinds.contains(&StepKind::Mirror)
-        };
-        let holds = |outer: &Row| contains(outer) && !beside(outer);
-        let by_time = || containers.iter().rev().take(BESIDE).find(|outer| holds(&rows[**outer])).copied();
+        let by_time = || containers.iter().rev().take(BESIDE).find(|outer| contains(&rows[**outer])).copied();
         let parent = match (of_layer, row.kind) {
             (Some(layer), _) if row.start <= rows[*layer].end + HAIR => Some(*layer),
             (_, Kind::Layer) => None,

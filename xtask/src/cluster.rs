@@ -9,13 +9,11 @@ pub(crate) mod loadbalancer;
 pub mod lock;
 pub mod registry_hosting;
 
-use std::pin::pin;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use camino::Utf8Path;
-use futures_util::future::{Either, select};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -25,11 +23,10 @@ use crate::cluster::lock::{ClusterLock, Holder};
 use crate::files::bounds;
 use crate::files::{self, digest};
 use crate::lab::{self, Lab};
-use crate::mirror::{self, Origin};
+use crate::mirror;
 use crate::repo::k3d::{Difference, K3dConfig};
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
-use crate::run::reporter::Reporter;
 use crate::world::docker::{self, Container, Kind, Looked, Thing, docker_output};
 use crate::world::docker_hub;
 use crate::world::engine;
@@ -91,7 +88,7 @@ pub async fn recreate(
     remember_kind(context, lab.is_some())?;
     remove_marker(context)?;
     delete_cluster(context, config, &toolbox, Warrant::Consent(consent)).await?;
-    up(context, held, async |_| Ok(())).await
+    up(context, held).await
 }
 
 /// Writes the kubeconfig's context again, by a name that is reached from here.
@@ -114,15 +111,9 @@ fn remove_marker(context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// Brings the cluster up. The lock is the caller's, who goes on using it. `beside` is done
-/// while nodes are made or started: it is given where images come from, and finds the
-/// registry ready.
-pub(crate) async fn up(
-    context: &Context,
-    held: &ClusterLock,
-    beside: impl AsyncFnOnce(&Origin) -> Result<(), Failure>,
-) -> Result<Ready, Failure> {
-    bring_up(context, held, true, beside).await
+/// Brings the cluster up. The lock is the caller's, who goes on using it.
+pub async fn up(context: &Context, held: &ClusterLock) -> Result<Ready, Failure> {
+    bring_up(context, held, true).await
 }
 
 /// As [`up`], but where only consent would help, it fails: nobody is asked, and nothing
@@ -133,21 +124,15 @@ pub async fn mend(context: &Context) -> Result<(), Failure> {
     }
     context.require_k3d_config()?;
     let lock = lock(context).await?;
-    bring_up(context, &lock, false, async |_| Ok(())).await.map(drop)
+    bring_up(context, &lock, false).await.map(drop)
 }
 
-async fn bring_up(
-    context: &Context,
-    _held: &ClusterLock,
-    may_destroy: bool,
-    beside: impl AsyncFnOnce(&Origin) -> Result<(), Failure>,
-) -> Result<Ready, Failure> {
+async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Ready, Failure> {
     let Some(config) = context.k3d_config()? else {
         let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
         let client = kubernetes::client(context).await?;
         kubernetes::require(&client).await?;
         context.reporter.note(&context.kube_context, "a shared cluster: it is used as it is");
-        beside(&lab::origin(context, None)).await?;
         return Ok(Ready { toolbox, lab: None });
     };
     engine::ensure(context).await?;
@@ -183,39 +168,14 @@ async fn bring_up(
     if let Some(warrant) = warrant {
         delete_cluster(context, &config, &toolbox, warrant).await?;
     }
-    // Not beside the mirror: both write the lock where it is unresolved.
     match &plan {
         Plan::Nothing => {}
         Plan::Start(_) | Plan::Finish | Plan::Mend(_) => images.load_helpers(context).await?,
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => images.load_nodes(context, &config).await?,
     }
-    let origin = lab::origin(context, lab.as_ref());
-    both(reporter, carry_out(context, &config, &toolbox, &images, &plan), beside(&origin)).await?;
+    carry_out(context, &config, &toolbox, &images, &plan).await?;
     ready(context, &config, &toolbox, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
     Ok(Ready { toolbox, lab })
-}
-
-/// The nodes' work to its end, whatever becomes of what is done beside it: half a cluster
-/// helps nobody. What is beside it ends with its failure.
-async fn both(
-    reporter: &Reporter,
-    nodes: impl Future<Output = Result<(), Failure>>,
-    beside: impl Future<Output = Result<(), Failure>>,
-) -> Result<(), Failure> {
-    let (nodes, beside) = (pin!(nodes), pin!(beside));
-    match select(nodes, beside).await {
-        Either::Left((done, beside)) => {
-            done?;
-            beside.await
-        }
-        Either::Right((Ok(()), nodes)) => nodes.await,
-        Either::Right((Err(failure), nodes)) => {
-            // Told at once, though the nodes are waited for.
-            reporter.warn(failure.code.name(), &failure.message);
-            nodes.await.map_err(|nodes| nodes.evidence(failure.to_string()))?;
-            Err(failure)
-        }
-    }
 }
 
 async fn carry_out(

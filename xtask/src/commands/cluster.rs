@@ -39,7 +39,7 @@ pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failur
     }
     let lock = cluster::lock(context).await?;
     match action {
-        None => cluster::up(context, &lock, async |_| Ok(())).await.map(drop),
+        None => cluster::up(context, &lock).await.map(drop),
         Some(Action::Stop) => cluster::stop(context, &config).await,
         Some(Action::Delete) => {
             cluster::delete(context, &config).await?;

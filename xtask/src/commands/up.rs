@@ -6,6 +6,7 @@ use crate::checklist;
 use crate::cluster;
 use crate::cluster::lock::ClusterLock;
 use crate::commands::open;
+use crate::lab;
 use crate::layer::preview::Unseen;
 use crate::layer::{self, Runner};
 use crate::mirror;
@@ -76,7 +77,8 @@ async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<
 }
 
 async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
-    let ready = cluster::up(context, lock, async |origin| mirror::copy_all(context, origin).await).await?;
+    let ready = cluster::up(context, lock).await?;
+    mirror::copy_all(context, &lab::origin(context, ready.lab.as_ref())).await?;
     if !layer::instant::answers(context, layers, args).await? {
         let runner = Runner::new(context, &ready.toolbox, ready.lab.as_ref(), lock, args)?;
         runner.run_all(layers).await?;
