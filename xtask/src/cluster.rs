@@ -85,6 +85,7 @@ pub async fn recreate(
     // Before anything goes: whether the new one can be made as the old one was.
     let lab = choose_lab(context, &observe(config).await?).await?;
     let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+    Images::of(context, lab.as_ref())?.load_nodes(context, config).await?;
     remember_kind(context, lab.is_some())?;
     remove_marker(context)?;
     delete_cluster(context, config, &toolbox, Warrant::Consent(consent)).await?;
@@ -160,6 +161,12 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     }
     let images = Images::of(context, lab.as_ref())?;
     ensure_registry(context, &config, &toolbox, &images, may_destroy).await?;
+    // Before anything goes that they are to replace.
+    match &plan {
+        Plan::Nothing => {}
+        Plan::Start(_) | Plan::Finish | Plan::Mend(_) => images.load_helpers(context).await?,
+        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => images.load_nodes(context, &config).await?,
+    }
     let warrant = match (&plan, &consent) {
         (Plan::ClearAndCreate(leftovers), _) => Some(Warrant::NeverRan(leftovers)),
         (Plan::Recreate(_), Some(consent)) => Some(Warrant::Consent(consent)),
@@ -167,11 +174,6 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     };
     if let Some(warrant) = warrant {
         delete_cluster(context, &config, &toolbox, warrant).await?;
-    }
-    match &plan {
-        Plan::Nothing => {}
-        Plan::Start(_) | Plan::Finish | Plan::Mend(_) => images.load_helpers(context).await?,
-        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => images.load_nodes(context, &config).await?,
     }
     carry_out(context, &config, &toolbox, &images, &plan).await?;
     ready(context, &config, &toolbox, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
