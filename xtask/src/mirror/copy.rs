@@ -27,8 +27,10 @@ pub(crate) async fn copy(
     let mut lock = origin.read_lock()?;
     // What is resolved now is not asked for again.
     let kept = ManifestCache::default();
-    let concerns =
-        |image: &LockedImage| !image.is_resolved() && (image.role.is_none() || ids.contains(&image.id.as_str()));
+    // Of the others who copies them asks, and need not ask again.
+    let concerns = |image: &LockedImage| {
+        !image.is_resolved() && if ids.is_empty() { image.role.is_none() } else { ids.contains(&image.id.as_str()) }
+    };
     let unresolved: Vec<String> =
         lock.images.iter().filter(|image| concerns(image)).map(|image| image.id.clone()).collect();
     if !unresolved.is_empty() {
