@@ -57,14 +57,8 @@ pub async fn archive(
         archive.file("manifest.json", legacy(image.name(), &manifest)?.as_bytes()).await?;
         archive.file(&path_of(manifest.digest.as_str()), &manifest.bytes).await?;
         for blob in blobs {
-            let source = Source {
-                registry: registry.clone(),
-                repository: source.repository.clone(),
-                digest: blob.digest.clone(),
-                size: blob.size,
-            };
             let watch = Arc::new(Watch::new(image.id.clone(), events.clone()));
-            archive.blob(source, watch).await?;
+            archive.blob(Source::of(blob, &registry, &source.repository), watch).await?;
         }
         archive.end().await?;
         Ok(bytes)

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind};
+use crate::manifest::Descriptor;
 use crate::observe::MirrorEvent;
 use crate::pace::Outcome;
 use crate::registry::{Call, Need, Registry};
@@ -113,6 +114,16 @@ struct Reading {
 }
 
 impl Source {
+    /// What a manifest of this repository describes.
+    pub fn of(blob: &Descriptor, registry: &Arc<Registry>, repository: &str) -> Self {
+        Self {
+            registry: registry.clone(),
+            repository: repository.to_owned(),
+            digest: blob.digest.clone(),
+            size: blob.size,
+        }
+    }
+
     fn url(&self) -> String {
         self.registry.address.url(&self.repository, &format!("blobs/{}", self.digest))
     }

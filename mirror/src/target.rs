@@ -34,12 +34,7 @@ pub(crate) struct Route {
 
 impl Route {
     pub fn blob(&self, blob: &Descriptor) -> BlobCopy {
-        let source = Source {
-            registry: self.source.clone(),
-            repository: self.repository.clone(),
-            digest: blob.digest.clone(),
-            size: blob.size,
-        };
+        let source = Source::of(blob, &self.source, &self.repository);
         BlobCopy { source, id: self.id.clone(), repositories: vec![self.target.clone()], mount_from: None }
     }
 }

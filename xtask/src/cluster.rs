@@ -175,28 +175,20 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     if let Some(warrant) = warrant {
         delete_cluster(context, &config, &toolbox, warrant).await?;
     }
-    carry_out(context, &config, &toolbox, &images, &plan).await?;
+    match &plan {
+        Plan::Nothing => {}
+        Plan::Start(_) => start(context, &config, &toolbox, &images, "started the cluster").await?,
+        Plan::Finish => finish(context, &config, &toolbox, &images).await?,
+        Plan::Mend(_) => {
+            replace_load_balancer(context, &config, &images).await?;
+            start(context, &config, &toolbox, &images, "started what stood still").await?;
+        }
+        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
+            create(context, &config, &toolbox, &images).await?;
+        }
+    }
     ready(context, &config, &toolbox, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
     Ok(Ready { toolbox, lab })
-}
-
-async fn carry_out(
-    context: &Context,
-    config: &K3dConfig,
-    toolbox: &Toolbox,
-    images: &Images,
-    plan: &Plan,
-) -> Result<(), Failure> {
-    match plan {
-        Plan::Nothing => Ok(()),
-        Plan::Start(_) => start(context, config, toolbox, images, "started the cluster").await,
-        Plan::Finish => finish(context, config, toolbox, images).await,
-        Plan::Mend(_) => {
-            replace_load_balancer(context, config, images).await?;
-            start(context, config, toolbox, images, "started what stood still").await
-        }
-        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => create(context, config, toolbox, images).await,
-    }
 }
 
 /// What can be there before the cluster is: its registry, and the image of its nodes. For a

@@ -223,17 +223,17 @@ impl<'a> Diagnosis<'a> {
                 Vec::new()
             }
         };
-        found.iter().for_each(|sighting| self.tell(sighting, sighting.message.clone()));
+        found.iter().for_each(|sighting| self.tell(sighting));
         found.iter().any(|sighting| sighting.rule.code == Code::RegistryRateLimited && sighting.owner == Owner::Ours)
     }
 
-    fn tell(&self, sighting: &Sighting, message: String) {
+    fn tell(&self, sighting: &Sighting) {
         self.context.reporter.event(&run_record::Event::Blocked(Blocked {
             code: sighting.rule.code,
             resource: sighting.object.clone(),
             layer: Some(self.layer.clone()),
             release: self.owners.release_of(&sighting.uid),
-            message,
+            message: sighting.message.clone(),
             since: sighting.since,
             prospect: Some(self.tracker.borrow().prospect(sighting)),
         }));
@@ -269,7 +269,7 @@ impl<'a> Diagnosis<'a> {
     async fn foretell(&self, pod: &Pod) {
         let found = self.tracker.borrow_mut().foretell(pod, Owner::Ours, Instant::now());
         for sighting in &found {
-            self.tell(sighting, sighting.message.clone());
+            self.tell(sighting);
             let placement = self.placement_of(sighting).await;
             for line in &placement.evidence {
                 self.context.reporter.note(&sighting.object, line);

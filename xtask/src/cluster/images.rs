@@ -15,6 +15,8 @@ use run_record::Failure;
 pub(super) struct Images {
     /// Of the nodes, where k3d.yaml's is not the one to take.
     pub node: Option<String>,
+    /// What the tree lists for them, which may be another one than k3d.yaml's.
+    listed_node: Option<String>,
     pub tools: Option<String>,
     pub registry: Option<String>,
     pub loadbalancer: Option<String>,
@@ -33,18 +35,16 @@ impl Images {
         if let Some(lab) = lab {
             let (tools, loadbalancer) = (Some(lab.tools.clone()), Some(lab.loadbalancer.clone()));
             let (node, registry) = (Some(lab.node.clone()), Some(lab.registry.clone()));
-            return Ok(Self { node, tools, registry, loadbalancer, lab: true });
+            return Ok(Self { node, listed_node: None, tools, registry, loadbalancer, lab: true });
         }
+        let mut listed = mirror::of_the_cluster(context)?;
         let set = |name: &str| variable(name).filter(|image| !image.is_empty());
-        let chosen = |name: &str, role| match set(name) {
-            Some(image) => Ok(Some(image)),
-            None => mirror::listed_for(context, role),
-        };
         Ok(Self {
             node: None,
-            tools: chosen(TOOLS, Role::Tools)?,
-            registry: mirror::listed_for(context, Role::Registry)?,
-            loadbalancer: chosen(LOADBALANCER, Role::Loadbalancer)?,
+            listed_node: listed.remove(&Role::Node),
+            tools: set(TOOLS).or_else(|| listed.remove(&Role::Tools)),
+            registry: listed.remove(&Role::Registry),
+            loadbalancer: set(LOADBALANCER).or_else(|| listed.remove(&Role::Loadbalancer)),
             lab: false,
         })
     }
@@ -61,8 +61,7 @@ impl Images {
 
     /// What creating the cluster takes.
     pub async fn load_nodes(&self, context: &Context, config: &K3dConfig) -> Result<(), Failure> {
-        let listed = mirror::listed_for(context, Role::Node)?;
-        let node = listed.as_deref().filter(|listed| is_named(config.simple.image.as_deref(), listed));
+        let node = self.listed_node.as_deref().filter(|listed| is_named(config.simple.image.as_deref(), listed));
         let loadbalancer = config.loadbalancer_container().and(self.loadbalancer.as_deref());
         self.load(context, &[node, self.tools.as_deref(), loadbalancer]).await
     }

@@ -2,6 +2,7 @@
 //! public registries like those of pods, so they come the same way, by the lock's digests, with
 //! the mirror's accounts, proxies and waits, and are loaded into the container engine.
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
 
 use image_mirror::{ImagesLock, LockedImage, ManifestCache, Role};
@@ -16,13 +17,13 @@ use crate::world::docker::{self, Image, Kind, Looked};
 use crate::world::process::Job;
 use run_record::{Code, Exit, Failure, Step, StepKind};
 
-/// The name of the image that the tree lists for this role.
+/// The names of the images that the tree lists for the cluster itself.
 ///
 /// # Errors
 /// `usage` for a lock that cannot be read.
-pub(crate) fn listed_for(context: &Context, role: Role) -> Result<Option<String>, Failure> {
+pub(crate) fn of_the_cluster(context: &Context) -> Result<BTreeMap<Role, String>, Failure> {
     let lock = Origin::public(context).read_lock()?;
-    Ok(lock.images.iter().find(|image| image.role == Some(role)).map(|image| image.name().to_owned()))
+    Ok(lock.images.iter().filter_map(|image| Some((image.role?, image.name().to_owned()))).collect())
 }
 
 /// Loads those of these images that the engine lacks and the tree lists. One that the engine
