@@ -6,11 +6,12 @@
 //! is the worst mistake: a run is ended early only by a state of the cluster that stands
 //! at a last look ([`looks::confirm`]), never by the text of an event or a log alone.
 
+pub(crate) mod backends;
 pub mod belongings;
 pub mod helm_errors;
 mod left_behind;
 mod looks;
-mod placement;
+pub(crate) mod placement;
 pub mod retry;
 pub mod rules;
 pub mod sources;
@@ -38,7 +39,7 @@ use crate::world::{helm_storage, kubernetes};
 use helm_errors::{Conflict, Said, Statement};
 use left_behind::SeenTwice;
 use looks::{Crash, Owners, Releases, Standing};
-use placement::Placement;
+use placement::Hindrance;
 use rules::Rule;
 use run_record::{Blocked, Code, Failure, Prospect};
 use sources::Verdict;
@@ -562,11 +563,11 @@ impl<'a> Diagnosis<'a> {
     }
 
     /// Nothing for what is wrong with a pod that has its node.
-    async fn placement_of(&self, sighting: &Sighting) -> Placement {
+    async fn placement_of(&self, sighting: &Sighting) -> Hindrance {
         let placed = matches!(sighting.rule.code, Code::Unschedulable | Code::VolumePending | Code::NodeRuntime);
         match sighting.object.strip_prefix("pod/").filter(|_| placed) {
             Some(pod) => placement::of(self.client, &self.context.kube_context, &sighting.namespace, pod).await,
-            None => Placement::default(),
+            None => Hindrance::default(),
         }
     }
 

@@ -19,19 +19,19 @@ enum Obstacle {
 
 /// What stands in a pod's way, for evidence, and what to do about it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Placement {
+pub(crate) struct Hindrance {
     pub evidence: Vec<String>,
     pub remedy: Option<String>,
 }
 
 /// Looks at the nodes, and at the volumes of a pod that no node takes. What may not be
 /// looked at, or does not answer, adds nothing.
-pub(super) async fn of(client: &Client, context: &str, namespace: &str, pod: &str) -> Placement {
+pub(super) async fn of(client: &Client, context: &str, namespace: &str, pod: &str) -> Hindrance {
     let looked = async {
         let pod = within(Api::<Pod>::namespaced(client.clone(), namespace).get(pod)).await?;
         // One that has its node waits for something else.
         if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
-            return Ok(Placement::default());
+            return Ok(Hindrance::default());
         }
         let nodes = within(Api::<Node>::all(client.clone()).list(&ListParams::default())).await?.items;
         let mut volumes = Vec::new();
@@ -43,7 +43,7 @@ pub(super) async fn of(client: &Client, context: &str, namespace: &str, pod: &st
                 volumes.push((claim, volume));
             }
         }
-        Ok::<Placement, String>(judge(context, namespace, &nodes, &volumes))
+        Ok::<Hindrance, String>(judge(context, namespace, &nodes, &volumes))
     };
     looked.await.unwrap_or_default()
 }
@@ -53,8 +53,8 @@ fn claims(pod: &Pod) -> Vec<String> {
     volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())).collect()
 }
 
-fn judge(context: &str, namespace: &str, nodes: &[Node], volumes: &[(String, PersistentVolume)]) -> Placement {
-    let mut found = Placement::default();
+fn judge(context: &str, namespace: &str, nodes: &[Node], volumes: &[(String, PersistentVolume)]) -> Hindrance {
+    let mut found = Hindrance::default();
     let mut worst: Option<(Obstacle, String)> = None;
     for (claim, volume) in volumes {
         let hosts = hosts(volume);
@@ -185,9 +185,9 @@ mod tests {
             assert!(found.remedy.as_deref().unwrap().starts_with(remedy), "{found:?}");
         }
         // What can be used on a node that takes pods is not what is in the way.
-        assert_eq!(of(&["a"]), Placement::default());
-        assert_eq!(of(&["b", "a"]), Placement::default());
-        assert_eq!(of(&[]), Placement::default());
+        assert_eq!(of(&["a"]), Hindrance::default());
+        assert_eq!(of(&["b", "a"]), Hindrance::default());
+        assert_eq!(of(&[]), Hindrance::default());
         assert_eq!(of(&["c", "d"]).evidence.len(), 2);
         assert!(of(&["c", "d"]).remedy.unwrap().starts_with("bring the node d back"), "the worse one");
     }
@@ -199,6 +199,6 @@ mod tests {
         assert_eq!((found.evidence, found.remedy), (vec!["the node c is cordoned".to_owned()], None));
         let found = judge("ctx", "ns", &nodes[1..], &[]);
         assert_eq!(found.remedy.as_deref(), Some("kubectl --context ctx uncordon c"));
-        assert_eq!(judge("ctx", "ns", &nodes[..1], &[]), Placement::default());
+        assert_eq!(judge("ctx", "ns", &nodes[..1], &[]), Hindrance::default());
     }
 }

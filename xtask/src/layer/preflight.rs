@@ -11,6 +11,8 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::core::Status as ApiStatus;
 
+use crate::diagnosis::backends;
+use crate::diagnosis::placement::Hindrance;
 use crate::lab::{self, Lab};
 use crate::mirror;
 use crate::releases::{Status, manifest};
@@ -305,7 +307,7 @@ async fn service_answers(
     let bound = Duration::from_secs(waits.service);
     let bound = if own { bound.min(OWN_SERVICE) } else { bound };
     let started = Instant::now();
-    let mut told = false;
+    let mut told: Option<Hindrance> = None;
     loop {
         let reason = match dial(client, need).await {
             Dialled::Answered => return Ok(()),
@@ -322,20 +324,23 @@ async fn service_answers(
             context.reporter.note(&need.name, text);
             return Ok(());
         }
+        let behind = backends::of(client, &context.kube_context, &need.namespace, &need.name).await;
         if started.elapsed() >= bound {
-            return Err(Failure::new(
+            let failure = Failure::new(
                 Code::DependencyUnreachable,
                 format!("the service {}.{}:{} does not answer", need.name, need.namespace, need.port),
-            )
-            .evidence(reason)
-            .remedy(format!(
-                "kubectl --context {} -n {} get pods,endpointslices",
-                context.kube_context, need.namespace
-            )));
+            );
+            let failure = behind.evidence.into_iter().fold(failure.evidence(reason), Failure::evidence);
+            return Err(failure.remedy(behind.remedy.unwrap_or_else(|| {
+                format!("kubectl --context {} -n {} get pods,endpointslices", context.kube_context, need.namespace)
+            })));
         }
-        if !told {
-            context.reporter.waiting(&need.name, format!("port {} does not answer yet: {reason}", need.port));
-            told = true;
+        // A pod on its way changes its words often: who is told waits for what is new.
+        if told.as_ref().is_none_or(|told| *told != behind) {
+            let why = if behind.evidence.is_empty() { reason } else { behind.evidence.join("; ") };
+            let remedy = behind.remedy.as_ref().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
+            context.reporter.waiting(&need.name, format!("port {} does not answer yet: {why}{remedy}", need.port));
+            told = Some(behind);
         }
         Interrupt::global().or(tokio::time::sleep(Duration::from_millis(500))).await?;
     }

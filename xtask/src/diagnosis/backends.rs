@@ -1,0 +1,140 @@
+//! Why nobody answers behind a service. A service is a name: what keeps it from answering
+//! is a matter of its pods, of what makes them, or of the nodes they need.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::Client;
+use kube::api::{Api, ListParams};
+
+use super::looks::{cut, within};
+use super::placement::{self, Hindrance};
+use super::{sources, tracker};
+use crate::world::kubernetes::pod_ready;
+
+/// What stands in the way of the service's pods. Empty where nothing is known against them,
+/// where one of them is ready, and where it cannot be looked at.
+pub(crate) async fn of(client: &Client, context: &str, namespace: &str, service: &str) -> Hindrance {
+    look(client, context, namespace, service).await.unwrap_or_default()
+}
+
+async fn look(client: &Client, context: &str, namespace: &str, service: &str) -> Result<Hindrance, String> {
+    let found = within(Api::<Service>::namespaced(client.clone(), namespace).get_opt(service)).await?;
+    let selector = found.and_then(|service| service.spec?.selector).unwrap_or_default();
+    if selector.is_empty() {
+        return Ok(Hindrance::default());
+    }
+    let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels = labels.join(",");
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+    let pods = within(pods.list(&ListParams::default().labels(&labels))).await?.items;
+    let living = |pod: &&Pod| !matches!(tracker::phase(pod), Some("Succeeded" | "Failed"));
+    let living: Vec<&Pod> = pods.iter().filter(living).collect();
+    if living.iter().any(|pod| pod_ready(pod)) {
+        return Ok(Hindrance::default());
+    }
+    if living.is_empty() {
+        return nothing_runs(client, context, namespace, &selector, &labels).await;
+    }
+    let mut whole = Hindrance::default();
+    for pod in living {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        whole.evidence.extend(against(pod).into_iter().map(|words| cut(&format!("pod/{name}: {words}"))));
+        let placed = placement::of(client, context, namespace, name).await;
+        whole
+            .evidence
+            .extend(placed.evidence.into_iter().filter(|line| !whole.evidence.contains(line)).collect::<Vec<_>>());
+        whole.remedy = whole.remedy.or(placed.remedy);
+    }
+    Ok(whole)
+}
+
+/// What a pod's state says against it, with the blocker's code where one is known.
+fn against(pod: &Pod) -> Vec<String> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return vec!["is being deleted".to_owned()];
+    }
+    let words = |fact: tracker::Fact| {
+        let code = sources::state(&fact.reason, &fact.message).map(|verdict| format!("{}: ", verdict.rule.code));
+        let message = if fact.message.is_empty() { String::new() } else { format!(": {}", fact.message.trim()) };
+        format!("{}{}{message}", code.unwrap_or_default(), fact.reason)
+    };
+    let facts: Vec<String> = tracker::facts(pod).into_iter().map(words).collect();
+    if facts.is_empty() { vec![format!("{}, not ready yet", tracker::phase(pod).unwrap_or("Pending"))] } else { facts }
+}
+
+/// No pod: a workload that has none on purpose is the most common reason.
+async fn nothing_runs(
+    client: &Client,
+    context: &str,
+    namespace: &str,
+    selector: &BTreeMap<String, String>,
+    labels: &str,
+) -> Result<Hindrance, String> {
+    let all = ListParams::default();
+    let (deployments, stateful) = (
+        Api::<Deployment>::namespaced(client.clone(), namespace),
+        Api::<StatefulSet>::namespaced(client.clone(), namespace),
+    );
+    let (deployments, stateful) = tokio::join!(within(deployments.list(&all)), within(stateful.list(&all)));
+    let deployments = deployments?.items.into_iter().filter_map(|one| {
+        let spec = one.spec?;
+        Some(("deployment", one.metadata.name?, spec.replicas.unwrap_or(1), spec.template.metadata?.labels?))
+    });
+    let stateful = stateful?.items.into_iter().filter_map(|one| {
+        let spec = one.spec?;
+        Some(("statefulset", one.metadata.name?, spec.replicas.unwrap_or(1), spec.template.metadata?.labels?))
+    });
+    let makes = |own: &BTreeMap<String, String>| selector.iter().all(|(key, value)| own.get(key) == Some(value));
+    let makers: Vec<_> = deployments.chain(stateful).filter(|(.., own)| makes(own)).collect();
+    let mut found = Hindrance::default();
+    for (kind, name, replicas, _) in &makers {
+        if *replicas == 0 {
+            found.evidence.push(format!("{kind}/{name} is scaled to 0"));
+            let remedy = format!(
+                "kubectl --context {context} -n {namespace} scale {kind}/{name} --replicas=1, or run its layer again"
+            );
+            found.remedy.get_or_insert(remedy);
+        } else {
+            found.evidence.push(format!("{kind}/{name} has made no pod yet"));
+            let remedy = format!("kubectl --context {context} -n {namespace} describe {kind}/{name}");
+            found.remedy.get_or_insert(remedy);
+        }
+    }
+    if makers.is_empty() {
+        found.evidence.push(format!("no pod has its labels {labels}, and no Deployment or StatefulSet makes one"));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(status: serde_json::Value) -> Vec<String> {
+        against(&serde_json::from_value(json!({"metadata": {"name": "redis-0"}, "status": status})).unwrap())
+    }
+
+    #[test]
+    fn a_pod_behind_a_service_is_told_with_the_code_of_what_blocks_it() {
+        let waiting = |reason: &str, message: &str| {
+            json!({"phase": "Pending", "containerStatuses": [{
+                "name": "redis", "image": "redis", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"waiting": {"reason": reason, "message": message}},
+            }]})
+        };
+        let back_off =
+            r#"Back-off pulling image "redis:9": ErrImagePull: toomanyrequests: You have reached your pull rate limit"#;
+        let [line] = &told(waiting("ImagePullBackOff", back_off))[..] else { panic!() };
+        assert_eq!(line, &format!("registry-rate-limited: ImagePullBackOff: {back_off}"));
+        assert_eq!(told(waiting("ContainerCreating", "")), ["Pending, not ready yet"]);
+        assert_eq!(told(json!({"phase": "Running"})), ["Running, not ready yet"]);
+        let unscheduled = json!({"phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available",
+        }]});
+        assert!(told(unscheduled)[0].starts_with("unschedulable: Unschedulable: 0/3"));
+    }
+}
