@@ -1,5 +1,6 @@
 //! The local k3d cluster and its registry: reconciled with the config file, found ready.
 
+mod agents;
 mod decide;
 pub mod devcontainer;
 mod images;
@@ -164,7 +165,7 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     // Before anything goes that they are to replace.
     match &plan {
         Plan::Nothing => {}
-        Plan::Start(_) | Plan::Finish | Plan::Mend(_) => images.load_helpers(context).await?,
+        Plan::Start(_) | Plan::Finish | Plan::Mend(_) | Plan::Join(_) => images.load_helpers(context).await?,
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => images.load_nodes(context, &config).await?,
     }
     let warrant = match (&plan, &consent) {
@@ -182,7 +183,9 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
         Plan::Mend(_) => {
             replace_load_balancer(context, &config, &images).await?;
             start(context, &config, &toolbox, &images, "started what stood still").await?;
+            join_missing(context, &config, &toolbox, &images).await?;
         }
+        Plan::Join(_) => agents::join(context, &config, &toolbox, &images).await?,
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
             create(context, &config, &toolbox, &images).await?;
         }
@@ -327,25 +330,25 @@ async fn facts(config: &K3dConfig, existing: &[Container], lab: Option<&Lab>) ->
     Ok(Facts {
         nodes,
         servers: config.servers(),
-        others: config.agents().into_iter().chain(config.loadbalancer_container()).collect(),
-        replaceable: loadbalancer::spec(config).ok().and(config.loadbalancer_container()),
+        agents: config.simple.agents as usize,
+        balancer: config.loadbalancer_container(),
+        replaceable: loadbalancer::spec(config, &config.agents()).ok().and(config.loadbalancer_container()),
         stamp,
         drift,
         foreign,
     })
 }
 
-/// Makes the load balancer's container again. One that is there never ran.
+/// Makes the load balancer's container again, before the agents that are there.
 async fn replace_load_balancer(context: &Context, config: &K3dConfig, images: &Images) -> Result<(), Failure> {
-    let spec = loadbalancer::spec(config).map_err(Failure::usage)?;
+    let spec = loadbalancer::spec(config, &agents::names(config).await?).map_err(Failure::usage)?;
     let existing = observe(config).await?;
     let named = |name: &str| existing.iter().find(|container| container.name() == name);
     let server = named(&config.server_container()).ok_or_else(|| missing(&config.server_container()))?;
     let name = config.loadbalancer_container().unwrap_or_default();
     let step = context.reporter.step(Step::new(StepKind::Cluster, &name, "making the load balancer again"));
     if let Some(container) = named(&name) {
-        // Without --force: the engine refuses if it runs by now.
-        docker_output(["rm", "-v", &container.id]).await?;
+        docker_output(["rm", "-f", "-v", &container.id]).await?;
     } else {
         for port in config.host_ports() {
             require_port_free(context, port)?;
@@ -354,6 +357,19 @@ async fn replace_load_balancer(context: &Context, config: &K3dConfig, images: &I
     let image = loadbalancer::image(images.loadbalancer.as_deref(), server);
     loadbalancer::make(&spec, server, &image).await?;
     step.done_as("made the load balancer again, which holds no data");
+    Ok(())
+}
+
+/// After the rest of the cluster was mended, where that was needed first.
+async fn join_missing(
+    context: &Context,
+    config: &K3dConfig,
+    toolbox: &Toolbox,
+    images: &Images,
+) -> Result<(), Failure> {
+    if agents::names(config).await?.len() < config.simple.agents as usize {
+        agents::join(context, config, toolbox, images).await?;
+    }
     Ok(())
 }
 
@@ -385,7 +401,9 @@ async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
             replace_load_balancer(context, config, images).await?;
         }
         k3d(context, toolbox, images, &["cluster", "stop", config.name()]).await?;
+        agents::remove_never_ran(config).await?;
         start(context, config, toolbox, images, "finished creating the cluster").await?;
+        join_missing(context, config, toolbox, images).await?;
         stamp(config).await
     };
     finished.await.map_err(|failure: Failure| match failure.exit() {
@@ -537,8 +555,7 @@ async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
     }
     let step = context.reporter.step(k3d_step(context, config, "creating the cluster"));
     remember_kind(context, images.lab)?;
-    let label = format!("{CONFIG_LABEL}={}@all", URL_SAFE_NO_PAD.encode(config.canonical()));
-    let lab_label = format!("{LAB_LABEL}={}@all", images.lab);
+    let [label, lab_label] = labels(config, images).map(|(label, value)| format!("{label}={value}@all"));
     let mut arguments = vec!["cluster", "create", "--config", config.path.as_str(), "--wait", "--timeout", "300s"];
     arguments.extend(["--kubeconfig-update-default=false", "--runtime-label", &label, "--runtime-label", &lab_label]);
     if let Some(node) = &images.node {
@@ -548,6 +565,11 @@ async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
     stamp(config).await?;
     step.done_as("created the cluster");
     Ok(())
+}
+
+/// What the containers of a cluster are labelled with, beside what k3d itself does.
+fn labels(config: &K3dConfig, images: &Images) -> [(&'static str, String); 2] {
+    [(CONFIG_LABEL, URL_SAFE_NO_PAD.encode(config.canonical())), (LAB_LABEL, images.lab.to_string())]
 }
 
 /// A port that something else holds is named before k3d leaves half a cluster. In a container
@@ -663,6 +685,7 @@ async fn ready(
     })
     .await
     .map_err(help)?;
+    agents::forget_gone(context, config, &client).await?;
     kubernetes::wait_until("the nodes are", not_ready, timeout, async || {
         kubernetes::nodes_ready(&client, expected).await
     })
@@ -911,7 +934,12 @@ pub async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure
     if context.json {
         let has = |name: &&String| facts.nodes.iter().any(|node| node.name == **name);
         let runs = |name: &&String| facts.nodes.iter().any(|node| node.name == **name && node.running);
-        let wanted = config.containers();
+        let named = config.servers().into_iter().chain(config.loadbalancer_container());
+        // A joined agent has a name of its own: of those in the file so many count as gone.
+        let agents = config.agents();
+        let missing_agents = agents.iter().filter(|name| !has(name)).take(decide::missing_agents(&facts)).cloned();
+        let agents = facts.nodes.iter().filter(|node| node.is_agent).map(|node| node.name.clone());
+        let wanted: Vec<String> = named.chain(agents).chain(missing_agents).collect();
         let json = serde_json::json!({
             "cluster": config.name(),
             "exists": !existing.is_empty(),

@@ -14,6 +14,7 @@ pub struct Node {
     pub id: String,
     /// Servers and agents hold what is deployed: etcd or SQLite, and local volumes.
     pub holds_data: bool,
+    pub is_agent: bool,
     pub running: bool,
     /// Positively created and never started.
     pub never_ran: bool,
@@ -26,6 +27,7 @@ impl Node {
             id: container.id.clone(),
             // Any part that is not known to be without data may have some.
             holds_data: !matches!(container.label(ROLE_LABEL), Some("loadbalancer" | "noRole")),
+            is_agent: container.label(ROLE_LABEL) == Some("agent"),
             running: container.state.running,
             never_ran: container.never_ran(),
         }
@@ -37,9 +39,12 @@ impl Node {
 pub struct Facts {
     /// All that the engine says belong to the cluster, as k3d labels them.
     pub nodes: Vec<Node>,
-    /// The names that the config asks for, servers first.
+    /// The names of the servers that the config asks for.
     pub servers: Vec<String>,
-    pub others: Vec<String>,
+    /// How many agents it asks for. One that has joined later goes by any name.
+    pub agents: usize,
+    /// The name of the load balancer, where the config asks for one.
+    pub balancer: Option<String>,
     /// The load balancer of them, if it can be made again from the config.
     pub replaceable: Option<String>,
     /// Creation once came to its end. Nobody looks where no node ever ran.
@@ -60,6 +65,8 @@ pub enum Plan {
     Finish,
     /// The load balancer is made again: it holds nothing.
     Mend(String),
+    /// So many agents are gone, and what they held with them: new ones take their places.
+    Join(usize),
     Start(Vec<String>),
     Nothing,
 }
@@ -78,7 +85,7 @@ impl Leftovers {
 
 /// Facts to plan.
 pub fn decide(facts: &Facts) -> Plan {
-    let Facts { nodes, servers, others, .. } = facts;
+    let Facts { nodes, servers, balancer, .. } = facts;
     if nodes.is_empty() {
         return Plan::Create;
     }
@@ -88,7 +95,7 @@ pub fn decide(facts: &Facts) -> Plan {
     let find = |name: &String| nodes.iter().find(|node| node.name == *name);
     let mendable = |name: &String| facts.replaceable.as_ref() == Some(name);
     let mut reasons: Vec<String> = facts.drift.iter().map(ToString::to_string).collect();
-    let gone = servers.iter().chain(others).filter(|name| find(name).is_none());
+    let gone = servers.iter().chain(balancer).filter(|name| find(name).is_none());
     reasons.extend(gone.filter(|name| !mendable(name)).map(|name| format!("the container {name} is gone")));
     if !reasons.is_empty() {
         return Plan::Recreate(reasons);
@@ -101,9 +108,21 @@ pub fn decide(facts: &Facts) -> Plan {
     {
         return Plan::Mend(name.clone());
     }
-    let stopped: Vec<String> =
-        servers.iter().chain(others).filter(|name| find(name).is_some_and(|node| !node.running)).cloned().collect();
+    let missing = missing_agents(facts);
+    if missing > 0 {
+        return Plan::Join(missing);
+    }
+    let named = servers.iter().chain(balancer).filter_map(find);
+    let agents = nodes.iter().filter(|node| node.is_agent);
+    let stopped: Vec<String> = named.chain(agents).filter(|node| !node.running).map(|node| node.name.clone()).collect();
     if stopped.is_empty() { Plan::Nothing } else { Plan::Start(stopped) }
+}
+
+/// How many agents there are too few. One that never ran counts as none: what k3d does
+/// before it starts a node may not have been done to it.
+pub fn missing_agents(facts: &Facts) -> usize {
+    let there = facts.nodes.iter().filter(|node| node.is_agent && !node.never_ran).count();
+    facts.agents.saturating_sub(there)
 }
 
 /// Without its servers a cluster is only parts; with one that ran it may hold anything.
@@ -120,6 +139,8 @@ pub fn describe(plan: &Plan) -> String {
         Plan::Recreate(reasons) => format!("recreate the cluster: {}", reasons.join("; ")),
         Plan::Finish => "finish an interrupted creation".to_owned(),
         Plan::Mend(name) => format!("make {name} again, which holds no data"),
+        Plan::Join(1) => "join a new agent in the place of one that is gone".to_owned(),
+        Plan::Join(count) => format!("join {count} new agents in the place of those that are gone"),
         Plan::Start(names) => format!("start {}", names.join(", ")),
         Plan::Nothing => "change nothing: the cluster is as the file says".to_owned(),
     }
@@ -144,6 +165,7 @@ mod tests {
             name: name.to_owned(),
             id: format!("id of {name}"),
             holds_data: name != "lb" && name != "tools",
+            is_agent: name == "a",
             running: is == Is::Running,
             never_ran: is == Is::NeverRan,
         })
@@ -166,7 +188,8 @@ mod tests {
                             let facts = Facts {
                                 nodes: all.into_iter().filter_map(|(name, is)| node(name, is)).collect(),
                                 servers: vec!["s".to_owned()],
-                                others: vec!["a".to_owned(), "lb".to_owned()],
+                                agents: 1,
+                                balancer: Some("lb".to_owned()),
                                 replaceable: replaceable.then(|| "lb".to_owned()),
                                 stamp: if stamped { Looked::Found(()) } else { Looked::Absent },
                                 drift: Vec::from_iter(drifted.then(|| drift.clone())),
@@ -180,7 +203,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen.len(), 7, "each plan is met: {seen:?}");
+        assert_eq!(seen.len(), 8, "each plan is met: {seen:?}");
     }
 
     fn check(facts: &Facts, [server, agent, lb]: [Is; 3]) {
@@ -192,12 +215,13 @@ mod tests {
                 assert!(leftovers.nodes().iter().all(|node| node.never_ran || !node.holds_data));
             }
             Plan::Recreate(reasons) => {
-                let gone = server == Is::Gone || agent == Is::Gone || (lb == Is::Gone && facts.replaceable.is_none());
+                let gone = server == Is::Gone || (lb == Is::Gone && facts.replaceable.is_none());
                 assert!(gone || !facts.drift.is_empty(), "{facts:?}: {reasons:?}");
                 assert_eq!(reasons.iter().any(|reason| reason.contains("servers")), !facts.drift.is_empty());
             }
             Plan::Finish => assert_eq!(facts.stamp, Looked::Absent),
             Plan::Mend(name) => assert!(name == "lb" && !ran(lb)),
+            Plan::Join(count) => assert!(count == 1 && !ran(agent) && ran(server)),
             Plan::Start(names) => assert!(!names.is_empty()),
             Plan::Nothing => assert_eq!([server, agent, lb], [Is::Running; 3]),
         }

@@ -27,18 +27,18 @@ pub struct Spec {
     values: String,
 }
 
-/// The load balancer of a config.
+/// The load balancer of a config, before these agents.
 ///
 /// # Errors
 /// Why it cannot be made from the config alone.
-pub fn spec(config: &K3dConfig) -> Result<Spec, String> {
+pub fn spec(config: &K3dConfig, agents: &[String]) -> Result<Spec, String> {
     let name = config.loadbalancer_container().ok_or("the config disables it")?;
     let overridden = config.simple.options.as_ref().and_then(|o| o.k3d.as_ref()).and_then(|k| k.loadbalancer.as_ref());
     if overridden.is_some_and(|value| !value.is_null()) {
         return Err("options.k3d.loadbalancer is set".to_owned());
     }
     let servers = config.servers();
-    let all: Vec<String> = servers.iter().cloned().chain(config.agents()).collect();
+    let all: Vec<String> = servers.iter().chain(agents).cloned().collect();
     let mut targets = BTreeMap::from([(format!("{API_PORT}.tcp"), servers.clone())]);
     let mut published = vec![format!("{}:{API_PORT}", config.api_binding().ok_or("kubeAPI.hostPort is not set")?)];
     for port in &config.simple.ports {

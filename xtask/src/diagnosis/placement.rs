@@ -1,13 +1,12 @@
 //! Why no node takes a pod, beyond what the scheduler says: it counts nodes and names none.
 //! A volume of one node's disk holds its pod there, whatever becomes of the node.
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::Client;
 use kube::api::{Api, ListParams};
 
 use super::looks::within;
+use crate::world::kubernetes::nodes;
 
 /// What keeps a node from taking pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +56,7 @@ fn judge(context: &str, namespace: &str, nodes: &[Node], volumes: &[(String, Per
     let mut found = Hindrance::default();
     let mut worst: Option<(Obstacle, String)> = None;
     for (claim, volume) in volumes {
-        let hosts = hosts(volume);
+        let hosts = nodes::of_volume(volume);
         let obstacles: Vec<_> = hosts.iter().map(|host| (obstacle(nodes, host), host)).collect();
         // One of several that takes pods is enough.
         if hosts.is_empty() || obstacles.iter().any(|(obstacle, _)| obstacle.is_none()) {
@@ -72,7 +71,7 @@ fn judge(context: &str, namespace: &str, nodes: &[Node], volumes: &[(String, Per
             };
             found.evidence.push(format!("the claim {namespace}/{claim} is bound to the node {host}, {state}"));
             if worst.as_ref().is_none_or(|(known, _)| obstacle < *known) {
-                worst = Some((obstacle, host.clone()));
+                worst = Some((obstacle, (*host).clone()));
             }
         }
     }
@@ -103,17 +102,6 @@ fn judge(context: &str, namespace: &str, nodes: &[Node], volumes: &[(String, Per
     found
 }
 
-/// The nodes that a volume can be used on, where it says so by their names.
-fn hosts(volume: &PersistentVolume) -> BTreeSet<String> {
-    let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
-    let terms = affinity.iter().flat_map(|required| &required.node_selector_terms);
-    let labels = terms.clone().flat_map(|term| term.match_expressions.iter().flatten());
-    let fields = terms.flat_map(|term| term.match_fields.iter().flatten());
-    let named = labels.filter(|one| one.key == "kubernetes.io/hostname" && one.operator == "In");
-    let named = named.chain(fields.filter(|one| one.key == "metadata.name" && one.operator == "In"));
-    named.flat_map(|one| one.values.iter().flatten().cloned()).collect()
-}
-
 fn find<'a>(nodes: &'a [Node], host: &str) -> Option<&'a Node> {
     let by_label = |node: &&Node| {
         node.metadata.labels.as_ref().and_then(|all| all.get("kubernetes.io/hostname")).is_some_and(|own| own == host)
@@ -123,22 +111,16 @@ fn find<'a>(nodes: &'a [Node], host: &str) -> Option<&'a Node> {
 
 fn obstacle(nodes: &[Node], host: &str) -> Option<Obstacle> {
     let Some(node) = find(nodes, host) else { return Some(Obstacle::Gone) };
-    if ready(node).is_some_and(|(ready, _)| !ready) {
+    if nodes::ready_condition(node).is_some_and(|ready| ready.status != "True") {
         return Some(Obstacle::NotReady);
     }
     node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or_default().then_some(Obstacle::Cordoned)
 }
 
-/// Its condition `Ready`, and what the node or its controller says of it.
-fn ready(node: &Node) -> Option<(bool, String)> {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready")?;
-    Some((ready.status == "True", ready.message.clone().unwrap_or_default()))
-}
-
 fn why_not_ready(nodes: &[Node], host: &str) -> String {
-    let said = find(nodes, host).and_then(ready).filter(|(ready, said)| !ready && !said.is_empty());
-    said.map_or_else(String::new, |(_, said)| format!(" ({said})"))
+    let condition = find(nodes, host).and_then(nodes::ready_condition).filter(|ready| ready.status != "True");
+    let message = condition.and_then(|ready| ready.message.as_deref()).filter(|message| !message.is_empty());
+    message.map_or_else(String::new, |message| format!(" ({message})"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 pub mod answers;
 pub(crate) mod connect;
 pub(crate) mod kinds;
+pub(crate) mod nodes;
 pub(crate) mod place;
 mod unanswered;
 
@@ -144,8 +145,12 @@ pub async fn wait_until(
 pub async fn nodes_ready(client: &Client, expected: usize) -> Result<(), String> {
     let nodes =
         Api::<Node>::all(client.clone()).list(&ListParams::default()).await.map_err(|error| in_words(&error))?;
-    let waiting: Vec<String> =
-        nodes.items.iter().filter(|node| !is_ready(node)).filter_map(|node| node.metadata.name.clone()).collect();
+    let waiting: Vec<String> = nodes
+        .items
+        .iter()
+        .filter(|node| !nodes::is_ready(node))
+        .filter_map(|node| node.metadata.name.clone())
+        .collect();
     if !waiting.is_empty() {
         return Err(format!("nodes not Ready: {}", waiting.join(", ")));
     }
@@ -153,11 +158,6 @@ pub async fn nodes_ready(client: &Client, expected: usize) -> Result<(), String>
         return Err(format!("{} of {expected} nodes have registered", nodes.items.len()));
     }
     Ok(())
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|all| all.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
 }
 
 /// The DNS service has an endpoint that answers.
