@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use duct::unix::HandleExt;
+use xshell::cmd;
 use xtask::releases::Status;
 use xtask::world::helm_storage::set_status;
 
@@ -10,7 +11,7 @@ use crate::support::cluster::{
     all_deployed, beside, context, docker, edit_revision, ended, environment, helm_processes, kill, kubectl,
     load_balancer, node, releases, turn, unheard, xtask,
 };
-use crate::support::{ends, eventually, succeeds, tool};
+use crate::support::{ends, eventually, shell, succeeds, tool};
 
 #[test]
 fn layer_45_runs_back_to_back() {
@@ -134,4 +135,37 @@ fn a_lost_load_balancer_is_made_again_unasked() {
     // k3d knows it as its own.
     assert!(succeeds(xtask(&["cluster", "stop"])).contains("stopped the cluster"));
     succeeds(xtask(&["cluster"]));
+}
+
+/// A cluster that nobody has started again for a year.
+#[test]
+fn certificates_that_have_expired_are_renewed_unasked() {
+    let _turn = turn();
+    let before = releases();
+    let folder = tempfile::tempdir().unwrap();
+    let shell = shell();
+    shell.change_dir(folder.path());
+    let tls = "/var/lib/rancher/k3s/server/tls";
+    for file in ["server-ca.crt", "server-ca.key", "serving-kube-apiserver.key"] {
+        shell.write_file(file, docker(&["exec", &node(), "cat", &format!("{tls}/{file}")])).unwrap();
+    }
+    shell.write_file("names", "subjectAltName=IP:127.0.0.1").unwrap();
+    cmd!(shell, "openssl req -new -key serving-kube-apiserver.key -subj /CN=kube-apiserver -out request")
+        .run()
+        .unwrap();
+    let signed =
+        cmd!(shell, "openssl x509 -req -in request -CA server-ca.crt -CAkey server-ca.key -days -1 -extfile names");
+    let expired = signed.ignore_stderr().read().unwrap();
+    let node = node();
+    let replace = format!("cat > {tls}/serving-kube-apiserver.crt");
+    cmd!(shell, "docker exec -i {node} sh -c {replace}").stdin(expired).run().unwrap();
+    eventually("the API server shows it", || {
+        let seen = tool("kubectl").args(["--context", &context(), "get", "nodes"]).output().unwrap();
+        String::from_utf8_lossy(&seen.stderr).contains("certificate has expired")
+    });
+    let told = ends(xtask(&["layer", "45", "--skip-tests"]), 3);
+    assert!(told.contains("its certificate has expired") && told.contains("cargo xtask cluster "), "{told}");
+    let said = succeeds(xtask(&["cluster"]));
+    assert!(said.contains("started the cluster, with new certificates"), "{said}");
+    assert_eq!(releases(), before);
 }

@@ -190,7 +190,7 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
             create(context, &config, &toolbox, &images).await?;
         }
     }
-    ready(context, &config, &toolbox, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
+    ready(context, &config, &toolbox, &images, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
     Ok(Ready { toolbox, lab })
 }
 
@@ -663,13 +663,21 @@ async fn ready(
     context: &Context,
     config: &K3dConfig,
     toolbox: &Toolbox,
+    images: &Images,
     lab: Option<&Lab>,
     before: Option<ReadyMarker>,
 ) -> Result<(), Failure> {
     let reporter = &context.reporter;
     let step = reporter.step(k3d_step(context, config, "waiting for the cluster"));
     merge_kubeconfig(context, config, toolbox).await?;
-    let client = kubernetes::client(context).await?;
+    let mut client = kubernetes::client(context).await?;
+    if kubernetes::certificate_has_expired(&client).await {
+        reporter.note(config.name(), "its certificates have expired: starting it again, at which k3s renews them");
+        k3d(context, toolbox, images, &["cluster", "stop", config.name()]).await?;
+        start(context, config, toolbox, images, "started the cluster, with new certificates").await?;
+        merge_kubeconfig(context, config, toolbox).await?;
+        client = kubernetes::client(context).await?;
+    }
     let expected = config.simple.servers.saturating_add(config.simple.agents) as usize;
     let timeout = Duration::from_secs(180);
     // Each is asked by its own look; none of them tells when it is so.

@@ -113,6 +113,11 @@ async fn asked_ready(client: &Client) -> Result<(), kube::Error> {
     }
 }
 
+/// Whether the API server is refused because its certificate has expired.
+pub async fn certificate_has_expired(client: &Client) -> bool {
+    asked_ready(client).await.is_err_and(|error| answers::says_expired(&error))
+}
+
 /// One look at `/readyz`.
 pub async fn ready(client: &Client) -> Result<(), String> {
     match asked_ready(client).await {

@@ -136,7 +136,7 @@ fn of_connection(doing: Doing, what: &str, error: &kube::Error, place: &Place) -
     }
     if certificate(&chain).is_some() {
         let remedy = if place.local {
-            "cargo xtask cluster kubeconfig; a certificate that has expired: cargo xtask cluster stop, then cargo xtask cluster".to_owned()
+            "cargo xtask cluster   # fetches the kubeconfig, and renews what has expired".to_owned()
         } else {
             "get the cluster's kubeconfig again from whoever runs it; check this machine's clock".to_owned()
         };
@@ -387,6 +387,13 @@ fn chain(error: &kube::Error) -> String {
     joined.strip_prefix("ServiceError: ").map(str::to_owned).unwrap_or(joined)
 }
 
+/// Whether it is an error about a server's certificate that has expired.
+pub(super) fn says_expired(error: &kube::Error) -> bool {
+    certificate(&chain(error)).is_some_and(|words| words.starts_with(EXPIRED))
+}
+
+const EXPIRED: &str = "its certificate has expired";
+
 /// What is wrong with a certificate, where that is what rustls says.
 fn certificate(chain: &str) -> Option<String> {
     let sentence = if chain.contains("InvalidContentType") || chain.contains("corrupt message") {
@@ -396,7 +403,7 @@ fn certificate(chain: &str) -> Option<String> {
     } else if chain.contains("UnknownIssuer") || chain.contains("BadSignature") {
         "its certificate is not signed by the authority that the kubeconfig names (another cluster, or something in between)"
     } else if chain.contains("expired") || chain.contains("Expired") {
-        "its certificate has expired"
+        EXPIRED
     } else if chain.contains("not valid yet") || chain.contains("NotValidYet") {
         "its certificate is not valid yet: this machine's clock may be wrong"
     } else if chain.contains("not valid for name") || chain.contains("NotValidForName") {
