@@ -163,7 +163,7 @@ fn certificates_that_have_expired_are_renewed_unasked() {
         let seen = tool("kubectl").args(["--context", &context(), "get", "nodes"]).output().unwrap();
         String::from_utf8_lossy(&seen.stderr).contains("certificate has expired")
     });
-    let told = ends(xtask(&["layer", "45", "--skip-tests"]), 3);
+    let told = ends(xtask(&["layer", "45", "--skip-tests"]), 4);
     assert!(told.contains("its certificate has expired") && told.contains("cargo xtask cluster "), "{told}");
     let said = succeeds(xtask(&["cluster"]));
     assert!(said.contains("started the cluster, with new certificates"), "{said}");
