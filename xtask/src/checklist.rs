@@ -29,8 +29,8 @@ pub const END: &str = "<!-- data-plane-ready: end -->";
 /// The checklist at the end of another command, in that command's output and record.
 pub async fn conclude(context: &Context) -> Result<(), Failure> {
     let items = look(context).await?;
-    let form = if context.json { Form::Json } else { Form::Text };
-    context.reporter.data(&rendered(context, &items, form));
+    let form = if context.run.json { Form::Json } else { Form::Text };
+    context.run.reporter.data(&rendered(context, &items, form));
     verdict(&items)
 }
 
@@ -43,7 +43,7 @@ pub async fn look(context: &Context) -> Result<Vec<Item>, Failure> {
     }
     // For reading later: losing it must not fail the checklist.
     let _ = files::write_atomically(
-        &context.run_dir.join("checklist.json"),
+        &context.run.dir.join("checklist.json"),
         rendered(context, &items, Form::Json).as_bytes(),
     );
     Ok(items)
@@ -54,7 +54,7 @@ pub fn verdict(items: &[Item]) -> Result<(), Failure> {
 }
 
 pub fn rendered(context: &Context, items: &[Item], form: Form) -> String {
-    let subject = render::Subject { env: &context.env_name, kube_context: &context.kube_context };
+    let subject = render::Subject { env: &context.repo.env_name, kube_context: &context.site.kube_context };
     match form {
         Form::Text => render::text(&subject, items),
         Form::Json => render::json(&subject, items),

@@ -84,7 +84,7 @@ pub async fn recreate(
     engine::ensure(context).await?;
     // Before anything goes: whether the new one can be made as the old one was.
     let lab = choose_lab(context, &observe(config).await?).await?;
-    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     Images::of(context, lab.as_ref())?.load_nodes(context, config).await?;
     remember_kind(context, lab.is_some())?;
     remove_marker(context)?;
@@ -94,20 +94,21 @@ pub async fn recreate(
 
 /// Writes the kubeconfig's context again, by a name that is reached from here.
 pub async fn write_kubeconfig(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
-    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     merge_kubeconfig(context, config, &toolbox).await
 }
 
 pub async fn lock(context: &Context) -> Result<ClusterLock, Failure> {
-    let holder = Holder::this_process(&context.run_id);
-    ClusterLock::acquire(&context.state.lock(), &holder, context.lock_timeout, &context.reporter).await
+    let holder = Holder::this_process(&context.run.id);
+    ClusterLock::acquire(&context.run.state.lock(), &holder, context.run.lock_timeout, &context.run.reporter).await
 }
 
 fn remove_marker(context: &Context) -> Result<(), Failure> {
-    match std::fs::remove_file(context.state.ready_marker()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Failure::new(Code::StateUnwritable, format!("cannot remove {}: {error}", context.state.ready_marker())))
-        }
+    match std::fs::remove_file(context.run.state.ready_marker()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::new(
+            Code::StateUnwritable,
+            format!("cannot remove {}: {error}", context.run.state.ready_marker()),
+        )),
         _ => Ok(()),
     }
 }
@@ -120,30 +121,30 @@ pub async fn up(context: &Context, held: &ClusterLock) -> Result<Ready, Failure>
 /// As [`up`], but where only consent would help, it fails: nobody is asked, and nothing
 /// that somebody consented to for another reason is destroyed.
 pub async fn mend(context: &Context) -> Result<(), Failure> {
-    if context.dry_run {
+    if context.run.dry_run {
         return plan(context).await.map(drop);
     }
-    context.require_k3d_config()?;
+    context.repo.require_k3d_config()?;
     let lock = lock(context).await?;
     bring_up(context, &lock, false).await.map(drop)
 }
 
 async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Ready, Failure> {
-    let Some(config) = context.k3d_config()? else {
-        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let Some(config) = context.repo.k3d_config()? else {
+        let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let client = kubernetes::client(context).await?;
         kubernetes::require(&client).await?;
-        context.reporter.note(&context.kube_context, "a shared cluster: it is used as it is");
+        context.run.reporter.note(&context.site.kube_context, "a shared cluster: it is used as it is");
         return Ok(Ready { toolbox, lab: None });
     };
     engine::ensure(context).await?;
     let existing = observe(&config).await?;
     let lab = choose_lab(context, &existing).await?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile", "k3d"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile", "k3d"], &context.run.reporter).await?;
     let facts = facts(&config, &existing, lab.as_ref()).await?;
     let plan = decide(&facts);
-    let reporter = &context.reporter;
-    let marker_before = ReadyMarker::read(&context.state.ready_marker());
+    let reporter = &context.run.reporter;
+    let marker_before = ReadyMarker::read(&context.run.state.ready_marker());
     let mut consent = None;
     if let Plan::Recreate(reasons) = &plan {
         for reason in reasons {
@@ -154,7 +155,7 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
                 .evidence(reasons.join("; "))
                 .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=cluster"));
         }
-        consent = Some(context.may_destroy::<consent::Cluster>(&recreation(&config)).await?);
+        consent = Some(context.run.may_destroy::<consent::Cluster>(&recreation(&config)).await?);
     }
     if plan != Plan::Nothing {
         remove_marker(context)?;
@@ -199,7 +200,7 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
 pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock) -> Result<(), Failure> {
     engine::ensure(context).await?;
     let lab = choose_lab(context, &observe(config).await?).await?;
-    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     let images = Images::of(context, lab.as_ref())?;
     ensure_registry(context, config, &toolbox, &images, false).await?;
     images.load_nodes(context, config).await
@@ -210,8 +211,8 @@ pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock
 /// # Errors
 /// What cannot be looked at is not planned for.
 pub async fn plan(context: &Context) -> Result<bool, Failure> {
-    let Some(config) = context.k3d_config()? else {
-        context.reporter.planned(&context.kube_context, "change nothing: it is a shared cluster");
+    let Some(config) = context.repo.k3d_config()? else {
+        context.run.reporter.planned(&context.site.kube_context, "change nothing: it is a shared cluster");
         return Ok(false);
     };
     if let Err((fault, error)) = docker::info().await {
@@ -219,14 +220,14 @@ pub async fn plan(context: &Context) -> Result<bool, Failure> {
         if fault != docker::Fault::Away {
             return Err(docker::unavailable(fault, error));
         }
-        context.reporter.planned("docker", "start Docker Engine, installing it where it may");
-        context.reporter.planned(config.name(), "look at what is there then, and create the cluster if nothing is");
+        context.run.reporter.planned("docker", "start Docker Engine, installing it where it may");
+        context.run.reporter.planned(config.name(), "look at what is there then, and create the cluster if nothing is");
         return Ok(true);
     }
     let existing = observe(&config).await?;
     let facts = facts(&config, &existing, None).await?;
     let plan = decide(&facts);
-    context.reporter.planned(config.name(), describe(&plan));
+    context.run.reporter.planned(config.name(), describe(&plan));
     Ok(!matches!(plan, Plan::Nothing))
 }
 
@@ -235,13 +236,13 @@ pub async fn plan(context: &Context) -> Result<bool, Failure> {
 /// answer.
 async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<Lab>, Failure> {
     let made_with_lab = existing.iter().find_map(|container| container.label(LAB_LABEL)).map(|value| value == "true");
-    let wanted = match (context.lab, made_with_lab.or_else(|| remembered_kind(context))) {
+    let wanted = match (context.site.lab, made_with_lab.or_else(|| remembered_kind(context))) {
         (Some(wanted), _) => wanted,
         (None, Some(made)) => made,
         (None, None) => {
             let reachable = docker_hub::answers().await?;
             if !reachable {
-                context.reporter.note(
+                context.run.reporter.note(
                     "lab",
                     "the upstream registries do not answer: building what is missing here (--no-lab to fail instead)",
                 );
@@ -255,7 +256,7 @@ async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<
 /// The kind of the cluster that was here, while it is being made again; also when that
 /// was interrupted, or k3d failed.
 fn remembered_kind(context: &Context) -> Option<bool> {
-    match std::fs::read_to_string(context.state.cluster_kind()).ok()?.trim() {
+    match std::fs::read_to_string(context.run.state.cluster_kind()).ok()?.trim() {
         "lab" => Some(true),
         "public" => Some(false),
         _ => None,
@@ -263,23 +264,23 @@ fn remembered_kind(context: &Context) -> Option<bool> {
 }
 
 fn remember_kind(context: &Context, lab: bool) -> Result<(), Failure> {
-    let path = context.state.cluster_kind();
+    let path = context.run.state.cluster_kind();
     files::write_atomically(&path, if lab { b"lab" } else { b"public" })
         .map_err(|error| Failure::new(Code::StateUnwritable, format!("cannot write {path}: {error}")))
 }
 
 /// The lab that the cluster was made with, or that was asked for.
 pub(crate) async fn its_lab(context: &Context) -> Result<Option<Lab>, Failure> {
-    if context.k3d_config()?.is_none() || context.lab == Some(false) {
+    if context.repo.k3d_config()?.is_none() || context.site.lab == Some(false) {
         return Ok(None);
     }
-    let wanted = context.lab == Some(true) || made_with_lab(context).await?;
+    let wanted = context.site.lab == Some(true) || made_with_lab(context).await?;
     if wanted { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
 /// Whether the cluster that exists was made with the lab's images.
 pub async fn made_with_lab(context: &Context) -> Result<bool, Failure> {
-    let Some(config) = context.k3d_config()? else { return Ok(false) };
+    let Some(config) = context.repo.k3d_config()? else { return Ok(false) };
     Ok(!docker::containers_labelled(&[(CLUSTER_LABEL, config.name()), (LAB_LABEL, "true")]).await?.is_empty())
 }
 
@@ -342,7 +343,7 @@ async fn replace_load_balancer(context: &Context, config: &K3dConfig, images: &I
     let named = |name: &str| existing.iter().find(|container| container.name() == name);
     let server = named(&config.server_container()).ok_or_else(|| missing(&config.server_container()))?;
     let name = config.loadbalancer_container().unwrap_or_default();
-    let step = context.reporter.step(Step::new(StepKind::Cluster, &name, "making the load balancer again"));
+    let step = context.run.reporter.step(Step::new(StepKind::Cluster, &name, "making the load balancer again"));
     if let Some(container) = named(&name) {
         // Without --force: the engine refuses if it runs by now.
         docker_output(["rm", "-v", &container.id]).await?;
@@ -364,7 +365,7 @@ async fn start(
     images: &Images,
     done: &str,
 ) -> Result<(), Failure> {
-    let step = context.reporter.step(k3d_step(context, config, "starting the cluster"));
+    let step = context.run.reporter.step(k3d_step(context, config, "starting the cluster"));
     k3d(context, toolbox, images, &["cluster", "start", config.name(), "--wait"]).await?;
     step.done_as(done);
     Ok(())
@@ -373,8 +374,8 @@ async fn start(
 /// Goes on with a creation that was interrupted when nodes ran already: stopped and
 /// started, k3d does the steps that follow a start (names for CoreDNS and the nodes).
 async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
-    let remedy = || format!("cargo xtask --env {} cluster recreate --allow-destroy=cluster", context.env_name);
-    let reporter = &context.reporter;
+    let remedy = || format!("cargo xtask --env {} cluster recreate --allow-destroy=cluster", context.repo.env_name);
+    let reporter = &context.run.reporter;
     reporter.note(config.name(), "its creation was interrupted: going on with it");
     let finished = async {
         let balancer = config.loadbalancer_container();
@@ -408,8 +409,8 @@ async fn ensure_registry(
     may_destroy: bool,
 ) -> Result<(), Failure> {
     let Some(name) = config.registry_container() else { return Ok(()) };
-    let push = &context.env.registry.push;
-    let reporter = &context.reporter;
+    let push = &context.repo.env.registry.push;
+    let reporter = &context.run.reporter;
     let runs = match docker::look::<Container>(Kind::Container, &name).await? {
         Looked::Absent => false,
         Looked::Found(container) if container.state.running => true,
@@ -499,12 +500,12 @@ async fn remove_registry_that_does_not_start(
                 .evidence(failure.evidence.first().cloned().unwrap_or_default())
                 .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=registry"));
         }
-        let consent = context.may_destroy::<consent::Registry>(&what).await?;
+        let consent = context.run.may_destroy::<consent::Registry>(&what).await?;
         return remove_registry(container, &consent).await;
     }
     // Without --force: the engine refuses if it runs by now.
     docker_output(["rm", &container.id]).await?;
-    context.reporter.note(name, "removed the container, which does not start; its images stay in the volume");
+    context.run.reporter.note(name, "removed the container, which does not start; its images stay in the volume");
     Ok(())
 }
 
@@ -535,7 +536,7 @@ async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
     for port in config.host_ports() {
         require_port_free(context, port)?;
     }
-    let step = context.reporter.step(k3d_step(context, config, "creating the cluster"));
+    let step = context.run.reporter.step(k3d_step(context, config, "creating the cluster"));
     remember_kind(context, images.lab)?;
     let label = format!("{CONFIG_LABEL}={}@all", URL_SAFE_NO_PAD.encode(config.canonical()));
     let lab_label = format!("{LAB_LABEL}={}@all", images.lab);
@@ -553,7 +554,7 @@ async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
 /// A port that something else holds is named before k3d leaves half a cluster. In a container
 /// whose engine is outside, the ports are those of a machine that cannot be looked at from here.
 fn require_port_free(context: &Context, port: u16) -> Result<(), Failure> {
-    if context.inside.is_some() {
+    if context.site.inside.is_some() {
         return Ok(());
     }
     match std::net::TcpListener::bind(("127.0.0.1", port)) {
@@ -572,7 +573,7 @@ fn k3d_step(context: &Context, config: &K3dConfig, text: &str) -> Step {
 }
 
 fn k3d_log(context: &Context) -> camino::Utf8PathBuf {
-    context.log("k3d")
+    context.run.log("k3d")
 }
 
 async fn k3d(context: &Context, toolbox: &Toolbox, images: &Images, arguments: &[&str]) -> Result<(), Failure> {
@@ -580,7 +581,7 @@ async fn k3d(context: &Context, toolbox: &Toolbox, images: &Images, arguments: &
     command.envs(images.variables()).args(arguments);
     let log = k3d_log(context);
     let job = Job { command, log: &log, inherit: None };
-    let said = |line: &str| context.reporter.progress(&format!("[k3d] {}", k3d_errors::readable(line)));
+    let said = |line: &str| context.run.reporter.progress(&format!("[k3d] {}", k3d_errors::readable(line)));
     run_k3d(job, arguments, said).await
 }
 
@@ -615,7 +616,7 @@ async fn run_k3d(job: Job<'_>, arguments: &[&str], mut said: impl FnMut(&str)) -
 /// it gets a file of this run's own, and what it would have written `kubeconfig` writes.
 fn k3d_command(context: &Context, toolbox: &Toolbox) -> tokio::process::Command {
     let mut command = toolbox.command("k3d");
-    command.env("KUBECONFIG", context.run_dir.join("kubeconfig"));
+    command.env("KUBECONFIG", context.run.dir.join("kubeconfig"));
     command
 }
 
@@ -644,7 +645,7 @@ async fn ready(
     lab: Option<&Lab>,
     before: Option<ReadyMarker>,
 ) -> Result<(), Failure> {
-    let reporter = &context.reporter;
+    let reporter = &context.run.reporter;
     let step = reporter.step(k3d_step(context, config, "waiting for the cluster"));
     merge_kubeconfig(context, config, toolbox).await?;
     let client = kubernetes::client(context).await?;
@@ -696,14 +697,14 @@ async fn ready(
     step.done_as("ready: API, nodes, StorageClass, DNS");
     probe(context, &client, lab).await?;
     let text = serde_json::to_string_pretty(&marker).unwrap_or_default();
-    files::write_atomically(&context.state.ready_marker(), text.as_bytes()).map_err(|error| {
-        Failure::new(Code::StateUnwritable, format!("cannot write {}: {error}", context.state.ready_marker()))
+    files::write_atomically(&context.run.state.ready_marker(), text.as_bytes()).map_err(|error| {
+        Failure::new(Code::StateUnwritable, format!("cannot write {}: {error}", context.run.state.ready_marker()))
     })
 }
 
 /// Pushes an image by one of the registry's names and lets a pod pull it by the other.
 async fn probe(context: &Context, client: &kube::Client, lab: Option<&Lab>) -> Result<(), Failure> {
-    let step = context.reporter.step(Step::new(StepKind::Probe, "registry", "probing end to end"));
+    let step = context.run.reporter.step(Step::new(StepKind::Probe, "registry", "probing end to end"));
     let origin = lab::origin(context, lab);
     mirror::copy(context, &origin, &["busybox"], |_| {}).await?;
     let image = mirror::pull_reference(context, &origin, "busybox")?;
@@ -744,7 +745,7 @@ pub struct Standing {
 /// # Errors
 /// `docker-unavailable`, `docker-failed`, or `usage` for a broken k3d.yaml.
 pub async fn standing(context: &Context) -> Result<Option<Standing>, Failure> {
-    let Some(config) = context.k3d_config()? else { return Ok(None) };
+    let Some(config) = context.repo.k3d_config()? else { return Ok(None) };
     let existing = observe(&config).await?;
     let facts = facts(&config, &existing, None).await?;
     let server = config.server_container();
@@ -756,7 +757,7 @@ pub async fn standing(context: &Context) -> Result<Option<Standing>, Failure> {
 
 /// Why the ready marker does not hold for this cluster and this file, if it does not.
 fn unmarked(context: &Context, config: &K3dConfig, id: &str) -> Option<String> {
-    let path = context.state.ready_marker();
+    let path = context.run.state.ready_marker();
     match ReadyMarker::read(&path) {
         None => Some(format!("{path} does not exist: it is being rebuilt, or was never brought up here")),
         Some(marker) if marker.cluster_id != id => {
@@ -771,7 +772,7 @@ fn unmarked(context: &Context, config: &K3dConfig, id: &str) -> Option<String> {
 
 /// A layer runs only on the cluster that was found ready, made from today's file.
 pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
-    let Some(config) = context.k3d_config()? else { return Ok(None) };
+    let Some(config) = context.repo.k3d_config()? else { return Ok(None) };
     engine::require().await?;
     let id = cluster_id(&config).await?;
     if let Some(why) = unmarked(context, &config, &id) {
@@ -786,8 +787,8 @@ pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
 /// # Errors
 /// `cluster-not-ready` where none was found ready that is made from today's file.
 pub(crate) fn remembered(context: &Context) -> Result<bool, Failure> {
-    let Some(config) = context.k3d_config()? else { return Ok(false) };
-    let id = ReadyMarker::read(&context.state.ready_marker()).map(|marker| marker.cluster_id).unwrap_or_default();
+    let Some(config) = context.repo.k3d_config()? else { return Ok(false) };
+    let id = ReadyMarker::read(&context.run.state.ready_marker()).map(|marker| marker.cluster_id).unwrap_or_default();
     if let Some(why) = unmarked(context, &config, &id) {
         return Err(not_ready(&config, why));
     }
@@ -802,9 +803,9 @@ fn not_ready(config: &K3dConfig, why: impl Into<String>) -> Failure {
 
 pub async fn stop(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
-    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     remove_marker(context)?;
-    let step = context.reporter.step(k3d_step(context, config, "stopping the cluster"));
+    let step = context.run.reporter.step(k3d_step(context, config, "stopping the cluster"));
     k3d(context, &toolbox, &Images::default(), &["cluster", "stop", config.name()]).await?;
     step.done_as("stopped the cluster; `cargo xtask cluster` starts it again");
     Ok(())
@@ -816,13 +817,13 @@ pub async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure
         "delete the cluster {} and its registry with all their data, and the records of its runs",
         config.name()
     );
-    let consent = context.may_destroy::<(consent::Cluster, consent::Registry)>(&what).await?;
+    let consent = context.run.may_destroy::<(consent::Cluster, consent::Registry)>(&what).await?;
     let (of_cluster, of_registry) = consent.split();
-    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     remove_marker(context)?;
     delete_cluster(context, config, &toolbox, Warrant::Consent(&of_cluster)).await?;
     if let Some(name) = config.registry_container() {
-        let step = context.reporter.step(Step::new(StepKind::Registry, &name, "deleting the registry"));
+        let step = context.run.reporter.step(Step::new(StepKind::Registry, &name, "deleting the registry"));
         if let Looked::Found(container) = docker::look::<Container>(Kind::Container, &name).await? {
             remove_registry(&container, &of_registry).await?;
         }
@@ -833,8 +834,8 @@ pub async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure
     delete_network(context, config).await?;
     remove_if_there(Kind::Volume, &format!("k3d-{}-images", config.name())).await?;
     kubeconfig::forget(config.name()).await?;
-    context.state.clear().map_err(|error| {
-        let path = &context.state.path;
+    context.run.state.clear().map_err(|error| {
+        let path = &context.run.state.path;
         Failure::new(Code::StateUnwritable, format!("cannot clear the state folder {path}: {error}"))
     })
 }
@@ -846,7 +847,7 @@ async fn delete_network(context: &Context, config: &K3dConfig) -> Result<(), Fai
     if network.label("app") == Some("k3d") || network.label(devcontainer::NETWORK_LABEL) == Some(config.name()) {
         return docker_output(["network", "rm", &name]).await.map(drop);
     }
-    context.reporter.note(&name, "left the network, which something else made");
+    context.run.reporter.note(&name, "left the network, which something else made");
     Ok(())
 }
 
@@ -871,7 +872,7 @@ async fn delete_cluster(
     toolbox: &Toolbox,
     warrant: Warrant<'_>,
 ) -> Result<(), Failure> {
-    let step = context.reporter.step(k3d_step(context, config, "deleting the cluster"));
+    let step = context.run.reporter.step(k3d_step(context, config, "deleting the cluster"));
     match warrant {
         Warrant::Consent(_) => {
             if observe(config).await?.is_empty() {
@@ -907,8 +908,8 @@ pub async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure
     let existing = observe(config).await?;
     let facts = facts(config, &existing, None).await?;
     let plan = decide(&facts);
-    let marker = ReadyMarker::read(&context.state.ready_marker());
-    if context.json {
+    let marker = ReadyMarker::read(&context.run.state.ready_marker());
+    if context.run.json {
         let has = |name: &&String| facts.nodes.iter().any(|node| node.name == **name);
         let runs = |name: &&String| facts.nodes.iter().any(|node| node.name == **name && node.running);
         let wanted = config.containers();
@@ -921,10 +922,10 @@ pub async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure
             "drift": facts.drift,
             "ready": marker,
         });
-        context.reporter.data(&json.to_string());
+        context.run.reporter.data(&json.to_string());
     } else {
         for container in &existing {
-            context.reporter.data(&format!(
+            context.run.reporter.data(&format!(
                 "{:<32} {:<10} {}",
                 container.name(),
                 container.state.status,
@@ -932,7 +933,11 @@ pub async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure
             ));
         }
         let ready = marker.map_or("not marked ready".to_owned(), |marker| format!("ready since {}", marker.time));
-        context.reporter.data(&format!("{}: {ready}; `cargo xtask cluster` would {}", config.name(), describe(&plan)));
+        context.run.reporter.data(&format!(
+            "{}: {ready}; `cargo xtask cluster` would {}",
+            config.name(),
+            describe(&plan)
+        ));
     }
     match plan {
         Plan::Nothing => Ok(()),

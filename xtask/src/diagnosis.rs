@@ -127,7 +127,7 @@ impl<'a> Diagnosis<'a> {
             start.push(Start { namespace: namespace.clone(), pods, events });
         }
         if start.is_empty() {
-            context.reporter.note(layer, "nothing is to be installed: there is nothing to watch");
+            context.run.reporter.note(layer, "nothing is to be installed: there is nothing to watch");
         }
         let stuck = rules::of(Code::HelmStuck).map_or(Duration::MAX, |rule| match rule.lasts {
             rules::Lasts::For(seconds) => {
@@ -220,7 +220,7 @@ impl<'a> Diagnosis<'a> {
                 Vec::new()
             }
             Seen::Refused(what, answer) => {
-                self.context.reporter.warn(&self.layer, cannot_watch(what, answer));
+                self.context.run.reporter.warn(&self.layer, cannot_watch(what, answer));
                 Vec::new()
             }
         };
@@ -229,7 +229,7 @@ impl<'a> Diagnosis<'a> {
     }
 
     fn tell(&self, sighting: &Sighting) {
-        self.context.reporter.event(&run_record::Event::Blocked(Blocked {
+        self.context.run.reporter.event(&run_record::Event::Blocked(Blocked {
             code: sighting.rule.code,
             resource: sighting.object.clone(),
             layer: Some(self.layer.clone()),
@@ -273,10 +273,10 @@ impl<'a> Diagnosis<'a> {
             self.tell(sighting);
             let placement = self.placement_of(sighting).await;
             for line in &placement.evidence {
-                self.context.reporter.note(&sighting.object, line);
+                self.context.run.reporter.note(&sighting.object, line);
             }
             if let Some(remedy) = placement.remedy {
-                self.context.reporter.note(&sighting.object, format!("remedy: {remedy}"));
+                self.context.run.reporter.note(&sighting.object, format!("remedy: {remedy}"));
             }
         }
     }
@@ -335,14 +335,14 @@ impl<'a> Diagnosis<'a> {
     /// back, and a Helm that gave up meanwhile is the retry table's affair.
     fn tell_of_the_api(&self, silent: Option<&str>) {
         self.api_is_silent.set(silent.is_some());
-        let reporter = &self.context.reporter;
+        let reporter = &self.context.run.reporter;
         let Some(reason) = silent else {
-            return reporter.note(&self.context.kube_context, "the Kubernetes API answers again");
+            return reporter.note(&self.context.site.kube_context, "the Kubernetes API answers again");
         };
         let Some(rule) = rules::of(Code::ApiUnreachable) else { return };
         reporter.event(&run_record::Event::Blocked(Blocked {
             code: rule.code,
-            resource: self.context.kube_context.clone(),
+            resource: self.context.site.kube_context.clone(),
             layer: Some(self.layer.clone()),
             release: None,
             message: reason.to_owned(),
@@ -365,7 +365,7 @@ impl<'a> Diagnosis<'a> {
         let limit = crate::diagnosis::retry::limit(&sighting.message, self.context).await;
         match spent.rate_limit(&budgets.rate_limit, limit.wait) {
             Some(next) => {
-                self.context.reporter.event(&run_record::Event::Retry {
+                self.context.run.reporter.event(&run_record::Event::Retry {
                     code: Code::RegistryRateLimited,
                     layer: Some(self.layer.clone()),
                     attempt: next.attempt,
@@ -393,7 +393,7 @@ impl<'a> Diagnosis<'a> {
                 Ok(pods) => pods,
                 Err(error) => {
                     let text = format!("pods that wait for their image are left to the kubelet: {error}");
-                    self.context.reporter.note(namespace, text);
+                    self.context.run.reporter.note(namespace, text);
                     continue;
                 }
             };
@@ -449,7 +449,7 @@ impl<'a> Diagnosis<'a> {
         // A StatefulSet's pod ends in its own time, on a node that may be away too.
         let parameters = if of_kind(pod, "StatefulSet") { parameters } else { parameters.grace_period(0) };
         if api.delete(name, &parameters).await.is_ok() {
-            self.context.reporter.note(name, why);
+            self.context.run.reporter.note(name, why);
         }
     }
 
@@ -491,7 +491,7 @@ impl<'a> Diagnosis<'a> {
                 stands.as_secs()
             );
             if stands >= STUCK_TOLD && !std::mem::replace(&mut told, true) {
-                self.context.reporter.event(&run_record::Event::Blocked(Blocked {
+                self.context.run.reporter.event(&run_record::Event::Blocked(Blocked {
                     code: rule.code,
                     resource: about.clone(),
                     layer: Some(self.layer.clone()),
@@ -566,7 +566,7 @@ impl<'a> Diagnosis<'a> {
     async fn placement_of(&self, sighting: &Sighting) -> Hindrance {
         let placed = matches!(sighting.rule.code, Code::Unschedulable | Code::VolumePending | Code::NodeRuntime);
         match sighting.object.strip_prefix("pod/").filter(|_| placed) {
-            Some(pod) => placement::of(self.client, &self.context.kube_context, &sighting.namespace, pod).await,
+            Some(pod) => placement::of(self.client, &self.context.site.kube_context, &sighting.namespace, pod).await,
             None => Hindrance::default(),
         }
     }
@@ -574,11 +574,11 @@ impl<'a> Diagnosis<'a> {
     fn failure_of(&self, rule: &'static Rule, about: &str, message: &str, namespace: &str, object: &str) -> Failure {
         let form = rule.code.remedy().unwrap_or_default();
         let remedy = form
-            .replace("{context}", &self.context.kube_context)
+            .replace("{context}", &self.context.site.kube_context)
             .replace("{namespace}", namespace)
             .replace("{object}", object)
             .replace("{layer}", &self.layer)
-            .replace("{env}", &self.context.env_name);
+            .replace("{env}", &self.context.repo.env_name);
         Failure::new(rule.code, format!("{about}: {}", rule.code.sentence())).evidence(message.trim()).remedy(remedy)
     }
 
@@ -668,7 +668,7 @@ impl<'a> Diagnosis<'a> {
                 Err(error) => {
                     let text =
                         format!("pods cannot be looked at: what is said of them is what was seen before: {error}");
-                    self.context.reporter.note(namespace, text);
+                    self.context.run.reporter.note(namespace, text);
                 }
             }
         }
@@ -724,7 +724,7 @@ impl<'a> Diagnosis<'a> {
     async fn unknown(&self, said: &Said, tail: &[String]) -> Failure {
         let failure = Failure::new(Code::Unknown, format!("{}: Helmfile failed", self.layer)).remedy(format!(
             "kubectl --context {} -n {} get events,pods",
-            self.context.kube_context,
+            self.context.site.kube_context,
             self.namespace()
         ));
         let errors = said.errors.iter().map(|error| looks::cut(&error.text.replace('\n', " ")));
@@ -809,7 +809,7 @@ async fn begin_events(context: &Context, client: &Client, namespace: &str) -> Op
 fn begin_failed(context: &Context, what: &str, error: kube::Error) -> Option<String> {
     match error {
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
-            context.reporter.warn(&context.kube_context, cannot_watch(what, &status.message));
+            context.run.reporter.warn(&context.site.kube_context, cannot_watch(what, &status.message));
             None
         }
         _ => Some(String::new()),

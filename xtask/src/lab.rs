@@ -172,7 +172,7 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     async fn new(context: &'a Context) -> Result<Self, Failure> {
-        let folder = context.tree.path("tests/lab");
+        let folder = context.repo.tree.path("tests/lab");
         let cache = files::cache_dir()?.join("lab");
         std::fs::create_dir_all(&cache).map_err(|error| Failure::usage(format!("cannot create {cache}: {error}")))?;
         let there = engine::image_tags("ameide-lab/*").await?;
@@ -240,8 +240,8 @@ impl<'a> Builder<'a> {
         }
         let base = if self.dockerfile_uses_base(image) { Some(self.ensure_base().await?) } else { None };
         let stage = self.stage(image).await?;
-        let reporter = &self.context.reporter;
-        let log = self.context.log(&format!("lab-{name}"));
+        let reporter = &self.context.run.reporter;
+        let log = self.context.run.log(&format!("lab-{name}"));
         let text = format!("building the image {name}");
         let step = reporter.step(Step::new(StepKind::ImageBuild, "lab", text).logging_to(&log));
         let mut command = docker::docker(["build", "--network", "host", "-t", &tag]);
@@ -272,7 +272,7 @@ impl<'a> Builder<'a> {
             Utf8Path::from_path(stage.path()).ok_or_else(|| Failure::usage("the cache folder's name is not UTF-8"))?;
         copy_folder(&self.folder.join(&image.context), target).map_err(failed)?;
         for binary in &image.binaries {
-            let built = self.program(binary)?.build(&files::cache_dir()?, &self.context.reporter).await?;
+            let built = self.program(binary)?.build(&files::cache_dir()?, &self.context.run.reporter).await?;
             std::fs::create_dir_all(target.join("bin")).map_err(failed)?;
             std::fs::copy(&built, target.join("bin").join(binary)).map_err(failed)?;
         }
@@ -297,7 +297,7 @@ impl<'a> Builder<'a> {
         if image_exists(&tag).await? {
             return Ok(tag);
         }
-        let reporter = &self.context.reporter;
+        let reporter = &self.context.run.reporter;
         if which::which("debootstrap").is_err() && !std::path::Path::new("/usr/sbin/debootstrap").exists() {
             let mut command = process::command("apt-get");
             command
@@ -307,7 +307,7 @@ impl<'a> Builder<'a> {
         }
         files::require_free(&self.cache, 2 << 30, "the lab's base image")?;
         let step = Step::new(StepKind::ImageBuild, "lab", "building the base image (debootstrap)");
-        let step = reporter.step(step.logging_to(&self.context.log("lab-base")));
+        let step = reporter.step(step.logging_to(&self.context.run.log("lab-base")));
         let folder =
             tempfile::tempdir_in(&self.cache).map_err(|error| Failure::usage(format!("{}: {error}", self.cache)))?;
         let root = folder.path().join("root");
@@ -328,9 +328,9 @@ impl<'a> Builder<'a> {
 
     async fn job(&self, log: &str, command: tokio::process::Command, remedy: &str) -> Result<(), Failure> {
         let shown = command.as_std().get_program().to_string_lossy().into_owned();
-        let log = self.context.log(log);
+        let log = self.context.run.log(log);
         let ended = Job { command, log: &log, inherit: None }
-            .run_to_end(|line| self.context.reporter.progress(&format!("[lab] {line}")))
+            .run_to_end(|line| self.context.run.reporter.progress(&format!("[lab] {line}")))
             .await?;
         if ended.status.success() {
             return Ok(());
@@ -444,7 +444,7 @@ async fn serve(
         return Ok(());
     }
     for (reference, tag) in upstream {
-        let step = context.reporter.step(Step::new(StepKind::Lab, "lab", format!("serving {reference}")));
+        let step = context.run.reporter.step(Step::new(StepKind::Lab, "lab", format!("serving {reference}")));
         let path = reference.split_once('/').map_or(reference.as_str(), |(_, path)| path);
         let target = format!("{UPSTREAM_ADDRESS}/{path}");
         docker_output(["tag", tag, &target]).await?;

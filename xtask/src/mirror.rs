@@ -38,7 +38,7 @@ pub(crate) struct StandIn {
 
 impl Origin {
     pub fn public(context: &Context) -> Self {
-        Self { lock: context.tree.path("infra/images/images.lock"), stand_in: None }
+        Self { lock: context.repo.tree.path("infra/images/images.lock"), stand_in: None }
     }
 
     /// What its lock says.
@@ -73,7 +73,7 @@ impl Origin {
 }
 
 fn list_path(context: &Context) -> Utf8PathBuf {
-    context.tree.path("infra/images/images.yaml")
+    context.repo.tree.path("infra/images/images.yaml")
 }
 
 /// Registries may keep us waiting for minutes: an interrupt ends that at once. What was
@@ -105,7 +105,7 @@ pub(crate) fn pull_reference(context: &Context, origin: &Origin, id: &str) -> Re
     let image = lock.images.iter().find(|image| image.id == id);
     let image = image.ok_or_else(|| Failure::usage(format!("{}: no image {id:?}", origin.lock)))?;
     let digest = image.target_digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();
-    Ok(format!("{}/{}{digest}", context.env.registry.pull, image.target))
+    Ok(format!("{}/{}{digest}", context.repo.env.registry.pull, image.target))
 }
 
 fn images(count: usize) -> String {

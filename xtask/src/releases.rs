@@ -112,18 +112,18 @@ pub async fn repair(
     uninstall: Option<&str>,
     rollback: &[String],
 ) -> Result<(), Failure> {
-    let reporter = &context.reporter;
+    let reporter = &context.run.reporter;
     if let Some(name) = uninstall {
         let newest = find(context, client, name).await?;
         let stored = stored(client, &newest).await?;
         for line in objects(&stored) {
             reporter.planned(&newest.release, format!("delete {line}"));
         }
-        if context.dry_run {
+        if context.run.dry_run {
             return Ok(());
         }
         let what = format!("uninstall release {} in {}", newest.release, newest.namespace);
-        let consent = context.may_destroy::<consent::Release>(&what).await?;
+        let consent = context.run.may_destroy::<consent::Release>(&what).await?;
         return uninstall_release(context, lock, &newest, &consent).await;
     }
     if let [name, revision] = rollback {
@@ -137,12 +137,12 @@ pub async fn repair(
             let message = format!("release {} has no revision {number}: it has {}", newest.release, numbers.join(", "));
             return Err(Failure::usage(message));
         }
-        if context.dry_run {
+        if context.run.dry_run {
             reporter.planned(&newest.release, format!("roll back to revision {number}"));
             return Ok(());
         }
         consent_to_rollback(context, client, &newest, number).await?;
-        context.confirm(&format!("roll release {} back to revision {number}", newest.release)).await?;
+        context.run.confirm(&format!("roll release {} back to revision {number}", newest.release)).await?;
         return helm(context, lock, &newest, &["rollback", &newest.release, &number.to_string(), "--wait"]).await;
     }
     let found = stuck(every(context, client).await?);
@@ -156,12 +156,12 @@ pub async fn repair(
 async fn every(context: &Context, client: &Client) -> Result<Vec<(Revision, Stored)>, Failure> {
     match newest(client, None).await {
         Err(failure) if failure.code == Code::Forbidden => {
-            let namespaces = context.tree.layer_needs()?.all_namespaces();
+            let namespaces = context.repo.tree.layer_needs()?.all_namespaces();
             if namespaces.is_empty() {
                 return Err(failure);
             }
             let names = namespaces.iter().cloned().collect::<Vec<_>>().join(", ");
-            context.reporter.note("releases", format!("looked for in {names} alone: {}", failure.message));
+            context.run.reporter.note("releases", format!("looked for in {names} alone: {}", failure.message));
             helm_storage::newest_within(client, &namespaces).await
         }
         all => all,
@@ -207,18 +207,18 @@ async fn helm_until(
     arguments: &[&str],
     stop: impl Future<Output = Failure>,
 ) -> Result<(), Failure> {
-    let toolbox = crate::world::tools::ensure(&context.tree, &["helm"], &context.reporter).await?;
+    let toolbox = crate::world::tools::ensure(&context.repo.tree, &["helm"], &context.run.reporter).await?;
     let mut command = toolbox.command_on("helm", context);
-    command.args(arguments).args(["--namespace", &revision.namespace, "--kube-context", &context.kube_context]);
-    let log = context.log(&format!("{}-{}", arguments[0], revision.release));
-    let step = context.reporter.step(
+    command.args(arguments).args(["--namespace", &revision.namespace, "--kube-context", &context.site.kube_context]);
+    let log = context.run.log(&format!("{}-{}", arguments[0], revision.release));
+    let step = context.run.reporter.step(
         Step::new(StepKind::Helm, &revision.release, arguments.join(" "))
             .of_release(&revision.release)
             .logging_to(&log),
     );
     command.envs(step.trace_context());
     let job = Job { command, log: &log, inherit: lock };
-    let ended = job.run(|line| context.reporter.progress(line), stop).await?;
+    let ended = job.run(|line| context.run.reporter.progress(line), stop).await?;
     if !ended.status.success() {
         let failure = Failure::new(
             Code::ReleasePending,
@@ -305,7 +305,7 @@ pub async fn after_failure(
             Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => return Err(failure),
             // One that cannot be helped keeps no other from it.
             Err(failure) => {
-                context.reporter.warn(&release.name, failure.to_string());
+                context.run.reporter.warn(&release.name, failure.to_string());
                 failed.get_or_insert(failure);
             }
         }
@@ -336,7 +336,7 @@ async fn after_failure_of(
     match decide_after_failure(&past, &data_of(&stored)) {
         AfterFailure::Nothing => {}
         AfterFailure::RollBack(good) => {
-            context.reporter.warn(&release.name, format!("failed again after a repair: back to revision {good}"));
+            context.run.reporter.warn(&release.name, format!("failed again after a repair: back to revision {good}"));
             consent_to_rollback(context, client, newest, good).await?;
             let number = good.to_string();
             let mut arguments = vec!["rollback", &release.name, &number, "--wait"];
@@ -345,19 +345,19 @@ async fn after_failure_of(
         }
         AfterFailure::Reinstall => {
             for line in objects(&stored) {
-                context.reporter.note(&release.name, format!("uninstalling would delete {line}"));
+                context.run.reporter.note(&release.name, format!("uninstalling would delete {line}"));
             }
             let what = format!("uninstall release {} and install it again", release.name);
-            let consent = context.may_destroy::<consent::Release>(&what).await?;
+            let consent = context.run.may_destroy::<consent::Release>(&what).await?;
             uninstall_release(context, lock, newest, &consent).await?;
             return Ok(true);
         }
-        AfterFailure::Stop(data) => context.reporter.warn(
+        AfterFailure::Stop(data) => context.run.reporter.warn(
             &release.name,
             format!(
                 "failed again after a repair, with no good revision; uninstalling it would delete {}: `cargo xtask --env {} releases repair --uninstall {}/{}` if that may go",
                 data.join(", "),
-                context.env_name,
+                context.repo.env_name,
                 release.namespace,
                 release.name
             ),
@@ -383,7 +383,7 @@ impl Others {
         let mut working = Vec::new();
         // Where a look fails it cannot be said that nobody is at work.
         let perhaps = |failure: Failure| format!("somebody perhaps ({})", failure.message);
-        match crate::cluster::lock::ClusterLock::holder(&context.state.lock()) {
+        match crate::cluster::lock::ClusterLock::holder(&context.run.state.lock()) {
             Ok(Some(holder)) => working
                 .push(holder.map_or("a run on this machine".to_owned(), |holder| holder.describe(Timestamp::now()))),
             Err(failure) => working.push(perhaps(failure)),
@@ -431,14 +431,20 @@ fn outlook(context: &Context, revision: &Revision, stored: &Stored, owner: &Owne
         },
         Plan::HalfUninstalled => format!(
             "that was interrupted: cargo xtask --env {} releases repair --uninstall {full} finishes it",
-            context.env_name
+            context.repo.env_name
         ),
         Plan::Leave => match (revision.status, layer) {
             (Status::Uninstalled, Some(layer)) => {
-                format!("the next run of its layer installs it: cargo xtask --env {} layer {layer}", context.env_name)
+                format!(
+                    "the next run of its layer installs it: cargo xtask --env {} layer {layer}",
+                    context.repo.env_name
+                )
             }
             (_, Some(layer)) => {
-                format!("the next run of its layer upgrades it: cargo xtask --env {} layer {layer}", context.env_name)
+                format!(
+                    "the next run of its layer upgrades it: cargo xtask --env {} layer {layer}",
+                    context.repo.env_name
+                )
             }
             (Status::Uninstalled, None) => "its history was kept; nothing is to be repaired".to_owned(),
             (_, None) => "nothing is to be repaired: Helm goes on from there".to_owned(),
@@ -463,11 +469,11 @@ pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
         let owner = owner(context, &others, revision);
         let after = orphan_after(context, revision, &owner, None).await;
         let plan = decide(revision.status, &owner, age(revision, now), after);
-        if context.json {
+        if context.run.json {
             rows.push(serde_json::json!({"release": revision, "owner": owner, "plan": plan}));
             continue;
         }
-        context.reporter.data(&format!(
+        context.run.reporter.data(&format!(
             "{}/{} revision {} {}, for {}: {}",
             revision.namespace,
             revision.release,
@@ -477,10 +483,10 @@ pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
             outlook(context, revision, stored, &owner, &plan)
         ));
     }
-    match (context.json, found.len()) {
-        (true, _) => context.reporter.data(&serde_json::Value::from(rows).to_string()),
-        (false, 0) if count == 0 => context.reporter.data("there is no release"),
-        (false, 0) => context.reporter.data("every release is deployed"),
+    match (context.run.json, found.len()) {
+        (true, _) => context.run.reporter.data(&serde_json::Value::from(rows).to_string()),
+        (false, 0) if count == 0 => context.run.reporter.data("there is no release"),
+        (false, 0) => context.run.reporter.data("every release is deployed"),
         (false, _) => {}
     }
     Ok(())
@@ -500,10 +506,10 @@ pub async fn consent_to_uninstalls(context: &Context, client: &Client, wanted: &
         let full = format!("{}/{}", revision.namespace, revision.release);
         // What it holds cannot always be said; that it goes can.
         for line in objects(&stored) {
-            context.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
+            context.run.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
         }
         let what = format!("uninstall release {full}, which the tree says is not to be installed");
-        let _: Consent<consent::Release> = context.may_destroy(&what).await?;
+        let _: Consent<consent::Release> = context.run.may_destroy(&what).await?;
     }
     Ok(())
 }
@@ -556,7 +562,7 @@ pub async fn consent_to_upgrades(
                     "the layer does not render {}: Helm deletes what its release has made",
                     names(told).join(", ")
                 );
-                context.reporter.warn(&revision.release, text);
+                context.run.reporter.warn(&revision.release, text);
             }
             consent_to_loss(context, &format!("upgrade release {}", revision.release), names(asked)).await?;
         }
@@ -569,7 +575,7 @@ async fn consent_to_loss(context: &Context, what: &str, lost: Vec<String>) -> Re
         return Ok(());
     }
     let _: Consent<consent::Release> =
-        context.may_destroy(&format!("{what}, which deletes {}", lost.join(", "))).await?;
+        context.run.may_destroy(&format!("{what}, which deletes {}", lost.join(", "))).await?;
     Ok(())
 }
 
@@ -633,7 +639,7 @@ async fn orphan_after(context: &Context, revision: &Revision, owner: &Owner, ask
             Ok(Some(timeout)) => ORPHAN_AFTER.max(timeout.saturating_add(TO_SAY_SO)),
             Ok(None) => STRANGERS_AFTER,
             Err(failure) => {
-                context.reporter.warn(&revision.release, format!("its timeout is not known: {failure}"));
+                context.run.reporter.warn(&revision.release, format!("its timeout is not known: {failure}"));
                 STRANGERS_AFTER
             }
         },
@@ -653,12 +659,12 @@ async fn treat(
     let what = format!("revision {} is {}", revision.revision, revision.status.as_str());
     match plan {
         Plan::Leave => Ok(false),
-        Plan::WaitFor { who } if context.dry_run => {
-            context.reporter.planned(name, format!("wait: {what}, and {who} works on it"));
+        Plan::WaitFor { who } if context.run.dry_run => {
+            context.run.reporter.planned(name, format!("wait: {what}, and {who} works on it"));
             Ok(false)
         }
         Plan::WaitFor { who } => {
-            context.reporter.waiting(name, format!("{what}, and {who} works on it"));
+            context.run.reporter.waiting(name, format!("{what}, and {who} works on it"));
             wait_while_owned(context, client, revision, &who).await?;
             Ok(false)
         }
@@ -667,23 +673,23 @@ async fn treat(
         .evidence(format!("Secret {}, last written {} s ago", revision.secret, age(revision, now).as_secs()))
         .remedy(format!(
             "wait: it counts as orphaned in {seconds} s; or, if you know that nobody works on it: cargo xtask --env {} releases repair --older-than 0s --yes",
-            context.env_name
+            context.repo.env_name
         ))),
         Plan::HalfUninstalled => Err(Failure::new(Code::ReleasePending, format!("release {name} in {}: an uninstall was interrupted", revision.namespace),
         )
         .evidence(format!("Secret {}: {what}", revision.secret))
         .remedy(format!(
             "cargo xtask --env {} releases repair --uninstall {}/{name} finishes it, after showing what goes; then run the layer again",
-            context.env_name, revision.namespace
+            context.repo.env_name, revision.namespace
         ))),
         Plan::MarkFailed => {
-            if context.dry_run {
-                context.reporter.planned(name, format!("mark revision {} as failed: {what}", revision.revision));
+            if context.run.dry_run {
+                context.run.reporter.planned(name, format!("mark revision {} as failed: {what}", revision.revision));
                 return Ok(false);
             }
             if *owner == Owner::Unknown && revision.status.is_pending() {
                 context
-                    .confirm(&format!(
+                    .run.confirm(&format!(
                         "mark revision {} of release {name} ({what}, nobody is known to work on it) as failed",
                         revision.revision
                     ))
@@ -721,7 +727,7 @@ async fn wait_while_owned(context: &Context, client: &Client, revision: &Revisio
         let owned = || matches!(owner(context, &Others::kept_out(), revision), Owner::Alive { .. });
         Ok(if still_pending && owned() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     };
-    if wait::until(EVERY, context.lock_timeout, look).await?.is_continue() {
+    if wait::until(EVERY, context.run.lock_timeout, look).await?.is_continue() {
         return Err(still_worked_on(&revision.release, &revision.namespace, who));
     }
     Ok(())
@@ -753,7 +759,7 @@ fn age(revision: &Revision, now: Timestamp) -> SignedDuration {
 /// is ours a revision of a run recorded in this state folder (this run among them) has no
 /// living owner but a helm process.
 fn owner(context: &Context, others: &Others, revision: &Revision) -> Owner {
-    if let Some(who) = helm_process(&context.kube_context, &revision.release) {
+    if let Some(who) = helm_process(&context.site.kube_context, &revision.release) {
         return Owner::Alive { who };
     }
     if let Some(who) = others.working.first() {
@@ -775,7 +781,7 @@ pub(crate) fn worker(context: &Context, revision: &Revision) -> Option<String> {
 
 fn is_recorded(context: &Context, run: &str) -> bool {
     let plain = run.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    plain && context.state.runs().join(run).is_dir()
+    plain && context.run.state.runs().join(run).is_dir()
 }
 
 /// Waits for Helm processes on these releases to end: Helmfile was killed, and they
@@ -789,14 +795,14 @@ pub async fn wait_for_helm(context: &Context, wanted: &[Release]) -> Result<(), 
     // It is no child of ours: it can only be looked at again.
     let look = async || {
         let working =
-            wanted.iter().find_map(|release| Some((release, helm_process(&context.kube_context, &release.name)?)));
+            wanted.iter().find_map(|release| Some((release, helm_process(&context.site.kube_context, &release.name)?)));
         let Some((release, who)) = working else { return Ok(ControlFlow::Break(())) };
         if !std::mem::replace(&mut told, true) {
-            context.reporter.waiting(&release.name, format!("{who} still works on it"));
+            context.run.reporter.waiting(&release.name, format!("{who} still works on it"));
         }
         Ok(ControlFlow::Continue((release, who)))
     };
-    match wait::until(EVERY, context.lock_timeout, look).await? {
+    match wait::until(EVERY, context.run.lock_timeout, look).await? {
         ControlFlow::Break(()) => Ok(()),
         ControlFlow::Continue((release, who)) => Err(still_worked_on(&release.name, &release.namespace, &who)),
     }
@@ -837,6 +843,7 @@ fn changes(arguments: &[String], kube_context: &str, release: &str) -> bool {
 /// else wrote in between.
 async fn mark_failed(context: &Context, client: &Client, revision: &Revision) -> Result<(), Failure> {
     let step = context
+        .run
         .reporter
         .step(Step::new(StepKind::Repair, &revision.release, "repairing").of_release(&revision.release));
     let mut secret = helm_storage::secret(client, revision).await?;
@@ -848,7 +855,7 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
         return Err(changed());
     }
     keep_copy(context, &secret, revision)?;
-    let description = format!("Interrupted; {MARKED} (run {})", context.run_id);
+    let description = format!("Interrupted; {MARKED} (run {})", context.run.id);
     helm_storage::set_status(&mut secret, Status::Failed, &description)
         .map_err(|error| helm_storage::unreadable(revision, error))?;
     let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
@@ -866,7 +873,7 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
 /// The Secret as it was, in this run's folder, for this user's eyes only.
 fn keep_copy(context: &Context, secret: &Secret, revision: &Revision) -> Result<(), Failure> {
     use std::os::unix::fs::OpenOptionsExt;
-    let path = context.run_dir.join(format!("{}.{}.json", revision.namespace, revision.secret));
+    let path = context.run.dir.join(format!("{}.{}.json", revision.namespace, revision.secret));
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
         file.write_all(serde_json::to_string(secret)?.as_bytes())

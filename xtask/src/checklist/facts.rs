@@ -145,15 +145,15 @@ pub struct Workload {
 
 /// Looks at everything at once.
 pub async fn observe(context: &Context) -> Result<Facts, Failure> {
-    let critical_path = repo::critical_path(&context.tree)?;
-    let layers = layers::select(&context.tree.layers()?, &critical_path)?;
-    let needs = context.tree.layer_needs()?;
+    let critical_path = repo::critical_path(&context.repo.tree)?;
+    let layers = layers::select(&context.repo.tree.layers()?, &critical_path)?;
+    let needs = context.repo.tree.layer_needs()?;
     let names: BTreeSet<String> = layers
         .iter()
         .filter_map(|layer| needs.layers.get(&layer.name()))
         .flat_map(|n| [&n.namespaces[..], &n.creates].concat())
         .collect();
-    let pull = context.env.registry.pull.clone();
+    let pull = context.repo.env.registry.pull.clone();
     let client = kubernetes::client(context).await;
     let cluster = async {
         let standing = seen(cluster::standing(context)).await;
@@ -185,7 +185,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
     };
     let ((cluster, images), lock, api, nodes, namespaces, registry, pods, workloads, releases, drift) = tokio::join!(
         cluster,
-        seen(async { ClusterLock::holder(&context.state.lock()) }),
+        seen(async { ClusterLock::holder(&context.run.state.lock()) }),
         seen(async { answering(context, &client.clone()?).await }),
         seen(async { nodes(&client.clone()?).await }),
         seen(async { phases(&client.clone()?, &names).await }),
@@ -197,7 +197,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
     );
     let (wanted, revisions, tests) = releases;
     Ok(Facts {
-        run: context.run_id.clone(),
+        run: context.run.id.clone(),
         critical_path: layers.iter().map(layers::Layer::name).collect(),
         pull,
         lock,
@@ -236,7 +236,7 @@ async fn drifted(context: &Context, client: &Client, layers: &[layers::Layer]) -
 }
 
 async fn answering(context: &Context, client: &Client) -> Result<(), Failure> {
-    kubernetes::ready(client).await.map_err(|error| kubernetes::unreachable(&context.kube_context, error))
+    kubernetes::ready(client).await.map_err(|error| kubernetes::unreachable(&context.site.kube_context, error))
 }
 
 async fn nodes(client: &Client) -> Result<Vec<NodeFact>, Failure> {

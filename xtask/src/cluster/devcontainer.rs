@@ -20,7 +20,7 @@ pub const NETWORK_LABEL: &str = "ameide.dev/cluster";
 /// Asks the engine whether it runs the container that this process is in, and if so
 /// lets the context know. Outside a container it costs one look at a file.
 pub async fn adapt(context: &mut Context) {
-    if !std::path::Path::new("/.dockerenv").exists() || context.env.cluster.k3d.is_none() {
+    if !std::path::Path::new("/.dockerenv").exists() || context.repo.env.cluster.k3d.is_none() {
         return;
     }
     let Some(id) = own_id(&host::mounts()) else { return };
@@ -28,8 +28,8 @@ pub async fn adapt(context: &mut Context) {
     // An engine that does not know us is one inside, or none: then nothing is to be joined.
     let Ok(Ok(mode)) = process::capture(inspect).await.map(process::Captured::ok) else { return };
     if mode.trim() != "host" {
-        context.registry_host.clone_from(&context.env.registry.pull);
-        context.inside = Some(id);
+        context.site.registry_host.clone_from(&context.repo.env.registry.pull);
+        context.site.inside = Some(id);
     }
 }
 
@@ -47,7 +47,7 @@ fn own_id(mountinfo: &str) -> Option<String> {
 
 /// Joins this container, and others by name, to the cluster's network, which is made if need be.
 pub async fn join(context: &Context, config: &K3dConfig, others: &[&str]) -> Result<(), Failure> {
-    let Some(own) = &context.inside else { return Ok(()) };
+    let Some(own) = &context.site.inside else { return Ok(()) };
     let network = config.network();
     if docker::look::<Thing>(Kind::Network, &network).await? == Looked::Absent {
         let label = format!("{NETWORK_LABEL}={}", config.name());
@@ -72,7 +72,7 @@ pub async fn join(context: &Context, config: &K3dConfig, others: &[&str]) -> Res
 
 /// Leaves the network, which could not be removed otherwise.
 pub async fn leave(context: &Context, config: &K3dConfig) {
-    if let Some(own) = &context.inside {
+    if let Some(own) = &context.site.inside {
         // Not joined, or already gone: both are what is wanted.
         let _ = docker_output(["network", "disconnect", "--force", &config.network(), own]).await;
     }
@@ -80,7 +80,7 @@ pub async fn leave(context: &Context, config: &K3dConfig) {
 
 /// The API server as it is reached from here; none where that is as k3d says.
 pub fn api_server(context: &Context, config: &K3dConfig) -> Option<String> {
-    context.inside.as_ref()?;
+    context.site.inside.as_ref()?;
     let host = config.loadbalancer_container().unwrap_or_else(|| config.server_container());
     Some(format!("https://{host}:6443"))
 }

@@ -34,8 +34,8 @@ pub async fn warn_if_different(context: &Context, client: &Client) -> Result<(),
     let found = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE).get_opt(NAME).await;
     let found = found.map_err(|error| read_failed(&what, error))?;
     let Some(text) = found.and_then(|map| map.data?.remove(KEY)) else { return Ok(()) };
-    for difference in differences(&text, &context.env.registry) {
-        context.reporter.warn("registry", format!("{what} {difference}: correct env.yaml or k3d.yaml"));
+    for difference in differences(&text, &context.repo.env.registry) {
+        context.run.reporter.warn("registry", format!("{what} {difference}: correct env.yaml or k3d.yaml"));
     }
     Ok(())
 }

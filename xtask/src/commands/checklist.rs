@@ -52,13 +52,13 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     while let Some(failure) =
         checklist::first_failure(&items).filter(|_| args.wait.is_some_and(|wait| started.elapsed() < wait))
     {
-        context.reporter.progress(&failure.message);
+        context.run.reporter.progress(&failure.message);
         // See WATCH.
         Interrupt::global().or(tokio::time::sleep(WATCH)).await?;
         items = checklist::look(context).await?;
     }
-    let form = args.format.unwrap_or(if context.json { Form::Json } else { Form::Text });
-    context.reporter.data(&checklist::rendered(context, &items, form));
+    let form = args.format.unwrap_or(if context.run.json { Form::Json } else { Form::Text });
+    context.run.reporter.data(&checklist::rendered(context, &items, form));
     for (path, form) in forms {
         std::fs::write(path, checklist::rendered(context, &items, form) + "\n")
             .map_err(|error| Failure::usage(format!("--to {path}: {error}")))?;
@@ -84,16 +84,16 @@ async fn fix(context: &Context) -> Result<Vec<Item>, Failure> {
         let failed = items.iter().filter(|item| item.state == State::Fail);
         let next = failed.filter_map(|item| Some((item.id, item.fix.clone()?))).find(|(_, fix)| !tried.contains(fix));
         let Some((id, fix)) = next else { return Ok(items) };
-        if context.dry_run {
-            context.reporter.planned(id, describe(&fix));
+        if context.run.dry_run {
+            context.run.reporter.planned(id, describe(&fix));
             tried.push(fix);
             continue;
         }
-        context.reporter.note(id, describe(&fix));
+        context.run.reporter.note(id, describe(&fix));
         match act(context, &fix).await {
             Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => return Err(failure),
             // Told, and the rest is tried: the checklist has the last word.
-            Err(failure) => context.reporter.warn(id, failure.to_string()),
+            Err(failure) => context.run.reporter.warn(id, failure.to_string()),
             Ok(()) => {}
         }
         tried.push(fix);
@@ -131,13 +131,13 @@ async fn watch(context: &Context) -> Result<(), Failure> {
     loop {
         let items = checklist::look(context).await?;
         // Home, the new screen, and nothing of the old one below it.
-        context.reporter.data(&format!("\x1b[H\x1b[J{}", checklist::rendered(context, &items, Form::Text)));
+        context.run.reporter.data(&format!("\x1b[H\x1b[J{}", checklist::rendered(context, &items, Form::Text)));
         Interrupt::global().or(tokio::time::sleep(WATCH)).await?;
     }
 }
 
 fn write(context: &Context) -> Result<(), Failure> {
-    let path = context.tree.path(checklist::PAGE);
+    let path = context.repo.tree.path(checklist::PAGE);
     let page =
         std::fs::read_to_string(&path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
     let fresh = checklist::with_definitions(&page).ok_or_else(|| {
@@ -148,16 +148,16 @@ fn write(context: &Context) -> Result<(), Failure> {
         ))
     })?;
     if fresh == page {
-        context.reporter.note("checklist", format!("{} is up to date", checklist::PAGE));
+        context.run.reporter.note("checklist", format!("{} is up to date", checklist::PAGE));
         return Ok(());
     }
-    if context.dry_run {
-        context.reporter.planned("checklist", format!("write the definitions into {}", checklist::PAGE));
+    if context.run.dry_run {
+        context.run.reporter.planned("checklist", format!("write the definitions into {}", checklist::PAGE));
         return Ok(());
     }
     files::write_atomically(&path, fresh.as_bytes())
         .map_err(|error| Failure::usage(format!("cannot write {path}: {error}")))?;
-    context.reporter.note("checklist", format!("wrote the definitions into {}", checklist::PAGE));
+    context.run.reporter.note("checklist", format!("wrote the definitions into {}", checklist::PAGE));
     Ok(())
 }
 

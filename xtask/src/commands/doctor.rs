@@ -29,7 +29,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
                 broken += 1;
                 check_step(context).failed_as(format!("{}: {finding}", check.name));
                 // Said also where only what is wrong is: the failure points at it.
-                context.reporter.warn("doctor", format!("fix: {fix}"));
+                context.run.reporter.warn("doctor", format!("fix: {fix}"));
             }
         }
     }
@@ -41,7 +41,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
 }
 
 fn check_step(context: &Context) -> RunningStep<'_> {
-    context.reporter.step(Step::new(StepKind::Check, "doctor", ""))
+    context.run.reporter.step(Step::new(StepKind::Check, "doctor", ""))
 }
 
 async fn docker() -> Check {
@@ -71,7 +71,7 @@ async fn go(context: &Context) -> Result<Check, Failure> {
         Ok(path.display().to_string())
     } else {
         let cache = cache_dir()?;
-        for tool in tools::pinned(&context.tree)? {
+        for tool in tools::pinned(&context.repo.tree)? {
             if tool.has_to_be_built(&cache).await? {
                 built.push(tool.name);
             }
@@ -134,8 +134,8 @@ fn memory() -> Check {
 
 /// The host ports of the cluster and the registry: free, or held by them.
 async fn ports(context: &Context) -> Result<Vec<Check>, Failure> {
-    let Some(config) = context.k3d_config()? else { return Ok(Vec::new()) };
-    if context.inside.is_some() {
+    let Some(config) = context.repo.k3d_config()? else { return Ok(Vec::new()) };
+    if context.site.inside.is_some() {
         let seen = "not looked at: they are those of the machine that Docker Engine runs on".to_owned();
         return Ok(vec![Check { name: "ports", result: Ok(seen) }]);
     }
@@ -143,7 +143,7 @@ async fn ports(context: &Context) -> Result<Vec<Check>, Failure> {
     ours.extend(config.registry_container());
     let ours = docker::inspect::<Container>(docker::Kind::Container, &ours).await;
     let running = ours.is_ok_and(|found| found.iter().any(|container| container.state.running));
-    let registry_port = context.env.registry.push.rsplit(':').next().and_then(|port| port.parse().ok());
+    let registry_port = context.repo.env.registry.push.rsplit(':').next().and_then(|port| port.parse().ok());
     let ports = config.host_ports().into_iter().chain(registry_port);
     let check = |port: u16| match TcpListener::bind(("127.0.0.1", port)) {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && !running => Err((

@@ -45,7 +45,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     logs::require_installed(context, &what, &releases, &stored)?;
     let belongings = Belongings::of(&client, &stored);
     for release in &belongings.unread {
-        context.reporter.warn(release, "its stored manifest cannot be read: pods of its hooks may be missing here");
+        context.run.reporter.warn(release, "its stored manifest cannot be read: pods of its hooks may be missing here");
     }
     let Args { follow, tail, previous, since, container, .. } = args.clone();
     let asked = Asked { what, follow, tail, previous, since, container };

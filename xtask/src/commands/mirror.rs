@@ -45,16 +45,17 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         if ids.is_empty() && to.is_none() {
             let count = layer::check_all_images(context, lab.as_ref()).await?;
             context
+                .run
                 .reporter
                 .note("mirror", format!("{count} places name an image in the layers: all mirrored and pinned"));
         }
         return Ok(());
     }
-    if context.dry_run {
+    if context.run.dry_run {
         let lock = mirror::pick(context, origin.read_lock()?, &ids)?;
-        let to = to.unwrap_or(&context.env.registry.push);
+        let to = to.unwrap_or(&context.repo.env.registry.push);
         for image in &lock.images {
-            context.reporter.planned("mirror", format!("copy {} to {to}/{}", image.image, image.target));
+            context.run.reporter.planned("mirror", format!("copy {} to {to}/{}", image.image, image.target));
         }
         return Ok(());
     }

@@ -46,7 +46,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         Some(Action::History { names }) => return releases::history::show(context, &client, names).await,
         Some(Action::Repair { older_than, uninstall, rollback }) => (older_than, uninstall, rollback),
     };
-    if context.dry_run {
+    if context.run.dry_run {
         let others = Others::look(context, &client).await;
         return releases::repair(context, &client, None, &others, *older_than, uninstall.as_deref(), rollback).await;
     }

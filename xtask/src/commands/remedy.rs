@@ -10,13 +10,13 @@ use crate::world::kubernetes;
 /// The failure with its remedy as it is to be run here.
 pub fn fitting(context: &Context, mut failure: Failure) -> Failure {
     let remedy = failure.remedy.take();
-    failure.remedy = remedy.map(|remedy| match &context.env.cluster.k3d {
+    failure.remedy = remedy.map(|remedy| match &context.repo.env.cluster.k3d {
         None if says_cluster(&remedy) => of_shared(context, failure.code),
-        _ => with_environment(&remedy, &context.env_name),
+        _ => with_environment(&remedy, &context.repo.env_name),
     });
     // A port that `open` listens at is one of the container's own.
     let published = failure.remedy.as_ref().is_some_and(|remedy| remedy.contains("k3d.yaml"));
-    if failure.code == Code::PortTaken && published && context.inside.is_some() {
+    if failure.code == Code::PortTaken && published && context.site.inside.is_some() {
         failure = outside(failure);
     }
     failure
@@ -32,9 +32,9 @@ fn outside(failure: Failure) -> Failure {
 
 fn of_shared(context: &Context, code: Code) -> String {
     if code.exit() == Exit::Registry {
-        return format!("check the network, and that the registry {} answers", context.env.registry.push);
+        return format!("check the network, and that the registry {} answers", context.repo.env.registry.push);
     }
-    kubernetes::bring_back(&context.kube_context)
+    kubernetes::bring_back(&context.site.kube_context)
 }
 
 /// Whether a remedy is `cargo xtask cluster` or one of its kind.

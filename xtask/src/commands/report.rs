@@ -54,7 +54,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     };
     let path = match &args.to {
         Some(path) if path == "-" => {
-            context.reporter.data(&text);
+            context.run.reporter.data(&text);
             return Ok(());
         }
         Some(path) => path.clone(),
@@ -65,15 +65,15 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         None => files::write_atomically(&path, text.as_bytes()),
     };
     written.map_err(|error| Failure::usage(format!("--to {path}: {error}")))?;
-    context.reporter.data(path.as_str());
+    context.run.reporter.data(path.as_str());
     Ok(())
 }
 
 /// Adds this run's report to the summary of the job that it is, on GitHub Actions.
 pub fn summarize(context: &Context) {
     let path = std::env::var("GITHUB_STEP_SUMMARY").ok().filter(|path| reporter::on_github() && !path.is_empty());
-    let (Some(path), Some(run)) = (path, load(&context.run_dir)) else { return };
-    let markdown = markdown::page(&run, &checklist(&context.run_dir));
+    let (Some(path), Some(run)) = (path, load(&context.run.dir)) else { return };
+    let markdown = markdown::page(&run, &checklist(&context.run.dir));
     // For reading later: losing it must not fail the job.
     if let Ok(mut file) = std::fs::File::options().append(true).create(true).open(path) {
         let _ = file.write_all(markdown.as_bytes());
@@ -83,7 +83,7 @@ pub fn summarize(context: &Context) {
 fn list(context: &Context) -> Result<(), Failure> {
     for folder in folders(context)? {
         if let Some(run) = load(&folder) {
-            context.reporter.data(&format!("{:<24} {:<24} {}", run.id, run.verdict(), run.command));
+            context.run.reporter.data(&format!("{:<24} {:<24} {}", run.id, run.verdict(), run.command));
         }
     }
     Ok(())
@@ -91,10 +91,10 @@ fn list(context: &Context) -> Result<(), Failure> {
 
 /// The folders of earlier runs, oldest first: their names begin with the time.
 fn folders(context: &Context) -> Result<Vec<Utf8PathBuf>, Failure> {
-    let runs = context.state.runs();
+    let runs = context.run.state.runs();
     let entries = runs.read_dir_utf8().map_err(|error| Failure::usage(format!("cannot list {runs}: {error}")))?;
     let mut folders: Vec<Utf8PathBuf> = entries.flatten().map(|entry| entry.path().to_owned()).collect();
-    folders.retain(|folder| folder != &context.run_dir);
+    folders.retain(|folder| folder != &context.run.dir);
     folders.sort();
     Ok(folders)
 }
@@ -106,14 +106,15 @@ fn find(context: &Context, name: Option<&str>) -> Result<(Utf8PathBuf, Run), Fai
         let folder = folders.into_iter().find(|folder| plain && folder.file_name() == Some(name));
         let found = folder.and_then(|folder| load(&folder).map(|run| (folder, run)));
         return found.ok_or_else(|| {
-            Failure::usage(format!("no run {name:?} in {}", context.state.runs())).remedy("cargo xtask report --list")
+            Failure::usage(format!("no run {name:?} in {}", context.run.state.runs()))
+                .remedy("cargo xtask report --list")
         });
     }
     folders.reverse();
     let did_something = |run: &Run| !run.rows.is_empty() || !run.previews.is_empty() || run.failure.is_some();
     let found = folders.into_iter().find_map(|folder| Some((load(&folder).filter(did_something)?, folder)));
     found.map(|(run, folder)| (folder, run)).ok_or_else(|| {
-        Failure::usage(format!("no run is recorded in {} yet", context.state.runs())).remedy("cargo xtask up")
+        Failure::usage(format!("no run is recorded in {} yet", context.run.state.runs())).remedy("cargo xtask up")
     })
 }
 

@@ -35,10 +35,10 @@ fn random() -> u64 {
 /// Tells of this run, which has ended. However that goes, it changes nothing of how.
 pub async fn export(context: &Context) {
     let Some(receiver) = Receiver::from_env() else { return };
-    let Some(run) = report::load(&context.run_dir) else { return };
+    let Some(run) = report::load(&context.run.dir) else { return };
     // Who began the trace has decided for all of it.
     let Some(trace) = run.trace.as_ref().filter(|trace| trace.sampled) else { return };
     if let Err(why) = receiver.send(&otlp::request(&run, trace, &resource())).await {
-        context.reporter.detail(&why);
+        context.run.reporter.detail(&why);
     }
 }

@@ -54,7 +54,7 @@ async fn give_set_back(context: &Context, client: &Client, namespace: &str, name
         match sets.patch_metadata(name, &parameters, &Patch::Merge(&patch)).await {
             Ok(_) => {
                 let text = "what a removal that was stopped has set of it is given back to its chart";
-                context.reporter.note(name, text);
+                context.run.reporter.note(name, text);
                 return Ok(());
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {}

@@ -63,7 +63,7 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
         if still(sight) {
             continue;
         }
-        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+        let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let reader = Reader::new(context, &toolbox, origin.clone(), args)?;
         let wanted = reader.releases(layer, look.namespace()).await?;
         let Some(examined) = examined(&reader, &look, layer, &wanted, args).await.filter(still) else {
@@ -97,7 +97,7 @@ async fn refresh(look: &Look<'_>, layer: &Layer, wanted: &[Release], sight: &Sig
 fn finished(context: &Context, layer: &Layer, sight: &Sight, started: Instant) {
     let releases = sight.releases.iter().filter(|found| found.named.installed).count();
     let how = sight.how();
-    context.reporter.event(&Event::LayerInPlace { layer: layer.name(), releases, how, took: started.elapsed() });
+    context.run.reporter.event(&Event::LayerInPlace { layer: layer.name(), releases, how, took: started.elapsed() });
 }
 
 /// Why something is done about a release, and what of it was found to make no difference.
@@ -108,29 +108,29 @@ pub(crate) fn tell(context: &Context, layer: &Layer, sight: &Sight, args: &Args)
         let syncing = |forced| {
             let (release, namespace) = (name.clone(), found.named.namespace.clone());
             let layer = layer.name();
-            context.reporter.event(&Event::ReleaseSyncing { layer, release, namespace, why: why.clone(), forced });
+            context.run.reporter.event(&Event::ReleaseSyncing { layer, release, namespace, why: why.clone(), forced });
         };
         match action {
             Action::Sync if args.force => syncing(true),
             // A first install says so by itself.
             Action::Sync if found.state == ReleaseState::Absent => {}
             Action::Sync => syncing(false),
-            Action::Test => context.reporter.note(name, format!("testing: {why}")),
+            Action::Test => context.run.reporter.note(name, format!("testing: {why}")),
             Action::Nothing => {
                 if let (Kept::Whole { inputs: Some(why), .. }, true) =
                     (&found.facts.kept, found.facts.rendering.is_some())
                 {
-                    context.reporter.note(name, format!("{why}, and what it renders is the same"));
+                    context.run.reporter.note(name, format!("{why}, and what it renders is the same"));
                 }
             }
         }
-        found.told.iter().for_each(|told| context.reporter.warn(name, told));
+        found.told.iter().for_each(|told| context.run.reporter.warn(name, told));
     }
 }
 
 /// Says that nothing can be said at once, and why.
 pub(crate) fn cannot(context: &Context, failure: &Failure) {
-    context.reporter.note("layer", format!("cannot compare with the last run, so everything is synced: {failure}"));
+    context.run.reporter.note("layer", format!("cannot compare with the last run, so everything is synced: {failure}"));
 }
 
 /// Where the images are from, by what this machine remembers of the cluster.

@@ -116,8 +116,8 @@ impl Plan {
         Ok(Self {
             format: FORMAT,
             made: Timestamp::now(),
-            environment: context.env_name.clone(),
-            context: context.kube_context.clone(),
+            environment: context.repo.env_name.clone(),
+            context: context.site.kube_context.clone(),
             cluster,
             asked,
             layers,
@@ -182,7 +182,7 @@ impl Plan {
         only: Option<&Layer>,
     ) -> Result<(), Failure> {
         let mut changed = Vec::new();
-        if self.environment != context.env_name || self.context != context.kube_context {
+        if self.environment != context.repo.env_name || self.context != context.site.kube_context {
             let text = format!("it was made for environment {} and context {}", self.environment, self.context);
             return Err(Failure::usage(format!("--plan: {text}"))
                 .remedy(format!("cargo xtask --env {} layer --plan …", self.environment)));
@@ -234,12 +234,12 @@ impl Plan {
 /// Those of [`Plan::holds`].
 pub(crate) async fn check(context: &Context, plan: &Plan, layers: &[Layer], args: &Args) -> Result<(), Failure> {
     let client = crate::world::kubernetes::client(context).await?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let reader = Reader::new(context, &toolbox, super::instant::origin(context)?, args)?;
     plan.holds(context, &client, &reader, layers, None).await?;
     for planned in &plan.layers {
         for release in &planned.releases {
-            context.reporter.planned(&release.named.name, release.act.words());
+            context.run.reporter.planned(&release.named.name, release.act.words());
         }
     }
     Ok(())

@@ -87,7 +87,7 @@ pub async fn check(
     own: &Own,
     images: impl Future<Output = Result<usize, Failure>>,
 ) -> Result<(), Failure> {
-    let needs_all = context.tree.layer_needs()?;
+    let needs_all = context.repo.tree.layer_needs()?;
     let needs = needs_all.layers.get(&layer.name()).cloned().unwrap_or_default();
     let budgets = &needs_all.preflight;
     // All at once: a wait for one says nothing about the others.
@@ -106,7 +106,7 @@ pub async fn check(
     let layers = layers_in_place(context, client, &needs);
     let secrets = join_all(needs.secrets.iter().map(async |need| match secret_has_keys(context, client, need).await {
         Err(failure) if failure.code == Code::ConfigMissing && own.has("Secret", &need.namespace, &need.name) => {
-            context.reporter.note(&need.name, format!("{}: this layer makes it", failure.message));
+            context.run.reporter.note(&need.name, format!("{}: this layer makes it", failure.message));
             Ok(())
         }
         result => result,
@@ -145,7 +145,7 @@ async fn namespace_active(
             // Another layer's, and perhaps another team's.
             Err(failure) if !needed && failure.code == Code::Forbidden => {
                 let text = format!("whether it is being deleted is not looked at: {}", failure.message);
-                context.reporter.note(name, text);
+                context.run.reporter.note(name, text);
                 return Ok(());
             }
             phase => phase?,
@@ -153,7 +153,7 @@ async fn namespace_active(
         match phase {
             NamespacePhase::Active => {
                 if !told.is_empty() {
-                    context.reporter.note(name, "the namespace is Active");
+                    context.run.reporter.note(name, "the namespace is Active");
                 }
                 return Ok(());
             }
@@ -163,19 +163,19 @@ async fn namespace_active(
                 let missing = Failure::new(Code::NamespaceMissing, format!("the namespace {name} does not exist"));
                 return Err(missing.remedy(match needs.creator_of(name) {
                     Some(layer) => format!("cargo xtask layer {layer}"),
-                    None => format!("kubectl --context {} create namespace {name}", context.kube_context),
+                    None => format!("kubectl --context {} create namespace {name}", context.site.kube_context),
                 }));
             }
             NamespacePhase::Terminating(held) => {
                 let told_now: Vec<String> = held.clone();
                 if told.is_empty() || told != told_now {
-                    context.reporter.waiting(name, format!("the namespace is Terminating: {}", held_by(&held)));
+                    context.run.reporter.waiting(name, format!("the namespace is Terminating: {}", held_by(&held)));
                     told = if told_now.is_empty() { vec![String::new()] } else { told_now };
                 }
                 if started.elapsed() >= Duration::from_secs(needs.preflight.namespace) {
                     return Err(Failure::new(Code::NamespaceTerminating, format!("the namespace {name} is still being deleted after {} s", needs.preflight.namespace))
                         .evidence(held_by(&held))
-                        .remedy(format!("kubectl --context {} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to", context.kube_context)));
+                        .remedy(format!("kubectl --context {} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to", context.site.kube_context)));
                 }
             }
         }
@@ -196,7 +196,7 @@ async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> V
         return Vec::new();
     }
     let look = async {
-        let known = context.tree.layers()?;
+        let known = context.repo.tree.layers()?;
         let mut layers = Vec::new();
         for name in names {
             let layer = known.iter().find(|layer| layer.name() == *name).cloned();
@@ -231,7 +231,7 @@ async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> V
                     let names: BTreeSet<&str> = layers.iter().map(|layer| layer.as_str()).collect();
                     let names = names.into_iter().collect::<Vec<_>>().join(", ");
                     let text = format!("what {names} has there is not looked at: {}", failure.message);
-                    context.reporter.note(namespace, text);
+                    context.run.reporter.note(namespace, text);
                     continue;
                 }
                 found => found?,
@@ -257,7 +257,7 @@ async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> V
         (!of_it.is_empty()).then(|| {
             Err(Failure::new(Code::LayerMissing, message)
                 .evidence(format!("not deployed: {}", of_it.join(", ")))
-                .remedy(format!("cargo xtask --env {} layer {layer}", context.env_name)))
+                .remedy(format!("cargo xtask --env {} layer {layer}", context.repo.env_name)))
         })
     });
     failed.collect()
@@ -277,7 +277,7 @@ async fn secret_has_keys(context: &Context, client: &Client, need: &SecretNeed) 
     let found = found.map_err(|error| read_failed(&format!("the Secret {}", need.name), error))?;
     let missing = |what: String| {
         Failure::new(Code::ConfigMissing, what)
-            .remedy(format!("run the layer that makes it: cargo xtask --env {} layer --list", context.env_name))
+            .remedy(format!("run the layer that makes it: cargo xtask --env {} layer --list", context.repo.env_name))
     };
     let Some(secret) = found else {
         return Err(missing(format!("the Secret {}/{} does not exist", need.namespace, need.name)));
@@ -312,7 +312,7 @@ async fn service_answers(
         let reason = match dial(client, need).await {
             Dialled::Answered => return Ok(()),
             Dialled::Outside(why) => {
-                context.reporter.note(&need.name, format!("not dialled: {why}"));
+                context.run.reporter.note(&need.name, format!("not dialled: {why}"));
                 return Ok(());
             }
             Dialled::Refused(failure) if own => failure.to_string(),
@@ -321,10 +321,10 @@ async fn service_answers(
         };
         if own && (started.elapsed() >= bound || reason.contains("not found")) {
             let text = format!("port {} does not answer ({reason}): this layer installs it, and goes on", need.port);
-            context.reporter.note(&need.name, text);
+            context.run.reporter.note(&need.name, text);
             return Ok(());
         }
-        let behind = backends::of(client, &context.kube_context, &need.namespace, &need.name).await;
+        let behind = backends::of(client, &context.site.kube_context, &need.namespace, &need.name).await;
         if started.elapsed() >= bound {
             let failure = Failure::new(
                 Code::DependencyUnreachable,
@@ -332,14 +332,14 @@ async fn service_answers(
             );
             let failure = behind.evidence.into_iter().fold(failure.evidence(reason), Failure::evidence);
             return Err(failure.remedy(behind.remedy.unwrap_or_else(|| {
-                format!("kubectl --context {} -n {} get pods,endpointslices", context.kube_context, need.namespace)
+                format!("kubectl --context {} -n {} get pods,endpointslices", context.site.kube_context, need.namespace)
             })));
         }
         // A pod on its way changes its words often: who is told waits for what is new.
         if told.as_ref().is_none_or(|told| *told != behind) {
             let why = if behind.evidence.is_empty() { reason } else { behind.evidence.join("; ") };
             let remedy = behind.remedy.as_ref().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
-            context.reporter.waiting(&need.name, format!("port {} does not answer yet: {why}{remedy}", need.port));
+            context.run.reporter.waiting(&need.name, format!("port {} does not answer yet: {why}{remedy}", need.port));
             told = Some(behind);
         }
         Interrupt::global().or(tokio::time::sleep(Duration::from_millis(500))).await?;

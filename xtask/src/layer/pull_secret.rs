@@ -33,15 +33,15 @@ fn to_write(found: Result<Option<Account>, Failure>, from_shell: bool) -> Result
 /// Only where the environment's file lets a person's own account into the cluster.
 pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -> Result<(), Failure> {
     let account = account(crate::world::process::environment::variable);
-    let from_shell = context.env.pull_secret.from_shell;
+    let from_shell = context.repo.env.pull_secret.from_shell;
     if !from_shell && matches!(account, Ok(Some(_))) {
         static TOLD: std::sync::Once = std::sync::Once::new();
         TOLD.call_once(|| {
             let text = format!(
                 "the Docker Hub account of this shell is not written into the Secrets of {}: its env.yaml does not say pullSecret.fromShell",
-                context.env_name
+                context.repo.env_name
             );
-            context.reporter.note(&need.name, text);
+            context.run.reporter.note(&need.name, text);
         });
     }
     let Some(account) = to_write(account, from_shell)? else { return Ok(()) };
@@ -68,7 +68,7 @@ pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -
         };
         written.map_err(|error| write_failed(&what, error))?;
         let verb = if existed { "rotated" } else { "created" };
-        context.reporter.note(namespace, format!("{verb} the pull secret {} for {}", need.name, account.username));
+        context.run.reporter.note(namespace, format!("{verb} the pull secret {} for {}", need.name, account.username));
     }
     Ok(())
 }

@@ -43,15 +43,15 @@ use run_record::{Code, Failure};
 /// of Helm.
 pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Failure> {
     let client = kubernetes::client(context).await?;
-    if context.dry_run {
-        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    if context.run.dry_run {
+        let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let reader = Reader::new(context, &toolbox, instant::origin(context)?, args)?;
         let others = Others::look(context, &client).await;
         return planned(&reader, &client, &others, layers).await.map(|plans| tell(context, &plans));
     }
     let lock = cluster::lock(context).await?;
     let lab = cluster::require_ready(context).await?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let reader = Reader::new(context, &toolbox, lab::origin(context, lab.as_ref()), args)?;
     kubernetes::require(&client).await?;
     let lease = ClusterLease::acquire(context, &client).await?;
@@ -63,13 +63,13 @@ pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(),
         }
         tell(context, &plans);
         let question = question(&plans);
-        let consented: Consented = match context.consent.names(Kind::Claim) {
+        let consented: Consented = match context.run.consent.names(Kind::Claim) {
             true => {
-                let both = context.may_destroy::<(consent::Release, consent::Claim)>(&question).await?;
+                let both = context.run.may_destroy::<(consent::Release, consent::Claim)>(&question).await?;
                 let (release, claim) = both.split();
                 (release, Some(claim))
             }
-            false => (context.may_destroy(&question).await?, None),
+            false => (context.run.may_destroy(&question).await?, None),
         };
         let mut kept = Vec::new();
         for plan in &plans {
@@ -77,7 +77,7 @@ pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(),
             kept.extend(plan.kept(context));
         }
         for (resource, text) in kept {
-            context.reporter.note(&resource, text);
+            context.run.reporter.note(&resource, text);
         }
         Ok(())
     });
@@ -156,7 +156,7 @@ impl Claim {
 fn by_kubectl(context: &Context, place: &Place, verb: &str) -> String {
     let within = place.namespace.as_ref().map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
     let group = place.api_version.split_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
-    format!("kubectl --context {}{within} {verb} {}{group} {}", context.kube_context, place.plural, place.name)
+    format!("kubectl --context {}{within} {verb} {}{group} {}", context.site.kube_context, place.plural, place.name)
 }
 
 /// What is there of these layers, in the order in which it goes.
@@ -178,7 +178,7 @@ async fn planned(
         let (there, gone): (Vec<Release>, Vec<Release>) = releases.into_iter().partition(there);
         absent.extend(gone.into_iter().filter(|release| release.installed).map(|release| (layer, release)));
         match there.is_empty() {
-            true => context.reporter.note(&layer.name(), "already removed: none of its releases is there"),
+            true => context.run.reporter.note(&layer.name(), "already removed: none of its releases is there"),
             false => found.push((layer, there)),
         }
     }
@@ -205,14 +205,14 @@ async fn tell_what_is_left(context: &Context, client: &Client, absent: &[(&Layer
     if absent.is_empty() {
         return Ok(());
     }
-    let needs = context.tree.layer_needs()?;
+    let needs = context.repo.tree.layer_needs()?;
     let mut namespaces: BTreeSet<String> = absent.iter().flat_map(|(layer, _)| needs.namespaces_of(layer)).collect();
     namespaces.extend(absent.iter().map(|(_, release)| release.namespace.clone()));
     let (left, unseen) = match drift::leftovers(client, &namespaces, &BTreeSet::new(), &BTreeMap::new()).await {
         Ok(found) => found,
         Err(failure) => {
             let text = format!("what is left of releases that are not there was not looked at: {failure}");
-            context.reporter.note("layer", text);
+            context.run.reporter.note("layer", text);
             return Ok(());
         }
     };
@@ -224,12 +224,12 @@ async fn tell_what_is_left(context: &Context, client: &Client, absent: &[(&Layer
                 "the release is gone, and what it made is still there: {}; kubectl deletes what is not to be kept",
                 own.join(", ")
             );
-            context.reporter.warn(&release.name, text);
+            context.run.reporter.warn(&release.name, text);
         }
     }
     if !unseen.is_empty() {
         let text = format!("not looked at for what is left of releases: {}", unseen.join(", "));
-        context.reporter.note("layer", text);
+        context.run.reporter.note("layer", text);
     }
     Ok(())
 }
@@ -261,7 +261,7 @@ fn needing<'a>(all: &'a [Layer], going: &[String], needs: &LayerNeeds) -> Vec<(&
 /// # Errors
 /// `usage` where a layer that needs one of those that go is there and stays.
 async fn check_nobody_needs(context: &Context, client: &Client, going: &[String]) -> Result<(), Failure> {
-    let (all, needs) = (context.tree.layers()?, context.tree.layer_needs()?);
+    let (all, needs) = (context.repo.tree.layers()?, context.repo.tree.layer_needs()?);
     let needing = needing(&all, going, &needs);
     if needing.is_empty() {
         return Ok(());
@@ -290,7 +290,7 @@ async fn check_nobody_needs(context: &Context, client: &Client, going: &[String]
     names.sort();
     let failure = Failure::usage(format!("{} cannot be removed: others need it", going.join(", ")));
     let failure = evidence.into_iter().fold(failure, Failure::evidence).evidence("nothing was changed");
-    let remedy = format!("cargo xtask --env {} layer {} --remove", context.env_name, names.join(" "));
+    let remedy = format!("cargo xtask --env {} layer {} --remove", context.repo.env_name, names.join(" "));
     Err(failure.remedy(remedy))
 }
 
@@ -310,7 +310,7 @@ async fn examined(
     if !stored.is(revision) {
         return Err(helm_storage::unreadable(revision, "it holds another revision".to_owned()));
     }
-    let claims_go = context.consent.names(Kind::Claim);
+    let claims_go = context.run.consent.names(Kind::Claim);
     let fates = removal::fates(&stored.manifest, claims_go)
         .map_err(|place| helm_storage::unreadable(revision, format!("its manifest is no YAML{place}")))?;
     let objects: Vec<Value> = fates.iter().map(|(object, _)| object.clone()).collect();
@@ -391,7 +391,7 @@ async fn examined(
                 );
                 return Err(Failure::usage(message)
                     .evidence("nothing was changed")
-                    .remedy(format!("take the ownerReferences out of it, or consent to its loss: cargo xtask --env {} layer {} --remove --allow-destroy=release,claim", context.env_name, plan.layer)));
+                    .remedy(format!("take the ownerReferences out of it, or consent to its loss: cargo xtask --env {} layer {} --remove --allow-destroy=release,claim", context.repo.env_name, plan.layer)));
             }
         }
     }
@@ -437,7 +437,7 @@ async fn deletes_its_claims(client: &Client, place: &Place) -> Result<bool, Fail
 fn tell(context: &Context, plans: &[Plan]) {
     for plan in plans {
         let name = &plan.revision.release;
-        let planned = |text: String| context.reporter.planned(name, text);
+        let planned = |text: String| context.run.reporter.planned(name, text);
         for (object, place) in &plan.goes {
             let place = place.namespace.as_ref().filter(|namespace| **namespace != plan.revision.namespace);
             planned(format!("delete {object}{}", place.map(|place| format!(" in {place}")).unwrap_or_default()));
@@ -543,7 +543,7 @@ async fn passed_over(
                 continue;
             }
         };
-        context.reporter.warn(&plan.revision.release, told);
+        context.run.reporter.warn(&plan.revision.release, told);
     }
     Ok(left)
 }
@@ -608,6 +608,7 @@ async fn let_go_of_claims(context: &Context, client: &Client, set: &Holder) -> R
     let written = written.map_err(|error| write_failed(&what, error))?;
     let generation = written.metadata.generation;
     context
+        .run
         .reporter
         .note(&set.name, "its claims stay when it goes: persistentVolumeClaimRetentionPolicy is Retain now");
     let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &set.namespace);
@@ -699,7 +700,7 @@ async fn tell_what_hangs(context: &Context, client: &Client, plan: &Plan, going:
         tokio::time::sleep(HANGS).await;
         for (place, words) in hanging(client, going).await.unwrap_or_default() {
             if words.contains(FINALIZERS) && told.insert(place) {
-                context.reporter.waiting(&plan.revision.release, words);
+                context.run.reporter.waiting(&plan.revision.release, words);
             }
         }
     }

@@ -27,8 +27,8 @@ use run_record::{Code, Exit, Failure, Step, StepKind};
 use target::{History, Intent, Maker, Move, Past, Refusal};
 
 pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Option<&str>) -> Result<(), Failure> {
-    if context.dry_run {
-        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    if context.run.dry_run {
+        let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let reader = Reader::new(context, &toolbox, instant::origin(context)?, args)?;
         let client = kubernetes::client(context).await?;
         let others = Others::look(context, &client).await;
@@ -36,7 +36,7 @@ pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Op
     }
     let lock = cluster::lock(context).await?;
     let lab = cluster::require_ready(context).await?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?;
     let client = kubernetes::client(context).await?;
     kubernetes::require(&client).await?;
@@ -93,7 +93,7 @@ async fn planned<'a>(
         let left = left_by_another(context, layer).filter(|left| to.is_none() && left.still_holds(&histories));
         if let Some(left) = &left {
             let text = format!("going on with the rollback to {}, which was stopped on its way", left.to);
-            context.reporter.note(&layer.name(), text);
+            context.run.reporter.note(&layer.name(), text);
         }
         let asked = to.map(|run| Maker::Run(run.to_owned())).or(left.map(|left| left.to));
         let decision = target::decide(&histories, asked.as_ref());
@@ -102,7 +102,7 @@ async fn planned<'a>(
         let (mut back, mut there) = (Vec::new(), Vec::new());
         for (index, (release, found)) in wanted.iter().zip(&decision.moves).enumerate() {
             let text = in_words(&histories, index, found, &decision.to.to_string(), now);
-            context.reporter.planned(&release.name, text);
+            context.run.reporter.planned(&release.name, text);
             if *found != Move::NotInstalled {
                 there.push(release.clone());
             }
@@ -112,7 +112,7 @@ async fn planned<'a>(
         }
         if back.is_empty() {
             let text = format!("nothing to roll back: it has what it had after {}", decision.to);
-            context.reporter.note(&layer.name(), text);
+            context.run.reporter.note(&layer.name(), text);
         }
         let built = Built::of(reader, layer).await?;
         let order = built.reversed(&wanted);
@@ -128,7 +128,7 @@ async fn planned<'a>(
 
 /// Where a rollback of this layer notes what it is about to do, while it does it.
 fn note(context: &Context, layer: &Layer) -> Utf8PathBuf {
-    context.state.path.join(format!("rollback-{}-{}.json", context.env_name, layer.name()))
+    context.run.state.path.join(format!("rollback-{}-{}.json", context.repo.env_name, layer.name()))
 }
 
 fn left_by_another(context: &Context, layer: &Layer) -> Option<Intent> {
@@ -191,10 +191,10 @@ fn in_words(histories: &[History], index: usize, found: &Move, target: &str, now
 }
 
 fn refused(context: &Context, layer: &Layer, refusal: &Refusal) -> Failure {
-    let (env, layer) = (&context.env_name, layer.name());
+    let (env, layer) = (&context.repo.env_name, layer.name());
     let history = |release: &str| {
         let (namespace, name) = release.split_once('/').unwrap_or(("", release));
-        format!("helm history {name} -n {namespace} --kube-context {}", context.kube_context)
+        format!("helm history {name} -n {namespace} --kube-context {}", context.site.kube_context)
     };
     let failure = match refusal {
         Refusal::NothingInstalled => {
@@ -234,7 +234,7 @@ async fn consent(context: &Context, client: &Client, plans: &[Plan<'_>]) -> Resu
             releases::consent_to_rollback(context, client, newest, *to).await?;
         }
     }
-    if all.is_empty() { Ok(()) } else { context.confirm(&all.join("; ")).await }
+    if all.is_empty() { Ok(()) } else { context.run.confirm(&all.join("; ")).await }
 }
 
 /// One release after the other: a failure is told and keeps no other from going back. Then
@@ -258,7 +258,7 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
             let _tidying = Interrupt::global().tidying();
             releases::settle(context, client, std::slice::from_ref(release)).await;
             if plan.back.len() > 1 && !stopped {
-                context.reporter.warn(&release.name, failure.to_string());
+                context.run.reporter.warn(&release.name, failure.to_string());
             }
         }
         results.push(result);
@@ -279,10 +279,10 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
     let name = plan.layer.name();
     let text = format!(
         "rolled back; its next run brings what the tree says again: cargo xtask --env {} layer {name}",
-        context.env_name
+        context.repo.env_name
     );
     if !failed && !plan.back.is_empty() {
-        context.reporter.note(&name, text);
+        context.run.reporter.note(&name, text);
     }
     results
 }
@@ -298,23 +298,23 @@ async fn roll_back(
     to: u32,
 ) -> Result<(), Failure> {
     let (context, layer) = (runner.context, plan.layer.name());
-    let log = context.log(&format!("{layer}-rollback-{}", release.name));
+    let log = context.run.log(&format!("{layer}-rollback-{}", release.name));
     let (number, timeout) = (to.to_string(), format!("{}s", plan.built.timeout(newest).as_secs()));
-    let words = target::description(to, &context.run_id);
+    let words = target::description(to, &context.run.id);
     let mut command = runner.toolbox.command_on("helm", context);
     command.args(["rollback", &release.name, &number, "--wait", "--timeout", &timeout, "--description", &words]);
-    command.args(["--namespace", &release.namespace, "--kube-context", &context.kube_context]);
+    command.args(["--namespace", &release.namespace, "--kube-context", &context.site.kube_context]);
     command.args(runner.args.force_conflicts.then_some("--force-conflicts"));
     let step = Step::new(StepKind::Helm, &release.name, format!("helm rollback to revision {to}"));
-    let step = context.reporter.step(step.of_layer(&layer).of_release(&release.name).logging_to(&log));
+    let step = context.run.reporter.step(step.of_layer(&layer).of_release(&release.name).logging_to(&log));
     command.envs(step.trace_context());
     let job = Job { command, log: &log, inherit: runner.lock.descriptor() };
-    let budgets = context.tree.layer_needs()?.retries;
+    let budgets = context.repo.tree.layer_needs()?.retries;
     let alone = std::slice::from_ref(release);
     let diagnosis = Diagnosis::begin(context, client, &layer, alone, &budgets, &log).await;
     let mut spent = Spent::default();
     let watch = diagnosis.watch(&budgets, &mut spent);
-    let ended = job.run(|line| context.reporter.progress(&format!("[{layer}] {line}")), watch).await;
+    let ended = job.run(|line| context.run.reporter.progress(&format!("[{layer}] {line}")), watch).await;
     let ended = ended.map_err(|failure| failure.log(&log))?;
     if !ended.status.success() {
         step.failed();

@@ -24,7 +24,7 @@ async fn observe(context: &Context, client: &Client, layer: &Layer, since: Times
     // The API server's times have whole seconds.
     let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
     let ours = ListParams::default().labels(&format!("owner=helm,layer={}", layer.name()));
-    let namespaces = context.tree.layer_needs().map(|needs| needs.namespaces_of(layer)).unwrap_or_default();
+    let namespaces = context.repo.tree.layer_needs().map(|needs| needs.namespaces_of(layer)).unwrap_or_default();
     let mut secrets = Vec::new();
     match Api::<Secret>::all(client.clone()).list_metadata(&ours).await {
         // Who may not see the whole cluster sees what layers.yaml says of the layer.
@@ -45,7 +45,7 @@ async fn observe(context: &Context, client: &Client, layer: &Layer, since: Times
             releases.push(name.clone());
         }
         if started >= since {
-            context.reporter.event(&Event::Release(ReleaseEvent {
+            context.run.reporter.event(&Event::Release(ReleaseEvent {
                 layer: layer.name(),
                 name,
                 namespace: secret.metadata.namespace.clone().unwrap_or_default(),
@@ -61,7 +61,7 @@ async fn observe(context: &Context, client: &Client, layer: &Layer, since: Times
     }
     for pod in &pods_anywhere(client, &instances, &namespaces).await? {
         if let Some(event) = pod_event(layer, pod).filter(|event| event.created >= since) {
-            context.reporter.event(&Event::Pod(event));
+            context.run.reporter.event(&Event::Pod(event));
         }
     }
     Ok(())

@@ -19,16 +19,16 @@ pub(crate) async fn check(
 ) -> Result<(), Failure> {
     let options = Options { target: endpoint(context, to), ..origin.options(context)? };
     let findings = interruptible(image_mirror::check(lock, &options)).await?;
-    let registry = to.unwrap_or(&context.env.registry.push);
+    let registry = to.unwrap_or(&context.repo.env.registry.push);
     complete(registry, &findings)?;
-    context.reporter.note("mirror", format!("all {} in {registry}", images(lock.images.len())));
+    context.run.reporter.note("mirror", format!("all {} in {registry}", images(lock.images.len())));
     Ok(())
 }
 
 /// Before a layer: the registry holds what the lock names.
 pub(crate) async fn require(context: &Context, origin: &Origin) -> Result<(), Failure> {
     let (_, findings) = findings(context, origin).await?;
-    complete(&context.env.registry.push, &findings)
+    complete(&context.repo.env.registry.push, &findings)
 }
 
 /// How many images the lock names, and what of it is not in the registry.

@@ -49,7 +49,7 @@ pub(crate) async fn load(context: &Context, names: &[&str]) -> Result<(), Failur
                 return Err(failure);
             }
             let why = failure.evidence.first().map(|line| format!(" ({line})")).unwrap_or_default();
-            context.reporter.warn(&id, format!("{}{why}; Docker will pull it itself", failure.message));
+            context.run.reporter.warn(&id, format!("{}{why}; Docker will pull it itself", failure.message));
         }
     }
     Ok(())
@@ -63,9 +63,9 @@ async fn load_one(context: &Context, origin: &Origin, id: &str) -> Result<(), Fa
         image = find(&origin.read_lock()?, id)?;
     }
     let engine = docker::info().await.map_err(|(fault, error)| docker::unavailable(fault, error))?;
-    let log = context.log("docker-load");
+    let log = context.run.log("docker-load");
     let step = Step::new(StepKind::Mirror, id, format!("loading {}", image.name())).logging_to(&log);
-    let step = context.reporter.step(step);
+    let step = context.run.reporter.step(step);
     let options = image_mirror::Options { kept, ..origin.options(context)? };
     let pipe = || -> std::io::Result<_> {
         let (reader, writer) = std::io::pipe()?;
@@ -75,7 +75,7 @@ async fn load_one(context: &Context, origin: &Origin, id: &str) -> Result<(), Fa
         pipe().map_err(|error| Failure::new(Code::Unknown, format!("cannot make a pipe to docker: {error}")))?;
     let mut command = docker::docker(["load"]);
     command.stdin(Stdio::from(reader));
-    let progress = Progress::new(&context.reporter);
+    let progress = Progress::new(&context.run.reporter);
     let mut moved = 0;
     let stop = async {
         let written = image_mirror::archive(&image, &engine.platform, &options, &progress, &mut writer);

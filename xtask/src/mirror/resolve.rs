@@ -32,7 +32,7 @@ pub(crate) async fn resolve(
     subset.images.retain(|image| ids.is_empty() || ids.contains(&image.id));
     let template = ImagesLock::unresolved(&listed);
     let options = Options { kept: kept.clone(), ..origin.options(context)? };
-    let progress = Progress::new(&context.reporter);
+    let progress = Progress::new(&context.run.reporter);
     let fresh = interruptible(image_mirror::resolve(&subset, old.as_ref(), &options, &progress)).await?;
     drop(progress);
     // Another run may have resolved other images meanwhile: from here on they take turns.
@@ -53,7 +53,7 @@ pub(crate) async fn resolve(
             (after, before.map(|before| &before.target_digest) != after.map(|after| &after.target_digest))
         {
             let digest = |digest: Option<&Digest>| digest.map_or("unresolved".to_owned(), ToString::to_string);
-            context.reporter.note(
+            context.run.reporter.note(
                 &image.id,
                 format!(
                     "{} -> {}",
@@ -63,8 +63,8 @@ pub(crate) async fn resolve(
             );
         }
     }
-    if context.dry_run {
-        context.reporter.planned("mirror", format!("write {path}"));
+    if context.run.dry_run {
+        context.run.reporter.planned("mirror", format!("write {path}"));
         return Ok(());
     }
     lock.write(path).map_err(failure)

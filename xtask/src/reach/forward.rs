@@ -87,9 +87,9 @@ pub async fn forward(
     ports: &[(Port, Option<u16>)],
 ) -> Result<(), Failure> {
     let (namespace, name) = (&openable.namespace, &openable.name);
-    let toolbox = tools::ensure(&context.tree, &["kubectl"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["kubectl"], &context.run.reporter).await?;
     let plain: Vec<Port> = ports.iter().map(|(port, _)| port.clone()).collect();
-    let log = context.log(&format!("open-{name}"));
+    let log = context.run.log(&format!("open-{name}"));
     let (mut locals, mut stood, mut failures) = (None::<Vec<u16>>, false, 0);
     let (mut pause, mut waiting) = (FIRST_PAUSE, false);
     loop {
@@ -109,7 +109,7 @@ pub async fn forward(
             not_now => {
                 if !std::mem::replace(&mut waiting, true) {
                     let why = not_now.err().map_or("no pod of it is ready".to_owned(), |failure| failure.to_string());
-                    context.reporter.waiting(name, format!("{why}: it is forwarded as soon as one is"));
+                    context.run.reporter.waiting(name, format!("{why}: it is forwarded as soon as one is"));
                 }
                 Interrupt::global().or(tokio::time::sleep(READY)).await?;
                 continue;
@@ -127,7 +127,7 @@ pub async fn forward(
         let on_listening = || {
             listening.set(true);
             match stood {
-                true => context.reporter.note(name, format!("forwarded again, to pod/{pod_name}")),
+                true => context.run.reporter.note(name, format!("forwarded again, to pod/{pod_name}")),
                 false => say(context, openable, ports, &chosen),
             }
         };
@@ -145,7 +145,7 @@ pub async fn forward(
             stood = true;
             locals = Some(chosen);
             (failures, pause) = (0, FIRST_PAUSE);
-            context.reporter.waiting(name, format!("the connection to pod/{pod_name} ended ({})", over.why));
+            context.run.reporter.waiting(name, format!("the connection to pod/{pod_name} ended ({})", over.why));
         } else {
             failures += 1;
             if !stood && (failures >= ATTEMPTS || is_final(&over.why)) {
@@ -184,16 +184,16 @@ fn say(context: &Context, openable: &Openable, ports: &[(Port, Option<u16>)], lo
     for ((port, asked), local) in ports.iter().zip(locals) {
         let address = with_scheme(port.scheme, &format!("127.0.0.1:{local}"));
         let service = format!("{}/{}:{}", openable.namespace, openable.name, port.number);
-        if context.json {
+        if context.run.json {
             let Openable { namespace, name, .. } = openable;
             let line =
                 serde_json::json!({"address": address, "namespace": namespace, "service": name, "port": port.number});
-            context.reporter.data(&line.to_string());
+            context.run.reporter.data(&line.to_string());
             continue;
         }
         let other = *local != port.number && asked.is_none();
         let other = if other { format!("   ({} is taken here)", port.number) } else { String::new() };
-        context.reporter.data(&format!("{address} → {service}{other}"));
+        context.run.reporter.data(&format!("{address} → {service}{other}"));
     }
 }
 
@@ -242,7 +242,7 @@ fn refused(context: &Context, openable: &Openable, why: &str) -> Failure {
     match failure.code {
         Code::Forbidden => failure.remedy(format!(
             "kubectl --context {} auth can-i create pods/portforward -n {namespace}",
-            context.kube_context
+            context.site.kube_context
         )),
         Code::PortTaken => failure.remedy(format!("cargo xtask open {namespace}/{name} --port LOCAL:PORT")),
         _ => failure.remedy("cargo xtask checklist"),

@@ -52,7 +52,7 @@ pub fn require_installed(
     for release in releases {
         let is_it = |found: &Revision| found.release == release.name && found.namespace == release.namespace;
         if !stored.iter().any(|(revision, _)| is_it(revision)) {
-            context.reporter.note(&release.name, format!("not installed in {}", release.namespace));
+            context.run.reporter.note(&release.name, format!("not installed in {}", release.namespace));
         }
     }
     if !stored.is_empty() {
@@ -106,7 +106,13 @@ impl<'a> Lines<'a> {
 
     /// Prints a line; whether anybody still reads.
     async fn print(&self, container: &Container, line: &str) -> bool {
-        self.context.reporter.data(&shown(container, line, self.prefixed.get(), self.context.json, self.on_github));
+        self.context.run.reporter.data(&shown(
+            container,
+            line,
+            self.prefixed.get(),
+            self.context.run.json,
+            self.on_github,
+        ));
         loop {
             match printer::data_behind() {
                 None => {
@@ -143,7 +149,7 @@ pub async fn show(
     belongings: &Belongings<'_>,
 ) -> Result<(), Failure> {
     let (lines, found, what) = (Lines::new(context), belongings.pods().await?, &asked.what);
-    found.unclear.iter().for_each(|why| context.reporter.warn("logs", why));
+    found.unclear.iter().for_each(|why| context.run.reporter.warn("logs", why));
     if found.pods.is_empty() && !found.unclear.is_empty() {
         return Err(Failure::new(Code::Forbidden, format!("{what}: whether there are pods of it cannot be said"))
             .evidence(found.unclear.join("; ")));
@@ -153,7 +159,7 @@ pub async fn show(
     for (pod, container) in &chosen {
         match pod_log::standing(pod, container) {
             Standing::NotStarted(why) => {
-                context.reporter.note(&container.pod, format!("{} has not started: {why}", container.name));
+                context.run.reporter.note(&container.pod, format!("{} has not started: {why}", container.name));
             }
             _ if asked.previous && !pod_log::has_previous(pod, container) => {}
             _ => logs.push(container),
@@ -228,7 +234,7 @@ pub async fn follow(
     belongings: &Belongings<'_>,
 ) -> Result<(), Failure> {
     let (lines, found) = (Lines::new(context), belongings.pods().await?);
-    found.unclear.iter().for_each(|why| context.reporter.warn("logs", why));
+    found.unclear.iter().for_each(|why| context.run.reporter.warn("logs", why));
     // Nothing from before this is asked for again where nothing came yet.
     let now = kubernetes::server_time(client).await?;
     let mut unclear: BTreeSet<String> = found.unclear.into_iter().collect();
@@ -240,7 +246,7 @@ pub async fn follow(
     });
     let watching = futures_util::future::join_all(watches);
     if found.pods.is_empty() {
-        context.reporter.waiting("logs", "there is no pod of it yet");
+        context.run.reporter.waiting("logs", "there is no pod of it yet");
     }
     let known: RefCell<BTreeMap<String, watch::Sender<Option<Pod>>>> = RefCell::default();
     let mut following: FuturesUnordered<Following<'_>> = FuturesUnordered::new();
@@ -287,7 +293,7 @@ pub async fn follow(
                             Ok(_) => continue,
                         };
                         if unclear.insert(why.clone()) {
-                            context.reporter.warn("logs", why);
+                            context.run.reporter.warn("logs", why);
                         }
                     }
                 },
@@ -298,7 +304,7 @@ pub async fn follow(
                 }
                 Seen::Refused(what, why) => {
                     let text = format!("pods that start later are not followed: {what} may not be watched: {why}");
-                    context.reporter.warn("logs", text);
+                    context.run.reporter.warn("logs", text);
                 }
                 Seen::Event(_) | Seen::Silent(_) => {}
             },
@@ -367,7 +373,7 @@ async fn follow_one(
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
                     let text = format!("{}: {}: it is asked again", container.name, kubernetes::in_words(&error));
-                    context.reporter.waiting(&container.pod, text);
+                    context.run.reporter.waiting(&container.pod, text);
                 }
             }
         }

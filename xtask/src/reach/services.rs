@@ -141,7 +141,7 @@ fn host_address(mapping: &Mapping) -> String {
 /// # Errors
 /// Those of reading the tree and the cluster.
 pub async fn of_tree(context: &Context, client: &Client) -> Result<Vec<Openable>, Failure> {
-    let wanted = helmfile::releases(context, &context.tree.layers()?).await?;
+    let wanted = helmfile::releases(context, &context.repo.tree.layers()?).await?;
     let wanted: BTreeSet<(String, String)> =
         wanted.into_iter().map(|release| (release.namespace, release.name)).collect();
     let helms = ListParams::default().labels("app.kubernetes.io/managed-by=Helm");
@@ -168,7 +168,7 @@ async fn listed(context: &Context, client: &Client, parameters: &ListParams) -> 
         found => return found.map(|list| list.items).map_err(|error| read_failed("the services", error)),
     }
     let mut services = Vec::new();
-    for namespace in context.tree.layer_needs()?.all_namespaces() {
+    for namespace in context.repo.tree.layer_needs()?.all_namespaces() {
         let found = Api::<Service>::namespaced(client.clone(), &namespace).list(parameters).await;
         let found = found.map_err(|error| read_failed(&format!("the services of {namespace}"), error))?;
         services.extend(found.items);
@@ -179,7 +179,7 @@ async fn listed(context: &Context, client: &Client, parameters: &ListParams) -> 
 /// The ports of this machine that k3d maps to the nodes; none of a shared cluster, nor where
 /// they are published on another machine than this (a container with its host's Docker).
 pub fn mapped(context: &Context) -> Result<Vec<Mapping>, Failure> {
-    let config = context.k3d_config()?.filter(|_| context.inside.is_none());
+    let config = context.repo.k3d_config()?.filter(|_| context.site.inside.is_none());
     let ports = config.into_iter().flat_map(|config| config.simple.ports);
     Ok(ports.filter_map(|port| Mapping::parse(&port.port)).collect())
 }

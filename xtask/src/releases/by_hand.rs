@@ -25,7 +25,7 @@ pub async fn tell(context: &Context, client: &Client, wanted: &[Release]) {
             "{manager} has set {}, which the tree does not name: it stays; remove it by hand, or put it into the tree",
             shortened(&fields)
         );
-        context.reporter.warn(&object, text);
+        context.run.reporter.warn(&object, text);
     }
 }
 

@@ -158,7 +158,7 @@ pub async fn show(context: &Context, client: &Client, words: &[String]) -> Resul
     sort(&mut revisions);
     for (namespace, name) in &wanted {
         if !revisions.iter().any(|found| found.namespace == *namespace && found.release == *name) {
-            context.reporter.note(name, format!("not installed in {namespace}: there is no revision of it"));
+            context.run.reporter.note(name, format!("not installed in {namespace}: there is no revision of it"));
         }
     }
     let now = if revisions.is_empty() { Timestamp::now() } else { server_time(client).await? };
@@ -168,11 +168,11 @@ pub async fn show(context: &Context, client: &Client, words: &[String]) -> Resul
     let told = helm_storage::told(client, revisions).await?;
     let rows = rows(&told, &records, now);
     let text = table(&rows);
-    if context.json {
-        context.reporter.data(&serde_json::to_string(&rows).unwrap_or_default());
+    if context.run.json {
+        context.run.reporter.data(&serde_json::to_string(&rows).unwrap_or_default());
         return Ok(());
     }
-    context.reporter.data(if rows.is_empty() { "there is no release" } else { &text });
+    context.run.reporter.data(if rows.is_empty() { "there is no release" } else { &text });
     Ok(())
 }
 
@@ -188,7 +188,8 @@ fn record(context: &Context, run: &str) -> Option<Recorded> {
     if !super::is_recorded(context, run) {
         return None;
     }
-    let (mut text, end, _) = bounds::ends(&context.state.runs().join(run).join("record.jsonl"), RECORD, RECORD).ok()?;
+    let (mut text, end, _) =
+        bounds::ends(&context.run.state.runs().join(run).join("record.jsonl"), RECORD, RECORD).ok()?;
     text.extend(end);
     Some(read(&String::from_utf8_lossy(&text)))
 }

@@ -20,7 +20,7 @@ use crate::world::release::Release;
 /// `usage` for a word that names neither a layer nor a release, with what there is, and for one
 /// that names several releases; those of reading the tree and Helm's storage.
 pub async fn named(context: &Context, client: &Client, words: &[String]) -> Result<Vec<Release>, Failure> {
-    let all = context.tree.layers()?;
+    let all = context.repo.tree.layers()?;
     let (mut of, mut names) = (Vec::new(), Vec::new());
     for word in words {
         match layers::select(&all, std::slice::from_ref(word)) {

@@ -191,7 +191,7 @@ pub(crate) async fn watch_over(
         match decide(revision.status, &owner, age(revision, now), after) {
             Plan::HalfUninstalled => {
                 let text = format!("revision {} is half uninstalled, and nobody works on it", revision.revision);
-                context.reporter.note(&revision.release, text);
+                context.run.reporter.note(&revision.release, text);
             }
             plan => drop(treat(context, client, revision, plan, &owner, now).await?),
         }

@@ -51,7 +51,7 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
     if which::which("docker").is_ok() {
         require_here(docker::endpoint().await, unavailable(error.clone()))?;
     }
-    let reporter = &context.reporter;
+    let reporter = &context.run.reporter;
     let installed = which::which("dockerd").is_ok();
     let what = if installed {
         "start Docker Engine (dockerd)"
@@ -59,14 +59,15 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
         "install Docker Engine (apt package docker.io) and start it"
     };
     reporter.note("docker", format!("no engine is running here ({error})"));
-    if context.dry_run {
+    if context.run.dry_run {
         reporter.planned("docker", what);
         return Err(unavailable(error));
     }
-    context.confirm(what).await?;
+    context.run.confirm(what).await?;
     if !installed {
-        let step = reporter
-            .step(Step::new(StepKind::Engine, "docker", "installing Docker Engine").logging_to(&context.log("apt")));
+        let step = reporter.step(
+            Step::new(StepKind::Engine, "docker", "installing Docker Engine").logging_to(&context.run.log("apt")),
+        );
         // A killed installation leaves packages unpacked but not configured.
         apt(context, "dpkg", &["--configure", "-a"]).await?;
         apt(context, "apt-get", &["update"]).await?;
@@ -96,7 +97,7 @@ const COMES_UP: Duration = Duration::from_secs(90);
 /// Waits for the engine that a dev container starts beside this process.
 async fn come_up(context: &Context, error: String) -> Result<EngineInfo, Failure> {
     const EVERY: Duration = Duration::from_millis(500);
-    let reporter = &context.reporter;
+    let reporter = &context.run.reporter;
     let bound = COMES_UP.as_secs();
     reporter.waiting("docker", format!("{error}: waiting at most {bound} s for the dev container's engine to come up"));
     let step = reporter.step(Step::new(StepKind::Engine, "docker", "waiting for Docker Engine"));
@@ -147,8 +148,9 @@ fn require_here(endpoint: Result<String, Failure>, away: Failure) -> Result<(), 
 async fn apt(context: &Context, program: &str, arguments: &[&str]) -> Result<(), Failure> {
     let mut command = process::command(program);
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    let log = context.log("apt");
-    let ended = Job { command, log: &log, inherit: None }.run_to_end(|line| context.reporter.progress(line)).await?;
+    let log = context.run.log("apt");
+    let ended =
+        Job { command, log: &log, inherit: None }.run_to_end(|line| context.run.reporter.progress(line)).await?;
     if ended.status.success() {
         return Ok(());
     }
@@ -179,7 +181,7 @@ async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure
     }
     let mut command = std::process::Command::new("dockerd");
     if wrapper {
-        let source = context.tree.path("infra/docker/engine/runc-without-sys-resource");
+        let source = context.repo.tree.path("infra/docker/engine/runc-without-sys-resource");
         install_executable(source.as_std_path(), std::path::Path::new(WRAPPER)).map_err(io)?;
         command.arg(format!("--add-runtime=ameide={WRAPPER}")).arg("--default-runtime=ameide");
     }

@@ -49,7 +49,7 @@ pub async fn releases(context: &Context, layers: &[Layer]) -> Result<Vec<WantedR
     if missing.is_empty() {
         return Ok(wanted);
     }
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let asked = missing.iter().map(|layer| ask(context, &toolbox, layer));
     let answers = futures_util::future::try_join_all(asked).await?;
     for (layer, releases) in missing.iter().zip(answers) {
@@ -69,7 +69,7 @@ struct Kept {
 }
 
 fn kept(context: &Context, layer: &Layer) -> Utf8PathBuf {
-    context.state.path.join(format!("wanted-{}-{}.json", context.env_name, layer.name()))
+    context.run.state.path.join(format!("wanted-{}-{}.json", context.repo.env_name, layer.name()))
 }
 
 fn read(path: &Utf8PathBuf, key: &str) -> Option<Vec<WantedRelease>> {
@@ -80,13 +80,13 @@ fn read(path: &Utf8PathBuf, key: &str) -> Option<Vec<WantedRelease>> {
 /// Everything below infra/kubernetes but the charts (they decide what a release
 /// holds, never whether there is one), and Helmfile's version.
 fn key(context: &Context) -> Result<String, Failure> {
-    let root = context.tree.path("infra/kubernetes");
+    let root = context.repo.tree.path("infra/kubernetes");
     let mut hash = Sha256::new();
     let charts = root.join("charts");
     let mut files = digest::files_below(&root)?;
     files.retain(|path| !path.starts_with(&charts));
     digest::update(&mut hash, &root, &files)?;
-    hash.update(std::fs::read(context.tree.path("infra/tools/helmfile/go.mod")).unwrap_or_default());
+    hash.update(std::fs::read(context.repo.tree.path("infra/tools/helmfile/go.mod")).unwrap_or_default());
     Ok(digest::short(hash))
 }
 
@@ -95,9 +95,9 @@ fn key(context: &Context) -> Result<String, Failure> {
 /// are about releases alone, and the tree's own lock is read for them.
 pub(crate) fn command(context: &Context, toolbox: &Toolbox, layer: &Layer) -> tokio::process::Command {
     let mut command = toolbox.command_on("helmfile", context);
-    command.current_dir(&context.tree.root);
-    command.args(["--file", layer.path.as_str(), "--environment", &context.env_name]);
-    command.args(["--kube-context", &context.kube_context]);
+    command.current_dir(&context.repo.tree.root);
+    command.args(["--file", layer.path.as_str(), "--environment", &context.repo.env_name]);
+    command.args(["--kube-context", &context.site.kube_context]);
     command.args(["--helm-binary", toolbox.path("helm").as_str(), "--no-color"]);
     command
 }
@@ -124,7 +124,7 @@ fn unreadable(context: &Context, layer: &Layer, arguments: &[&str], evidence: St
     Failure::new(Code::RenderFailed, format!("Helmfile cannot read {}", layer.path)).evidence(evidence).remedy(format!(
         "helmfile -f {} -e {} {}",
         layer.path,
-        context.env_name,
+        context.repo.env_name,
         arguments.join(" ")
     ))
 }
@@ -157,7 +157,7 @@ pub(crate) const HELMS_TIMEOUT: Duration = Duration::from_secs(300);
 /// # Errors
 /// `render-failed` where Helmfile cannot read the layer.
 pub async fn timeout(context: &Context, revision: &Revision) -> Result<Option<Duration>, Failure> {
-    let layers = context.tree.layers()?;
+    let layers = context.repo.tree.layers()?;
     let stamped = layers.iter().find(|layer| revision.layer.as_ref() == Some(&layer.name()));
     let layer = match stamped {
         Some(layer) => layer.name(),
@@ -171,7 +171,7 @@ pub async fn timeout(context: &Context, revision: &Revision) -> Result<Option<Du
         }
     };
     let Some(layer) = layers.iter().find(|known| known.name() == layer) else { return Ok(None) };
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let built = helmfile(context, &toolbox, layer, &["build"]).await?;
     Ok(timeout_in(&built, revision))
 }

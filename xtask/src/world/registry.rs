@@ -21,11 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The environment's registry, or another one by its name.
 pub(crate) fn endpoint(context: &Context, named: Option<&str>) -> Endpoint {
-    let settings = &context.env.registry;
-    let ca = settings.ca.as_ref().map(|path| context.tree.path(path.as_str()));
+    let settings = &context.repo.env.registry;
+    let ca = settings.ca.as_ref().map(|path| context.repo.tree.path(path.as_str()));
     match named {
         Some(host) => Endpoint { ca, ..Endpoint::named(host) },
-        None => Endpoint { host: context.registry_host.clone(), plain_http: settings.plain_http, ca, anonymous: false },
+        None => {
+            Endpoint { host: context.site.registry_host.clone(), plain_http: settings.plain_http, ca, anonymous: false }
+        }
     }
 }
 
@@ -38,7 +40,7 @@ pub(crate) fn options(context: &Context) -> Result<Options, Failure> {
     options.credentials.docker_config = Credentials::docker_config_path(variable);
     options.credentials.docker_auth_config = variable("DOCKER_AUTH_CONFIG").map(image_mirror::AuthConfig);
     options.proxies = proxies::named()?;
-    if context.env.cluster.k3d.is_some() {
+    if context.repo.env.cluster.k3d.is_some() {
         // It is on this machine or on the cluster's network, where no proxy reaches.
         let (authority, _) = options.target.parts().map_err(failure)?;
         options.proxies = options.proxies.never_for(authority.host());
@@ -48,7 +50,7 @@ pub(crate) fn options(context: &Context) -> Result<Options, Failure> {
         options.credentials.accounts = BTreeMap::from([(docker_hub::NAME.to_owned(), account)]);
     }
     // Pods know ours by another name.
-    let pull = context.env.registry.pull.clone();
+    let pull = context.repo.env.registry.pull.clone();
     options.sources = BTreeMap::from([(pull, options.target.clone())]);
     Ok(options)
 }
@@ -106,11 +108,11 @@ pub(crate) fn failure(error: image_mirror::Error) -> Failure {
 /// Where the registry is asked for its health: `K3D_REGISTRY_HEALTHCHECK_URL`, else
 /// its catalog by the name that this machine pushes to.
 fn health_url(context: &Context) -> String {
-    let scheme = if context.env.registry.plain_http { "http" } else { "https" };
+    let scheme = if context.repo.env.registry.plain_http { "http" } else { "https" };
     std::env::var("K3D_REGISTRY_HEALTHCHECK_URL")
         .ok()
         .filter(|url| !url.is_empty())
-        .unwrap_or_else(|| format!("{scheme}://{}/v2/_catalog", context.registry_host))
+        .unwrap_or_else(|| format!("{scheme}://{}/v2/_catalog", context.site.registry_host))
 }
 
 /// Asks the environment's registry once for its health. One that wants another account
