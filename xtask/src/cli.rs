@@ -167,7 +167,7 @@ impl Command {
 }
 
 pub async fn dispatch(context: &Context, command: &Command) -> Result<Done, Failure> {
-    carry_out(context, command).await.map_err(|failure| remedy::fitting(context, failure))
+    carry_out(context, command).await.map_err(|failure| remedy::fitting(&context.repo, &context.site, failure))
 }
 
 async fn carry_out(context: &Context, command: &Command) -> Result<Done, Failure> {
@@ -181,7 +181,7 @@ async fn carry_out(context: &Context, command: &Command) -> Result<Done, Failure
         Command::Logs(args) => logs::run(context, args).await,
         Command::Open(args) => open::run(context, args).await,
         Command::Checklist(args) => checklist::run(context, args).await,
-        Command::Report(args) => report::run(context, args).await,
+        Command::Report(args) => report::run(&context.run, args).await,
         Command::Tools(args) => tools::run(context, args).await,
         Command::Doctor => doctor::run(context).await,
         Command::Lab => lab::run(context).await,

@@ -33,7 +33,8 @@ use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 
 use crate::diagnosis::retry::Spent;
 use crate::repo::needs::Budgets;
-use crate::run::context::Context;
+use crate::run::Run;
+use crate::run::context::{Context, Site};
 use crate::world::release::Release;
 use crate::world::{helm_storage, kubernetes};
 use helm_errors::{Conflict, Said, Statement};
@@ -120,8 +121,8 @@ impl<'a> Diagnosis<'a> {
         let mut start = Vec::new();
         for namespace in &namespaces {
             let (pods, events) = futures_util::future::join(
-                begin_pods(context, client, namespace, &mut tracker),
-                begin_events(context, client, namespace),
+                begin_pods(&context.run, &context.site, client, namespace, &mut tracker),
+                begin_events(&context.run, &context.site, client, namespace),
             )
             .await;
             start.push(Start { namespace: namespace.clone(), pods, events });
@@ -362,7 +363,7 @@ impl<'a> Diagnosis<'a> {
             tracker.standing().into_iter().find(|sighting| sighting.rule.code == Code::RegistryRateLimited).cloned()
         };
         let Some(sighting) = standing else { return Ok(None) };
-        let limit = crate::diagnosis::retry::limit(&sighting.message, self.context).await;
+        let limit = crate::diagnosis::retry::limit(&sighting.message, &self.context.repo, &self.context.site).await;
         match spent.rate_limit(&budgets.rate_limit, limit.wait) {
             Some(next) => {
                 self.context.run.reporter.event(&run_record::Event::Retry {
@@ -789,27 +790,27 @@ fn cannot_watch(what: &str, answer: &str) -> String {
 
 /// Where the watch of pods begins. None where it is not allowed; empty where they have
 /// to be listed once the API answers.
-async fn begin_pods(context: &Context, client: &Client, namespace: &str, tracker: &mut Tracker) -> Option<String> {
+async fn begin_pods(run: &Run, site: &Site, client: &Client, namespace: &str, tracker: &mut Tracker) -> Option<String> {
     match Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await {
         Ok(pods) => {
             pods.items.iter().for_each(|pod| tracker.remember(pod));
             Some(pods.metadata.resource_version.unwrap_or_default())
         }
-        Err(error) => begin_failed(context, &format!("pods in {namespace}"), error),
+        Err(error) => begin_failed(run, site, &format!("pods in {namespace}"), error),
     }
 }
 
-async fn begin_events(context: &Context, client: &Client, namespace: &str) -> Option<String> {
+async fn begin_events(run: &Run, site: &Site, client: &Client, namespace: &str) -> Option<String> {
     match Api::<Event>::namespaced(client.clone(), namespace).list_metadata(&ListParams::default().limit(1)).await {
         Ok(events) => Some(events.metadata.resource_version.unwrap_or_default()),
-        Err(error) => begin_failed(context, &format!("events in {namespace}"), error),
+        Err(error) => begin_failed(run, site, &format!("events in {namespace}"), error),
     }
 }
 
-fn begin_failed(context: &Context, what: &str, error: kube::Error) -> Option<String> {
+fn begin_failed(run: &Run, site: &Site, what: &str, error: kube::Error) -> Option<String> {
     match error {
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
-            context.run.reporter.warn(&context.site.kube_context, cannot_watch(what, &status.message));
+            run.reporter.warn(&site.kube_context, cannot_watch(what, &status.message));
             None
         }
         _ => Some(String::new()),

@@ -189,7 +189,7 @@ pub(crate) async fn drifts(context: &Context, client: &Client, layers: &[Layer])
 pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<usize, Failure> {
     let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let args = Args::default();
-    let reader = Reader::new(context, &toolbox, lab::origin(context, lab), &args)?;
+    let reader = Reader::new(context, &toolbox, lab::origin(&context.repo, lab), &args)?;
     let client = match kubernetes::client(context).await {
         Ok(client) if kubernetes::ready(&client).await.is_ok() => Some(client),
         _ => None,
@@ -240,7 +240,7 @@ impl<'a> Runner<'a> {
         lock: &'a ClusterLock,
         args: &'a Args,
     ) -> Result<Self, Failure> {
-        let reader = Reader::new(context, toolbox, lab::origin(context, lab), args)?;
+        let reader = Reader::new(context, toolbox, lab::origin(&context.repo, lab), args)?;
         let (tests, pull_secret) = (Semaphore::new(TESTS_AT_ONCE), Mutex::default());
         Ok(Self { context, toolbox, lab, lock, args, plan: None, reader, tests, pull_secret })
     }
@@ -316,7 +316,7 @@ impl<'a> Runner<'a> {
         let (since, started) = (jiff::Timestamp::now(), Instant::now());
         let result = self.run_layer(client, layer).await;
         let took = started.elapsed();
-        timeline::record(self.context, client, layer, since).await;
+        timeline::record(&self.context.run, &self.context.repo, client, layer, since).await;
         if let Err(failure) = &result {
             self.context.run.reporter.event(&Event::LayerFailed { layer: layer.name(), code: failure.code, took });
         }
@@ -365,7 +365,7 @@ impl<'a> Runner<'a> {
         let (syncing, mut testing) = (of(Action::Sync), of(Action::Test));
         let mut baselines = Vec::new();
         if let Some(sight) = &sight {
-            instant::tell(self.context, layer, sight, self.args);
+            instant::tell(&self.context.run, layer, sight, self.args);
         }
         if !syncing.is_empty() || (sight.is_none() && self.plan.is_none()) {
             let step = reporter.step(Step::new(StepKind::Preflight, &name, "preflight").of_layer(&name));
@@ -375,15 +375,15 @@ impl<'a> Runner<'a> {
             step.done();
             if let Some(need) = &self.context.repo.tree.layer_needs()?.pull_secret {
                 let _one = self.pull_secret.lock().await;
-                pull_secret::ensure(self.context, client, need).await?;
+                pull_secret::ensure(&self.context.run, &self.context.repo, client, need).await?;
             }
             releases::watch_over(self.context, client, &wanted).await?;
-            releases::consent_to_uninstalls(self.context, client, &wanted).await?;
-            releases::consent_to_upgrades(self.context, client, &wanted, &manifests).await?;
+            releases::consent_to_uninstalls(&self.context.run, client, &wanted).await?;
+            releases::consent_to_upgrades(&self.context.run, client, &wanted, &manifests).await?;
             // Of what is known to be as Helm left it nobody holds a field.
             let known = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.is_untouched(release));
             let touched: Vec<Release> = syncing.iter().filter(|release| !known(release)).cloned().collect();
-            handback::give_back(self.context, client, &touched).await?;
+            handback::give_back(&self.context.run, client, &touched).await?;
             if !self.args.force_conflicts {
                 conflicts::refuse(client, reader, layer, &touched).await?;
             }
@@ -396,7 +396,7 @@ impl<'a> Runner<'a> {
                 if let Some(look) = &look {
                     baselines = look::baselines(look, &syncing, sight.as_ref()).await;
                 }
-                releases::by_hand::tell(self.context, client, &wanted).await;
+                releases::by_hand::tell(&self.context.run, client, &wanted).await;
             }
         }
         if !self.args.skip_tests {
@@ -423,7 +423,7 @@ impl<'a> Runner<'a> {
             let lock = bytes(&self.reader.origin)?;
             Look::open(self.context, client, lock).await
         };
-        opened.await.map_err(|failure| instant::cannot(self.context, &failure)).ok()
+        opened.await.map_err(|failure| instant::cannot(&self.context.run, &failure)).ok()
     }
 
     /// Leaves what the next run compares with: for what was synced or tested now, and for
@@ -514,7 +514,7 @@ impl<'a> Runner<'a> {
                 // What another run has by now is that run's to settle.
                 if Interrupt::global().check().map_err(|cause| cause.code) != Err(Code::LockLost) {
                     let _tidying = Interrupt::global().tidying();
-                    releases::settle(self.context, client, wanted).await;
+                    releases::settle(&self.context.run, &self.context.site, client, wanted).await;
                 }
                 let mut failure = failure;
                 if !stopped {
@@ -604,7 +604,7 @@ impl<'a> Runner<'a> {
             .map_err(|failure| failure.log(&log))?;
         if !ended.status.success() {
             step.failed();
-            releases::wait_for_helm(self.context, wanted).await?;
+            releases::wait_for_helm(&self.context.run, &self.context.site, wanted).await?;
             return Err(diagnosis.explain(&ended.tail).await.log(log));
         }
         step.done();
@@ -693,7 +693,7 @@ pub(crate) async fn examined(
     let mut sight = match look.listed(layer, wanted).await {
         Ok(sight) => sight,
         Err(failure) => {
-            instant::cannot(reader.context, &failure);
+            instant::cannot(&reader.context.run, &failure);
             return None;
         }
     };
@@ -703,7 +703,7 @@ pub(crate) async fn examined(
                 let fresh = record::digests(&fresh);
                 sight.releases.iter_mut().for_each(|found| found.rendered(&fresh));
             }
-            Err(failure) => instant::cannot(reader.context, &failure),
+            Err(failure) => instant::cannot(&reader.context.run, &failure),
         }
     }
     Some(sight)

@@ -25,8 +25,10 @@ use kube::api::{Api, PostParams};
 use serde::Serialize;
 
 use crate::host;
+use crate::repo::Repo;
+use crate::run::Run;
 use crate::run::consent::{self, Consent};
-use crate::run::context::Context;
+use crate::run::context::{Context, Site};
 use crate::run::wait;
 use crate::world::kubernetes::{server_time, write_failed};
 use crate::world::process::Job;
@@ -114,7 +116,7 @@ pub async fn repair(
 ) -> Result<(), Failure> {
     let reporter = &context.run.reporter;
     if let Some(name) = uninstall {
-        let newest = find(context, client, name).await?;
+        let newest = find(&context.run, &context.repo, client, name).await?;
         let stored = stored(client, &newest).await?;
         for line in objects(&stored) {
             reporter.planned(&newest.release, format!("delete {line}"));
@@ -127,7 +129,7 @@ pub async fn repair(
         return uninstall_release(context, lock, &newest, &consent).await;
     }
     if let [name, revision] = rollback {
-        let newest = find(context, client, name).await?;
+        let newest = find(&context.run, &context.repo, client, name).await?;
         let number: u32 = revision.parse().map_err(|_| {
             Failure::usage(format!("--rollback {name} {revision:?}: expected the number of a revision"))
         })?;
@@ -141,11 +143,11 @@ pub async fn repair(
             reporter.planned(&newest.release, format!("roll back to revision {number}"));
             return Ok(());
         }
-        consent_to_rollback(context, client, &newest, number).await?;
+        consent_to_rollback(&context.run, client, &newest, number).await?;
         context.run.confirm(&format!("roll release {} back to revision {number}", newest.release)).await?;
         return helm(context, lock, &newest, &["rollback", &newest.release, &number.to_string(), "--wait"]).await;
     }
-    let found = stuck(every(context, client).await?);
+    let found = stuck(every(&context.run, &context.repo, client).await?);
     let (repaired, result) = treat_all(context, client, others, &found, older_than).await;
     reporter.note("releases", format!("{repaired} repaired"));
     result
@@ -153,15 +155,15 @@ pub async fn repair(
 
 /// The newest revision of every release; of those in the tree's namespaces, where the
 /// whole cluster may not be listed.
-async fn every(context: &Context, client: &Client) -> Result<Vec<(Revision, Stored)>, Failure> {
+async fn every(run: &Run, repo: &Repo, client: &Client) -> Result<Vec<(Revision, Stored)>, Failure> {
     match newest(client, None).await {
         Err(failure) if failure.code == Code::Forbidden => {
-            let namespaces = context.repo.tree.layer_needs()?.all_namespaces();
+            let namespaces = repo.tree.layer_needs()?.all_namespaces();
             if namespaces.is_empty() {
                 return Err(failure);
             }
             let names = namespaces.iter().cloned().collect::<Vec<_>>().join(", ");
-            context.run.reporter.note("releases", format!("looked for in {names} alone: {}", failure.message));
+            run.reporter.note("releases", format!("looked for in {names} alone: {}", failure.message));
             helm_storage::newest_within(client, &namespaces).await
         }
         all => all,
@@ -169,9 +171,9 @@ async fn every(context: &Context, client: &Client) -> Result<Vec<(Revision, Stor
 }
 
 /// The newest revision of a release by `NAME` or `NAMESPACE/NAME`.
-async fn find(context: &Context, client: &Client, name: &str) -> Result<Revision, Failure> {
+async fn find(run: &Run, repo: &Repo, client: &Client, name: &str) -> Result<Revision, Failure> {
     let full = |revision: &Revision| format!("{}/{}", revision.namespace, revision.release);
-    let mut found: Vec<Revision> = every(context, client).await?.into_iter().map(|(revision, _)| revision).collect();
+    let mut found: Vec<Revision> = every(run, repo, client).await?.into_iter().map(|(revision, _)| revision).collect();
     found.retain(|revision| revision.release == name || full(revision) == name);
     match (found.pop(), found.as_slice()) {
         (Some(one), []) => Ok(one),
@@ -337,7 +339,7 @@ async fn after_failure_of(
         AfterFailure::Nothing => {}
         AfterFailure::RollBack(good) => {
             context.run.reporter.warn(&release.name, format!("failed again after a repair: back to revision {good}"));
-            consent_to_rollback(context, client, newest, good).await?;
+            consent_to_rollback(&context.run, client, newest, good).await?;
             let number = good.to_string();
             let mut arguments = vec!["rollback", &release.name, &number, "--wait"];
             arguments.extend(force_conflicts.then_some("--force-conflicts"));
@@ -379,15 +381,15 @@ impl Others {
         Self::default()
     }
 
-    pub async fn look(context: &Context, client: &Client) -> Self {
+    pub async fn look(run: &Run, repo: &Repo, client: &Client) -> Self {
         let mut working = Vec::new();
         // Where a look fails it cannot be said that nobody is at work.
         let perhaps = |failure: Failure| format!("somebody perhaps ({})", failure.message);
-        match crate::cluster::lock::ClusterLock::holder(&context.run.state.lock()) {
+        match crate::cluster::lock::ClusterLock::holder(&run.state.lock()) {
             Ok(Some(holder)) => working
                 .push(holder.map_or("a run on this machine".to_owned(), |holder| holder.describe(Timestamp::now()))),
             Err(failure) => working.push(perhaps(failure)),
-            Ok(None) => match crate::cluster::lease::other_holder(context, client).await {
+            Ok(None) => match crate::cluster::lease::other_holder(run, repo, client).await {
                 Ok(Some(who)) => working.push(who),
                 Ok(None) => {}
                 Err(failure) => working.push(perhaps(failure)),
@@ -414,7 +416,7 @@ fn words(status: Status) -> &'static str {
 }
 
 /// What a person reads of an owner and of what a repair would do.
-fn outlook(context: &Context, revision: &Revision, stored: &Stored, owner: &Owner, plan: &Plan) -> String {
+fn outlook(repo: &Repo, revision: &Revision, stored: &Stored, owner: &Owner, plan: &Plan) -> String {
     let full = format!("{}/{}", revision.namespace, revision.release);
     if let Some(reason) = &stored.unreadable {
         return format!("its Secret {} cannot be read as a release ({reason}), and is left", revision.secret);
@@ -431,20 +433,14 @@ fn outlook(context: &Context, revision: &Revision, stored: &Stored, owner: &Owne
         },
         Plan::HalfUninstalled => format!(
             "that was interrupted: cargo xtask --env {} releases repair --uninstall {full} finishes it",
-            context.repo.env_name
+            repo.env_name
         ),
         Plan::Leave => match (revision.status, layer) {
             (Status::Uninstalled, Some(layer)) => {
-                format!(
-                    "the next run of its layer installs it: cargo xtask --env {} layer {layer}",
-                    context.repo.env_name
-                )
+                format!("the next run of its layer installs it: cargo xtask --env {} layer {layer}", repo.env_name)
             }
             (_, Some(layer)) => {
-                format!(
-                    "the next run of its layer upgrades it: cargo xtask --env {} layer {layer}",
-                    context.repo.env_name
-                )
+                format!("the next run of its layer upgrades it: cargo xtask --env {} layer {layer}", repo.env_name)
             }
             (Status::Uninstalled, None) => "its history was kept; nothing is to be repaired".to_owned(),
             (_, None) => "nothing is to be repaired: Helm goes on from there".to_owned(),
@@ -453,7 +449,7 @@ fn outlook(context: &Context, revision: &Revision, stored: &Stored, owner: &Owne
 }
 
 pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
-    let all = every(context, client).await?;
+    let all = every(&context.run, &context.repo, client).await?;
     let count = all.len();
     let found: Vec<(Revision, Stored)> = all
         .into_iter()
@@ -462,11 +458,11 @@ pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
     let (others, now) = if found.is_empty() {
         (Others::kept_out(), Timestamp::now())
     } else {
-        (Others::look(context, client).await, server_time(client).await?)
+        (Others::look(&context.run, &context.repo, client).await, server_time(client).await?)
     };
     let mut rows = Vec::new();
     for (revision, stored) in &found {
-        let owner = owner(context, &others, revision);
+        let owner = owner(&context.run, &context.site, &others, revision);
         let after = orphan_after(context, revision, &owner, None).await;
         let plan = decide(revision.status, &owner, age(revision, now), after);
         if context.run.json {
@@ -480,7 +476,7 @@ pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
             revision.revision,
             words(revision.status),
             run_record::human_seconds(age(revision, now).as_secs_f64().max(0.0)),
-            outlook(context, revision, stored, &owner, &plan)
+            outlook(&context.repo, revision, stored, &owner, &plan)
         ));
     }
     match (context.run.json, found.len()) {
@@ -497,7 +493,7 @@ pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
 ///
 /// # Errors
 /// `consent-needed` where one is there; those of reading Helm's storage.
-pub async fn consent_to_uninstalls(context: &Context, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
+pub async fn consent_to_uninstalls(run: &Run, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
     let unwanted: Vec<Release> = wanted.iter().filter(|release| !release.installed).cloned().collect();
     for (revision, stored) in helm_storage::newest_whole(client, &unwanted).await? {
         if revision.status == Status::Uninstalled {
@@ -506,35 +502,30 @@ pub async fn consent_to_uninstalls(context: &Context, client: &Client, wanted: &
         let full = format!("{}/{}", revision.namespace, revision.release);
         // What it holds cannot always be said; that it goes can.
         for line in objects(&stored) {
-            context.run.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
+            run.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
         }
         let what = format!("uninstall release {full}, which the tree says is not to be installed");
-        let _: Consent<consent::Release> = context.run.may_destroy(&what).await?;
+        let _: Consent<consent::Release> = run.may_destroy(&what).await?;
     }
     Ok(())
 }
 
 /// Helm's rollback deletes what the newest revision made and that one did not: where any
 /// of it holds data, that is asked for.
-pub(crate) async fn consent_to_rollback(
-    context: &Context,
-    client: &Client,
-    newest: &Revision,
-    to: u32,
-) -> Result<(), Failure> {
+pub(crate) async fn consent_to_rollback(run: &Run, client: &Client, newest: &Revision, to: u32) -> Result<(), Failure> {
     let revisions = history(client, &newest.namespace, &newest.release).await?;
     let Some(good) = revisions.iter().find(|revision| revision.revision == to) else { return Ok(()) };
     let (now, good) = (stored(client, newest).await?, stored(client, good).await?);
     let what = format!("roll release {} back to revision {to}", newest.release);
     let lost = kept::without_kept(client, manifest::dropped(&now, &good.manifest), &newest.namespace).await;
-    consent_to_loss(context, &what, lost.into_iter().map(|dropped| dropped.name).collect()).await
+    consent_to_loss(run, &what, lost.into_iter().map(|dropped| dropped.name).collect()).await
 }
 
 /// Helm's upgrade deletes what a release has made and the tree does not name any more:
 /// where any of it holds data, that is asked for; of a custom resource, which may be
 /// missing from a rendering only, it is told. `rendered` is all that the layer renders.
 pub async fn consent_to_upgrades(
-    context: &Context,
+    run: &Run,
     client: &Client,
     wanted: &[Release],
     rendered: &str,
@@ -562,20 +553,19 @@ pub async fn consent_to_upgrades(
                     "the layer does not render {}: Helm deletes what its release has made",
                     names(told).join(", ")
                 );
-                context.run.reporter.warn(&revision.release, text);
+                run.reporter.warn(&revision.release, text);
             }
-            consent_to_loss(context, &format!("upgrade release {}", revision.release), names(asked)).await?;
+            consent_to_loss(run, &format!("upgrade release {}", revision.release), names(asked)).await?;
         }
     }
     Ok(())
 }
 
-async fn consent_to_loss(context: &Context, what: &str, lost: Vec<String>) -> Result<(), Failure> {
+async fn consent_to_loss(run: &Run, what: &str, lost: Vec<String>) -> Result<(), Failure> {
     if lost.is_empty() {
         return Ok(());
     }
-    let _: Consent<consent::Release> =
-        context.run.may_destroy(&format!("{what}, which deletes {}", lost.join(", "))).await?;
+    let _: Consent<consent::Release> = run.may_destroy(&format!("{what}, which deletes {}", lost.join(", "))).await?;
     Ok(())
 }
 
@@ -603,7 +593,7 @@ async fn treat_all(
     };
     let mut planned = Vec::new();
     for revision in found {
-        let owner = owner(context, others, revision);
+        let owner = owner(&context.run, &context.site, others, revision);
         let after = orphan_after(context, revision, &owner, older_than).await;
         planned.push((revision, decide(revision.status, &owner, age(revision, now), after), owner));
     }
@@ -665,7 +655,7 @@ async fn treat(
         }
         Plan::WaitFor { who } => {
             context.run.reporter.waiting(name, format!("{what}, and {who} works on it"));
-            wait_while_owned(context, client, revision, &who).await?;
+            wait_while_owned(&context.run, &context.site, client, revision, &who).await?;
             Ok(false)
         }
         Plan::TooYoung { seconds } => Err(Failure::new(Code::ReleaseOwned, format!("release {name} in {}: {what}, by somebody unknown", revision.namespace),
@@ -695,7 +685,7 @@ async fn treat(
                     ))
                     .await?;
             }
-            mark_failed(context, client, revision).await?;
+            mark_failed(&context.run, client, revision).await?;
             Ok(true)
         }
     }
@@ -704,13 +694,13 @@ async fn treat(
 /// After a sync that failed or was interrupted: what its Helm left pending is marked
 /// failed at once, so that nobody finds it so. The next run would do the same first,
 /// hence what goes wrong here is nobody's trouble.
-pub async fn settle(context: &Context, client: &Client, wanted: &[Release]) {
+pub async fn settle(run: &Run, site: &Site, client: &Client, wanted: &[Release]) {
     let settled = async {
         for revision in unhealthy(client, wanted).await? {
-            let owner = owner(context, &Others::kept_out(), &revision);
+            let owner = owner(run, site, &Others::kept_out(), &revision);
             // Of an unknown owner nothing is said here: it has no age at all.
             if decide(revision.status, &owner, SignedDuration::ZERO, ORPHAN_AFTER) == Plan::MarkFailed {
-                mark_failed(context, client, &revision).await?;
+                mark_failed(run, client, &revision).await?;
             }
         }
         Ok::<(), Failure>(())
@@ -718,16 +708,22 @@ pub async fn settle(context: &Context, client: &Client, wanted: &[Release]) {
     let _ = tokio::time::timeout(SETTLE_WITHIN, settled).await;
 }
 
-async fn wait_while_owned(context: &Context, client: &Client, revision: &Revision, who: &str) -> Result<(), Failure> {
+async fn wait_while_owned(
+    run: &Run,
+    site: &Site,
+    client: &Client,
+    revision: &Revision,
+    who: &str,
+) -> Result<(), Failure> {
     const EVERY: Duration = Duration::from_millis(500);
     // A process of somebody else cannot be watched, only looked at again.
     let look = async || {
         let current = helm_storage::current(client, revision).await?;
         let still_pending = current.is_some_and(|(now, _)| now.status == revision.status);
-        let owned = || matches!(owner(context, &Others::kept_out(), revision), Owner::Alive { .. });
+        let owned = || matches!(owner(run, site, &Others::kept_out(), revision), Owner::Alive { .. });
         Ok(if still_pending && owned() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     };
-    if wait::until(EVERY, context.run.lock_timeout, look).await?.is_continue() {
+    if wait::until(EVERY, run.lock_timeout, look).await?.is_continue() {
         return Err(still_worked_on(&revision.release, &revision.namespace, who));
     }
     Ok(())
@@ -758,30 +754,30 @@ fn age(revision: &Revision, now: Timestamp) -> SignedDuration {
 /// Helm processes of earlier runs hold the cluster lock as long as they live: so where it
 /// is ours a revision of a run recorded in this state folder (this run among them) has no
 /// living owner but a helm process.
-fn owner(context: &Context, others: &Others, revision: &Revision) -> Owner {
-    if let Some(who) = helm_process(&context.site.kube_context, &revision.release) {
+fn owner(run: &Run, site: &Site, others: &Others, revision: &Revision) -> Owner {
+    if let Some(who) = helm_process(&site.kube_context, &revision.release) {
         return Owner::Alive { who };
     }
     if let Some(who) = others.working.first() {
         return Owner::Alive { who: who.clone() };
     }
     match &revision.run {
-        Some(run) if is_recorded(context, run) => Owner::Dead { run: run.clone() },
+        Some(id) if is_recorded(run, id) => Owner::Dead { run: id.clone() },
         _ => Owner::Unknown,
     }
 }
 
 /// The Helm on this machine that works on a revision, for who holds the lock already.
-pub(crate) fn worker(context: &Context, revision: &Revision) -> Option<String> {
-    match owner(context, &Others::kept_out(), revision) {
+pub(crate) fn worker(run: &Run, site: &Site, revision: &Revision) -> Option<String> {
+    match owner(run, site, &Others::kept_out(), revision) {
         Owner::Alive { who } => Some(who),
         Owner::Dead { .. } | Owner::Unknown => None,
     }
 }
 
-fn is_recorded(context: &Context, run: &str) -> bool {
-    let plain = run.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    plain && context.run.state.runs().join(run).is_dir()
+fn is_recorded(run: &Run, id: &str) -> bool {
+    let plain = id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    plain && run.state.runs().join(id).is_dir()
 }
 
 /// Waits for Helm processes on these releases to end: Helmfile was killed, and they
@@ -789,20 +785,20 @@ fn is_recorded(context: &Context, run: &str) -> bool {
 ///
 /// # Errors
 /// `release-owned` after the lock timeout.
-pub async fn wait_for_helm(context: &Context, wanted: &[Release]) -> Result<(), Failure> {
+pub async fn wait_for_helm(run: &Run, site: &Site, wanted: &[Release]) -> Result<(), Failure> {
     const EVERY: Duration = Duration::from_millis(200);
     let mut told = false;
     // It is no child of ours: it can only be looked at again.
     let look = async || {
         let working =
-            wanted.iter().find_map(|release| Some((release, helm_process(&context.site.kube_context, &release.name)?)));
+            wanted.iter().find_map(|release| Some((release, helm_process(&site.kube_context, &release.name)?)));
         let Some((release, who)) = working else { return Ok(ControlFlow::Break(())) };
         if !std::mem::replace(&mut told, true) {
-            context.run.reporter.waiting(&release.name, format!("{who} still works on it"));
+            run.reporter.waiting(&release.name, format!("{who} still works on it"));
         }
         Ok(ControlFlow::Continue((release, who)))
     };
-    match wait::until(EVERY, context.run.lock_timeout, look).await? {
+    match wait::until(EVERY, run.lock_timeout, look).await? {
         ControlFlow::Break(()) => Ok(()),
         ControlFlow::Continue((release, who)) => Err(still_worked_on(&release.name, &release.namespace, &who)),
     }
@@ -841,11 +837,9 @@ fn changes(arguments: &[String], kube_context: &str, release: &str) -> bool {
 
 /// Marks one revision failed, in one write that the API server refuses if anybody
 /// else wrote in between.
-async fn mark_failed(context: &Context, client: &Client, revision: &Revision) -> Result<(), Failure> {
-    let step = context
-        .run
-        .reporter
-        .step(Step::new(StepKind::Repair, &revision.release, "repairing").of_release(&revision.release));
+async fn mark_failed(run: &Run, client: &Client, revision: &Revision) -> Result<(), Failure> {
+    let step =
+        run.reporter.step(Step::new(StepKind::Repair, &revision.release, "repairing").of_release(&revision.release));
     let mut secret = helm_storage::secret(client, revision).await?;
     let changed = || {
         Failure::new(Code::ReleaseOwned, format!("release {} changed while it was looked at", revision.release))
@@ -854,8 +848,8 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
     if secret.metadata.resource_version != revision.resource_version {
         return Err(changed());
     }
-    keep_copy(context, &secret, revision)?;
-    let description = format!("Interrupted; {MARKED} (run {})", context.run.id);
+    keep_copy(run, &secret, revision)?;
+    let description = format!("Interrupted; {MARKED} (run {})", run.id);
     helm_storage::set_status(&mut secret, Status::Failed, &description)
         .map_err(|error| helm_storage::unreadable(revision, error))?;
     let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
@@ -871,9 +865,9 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
 }
 
 /// The Secret as it was, in this run's folder, for this user's eyes only.
-fn keep_copy(context: &Context, secret: &Secret, revision: &Revision) -> Result<(), Failure> {
+fn keep_copy(run: &Run, secret: &Secret, revision: &Revision) -> Result<(), Failure> {
     use std::os::unix::fs::OpenOptionsExt;
-    let path = context.run.dir.join(format!("{}.{}.json", revision.namespace, revision.secret));
+    let path = run.dir.join(format!("{}.{}.json", revision.namespace, revision.secret));
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
         file.write_all(serde_json::to_string(secret)?.as_bytes())

@@ -20,6 +20,8 @@ use tokio::sync::oneshot;
 
 use crate::cluster::lock::Holder;
 use crate::host;
+use crate::repo::Repo;
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::Reporter;
@@ -378,14 +380,14 @@ const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
 ///
 /// # Errors
 /// Those of reading it.
-pub async fn other_holder(context: &Context, client: &Client) -> Result<Option<String>, Failure> {
-    let namespace = &context.repo.env.cluster.lease_namespace;
+pub async fn other_holder(run: &Run, repo: &Repo, client: &Client) -> Result<Option<String>, Failure> {
+    let namespace = &repo.env.cluster.lease_namespace;
     let found = Api::<Lease>::namespaced(client.clone(), namespace).get_opt(NAME).await;
     let found = found.map_err(|error| read_failed(&format!("the Lease {namespace}/{NAME}"), error))?;
     let Some(lease) = found else { return Ok(None) };
     let spec = lease.spec.clone().unwrap_or_default();
     let holder = spec.holder_identity.clone().unwrap_or_default();
-    let ours = holder.strip_prefix(&machine(&context.run.state)?).is_some_and(|rest| rest.starts_with('#'));
+    let ours = holder.strip_prefix(&machine(&run.state)?).is_some_and(|rest| rest.starts_with('#'));
     if holder.is_empty() || ours {
         return Ok(None);
     }

@@ -26,7 +26,7 @@ pub enum Action {
 pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failure> {
     let config = context.repo.require_k3d_config()?;
     if action == Some(Action::Status) {
-        return cluster::status(context, &config).await;
+        return cluster::status(&context.run, &config).await;
     }
     if context.run.dry_run {
         return match action {
@@ -37,10 +37,10 @@ pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failur
             }
         };
     }
-    let lock = cluster::lock(context).await?;
+    let lock = cluster::lock(&context.run).await?;
     match action {
         None => cluster::up(context, &lock).await.map(drop),
-        Some(Action::Stop) => cluster::stop(context, &config).await,
+        Some(Action::Stop) => cluster::stop(&context.run, &context.repo, &config).await,
         Some(Action::Delete) => {
             cluster::delete(context, &config).await?;
             drop(lock);

@@ -11,7 +11,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         context.run.reporter.planned("lab", "build what is missing of it, and start its upstream registry");
         return Ok(());
     }
-    engine::ensure(context).await?;
+    engine::ensure(&context.run, &context.repo).await?;
     let step = context.run.reporter.step(Step::new(StepKind::Lab, "lab", "building"));
     let built = lab::ensure(context).await?;
     step.done_as("built, upstream registry running");

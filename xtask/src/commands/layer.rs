@@ -8,14 +8,16 @@ use crate::layer::plan::{self, Plan};
 use crate::layer::preview::Unseen;
 use crate::layer::{Args, Runner, instant, preview, remove, rollback};
 use crate::repo;
+use crate::repo::Repo;
 use crate::repo::layers::{self, Layer};
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::world::{helm_storage, tools};
 
 pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     let layers = context.repo.tree.layers()?;
     if args.list {
-        return list(context, layers, args.critical_path).map(|()| Done::AsAsked);
+        return list(&context.run, &context.repo, layers, args.critical_path).map(|()| Done::AsAsked);
     }
     helm_storage::check_driver()?;
     if let Some(path) = &args.plan {
@@ -48,7 +50,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
 
 /// The layers to what the tree says; with a plan, what that says and nothing else.
 async fn bring(context: &Context, layers: &[Layer], args: &Args, plan: Option<&Plan>) -> Result<Done, Failure> {
-    let lock = cluster::lock(context).await?;
+    let lock = cluster::lock(&context.run).await?;
     if plan.is_none() && instant::answers(context, layers, args).await? {
         return Ok(Done::AsAsked);
     }
@@ -58,23 +60,23 @@ async fn bring(context: &Context, layers: &[Layer], args: &Args, plan: Option<&P
     runner.run_all(layers).await.map(|()| Done::AsAsked)
 }
 
-fn list(context: &Context, layers: Vec<Layer>, critical_path: bool) -> Result<(), Failure> {
+fn list(run: &Run, repo: &Repo, layers: Vec<Layer>, critical_path: bool) -> Result<(), Failure> {
     let listed = match critical_path {
-        true => layers::in_order(&layers, &repo::critical_path(&context.repo.tree)?)?,
+        true => layers::in_order(&layers, &repo::critical_path(&repo.tree)?)?,
         false => layers,
     };
     let names: Vec<String> = listed.iter().map(Layer::name).collect();
-    let text = if context.run.json { serde_json::json!(names).to_string() } else { names.join("\n") };
-    context.run.reporter.data(&text);
+    let text = if run.json { serde_json::json!(names).to_string() } else { names.join("\n") };
+    run.reporter.data(&text);
     Ok(())
 }
 
 /// What a run would do.
 pub(super) async fn show(context: &Context, layers: &[Layer], args: &Args, unseen: Unseen) -> Result<Done, Failure> {
     let previews = preview::previews(context, layers, args, unseen).await?;
-    previews.iter().for_each(|preview| preview.tell(context));
+    previews.iter().for_each(|preview| preview.tell(&context.run));
     if let Some(path) = &args.save_plan {
-        Plan::of(context, &previews, args)?.write(path)?;
+        Plan::of(&context.repo, &context.site, &previews, args)?.write(path)?;
         context
             .run
             .reporter

@@ -31,7 +31,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         context.run.reporter.data(&text);
         return Ok(());
     };
-    let all = services::all(context, &client).await?;
+    let all = services::all(&context.repo, &client).await?;
     let service = match services::named(&all, name, &[]) {
         Ok(service) => service,
         // What there is may take asking Helmfile: only for who needs to know.
@@ -40,7 +40,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
             Err(_) => return Err(failure),
         },
     };
-    let Some(openable) = services::openable(service, &services::mapped(context)?) else {
+    let Some(openable) = services::openable(service, &services::mapped(&context.repo, &context.site)?) else {
         let message = format!(
             "{name:?} cannot be opened: it is headless or outside of the cluster, or has no TCP port or no pods"
         );

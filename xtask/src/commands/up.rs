@@ -49,7 +49,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
         return Ok(if differs && args.exit_code { Done::Differs } else { done });
     }
     // Held to the end: a run that waits for it must not make the checklist's first item fail.
-    let lock = cluster::lock(context).await?;
+    let lock = cluster::lock(&context.run).await?;
     match bring(context, &lock, &layers, &layer_args).await {
         Ok(()) => checklist::conclude(context).await.map(|()| Done::AsAsked),
         Err(failure)
@@ -78,7 +78,7 @@ async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<
 
 async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
     let ready = cluster::up(context, lock).await?;
-    mirror::copy_all(context, &lab::origin(context, ready.lab.as_ref())).await?;
+    mirror::copy_all(context, &lab::origin(&context.repo, ready.lab.as_ref())).await?;
     if !layer::instant::answers(context, layers, args).await? {
         let runner = Runner::new(context, &ready.toolbox, ready.lab.as_ref(), lock, args)?;
         runner.run_all(layers).await?;

@@ -112,8 +112,8 @@ fn context() -> (Context, tempfile::TempDir) {
     (context, folder)
 }
 
-fn told(context: &Context) -> String {
-    std::fs::read_to_string(context.run.dir.join("record.jsonl")).unwrap()
+fn told(run: &Run) -> String {
+    std::fs::read_to_string(run.dir.join("record.jsonl")).unwrap()
 }
 
 fn release(name: &str) -> Release {
@@ -216,7 +216,7 @@ fn a_run_with_nothing_to_watch_waits_and_does_not_spin() {
             let diagnosis = Diagnosis::begin(&context, &client, "45-x", &wanted, &budgets, &log).await;
             assert!(watched(&diagnosis, &budgets, Duration::from_millis(1500)).await.is_none(), "{what}");
             if !allowed {
-                let told = told(&context);
+                let told = told(&context.run);
                 assert!(told.contains("pods in shop cannot be watched") && told.contains("events in shop"), "{told}");
                 assert_eq!(server.count("GET", "watch=true"), 0);
             }
@@ -241,7 +241,7 @@ async fn who_may_not_see_events_still_sees_pods() {
     let diagnosis =
         Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.run.log("x")).await;
     assert!(watched(&diagnosis, &budgets, Duration::from_secs(2)).await.is_none(), "seen once ends nothing");
-    let told = told(&context);
+    let told = told(&context.run);
     assert!(told.contains("events in shop cannot be watched"), "{told}");
     let record = run_record::readers::json::read(&told);
     let blocked = record.lines.iter().find_map(|line| match &line.event {
@@ -292,7 +292,7 @@ async fn a_watch_that_is_cut_or_forgotten_is_begun_anew_and_never_in_a_busy_loop
         let relisted = lists(false);
         assert_eq!(relisted > 1, listed_again, "{what}: {relisted} lists");
         if what == "refused" {
-            assert!(told(&context).matches("pods in shop cannot be watched").count() == 1, "told once");
+            assert!(told(&context.run).matches("pods in shop cannot be watched").count() == 1, "told once");
         }
         if what == "bookmark" {
             assert!(server.count("GET", "resourceVersion=99") > 0, "goes on from the bookmark");
@@ -342,10 +342,10 @@ async fn a_pod_without_a_label_is_of_whom_made_it() {
                 "{release_of_owner:?}"
             );
             assert_eq!(
-                told(&context).contains(Code::ImageInvalid.name()),
+                told(&context.run).contains(Code::ImageInvalid.name()),
                 tells,
                 "{release_of_owner:?}: {}",
-                told(&context)
+                told(&context.run)
             );
         },
     );

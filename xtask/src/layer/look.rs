@@ -329,7 +329,9 @@ impl<'a> Look<'a> {
             }
         };
         let owner = match newest {
-            Some((revision, _)) if revision.status != Status::Deployed => releases::worker(self.context, revision),
+            Some((revision, _)) if revision.status != Status::Deployed => {
+                releases::worker(&self.context.run, &self.context.site, revision)
+            }
             _ => None,
         };
         let facts = Facts {
@@ -353,7 +355,7 @@ impl<'a> Look<'a> {
     /// Those of reading and writing them.
     pub async fn pull_secret(&self) -> Result<(), Failure> {
         match &self.context.repo.tree.layer_needs()?.pull_secret {
-            Some(need) => pull_secret::ensure(self.context, self.client, need).await,
+            Some(need) => pull_secret::ensure(&self.context.run, &self.context.repo, self.client, need).await,
             None => Ok(()),
         }
     }

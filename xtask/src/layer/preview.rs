@@ -26,6 +26,7 @@ use crate::lab;
 use crate::mirror::Origin;
 use crate::releases::{self, Revision, kept, manifest};
 use crate::repo::layers::Layer;
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::run::foreign;
 use crate::world::helm_storage::{self, Stored};
@@ -72,18 +73,15 @@ impl LayerPreview {
     }
 
     /// Prints it, and keeps it in the run's record.
-    pub fn tell(&self, context: &Context) {
+    pub fn tell(&self, run: &Run) {
         for release in &self.releases {
-            context.run.reporter.event(&Event::Preview(release.clone()));
+            run.reporter.event(&Event::Preview(release.clone()));
         }
         let changing = self.releases.iter().filter(|release| release.act.changes()).count();
         let of = self.releases.len();
         let text = match changing {
             _ if self.sight.is_none() && self.releases.is_empty() => {
-                return context
-                    .run
-                    .reporter
-                    .planned(&self.layer.name(), "install or upgrade its releases, and test them");
+                return run.reporter.planned(&self.layer.name(), "install or upgrade its releases, and test them");
             }
             0 => format!("nothing would change: {of} release{}", if of == 1 { "" } else { "s" }),
             _ if self.sight.is_none() => "what is deployed could not be read, so that nothing was compared".to_owned(),
@@ -93,7 +91,7 @@ impl LayerPreview {
                 Count::of(&self.releases)
             ),
         };
-        context.run.reporter.note(&self.layer.name(), text);
+        run.reporter.note(&self.layer.name(), text);
     }
 }
 
@@ -119,8 +117,11 @@ pub(crate) async fn previews(
 ) -> Result<Vec<LayerPreview>, Failure> {
     // Of a cluster that was never brought up here, the images are where this machine has them.
     let there = |origin: &Origin| origin.lock.exists();
-    let known = instant::origin(context).ok().filter(there).or_else(|| lab::known_origin().ok().filter(there));
-    let origin = known.unwrap_or_else(|| Origin::public(context));
+    let known = instant::origin(&context.run, &context.repo)
+        .ok()
+        .filter(there)
+        .or_else(|| lab::known_origin().ok().filter(there));
+    let origin = known.unwrap_or_else(|| Origin::public(&context.repo));
     let lock = bytes(&origin)?;
     let connected = async {
         let client = kubernetes::client(context).await?;

@@ -16,8 +16,10 @@ use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::Spent;
 use crate::files::{self, bounds};
 use crate::releases::{self, Others, removal};
+use crate::repo::Repo;
 use crate::repo::layers::Layer;
-use crate::run::context::Context;
+use crate::run::Run;
+use crate::run::context::{Context, Site};
 use crate::run::interrupt::Interrupt;
 use crate::world::helm_storage::{self, Revision, Stored};
 use crate::world::process::Job;
@@ -29,12 +31,12 @@ use target::{History, Intent, Maker, Move, Past, Refusal};
 pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Option<&str>) -> Result<(), Failure> {
     if context.run.dry_run {
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
-        let reader = Reader::new(context, &toolbox, instant::origin(context)?, args)?;
+        let reader = Reader::new(context, &toolbox, instant::origin(&context.run, &context.repo)?, args)?;
         let client = kubernetes::client(context).await?;
-        let others = Others::look(context, &client).await;
+        let others = Others::look(&context.run, &context.repo, &client).await;
         return planned(&reader, &client, &others, layers, to).await.map(drop);
     }
-    let lock = cluster::lock(context).await?;
+    let lock = cluster::lock(&context.run).await?;
     let lab = cluster::require_ready(context).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?;
@@ -44,7 +46,7 @@ pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Op
     // On the heap: what a layer's run holds is as large as a stack, and is moved.
     let work = Box::pin(async {
         let plans = planned(&runner.reader, &client, &Others::kept_out(), layers, to).await?;
-        consent(context, &client, &plans).await?;
+        consent(&context.run, &client, &plans).await?;
         let mut results = Vec::new();
         for plan in &plans {
             results.extend(roll_layer_back(&runner, &client, plan).await);
@@ -90,14 +92,15 @@ async fn planned<'a>(
             newest.push(revision);
             histories.push(History { release: format!("{}/{}", release.namespace, release.name), past });
         }
-        let left = left_by_another(context, layer).filter(|left| to.is_none() && left.still_holds(&histories));
+        let left = left_by_another(&context.run, &context.repo, layer)
+            .filter(|left| to.is_none() && left.still_holds(&histories));
         if let Some(left) = &left {
             let text = format!("going on with the rollback to {}, which was stopped on its way", left.to);
             context.run.reporter.note(&layer.name(), text);
         }
         let asked = to.map(|run| Maker::Run(run.to_owned())).or(left.map(|left| left.to));
         let decision = target::decide(&histories, asked.as_ref());
-        let decision = decision.map_err(|refusal| refused(context, layer, &refusal))?;
+        let decision = decision.map_err(|refusal| refused(&context.repo, &context.site, layer, &refusal))?;
         let now = kubernetes::server_time(client).await?;
         let (mut back, mut there) = (Vec::new(), Vec::new());
         for (index, (release, found)) in wanted.iter().zip(&decision.moves).enumerate() {
@@ -127,12 +130,12 @@ async fn planned<'a>(
 }
 
 /// Where a rollback of this layer notes what it is about to do, while it does it.
-fn note(context: &Context, layer: &Layer) -> Utf8PathBuf {
-    context.run.state.path.join(format!("rollback-{}-{}.json", context.repo.env_name, layer.name()))
+fn note(run: &Run, repo: &Repo, layer: &Layer) -> Utf8PathBuf {
+    run.state.path.join(format!("rollback-{}-{}.json", repo.env_name, layer.name()))
 }
 
-fn left_by_another(context: &Context, layer: &Layer) -> Option<Intent> {
-    serde_json::from_str(&bounds::read(&note(context, layer), bounds::SETTINGS).ok()?).ok()
+fn left_by_another(run: &Run, repo: &Repo, layer: &Layer) -> Option<Intent> {
+    serde_json::from_str(&bounds::read(&note(run, repo, layer), bounds::SETTINGS).ok()?).ok()
 }
 
 /// The newest revision of a release, and all that Helm keeps of it; what Helm cannot read it
@@ -190,11 +193,11 @@ fn in_words(histories: &[History], index: usize, found: &Move, target: &str, now
     }
 }
 
-fn refused(context: &Context, layer: &Layer, refusal: &Refusal) -> Failure {
-    let (env, layer) = (&context.repo.env_name, layer.name());
+fn refused(repo: &Repo, site: &Site, layer: &Layer, refusal: &Refusal) -> Failure {
+    let (env, layer) = (&repo.env_name, layer.name());
     let history = |release: &str| {
         let (namespace, name) = release.split_once('/').unwrap_or(("", release));
-        format!("helm history {name} -n {namespace} --kube-context {}", context.site.kube_context)
+        format!("helm history {name} -n {namespace} --kube-context {}", site.kube_context)
     };
     let failure = match refusal {
         Refusal::NothingInstalled => {
@@ -222,7 +225,7 @@ fn refused(context: &Context, layer: &Layer, refusal: &Refusal) -> Failure {
 }
 
 /// Everything is asked before anything is done.
-async fn consent(context: &Context, client: &Client, plans: &[Plan<'_>]) -> Result<(), Failure> {
+async fn consent(run: &Run, client: &Client, plans: &[Plan<'_>]) -> Result<(), Failure> {
     let mut all = Vec::new();
     for plan in plans.iter().filter(|plan| !plan.back.is_empty()) {
         let each = plan
@@ -231,23 +234,23 @@ async fn consent(context: &Context, client: &Client, plans: &[Plan<'_>]) -> Resu
             .map(|(release, newest, to)| format!("release {} from revision {} to {to}", release.name, newest.revision));
         all.push(format!("roll back layer {}: {}", plan.layer.name(), each.collect::<Vec<_>>().join(", ")));
         for (_, newest, to) in &plan.back {
-            releases::consent_to_rollback(context, client, newest, *to).await?;
+            releases::consent_to_rollback(run, client, newest, *to).await?;
         }
     }
-    if all.is_empty() { Ok(()) } else { context.run.confirm(&all.join("; ")).await }
+    if all.is_empty() { Ok(()) } else { run.confirm(&all.join("; ")).await }
 }
 
 /// One release after the other: a failure is told and keeps no other from going back. Then
 /// the tests.
 async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) -> Vec<Result<(), Failure>> {
     let (context, since) = (runner.context, jiff::Timestamp::now());
-    let (note, mut results) = (note(context, plan.layer), Vec::new());
+    let (note, mut results) = (note(&context.run, &context.repo, plan.layer), Vec::new());
     let text = serde_json::to_string(&plan.intent).unwrap_or_default();
     if let Err(error) = files::write_atomically(&note, text.as_bytes()) {
         return vec![Err(Failure::new(Code::StateUnwritable, format!("cannot write {note}: {error}")))];
     }
     let going: Vec<Release> = plan.back.iter().map(|(release, ..)| release.clone()).collect();
-    if let Err(failure) = handback::give_back(context, client, &going).await {
+    if let Err(failure) = handback::give_back(&context.run, client, &going).await {
         return vec![Err(failure)];
     }
     for (release, newest, to) in &plan.back {
@@ -256,7 +259,7 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
         if let Err(failure) = &result {
             // What was left pending is marked failed, so that the next run finds the same target.
             let _tidying = Interrupt::global().tidying();
-            releases::settle(context, client, std::slice::from_ref(release)).await;
+            releases::settle(&context.run, &context.site, client, std::slice::from_ref(release)).await;
             if plan.back.len() > 1 && !stopped {
                 context.run.reporter.warn(&release.name, failure.to_string());
             }
@@ -266,7 +269,7 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
             return results;
         }
     }
-    timeline::record(context, client, plan.layer, since).await;
+    timeline::record(&context.run, &context.repo, client, plan.layer, since).await;
     let failed = results.iter().any(Result::is_err);
     if !failed && !runner.args.skip_tests {
         results.extend(runner.test(client, plan.layer, &plan.there).await);

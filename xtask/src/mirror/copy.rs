@@ -41,8 +41,8 @@ pub(crate) async fn copy(
         resolve(context, origin, &unresolved, &kept).await?;
         lock = origin.read_lock()?;
     }
-    let lock = pick(context, lock, ids)?;
-    let mut options = Options { kept, ..origin.options(context)? };
+    let lock = pick(&context.repo, lock, ids)?;
+    let mut options = Options { kept, ..origin.options(&context.repo, &context.site)? };
     change(&mut options);
     let step = context.run.reporter.step(Step::new(StepKind::Mirror, "mirror", images(lock.images.len())));
     let started = Instant::now();

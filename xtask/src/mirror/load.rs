@@ -12,6 +12,7 @@ use tokio::net::unix::pipe;
 use super::progress::Progress;
 use super::resolve::resolve;
 use super::{Origin, interruptible};
+use crate::repo::Repo;
 use crate::run::context::Context;
 use crate::world::docker::{self, Image, Kind, Looked};
 use crate::world::process::Job;
@@ -21,8 +22,8 @@ use run_record::{Code, Exit, Failure, Step, StepKind};
 ///
 /// # Errors
 /// `usage` for a lock that cannot be read.
-pub(crate) fn of_the_cluster(context: &Context) -> Result<BTreeMap<Role, String>, Failure> {
-    let lock = Origin::public(context).read_lock()?;
+pub(crate) fn of_the_cluster(repo: &Repo) -> Result<BTreeMap<Role, String>, Failure> {
+    let lock = Origin::public(repo).read_lock()?;
     Ok(lock.images.iter().filter_map(|image| Some((image.role?, image.name().to_owned()))).collect())
 }
 
@@ -33,7 +34,7 @@ pub(crate) fn of_the_cluster(context: &Context) -> Result<BTreeMap<Role, String>
 /// # Errors
 /// An engine that does not answer, a full disk, an interrupt, a lock that cannot be read.
 pub(crate) async fn load(context: &Context, names: &[&str]) -> Result<(), Failure> {
-    let origin = Origin::public(context);
+    let origin = Origin::public(&context.repo);
     let lock = origin.read_lock()?;
     let mut lacking = Vec::new();
     for image in lock.images.iter().filter(|image| image.role.is_some() && names.contains(&image.name())) {
@@ -66,7 +67,7 @@ async fn load_one(context: &Context, origin: &Origin, id: &str) -> Result<(), Fa
     let log = context.run.log("docker-load");
     let step = Step::new(StepKind::Mirror, id, format!("loading {}", image.name())).logging_to(&log);
     let step = context.run.reporter.step(step);
-    let options = image_mirror::Options { kept, ..origin.options(context)? };
+    let options = image_mirror::Options { kept, ..origin.options(&context.repo, &context.site)? };
     let pipe = || -> std::io::Result<_> {
         let (reader, writer) = std::io::pipe()?;
         Ok((reader, pipe::Sender::from_owned_fd(writer.into())?))

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 
 use super::services::{self, Openable, Port, in_words, with_scheme};
 use crate::diagnosis::watches::{self, Seen};
-use crate::run::context::Context;
+use crate::run::Run;
+use crate::run::context::{Context, Site};
 use crate::run::interrupt::Interrupt;
 use crate::world::kubernetes::read_failed;
 use crate::world::port_forward::{self, Pair};
@@ -128,7 +129,7 @@ pub async fn forward(
             listening.set(true);
             match stood {
                 true => context.run.reporter.note(name, format!("forwarded again, to pod/{pod_name}")),
-                false => say(context, openable, ports, &chosen),
+                false => say(&context.run, openable, ports, &chosen),
             }
         };
         let over = port_forward::forward(
@@ -149,7 +150,7 @@ pub async fn forward(
         } else {
             failures += 1;
             if !stood && (failures >= ATTEMPTS || is_final(&over.why)) {
-                return Err(refused(context, openable, &over.why).log(&log));
+                return Err(refused(&context.site, openable, &over.why).log(&log));
             }
             Interrupt::global().or(tokio::time::sleep(pause)).await?;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -180,20 +181,20 @@ fn local_ports(ports: &[(Port, Option<u16>)]) -> Result<Vec<u16>, Failure> {
 }
 
 /// What is open now, a line a port.
-fn say(context: &Context, openable: &Openable, ports: &[(Port, Option<u16>)], locals: &[u16]) {
+fn say(run: &Run, openable: &Openable, ports: &[(Port, Option<u16>)], locals: &[u16]) {
     for ((port, asked), local) in ports.iter().zip(locals) {
         let address = with_scheme(port.scheme, &format!("127.0.0.1:{local}"));
         let service = format!("{}/{}:{}", openable.namespace, openable.name, port.number);
-        if context.run.json {
+        if run.json {
             let Openable { namespace, name, .. } = openable;
             let line =
                 serde_json::json!({"address": address, "namespace": namespace, "service": name, "port": port.number});
-            context.run.reporter.data(&line.to_string());
+            run.reporter.data(&line.to_string());
             continue;
         }
         let other = *local != port.number && asked.is_none();
         let other = if other { format!("   ({} is taken here)", port.number) } else { String::new() };
-        context.run.reporter.data(&format!("{address} → {service}{other}"));
+        run.reporter.data(&format!("{address} → {service}{other}"));
     }
 }
 
@@ -236,13 +237,13 @@ fn code_of(why: &str) -> Code {
     WORDS.into_iter().find(|(words, _)| why.contains(words)).map_or(Code::Unknown, |(_, code)| code)
 }
 
-fn refused(context: &Context, openable: &Openable, why: &str) -> Failure {
+fn refused(site: &Site, openable: &Openable, why: &str) -> Failure {
     let Openable { namespace, name, .. } = openable;
     let failure = Failure::new(code_of(why), format!("{namespace}/{name} cannot be forwarded")).evidence(why);
     match failure.code {
         Code::Forbidden => failure.remedy(format!(
             "kubectl --context {} auth can-i create pods/portforward -n {namespace}",
-            context.site.kube_context
+            site.kube_context
         )),
         Code::PortTaken => failure.remedy(format!("cargo xtask open {namespace}/{name} --port LOCAL:PORT")),
         _ => failure.remedy("cargo xtask checklist"),

@@ -7,7 +7,9 @@ use kube::Client;
 use run_record::Failure;
 
 use super::every;
+use crate::repo::Repo;
 use crate::repo::layers::{self, Layer};
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::world::helmfile;
 use crate::world::release::Release;
@@ -36,7 +38,7 @@ pub async fn named(context: &Context, client: &Client, words: &[String]) -> Resu
         found.extend(wanted.into_iter().map(|release| (release.namespace, release.name)));
     }
     if !names.is_empty() {
-        let there = there(context, client).await?;
+        let there = there(&context.run, &context.repo, client).await?;
         for name in names {
             found.insert(one_of(&there, name, &all)?);
         }
@@ -47,8 +49,8 @@ pub async fn named(context: &Context, client: &Client, words: &[String]) -> Resu
 
 /// Every release of the cluster, or of the tree's namespaces where the whole cluster may not
 /// be listed, by namespace and name.
-pub(super) async fn there(context: &Context, client: &Client) -> Result<Vec<(String, String)>, Failure> {
-    let newest = every(context, client).await?;
+pub(super) async fn there(run: &Run, repo: &Repo, client: &Client) -> Result<Vec<(String, String)>, Failure> {
+    let newest = every(run, repo, client).await?;
     Ok(newest.into_iter().map(|(revision, _)| (revision.namespace, revision.release)).collect())
 }
 

@@ -106,7 +106,7 @@ impl Toolbox {
     pub fn command_on(&self, name: &str, context: &Context) -> tokio::process::Command {
         let mut command = self.command(name);
         command.envs(process::environment::for_plugins_of(&context.site.kube_context));
-        command.envs(kubernetes::reached_directly(context));
+        command.envs(kubernetes::reached_directly(&context.repo, &context.site));
         command.envs(context.run.reporter.trace_context());
         command
     }
