@@ -679,7 +679,8 @@ async fn treat(
             }
             if *owner == Owner::Unknown && revision.status.is_pending() {
                 context
-                    .run.confirm(&format!(
+                    .run
+                    .confirm(&format!(
                         "mark revision {} of release {name} ({what}, nobody is known to work on it) as failed",
                         revision.revision
                     ))

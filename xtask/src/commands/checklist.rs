@@ -132,11 +132,9 @@ async fn watch(context: &Context) -> Result<(), Failure> {
     }
     loop {
         let items = checklist::look(context).await?;
+        let screen = checklist::rendered(&context.repo, &context.site, &items, Form::Text);
         // Home, the new screen, and nothing of the old one below it.
-        context
-            .run
-            .reporter
-            .data(&format!("\x1b[H\x1b[J{}", checklist::rendered(&context.repo, &context.site, &items, Form::Text)));
+        context.run.reporter.data(&format!("\x1b[H\x1b[J{screen}"));
         Interrupt::global().or(tokio::time::sleep(WATCH)).await?;
     }
 }

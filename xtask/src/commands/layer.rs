@@ -77,10 +77,8 @@ pub(super) async fn show(context: &Context, layers: &[Layer], args: &Args, unsee
     previews.iter().for_each(|preview| preview.tell(&context.run));
     if let Some(path) = &args.save_plan {
         Plan::of(&context.repo, &context.site, &previews, args)?.write(path)?;
-        context
-            .run
-            .reporter
-            .note("layer", format!("saved: cargo xtask --env {} layer --plan {path}", context.repo.env_name));
+        let text = format!("saved: cargo xtask --env {} layer --plan {path}", context.repo.env_name);
+        context.run.reporter.note("layer", text);
     }
     let differs = args.exit_code && previews.iter().any(preview::LayerPreview::changes);
     Ok(if differs { Done::Differs } else { Done::AsAsked })

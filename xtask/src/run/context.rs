@@ -3,6 +3,7 @@
 use crate::repo::Repo;
 use crate::run::Run;
 
+/// All three, for the recipes and for what needs them all; anything else is given the part that it uses.
 pub struct Context {
     pub run: Run,
     pub repo: Repo,
