@@ -8,7 +8,8 @@ mod render;
 pub use items::{Fix, ITEMS, Item, State, first_failure};
 
 use crate::files;
-use crate::run::context::Context;
+use crate::repo::Repo;
+use crate::run::context::{Context, Site};
 use crate::run::foreign;
 use crate::run::interrupt::Interrupt;
 use run_record::Failure;
@@ -29,8 +30,8 @@ pub const END: &str = "<!-- data-plane-ready: end -->";
 /// The checklist at the end of another command, in that command's output and record.
 pub async fn conclude(context: &Context) -> Result<(), Failure> {
     let items = look(context).await?;
-    let form = if context.json { Form::Json } else { Form::Text };
-    context.reporter.data(&rendered(context, &items, form));
+    let form = if context.run.json { Form::Json } else { Form::Text };
+    context.run.reporter.data(&rendered(&context.repo, &context.site, &items, form));
     verdict(&items)
 }
 
@@ -43,8 +44,8 @@ pub async fn look(context: &Context) -> Result<Vec<Item>, Failure> {
     }
     // For reading later: losing it must not fail the checklist.
     let _ = files::write_atomically(
-        &context.run_dir.join("checklist.json"),
-        rendered(context, &items, Form::Json).as_bytes(),
+        &context.run.dir.join("checklist.json"),
+        rendered(&context.repo, &context.site, &items, Form::Json).as_bytes(),
     );
     Ok(items)
 }
@@ -53,8 +54,8 @@ pub fn verdict(items: &[Item]) -> Result<(), Failure> {
     items::first_failure(items).map_or(Ok(()), Err)
 }
 
-pub fn rendered(context: &Context, items: &[Item], form: Form) -> String {
-    let subject = render::Subject { env: &context.env_name, kube_context: &context.kube_context };
+pub fn rendered(repo: &Repo, site: &Site, items: &[Item], form: Form) -> String {
+    let subject = render::Subject { env: &repo.env_name, kube_context: &site.kube_context };
     match form {
         Form::Text => render::text(&subject, items),
         Form::Json => render::json(&subject, items),

@@ -11,9 +11,10 @@ use crate::commands::{
     script, tools, trace, up,
 };
 use crate::files;
-use crate::repo::{Tree, environment};
+use crate::repo::{Repo, Tree, environment};
+use crate::run::Run;
 use crate::run::consent;
-use crate::run::context::Context;
+use crate::run::context::{Context, Site};
 use crate::run::duration;
 use crate::run::foreign;
 use crate::run::reporter::{Format, Reporter};
@@ -166,7 +167,7 @@ impl Command {
 }
 
 pub async fn dispatch(context: &Context, command: &Command) -> Result<Done, Failure> {
-    carry_out(context, command).await.map_err(|failure| remedy::fitting(context, failure))
+    carry_out(context, command).await.map_err(|failure| remedy::fitting(&context.repo, &context.site, failure))
 }
 
 async fn carry_out(context: &Context, command: &Command) -> Result<Done, Failure> {
@@ -180,7 +181,7 @@ async fn carry_out(context: &Context, command: &Command) -> Result<Done, Failure
         Command::Logs(args) => logs::run(context, args).await,
         Command::Open(args) => open::run(context, args).await,
         Command::Checklist(args) => checklist::run(context, args).await,
-        Command::Report(args) => report::run(context, args).await,
+        Command::Report(args) => report::run(&context.run, args).await,
         Command::Tools(args) => tools::run(context, args).await,
         Command::Doctor => doctor::run(context).await,
         Command::Lab => lab::run(context).await,
@@ -214,14 +215,14 @@ impl Common {
         let env_name = self.env(command);
         let env = tree.environment(&env_name)?;
         let cluster = env.cluster.context.clone();
-        let run_id = format!("{}-{}", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S"), std::process::id());
+        let id = format!("{}-{}", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S"), std::process::id());
         let state = StateDir::open(&tree.root, &cluster, &reporter)?;
-        let run_dir = state.runs().join(&run_id);
+        let dir = state.runs().join(&id);
         let failed = |error: std::io::Error| {
-            Failure::new(Code::DiskFull, format!("cannot write the run's record in {run_dir}: {error}"))
+            Failure::new(Code::DiskFull, format!("cannot write the run's record in {dir}: {error}"))
         };
-        files::create_private_dir(&run_dir).map_err(failed)?;
-        reporter.record_to(run_dir.join("record.jsonl")).map_err(failed)?;
+        files::create_private_dir(&dir).map_err(failed)?;
+        reporter.record_to(dir.join("record.jsonl")).map_err(failed)?;
         state.prune();
         let trace = trace::begin(&reporter);
         reporter.event(&Event::RunStarted {
@@ -230,27 +231,27 @@ impl Common {
             env: env_name.clone(),
             trace,
         });
-        Ok(Context {
-            kube_context: self.context.clone().unwrap_or(cluster),
-            env_name,
-            registry_host: env.registry.push.clone(),
-            inside: None,
-            env,
-            tree,
-            dry_run: self.dry_run,
+        let run = Run {
+            id,
+            dir,
+            state,
+            reporter,
             consent: consent::Given::by(self.yes, &self.allow_destroy)?,
+            dry_run: self.dry_run,
             json: self.output == Format::Json,
             lock_timeout: self.lock_timeout,
-            reporter,
-            state,
-            run_dir,
-            run_id,
+        };
+        let site = Site {
+            kube_context: self.context.clone().unwrap_or(cluster),
+            registry_host: env.registry.push.clone(),
+            inside: None,
             lab: match (self.lab, self.no_lab) {
                 (true, _) => Some(true),
                 (_, true) => Some(false),
                 _ => None,
             },
-        })
+        };
+        Ok(Context { run, repo: Repo { tree, env_name, env }, site })
     }
 }
 

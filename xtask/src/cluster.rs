@@ -25,9 +25,11 @@ use crate::files::bounds;
 use crate::files::{self, digest};
 use crate::lab::{self, Lab};
 use crate::mirror;
+use crate::repo::Repo;
 use crate::repo::k3d::{Difference, K3dConfig};
+use crate::run::Run;
 use crate::run::consent::{self, Consent};
-use crate::run::context::Context;
+use crate::run::context::{Context, Site};
 use crate::world::docker::{self, Container, Kind, Looked, Thing, docker_output};
 use crate::world::docker_hub;
 use crate::world::engine;
@@ -82,32 +84,32 @@ pub async fn recreate(
     held: &ClusterLock,
     consent: &Consent<consent::Cluster>,
 ) -> Result<Ready, Failure> {
-    engine::ensure(context).await?;
+    engine::ensure(&context.run, &context.repo).await?;
     // Before anything goes: whether the new one can be made as the old one was.
     let lab = choose_lab(context, &observe(config).await?).await?;
-    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
-    Images::of(context, lab.as_ref())?.load_nodes(context, config).await?;
-    remember_kind(context, lab.is_some())?;
-    remove_marker(context)?;
-    delete_cluster(context, config, &toolbox, Warrant::Consent(consent)).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
+    Images::of(&context.repo, lab.as_ref())?.load_nodes(context, config).await?;
+    remember_kind(&context.run, lab.is_some())?;
+    remove_marker(&context.run)?;
+    delete_cluster(&context.run, config, &toolbox, Warrant::Consent(consent)).await?;
     up(context, held).await
 }
 
 /// Writes the kubeconfig's context again, by a name that is reached from here.
 pub async fn write_kubeconfig(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
-    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
-    merge_kubeconfig(context, config, &toolbox).await
+    let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
+    merge_kubeconfig(&context.run, &context.site, config, &toolbox).await
 }
 
-pub async fn lock(context: &Context) -> Result<ClusterLock, Failure> {
-    let holder = Holder::this_process(&context.run_id);
-    ClusterLock::acquire(&context.state.lock(), &holder, context.lock_timeout, &context.reporter).await
+pub async fn lock(run: &Run) -> Result<ClusterLock, Failure> {
+    let holder = Holder::this_process(&run.id);
+    ClusterLock::acquire(&run.state.lock(), &holder, run.lock_timeout, &run.reporter).await
 }
 
-fn remove_marker(context: &Context) -> Result<(), Failure> {
-    match std::fs::remove_file(context.state.ready_marker()) {
+fn remove_marker(run: &Run) -> Result<(), Failure> {
+    match std::fs::remove_file(run.state.ready_marker()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Failure::new(Code::StateUnwritable, format!("cannot remove {}: {error}", context.state.ready_marker())))
+            Err(Failure::new(Code::StateUnwritable, format!("cannot remove {}: {error}", run.state.ready_marker())))
         }
         _ => Ok(()),
     }
@@ -121,30 +123,30 @@ pub async fn up(context: &Context, held: &ClusterLock) -> Result<Ready, Failure>
 /// As [`up`], but where only consent would help, it fails: nobody is asked, and nothing
 /// that somebody consented to for another reason is destroyed.
 pub async fn mend(context: &Context) -> Result<(), Failure> {
-    if context.dry_run {
+    if context.run.dry_run {
         return plan(context).await.map(drop);
     }
-    context.require_k3d_config()?;
-    let lock = lock(context).await?;
+    context.repo.require_k3d_config()?;
+    let lock = lock(&context.run).await?;
     bring_up(context, &lock, false).await.map(drop)
 }
 
 async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Ready, Failure> {
-    let Some(config) = context.k3d_config()? else {
-        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let Some(config) = context.repo.k3d_config()? else {
+        let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let client = kubernetes::client(context).await?;
         kubernetes::require(&client).await?;
-        context.reporter.note(&context.kube_context, "a shared cluster: it is used as it is");
+        context.run.reporter.note(&context.site.kube_context, "a shared cluster: it is used as it is");
         return Ok(Ready { toolbox, lab: None });
     };
-    engine::ensure(context).await?;
+    engine::ensure(&context.run, &context.repo).await?;
     let existing = observe(&config).await?;
     let lab = choose_lab(context, &existing).await?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile", "k3d"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile", "k3d"], &context.run.reporter).await?;
     let facts = facts(&config, &existing, lab.as_ref()).await?;
     let plan = decide(&facts);
-    let reporter = &context.reporter;
-    let marker_before = ReadyMarker::read(&context.state.ready_marker());
+    let reporter = &context.run.reporter;
+    let marker_before = ReadyMarker::read(&context.run.state.ready_marker());
     let mut consent = None;
     if let Plan::Recreate(reasons) = &plan {
         for reason in reasons {
@@ -155,12 +157,12 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
                 .evidence(reasons.join("; "))
                 .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=cluster"));
         }
-        consent = Some(context.may_destroy::<consent::Cluster>(&recreation(&config)).await?);
+        consent = Some(context.run.may_destroy::<consent::Cluster>(&recreation(&config)).await?);
     }
     if plan != Plan::Nothing {
-        remove_marker(context)?;
+        remove_marker(&context.run)?;
     }
-    let images = Images::of(context, lab.as_ref())?;
+    let images = Images::of(&context.repo, lab.as_ref())?;
     ensure_registry(context, &config, &toolbox, &images, may_destroy).await?;
     // Before anything goes that they are to replace.
     match &plan {
@@ -174,20 +176,20 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
         _ => None,
     };
     if let Some(warrant) = warrant {
-        delete_cluster(context, &config, &toolbox, warrant).await?;
+        delete_cluster(&context.run, &config, &toolbox, warrant).await?;
     }
     match &plan {
         Plan::Nothing => {}
-        Plan::Start(_) => start(context, &config, &toolbox, &images, "started the cluster").await?,
+        Plan::Start(_) => start(&context.run, &config, &toolbox, &images, "started the cluster").await?,
         Plan::Finish => finish(context, &config, &toolbox, &images).await?,
         Plan::Mend(_) => {
-            replace_load_balancer(context, &config, &images).await?;
-            start(context, &config, &toolbox, &images, "started what stood still").await?;
-            join_missing(context, &config, &toolbox, &images).await?;
+            replace_load_balancer(&context.run, &context.site, &config, &images).await?;
+            start(&context.run, &config, &toolbox, &images, "started what stood still").await?;
+            join_missing(&context.run, &context.site, &config, &toolbox, &images).await?;
         }
-        Plan::Join(_) => agents::join(context, &config, &toolbox, &images).await?,
+        Plan::Join(_) => agents::join(&context.run, &context.site, &config, &toolbox, &images).await?,
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
-            create(context, &config, &toolbox, &images).await?;
+            create(&context.run, &context.site, &config, &toolbox, &images).await?;
         }
     }
     ready(context, &config, &toolbox, &images, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
@@ -200,10 +202,10 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
 /// # Errors
 /// Those of the engine, of making the registry and of pulling; what was had by then stays.
 pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock) -> Result<(), Failure> {
-    engine::ensure(context).await?;
+    engine::ensure(&context.run, &context.repo).await?;
     let lab = choose_lab(context, &observe(config).await?).await?;
-    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
-    let images = Images::of(context, lab.as_ref())?;
+    let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
+    let images = Images::of(&context.repo, lab.as_ref())?;
     ensure_registry(context, config, &toolbox, &images, false).await?;
     images.load_nodes(context, config).await
 }
@@ -213,8 +215,8 @@ pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock
 /// # Errors
 /// What cannot be looked at is not planned for.
 pub async fn plan(context: &Context) -> Result<bool, Failure> {
-    let Some(config) = context.k3d_config()? else {
-        context.reporter.planned(&context.kube_context, "change nothing: it is a shared cluster");
+    let Some(config) = context.repo.k3d_config()? else {
+        context.run.reporter.planned(&context.site.kube_context, "change nothing: it is a shared cluster");
         return Ok(false);
     };
     if let Err((fault, error)) = docker::info().await {
@@ -222,14 +224,14 @@ pub async fn plan(context: &Context) -> Result<bool, Failure> {
         if fault != docker::Fault::Away {
             return Err(docker::unavailable(fault, error));
         }
-        context.reporter.planned("docker", "start Docker Engine, installing it where it may");
-        context.reporter.planned(config.name(), "look at what is there then, and create the cluster if nothing is");
+        context.run.reporter.planned("docker", "start Docker Engine, installing it where it may");
+        context.run.reporter.planned(config.name(), "look at what is there then, and create the cluster if nothing is");
         return Ok(true);
     }
     let existing = observe(&config).await?;
     let facts = facts(&config, &existing, None).await?;
     let plan = decide(&facts);
-    context.reporter.planned(config.name(), describe(&plan));
+    context.run.reporter.planned(config.name(), describe(&plan));
     Ok(!matches!(plan, Plan::Nothing))
 }
 
@@ -238,13 +240,13 @@ pub async fn plan(context: &Context) -> Result<bool, Failure> {
 /// answer.
 async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<Lab>, Failure> {
     let made_with_lab = existing.iter().find_map(|container| container.label(LAB_LABEL)).map(|value| value == "true");
-    let wanted = match (context.lab, made_with_lab.or_else(|| remembered_kind(context))) {
+    let wanted = match (context.site.lab, made_with_lab.or_else(|| remembered_kind(&context.run))) {
         (Some(wanted), _) => wanted,
         (None, Some(made)) => made,
         (None, None) => {
             let reachable = docker_hub::answers().await?;
             if !reachable {
-                context.reporter.note(
+                context.run.reporter.note(
                     "lab",
                     "the upstream registries do not answer: building what is missing here (--no-lab to fail instead)",
                 );
@@ -257,32 +259,32 @@ async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<
 
 /// The kind of the cluster that was here, while it is being made again; also when that
 /// was interrupted, or k3d failed.
-fn remembered_kind(context: &Context) -> Option<bool> {
-    match std::fs::read_to_string(context.state.cluster_kind()).ok()?.trim() {
+fn remembered_kind(run: &Run) -> Option<bool> {
+    match std::fs::read_to_string(run.state.cluster_kind()).ok()?.trim() {
         "lab" => Some(true),
         "public" => Some(false),
         _ => None,
     }
 }
 
-fn remember_kind(context: &Context, lab: bool) -> Result<(), Failure> {
-    let path = context.state.cluster_kind();
+fn remember_kind(run: &Run, lab: bool) -> Result<(), Failure> {
+    let path = run.state.cluster_kind();
     files::write_atomically(&path, if lab { b"lab" } else { b"public" })
         .map_err(|error| Failure::new(Code::StateUnwritable, format!("cannot write {path}: {error}")))
 }
 
 /// The lab that the cluster was made with, or that was asked for.
 pub(crate) async fn its_lab(context: &Context) -> Result<Option<Lab>, Failure> {
-    if context.k3d_config()?.is_none() || context.lab == Some(false) {
+    if context.repo.k3d_config()?.is_none() || context.site.lab == Some(false) {
         return Ok(None);
     }
-    let wanted = context.lab == Some(true) || made_with_lab(context).await?;
+    let wanted = context.site.lab == Some(true) || made_with_lab(&context.repo).await?;
     if wanted { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
 /// Whether the cluster that exists was made with the lab's images.
-pub async fn made_with_lab(context: &Context) -> Result<bool, Failure> {
-    let Some(config) = context.k3d_config()? else { return Ok(false) };
+pub async fn made_with_lab(repo: &Repo) -> Result<bool, Failure> {
+    let Some(config) = repo.k3d_config()? else { return Ok(false) };
     Ok(!docker::containers_labelled(&[(CLUSTER_LABEL, config.name()), (LAB_LABEL, "true")]).await?.is_empty())
 }
 
@@ -340,18 +342,18 @@ async fn facts(config: &K3dConfig, existing: &[Container], lab: Option<&Lab>) ->
 }
 
 /// Makes the load balancer's container again, before the agents that are there.
-async fn replace_load_balancer(context: &Context, config: &K3dConfig, images: &Images) -> Result<(), Failure> {
+async fn replace_load_balancer(run: &Run, site: &Site, config: &K3dConfig, images: &Images) -> Result<(), Failure> {
     let spec = loadbalancer::spec(config, &agents::names(config).await?).map_err(Failure::usage)?;
     let existing = observe(config).await?;
     let named = |name: &str| existing.iter().find(|container| container.name() == name);
     let server = named(&config.server_container()).ok_or_else(|| missing(&config.server_container()))?;
     let name = config.loadbalancer_container().unwrap_or_default();
-    let step = context.reporter.step(Step::new(StepKind::Cluster, &name, "making the load balancer again"));
+    let step = run.reporter.step(Step::new(StepKind::Cluster, &name, "making the load balancer again"));
     if let Some(container) = named(&name) {
         docker_output(["rm", "-f", "-v", &container.id]).await?;
     } else {
         for port in config.host_ports() {
-            require_port_free(context, port)?;
+            require_port_free(site, port)?;
         }
     }
     let image = loadbalancer::image(images.loadbalancer.as_deref(), server);
@@ -362,26 +364,21 @@ async fn replace_load_balancer(context: &Context, config: &K3dConfig, images: &I
 
 /// After the rest of the cluster was mended, where that was needed first.
 async fn join_missing(
-    context: &Context,
+    run: &Run,
+    site: &Site,
     config: &K3dConfig,
     toolbox: &Toolbox,
     images: &Images,
 ) -> Result<(), Failure> {
     if agents::names(config).await?.len() < config.simple.agents as usize {
-        agents::join(context, config, toolbox, images).await?;
+        agents::join(run, site, config, toolbox, images).await?;
     }
     Ok(())
 }
 
-async fn start(
-    context: &Context,
-    config: &K3dConfig,
-    toolbox: &Toolbox,
-    images: &Images,
-    done: &str,
-) -> Result<(), Failure> {
-    let step = context.reporter.step(k3d_step(context, config, "starting the cluster"));
-    k3d(context, toolbox, images, &["cluster", "start", config.name(), "--wait"]).await?;
+async fn start(run: &Run, config: &K3dConfig, toolbox: &Toolbox, images: &Images, done: &str) -> Result<(), Failure> {
+    let step = run.reporter.step(k3d_step(run, config, "starting the cluster"));
+    k3d(run, toolbox, images, &["cluster", "start", config.name(), "--wait"]).await?;
     step.done_as(done);
     Ok(())
 }
@@ -389,8 +386,8 @@ async fn start(
 /// Goes on with a creation that was interrupted when nodes ran already: stopped and
 /// started, k3d does the steps that follow a start (names for CoreDNS and the nodes).
 async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
-    let remedy = || format!("cargo xtask --env {} cluster recreate --allow-destroy=cluster", context.env_name);
-    let reporter = &context.reporter;
+    let remedy = || format!("cargo xtask --env {} cluster recreate --allow-destroy=cluster", context.repo.env_name);
+    let reporter = &context.run.reporter;
     reporter.note(config.name(), "its creation was interrupted: going on with it");
     let finished = async {
         let balancer = config.loadbalancer_container();
@@ -398,12 +395,12 @@ async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
         let ran =
             existing.iter().any(|container| Some(container.name()) == balancer.as_deref() && !container.never_ran());
         if balancer.is_some() && !ran {
-            replace_load_balancer(context, config, images).await?;
+            replace_load_balancer(&context.run, &context.site, config, images).await?;
         }
-        k3d(context, toolbox, images, &["cluster", "stop", config.name()]).await?;
+        k3d(&context.run, toolbox, images, &["cluster", "stop", config.name()]).await?;
         agents::remove_never_ran(config).await?;
-        start(context, config, toolbox, images, "finished creating the cluster").await?;
-        join_missing(context, config, toolbox, images).await?;
+        start(&context.run, config, toolbox, images, "finished creating the cluster").await?;
+        join_missing(&context.run, &context.site, config, toolbox, images).await?;
         stamp(config).await
     };
     finished.await.map_err(|failure: Failure| match failure.exit() {
@@ -426,8 +423,8 @@ async fn ensure_registry(
     may_destroy: bool,
 ) -> Result<(), Failure> {
     let Some(name) = config.registry_container() else { return Ok(()) };
-    let push = &context.env.registry.push;
-    let reporter = &context.reporter;
+    let push = &context.repo.env.registry.push;
+    let reporter = &context.run.reporter;
     let runs = match docker::look::<Container>(Kind::Container, &name).await? {
         Looked::Absent => false,
         Looked::Found(container) if container.state.running => true,
@@ -440,7 +437,7 @@ async fn ensure_registry(
                 }
                 Err(failure) => {
                     step.failed_as("the registry does not start");
-                    remove_registry_that_does_not_start(context, &container, failure, may_destroy).await?;
+                    remove_registry_that_does_not_start(&context.run, &container, failure, may_destroy).await?;
                     false
                 }
             }
@@ -448,7 +445,7 @@ async fn ensure_registry(
     };
     if !runs {
         if let Some(port) = push.rsplit_once(':').and_then(|(_, port)| port.parse().ok()) {
-            require_port_free(context, port)?;
+            require_port_free(&context.site, port)?;
         }
         images.load_registry(context).await?;
         let step = reporter.step(Step::new(StepKind::Registry, &name, "creating the registry"));
@@ -460,15 +457,16 @@ async fn ensure_registry(
         if let Some(image) = &images.registry {
             arguments.extend(["--image", image]);
         }
-        if let Err(failure) = k3d(context, toolbox, images, &arguments).await {
+        if let Err(failure) = k3d(&context.run, toolbox, images, &arguments).await {
             remove_what_never_ran(&name).await;
             return Err(failure);
         }
         step.done_as(format!("created the registry, {push}"));
     }
-    devcontainer::join(context, config, &[&name]).await?;
-    registry::wait_until_it_answers(&registry::endpoint(context, None), Duration::from_secs(30)).await?;
-    registry::healthy(context).await
+    devcontainer::join(&context.site, config, &[&name]).await?;
+    registry::wait_until_it_answers(&registry::endpoint(&context.repo, &context.site, None), Duration::from_secs(30))
+        .await?;
+    registry::healthy(&context.repo, &context.site).await
 }
 
 /// Where a registry keeps its images, in its container.
@@ -489,7 +487,7 @@ fn not_ours(name: &str) -> Failure {
 /// or its image is gone), so that it can be made again. Without consent only where its
 /// images positively outlive it.
 async fn remove_registry_that_does_not_start(
-    context: &Context,
+    run: &Run,
     container: &Container,
     failure: Failure,
     may_destroy: bool,
@@ -517,12 +515,12 @@ async fn remove_registry_that_does_not_start(
                 .evidence(failure.evidence.first().cloned().unwrap_or_default())
                 .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=registry"));
         }
-        let consent = context.may_destroy::<consent::Registry>(&what).await?;
+        let consent = run.may_destroy::<consent::Registry>(&what).await?;
         return remove_registry(container, &consent).await;
     }
     // Without --force: the engine refuses if it runs by now.
     docker_output(["rm", &container.id]).await?;
-    context.reporter.note(name, "removed the container, which does not start; its images stay in the volume");
+    run.reporter.note(name, "removed the container, which does not start; its images stay in the volume");
     Ok(())
 }
 
@@ -549,19 +547,19 @@ async fn remove_registry(container: &Container, _: &Consent<consent::Registry>) 
     docker_output(["rm", "-f", "-v", &container.id]).await.map(drop)
 }
 
-async fn create(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
+async fn create(run: &Run, site: &Site, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
     for port in config.host_ports() {
-        require_port_free(context, port)?;
+        require_port_free(site, port)?;
     }
-    let step = context.reporter.step(k3d_step(context, config, "creating the cluster"));
-    remember_kind(context, images.lab)?;
+    let step = run.reporter.step(k3d_step(run, config, "creating the cluster"));
+    remember_kind(run, images.lab)?;
     let [label, lab_label] = labels(config, images).map(|(label, value)| format!("{label}={value}@all"));
     let mut arguments = vec!["cluster", "create", "--config", config.path.as_str(), "--wait", "--timeout", "300s"];
     arguments.extend(["--kubeconfig-update-default=false", "--runtime-label", &label, "--runtime-label", &lab_label]);
     if let Some(node) = &images.node {
         arguments.extend(["--image", node]);
     }
-    k3d(context, toolbox, images, &arguments).await?;
+    k3d(run, toolbox, images, &arguments).await?;
     stamp(config).await?;
     step.done_as("created the cluster");
     Ok(())
@@ -574,8 +572,8 @@ fn labels(config: &K3dConfig, images: &Images) -> [(&'static str, String); 2] {
 
 /// A port that something else holds is named before k3d leaves half a cluster. In a container
 /// whose engine is outside, the ports are those of a machine that cannot be looked at from here.
-fn require_port_free(context: &Context, port: u16) -> Result<(), Failure> {
-    if context.inside.is_some() {
+fn require_port_free(site: &Site, port: u16) -> Result<(), Failure> {
+    if site.inside.is_some() {
         return Ok(());
     }
     match std::net::TcpListener::bind(("127.0.0.1", port)) {
@@ -589,20 +587,20 @@ fn require_port_free(context: &Context, port: u16) -> Result<(), Failure> {
 }
 
 /// A step that k3d does.
-fn k3d_step(context: &Context, config: &K3dConfig, text: &str) -> Step {
-    Step::new(StepKind::Cluster, config.name(), text).logging_to(&k3d_log(context))
+fn k3d_step(run: &Run, config: &K3dConfig, text: &str) -> Step {
+    Step::new(StepKind::Cluster, config.name(), text).logging_to(&k3d_log(run))
 }
 
-fn k3d_log(context: &Context) -> camino::Utf8PathBuf {
-    context.log("k3d")
+fn k3d_log(run: &Run) -> camino::Utf8PathBuf {
+    run.log("k3d")
 }
 
-async fn k3d(context: &Context, toolbox: &Toolbox, images: &Images, arguments: &[&str]) -> Result<(), Failure> {
-    let mut command = k3d_command(context, toolbox);
+async fn k3d(run: &Run, toolbox: &Toolbox, images: &Images, arguments: &[&str]) -> Result<(), Failure> {
+    let mut command = k3d_command(run, toolbox);
     command.envs(images.variables()).args(arguments);
-    let log = k3d_log(context);
+    let log = k3d_log(run);
     let job = Job { command, log: &log, inherit: None };
-    let said = |line: &str| context.reporter.progress(&format!("[k3d] {}", k3d_errors::readable(line)));
+    let said = |line: &str| run.reporter.progress(&format!("[k3d] {}", k3d_errors::readable(line)));
     run_k3d(job, arguments, said).await
 }
 
@@ -635,9 +633,9 @@ async fn run_k3d(job: Job<'_>, arguments: &[&str], mut said: impl FnMut(&str)) -
 
 /// k3d refuses a `KUBECONFIG` of several files and takes no lock on the one it rewrites:
 /// it gets a file of this run's own, and what it would have written `kubeconfig` writes.
-fn k3d_command(context: &Context, toolbox: &Toolbox) -> tokio::process::Command {
+fn k3d_command(run: &Run, toolbox: &Toolbox) -> tokio::process::Command {
     let mut command = toolbox.command("k3d");
-    command.env("KUBECONFIG", context.run_dir.join("kubeconfig"));
+    command.env("KUBECONFIG", run.dir.join("kubeconfig"));
     command
 }
 
@@ -645,17 +643,17 @@ fn k3d_command(context: &Context, toolbox: &Toolbox) -> tokio::process::Command 
 const MOST_LINES: usize = 1000;
 
 /// The cluster's context in the kubeconfig, by a name that is reached from here.
-async fn merge_kubeconfig(context: &Context, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
+async fn merge_kubeconfig(run: &Run, site: &Site, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
     // Its output holds the cluster's keys, and goes into no log.
-    let mut command = k3d_command(context, toolbox);
+    let mut command = k3d_command(run, toolbox);
     command.args(["kubeconfig", "get", config.name()]);
     let failed = |tail: Vec<String>| k3d_errors::failure(&["kubeconfig", "get"], &tail);
     let captured = process::capture(command).await?;
     if !captured.status.success() {
         return Err(failed(captured.stderr.lines().map(str::to_owned).collect()));
     }
-    devcontainer::join(context, config, &[]).await?;
-    kubeconfig::put(&captured.stdout, devcontainer::api_server(context, config).as_deref()).await
+    devcontainer::join(site, config, &[]).await?;
+    kubeconfig::put(&captured.stdout, devcontainer::api_server(site, config).as_deref()).await
 }
 
 /// From "containers run" to "things can be deployed", and the marker that says so.
@@ -667,15 +665,15 @@ async fn ready(
     lab: Option<&Lab>,
     before: Option<ReadyMarker>,
 ) -> Result<(), Failure> {
-    let reporter = &context.reporter;
-    let step = reporter.step(k3d_step(context, config, "waiting for the cluster"));
-    merge_kubeconfig(context, config, toolbox).await?;
+    let reporter = &context.run.reporter;
+    let step = reporter.step(k3d_step(&context.run, config, "waiting for the cluster"));
+    merge_kubeconfig(&context.run, &context.site, config, toolbox).await?;
     let mut client = kubernetes::client(context).await?;
     if kubernetes::certificate_has_expired(&client).await {
         reporter.note(config.name(), "its certificates have expired: starting it again, at which k3s renews them");
-        k3d(context, toolbox, images, &["cluster", "stop", config.name()]).await?;
-        start(context, config, toolbox, images, "started the cluster, with new certificates").await?;
-        merge_kubeconfig(context, config, toolbox).await?;
+        k3d(&context.run, toolbox, images, &["cluster", "stop", config.name()]).await?;
+        start(&context.run, config, toolbox, images, "started the cluster, with new certificates").await?;
+        merge_kubeconfig(&context.run, &context.site, config, toolbox).await?;
         client = kubernetes::client(context).await?;
     }
     let expected = config.simple.servers.saturating_add(config.simple.agents) as usize;
@@ -693,7 +691,7 @@ async fn ready(
     })
     .await
     .map_err(help)?;
-    agents::forget_gone(context, config, &client).await?;
+    agents::forget_gone(&context.run, config, &client).await?;
     kubernetes::wait_until("the nodes are", not_ready, timeout, async || {
         kubernetes::nodes_ready(&client, expected).await
     })
@@ -707,10 +705,10 @@ async fn ready(
     kubernetes::wait_until("DNS is", not_ready, timeout, async || kubernetes::dns_ready(&client).await)
         .await
         .map_err(help)?;
-    registry_hosting::warn_if_different(context, &client).await?;
+    registry_hosting::warn_if_different(&context.run, &context.repo, &client).await?;
     // Lost with the state folder; without it no later run could be instant.
-    if remembered_kind(context).is_none() {
-        remember_kind(context, lab.is_some())?;
+    if remembered_kind(&context.run).is_none() {
+        remember_kind(&context.run, lab.is_some())?;
     }
     let marker = ReadyMarker {
         cluster: config.name().to_owned(),
@@ -727,17 +725,17 @@ async fn ready(
     step.done_as("ready: API, nodes, StorageClass, DNS");
     probe(context, &client, lab).await?;
     let text = serde_json::to_string_pretty(&marker).unwrap_or_default();
-    files::write_atomically(&context.state.ready_marker(), text.as_bytes()).map_err(|error| {
-        Failure::new(Code::StateUnwritable, format!("cannot write {}: {error}", context.state.ready_marker()))
+    files::write_atomically(&context.run.state.ready_marker(), text.as_bytes()).map_err(|error| {
+        Failure::new(Code::StateUnwritable, format!("cannot write {}: {error}", context.run.state.ready_marker()))
     })
 }
 
 /// Pushes an image by one of the registry's names and lets a pod pull it by the other.
 async fn probe(context: &Context, client: &kube::Client, lab: Option<&Lab>) -> Result<(), Failure> {
-    let step = context.reporter.step(Step::new(StepKind::Probe, "registry", "probing end to end"));
-    let origin = lab::origin(context, lab);
+    let step = context.run.reporter.step(Step::new(StepKind::Probe, "registry", "probing end to end"));
+    let origin = lab::origin(&context.repo, lab);
     mirror::copy(context, &origin, &["busybox"], |_| {}).await?;
-    let image = mirror::pull_reference(context, &origin, "busybox")?;
+    let image = mirror::pull_reference(&context.repo, &origin, "busybox")?;
     kubernetes::run_probe_pod(client, &image, Duration::from_secs(90)).await?;
     step.done_as("a pod pulls from it, and resolves names");
     Ok(())
@@ -774,20 +772,20 @@ pub struct Standing {
 ///
 /// # Errors
 /// `docker-unavailable`, `docker-failed`, or `usage` for a broken k3d.yaml.
-pub async fn standing(context: &Context) -> Result<Option<Standing>, Failure> {
-    let Some(config) = context.k3d_config()? else { return Ok(None) };
+pub async fn standing(run: &Run, repo: &Repo) -> Result<Option<Standing>, Failure> {
+    let Some(config) = repo.k3d_config()? else { return Ok(None) };
     let existing = observe(&config).await?;
     let facts = facts(&config, &existing, None).await?;
     let server = config.server_container();
     let id = existing.iter().find(|container| container.name() == server);
-    let unmarked = unmarked(context, &config, id.map_or("", |server| &server.id));
+    let unmarked = unmarked(run, &config, id.map_or("", |server| &server.id));
     let lab = existing.iter().any(|container| container.label(LAB_LABEL) == Some("true"));
     Ok(Some(Standing { plan: decide(&facts), unmarked, lab }))
 }
 
 /// Why the ready marker does not hold for this cluster and this file, if it does not.
-fn unmarked(context: &Context, config: &K3dConfig, id: &str) -> Option<String> {
-    let path = context.state.ready_marker();
+fn unmarked(run: &Run, config: &K3dConfig, id: &str) -> Option<String> {
+    let path = run.state.ready_marker();
     match ReadyMarker::read(&path) {
         None => Some(format!("{path} does not exist: it is being rebuilt, or was never brought up here")),
         Some(marker) if marker.cluster_id != id => {
@@ -802,13 +800,13 @@ fn unmarked(context: &Context, config: &K3dConfig, id: &str) -> Option<String> {
 
 /// A layer runs only on the cluster that was found ready, made from today's file.
 pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
-    let Some(config) = context.k3d_config()? else { return Ok(None) };
+    let Some(config) = context.repo.k3d_config()? else { return Ok(None) };
     engine::require().await?;
     let id = cluster_id(&config).await?;
-    if let Some(why) = unmarked(context, &config, &id) {
+    if let Some(why) = unmarked(&context.run, &config, &id) {
         return Err(not_ready(&config, why));
     }
-    if made_with_lab(context).await? { lab::ensure(context).await.map(Some) } else { Ok(None) }
+    if made_with_lab(&context.repo).await? { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
 /// Whether the cluster is of the lab's images, by what this machine remembers of the
@@ -816,13 +814,13 @@ pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
 ///
 /// # Errors
 /// `cluster-not-ready` where none was found ready that is made from today's file.
-pub(crate) fn remembered(context: &Context) -> Result<bool, Failure> {
-    let Some(config) = context.k3d_config()? else { return Ok(false) };
-    let id = ReadyMarker::read(&context.state.ready_marker()).map(|marker| marker.cluster_id).unwrap_or_default();
-    if let Some(why) = unmarked(context, &config, &id) {
+pub(crate) fn remembered(run: &Run, repo: &Repo) -> Result<bool, Failure> {
+    let Some(config) = repo.k3d_config()? else { return Ok(false) };
+    let id = ReadyMarker::read(&run.state.ready_marker()).map(|marker| marker.cluster_id).unwrap_or_default();
+    if let Some(why) = unmarked(run, &config, &id) {
         return Err(not_ready(&config, why));
     }
-    remembered_kind(context).ok_or_else(|| not_ready(&config, "of which images it was made is not known here"))
+    remembered_kind(run).ok_or_else(|| not_ready(&config, "of which images it was made is not known here"))
 }
 
 fn not_ready(config: &K3dConfig, why: impl Into<String>) -> Failure {
@@ -831,12 +829,12 @@ fn not_ready(config: &K3dConfig, why: impl Into<String>) -> Failure {
         .remedy("cargo xtask cluster")
 }
 
-pub async fn stop(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
+pub async fn stop(run: &Run, repo: &Repo, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
-    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
-    remove_marker(context)?;
-    let step = context.reporter.step(k3d_step(context, config, "stopping the cluster"));
-    k3d(context, &toolbox, &Images::default(), &["cluster", "stop", config.name()]).await?;
+    let toolbox = tools::ensure(&repo.tree, &["k3d"], &run.reporter).await?;
+    remove_marker(run)?;
+    let step = run.reporter.step(k3d_step(run, config, "stopping the cluster"));
+    k3d(run, &toolbox, &Images::default(), &["cluster", "stop", config.name()]).await?;
     step.done_as("stopped the cluster; `cargo xtask cluster` starts it again");
     Ok(())
 }
@@ -847,37 +845,37 @@ pub async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure
         "delete the cluster {} and its registry with all their data, and the records of its runs",
         config.name()
     );
-    let consent = context.may_destroy::<(consent::Cluster, consent::Registry)>(&what).await?;
+    let consent = context.run.may_destroy::<(consent::Cluster, consent::Registry)>(&what).await?;
     let (of_cluster, of_registry) = consent.split();
-    let toolbox = tools::ensure(&context.tree, &["k3d"], &context.reporter).await?;
-    remove_marker(context)?;
-    delete_cluster(context, config, &toolbox, Warrant::Consent(&of_cluster)).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
+    remove_marker(&context.run)?;
+    delete_cluster(&context.run, config, &toolbox, Warrant::Consent(&of_cluster)).await?;
     if let Some(name) = config.registry_container() {
-        let step = context.reporter.step(Step::new(StepKind::Registry, &name, "deleting the registry"));
+        let step = context.run.reporter.step(Step::new(StepKind::Registry, &name, "deleting the registry"));
         if let Looked::Found(container) = docker::look::<Container>(Kind::Container, &name).await? {
             remove_registry(&container, &of_registry).await?;
         }
         remove_if_there(Kind::Volume, &name).await?;
         step.done_as("deleted the registry and its volume");
     }
-    devcontainer::leave(context, config).await;
-    delete_network(context, config).await?;
+    devcontainer::leave(&context.site, config).await;
+    delete_network(&context.run, config).await?;
     remove_if_there(Kind::Volume, &format!("k3d-{}-images", config.name())).await?;
     kubeconfig::forget(config.name()).await?;
-    context.state.clear().map_err(|error| {
-        let path = &context.state.path;
+    context.run.state.clear().map_err(|error| {
+        let path = &context.run.state.path;
         Failure::new(Code::StateUnwritable, format!("cannot clear the state folder {path}: {error}"))
     })
 }
 
 /// Removes the cluster's network, if k3d or this tool made it; another's stays.
-async fn delete_network(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
+async fn delete_network(run: &Run, config: &K3dConfig) -> Result<(), Failure> {
     let name = config.network();
     let Looked::Found(network) = docker::look::<Thing>(Kind::Network, &name).await? else { return Ok(()) };
     if network.label("app") == Some("k3d") || network.label(devcontainer::NETWORK_LABEL) == Some(config.name()) {
         return docker_output(["network", "rm", &name]).await.map(drop);
     }
-    context.reporter.note(&name, "left the network, which something else made");
+    run.reporter.note(&name, "left the network, which something else made");
     Ok(())
 }
 
@@ -896,20 +894,15 @@ enum Warrant<'a> {
     NeverRan(&'a Leftovers),
 }
 
-async fn delete_cluster(
-    context: &Context,
-    config: &K3dConfig,
-    toolbox: &Toolbox,
-    warrant: Warrant<'_>,
-) -> Result<(), Failure> {
-    let step = context.reporter.step(k3d_step(context, config, "deleting the cluster"));
+async fn delete_cluster(run: &Run, config: &K3dConfig, toolbox: &Toolbox, warrant: Warrant<'_>) -> Result<(), Failure> {
+    let step = run.reporter.step(k3d_step(run, config, "deleting the cluster"));
     match warrant {
         Warrant::Consent(_) => {
             if observe(config).await?.is_empty() {
                 step.unchanged("no cluster to delete");
                 return Ok(());
             }
-            k3d(context, toolbox, &Images::default(), &["cluster", "delete", config.name()]).await?;
+            k3d(run, toolbox, &Images::default(), &["cluster", "delete", config.name()]).await?;
             // What k3d does not know of: containers of a creation that was killed early.
             for container in observe(config).await? {
                 docker_output(["rm", "-f", "-v", &container.id]).await?;
@@ -933,13 +926,13 @@ async fn delete_cluster(
     Ok(())
 }
 
-pub async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
+pub async fn status(run: &Run, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
     let existing = observe(config).await?;
     let facts = facts(config, &existing, None).await?;
     let plan = decide(&facts);
-    let marker = ReadyMarker::read(&context.state.ready_marker());
-    if context.json {
+    let marker = ReadyMarker::read(&run.state.ready_marker());
+    if run.json {
         let has = |name: &&String| facts.nodes.iter().any(|node| node.name == **name);
         let runs = |name: &&String| facts.nodes.iter().any(|node| node.name == **name && node.running);
         let named = config.servers().into_iter().chain(config.loadbalancer_container());
@@ -957,10 +950,10 @@ pub async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure
             "drift": facts.drift,
             "ready": marker,
         });
-        context.reporter.data(&json.to_string());
+        run.reporter.data(&json.to_string());
     } else {
         for container in &existing {
-            context.reporter.data(&format!(
+            run.reporter.data(&format!(
                 "{:<32} {:<10} {}",
                 container.name(),
                 container.state.status,
@@ -968,7 +961,7 @@ pub async fn status(context: &Context, config: &K3dConfig) -> Result<(), Failure
             ));
         }
         let ready = marker.map_or("not marked ready".to_owned(), |marker| format!("ready since {}", marker.time));
-        context.reporter.data(&format!("{}: {ready}; `cargo xtask cluster` would {}", config.name(), describe(&plan)));
+        run.reporter.data(&format!("{}: {ready}; `cargo xtask cluster` would {}", config.name(), describe(&plan)));
     }
     match plan {
         Plan::Nothing => Ok(()),

@@ -33,7 +33,8 @@ use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 
 use crate::diagnosis::retry::Spent;
 use crate::repo::needs::Budgets;
-use crate::run::context::Context;
+use crate::run::Run;
+use crate::run::context::{Context, Site};
 use crate::world::release::Release;
 use crate::world::{helm_storage, kubernetes};
 use helm_errors::{Conflict, Said, Statement};
@@ -120,14 +121,14 @@ impl<'a> Diagnosis<'a> {
         let mut start = Vec::new();
         for namespace in &namespaces {
             let (pods, events) = futures_util::future::join(
-                begin_pods(context, client, namespace, &mut tracker),
-                begin_events(context, client, namespace),
+                begin_pods(&context.run, &context.site, client, namespace, &mut tracker),
+                begin_events(&context.run, &context.site, client, namespace),
             )
             .await;
             start.push(Start { namespace: namespace.clone(), pods, events });
         }
         if start.is_empty() {
-            context.reporter.note(layer, "nothing is to be installed: there is nothing to watch");
+            context.run.reporter.note(layer, "nothing is to be installed: there is nothing to watch");
         }
         let stuck = rules::of(Code::HelmStuck).map_or(Duration::MAX, |rule| match rule.lasts {
             rules::Lasts::For(seconds) => {
@@ -220,7 +221,7 @@ impl<'a> Diagnosis<'a> {
                 Vec::new()
             }
             Seen::Refused(what, answer) => {
-                self.context.reporter.warn(&self.layer, cannot_watch(what, answer));
+                self.context.run.reporter.warn(&self.layer, cannot_watch(what, answer));
                 Vec::new()
             }
         };
@@ -229,7 +230,7 @@ impl<'a> Diagnosis<'a> {
     }
 
     fn tell(&self, sighting: &Sighting) {
-        self.context.reporter.event(&run_record::Event::Blocked(Blocked {
+        self.context.run.reporter.event(&run_record::Event::Blocked(Blocked {
             code: sighting.rule.code,
             resource: sighting.object.clone(),
             layer: Some(self.layer.clone()),
@@ -273,10 +274,10 @@ impl<'a> Diagnosis<'a> {
             self.tell(sighting);
             let placement = self.placement_of(sighting).await;
             for line in &placement.evidence {
-                self.context.reporter.note(&sighting.object, line);
+                self.context.run.reporter.note(&sighting.object, line);
             }
             if let Some(remedy) = placement.remedy {
-                self.context.reporter.note(&sighting.object, format!("remedy: {remedy}"));
+                self.context.run.reporter.note(&sighting.object, format!("remedy: {remedy}"));
             }
         }
     }
@@ -335,14 +336,14 @@ impl<'a> Diagnosis<'a> {
     /// back, and a Helm that gave up meanwhile is the retry table's affair.
     fn tell_of_the_api(&self, silent: Option<&str>) {
         self.api_is_silent.set(silent.is_some());
-        let reporter = &self.context.reporter;
+        let reporter = &self.context.run.reporter;
         let Some(reason) = silent else {
-            return reporter.note(&self.context.kube_context, "the Kubernetes API answers again");
+            return reporter.note(&self.context.site.kube_context, "the Kubernetes API answers again");
         };
         let Some(rule) = rules::of(Code::ApiUnreachable) else { return };
         reporter.event(&run_record::Event::Blocked(Blocked {
             code: rule.code,
-            resource: self.context.kube_context.clone(),
+            resource: self.context.site.kube_context.clone(),
             layer: Some(self.layer.clone()),
             release: None,
             message: reason.to_owned(),
@@ -362,10 +363,10 @@ impl<'a> Diagnosis<'a> {
             tracker.standing().into_iter().find(|sighting| sighting.rule.code == Code::RegistryRateLimited).cloned()
         };
         let Some(sighting) = standing else { return Ok(None) };
-        let limit = crate::diagnosis::retry::limit(&sighting.message, self.context).await;
+        let limit = crate::diagnosis::retry::limit(&sighting.message, &self.context.repo, &self.context.site).await;
         match spent.rate_limit(&budgets.rate_limit, limit.wait) {
             Some(next) => {
-                self.context.reporter.event(&run_record::Event::Retry {
+                self.context.run.reporter.event(&run_record::Event::Retry {
                     code: Code::RegistryRateLimited,
                     layer: Some(self.layer.clone()),
                     attempt: next.attempt,
@@ -393,7 +394,7 @@ impl<'a> Diagnosis<'a> {
                 Ok(pods) => pods,
                 Err(error) => {
                     let text = format!("pods that wait for their image are left to the kubelet: {error}");
-                    self.context.reporter.note(namespace, text);
+                    self.context.run.reporter.note(namespace, text);
                     continue;
                 }
             };
@@ -449,7 +450,7 @@ impl<'a> Diagnosis<'a> {
         // A StatefulSet's pod ends in its own time, on a node that may be away too.
         let parameters = if of_kind(pod, "StatefulSet") { parameters } else { parameters.grace_period(0) };
         if api.delete(name, &parameters).await.is_ok() {
-            self.context.reporter.note(name, why);
+            self.context.run.reporter.note(name, why);
         }
     }
 
@@ -491,7 +492,7 @@ impl<'a> Diagnosis<'a> {
                 stands.as_secs()
             );
             if stands >= STUCK_TOLD && !std::mem::replace(&mut told, true) {
-                self.context.reporter.event(&run_record::Event::Blocked(Blocked {
+                self.context.run.reporter.event(&run_record::Event::Blocked(Blocked {
                     code: rule.code,
                     resource: about.clone(),
                     layer: Some(self.layer.clone()),
@@ -566,7 +567,7 @@ impl<'a> Diagnosis<'a> {
     async fn placement_of(&self, sighting: &Sighting) -> Hindrance {
         let placed = matches!(sighting.rule.code, Code::Unschedulable | Code::VolumePending | Code::NodeRuntime);
         match sighting.object.strip_prefix("pod/").filter(|_| placed) {
-            Some(pod) => placement::of(self.client, &self.context.kube_context, &sighting.namespace, pod).await,
+            Some(pod) => placement::of(self.client, &self.context.site.kube_context, &sighting.namespace, pod).await,
             None => Hindrance::default(),
         }
     }
@@ -574,11 +575,11 @@ impl<'a> Diagnosis<'a> {
     fn failure_of(&self, rule: &'static Rule, about: &str, message: &str, namespace: &str, object: &str) -> Failure {
         let form = rule.code.remedy().unwrap_or_default();
         let remedy = form
-            .replace("{context}", &self.context.kube_context)
+            .replace("{context}", &self.context.site.kube_context)
             .replace("{namespace}", namespace)
             .replace("{object}", object)
             .replace("{layer}", &self.layer)
-            .replace("{env}", &self.context.env_name);
+            .replace("{env}", &self.context.repo.env_name);
         Failure::new(rule.code, format!("{about}: {}", rule.code.sentence())).evidence(message.trim()).remedy(remedy)
     }
 
@@ -668,7 +669,7 @@ impl<'a> Diagnosis<'a> {
                 Err(error) => {
                     let text =
                         format!("pods cannot be looked at: what is said of them is what was seen before: {error}");
-                    self.context.reporter.note(namespace, text);
+                    self.context.run.reporter.note(namespace, text);
                 }
             }
         }
@@ -724,7 +725,7 @@ impl<'a> Diagnosis<'a> {
     async fn unknown(&self, said: &Said, tail: &[String]) -> Failure {
         let failure = Failure::new(Code::Unknown, format!("{}: Helmfile failed", self.layer)).remedy(format!(
             "kubectl --context {} -n {} get events,pods",
-            self.context.kube_context,
+            self.context.site.kube_context,
             self.namespace()
         ));
         let errors = said.errors.iter().map(|error| looks::cut(&error.text.replace('\n', " ")));
@@ -789,27 +790,27 @@ fn cannot_watch(what: &str, answer: &str) -> String {
 
 /// Where the watch of pods begins. None where it is not allowed; empty where they have
 /// to be listed once the API answers.
-async fn begin_pods(context: &Context, client: &Client, namespace: &str, tracker: &mut Tracker) -> Option<String> {
+async fn begin_pods(run: &Run, site: &Site, client: &Client, namespace: &str, tracker: &mut Tracker) -> Option<String> {
     match Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await {
         Ok(pods) => {
             pods.items.iter().for_each(|pod| tracker.remember(pod));
             Some(pods.metadata.resource_version.unwrap_or_default())
         }
-        Err(error) => begin_failed(context, &format!("pods in {namespace}"), error),
+        Err(error) => begin_failed(run, site, &format!("pods in {namespace}"), error),
     }
 }
 
-async fn begin_events(context: &Context, client: &Client, namespace: &str) -> Option<String> {
+async fn begin_events(run: &Run, site: &Site, client: &Client, namespace: &str) -> Option<String> {
     match Api::<Event>::namespaced(client.clone(), namespace).list_metadata(&ListParams::default().limit(1)).await {
         Ok(events) => Some(events.metadata.resource_version.unwrap_or_default()),
-        Err(error) => begin_failed(context, &format!("events in {namespace}"), error),
+        Err(error) => begin_failed(run, site, &format!("events in {namespace}"), error),
     }
 }
 
-fn begin_failed(context: &Context, what: &str, error: kube::Error) -> Option<String> {
+fn begin_failed(run: &Run, site: &Site, what: &str, error: kube::Error) -> Option<String> {
     match error {
         kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429 => {
-            context.reporter.warn(&context.kube_context, cannot_watch(what, &status.message));
+            run.reporter.warn(&site.kube_context, cannot_watch(what, &status.message));
             None
         }
         _ => Some(String::new()),

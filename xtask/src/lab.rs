@@ -15,7 +15,9 @@ use sha2::{Digest, Sha256};
 
 use crate::files::{self, digest};
 use crate::mirror::{self, Origin, StandIn};
+use crate::repo::Repo;
 use crate::repo::read_yaml;
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::world::docker::{self, Container, Kind, Looked, docker_output};
 use crate::world::engine;
@@ -99,8 +101,8 @@ impl Lab {
 }
 
 /// Where a cluster's images come from: the lab that it was made with, or public registries.
-pub(crate) fn origin(context: &Context, lab: Option<&Lab>) -> Origin {
-    lab.map_or_else(|| Origin::public(context), Lab::origin)
+pub(crate) fn origin(repo: &Repo, lab: Option<&Lab>) -> Origin {
+    lab.map_or_else(|| Origin::public(repo), Lab::origin)
 }
 
 /// As [`Lab::origin`], of a lab that need not be built to be looked at.
@@ -131,7 +133,7 @@ fn lock_file() -> Result<Utf8PathBuf, Failure> {
 
 /// Builds what is missing of the lab and starts its upstream registry.
 pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
-    let builder = Builder::new(context).await?;
+    let builder = Builder::new(&context.run, &context.repo).await?;
     let mut roles = BTreeMap::new();
     let mut upstream = BTreeMap::new();
     for (name, image) in &builder.file.images {
@@ -162,7 +164,7 @@ pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
 }
 
 struct Builder<'a> {
-    context: &'a Context,
+    run: &'a Run,
     file: LabFile,
     folder: Utf8PathBuf,
     cache: Utf8PathBuf,
@@ -171,12 +173,12 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    async fn new(context: &'a Context) -> Result<Self, Failure> {
-        let folder = context.tree.path("tests/lab");
+    async fn new(run: &'a Run, repo: &Repo) -> Result<Self, Failure> {
+        let folder = repo.tree.path("tests/lab");
         let cache = files::cache_dir()?.join("lab");
         std::fs::create_dir_all(&cache).map_err(|error| Failure::usage(format!("cannot create {cache}: {error}")))?;
         let there = engine::image_tags("ameide-lab/*").await?;
-        Ok(Self { context, file: read_yaml(&folder.join("lab.yaml"))?, folder, cache, there })
+        Ok(Self { run, file: read_yaml(&folder.join("lab.yaml"))?, folder, cache, there })
     }
 
     fn image(&self, name: &str) -> Result<&Image, Failure> {
@@ -240,8 +242,8 @@ impl<'a> Builder<'a> {
         }
         let base = if self.dockerfile_uses_base(image) { Some(self.ensure_base().await?) } else { None };
         let stage = self.stage(image).await?;
-        let reporter = &self.context.reporter;
-        let log = self.context.log(&format!("lab-{name}"));
+        let reporter = &self.run.reporter;
+        let log = self.run.log(&format!("lab-{name}"));
         let text = format!("building the image {name}");
         let step = reporter.step(Step::new(StepKind::ImageBuild, "lab", text).logging_to(&log));
         let mut command = docker::docker(["build", "--network", "host", "-t", &tag]);
@@ -272,7 +274,7 @@ impl<'a> Builder<'a> {
             Utf8Path::from_path(stage.path()).ok_or_else(|| Failure::usage("the cache folder's name is not UTF-8"))?;
         copy_folder(&self.folder.join(&image.context), target).map_err(failed)?;
         for binary in &image.binaries {
-            let built = self.program(binary)?.build(&files::cache_dir()?, &self.context.reporter).await?;
+            let built = self.program(binary)?.build(&files::cache_dir()?, &self.run.reporter).await?;
             std::fs::create_dir_all(target.join("bin")).map_err(failed)?;
             std::fs::copy(&built, target.join("bin").join(binary)).map_err(failed)?;
         }
@@ -297,7 +299,7 @@ impl<'a> Builder<'a> {
         if image_exists(&tag).await? {
             return Ok(tag);
         }
-        let reporter = &self.context.reporter;
+        let reporter = &self.run.reporter;
         if which::which("debootstrap").is_err() && !std::path::Path::new("/usr/sbin/debootstrap").exists() {
             let mut command = process::command("apt-get");
             command
@@ -307,7 +309,7 @@ impl<'a> Builder<'a> {
         }
         files::require_free(&self.cache, 2 << 30, "the lab's base image")?;
         let step = Step::new(StepKind::ImageBuild, "lab", "building the base image (debootstrap)");
-        let step = reporter.step(step.logging_to(&self.context.log("lab-base")));
+        let step = reporter.step(step.logging_to(&self.run.log("lab-base")));
         let folder =
             tempfile::tempdir_in(&self.cache).map_err(|error| Failure::usage(format!("{}: {error}", self.cache)))?;
         let root = folder.path().join("root");
@@ -328,9 +330,9 @@ impl<'a> Builder<'a> {
 
     async fn job(&self, log: &str, command: tokio::process::Command, remedy: &str) -> Result<(), Failure> {
         let shown = command.as_std().get_program().to_string_lossy().into_owned();
-        let log = self.context.log(log);
+        let log = self.run.log(log);
         let ended = Job { command, log: &log, inherit: None }
-            .run_to_end(|line| self.context.reporter.progress(&format!("[lab] {line}")))
+            .run_to_end(|line| self.run.reporter.progress(&format!("[lab] {line}")))
             .await?;
         if ended.status.success() {
             return Ok(());
@@ -440,11 +442,14 @@ async fn serve(
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default();
-    if &pushed == upstream && lab.lock.is_file() && mirror::is_served(context, &lab.origin()).await? {
+    if &pushed == upstream
+        && lab.lock.is_file()
+        && mirror::is_served(&context.repo, &context.site, &lab.origin()).await?
+    {
         return Ok(());
     }
     for (reference, tag) in upstream {
-        let step = context.reporter.step(Step::new(StepKind::Lab, "lab", format!("serving {reference}")));
+        let step = context.run.reporter.step(Step::new(StepKind::Lab, "lab", format!("serving {reference}")));
         let path = reference.split_once('/').map_or(reference.as_str(), |(_, path)| path);
         let target = format!("{UPSTREAM_ADDRESS}/{path}");
         docker_output(["tag", tag, &target]).await?;

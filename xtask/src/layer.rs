@@ -187,14 +187,14 @@ pub(crate) async fn drifts(context: &Context, client: &Client, layers: &[Layer])
 /// Every image that any layer renders is in the mirror as the lock says; where the
 /// cluster answers, for its nodes too. How many there are.
 pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<usize, Failure> {
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let args = Args::default();
-    let reader = Reader::new(context, &toolbox, lab::origin(context, lab), &args)?;
+    let reader = Reader::new(context, &toolbox, lab::origin(&context.repo, lab), &args)?;
     let client = match kubernetes::client(context).await {
         Ok(client) if kubernetes::ready(&client).await.is_ok() => Some(client),
         _ => None,
     };
-    let layers = context.tree.layers()?;
+    let layers = context.repo.tree.layers()?;
     let checks = layers.iter().map(|layer| async {
         let manifests = reader.render(layer).await?;
         reader.check_images(layer, &manifests, client.as_ref()).await
@@ -240,7 +240,7 @@ impl<'a> Runner<'a> {
         lock: &'a ClusterLock,
         args: &'a Args,
     ) -> Result<Self, Failure> {
-        let reader = Reader::new(context, toolbox, lab::origin(context, lab), args)?;
+        let reader = Reader::new(context, toolbox, lab::origin(&context.repo, lab), args)?;
         let (tests, pull_secret) = (Semaphore::new(TESTS_AT_ONCE), Mutex::default());
         Ok(Self { context, toolbox, lab, lock, args, plan: None, reader, tests, pull_secret })
     }
@@ -275,7 +275,7 @@ impl<'a> Runner<'a> {
     /// # Errors
     /// The first failure, with those that came after it.
     async fn run_scheduled(&self, client: &Client, layers: &[Layer]) -> Result<bool, Failure> {
-        let needs = self.context.tree.layer_needs()?;
+        let needs = self.context.repo.tree.layer_needs()?;
         let pace = self.args.pace;
         let mut schedule = Schedule::new(order::edges(layers, &needs), pace.keep_going);
         let mut working = FuturesUnordered::new();
@@ -294,7 +294,7 @@ impl<'a> Runner<'a> {
                 let rest =
                     if others == 1 { "1 other layer is".to_owned() } else { format!("{others} other layers are") };
                 let text = format!("{}; {rest} still being worked on", in_a_line(failure));
-                self.context.reporter.warn(&layers[ended].name(), text);
+                self.context.run.reporter.warn(&layers[ended].name(), text);
             }
             results.push(result);
         }
@@ -304,7 +304,7 @@ impl<'a> Runner<'a> {
                 Some(missing) => format!("not started: {}, which it needs, is not in place", layers[missing].name()),
                 None => "not started, because another layer failed (--keep-going would start it)".to_owned(),
             };
-            self.context.reporter.note(&layers[index].name(), why);
+            self.context.run.reporter.note(&layers[index].name(), why);
         }
         let some = results.iter().any(|result| matches!(result, Ok(true)));
         all_or_first(results.into_iter().map(|result| result.map(drop)).collect())?;
@@ -316,9 +316,9 @@ impl<'a> Runner<'a> {
         let (since, started) = (jiff::Timestamp::now(), Instant::now());
         let result = self.run_layer(client, layer).await;
         let took = started.elapsed();
-        timeline::record(self.context, client, layer, since).await;
+        timeline::record(&self.context.run, &self.context.repo, client, layer, since).await;
         if let Err(failure) = &result {
-            self.context.reporter.event(&Event::LayerFailed { layer: layer.name(), code: failure.code, took });
+            self.context.run.reporter.event(&Event::LayerFailed { layer: layer.name(), code: failure.code, took });
         }
         result
     }
@@ -327,7 +327,7 @@ impl<'a> Runner<'a> {
     /// matches nothing is checked or changed.
     async fn run_layer(&self, client: &Client, layer: &Layer) -> Result<bool, Failure> {
         let name = layer.name();
-        let reporter = &self.context.reporter;
+        let reporter = &self.context.run.reporter;
         let started = Instant::now();
         reporter.event(&Event::LayerStarted { layer: name.clone() });
         let reader = &self.reader;
@@ -365,7 +365,7 @@ impl<'a> Runner<'a> {
         let (syncing, mut testing) = (of(Action::Sync), of(Action::Test));
         let mut baselines = Vec::new();
         if let Some(sight) = &sight {
-            instant::tell(self.context, layer, sight, self.args);
+            instant::tell(&self.context.run, layer, sight, self.args);
         }
         if !syncing.is_empty() || (sight.is_none() && self.plan.is_none()) {
             let step = reporter.step(Step::new(StepKind::Preflight, &name, "preflight").of_layer(&name));
@@ -373,17 +373,17 @@ impl<'a> Runner<'a> {
             let own = preflight::Own::of(&manifests, &wanted);
             preflight::check(self.context, client, layer, self.lab, &own, images).await?;
             step.done();
-            if let Some(need) = &self.context.tree.layer_needs()?.pull_secret {
+            if let Some(need) = &self.context.repo.tree.layer_needs()?.pull_secret {
                 let _one = self.pull_secret.lock().await;
-                pull_secret::ensure(self.context, client, need).await?;
+                pull_secret::ensure(&self.context.run, &self.context.repo, client, need).await?;
             }
             releases::watch_over(self.context, client, &wanted).await?;
-            releases::consent_to_uninstalls(self.context, client, &wanted).await?;
-            releases::consent_to_upgrades(self.context, client, &wanted, &manifests).await?;
+            releases::consent_to_uninstalls(&self.context.run, client, &wanted).await?;
+            releases::consent_to_upgrades(&self.context.run, client, &wanted, &manifests).await?;
             // Of what is known to be as Helm left it nobody holds a field.
             let known = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.is_untouched(release));
             let touched: Vec<Release> = syncing.iter().filter(|release| !known(release)).cloned().collect();
-            handback::give_back(self.context, client, &touched).await?;
+            handback::give_back(&self.context.run, client, &touched).await?;
             if !self.args.force_conflicts {
                 conflicts::refuse(client, reader, layer, &touched).await?;
             }
@@ -396,7 +396,7 @@ impl<'a> Runner<'a> {
                 if let Some(look) = &look {
                     baselines = look::baselines(look, &syncing, sight.as_ref()).await;
                 }
-                releases::by_hand::tell(self.context, client, &wanted).await;
+                releases::by_hand::tell(&self.context.run, client, &wanted).await;
             }
         }
         if !self.args.skip_tests {
@@ -423,7 +423,7 @@ impl<'a> Runner<'a> {
             let lock = bytes(&self.reader.origin)?;
             Look::open(self.context, client, lock).await
         };
-        opened.await.map_err(|failure| instant::cannot(self.context, &failure)).ok()
+        opened.await.map_err(|failure| instant::cannot(&self.context.run, &failure)).ok()
     }
 
     /// Leaves what the next run compares with: for what was synced or tested now, and for
@@ -479,7 +479,7 @@ impl<'a> Runner<'a> {
         };
         match all {
             Ok(all) => look::write(look, layer, &all, outcomes).await,
-            Err(failure) => self.context.reporter.note(&layer.name(), format!("not recorded: {failure}")),
+            Err(failure) => self.context.run.reporter.note(&layer.name(), format!("not recorded: {failure}")),
         }
     }
 
@@ -491,8 +491,8 @@ impl<'a> Runner<'a> {
         wanted: &[Release],
         part: bool,
     ) -> Result<(), Failure> {
-        let budgets = self.context.tree.layer_needs()?.retries;
-        let reporter = &self.context.reporter;
+        let budgets = self.context.repo.tree.layer_needs()?.retries;
+        let reporter = &self.context.run.reporter;
         let mut spent = Spent::default();
         let mut reinstalled = false;
         loop {
@@ -514,7 +514,7 @@ impl<'a> Runner<'a> {
                 // What another run has by now is that run's to settle.
                 if Interrupt::global().check().map_err(|cause| cause.code) != Err(Code::LockLost) {
                     let _tidying = Interrupt::global().tidying();
-                    releases::settle(self.context, client, wanted).await;
+                    releases::settle(&self.context.run, &self.context.site, client, wanted).await;
                 }
                 let mut failure = failure;
                 if !stopped {
@@ -564,8 +564,8 @@ impl<'a> Runner<'a> {
         spent: &mut Spent,
     ) -> Result<(), Failure> {
         let name = layer.name();
-        let reporter = &self.context.reporter;
-        let log = self.context.log(&name);
+        let reporter = &self.context.run.reporter;
+        let log = self.context.run.log(&name);
         let step = Step::new(StepKind::HelmfileSync, &name, "helmfile sync").of_layer(&name).logging_to(&log);
         let step = reporter.step(step);
         let mut arguments = vec!["sync", "--sync-release-labels"];
@@ -604,7 +604,7 @@ impl<'a> Runner<'a> {
             .map_err(|failure| failure.log(&log))?;
         if !ended.status.success() {
             step.failed();
-            releases::wait_for_helm(self.context, wanted).await?;
+            releases::wait_for_helm(&self.context.run, &self.context.site, wanted).await?;
             return Err(diagnosis.explain(&ended.tail).await.log(log));
         }
         step.done();
@@ -630,7 +630,7 @@ impl<'a> Runner<'a> {
 
     /// `helm test` of one release, with the logs of its test pods in a file.
     async fn test_release(&self, client: &Client, layer: &Layer, release: &Release) -> Result<(), Failure> {
-        let log = self.context.log(&format!("{}-test-{}", layer.name(), release.name));
+        let log = self.context.run.log(&format!("{}-test-{}", layer.name(), release.name));
         let mut command = self.toolbox.command_on("helm", self.context);
         command.args([
             "test",
@@ -638,22 +638,22 @@ impl<'a> Runner<'a> {
             "--namespace",
             &release.namespace,
             "--kube-context",
-            &self.context.kube_context,
+            &self.context.site.kube_context,
         ]);
         command.args(["--timeout", "3m"]);
         let step = Step::new(StepKind::HelmTest, &release.name, "helm test").of_layer(layer.name());
-        let step = self.context.reporter.step(step.of_release(&release.name).logging_to(&log));
+        let step = self.context.run.reporter.step(step.of_release(&release.name).logging_to(&log));
         command.envs(step.trace_context());
         let job = Job { command, log: &log, inherit: self.lock.descriptor() };
-        let budgets = self.context.tree.layer_needs()?.retries;
+        let budgets = self.context.repo.tree.layer_needs()?.retries;
         let alone = std::slice::from_ref(release);
         let diagnosis = Diagnosis::begin(self.context, client, &layer.name(), alone, &budgets, &log).await;
         let mut spent = Spent::default();
         let watch = diagnosis.watch(&budgets, &mut spent);
-        let ended = job.run(|line| self.context.reporter.progress(line), watch).await;
+        let ended = job.run(|line| self.context.run.reporter.progress(line), watch).await;
         let ended = ended.map_err(|failure| failure.log(&log))?;
         // `helm test --logs` prints nothing for hooks that are already deleted.
-        let namespaces = self.context.tree.layer_needs()?.namespaces_of(layer);
+        let namespaces = self.context.repo.tree.layer_needs()?.namespaces_of(layer);
         let logs = test_logs(client, release, namespaces).await;
         append(&log, &logs);
         if !ended.status.success() {
@@ -671,7 +671,7 @@ impl<'a> Runner<'a> {
             .evidence(evidence.or(ended.tail.last().cloned()).unwrap_or_default())
             .remedy(format!(
                 "helm test {} -n {} --kube-context {}",
-                release.name, release.namespace, self.context.kube_context
+                release.name, release.namespace, self.context.site.kube_context
             ))
             .log(log)
             .of_release(&release.name));
@@ -693,7 +693,7 @@ pub(crate) async fn examined(
     let mut sight = match look.listed(layer, wanted).await {
         Ok(sight) => sight,
         Err(failure) => {
-            instant::cannot(reader.context, &failure);
+            instant::cannot(&reader.context.run, &failure);
             return None;
         }
     };
@@ -703,7 +703,7 @@ pub(crate) async fn examined(
                 let fresh = record::digests(&fresh);
                 sight.releases.iter_mut().for_each(|found| found.rendered(&fresh));
             }
-            Err(failure) => instant::cannot(reader.context, &failure),
+            Err(failure) => instant::cannot(&reader.context.run, &failure),
         }
     }
     Some(sight)

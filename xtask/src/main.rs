@@ -41,7 +41,7 @@ async fn run() -> i32 {
     let (context, result) = match cli.common.context(&cli.command, reporter.clone()) {
         Ok(mut context) => {
             let work = async {
-                devcontainer::adapt(&mut context).await;
+                devcontainer::adapt(&context.repo, &mut context.site).await;
                 dispatch(&context, &cli.command).await
             };
             let result = interrupt.until(work).await;
@@ -62,9 +62,9 @@ async fn run() -> i32 {
     reporter.end(exit);
     if let Some(context) = context {
         if cli.command.is_a_run() {
-            report::summarize(&context);
+            report::summarize(&context.run);
         }
-        trace::export(&context).await;
+        trace::export(&context.run).await;
     }
     // An interrupted run waits for no terminal that takes nothing.
     let last_words = Instant::now() + Duration::from_millis(500);

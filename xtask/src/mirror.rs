@@ -11,7 +11,8 @@ mod resolve;
 use camino::Utf8PathBuf;
 use image_mirror::{Endpoint, ImageList, ImagesLock, Options};
 
-use crate::run::context::Context;
+use crate::repo::Repo;
+use crate::run::context::Site;
 use crate::run::interrupt::Interrupt;
 use crate::world::registry::{self, failure};
 use run_record::Failure;
@@ -37,8 +38,8 @@ pub(crate) struct StandIn {
 }
 
 impl Origin {
-    pub fn public(context: &Context) -> Self {
-        Self { lock: context.tree.path("infra/images/images.lock"), stand_in: None }
+    pub fn public(repo: &Repo) -> Self {
+        Self { lock: repo.tree.path("infra/images/images.lock"), stand_in: None }
     }
 
     /// What its lock says.
@@ -46,8 +47,8 @@ impl Origin {
         ImagesLock::read(&self.lock).map_err(failure)
     }
 
-    fn options(&self, context: &Context) -> Result<Options, Failure> {
-        let mut options = registry::options(context)?;
+    fn options(&self, repo: &Repo, site: &Site) -> Result<Options, Failure> {
+        let mut options = registry::options(repo, site)?;
         if let Some(stand_in) = &self.stand_in {
             // It stands in for registries whose accounts it must never see.
             let endpoint = Endpoint { host: stand_in.address.clone(), plain_http: true, ca: None, anonymous: true };
@@ -57,8 +58,8 @@ impl Origin {
     }
 
     /// The images that the tree lists; of a stand-in, for what a machine like this one runs.
-    fn listed(&self, context: &Context) -> Result<ImageList, Failure> {
-        let mut listed = ImageList::read(&list_path(context)).map_err(failure)?;
+    fn listed(&self, repo: &Repo) -> Result<ImageList, Failure> {
+        let mut listed = ImageList::read(&list_path(repo)).map_err(failure)?;
         if self.stand_in.is_some() {
             listed.images.retain(|image| image.role.is_none());
             let arch = match std::env::consts::ARCH {
@@ -72,8 +73,8 @@ impl Origin {
     }
 }
 
-fn list_path(context: &Context) -> Utf8PathBuf {
-    context.tree.path("infra/images/images.yaml")
+fn list_path(repo: &Repo) -> Utf8PathBuf {
+    repo.tree.path("infra/images/images.yaml")
 }
 
 /// Registries may keep us waiting for minutes: an interrupt ends that at once. What was
@@ -83,12 +84,12 @@ async fn interruptible<T>(work: impl Future<Output = Result<T, image_mirror::Err
 }
 
 /// Of a lock the images with these ids; for none, all that pods run.
-pub(crate) fn pick(context: &Context, mut lock: ImagesLock, ids: &[&str]) -> Result<ImagesLock, Failure> {
+pub(crate) fn pick(repo: &Repo, mut lock: ImagesLock, ids: &[&str]) -> Result<ImagesLock, Failure> {
     if let Some(unknown) = ids.iter().find(|id| !lock.images.iter().any(|image| image.id == **id)) {
         let known: Vec<&str> = lock.images.iter().map(|image| image.id.as_str()).collect();
         return Err(Failure::usage(format!(
             "no image {unknown:?} in {}: expected one of {}",
-            list_path(context),
+            list_path(repo),
             known.join(", ")
         )));
     }
@@ -100,12 +101,12 @@ pub(crate) fn pick(context: &Context, mut lock: ImagesLock, ids: &[&str]) -> Res
 }
 
 /// An image as pods name it.
-pub(crate) fn pull_reference(context: &Context, origin: &Origin, id: &str) -> Result<String, Failure> {
+pub(crate) fn pull_reference(repo: &Repo, origin: &Origin, id: &str) -> Result<String, Failure> {
     let lock = origin.read_lock()?;
     let image = lock.images.iter().find(|image| image.id == id);
     let image = image.ok_or_else(|| Failure::usage(format!("{}: no image {id:?}", origin.lock)))?;
     let digest = image.target_digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();
-    Ok(format!("{}/{}{digest}", context.env.registry.pull, image.target))
+    Ok(format!("{}/{}{digest}", repo.env.registry.pull, image.target))
 }
 
 fn images(count: usize) -> String {

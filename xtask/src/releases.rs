@@ -25,8 +25,10 @@ use kube::api::{Api, PostParams};
 use serde::Serialize;
 
 use crate::host;
+use crate::repo::Repo;
+use crate::run::Run;
 use crate::run::consent::{self, Consent};
-use crate::run::context::Context;
+use crate::run::context::{Context, Site};
 use crate::run::wait;
 use crate::world::kubernetes::{server_time, write_failed};
 use crate::world::process::Job;
@@ -112,22 +114,22 @@ pub async fn repair(
     uninstall: Option<&str>,
     rollback: &[String],
 ) -> Result<(), Failure> {
-    let reporter = &context.reporter;
+    let reporter = &context.run.reporter;
     if let Some(name) = uninstall {
-        let newest = find(context, client, name).await?;
+        let newest = find(&context.run, &context.repo, client, name).await?;
         let stored = stored(client, &newest).await?;
         for line in objects(&stored) {
             reporter.planned(&newest.release, format!("delete {line}"));
         }
-        if context.dry_run {
+        if context.run.dry_run {
             return Ok(());
         }
         let what = format!("uninstall release {} in {}", newest.release, newest.namespace);
-        let consent = context.may_destroy::<consent::Release>(&what).await?;
+        let consent = context.run.may_destroy::<consent::Release>(&what).await?;
         return uninstall_release(context, lock, &newest, &consent).await;
     }
     if let [name, revision] = rollback {
-        let newest = find(context, client, name).await?;
+        let newest = find(&context.run, &context.repo, client, name).await?;
         let number: u32 = revision.parse().map_err(|_| {
             Failure::usage(format!("--rollback {name} {revision:?}: expected the number of a revision"))
         })?;
@@ -137,15 +139,15 @@ pub async fn repair(
             let message = format!("release {} has no revision {number}: it has {}", newest.release, numbers.join(", "));
             return Err(Failure::usage(message));
         }
-        if context.dry_run {
+        if context.run.dry_run {
             reporter.planned(&newest.release, format!("roll back to revision {number}"));
             return Ok(());
         }
-        consent_to_rollback(context, client, &newest, number).await?;
-        context.confirm(&format!("roll release {} back to revision {number}", newest.release)).await?;
+        consent_to_rollback(&context.run, client, &newest, number).await?;
+        context.run.confirm(&format!("roll release {} back to revision {number}", newest.release)).await?;
         return helm(context, lock, &newest, &["rollback", &newest.release, &number.to_string(), "--wait"]).await;
     }
-    let found = stuck(every(context, client).await?);
+    let found = stuck(every(&context.run, &context.repo, client).await?);
     let (repaired, result) = treat_all(context, client, others, &found, older_than).await;
     reporter.note("releases", format!("{repaired} repaired"));
     result
@@ -153,15 +155,15 @@ pub async fn repair(
 
 /// The newest revision of every release; of those in the tree's namespaces, where the
 /// whole cluster may not be listed.
-async fn every(context: &Context, client: &Client) -> Result<Vec<(Revision, Stored)>, Failure> {
+async fn every(run: &Run, repo: &Repo, client: &Client) -> Result<Vec<(Revision, Stored)>, Failure> {
     match newest(client, None).await {
         Err(failure) if failure.code == Code::Forbidden => {
-            let namespaces = context.tree.layer_needs()?.all_namespaces();
+            let namespaces = repo.tree.layer_needs()?.all_namespaces();
             if namespaces.is_empty() {
                 return Err(failure);
             }
             let names = namespaces.iter().cloned().collect::<Vec<_>>().join(", ");
-            context.reporter.note("releases", format!("looked for in {names} alone: {}", failure.message));
+            run.reporter.note("releases", format!("looked for in {names} alone: {}", failure.message));
             helm_storage::newest_within(client, &namespaces).await
         }
         all => all,
@@ -169,9 +171,9 @@ async fn every(context: &Context, client: &Client) -> Result<Vec<(Revision, Stor
 }
 
 /// The newest revision of a release by `NAME` or `NAMESPACE/NAME`.
-async fn find(context: &Context, client: &Client, name: &str) -> Result<Revision, Failure> {
+async fn find(run: &Run, repo: &Repo, client: &Client, name: &str) -> Result<Revision, Failure> {
     let full = |revision: &Revision| format!("{}/{}", revision.namespace, revision.release);
-    let mut found: Vec<Revision> = every(context, client).await?.into_iter().map(|(revision, _)| revision).collect();
+    let mut found: Vec<Revision> = every(run, repo, client).await?.into_iter().map(|(revision, _)| revision).collect();
     found.retain(|revision| revision.release == name || full(revision) == name);
     match (found.pop(), found.as_slice()) {
         (Some(one), []) => Ok(one),
@@ -207,18 +209,18 @@ async fn helm_until(
     arguments: &[&str],
     stop: impl Future<Output = Failure>,
 ) -> Result<(), Failure> {
-    let toolbox = crate::world::tools::ensure(&context.tree, &["helm"], &context.reporter).await?;
+    let toolbox = crate::world::tools::ensure(&context.repo.tree, &["helm"], &context.run.reporter).await?;
     let mut command = toolbox.command_on("helm", context);
-    command.args(arguments).args(["--namespace", &revision.namespace, "--kube-context", &context.kube_context]);
-    let log = context.log(&format!("{}-{}", arguments[0], revision.release));
-    let step = context.reporter.step(
+    command.args(arguments).args(["--namespace", &revision.namespace, "--kube-context", &context.site.kube_context]);
+    let log = context.run.log(&format!("{}-{}", arguments[0], revision.release));
+    let step = context.run.reporter.step(
         Step::new(StepKind::Helm, &revision.release, arguments.join(" "))
             .of_release(&revision.release)
             .logging_to(&log),
     );
     command.envs(step.trace_context());
     let job = Job { command, log: &log, inherit: lock };
-    let ended = job.run(|line| context.reporter.progress(line), stop).await?;
+    let ended = job.run(|line| context.run.reporter.progress(line), stop).await?;
     if !ended.status.success() {
         let failure = Failure::new(
             Code::ReleasePending,
@@ -305,7 +307,7 @@ pub async fn after_failure(
             Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => return Err(failure),
             // One that cannot be helped keeps no other from it.
             Err(failure) => {
-                context.reporter.warn(&release.name, failure.to_string());
+                context.run.reporter.warn(&release.name, failure.to_string());
                 failed.get_or_insert(failure);
             }
         }
@@ -336,8 +338,8 @@ async fn after_failure_of(
     match decide_after_failure(&past, &data_of(&stored)) {
         AfterFailure::Nothing => {}
         AfterFailure::RollBack(good) => {
-            context.reporter.warn(&release.name, format!("failed again after a repair: back to revision {good}"));
-            consent_to_rollback(context, client, newest, good).await?;
+            context.run.reporter.warn(&release.name, format!("failed again after a repair: back to revision {good}"));
+            consent_to_rollback(&context.run, client, newest, good).await?;
             let number = good.to_string();
             let mut arguments = vec!["rollback", &release.name, &number, "--wait"];
             arguments.extend(force_conflicts.then_some("--force-conflicts"));
@@ -345,19 +347,19 @@ async fn after_failure_of(
         }
         AfterFailure::Reinstall => {
             for line in objects(&stored) {
-                context.reporter.note(&release.name, format!("uninstalling would delete {line}"));
+                context.run.reporter.note(&release.name, format!("uninstalling would delete {line}"));
             }
             let what = format!("uninstall release {} and install it again", release.name);
-            let consent = context.may_destroy::<consent::Release>(&what).await?;
+            let consent = context.run.may_destroy::<consent::Release>(&what).await?;
             uninstall_release(context, lock, newest, &consent).await?;
             return Ok(true);
         }
-        AfterFailure::Stop(data) => context.reporter.warn(
+        AfterFailure::Stop(data) => context.run.reporter.warn(
             &release.name,
             format!(
                 "failed again after a repair, with no good revision; uninstalling it would delete {}: `cargo xtask --env {} releases repair --uninstall {}/{}` if that may go",
                 data.join(", "),
-                context.env_name,
+                context.repo.env_name,
                 release.namespace,
                 release.name
             ),
@@ -379,15 +381,15 @@ impl Others {
         Self::default()
     }
 
-    pub async fn look(context: &Context, client: &Client) -> Self {
+    pub async fn look(run: &Run, repo: &Repo, client: &Client) -> Self {
         let mut working = Vec::new();
         // Where a look fails it cannot be said that nobody is at work.
         let perhaps = |failure: Failure| format!("somebody perhaps ({})", failure.message);
-        match crate::cluster::lock::ClusterLock::holder(&context.state.lock()) {
+        match crate::cluster::lock::ClusterLock::holder(&run.state.lock()) {
             Ok(Some(holder)) => working
                 .push(holder.map_or("a run on this machine".to_owned(), |holder| holder.describe(Timestamp::now()))),
             Err(failure) => working.push(perhaps(failure)),
-            Ok(None) => match crate::cluster::lease::other_holder(context, client).await {
+            Ok(None) => match crate::cluster::lease::other_holder(run, repo, client).await {
                 Ok(Some(who)) => working.push(who),
                 Ok(None) => {}
                 Err(failure) => working.push(perhaps(failure)),
@@ -414,7 +416,7 @@ fn words(status: Status) -> &'static str {
 }
 
 /// What a person reads of an owner and of what a repair would do.
-fn outlook(context: &Context, revision: &Revision, stored: &Stored, owner: &Owner, plan: &Plan) -> String {
+fn outlook(repo: &Repo, revision: &Revision, stored: &Stored, owner: &Owner, plan: &Plan) -> String {
     let full = format!("{}/{}", revision.namespace, revision.release);
     if let Some(reason) = &stored.unreadable {
         return format!("its Secret {} cannot be read as a release ({reason}), and is left", revision.secret);
@@ -431,14 +433,14 @@ fn outlook(context: &Context, revision: &Revision, stored: &Stored, owner: &Owne
         },
         Plan::HalfUninstalled => format!(
             "that was interrupted: cargo xtask --env {} releases repair --uninstall {full} finishes it",
-            context.env_name
+            repo.env_name
         ),
         Plan::Leave => match (revision.status, layer) {
             (Status::Uninstalled, Some(layer)) => {
-                format!("the next run of its layer installs it: cargo xtask --env {} layer {layer}", context.env_name)
+                format!("the next run of its layer installs it: cargo xtask --env {} layer {layer}", repo.env_name)
             }
             (_, Some(layer)) => {
-                format!("the next run of its layer upgrades it: cargo xtask --env {} layer {layer}", context.env_name)
+                format!("the next run of its layer upgrades it: cargo xtask --env {} layer {layer}", repo.env_name)
             }
             (Status::Uninstalled, None) => "its history was kept; nothing is to be repaired".to_owned(),
             (_, None) => "nothing is to be repaired: Helm goes on from there".to_owned(),
@@ -447,7 +449,7 @@ fn outlook(context: &Context, revision: &Revision, stored: &Stored, owner: &Owne
 }
 
 pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
-    let all = every(context, client).await?;
+    let all = every(&context.run, &context.repo, client).await?;
     let count = all.len();
     let found: Vec<(Revision, Stored)> = all
         .into_iter()
@@ -456,31 +458,31 @@ pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
     let (others, now) = if found.is_empty() {
         (Others::kept_out(), Timestamp::now())
     } else {
-        (Others::look(context, client).await, server_time(client).await?)
+        (Others::look(&context.run, &context.repo, client).await, server_time(client).await?)
     };
     let mut rows = Vec::new();
     for (revision, stored) in &found {
-        let owner = owner(context, &others, revision);
+        let owner = owner(&context.run, &context.site, &others, revision);
         let after = orphan_after(context, revision, &owner, None).await;
         let plan = decide(revision.status, &owner, age(revision, now), after);
-        if context.json {
+        if context.run.json {
             rows.push(serde_json::json!({"release": revision, "owner": owner, "plan": plan}));
             continue;
         }
-        context.reporter.data(&format!(
+        context.run.reporter.data(&format!(
             "{}/{} revision {} {}, for {}: {}",
             revision.namespace,
             revision.release,
             revision.revision,
             words(revision.status),
             run_record::human_seconds(age(revision, now).as_secs_f64().max(0.0)),
-            outlook(context, revision, stored, &owner, &plan)
+            outlook(&context.repo, revision, stored, &owner, &plan)
         ));
     }
-    match (context.json, found.len()) {
-        (true, _) => context.reporter.data(&serde_json::Value::from(rows).to_string()),
-        (false, 0) if count == 0 => context.reporter.data("there is no release"),
-        (false, 0) => context.reporter.data("every release is deployed"),
+    match (context.run.json, found.len()) {
+        (true, _) => context.run.reporter.data(&serde_json::Value::from(rows).to_string()),
+        (false, 0) if count == 0 => context.run.reporter.data("there is no release"),
+        (false, 0) => context.run.reporter.data("every release is deployed"),
         (false, _) => {}
     }
     Ok(())
@@ -491,7 +493,7 @@ pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
 ///
 /// # Errors
 /// `consent-needed` where one is there; those of reading Helm's storage.
-pub async fn consent_to_uninstalls(context: &Context, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
+pub async fn consent_to_uninstalls(run: &Run, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
     let unwanted: Vec<Release> = wanted.iter().filter(|release| !release.installed).cloned().collect();
     for (revision, stored) in helm_storage::newest_whole(client, &unwanted).await? {
         if revision.status == Status::Uninstalled {
@@ -500,35 +502,30 @@ pub async fn consent_to_uninstalls(context: &Context, client: &Client, wanted: &
         let full = format!("{}/{}", revision.namespace, revision.release);
         // What it holds cannot always be said; that it goes can.
         for line in objects(&stored) {
-            context.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
+            run.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
         }
         let what = format!("uninstall release {full}, which the tree says is not to be installed");
-        let _: Consent<consent::Release> = context.may_destroy(&what).await?;
+        let _: Consent<consent::Release> = run.may_destroy(&what).await?;
     }
     Ok(())
 }
 
 /// Helm's rollback deletes what the newest revision made and that one did not: where any
 /// of it holds data, that is asked for.
-pub(crate) async fn consent_to_rollback(
-    context: &Context,
-    client: &Client,
-    newest: &Revision,
-    to: u32,
-) -> Result<(), Failure> {
+pub(crate) async fn consent_to_rollback(run: &Run, client: &Client, newest: &Revision, to: u32) -> Result<(), Failure> {
     let revisions = history(client, &newest.namespace, &newest.release).await?;
     let Some(good) = revisions.iter().find(|revision| revision.revision == to) else { return Ok(()) };
     let (now, good) = (stored(client, newest).await?, stored(client, good).await?);
     let what = format!("roll release {} back to revision {to}", newest.release);
     let lost = kept::without_kept(client, manifest::dropped(&now, &good.manifest), &newest.namespace).await;
-    consent_to_loss(context, &what, lost.into_iter().map(|dropped| dropped.name).collect()).await
+    consent_to_loss(run, &what, lost.into_iter().map(|dropped| dropped.name).collect()).await
 }
 
 /// Helm's upgrade deletes what a release has made and the tree does not name any more:
 /// where any of it holds data, that is asked for; of a custom resource, which may be
 /// missing from a rendering only, it is told. `rendered` is all that the layer renders.
 pub async fn consent_to_upgrades(
-    context: &Context,
+    run: &Run,
     client: &Client,
     wanted: &[Release],
     rendered: &str,
@@ -556,20 +553,19 @@ pub async fn consent_to_upgrades(
                     "the layer does not render {}: Helm deletes what its release has made",
                     names(told).join(", ")
                 );
-                context.reporter.warn(&revision.release, text);
+                run.reporter.warn(&revision.release, text);
             }
-            consent_to_loss(context, &format!("upgrade release {}", revision.release), names(asked)).await?;
+            consent_to_loss(run, &format!("upgrade release {}", revision.release), names(asked)).await?;
         }
     }
     Ok(())
 }
 
-async fn consent_to_loss(context: &Context, what: &str, lost: Vec<String>) -> Result<(), Failure> {
+async fn consent_to_loss(run: &Run, what: &str, lost: Vec<String>) -> Result<(), Failure> {
     if lost.is_empty() {
         return Ok(());
     }
-    let _: Consent<consent::Release> =
-        context.may_destroy(&format!("{what}, which deletes {}", lost.join(", "))).await?;
+    let _: Consent<consent::Release> = run.may_destroy(&format!("{what}, which deletes {}", lost.join(", "))).await?;
     Ok(())
 }
 
@@ -597,7 +593,7 @@ async fn treat_all(
     };
     let mut planned = Vec::new();
     for revision in found {
-        let owner = owner(context, others, revision);
+        let owner = owner(&context.run, &context.site, others, revision);
         let after = orphan_after(context, revision, &owner, older_than).await;
         planned.push((revision, decide(revision.status, &owner, age(revision, now), after), owner));
     }
@@ -633,7 +629,7 @@ async fn orphan_after(context: &Context, revision: &Revision, owner: &Owner, ask
             Ok(Some(timeout)) => ORPHAN_AFTER.max(timeout.saturating_add(TO_SAY_SO)),
             Ok(None) => STRANGERS_AFTER,
             Err(failure) => {
-                context.reporter.warn(&revision.release, format!("its timeout is not known: {failure}"));
+                context.run.reporter.warn(&revision.release, format!("its timeout is not known: {failure}"));
                 STRANGERS_AFTER
             }
         },
@@ -653,13 +649,13 @@ async fn treat(
     let what = format!("revision {} is {}", revision.revision, revision.status.as_str());
     match plan {
         Plan::Leave => Ok(false),
-        Plan::WaitFor { who } if context.dry_run => {
-            context.reporter.planned(name, format!("wait: {what}, and {who} works on it"));
+        Plan::WaitFor { who } if context.run.dry_run => {
+            context.run.reporter.planned(name, format!("wait: {what}, and {who} works on it"));
             Ok(false)
         }
         Plan::WaitFor { who } => {
-            context.reporter.waiting(name, format!("{what}, and {who} works on it"));
-            wait_while_owned(context, client, revision, &who).await?;
+            context.run.reporter.waiting(name, format!("{what}, and {who} works on it"));
+            wait_while_owned(&context.run, &context.site, client, revision, &who).await?;
             Ok(false)
         }
         Plan::TooYoung { seconds } => Err(Failure::new(Code::ReleaseOwned, format!("release {name} in {}: {what}, by somebody unknown", revision.namespace),
@@ -667,29 +663,30 @@ async fn treat(
         .evidence(format!("Secret {}, last written {} s ago", revision.secret, age(revision, now).as_secs()))
         .remedy(format!(
             "wait: it counts as orphaned in {seconds} s; or, if you know that nobody works on it: cargo xtask --env {} releases repair --older-than 0s --yes",
-            context.env_name
+            context.repo.env_name
         ))),
         Plan::HalfUninstalled => Err(Failure::new(Code::ReleasePending, format!("release {name} in {}: an uninstall was interrupted", revision.namespace),
         )
         .evidence(format!("Secret {}: {what}", revision.secret))
         .remedy(format!(
             "cargo xtask --env {} releases repair --uninstall {}/{name} finishes it, after showing what goes; then run the layer again",
-            context.env_name, revision.namespace
+            context.repo.env_name, revision.namespace
         ))),
         Plan::MarkFailed => {
-            if context.dry_run {
-                context.reporter.planned(name, format!("mark revision {} as failed: {what}", revision.revision));
+            if context.run.dry_run {
+                context.run.reporter.planned(name, format!("mark revision {} as failed: {what}", revision.revision));
                 return Ok(false);
             }
             if *owner == Owner::Unknown && revision.status.is_pending() {
                 context
+                    .run
                     .confirm(&format!(
                         "mark revision {} of release {name} ({what}, nobody is known to work on it) as failed",
                         revision.revision
                     ))
                     .await?;
             }
-            mark_failed(context, client, revision).await?;
+            mark_failed(&context.run, client, revision).await?;
             Ok(true)
         }
     }
@@ -698,13 +695,13 @@ async fn treat(
 /// After a sync that failed or was interrupted: what its Helm left pending is marked
 /// failed at once, so that nobody finds it so. The next run would do the same first,
 /// hence what goes wrong here is nobody's trouble.
-pub async fn settle(context: &Context, client: &Client, wanted: &[Release]) {
+pub async fn settle(run: &Run, site: &Site, client: &Client, wanted: &[Release]) {
     let settled = async {
         for revision in unhealthy(client, wanted).await? {
-            let owner = owner(context, &Others::kept_out(), &revision);
+            let owner = owner(run, site, &Others::kept_out(), &revision);
             // Of an unknown owner nothing is said here: it has no age at all.
             if decide(revision.status, &owner, SignedDuration::ZERO, ORPHAN_AFTER) == Plan::MarkFailed {
-                mark_failed(context, client, &revision).await?;
+                mark_failed(run, client, &revision).await?;
             }
         }
         Ok::<(), Failure>(())
@@ -712,16 +709,22 @@ pub async fn settle(context: &Context, client: &Client, wanted: &[Release]) {
     let _ = tokio::time::timeout(SETTLE_WITHIN, settled).await;
 }
 
-async fn wait_while_owned(context: &Context, client: &Client, revision: &Revision, who: &str) -> Result<(), Failure> {
+async fn wait_while_owned(
+    run: &Run,
+    site: &Site,
+    client: &Client,
+    revision: &Revision,
+    who: &str,
+) -> Result<(), Failure> {
     const EVERY: Duration = Duration::from_millis(500);
     // A process of somebody else cannot be watched, only looked at again.
     let look = async || {
         let current = helm_storage::current(client, revision).await?;
         let still_pending = current.is_some_and(|(now, _)| now.status == revision.status);
-        let owned = || matches!(owner(context, &Others::kept_out(), revision), Owner::Alive { .. });
+        let owned = || matches!(owner(run, site, &Others::kept_out(), revision), Owner::Alive { .. });
         Ok(if still_pending && owned() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     };
-    if wait::until(EVERY, context.lock_timeout, look).await?.is_continue() {
+    if wait::until(EVERY, run.lock_timeout, look).await?.is_continue() {
         return Err(still_worked_on(&revision.release, &revision.namespace, who));
     }
     Ok(())
@@ -752,30 +755,30 @@ fn age(revision: &Revision, now: Timestamp) -> SignedDuration {
 /// Helm processes of earlier runs hold the cluster lock as long as they live: so where it
 /// is ours a revision of a run recorded in this state folder (this run among them) has no
 /// living owner but a helm process.
-fn owner(context: &Context, others: &Others, revision: &Revision) -> Owner {
-    if let Some(who) = helm_process(&context.kube_context, &revision.release) {
+fn owner(run: &Run, site: &Site, others: &Others, revision: &Revision) -> Owner {
+    if let Some(who) = helm_process(&site.kube_context, &revision.release) {
         return Owner::Alive { who };
     }
     if let Some(who) = others.working.first() {
         return Owner::Alive { who: who.clone() };
     }
     match &revision.run {
-        Some(run) if is_recorded(context, run) => Owner::Dead { run: run.clone() },
+        Some(id) if is_recorded(run, id) => Owner::Dead { run: id.clone() },
         _ => Owner::Unknown,
     }
 }
 
 /// The Helm on this machine that works on a revision, for who holds the lock already.
-pub(crate) fn worker(context: &Context, revision: &Revision) -> Option<String> {
-    match owner(context, &Others::kept_out(), revision) {
+pub(crate) fn worker(run: &Run, site: &Site, revision: &Revision) -> Option<String> {
+    match owner(run, site, &Others::kept_out(), revision) {
         Owner::Alive { who } => Some(who),
         Owner::Dead { .. } | Owner::Unknown => None,
     }
 }
 
-fn is_recorded(context: &Context, run: &str) -> bool {
-    let plain = run.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    plain && context.state.runs().join(run).is_dir()
+fn is_recorded(run: &Run, id: &str) -> bool {
+    let plain = id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    plain && run.state.runs().join(id).is_dir()
 }
 
 /// Waits for Helm processes on these releases to end: Helmfile was killed, and they
@@ -783,20 +786,20 @@ fn is_recorded(context: &Context, run: &str) -> bool {
 ///
 /// # Errors
 /// `release-owned` after the lock timeout.
-pub async fn wait_for_helm(context: &Context, wanted: &[Release]) -> Result<(), Failure> {
+pub async fn wait_for_helm(run: &Run, site: &Site, wanted: &[Release]) -> Result<(), Failure> {
     const EVERY: Duration = Duration::from_millis(200);
     let mut told = false;
     // It is no child of ours: it can only be looked at again.
     let look = async || {
         let working =
-            wanted.iter().find_map(|release| Some((release, helm_process(&context.kube_context, &release.name)?)));
+            wanted.iter().find_map(|release| Some((release, helm_process(&site.kube_context, &release.name)?)));
         let Some((release, who)) = working else { return Ok(ControlFlow::Break(())) };
         if !std::mem::replace(&mut told, true) {
-            context.reporter.waiting(&release.name, format!("{who} still works on it"));
+            run.reporter.waiting(&release.name, format!("{who} still works on it"));
         }
         Ok(ControlFlow::Continue((release, who)))
     };
-    match wait::until(EVERY, context.lock_timeout, look).await? {
+    match wait::until(EVERY, run.lock_timeout, look).await? {
         ControlFlow::Break(()) => Ok(()),
         ControlFlow::Continue((release, who)) => Err(still_worked_on(&release.name, &release.namespace, &who)),
     }
@@ -835,10 +838,9 @@ fn changes(arguments: &[String], kube_context: &str, release: &str) -> bool {
 
 /// Marks one revision failed, in one write that the API server refuses if anybody
 /// else wrote in between.
-async fn mark_failed(context: &Context, client: &Client, revision: &Revision) -> Result<(), Failure> {
-    let step = context
-        .reporter
-        .step(Step::new(StepKind::Repair, &revision.release, "repairing").of_release(&revision.release));
+async fn mark_failed(run: &Run, client: &Client, revision: &Revision) -> Result<(), Failure> {
+    let step =
+        run.reporter.step(Step::new(StepKind::Repair, &revision.release, "repairing").of_release(&revision.release));
     let mut secret = helm_storage::secret(client, revision).await?;
     let changed = || {
         Failure::new(Code::ReleaseOwned, format!("release {} changed while it was looked at", revision.release))
@@ -847,8 +849,8 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
     if secret.metadata.resource_version != revision.resource_version {
         return Err(changed());
     }
-    keep_copy(context, &secret, revision)?;
-    let description = format!("Interrupted; {MARKED} (run {})", context.run_id);
+    keep_copy(run, &secret, revision)?;
+    let description = format!("Interrupted; {MARKED} (run {})", run.id);
     helm_storage::set_status(&mut secret, Status::Failed, &description)
         .map_err(|error| helm_storage::unreadable(revision, error))?;
     let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
@@ -864,9 +866,9 @@ async fn mark_failed(context: &Context, client: &Client, revision: &Revision) ->
 }
 
 /// The Secret as it was, in this run's folder, for this user's eyes only.
-fn keep_copy(context: &Context, secret: &Secret, revision: &Revision) -> Result<(), Failure> {
+fn keep_copy(run: &Run, secret: &Secret, revision: &Revision) -> Result<(), Failure> {
     use std::os::unix::fs::OpenOptionsExt;
-    let path = context.run_dir.join(format!("{}.{}.json", revision.namespace, revision.secret));
+    let path = run.dir.join(format!("{}.{}.json", revision.namespace, revision.secret));
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
         file.write_all(serde_json::to_string(secret)?.as_bytes())

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::files::bounds;
 use environment::Environment;
+use k3d::K3dConfig;
 use layers::Layer;
 use needs::LayerNeeds;
 
@@ -77,6 +78,29 @@ impl Tree {
     pub fn layer_needs(&self) -> Result<LayerNeeds, Failure> {
         let path = self.path("infra/kubernetes/layers.yaml");
         LayerNeeds::parse(&path, &read(&path)?)
+    }
+}
+
+/// What the tree says for the chosen environment.
+pub struct Repo {
+    pub tree: Tree,
+    pub env_name: String,
+    pub env: Environment,
+}
+
+impl Repo {
+    /// The local cluster's configuration; none when the environment is a shared cluster.
+    pub fn k3d_config(&self) -> Result<Option<K3dConfig>, Failure> {
+        self.env.cluster.k3d.as_ref().map(|path| K3dConfig::read(&self.tree.root.join(path))).transpose()
+    }
+
+    pub fn require_k3d_config(&self) -> Result<K3dConfig, Failure> {
+        self.k3d_config()?.ok_or_else(|| {
+            Failure::usage(format!(
+                "environment {:?} is a shared cluster (its env.yaml names no cluster.k3d): nothing to create or delete",
+                self.env_name
+            ))
+        })
     }
 }
 

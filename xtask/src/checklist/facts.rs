@@ -22,7 +22,7 @@ use crate::mirror::{self, Origin};
 use crate::releases::Revision;
 use crate::repo;
 use crate::repo::layers;
-use crate::run::context::Context;
+use crate::run::context::{Context, Site};
 use crate::world::helm_storage::{Stored, newest};
 use crate::world::helmfile::{self, WantedRelease};
 use crate::world::kubernetes::{self, NamespacePhase, read_failed};
@@ -145,22 +145,22 @@ pub struct Workload {
 
 /// Looks at everything at once.
 pub async fn observe(context: &Context) -> Result<Facts, Failure> {
-    let critical_path = repo::critical_path(&context.tree)?;
-    let layers = layers::select(&context.tree.layers()?, &critical_path)?;
-    let needs = context.tree.layer_needs()?;
+    let critical_path = repo::critical_path(&context.repo.tree)?;
+    let layers = layers::select(&context.repo.tree.layers()?, &critical_path)?;
+    let needs = context.repo.tree.layer_needs()?;
     let names: BTreeSet<String> = layers
         .iter()
         .filter_map(|layer| needs.layers.get(&layer.name()))
         .flat_map(|n| [&n.namespaces[..], &n.creates].concat())
         .collect();
-    let pull = context.env.registry.pull.clone();
+    let pull = context.repo.env.registry.pull.clone();
     let client = kubernetes::client(context).await;
     let cluster = async {
-        let standing = seen(cluster::standing(context)).await;
+        let standing = seen(cluster::standing(&context.run, &context.repo)).await;
         let lab = matches!(&standing.result, Ok(Some(standing)) if standing.lab);
         let images = seen(async {
-            let origin = if lab { lab::known_origin()? } else { Origin::public(context) };
-            let (total, findings) = mirror::findings(context, &origin).await?;
+            let origin = if lab { lab::known_origin()? } else { Origin::public(&context.repo) };
+            let (total, findings) = mirror::findings(&context.repo, &context.site, &origin).await?;
             Ok(Images { total, findings: findings.iter().map(ToString::to_string).collect() })
         });
         (standing, images.await)
@@ -168,7 +168,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
     let releases = async {
         let wanted = seen(async {
             // Asking Helmfile may mean building it first: not for a cluster that is not there.
-            answering(context, &client.clone()?).await?;
+            answering(&context.site, &client.clone()?).await?;
             helmfile::releases(context, &layers).await
         })
         .await;
@@ -185,11 +185,11 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
     };
     let ((cluster, images), lock, api, nodes, namespaces, registry, pods, workloads, releases, drift) = tokio::join!(
         cluster,
-        seen(async { ClusterLock::holder(&context.state.lock()) }),
-        seen(async { answering(context, &client.clone()?).await }),
+        seen(async { ClusterLock::holder(&context.run.state.lock()) }),
+        seen(async { answering(&context.site, &client.clone()?).await }),
         seen(async { nodes(&client.clone()?).await }),
         seen(async { phases(&client.clone()?, &names).await }),
-        seen(registry::healthy(context)),
+        seen(registry::healthy(&context.repo, &context.site)),
         seen(async { pods(&client.clone()?, &names, &pull).await }),
         seen(async { workloads(&client.clone()?, &names).await }),
         releases,
@@ -197,7 +197,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
     );
     let (wanted, revisions, tests) = releases;
     Ok(Facts {
-        run: context.run_id.clone(),
+        run: context.run.id.clone(),
         critical_path: layers.iter().map(layers::Layer::name).collect(),
         pull,
         lock,
@@ -226,7 +226,7 @@ pub struct Change {
 }
 
 async fn drifted(context: &Context, client: &Client, layers: &[layers::Layer]) -> Result<Drifted, Failure> {
-    answering(context, client).await?;
+    answering(&context.site, client).await?;
     let mut seen = Drifted::default();
     for layer::Drifts { layer, found } in layer::drifts(context, client, layers).await? {
         seen.compared += 1;
@@ -235,8 +235,8 @@ async fn drifted(context: &Context, client: &Client, layers: &[layers::Layer]) -
     Ok(seen)
 }
 
-async fn answering(context: &Context, client: &Client) -> Result<(), Failure> {
-    kubernetes::ready(client).await.map_err(|error| kubernetes::unreachable(&context.kube_context, error))
+async fn answering(site: &Site, client: &Client) -> Result<(), Failure> {
+    kubernetes::ready(client).await.map_err(|error| kubernetes::unreachable(&site.kube_context, error))
 }
 
 async fn nodes(client: &Client) -> Result<Vec<NodeFact>, Failure> {

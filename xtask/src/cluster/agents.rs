@@ -10,7 +10,8 @@ use super::decide::Node as Part;
 use super::images::Images;
 use super::{k3d, k3d_step, labels, observe, replace_load_balancer, start};
 use crate::repo::k3d::K3dConfig;
-use crate::run::context::Context;
+use crate::run::Run;
+use crate::run::context::Site;
 use crate::world::docker::docker_output;
 use crate::world::kubernetes::{self, nodes};
 use crate::world::tools::Toolbox;
@@ -36,26 +37,32 @@ pub async fn remove_never_ran(config: &K3dConfig) -> Result<(), Failure> {
 }
 
 /// Joins as many new agents as are missing. The servers must run.
-pub async fn join(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
+pub async fn join(
+    run: &Run,
+    site: &Site,
+    config: &K3dConfig,
+    toolbox: &Toolbox,
+    images: &Images,
+) -> Result<(), Failure> {
     remove_never_ran(config).await?;
     // Everything that is there runs first, the load balancer above all: agents join through
     // it. It does not start while its config names a node that is gone.
     let balanced = config.loadbalancer_container().is_some();
     if balanced {
-        replace_load_balancer(context, config, images).await?;
+        replace_load_balancer(run, site, config, images).await?;
     }
-    start(context, config, toolbox, images, "started what stood still").await?;
+    start(run, config, toolbox, images, "started what stood still").await?;
     let missing = (config.simple.agents as usize).saturating_sub(names(config).await?.len());
-    let step = context.reporter.step(k3d_step(context, config, "joining new agents"));
+    let step = run.reporter.step(k3d_step(run, config, "joining new agents"));
     let labels = labels(config, images).map(|(label, value)| format!("{label}={value}"));
     for number in 0..missing {
         let name = format!("{}-agent-{:x}{number}", config.name(), jiff::Timestamp::now().as_second());
         let arguments = ["node", "create", &name, "--cluster", config.name(), "--role", "agent", "--wait"];
         let labelled = ["--timeout", "180s", "--runtime-label", &labels[0], "--runtime-label", &labels[1]];
-        k3d(context, toolbox, images, &[&arguments[..], &labelled].concat()).await?;
+        k3d(run, toolbox, images, &[&arguments[..], &labelled].concat()).await?;
     }
     if balanced {
-        replace_load_balancer(context, config, images).await?;
+        replace_load_balancer(run, site, config, images).await?;
     }
     step.done_as(match missing {
         1 => "joined a new agent in the place of one that is gone".to_owned(),
@@ -69,7 +76,7 @@ pub async fn join(context: &Context, config: &K3dConfig, toolbox: &Toolbox, imag
 ///
 /// # Errors
 /// One of the looks failed: then nothing is deleted.
-pub async fn forget_gone(context: &Context, config: &K3dConfig, client: &Client) -> Result<(), Failure> {
+pub async fn forget_gone(run: &Run, config: &K3dConfig, client: &Client) -> Result<(), Failure> {
     let prefix = format!("k3d-{}-agent-", config.name());
     let api = Api::<Node>::all(client.clone());
     let listed = api.list(&ListParams::default()).await;
@@ -102,10 +109,10 @@ pub async fn forget_gone(context: &Context, config: &K3dConfig, client: &Client)
                 "is gone, and with it the disk of {}: delete the claim to start with an empty one, then run its layer",
                 claims.join(", ")
             );
-            context.reporter.warn(node, text);
+            run.reporter.warn(node, text);
         }
         match api.delete(node, &DeleteParams::default()).await {
-            Ok(_) => context.reporter.note(node, "removed the Node object of an agent whose container is gone"),
+            Ok(_) => run.reporter.note(node, "removed the Node object of an agent whose container is gone"),
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => return Err(kubernetes::read_failed(&format!("the Node {node}"), error)),
         }

@@ -8,8 +8,9 @@
 //! machine and needs none of this.
 
 use crate::host;
+use crate::repo::Repo;
 use crate::repo::k3d::K3dConfig;
-use crate::run::context::Context;
+use crate::run::context::Site;
 use crate::world::docker::{self, Kind, Looked, Thing, docker_output};
 use crate::world::process;
 use run_record::Failure;
@@ -18,9 +19,9 @@ use run_record::Failure;
 pub const NETWORK_LABEL: &str = "ameide.dev/cluster";
 
 /// Asks the engine whether it runs the container that this process is in, and if so
-/// lets the context know. Outside a container it costs one look at a file.
-pub async fn adapt(context: &mut Context) {
-    if !std::path::Path::new("/.dockerenv").exists() || context.env.cluster.k3d.is_none() {
+/// writes it into `site`. Outside a container it costs one look at a file.
+pub async fn adapt(repo: &Repo, site: &mut Site) {
+    if !std::path::Path::new("/.dockerenv").exists() || repo.env.cluster.k3d.is_none() {
         return;
     }
     let Some(id) = own_id(&host::mounts()) else { return };
@@ -28,8 +29,8 @@ pub async fn adapt(context: &mut Context) {
     // An engine that does not know us is one inside, or none: then nothing is to be joined.
     let Ok(Ok(mode)) = process::capture(inspect).await.map(process::Captured::ok) else { return };
     if mode.trim() != "host" {
-        context.registry_host.clone_from(&context.env.registry.pull);
-        context.inside = Some(id);
+        site.registry_host.clone_from(&repo.env.registry.pull);
+        site.inside = Some(id);
     }
 }
 
@@ -46,8 +47,8 @@ fn own_id(mountinfo: &str) -> Option<String> {
 }
 
 /// Joins this container, and others by name, to the cluster's network, which is made if need be.
-pub async fn join(context: &Context, config: &K3dConfig, others: &[&str]) -> Result<(), Failure> {
-    let Some(own) = &context.inside else { return Ok(()) };
+pub async fn join(site: &Site, config: &K3dConfig, others: &[&str]) -> Result<(), Failure> {
+    let Some(own) = &site.inside else { return Ok(()) };
     let network = config.network();
     if docker::look::<Thing>(Kind::Network, &network).await? == Looked::Absent {
         let label = format!("{NETWORK_LABEL}={}", config.name());
@@ -71,16 +72,16 @@ pub async fn join(context: &Context, config: &K3dConfig, others: &[&str]) -> Res
 }
 
 /// Leaves the network, which could not be removed otherwise.
-pub async fn leave(context: &Context, config: &K3dConfig) {
-    if let Some(own) = &context.inside {
+pub async fn leave(site: &Site, config: &K3dConfig) {
+    if let Some(own) = &site.inside {
         // Not joined, or already gone: both are what is wanted.
         let _ = docker_output(["network", "disconnect", "--force", &config.network(), own]).await;
     }
 }
 
 /// The API server as it is reached from here; none where that is as k3d says.
-pub fn api_server(context: &Context, config: &K3dConfig) -> Option<String> {
-    context.inside.as_ref()?;
+pub fn api_server(site: &Site, config: &K3dConfig) -> Option<String> {
+    site.inside.as_ref()?;
     let host = config.loadbalancer_container().unwrap_or_else(|| config.server_container());
     Some(format!("https://{host}:6443"))
 }

@@ -5,6 +5,7 @@ use image_mirror::Role;
 
 use crate::lab::Lab;
 use crate::mirror;
+use crate::repo::Repo;
 use crate::repo::k3d::K3dConfig;
 use crate::run::context::Context;
 use crate::world::process::environment::variable;
@@ -31,13 +32,13 @@ const LOADBALANCER: &str = "K3D_IMAGE_LOADBALANCER";
 impl Images {
     /// # Errors
     /// `usage` for a lock of images that cannot be read.
-    pub fn of(context: &Context, lab: Option<&Lab>) -> Result<Self, Failure> {
+    pub fn of(repo: &Repo, lab: Option<&Lab>) -> Result<Self, Failure> {
         if let Some(lab) = lab {
             let (tools, loadbalancer) = (Some(lab.tools.clone()), Some(lab.loadbalancer.clone()));
             let (node, registry) = (Some(lab.node.clone()), Some(lab.registry.clone()));
             return Ok(Self { node, listed_node: None, tools, registry, loadbalancer, lab: true });
         }
-        let mut listed = mirror::of_the_cluster(context)?;
+        let mut listed = mirror::of_the_cluster(repo)?;
         let set = |name: &str| variable(name).filter(|image| !image.is_empty());
         Ok(Self {
             node: None,

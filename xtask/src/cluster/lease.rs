@@ -20,6 +20,8 @@ use tokio::sync::oneshot;
 
 use crate::cluster::lock::Holder;
 use crate::host;
+use crate::repo::Repo;
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::Reporter;
@@ -134,12 +136,12 @@ impl ClusterLease {
     /// # Errors
     /// `lock-timeout`, `forbidden`, `api-unreachable`, `state-unwritable`.
     pub async fn acquire(context: &Context, client: &Client) -> Result<Self, Failure> {
-        let namespace = &context.env.cluster.lease_namespace;
+        let namespace = &context.repo.env.cluster.lease_namespace;
         let what = format!("the Lease {namespace}/{NAME}");
         let api = Api::<Lease>::namespaced(client.clone(), namespace);
-        let machine = machine(&context.state)?;
-        let identity = format!("{machine}#{}", context.run_id);
-        let holder = serde_json::to_string(&Holder::this_process(&context.run_id)).unwrap_or_default();
+        let machine = machine(&context.run.state)?;
+        let identity = format!("{machine}#{}", context.run.id);
+        let holder = serde_json::to_string(&Holder::this_process(&context.run.id)).unwrap_or_default();
         let started = Instant::now();
         let mut seen: Option<Unchanged> = None;
         let mut told = false;
@@ -161,14 +163,14 @@ impl ClusterLease {
             match written {
                 Ok(Some(_)) => {
                     if told {
-                        context.reporter.note("lease", "the cluster is free");
+                        context.run.reporter.note("lease", "the cluster is free");
                     }
                     let connect = kubernetes::connector(context);
                     let renewal = Renewal {
                         namespace: namespace.to_owned(),
                         identity,
                         holder,
-                        reporter: context.reporter.clone(),
+                        reporter: context.run.reporter.clone(),
                     };
                     return renewal.begin(connect, |failure| Interrupt::global().stop(failure));
                 }
@@ -179,11 +181,11 @@ impl ClusterLease {
             }
             let who = found.as_ref().map(describe).unwrap_or_default();
             if !told {
-                context.reporter.waiting("lease", format!("waiting for {who}"));
+                context.run.reporter.waiting("lease", format!("waiting for {who}"));
                 told = true;
             }
-            if started.elapsed() >= context.lock_timeout {
-                let waited = human_seconds(context.lock_timeout.as_secs_f64());
+            if started.elapsed() >= context.run.lock_timeout {
+                let waited = human_seconds(context.run.lock_timeout.as_secs_f64());
                 let message = format!("the cluster's Lease was not free within {waited}");
                 return Err(Failure::new(Code::LockTimeout, message)
                     .evidence(format!("{namespace}/{NAME} is held by {who}"))
@@ -378,14 +380,14 @@ const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
 ///
 /// # Errors
 /// Those of reading it.
-pub async fn other_holder(context: &Context, client: &Client) -> Result<Option<String>, Failure> {
-    let namespace = &context.env.cluster.lease_namespace;
+pub async fn other_holder(run: &Run, repo: &Repo, client: &Client) -> Result<Option<String>, Failure> {
+    let namespace = &repo.env.cluster.lease_namespace;
     let found = Api::<Lease>::namespaced(client.clone(), namespace).get_opt(NAME).await;
     let found = found.map_err(|error| read_failed(&format!("the Lease {namespace}/{NAME}"), error))?;
     let Some(lease) = found else { return Ok(None) };
     let spec = lease.spec.clone().unwrap_or_default();
     let holder = spec.holder_identity.clone().unwrap_or_default();
-    let ours = holder.strip_prefix(&machine(&context.state)?).is_some_and(|rest| rest.starts_with('#'));
+    let ours = holder.strip_prefix(&machine(&run.state)?).is_some_and(|rest| rest.starts_with('#'));
     if holder.is_empty() || ours {
         return Ok(None);
     }

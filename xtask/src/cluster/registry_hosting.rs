@@ -8,8 +8,9 @@ use kube::Client;
 use kube::api::Api;
 use serde::Deserialize;
 
+use crate::repo::Repo;
 use crate::repo::environment::RegistrySettings;
-use crate::run::context::Context;
+use crate::run::Run;
 use crate::world::kubernetes::read_failed;
 use run_record::Failure;
 
@@ -29,13 +30,13 @@ struct Hosting {
 
 /// Warns where the cluster names another registry than `env.yaml`. A cluster without
 /// the ConfigMap says nothing, and that is fine.
-pub async fn warn_if_different(context: &Context, client: &Client) -> Result<(), Failure> {
+pub async fn warn_if_different(run: &Run, repo: &Repo, client: &Client) -> Result<(), Failure> {
     let what = format!("the ConfigMap {NAMESPACE}/{NAME}");
     let found = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE).get_opt(NAME).await;
     let found = found.map_err(|error| read_failed(&what, error))?;
     let Some(text) = found.and_then(|map| map.data?.remove(KEY)) else { return Ok(()) };
-    for difference in differences(&text, &context.env.registry) {
-        context.reporter.warn("registry", format!("{what} {difference}: correct env.yaml or k3d.yaml"));
+    for difference in differences(&text, &repo.env.registry) {
+        run.reporter.warn("registry", format!("{what} {difference}: correct env.yaml or k3d.yaml"));
     }
     Ok(())
 }

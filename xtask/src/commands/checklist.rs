@@ -9,6 +9,8 @@ use run_record::{Exit, Failure};
 use super::releases;
 use crate::checklist::{self, Fix, Form, Item, State};
 use crate::files;
+use crate::repo::Repo;
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::run::interrupt::Interrupt;
 use crate::{cluster, lab, layer, mirror};
@@ -41,7 +43,7 @@ const WATCH: Duration = Duration::from_secs(2);
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     if args.write {
-        return write(context);
+        return write(&context.run, &context.repo);
     }
     if args.watch {
         return watch(context).await;
@@ -52,15 +54,15 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     while let Some(failure) =
         checklist::first_failure(&items).filter(|_| args.wait.is_some_and(|wait| started.elapsed() < wait))
     {
-        context.reporter.progress(&failure.message);
+        context.run.reporter.progress(&failure.message);
         // See WATCH.
         Interrupt::global().or(tokio::time::sleep(WATCH)).await?;
         items = checklist::look(context).await?;
     }
-    let form = args.format.unwrap_or(if context.json { Form::Json } else { Form::Text });
-    context.reporter.data(&checklist::rendered(context, &items, form));
+    let form = args.format.unwrap_or(if context.run.json { Form::Json } else { Form::Text });
+    context.run.reporter.data(&checklist::rendered(&context.repo, &context.site, &items, form));
     for (path, form) in forms {
-        std::fs::write(path, checklist::rendered(context, &items, form) + "\n")
+        std::fs::write(path, checklist::rendered(&context.repo, &context.site, &items, form) + "\n")
             .map_err(|error| Failure::usage(format!("--to {path}: {error}")))?;
     }
     checklist::verdict(&items)
@@ -84,16 +86,16 @@ async fn fix(context: &Context) -> Result<Vec<Item>, Failure> {
         let failed = items.iter().filter(|item| item.state == State::Fail);
         let next = failed.filter_map(|item| Some((item.id, item.fix.clone()?))).find(|(_, fix)| !tried.contains(fix));
         let Some((id, fix)) = next else { return Ok(items) };
-        if context.dry_run {
-            context.reporter.planned(id, describe(&fix));
+        if context.run.dry_run {
+            context.run.reporter.planned(id, describe(&fix));
             tried.push(fix);
             continue;
         }
-        context.reporter.note(id, describe(&fix));
+        context.run.reporter.note(id, describe(&fix));
         match act(context, &fix).await {
             Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => return Err(failure),
             // Told, and the rest is tried: the checklist has the last word.
-            Err(failure) => context.reporter.warn(id, failure.to_string()),
+            Err(failure) => context.run.reporter.warn(id, failure.to_string()),
             Ok(()) => {}
         }
         tried.push(fix);
@@ -114,7 +116,7 @@ async fn act(context: &Context, fix: &Fix) -> Result<(), Failure> {
         Fix::Cluster => cluster::mend(context).await,
         Fix::Mirror => {
             let lab = cluster::its_lab(context).await?;
-            mirror::copy_all(context, &lab::origin(context, lab.as_ref())).await
+            mirror::copy_all(context, &lab::origin(&context.repo, lab.as_ref())).await
         }
         Fix::Repair => {
             let action = Some(releases::Action::Repair { older_than: None, uninstall: None, rollback: Vec::new() });
@@ -130,14 +132,15 @@ async fn watch(context: &Context) -> Result<(), Failure> {
     }
     loop {
         let items = checklist::look(context).await?;
+        let screen = checklist::rendered(&context.repo, &context.site, &items, Form::Text);
         // Home, the new screen, and nothing of the old one below it.
-        context.reporter.data(&format!("\x1b[H\x1b[J{}", checklist::rendered(context, &items, Form::Text)));
+        context.run.reporter.data(&format!("\x1b[H\x1b[J{screen}"));
         Interrupt::global().or(tokio::time::sleep(WATCH)).await?;
     }
 }
 
-fn write(context: &Context) -> Result<(), Failure> {
-    let path = context.tree.path(checklist::PAGE);
+fn write(run: &Run, repo: &Repo) -> Result<(), Failure> {
+    let path = repo.tree.path(checklist::PAGE);
     let page =
         std::fs::read_to_string(&path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
     let fresh = checklist::with_definitions(&page).ok_or_else(|| {
@@ -148,16 +151,16 @@ fn write(context: &Context) -> Result<(), Failure> {
         ))
     })?;
     if fresh == page {
-        context.reporter.note("checklist", format!("{} is up to date", checklist::PAGE));
+        run.reporter.note("checklist", format!("{} is up to date", checklist::PAGE));
         return Ok(());
     }
-    if context.dry_run {
-        context.reporter.planned("checklist", format!("write the definitions into {}", checklist::PAGE));
+    if run.dry_run {
+        run.reporter.planned("checklist", format!("write the definitions into {}", checklist::PAGE));
         return Ok(());
     }
     files::write_atomically(&path, fresh.as_bytes())
         .map_err(|error| Failure::usage(format!("cannot write {path}: {error}")))?;
-    context.reporter.note("checklist", format!("wrote the definitions into {}", checklist::PAGE));
+    run.reporter.note("checklist", format!("wrote the definitions into {}", checklist::PAGE));
     Ok(())
 }
 

@@ -24,37 +24,37 @@ pub enum Action {
 }
 
 pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failure> {
-    let config = context.require_k3d_config()?;
+    let config = context.repo.require_k3d_config()?;
     if action == Some(Action::Status) {
-        return cluster::status(context, &config).await;
+        return cluster::status(&context.run, &config).await;
     }
-    if context.dry_run {
+    if context.run.dry_run {
         return match action {
             None => cluster::plan(context).await.map(drop),
             Some(action) => {
-                context.reporter.planned(config.name(), in_words(action, &config));
+                context.run.reporter.planned(config.name(), in_words(action, &config));
                 Ok(())
             }
         };
     }
-    let lock = cluster::lock(context).await?;
+    let lock = cluster::lock(&context.run).await?;
     match action {
         None => cluster::up(context, &lock).await.map(drop),
-        Some(Action::Stop) => cluster::stop(context, &config).await,
+        Some(Action::Stop) => cluster::stop(&context.run, &context.repo, &config).await,
         Some(Action::Delete) => {
             cluster::delete(context, &config).await?;
             drop(lock);
-            context.state.remove_if_empty();
+            context.run.state.remove_if_empty();
             Ok(())
         }
         Some(Action::Recreate) => {
-            let consent = context.may_destroy::<consent::Cluster>(&cluster::recreation(&config)).await?;
+            let consent = context.run.may_destroy::<consent::Cluster>(&cluster::recreation(&config)).await?;
             cluster::recreate(context, &config, &lock, &consent).await.map(drop)
         }
         Some(Action::Prefetch) => cluster::prefetch(context, &config, &lock).await,
         Some(Action::Kubeconfig) => {
             cluster::write_kubeconfig(context, &config).await?;
-            context.reporter.note(config.name(), format!("kubeconfig context {}", context.kube_context));
+            context.run.reporter.note(config.name(), format!("kubeconfig context {}", context.site.kube_context));
             Ok(())
         }
         Some(Action::Status) => Ok(()),

@@ -6,7 +6,9 @@ use indicatif::BinaryBytes;
 
 use crate::files::cache_dir;
 use crate::host;
-use crate::run::context::Context;
+use crate::repo::Repo;
+use crate::run::Run;
+use crate::run::context::{Context, Site};
 use crate::run::reporter::RunningStep;
 use crate::world::docker::{self, Container};
 use crate::world::{engine, tools};
@@ -19,17 +21,17 @@ struct Check {
 }
 
 pub async fn run(context: &Context) -> Result<(), Failure> {
-    let mut checks = vec![docker().await, capability(), go(context).await?, disk(), inotify(), memory()];
-    checks.extend(ports(context).await?);
+    let mut checks = vec![docker().await, capability(), go(&context.repo).await?, disk(), inotify(), memory()];
+    checks.extend(ports(&context.repo, &context.site).await?);
     let mut broken = 0;
     for check in &checks {
         match &check.result {
-            Ok(seen) => check_step(context).unchanged(format!("{}: {seen}", check.name)),
+            Ok(seen) => check_step(&context.run).unchanged(format!("{}: {seen}", check.name)),
             Err((finding, fix)) => {
                 broken += 1;
-                check_step(context).failed_as(format!("{}: {finding}", check.name));
+                check_step(&context.run).failed_as(format!("{}: {finding}", check.name));
                 // Said also where only what is wrong is: the failure points at it.
-                context.reporter.warn("doctor", format!("fix: {fix}"));
+                context.run.reporter.warn("doctor", format!("fix: {fix}"));
             }
         }
     }
@@ -40,8 +42,8 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     }
 }
 
-fn check_step(context: &Context) -> RunningStep<'_> {
-    context.reporter.step(Step::new(StepKind::Check, "doctor", ""))
+fn check_step(run: &Run) -> RunningStep<'_> {
+    run.reporter.step(Step::new(StepKind::Check, "doctor", ""))
 }
 
 async fn docker() -> Check {
@@ -65,13 +67,13 @@ fn capability() -> Check {
 }
 
 /// Go is there, or not needed: no pinned tool has to be built.
-async fn go(context: &Context) -> Result<Check, Failure> {
+async fn go(repo: &Repo) -> Result<Check, Failure> {
     let mut built = Vec::new();
     let result = if let Ok(path) = which::which("go") {
         Ok(path.display().to_string())
     } else {
         let cache = cache_dir()?;
-        for tool in tools::pinned(&context.tree)? {
+        for tool in tools::pinned(&repo.tree)? {
             if tool.has_to_be_built(&cache).await? {
                 built.push(tool.name);
             }
@@ -133,9 +135,9 @@ fn memory() -> Check {
 }
 
 /// The host ports of the cluster and the registry: free, or held by them.
-async fn ports(context: &Context) -> Result<Vec<Check>, Failure> {
-    let Some(config) = context.k3d_config()? else { return Ok(Vec::new()) };
-    if context.inside.is_some() {
+async fn ports(repo: &Repo, site: &Site) -> Result<Vec<Check>, Failure> {
+    let Some(config) = repo.k3d_config()? else { return Ok(Vec::new()) };
+    if site.inside.is_some() {
         let seen = "not looked at: they are those of the machine that Docker Engine runs on".to_owned();
         return Ok(vec![Check { name: "ports", result: Ok(seen) }]);
     }
@@ -143,7 +145,7 @@ async fn ports(context: &Context) -> Result<Vec<Check>, Failure> {
     ours.extend(config.registry_container());
     let ours = docker::inspect::<Container>(docker::Kind::Container, &ours).await;
     let running = ours.is_ok_and(|found| found.iter().any(|container| container.state.running));
-    let registry_port = context.env.registry.push.rsplit(':').next().and_then(|port| port.parse().ok());
+    let registry_port = repo.env.registry.push.rsplit(':').next().and_then(|port| port.parse().ok());
     let ports = config.host_ports().into_iter().chain(registry_port);
     let check = |port: u16| match TcpListener::bind(("127.0.0.1", port)) {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && !running => Err((

@@ -20,15 +20,15 @@ pub struct Args {
 
 pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     helm_storage::check_driver()?;
-    let layers = context.tree.layers()?;
+    let layers = context.repo.tree.layers()?;
     let named = !args.selectors.is_empty();
     let selected = if !named { layers } else { layers::select(&layers, &args.selectors)? };
     let client = kubernetes::client(context).await?;
     kubernetes::require(&client).await?;
     let report = drift::report(context, &client, &selected, named).await?;
-    match context.json {
-        true => context.reporter.data(&serde_json::to_string(&report).unwrap_or_default()),
-        false => context.reporter.data(&lines(&report).join("\n")),
+    match context.run.json {
+        true => context.run.reporter.data(&serde_json::to_string(&report).unwrap_or_default()),
+        false => context.run.reporter.data(&lines(&report).join("\n")),
     }
     Ok(if args.exit_code && report.is_drift() { Done::Differs } else { Done::AsAsked })
 }

@@ -7,12 +7,12 @@ use crate::run::context::Context;
 use crate::world::engine;
 
 pub async fn run(context: &Context) -> Result<(), Failure> {
-    if context.dry_run {
-        context.reporter.planned("lab", "build what is missing of it, and start its upstream registry");
+    if context.run.dry_run {
+        context.run.reporter.planned("lab", "build what is missing of it, and start its upstream registry");
         return Ok(());
     }
-    engine::ensure(context).await?;
-    let step = context.reporter.step(Step::new(StepKind::Lab, "lab", "building"));
+    engine::ensure(&context.run, &context.repo).await?;
+    let step = context.run.reporter.step(Step::new(StepKind::Lab, "lab", "building"));
     let built = lab::ensure(context).await?;
     step.done_as("built, upstream registry running");
     for (what, tag) in [
@@ -21,8 +21,8 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
         ("registry", &built.registry),
         ("load balancer", &built.loadbalancer),
     ] {
-        context.reporter.note("lab", format!("{what}: {tag}"));
+        context.run.reporter.note("lab", format!("{what}: {tag}"));
     }
-    context.reporter.note("lab", format!("upstream: {}, lock: {}", lab::UPSTREAM_ADDRESS, built.lock));
+    context.run.reporter.note("lab", format!("upstream: {}, lock: {}", lab::UPSTREAM_ADDRESS, built.lock));
     Ok(())
 }

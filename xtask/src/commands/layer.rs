@@ -8,14 +8,16 @@ use crate::layer::plan::{self, Plan};
 use crate::layer::preview::Unseen;
 use crate::layer::{Args, Runner, instant, preview, remove, rollback};
 use crate::repo;
+use crate::repo::Repo;
 use crate::repo::layers::{self, Layer};
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::world::{helm_storage, tools};
 
 pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
-    let layers = context.tree.layers()?;
+    let layers = context.repo.tree.layers()?;
     if args.list {
-        return list(context, layers, args.critical_path).map(|()| Done::AsAsked);
+        return list(&context.run, &context.repo, layers, args.critical_path).map(|()| Done::AsAsked);
     }
     helm_storage::check_driver()?;
     if let Some(path) = &args.plan {
@@ -28,7 +30,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
         let plan = Plan::read(path)?;
         let selected = layers::select(&layers, &plan.layers())?;
         let asked = plan.asks(args);
-        if context.dry_run {
+        if context.run.dry_run {
             return plan::check(context, &plan, &selected, &asked).await.map(|()| Done::AsAsked);
         }
         return bring(context, &selected, &asked, Some(&plan)).await;
@@ -40,7 +42,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     if args.remove {
         return remove::run(context, &selected, args).await.map(|()| Done::AsAsked);
     }
-    if context.dry_run {
+    if context.run.dry_run {
         return show(context, &selected, args, Unseen::Render).await;
     }
     bring(context, &selected, args, None).await
@@ -48,34 +50,35 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
 
 /// The layers to what the tree says; with a plan, what that says and nothing else.
 async fn bring(context: &Context, layers: &[Layer], args: &Args, plan: Option<&Plan>) -> Result<Done, Failure> {
-    let lock = cluster::lock(context).await?;
+    let lock = cluster::lock(&context.run).await?;
     if plan.is_none() && instant::answers(context, layers, args).await? {
         return Ok(Done::AsAsked);
     }
     let lab = cluster::require_ready(context).await?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?.of_plan(plan);
     runner.run_all(layers).await.map(|()| Done::AsAsked)
 }
 
-fn list(context: &Context, layers: Vec<Layer>, critical_path: bool) -> Result<(), Failure> {
+fn list(run: &Run, repo: &Repo, layers: Vec<Layer>, critical_path: bool) -> Result<(), Failure> {
     let listed = match critical_path {
-        true => layers::in_order(&layers, &repo::critical_path(&context.tree)?)?,
+        true => layers::in_order(&layers, &repo::critical_path(&repo.tree)?)?,
         false => layers,
     };
     let names: Vec<String> = listed.iter().map(Layer::name).collect();
-    let text = if context.json { serde_json::json!(names).to_string() } else { names.join("\n") };
-    context.reporter.data(&text);
+    let text = if run.json { serde_json::json!(names).to_string() } else { names.join("\n") };
+    run.reporter.data(&text);
     Ok(())
 }
 
 /// What a run would do.
 pub(super) async fn show(context: &Context, layers: &[Layer], args: &Args, unseen: Unseen) -> Result<Done, Failure> {
     let previews = preview::previews(context, layers, args, unseen).await?;
-    previews.iter().for_each(|preview| preview.tell(context));
+    previews.iter().for_each(|preview| preview.tell(&context.run));
     if let Some(path) = &args.save_plan {
-        Plan::of(context, &previews, args)?.write(path)?;
-        context.reporter.note("layer", format!("saved: cargo xtask --env {} layer --plan {path}", context.env_name));
+        Plan::of(&context.repo, &context.site, &previews, args)?.write(path)?;
+        let text = format!("saved: cargo xtask --env {} layer --plan {path}", context.repo.env_name);
+        context.run.reporter.note("layer", text);
     }
     let differs = args.exit_code && previews.iter().any(preview::LayerPreview::changes);
     Ok(if differs { Done::Differs } else { Done::AsAsked })

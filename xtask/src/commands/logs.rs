@@ -42,15 +42,15 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let releases = named(context, &client, &args.names).await?;
     let stored = helm_storage::newest_whole(&client, &releases).await?;
     let what = args.names.join(" ");
-    logs::require_installed(context, &what, &releases, &stored)?;
+    logs::require_installed(&context.run, &what, &releases, &stored)?;
     let belongings = Belongings::of(&client, &stored);
     for release in &belongings.unread {
-        context.reporter.warn(release, "its stored manifest cannot be read: pods of its hooks may be missing here");
+        context.run.reporter.warn(release, "its stored manifest cannot be read: pods of its hooks may be missing here");
     }
     let Args { follow, tail, previous, since, container, .. } = args.clone();
     let asked = Asked { what, follow, tail, previous, since, container };
     match follow {
-        true => logs::follow(context, &client, &asked, &belongings).await,
-        false => logs::show(context, &client, &asked, &belongings).await,
+        true => logs::follow(&context.run, &client, &asked, &belongings).await,
+        false => logs::show(&context.run, &client, &asked, &belongings).await,
     }
 }

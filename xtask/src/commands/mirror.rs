@@ -34,34 +34,33 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         Endpoint::named(to).parts().map_err(|error| Failure::usage(format!("--to: {error}")))?;
     }
     let lab = cluster::its_lab(context).await?;
-    let origin = lab::origin(context, lab.as_ref());
+    let origin = lab::origin(&context.repo, lab.as_ref());
     if args.update {
         return mirror::resolve(context, &origin, &args.images, &ManifestCache::default()).await;
     }
     let ids: Vec<&str> = args.images.iter().map(String::as_str).collect();
     if args.check {
-        let lock = mirror::pick(context, origin.read_lock()?, &ids)?;
+        let lock = mirror::pick(&context.repo, origin.read_lock()?, &ids)?;
         mirror::check(context, &origin, &lock, to).await?;
         if ids.is_empty() && to.is_none() {
             let count = layer::check_all_images(context, lab.as_ref()).await?;
-            context
-                .reporter
-                .note("mirror", format!("{count} places name an image in the layers: all mirrored and pinned"));
+            let text = format!("{count} places name an image in the layers: all mirrored and pinned");
+            context.run.reporter.note("mirror", text);
         }
         return Ok(());
     }
-    if context.dry_run {
-        let lock = mirror::pick(context, origin.read_lock()?, &ids)?;
-        let to = to.unwrap_or(&context.env.registry.push);
+    if context.run.dry_run {
+        let lock = mirror::pick(&context.repo, origin.read_lock()?, &ids)?;
+        let to = to.unwrap_or(&context.repo.env.registry.push);
         for image in &lock.images {
-            context.reporter.planned("mirror", format!("copy {} to {to}/{}", image.image, image.target));
+            context.run.reporter.planned("mirror", format!("copy {} to {to}/{}", image.image, image.target));
         }
         return Ok(());
     }
     mirror::copy(context, &origin, &ids, |options| {
         options.force = args.force;
         if to.is_some() {
-            options.target = registry::endpoint(context, to);
+            options.target = registry::endpoint(&context.repo, &context.site, to);
         }
     })
     .await

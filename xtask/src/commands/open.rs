@@ -23,12 +23,15 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let client = kubernetes::client(context).await?;
     let Some(name) = &args.name else {
         let there = services::of_tree(context, &client).await?;
-        let text =
-            if context.json { serde_json::json!(there).to_string() } else { services::list(&there, &context.env_name) };
-        context.reporter.data(&text);
+        let text = if context.run.json {
+            serde_json::json!(there).to_string()
+        } else {
+            services::list(&there, &context.repo.env_name)
+        };
+        context.run.reporter.data(&text);
         return Ok(());
     };
-    let all = services::all(context, &client).await?;
+    let all = services::all(&context.repo, &client).await?;
     let service = match services::named(&all, name, &[]) {
         Ok(service) => service,
         // What there is may take asking Helmfile: only for who needs to know.
@@ -37,18 +40,18 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
             Err(_) => return Err(failure),
         },
     };
-    let Some(openable) = services::openable(service, &services::mapped(context)?) else {
+    let Some(openable) = services::openable(service, &services::mapped(&context.repo, &context.site)?) else {
         let message = format!(
             "{name:?} cannot be opened: it is headless or outside of the cluster, or has no TCP port or no pods"
         );
         return Err(Failure::usage(message).remedy("cargo xtask open"));
     };
     let ports = forward::chosen(&openable, &args.port)?;
-    if context.dry_run {
+    if context.run.dry_run {
         for (port, _) in &ports {
             let what =
                 format!("forward a port of this machine to {}/{}:{}", openable.namespace, openable.name, port.number);
-            context.reporter.planned(&openable.name, what);
+            context.run.reporter.planned(&openable.name, what);
         }
         return Ok(());
     }
@@ -59,9 +62,9 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 pub async fn tell(context: &Context) {
     let look = async { services::of_tree(context, &kubernetes::client(context).await?).await };
     match look.await {
-        Ok(there) => {
-            services::summary(&there, &context.env_name).iter().for_each(|line| context.reporter.note("up", line))
-        }
-        Err(failure) => context.reporter.note("up", format!("what there is to open cannot be said: {failure}")),
+        Ok(there) => services::summary(&there, &context.repo.env_name)
+            .iter()
+            .for_each(|line| context.run.reporter.note("up", line)),
+        Err(failure) => context.run.reporter.note("up", format!("what there is to open cannot be said: {failure}")),
     }
 }

@@ -46,11 +46,11 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         Some(Action::History { names }) => return releases::history::show(context, &client, names).await,
         Some(Action::Repair { older_than, uninstall, rollback }) => (older_than, uninstall, rollback),
     };
-    if context.dry_run {
-        let others = Others::look(context, &client).await;
+    if context.run.dry_run {
+        let others = Others::look(&context.run, &context.repo, &client).await;
         return releases::repair(context, &client, None, &others, *older_than, uninstall.as_deref(), rollback).await;
     }
-    let lock = cluster::lock(context).await?;
+    let lock = cluster::lock(&context.run).await?;
     let lease = ClusterLease::acquire(context, &client).await?;
     let others = Others::kept_out();
     let work =

@@ -3,20 +3,21 @@
 
 use run_record::{Code, Exit, Failure};
 
+use crate::repo::Repo;
 use crate::repo::environment;
-use crate::run::context::Context;
+use crate::run::context::Site;
 use crate::world::kubernetes;
 
 /// The failure with its remedy as it is to be run here.
-pub fn fitting(context: &Context, mut failure: Failure) -> Failure {
+pub fn fitting(repo: &Repo, site: &Site, mut failure: Failure) -> Failure {
     let remedy = failure.remedy.take();
-    failure.remedy = remedy.map(|remedy| match &context.env.cluster.k3d {
-        None if says_cluster(&remedy) => of_shared(context, failure.code),
-        _ => with_environment(&remedy, &context.env_name),
+    failure.remedy = remedy.map(|remedy| match &repo.env.cluster.k3d {
+        None if says_cluster(&remedy) => of_shared(repo, site, failure.code),
+        _ => with_environment(&remedy, &repo.env_name),
     });
     // A port that `open` listens at is one of the container's own.
     let published = failure.remedy.as_ref().is_some_and(|remedy| remedy.contains("k3d.yaml"));
-    if failure.code == Code::PortTaken && published && context.inside.is_some() {
+    if failure.code == Code::PortTaken && published && site.inside.is_some() {
         failure = outside(failure);
     }
     failure
@@ -30,11 +31,11 @@ fn outside(failure: Failure) -> Failure {
         .remedy("see there who holds the port (`ss -ltnp`; macOS: `lsof -iTCP -sTCP:LISTEN`), and stop that or change the port in k3d.yaml or env.yaml")
 }
 
-fn of_shared(context: &Context, code: Code) -> String {
+fn of_shared(repo: &Repo, site: &Site, code: Code) -> String {
     if code.exit() == Exit::Registry {
-        return format!("check the network, and that the registry {} answers", context.env.registry.push);
+        return format!("check the network, and that the registry {} answers", repo.env.registry.push);
     }
-    kubernetes::bring_back(&context.kube_context)
+    kubernetes::bring_back(&site.kube_context)
 }
 
 /// Whether a remedy is `cargo xtask cluster` or one of its kind.

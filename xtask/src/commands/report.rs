@@ -8,11 +8,11 @@ use serde::Deserialize;
 
 use crate::files;
 use crate::files::bounds;
-use crate::run::context::Context;
+use crate::run::Run;
 use crate::run::foreign;
 use crate::run::reporter;
 use run_record::readers::{html, markdown};
-use run_record::timeline::{self, Run};
+use run_record::timeline;
 use run_record::{Checkpoint, Failure};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -42,19 +42,19 @@ const LOG_BYTES: u64 = 200 * 1024;
 /// How much of a record is read from its beginning, and from its end, in bytes.
 const RECORD: u64 = 16 << 20;
 
-pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+pub async fn run(run: &Run, args: &Args) -> Result<(), Failure> {
     if args.list {
-        return list(context);
+        return list(run);
     }
-    let (folder, run) = find(context, args.run.as_deref())?;
+    let (folder, recorded) = find(run, args.run.as_deref())?;
     let checklist = checklist(&folder);
     let text = match args.format {
-        Form::Html => html::page(&run, &checklist, |name| log(&folder.join(name))),
-        Form::Markdown => markdown::page(&run, &checklist),
+        Form::Html => html::page(&recorded, &checklist, |name| log(&folder.join(name))),
+        Form::Markdown => markdown::page(&recorded, &checklist),
     };
     let path = match &args.to {
         Some(path) if path == "-" => {
-            context.reporter.data(&text);
+            run.reporter.data(&text);
             return Ok(());
         }
         Some(path) => path.clone(),
@@ -65,59 +65,61 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         None => files::write_atomically(&path, text.as_bytes()),
     };
     written.map_err(|error| Failure::usage(format!("--to {path}: {error}")))?;
-    context.reporter.data(path.as_str());
+    run.reporter.data(path.as_str());
     Ok(())
 }
 
 /// Adds this run's report to the summary of the job that it is, on GitHub Actions.
-pub fn summarize(context: &Context) {
+pub fn summarize(run: &Run) {
     let path = std::env::var("GITHUB_STEP_SUMMARY").ok().filter(|path| reporter::on_github() && !path.is_empty());
-    let (Some(path), Some(run)) = (path, load(&context.run_dir)) else { return };
-    let markdown = markdown::page(&run, &checklist(&context.run_dir));
+    let (Some(path), Some(recorded)) = (path, load(&run.dir)) else { return };
+    let markdown = markdown::page(&recorded, &checklist(&run.dir));
     // For reading later: losing it must not fail the job.
     if let Ok(mut file) = std::fs::File::options().append(true).create(true).open(path) {
         let _ = file.write_all(markdown.as_bytes());
     }
 }
 
-fn list(context: &Context) -> Result<(), Failure> {
-    for folder in folders(context)? {
-        if let Some(run) = load(&folder) {
-            context.reporter.data(&format!("{:<24} {:<24} {}", run.id, run.verdict(), run.command));
+fn list(run: &Run) -> Result<(), Failure> {
+    for folder in folders(run)? {
+        if let Some(recorded) = load(&folder) {
+            run.reporter.data(&format!("{:<24} {:<24} {}", recorded.id, recorded.verdict(), recorded.command));
         }
     }
     Ok(())
 }
 
 /// The folders of earlier runs, oldest first: their names begin with the time.
-fn folders(context: &Context) -> Result<Vec<Utf8PathBuf>, Failure> {
-    let runs = context.state.runs();
+fn folders(run: &Run) -> Result<Vec<Utf8PathBuf>, Failure> {
+    let runs = run.state.runs();
     let entries = runs.read_dir_utf8().map_err(|error| Failure::usage(format!("cannot list {runs}: {error}")))?;
     let mut folders: Vec<Utf8PathBuf> = entries.flatten().map(|entry| entry.path().to_owned()).collect();
-    folders.retain(|folder| folder != &context.run_dir);
+    folders.retain(|folder| folder != &run.dir);
     folders.sort();
     Ok(folders)
 }
 
-fn find(context: &Context, name: Option<&str>) -> Result<(Utf8PathBuf, Run), Failure> {
-    let mut folders = folders(context)?;
+fn find(run: &Run, name: Option<&str>) -> Result<(Utf8PathBuf, timeline::Run), Failure> {
+    let mut folders = folders(run)?;
     if let Some(name) = name {
         let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         let folder = folders.into_iter().find(|folder| plain && folder.file_name() == Some(name));
-        let found = folder.and_then(|folder| load(&folder).map(|run| (folder, run)));
+        let found = folder.and_then(|folder| load(&folder).map(|recorded| (folder, recorded)));
         return found.ok_or_else(|| {
-            Failure::usage(format!("no run {name:?} in {}", context.state.runs())).remedy("cargo xtask report --list")
+            Failure::usage(format!("no run {name:?} in {}", run.state.runs())).remedy("cargo xtask report --list")
         });
     }
     folders.reverse();
-    let did_something = |run: &Run| !run.rows.is_empty() || !run.previews.is_empty() || run.failure.is_some();
+    let did_something = |recorded: &timeline::Run| {
+        !recorded.rows.is_empty() || !recorded.previews.is_empty() || recorded.failure.is_some()
+    };
     let found = folders.into_iter().find_map(|folder| Some((load(&folder).filter(did_something)?, folder)));
-    found.map(|(run, folder)| (folder, run)).ok_or_else(|| {
-        Failure::usage(format!("no run is recorded in {} yet", context.state.runs())).remedy("cargo xtask up")
+    found.map(|(recorded, folder)| (folder, recorded)).ok_or_else(|| {
+        Failure::usage(format!("no run is recorded in {} yet", run.state.runs())).remedy("cargo xtask up")
     })
 }
 
-pub(super) fn load(folder: &Utf8Path) -> Option<Run> {
+pub(super) fn load(folder: &Utf8Path) -> Option<timeline::Run> {
     let (mut text, end, _) = bounds::ends(&folder.join("record.jsonl"), RECORD, RECORD).ok()?;
     text.extend(end);
     let text = String::from_utf8_lossy(&text);

@@ -49,7 +49,7 @@ pub async fn run(context: &Context, script: &Script) -> Result<(), Failure> {
         }
         Script::EnsureK3dCluster => cluster::run(context, None).await,
         Script::InfraHealthCheck { layers: named, .. } if named.is_empty() => {
-            layers(context, repo::critical_path(&context.tree)?).await?;
+            layers(context, repo::critical_path(&context.repo.tree)?).await?;
             conclude(context).await
         }
         Script::InfraHealthCheck { layers: named, .. } => layers(context, named.clone()).await,
@@ -62,8 +62,8 @@ async fn layers(context: &Context, names: Vec<String>) -> Result<(), Failure> {
 }
 
 async fn conclude(context: &Context) -> Result<(), Failure> {
-    if context.dry_run {
-        context.reporter.planned("checklist", "tell whether the data plane is ready");
+    if context.run.dry_run {
+        context.run.reporter.planned("checklist", "tell whether the data plane is ready");
         return Ok(());
     }
     checklist::conclude(context).await

@@ -4,6 +4,8 @@
 use run_record::{Code, Failure, Step, StepKind};
 
 use crate::files;
+use crate::repo::Repo;
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::world::tools::lock::{Lock, Locked};
 use crate::world::tools::{self, From, download};
@@ -21,10 +23,10 @@ pub struct Args {
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     if args.update {
-        return update(context).await;
+        return update(&context.run, &context.repo).await;
     }
     let from = if args.from_source { From::Source } else { From::Anywhere };
-    let (tree, reporter) = (&context.tree, &context.reporter);
+    let (tree, reporter) = (&context.repo.tree, &context.run.reporter);
     let cache = files::cache_dir()?;
     for tool in tools::pinned(tree)? {
         let step = reporter.step(Step::new(StepKind::Tool, &tool.name, &tool.version));
@@ -38,8 +40,8 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 }
 
 /// What does not tell leaves what the lock said of it, and is named at the end.
-async fn update(context: &Context) -> Result<(), Failure> {
-    let (tree, reporter) = (&context.tree, &context.reporter);
+async fn update(run: &Run, repo: &Repo) -> Result<(), Failure> {
+    let (tree, reporter) = (&repo.tree, &run.reporter);
     let archives = tools::archives(tree)?;
     let mut lock = Lock::read(tree)?;
     let before = lock.clone();
@@ -74,7 +76,7 @@ async fn update(context: &Context) -> Result<(), Failure> {
     let resolved = format!("{} of {count} archives resolved", count - silent.len());
     if lock == before {
         step.unchanged(format!("{resolved}, {path} is as it was"));
-    } else if context.dry_run {
+    } else if run.dry_run {
         step.unchanged(resolved);
         reporter.planned("tools", format!("write {path}"));
     } else {

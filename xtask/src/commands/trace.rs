@@ -7,7 +7,7 @@ use run_record::readers::otlp;
 use run_record::trace::{SpanId, Trace, TraceId};
 
 use super::report;
-use crate::run::context::Context;
+use crate::run::Run;
 use crate::run::reporter::Reporter;
 use crate::world::otlp::{Receiver, resource};
 
@@ -33,12 +33,12 @@ fn random() -> u64 {
 }
 
 /// Tells of this run, which has ended. However that goes, it changes nothing of how.
-pub async fn export(context: &Context) {
+pub async fn export(run: &Run) {
     let Some(receiver) = Receiver::from_env() else { return };
-    let Some(run) = report::load(&context.run_dir) else { return };
+    let Some(recorded) = report::load(&run.dir) else { return };
     // Who began the trace has decided for all of it.
-    let Some(trace) = run.trace.as_ref().filter(|trace| trace.sampled) else { return };
-    if let Err(why) = receiver.send(&otlp::request(&run, trace, &resource())).await {
-        context.reporter.detail(&why);
+    let Some(trace) = recorded.trace.as_ref().filter(|trace| trace.sampled) else { return };
+    if let Err(why) = receiver.send(&otlp::request(&recorded, trace, &resource())).await {
+        run.reporter.detail(&why);
     }
 }

@@ -35,21 +35,21 @@ pub struct Args {
 }
 
 pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
-    let path = repo::critical_path(&context.tree)?;
-    let layers = layers::select(&context.tree.layers()?, &path)?;
+    let path = repo::critical_path(&context.repo.tree)?;
+    let layers = layers::select(&context.repo.tree.layers()?, &path)?;
     if args.down {
         return down(context, &layers, path).await.map(|()| Done::AsAsked);
     }
     let layer_args = layer::Args { exit_code: args.exit_code, ..layer::Args::of(path) };
     let layer_args = layer::Args { skip_tests: args.skip_tests, force: args.force, pace: args.pace, ..layer_args };
-    if context.dry_run {
+    if context.run.dry_run {
         let differs = cluster::plan(context).await?;
-        context.reporter.planned("mirror", "copy what images.lock names and the registry lacks");
+        context.run.reporter.planned("mirror", "copy what images.lock names and the registry lacks");
         let done = super::layer::show(context, &layers, &layer_args, Unseen::Name).await?;
         return Ok(if differs && args.exit_code { Done::Differs } else { done });
     }
     // Held to the end: a run that waits for it must not make the checklist's first item fail.
-    let lock = cluster::lock(context).await?;
+    let lock = cluster::lock(&context.run).await?;
     match bring(context, &lock, &layers, &layer_args).await {
         Ok(()) => checklist::conclude(context).await.map(|()| Done::AsAsked),
         Err(failure)
@@ -70,25 +70,28 @@ async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<
     layer::remove::run(context, layers, &layer::Args::of(path)).await?;
     let text = format!(
         "cluster, registry and mirror stay: cargo xtask --env {} cluster delete removes those of a local cluster",
-        context.env_name
+        context.repo.env_name
     );
-    context.reporter.note("up", text);
+    context.run.reporter.note("up", text);
     Ok(())
 }
 
 async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
     let ready = cluster::up(context, lock).await?;
-    mirror::copy_all(context, &lab::origin(context, ready.lab.as_ref())).await?;
+    mirror::copy_all(context, &lab::origin(&context.repo, ready.lab.as_ref())).await?;
     if !layer::instant::answers(context, layers, args).await? {
         let runner = Runner::new(context, &ready.toolbox, ready.lab.as_ref(), lock, args)?;
         runner.run_all(layers).await?;
     }
-    let elapsed = human_seconds(context.reporter.elapsed().as_secs_f64());
+    let elapsed = human_seconds(context.run.reporter.elapsed().as_secs_f64());
     let names: Vec<String> = layers.iter().map(Layer::name).collect();
-    context.reporter.note("up", format!("{} layers in place in {elapsed}: {}", names.len(), names.join(", ")));
-    context.reporter.note(
+    context.run.reporter.note("up", format!("{} layers in place in {elapsed}: {}", names.len(), names.join(", ")));
+    context.run.reporter.note(
         "up",
-        format!("look around: kubectl --context {} get pods -A (kubectl: `cargo xtask tools`)", context.kube_context),
+        format!(
+            "look around: kubectl --context {} get pods -A (kubectl: `cargo xtask tools`)",
+            context.site.kube_context
+        ),
     );
     open::tell(context).await;
     Ok(())

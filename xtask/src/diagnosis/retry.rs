@@ -7,8 +7,9 @@ use std::time::Duration;
 use image_mirror::Limit;
 use run_record::Code;
 
+use crate::repo::Repo;
 use crate::repo::needs::{Budgets, RateLimit};
-use crate::run::context::Context;
+use crate::run::context::Site;
 use crate::world::registry;
 
 /// What a layer run has used of its budgets.
@@ -94,10 +95,10 @@ fn jitter() -> u64 {
 
 /// How the registry of the image that the kubelet's message is about limits us: asked, since
 /// the message does not carry it. A wait longer than an hour is none but an outage of its own.
-pub async fn limit(message: &str, context: &Context) -> Limit {
+pub async fn limit(message: &str, repo: &Repo, site: &Site) -> Limit {
     const LONGEST: Duration = Duration::from_secs(3600);
     let Some(image) = image_of(message) else { return Limit::default() };
-    let limit = registry::limit(context, image).await.unwrap_or_default();
+    let limit = registry::limit(repo, site, image).await.unwrap_or_default();
     Limit { wait: limit.wait.map(|wait| wait.min(LONGEST)), ..limit }
 }
 

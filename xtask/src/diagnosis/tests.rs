@@ -7,6 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::repo::Repo;
+use crate::run::Run;
+use crate::run::context::Site;
 use crate::run::reporter::{Format, Reporter};
 use crate::stand_in;
 use run_record::Code;
@@ -91,28 +94,26 @@ fn context() -> (Context, tempfile::TempDir) {
     let tree = crate::repo::Tree::discover(Utf8Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
     let reporter = Arc::new(Reporter::new(Format::Json, false));
     reporter.record_to(path.join("record.jsonl")).unwrap();
+    let env = tree.environment("ci").unwrap();
     let context = Context {
-        env: tree.environment("ci").unwrap(),
-        tree,
-        env_name: "ci".to_owned(),
-        registry_host: String::new(),
-        inside: None,
-        kube_context: "k3d-test".to_owned(),
-        dry_run: false,
-        consent: Default::default(),
-        json: true,
-        lock_timeout: Duration::from_secs(1),
-        reporter,
-        state: crate::run::state::StateDir { path: path.clone() },
-        run_dir: path,
-        run_id: "run".to_owned(),
-        lab: None,
+        run: Run {
+            id: "run".to_owned(),
+            state: crate::run::state::StateDir { path: path.clone() },
+            dir: path,
+            reporter,
+            consent: Default::default(),
+            dry_run: false,
+            json: true,
+            lock_timeout: Duration::from_secs(1),
+        },
+        repo: Repo { tree, env_name: "ci".to_owned(), env },
+        site: Site { kube_context: "k3d-test".to_owned(), registry_host: String::new(), inside: None, lab: None },
     };
     (context, folder)
 }
 
-fn told(context: &Context) -> String {
-    std::fs::read_to_string(context.run_dir.join("record.jsonl")).unwrap()
+fn told(run: &Run) -> String {
+    std::fs::read_to_string(run.dir.join("record.jsonl")).unwrap()
 }
 
 fn release(name: &str) -> Release {
@@ -211,11 +212,11 @@ fn a_run_with_nothing_to_watch_waits_and_does_not_spin() {
             });
             let ((context, _folder), client) = (context(), server.client());
             let budgets = Budgets::default();
-            let log = context.log("x");
+            let log = context.run.log("x");
             let diagnosis = Diagnosis::begin(&context, &client, "45-x", &wanted, &budgets, &log).await;
             assert!(watched(&diagnosis, &budgets, Duration::from_millis(1500)).await.is_none(), "{what}");
             if !allowed {
-                let told = told(&context);
+                let told = told(&context.run);
                 assert!(told.contains("pods in shop cannot be watched") && told.contains("events in shop"), "{told}");
                 assert_eq!(server.count("GET", "watch=true"), 0);
             }
@@ -237,9 +238,10 @@ async fn who_may_not_see_events_still_sees_pods() {
         _ => nothing(path),
     });
     let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
-    let diagnosis = Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
+    let diagnosis =
+        Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.run.log("x")).await;
     assert!(watched(&diagnosis, &budgets, Duration::from_secs(2)).await.is_none(), "seen once ends nothing");
-    let told = told(&context);
+    let told = told(&context.run);
     assert!(told.contains("events in shop cannot be watched"), "{told}");
     let record = run_record::readers::json::read(&told);
     let blocked = record.lines.iter().find_map(|line| match &line.event {
@@ -278,7 +280,7 @@ async fn a_watch_that_is_cut_or_forgotten_is_begun_anew_and_never_in_a_busy_loop
         });
         let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
         let diagnosis =
-            Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
+            Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.run.log("x")).await;
         assert!(watched(&diagnosis, &budgets, Duration::from_secs(4)).await.is_none(), "{what}");
         let lists = |watched: bool| {
             let asked = server.0.seen().into_iter();
@@ -290,7 +292,7 @@ async fn a_watch_that_is_cut_or_forgotten_is_begun_anew_and_never_in_a_busy_loop
         let relisted = lists(false);
         assert_eq!(relisted > 1, listed_again, "{what}: {relisted} lists");
         if what == "refused" {
-            assert!(told(&context).matches("pods in shop cannot be watched").count() == 1, "told once");
+            assert!(told(&context.run).matches("pods in shop cannot be watched").count() == 1, "told once");
         }
         if what == "bookmark" {
             assert!(server.count("GET", "resourceVersion=99") > 0, "goes on from the bookmark");
@@ -332,7 +334,7 @@ async fn a_pod_without_a_label_is_of_whom_made_it() {
             });
             let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
             let diagnosis =
-                Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
+                Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.run.log("x")).await;
             let failure = watched(&diagnosis, &budgets, Duration::from_secs(8)).await;
             assert_eq!(
                 failure.as_ref().map(|failure| failure.code),
@@ -340,10 +342,10 @@ async fn a_pod_without_a_label_is_of_whom_made_it() {
                 "{release_of_owner:?}"
             );
             assert_eq!(
-                told(&context).contains(Code::ImageInvalid.name()),
+                told(&context.run).contains(Code::ImageInvalid.name()),
                 tells,
                 "{release_of_owner:?}: {}",
-                told(&context)
+                told(&context.run)
             );
         },
     );
@@ -372,7 +374,8 @@ async fn what_an_event_says_ends_a_run_only_where_a_state_stands_behind_it() {
                 let ((context, _folder), client) = (context(), server.client());
                 let budgets = patient(&[(Code::ConfigMissing, 1)]);
                 let diagnosis =
-                    Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
+                    Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.run.log("x"))
+                        .await;
                 let failure = watched(&diagnosis, &budgets, Duration::from_secs(4)).await;
                 assert_eq!(failure.map(|failure| failure.code), ends.then_some(Code::ConfigMissing), "{what}");
             });
@@ -426,7 +429,8 @@ async fn only_pods_of_this_layer_in_which_nothing_runs_are_replaced() {
         _ => nothing(path),
     });
     let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
-    let diagnosis = Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.log("x")).await;
+    let diagnosis =
+        Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.run.log("x")).await;
     diagnosis.replace_backing_off().await;
     let deletions = server.0.seen().into_iter().filter(|seen| seen.method == "DELETE");
     let deleted: Vec<(String, Value)> = deletions
@@ -445,7 +449,7 @@ async fn only_pods_of_this_layer_in_which_nothing_runs_are_replaced() {
 async fn explained(log: &str, answer: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static) -> Failure {
     let server = Server::start(move |_, path, _| answer(path).unwrap_or_else(|| nothing(path)));
     let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
-    let path = context.log("x");
+    let path = context.run.log("x");
     std::fs::write(
         &path,
         "Error: UPGRADE FAILED: of an earlier try: another operation (install/upgrade/rollback) is in progress\n",
@@ -635,7 +639,7 @@ async fn helm_waits_for_nothing_only_where_every_look_says_so() {
             }
         });
         let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
-        let log = context.log("x");
+        let log = context.run.log("x");
         let diagnosis = Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &log).await;
         let pending = diagnosis.waits_for_nothing().await;
         assert_eq!(pending.map(|revision| revision.revision), stuck.then_some(2), "{what}");

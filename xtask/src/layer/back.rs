@@ -28,7 +28,7 @@ pub(super) async fn selected<'a>(
         match (reader.args.selector(), releases.is_empty()) {
             (Some(selector), true) => {
                 let text = format!("left out: the selector {selector:?} matches none of its releases");
-                reader.context.reporter.note(&layer.name(), text);
+                reader.context.run.reporter.note(&layer.name(), text);
             }
             _ => found.push((layer, releases)),
         }

@@ -55,7 +55,7 @@ pub(crate) async fn refuse(
         return Ok(());
     }
     let name = layer.name();
-    let remedy = format!("cargo xtask --env {} layer {name} --force-conflicts", reader.context.env_name);
+    let remedy = format!("cargo xtask --env {} layer {name} --force-conflicts", reader.context.repo.env_name);
     let failure =
         Failure::new(Code::FieldConflict, format!("{name}: {}", Code::FieldConflict.sentence())).remedy(remedy);
     let mut failure =

@@ -299,7 +299,7 @@ impl Report {
 /// # Errors
 /// Those of reading; `render-failed` where Helmfile cannot read a layer.
 pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer], all: bool) -> Result<Report, Failure> {
-    let all_layers = context.tree.layers()?;
+    let all_layers = context.repo.tree.layers()?;
     let (everywhere, now, secrets) = tokio::join!(
         helmfile::releases(context, &all_layers),
         kubernetes::server_time(client),
@@ -352,7 +352,7 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
         report.releases.retain(|found| deployed.contains(&found.layer));
         report.absent = layers.iter().map(Layer::name).filter(|layer| !deployed.contains(layer)).collect();
     }
-    let needs = context.tree.layer_needs()?;
+    let needs = context.repo.tree.layer_needs()?;
     let namespaces: BTreeSet<String> = layers.iter().flat_map(|layer| needs.namespaces_of(layer)).collect();
     let namespaces: BTreeSet<String> =
         namespaces.into_iter().chain(wanted.iter().map(|wanted| wanted.namespace.clone())).collect();

@@ -9,7 +9,7 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::Value;
 
 use crate::releases::{manifest, removal};
-use crate::run::context::Context;
+use crate::run::Run;
 use crate::world::helm_storage;
 use crate::world::kubernetes::{read_failed, write_failed};
 use crate::world::release::Release;
@@ -24,7 +24,7 @@ const TRIES: usize = 5;
 
 /// # Errors
 /// Those of looking and of writing.
-pub(super) async fn give_back(context: &Context, client: &Client, releases: &[Release]) -> Result<(), Failure> {
+pub(super) async fn give_back(run: &Run, client: &Client, releases: &[Release]) -> Result<(), Failure> {
     let installed: Vec<Release> = releases.iter().filter(|release| release.installed).cloned().collect();
     for (revision, stored) in helm_storage::newest_whole(client, &installed).await? {
         // What cannot be read is told by what reads it for its content.
@@ -32,14 +32,14 @@ pub(super) async fn give_back(context: &Context, client: &Client, releases: &[Re
             let text = |pointer: &str| set.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
             if let (true, Some(name)) = (removal::is_set(&set), text("/metadata/name")) {
                 let namespace = text("/metadata/namespace").unwrap_or(&revision.namespace);
-                give_set_back(context, client, namespace, name).await?;
+                give_set_back(run, client, namespace, name).await?;
             }
         }
     }
     Ok(())
 }
 
-async fn give_set_back(context: &Context, client: &Client, namespace: &str, name: &str) -> Result<(), Failure> {
+async fn give_set_back(run: &Run, client: &Client, namespace: &str, name: &str) -> Result<(), Failure> {
     let sets = Api::<StatefulSet>::namespaced(client.clone(), namespace);
     let what = format!("StatefulSet {name} in {namespace}");
     for _ in 0..TRIES {
@@ -54,7 +54,7 @@ async fn give_set_back(context: &Context, client: &Client, namespace: &str, name
         match sets.patch_metadata(name, &parameters, &Patch::Merge(&patch)).await {
             Ok(_) => {
                 let text = "what a removal that was stopped has set of it is given back to its chart";
-                context.reporter.note(name, text);
+                run.reporter.note(name, text);
                 return Ok(());
             }
             Err(kube::Error::Api(status)) if status.code == 409 => {}

@@ -12,7 +12,9 @@ use crate::cluster;
 use crate::cluster::lease;
 use crate::lab;
 use crate::mirror::Origin;
+use crate::repo::Repo;
 use crate::repo::layers::Layer;
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::world::release::Release;
 use crate::world::{kubernetes, tools};
@@ -37,10 +39,11 @@ pub(crate) async fn answers(context: &Context, layers: &[Layer], args: &Args) ->
 
 async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bool, Failure> {
     let started = Instant::now();
-    let origin = origin(context)?;
+    let origin = origin(&context.run, &context.repo)?;
     let client = kubernetes::client(context).await?;
     let lock = bytes(&origin)?;
-    let (look, holder) = tokio::join!(Look::open(context, &client, lock), lease::other_holder(context, &client));
+    let (look, holder) =
+        tokio::join!(Look::open(context, &client, lock), lease::other_holder(&context.run, &context.repo, &client));
     let look = look?;
     // What another run changes is not looked at yet.
     if holder?.is_some() {
@@ -63,7 +66,7 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
         if still(sight) {
             continue;
         }
-        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+        let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let reader = Reader::new(context, &toolbox, origin.clone(), args)?;
         let wanted = reader.releases(layer, look.namespace()).await?;
         let Some(examined) = examined(&reader, &look, layer, &wanted, args).await.filter(still) else {
@@ -74,8 +77,8 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
     }
     look.pull_secret().await?;
     for (layer, sight) in layers.iter().zip(&sights) {
-        tell(context, layer, sight, args);
-        finished(context, layer, sight, started);
+        tell(&context.run, layer, sight, args);
+        finished(&context.run, layer, sight, started);
     }
     Ok(true)
 }
@@ -94,49 +97,49 @@ async fn refresh(look: &Look<'_>, layer: &Layer, wanted: &[Release], sight: &Sig
     }
 }
 
-fn finished(context: &Context, layer: &Layer, sight: &Sight, started: Instant) {
+fn finished(run: &Run, layer: &Layer, sight: &Sight, started: Instant) {
     let releases = sight.releases.iter().filter(|found| found.named.installed).count();
     let how = sight.how();
-    context.reporter.event(&Event::LayerInPlace { layer: layer.name(), releases, how, took: started.elapsed() });
+    run.reporter.event(&Event::LayerInPlace { layer: layer.name(), releases, how, took: started.elapsed() });
 }
 
 /// Why something is done about a release, and what of it was found to make no difference.
-pub(crate) fn tell(context: &Context, layer: &Layer, sight: &Sight, args: &Args) {
+pub(crate) fn tell(run: &Run, layer: &Layer, sight: &Sight, args: &Args) {
     for (found, action) in sight.releases.iter().zip(actions(sight, args)) {
         let name = &found.named.name;
         let why = found.state.why();
         let syncing = |forced| {
             let (release, namespace) = (name.clone(), found.named.namespace.clone());
             let layer = layer.name();
-            context.reporter.event(&Event::ReleaseSyncing { layer, release, namespace, why: why.clone(), forced });
+            run.reporter.event(&Event::ReleaseSyncing { layer, release, namespace, why: why.clone(), forced });
         };
         match action {
             Action::Sync if args.force => syncing(true),
             // A first install says so by itself.
             Action::Sync if found.state == ReleaseState::Absent => {}
             Action::Sync => syncing(false),
-            Action::Test => context.reporter.note(name, format!("testing: {why}")),
+            Action::Test => run.reporter.note(name, format!("testing: {why}")),
             Action::Nothing => {
                 if let (Kept::Whole { inputs: Some(why), .. }, true) =
                     (&found.facts.kept, found.facts.rendering.is_some())
                 {
-                    context.reporter.note(name, format!("{why}, and what it renders is the same"));
+                    run.reporter.note(name, format!("{why}, and what it renders is the same"));
                 }
             }
         }
-        found.told.iter().for_each(|told| context.reporter.warn(name, told));
+        found.told.iter().for_each(|told| run.reporter.warn(name, told));
     }
 }
 
 /// Says that nothing can be said at once, and why.
-pub(crate) fn cannot(context: &Context, failure: &Failure) {
-    context.reporter.note("layer", format!("cannot compare with the last run, so everything is synced: {failure}"));
+pub(crate) fn cannot(run: &Run, failure: &Failure) {
+    run.reporter.note("layer", format!("cannot compare with the last run, so everything is synced: {failure}"));
 }
 
 /// Where the images are from, by what this machine remembers of the cluster.
-pub(crate) fn origin(context: &Context) -> Result<Origin, Failure> {
-    match cluster::remembered(context)? {
+pub(crate) fn origin(run: &Run, repo: &Repo) -> Result<Origin, Failure> {
+    match cluster::remembered(run, repo)? {
         true => lab::known_origin(),
-        false => Ok(Origin::public(context)),
+        false => Ok(Origin::public(repo)),
     }
 }

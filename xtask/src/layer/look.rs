@@ -137,9 +137,9 @@ impl<'a> Look<'a> {
     /// # Errors
     /// Those of reading: `usage`, `forbidden`, `api-unreachable` and their like.
     pub async fn open(context: &'a Context, client: &'a Client, lock: Vec<u8>) -> Result<Self, Failure> {
-        let files = Files::read(&context.tree)?;
+        let files = Files::read(&context.repo.tree)?;
         let mut named: Vec<(&'static str, String)> = vec![("xtask", env!("XTASK_SOURCES").to_owned())];
-        for tool in tools::pinned(&context.tree)? {
+        for tool in tools::pinned(&context.repo.tree)? {
             match tool.name.as_str() {
                 "helm" => named.push(("helm", tool.version)),
                 "helmfile" => named.push(("helmfile", tool.version)),
@@ -183,7 +183,7 @@ impl<'a> Look<'a> {
     /// Those of reading the tree.
     pub fn inputs(&self, layer: &Layer) -> Result<Inputs, Failure> {
         let around = Around {
-            environment: &self.context.env_name,
+            environment: &self.context.repo.env_name,
             named: self.named.clone(),
             lock: &self.lock,
             variables: self.variables.clone(),
@@ -202,7 +202,7 @@ impl<'a> Look<'a> {
         let secrets = match helm_storage::metadata(self.client, None, &labels).await {
             // Who may not see the whole cluster sees what layers.yaml says of the layers.
             Err(failure) if failure.code == Code::Forbidden => {
-                let needs = self.context.tree.layer_needs()?;
+                let needs = self.context.repo.tree.layer_needs()?;
                 let namespaces: BTreeSet<String> = layers.iter().flat_map(|layer| needs.namespaces_of(layer)).collect();
                 let lists = namespaces.iter().map(|name| helm_storage::metadata(self.client, Some(name), &labels));
                 try_join_all(lists).await?.into_iter().flatten().collect()
@@ -329,7 +329,9 @@ impl<'a> Look<'a> {
             }
         };
         let owner = match newest {
-            Some((revision, _)) if revision.status != Status::Deployed => releases::worker(self.context, revision),
+            Some((revision, _)) if revision.status != Status::Deployed => {
+                releases::worker(&self.context.run, &self.context.site, revision)
+            }
             _ => None,
         };
         let facts = Facts {
@@ -352,8 +354,8 @@ impl<'a> Look<'a> {
     /// # Errors
     /// Those of reading and writing them.
     pub async fn pull_secret(&self) -> Result<(), Failure> {
-        match &self.context.tree.layer_needs()?.pull_secret {
-            Some(need) => pull_secret::ensure(self.context, self.client, need).await,
+        match &self.context.repo.tree.layer_needs()?.pull_secret {
+            Some(need) => pull_secret::ensure(&self.context.run, &self.context.repo, self.client, need).await,
             None => Ok(()),
         }
     }
@@ -483,7 +485,7 @@ pub(crate) struct Outcome<'a> {
 /// Records these releases, each on the revision that its baseline is of; `all` are the layer's.
 /// What cannot be recorded is told, and is looked at in full by the next run.
 pub(crate) async fn write(look: &Look<'_>, layer: &Layer, all: &[Release], outcomes: Vec<Outcome<'_>>) {
-    let reporter = &look.context.reporter;
+    let reporter = &look.context.run.reporter;
     let inputs = match look.inputs(layer) {
         Ok(inputs) => inputs,
         Err(failure) => return reporter.note(&layer.name(), format!("not recorded: {failure}")),

@@ -18,8 +18,9 @@ use super::reader::{self, Reader};
 use super::record::{self, Named};
 use crate::files;
 use crate::files::bounds;
+use crate::repo::Repo;
 use crate::repo::layers::Layer;
-use crate::run::context::Context;
+use crate::run::context::{Context, Site};
 use crate::world::helm_storage;
 use crate::world::kubernetes::place::Place;
 use crate::world::release::Release;
@@ -82,7 +83,7 @@ impl Plan {
     ///
     /// # Errors
     /// `usage` where one of them was not compared with the cluster.
-    pub fn of(context: &Context, previews: &[LayerPreview], args: &Args) -> Result<Self, Failure> {
+    pub fn of(repo: &Repo, site: &Site, previews: &[LayerPreview], args: &Args) -> Result<Self, Failure> {
         let mut layers = Vec::new();
         let mut cluster = String::new();
         for preview in previews {
@@ -116,8 +117,8 @@ impl Plan {
         Ok(Self {
             format: FORMAT,
             made: Timestamp::now(),
-            environment: context.env_name.clone(),
-            context: context.kube_context.clone(),
+            environment: repo.env_name.clone(),
+            context: site.kube_context.clone(),
             cluster,
             asked,
             layers,
@@ -182,7 +183,7 @@ impl Plan {
         only: Option<&Layer>,
     ) -> Result<(), Failure> {
         let mut changed = Vec::new();
-        if self.environment != context.env_name || self.context != context.kube_context {
+        if self.environment != context.repo.env_name || self.context != context.site.kube_context {
             let text = format!("it was made for environment {} and context {}", self.environment, self.context);
             return Err(Failure::usage(format!("--plan: {text}"))
                 .remedy(format!("cargo xtask --env {} layer --plan …", self.environment)));
@@ -234,12 +235,12 @@ impl Plan {
 /// Those of [`Plan::holds`].
 pub(crate) async fn check(context: &Context, plan: &Plan, layers: &[Layer], args: &Args) -> Result<(), Failure> {
     let client = crate::world::kubernetes::client(context).await?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
-    let reader = Reader::new(context, &toolbox, super::instant::origin(context)?, args)?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
+    let reader = Reader::new(context, &toolbox, super::instant::origin(&context.run, &context.repo)?, args)?;
     plan.holds(context, &client, &reader, layers, None).await?;
     for planned in &plan.layers {
         for release in &planned.releases {
-            context.reporter.planned(&release.named.name, release.act.words());
+            context.run.reporter.planned(&release.named.name, release.act.words());
         }
     }
     Ok(())

@@ -16,11 +16,13 @@ use crate::diagnosis::placement::Hindrance;
 use crate::lab::{self, Lab};
 use crate::mirror;
 use crate::releases::{Status, manifest};
+use crate::repo::Repo;
 use crate::repo::layers::Layer;
 use crate::repo::needs::SecretNeed;
 use crate::repo::needs::ServiceNeed;
 use crate::repo::needs::{LayerNeeds, Needs, Waits};
-use crate::run::context::Context;
+use crate::run::Run;
+use crate::run::context::{Context, Site};
 use crate::run::interrupt::Interrupt;
 use crate::world::helm_storage;
 use crate::world::helmfile;
@@ -73,9 +75,9 @@ impl Own {
 
 /// The registry answers (at `K3D_REGISTRY_HEALTHCHECK_URL` where that is set), and
 /// holds what the lock names.
-async fn check_registry(context: &Context, lab: Option<&Lab>) -> Result<(), Failure> {
-    registry::healthy(context).await?;
-    mirror::require(context, &lab::origin(context, lab)).await
+async fn check_registry(repo: &Repo, site: &Site, lab: Option<&Lab>) -> Result<(), Failure> {
+    registry::healthy(repo, site).await?;
+    mirror::require(repo, site, &lab::origin(repo, lab)).await
 }
 
 /// `images`: the check of what the layer renders, which goes on beside the others.
@@ -87,12 +89,12 @@ pub async fn check(
     own: &Own,
     images: impl Future<Output = Result<usize, Failure>>,
 ) -> Result<(), Failure> {
-    let needs_all = context.tree.layer_needs()?;
+    let needs_all = context.repo.tree.layer_needs()?;
     let needs = needs_all.layers.get(&layer.name()).cloned().unwrap_or_default();
     let budgets = &needs_all.preflight;
     // All at once: a wait for one says nothing about the others.
     let registry = async {
-        let (registry, images) = tokio::join!(check_registry(context, lab), images);
+        let (registry, images) = tokio::join!(check_registry(&context.repo, &context.site, lab), images);
         vec![registry, images.map(drop)]
     };
     // A namespace of any layer that is being deleted stops this one too: Helm would wait
@@ -101,19 +103,20 @@ pub async fn check(
         needs_all.layers.values().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).collect();
     let namespaces = join_all(named.into_iter().map(|name| {
         let needed = needs.namespaces.contains(name) && !own.has("Namespace", "", name);
-        namespace_active(context, client, name, needed, &needs_all)
+        namespace_active(&context.run, &context.site, client, name, needed, &needs_all)
     }));
     let layers = layers_in_place(context, client, &needs);
-    let secrets = join_all(needs.secrets.iter().map(async |need| match secret_has_keys(context, client, need).await {
-        Err(failure) if failure.code == Code::ConfigMissing && own.has("Secret", &need.namespace, &need.name) => {
-            context.reporter.note(&need.name, format!("{}: this layer makes it", failure.message));
-            Ok(())
-        }
-        result => result,
-    }));
+    let secrets =
+        join_all(needs.secrets.iter().map(async |need| match secret_has_keys(&context.repo, client, need).await {
+            Err(failure) if failure.code == Code::ConfigMissing && own.has("Secret", &need.namespace, &need.name) => {
+                context.run.reporter.note(&need.name, format!("{}: this layer makes it", failure.message));
+                Ok(())
+            }
+            result => result,
+        }));
     let services = join_all(needs.services.iter().map(|need| {
         let own = own.has("Service", &need.namespace, &need.name);
-        service_answers(context, client, need, budgets, own)
+        service_answers(&context.run, &context.site, client, need, budgets, own)
     }));
     let (registry, namespaces, layers, secrets, services) =
         tokio::join!(registry, namespaces, layers, secrets, services);
@@ -132,7 +135,8 @@ pub async fn check(
 
 /// Waits while the namespace is Terminating, telling what holds it; `needed` ones must exist.
 async fn namespace_active(
-    context: &Context,
+    run: &Run,
+    site: &Site,
     client: &Client,
     name: &str,
     needed: bool,
@@ -145,7 +149,7 @@ async fn namespace_active(
             // Another layer's, and perhaps another team's.
             Err(failure) if !needed && failure.code == Code::Forbidden => {
                 let text = format!("whether it is being deleted is not looked at: {}", failure.message);
-                context.reporter.note(name, text);
+                run.reporter.note(name, text);
                 return Ok(());
             }
             phase => phase?,
@@ -153,7 +157,7 @@ async fn namespace_active(
         match phase {
             NamespacePhase::Active => {
                 if !told.is_empty() {
-                    context.reporter.note(name, "the namespace is Active");
+                    run.reporter.note(name, "the namespace is Active");
                 }
                 return Ok(());
             }
@@ -163,19 +167,19 @@ async fn namespace_active(
                 let missing = Failure::new(Code::NamespaceMissing, format!("the namespace {name} does not exist"));
                 return Err(missing.remedy(match needs.creator_of(name) {
                     Some(layer) => format!("cargo xtask layer {layer}"),
-                    None => format!("kubectl --context {} create namespace {name}", context.kube_context),
+                    None => format!("kubectl --context {} create namespace {name}", site.kube_context),
                 }));
             }
             NamespacePhase::Terminating(held) => {
                 let told_now: Vec<String> = held.clone();
                 if told.is_empty() || told != told_now {
-                    context.reporter.waiting(name, format!("the namespace is Terminating: {}", held_by(&held)));
+                    run.reporter.waiting(name, format!("the namespace is Terminating: {}", held_by(&held)));
                     told = if told_now.is_empty() { vec![String::new()] } else { told_now };
                 }
                 if started.elapsed() >= Duration::from_secs(needs.preflight.namespace) {
                     return Err(Failure::new(Code::NamespaceTerminating, format!("the namespace {name} is still being deleted after {} s", needs.preflight.namespace))
                         .evidence(held_by(&held))
-                        .remedy(format!("kubectl --context {} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to", context.kube_context)));
+                        .remedy(format!("kubectl --context {} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to", site.kube_context)));
                 }
             }
         }
@@ -196,7 +200,7 @@ async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> V
         return Vec::new();
     }
     let look = async {
-        let known = context.tree.layers()?;
+        let known = context.repo.tree.layers()?;
         let mut layers = Vec::new();
         for name in names {
             let layer = known.iter().find(|layer| layer.name() == *name).cloned();
@@ -231,7 +235,7 @@ async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> V
                     let names: BTreeSet<&str> = layers.iter().map(|layer| layer.as_str()).collect();
                     let names = names.into_iter().collect::<Vec<_>>().join(", ");
                     let text = format!("what {names} has there is not looked at: {}", failure.message);
-                    context.reporter.note(namespace, text);
+                    context.run.reporter.note(namespace, text);
                     continue;
                 }
                 found => found?,
@@ -257,7 +261,7 @@ async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> V
         (!of_it.is_empty()).then(|| {
             Err(Failure::new(Code::LayerMissing, message)
                 .evidence(format!("not deployed: {}", of_it.join(", ")))
-                .remedy(format!("cargo xtask --env {} layer {layer}", context.env_name)))
+                .remedy(format!("cargo xtask --env {} layer {layer}", context.repo.env_name)))
         })
     });
     failed.collect()
@@ -269,7 +273,7 @@ async fn applies(client: &Client, namespace: &str, if_release: Option<&String>) 
     Ok(history.iter().any(|revision| revision.status == Status::Deployed))
 }
 
-async fn secret_has_keys(context: &Context, client: &Client, need: &SecretNeed) -> Result<(), Failure> {
+async fn secret_has_keys(repo: &Repo, client: &Client, need: &SecretNeed) -> Result<(), Failure> {
     if !applies(client, &need.namespace, need.if_release.as_ref()).await? {
         return Ok(());
     }
@@ -277,7 +281,7 @@ async fn secret_has_keys(context: &Context, client: &Client, need: &SecretNeed) 
     let found = found.map_err(|error| read_failed(&format!("the Secret {}", need.name), error))?;
     let missing = |what: String| {
         Failure::new(Code::ConfigMissing, what)
-            .remedy(format!("run the layer that makes it: cargo xtask --env {} layer --list", context.env_name))
+            .remedy(format!("run the layer that makes it: cargo xtask --env {} layer --list", repo.env_name))
     };
     let Some(secret) = found else {
         return Err(missing(format!("the Secret {}/{} does not exist", need.namespace, need.name)));
@@ -295,7 +299,8 @@ async fn secret_has_keys(context: &Context, client: &Client, need: &SecretNeed) 
 /// service's endpoint for us. Whatever the endpoint says to HTTP, it answered.
 /// `own` is one that the layer itself installs: told, and no reason to stop.
 async fn service_answers(
-    context: &Context,
+    run: &Run,
+    site: &Site,
     client: &Client,
     need: &ServiceNeed,
     waits: &Waits,
@@ -312,7 +317,7 @@ async fn service_answers(
         let reason = match dial(client, need).await {
             Dialled::Answered => return Ok(()),
             Dialled::Outside(why) => {
-                context.reporter.note(&need.name, format!("not dialled: {why}"));
+                run.reporter.note(&need.name, format!("not dialled: {why}"));
                 return Ok(());
             }
             Dialled::Refused(failure) if own => failure.to_string(),
@@ -321,10 +326,10 @@ async fn service_answers(
         };
         if own && (started.elapsed() >= bound || reason.contains("not found")) {
             let text = format!("port {} does not answer ({reason}): this layer installs it, and goes on", need.port);
-            context.reporter.note(&need.name, text);
+            run.reporter.note(&need.name, text);
             return Ok(());
         }
-        let behind = backends::of(client, &context.kube_context, &need.namespace, &need.name).await;
+        let behind = backends::of(client, &site.kube_context, &need.namespace, &need.name).await;
         if started.elapsed() >= bound {
             let failure = Failure::new(
                 Code::DependencyUnreachable,
@@ -332,14 +337,14 @@ async fn service_answers(
             );
             let failure = behind.evidence.into_iter().fold(failure.evidence(reason), Failure::evidence);
             return Err(failure.remedy(behind.remedy.unwrap_or_else(|| {
-                format!("kubectl --context {} -n {} get pods,endpointslices", context.kube_context, need.namespace)
+                format!("kubectl --context {} -n {} get pods,endpointslices", site.kube_context, need.namespace)
             })));
         }
         // A pod on its way changes its words often: who is told waits for what is new.
         if told.as_ref().is_none_or(|told| *told != behind) {
             let why = if behind.evidence.is_empty() { reason } else { behind.evidence.join("; ") };
             let remedy = behind.remedy.as_ref().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
-            context.reporter.waiting(&need.name, format!("port {} does not answer yet: {why}{remedy}", need.port));
+            run.reporter.waiting(&need.name, format!("port {} does not answer yet: {why}{remedy}", need.port));
             told = Some(behind);
         }
         Interrupt::global().or(tokio::time::sleep(Duration::from_millis(500))).await?;

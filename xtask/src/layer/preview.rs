@@ -26,6 +26,7 @@ use crate::lab;
 use crate::mirror::Origin;
 use crate::releases::{self, Revision, kept, manifest};
 use crate::repo::layers::Layer;
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::run::foreign;
 use crate::world::helm_storage::{self, Stored};
@@ -72,15 +73,15 @@ impl LayerPreview {
     }
 
     /// Prints it, and keeps it in the run's record.
-    pub fn tell(&self, context: &Context) {
+    pub fn tell(&self, run: &Run) {
         for release in &self.releases {
-            context.reporter.event(&Event::Preview(release.clone()));
+            run.reporter.event(&Event::Preview(release.clone()));
         }
         let changing = self.releases.iter().filter(|release| release.act.changes()).count();
         let of = self.releases.len();
         let text = match changing {
             _ if self.sight.is_none() && self.releases.is_empty() => {
-                return context.reporter.planned(&self.layer.name(), "install or upgrade its releases, and test them");
+                return run.reporter.planned(&self.layer.name(), "install or upgrade its releases, and test them");
             }
             0 => format!("nothing would change: {of} release{}", if of == 1 { "" } else { "s" }),
             _ if self.sight.is_none() => "what is deployed could not be read, so that nothing was compared".to_owned(),
@@ -90,7 +91,7 @@ impl LayerPreview {
                 Count::of(&self.releases)
             ),
         };
-        context.reporter.note(&self.layer.name(), text);
+        run.reporter.note(&self.layer.name(), text);
     }
 }
 
@@ -116,8 +117,11 @@ pub(crate) async fn previews(
 ) -> Result<Vec<LayerPreview>, Failure> {
     // Of a cluster that was never brought up here, the images are where this machine has them.
     let there = |origin: &Origin| origin.lock.exists();
-    let known = instant::origin(context).ok().filter(there).or_else(|| lab::known_origin().ok().filter(there));
-    let origin = known.unwrap_or_else(|| Origin::public(context));
+    let known = instant::origin(&context.run, &context.repo)
+        .ok()
+        .filter(there)
+        .or_else(|| lab::known_origin().ok().filter(there));
+    let origin = known.unwrap_or_else(|| Origin::public(&context.repo));
     let lock = bytes(&origin)?;
     let connected = async {
         let client = kubernetes::client(context).await?;
@@ -135,7 +139,7 @@ pub(crate) async fn previews(
         if stopped || args.server || args.exit_code || args.save_plan.is_some() {
             return Err(failure.clone());
         }
-        context.reporter.note("layer", format!("cannot compare with what is deployed: {failure}"));
+        context.run.reporter.note("layer", format!("cannot compare with what is deployed: {failure}"));
     }
     let recorded = match &look {
         // With a selector Helmfile says which releases are meant.
@@ -189,7 +193,7 @@ impl Before<'_> {
         if self.look.is_none() && self.unseen == Unseen::Name {
             return Ok(preview);
         }
-        let toolbox = tools::ensure(&self.context.tree, &["helm", "helmfile"], &self.context.reporter).await?;
+        let toolbox = tools::ensure(&self.context.repo.tree, &["helm", "helmfile"], &self.context.run.reporter).await?;
         let reader = Reader::new(self.context, &toolbox, self.origin.clone(), self.args)?;
         let namespace = self.look.map_or("default", Look::namespace);
         let (wanted, rendered) =
@@ -237,7 +241,7 @@ impl Before<'_> {
 
     /// A release that no sync is for.
     fn still(&self, layer: &Layer, found: &Found, action: Action) -> ReleasePreview {
-        found.told.iter().for_each(|told| self.context.reporter.note(&found.named.name, told));
+        found.told.iter().for_each(|told| self.context.run.reporter.note(&found.named.name, told));
         let left_out = action == Action::Nothing && found.state == ReleaseState::Untested;
         let why = found.state.why();
         ReleasePreview {

@@ -13,8 +13,9 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
+use crate::repo::Repo;
 use crate::repo::needs::PullSecretNeed;
-use crate::run::context::Context;
+use crate::run::Run;
 use crate::world::docker_hub::{Account, account};
 use crate::world::kubernetes::{self, NamespacePhase, read_failed, write_failed};
 use run_record::{Code, Failure};
@@ -31,17 +32,17 @@ fn to_write(found: Result<Option<Account>, Failure>, from_shell: bool) -> Result
 /// Creates the secret, or rotates what it says of Docker Hub, in each of its
 /// namespaces that exists; a namespace that does not is met again before the next layer.
 /// Only where the environment's file lets a person's own account into the cluster.
-pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -> Result<(), Failure> {
+pub async fn ensure(run: &Run, repo: &Repo, client: &Client, need: &PullSecretNeed) -> Result<(), Failure> {
     let account = account(crate::world::process::environment::variable);
-    let from_shell = context.env.pull_secret.from_shell;
+    let from_shell = repo.env.pull_secret.from_shell;
     if !from_shell && matches!(account, Ok(Some(_))) {
         static TOLD: std::sync::Once = std::sync::Once::new();
         TOLD.call_once(|| {
             let text = format!(
                 "the Docker Hub account of this shell is not written into the Secrets of {}: its env.yaml does not say pullSecret.fromShell",
-                context.env_name
+                repo.env_name
             );
-            context.reporter.note(&need.name, text);
+            run.reporter.note(&need.name, text);
         });
     }
     let Some(account) = to_write(account, from_shell)? else { return Ok(()) };
@@ -68,7 +69,7 @@ pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -
         };
         written.map_err(|error| write_failed(&what, error))?;
         let verb = if existed { "rotated" } else { "created" };
-        context.reporter.note(namespace, format!("{verb} the pull secret {} for {}", need.name, account.username));
+        run.reporter.note(namespace, format!("{verb} the pull secret {} for {}", need.name, account.username));
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub fn new(context: &'a Context, toolbox: &'a Toolbox, origin: Origin, args: &'a Args) -> Result<Self, Failure> {
         let content: serde_json::Value = crate::repo::read_yaml(&origin.lock)?;
-        let values = context.run_dir.join("images-lock.json");
+        let values = context.run.dir.join("images-lock.json");
         let text = serde_json::json!({"imagesLock": content}).to_string();
         // Layers beside each other share it.
         files::write_atomically(&values, text.as_bytes())
@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
         command.args(selected).args(arguments).args(["--state-values-file", self.values.as_str()]);
         // So that a rendering depends on nothing but what it is given.
         command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
-        command.env("AMEIDE_RUN", &self.context.run_id);
+        command.env("AMEIDE_RUN", &self.context.run.id);
         command.env("AMEIDE_BY", history::by_label());
         command
     }
@@ -140,7 +140,7 @@ impl<'a> Reader<'a> {
     fn unreadable(&self, layer: &Layer, verb: &str, evidence: String) -> Failure {
         Failure::new(Code::RenderFailed, format!("Helmfile cannot read {}", layer.path))
             .evidence(evidence)
-            .remedy(format!("helmfile -f {} -e {} {verb}", layer.path, self.context.env_name))
+            .remedy(format!("helmfile -f {} -e {} {verb}", layer.path, self.context.repo.env_name))
     }
 
     /// Every image that the layer renders is in the mirror, by the digest of the lock,
@@ -156,18 +156,18 @@ impl<'a> Reader<'a> {
                 // Nodes are nobody's but the cluster's; without them the images' presence alone is checked.
                 Err(failure) if failure.code == Code::Forbidden => {
                     let text = format!("the platforms of the nodes are not looked at: {}", failure.message);
-                    self.context.reporter.note(&layer.name(), text);
+                    self.context.run.reporter.note(&layer.name(), text);
                     Vec::new()
                 }
                 platforms => platforms?,
             },
             None => Vec::new(),
         };
-        let places = images::Places::of(&self.context.tree)?;
+        let places = images::Places::of(&self.context.repo.tree)?;
         let named = images::images(manifests, &places).map_err(|error| self.unreadable(layer, "template", error))?;
         let lock = self.origin.read_lock()?;
-        let exempt = self.context.tree.layer_needs()?.unmirrored;
-        images::check(&layer.name(), &named, &self.context.env.registry.pull, &lock, &platforms, &exempt)?;
+        let exempt = self.context.repo.tree.layer_needs()?.unmirrored;
+        images::check(&layer.name(), &named, &self.context.repo.env.registry.pull, &lock, &platforms, &exempt)?;
         Ok(named.len())
     }
 }

@@ -24,10 +24,12 @@ use crate::cluster::lock::ClusterLock;
 use crate::lab;
 use crate::releases::Others;
 use crate::releases::removal::{self, Consented, Fate};
+use crate::repo::Repo;
 use crate::repo::layers::Layer;
 use crate::repo::needs::LayerNeeds;
+use crate::run::Run;
 use crate::run::consent::{self, Consent, Kind};
-use crate::run::context::Context;
+use crate::run::context::{Context, Site};
 use crate::run::interrupt::Interrupt;
 use crate::run::wait;
 use crate::world::helm_storage::{self, Revision, Status, Stored};
@@ -43,16 +45,16 @@ use run_record::{Code, Failure};
 /// of Helm.
 pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Failure> {
     let client = kubernetes::client(context).await?;
-    if context.dry_run {
-        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
-        let reader = Reader::new(context, &toolbox, instant::origin(context)?, args)?;
-        let others = Others::look(context, &client).await;
-        return planned(&reader, &client, &others, layers).await.map(|plans| tell(context, &plans));
+    if context.run.dry_run {
+        let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
+        let reader = Reader::new(context, &toolbox, instant::origin(&context.run, &context.repo)?, args)?;
+        let others = Others::look(&context.run, &context.repo, &client).await;
+        return planned(&reader, &client, &others, layers).await.map(|plans| tell(&context.run, &plans));
     }
-    let lock = cluster::lock(context).await?;
+    let lock = cluster::lock(&context.run).await?;
     let lab = cluster::require_ready(context).await?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
-    let reader = Reader::new(context, &toolbox, lab::origin(context, lab.as_ref()), args)?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
+    let reader = Reader::new(context, &toolbox, lab::origin(&context.repo, lab.as_ref()), args)?;
     kubernetes::require(&client).await?;
     let lease = ClusterLease::acquire(context, &client).await?;
     // On the heap: what a run holds is as large as a stack, and is moved.
@@ -61,23 +63,23 @@ pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(),
         if plans.is_empty() {
             return Ok(());
         }
-        tell(context, &plans);
+        tell(&context.run, &plans);
         let question = question(&plans);
-        let consented: Consented = match context.consent.names(Kind::Claim) {
+        let consented: Consented = match context.run.consent.names(Kind::Claim) {
             true => {
-                let both = context.may_destroy::<(consent::Release, consent::Claim)>(&question).await?;
+                let both = context.run.may_destroy::<(consent::Release, consent::Claim)>(&question).await?;
                 let (release, claim) = both.split();
                 (release, Some(claim))
             }
-            false => (context.may_destroy(&question).await?, None),
+            false => (context.run.may_destroy(&question).await?, None),
         };
         let mut kept = Vec::new();
         for plan in &plans {
             remove(context, &client, &lock, plan, &consented).await?;
-            kept.extend(plan.kept(context));
+            kept.extend(plan.kept(&context.site));
         }
         for (resource, text) in kept {
-            context.reporter.note(&resource, text);
+            context.run.reporter.note(&resource, text);
         }
         Ok(())
     });
@@ -127,10 +129,9 @@ impl Plan {
     }
 
     /// What stays, and how to get rid of it.
-    fn kept(&self, context: &Context) -> Vec<(String, String)> {
-        let line = |place: &Place| {
-            format!("kept: {place}; with its data it goes by: {}", by_kubectl(context, place, "delete"))
-        };
+    fn kept(&self, site: &Site) -> Vec<(String, String)> {
+        let line =
+            |place: &Place| format!("kept: {place}; with its data it goes by: {}", by_kubectl(site, place, "delete"));
         let mut lines: Vec<String> = self.stays.iter().map(|(place, _)| line(place)).collect();
         if !self.claims_go {
             lines.extend(self.claims.iter().map(|claim| line(&claim.place())));
@@ -153,10 +154,10 @@ impl Claim {
 
 /// The command line for an object, whose kind is named in full: another group may have one of
 /// that name.
-fn by_kubectl(context: &Context, place: &Place, verb: &str) -> String {
+fn by_kubectl(site: &Site, place: &Place, verb: &str) -> String {
     let within = place.namespace.as_ref().map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
     let group = place.api_version.split_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
-    format!("kubectl --context {}{within} {verb} {}{group} {}", context.kube_context, place.plural, place.name)
+    format!("kubectl --context {}{within} {verb} {}{group} {}", site.kube_context, place.plural, place.name)
 }
 
 /// What is there of these layers, in the order in which it goes.
@@ -178,11 +179,11 @@ async fn planned(
         let (there, gone): (Vec<Release>, Vec<Release>) = releases.into_iter().partition(there);
         absent.extend(gone.into_iter().filter(|release| release.installed).map(|release| (layer, release)));
         match there.is_empty() {
-            true => context.reporter.note(&layer.name(), "already removed: none of its releases is there"),
+            true => context.run.reporter.note(&layer.name(), "already removed: none of its releases is there"),
             false => found.push((layer, there)),
         }
     }
-    tell_what_is_left(context, client, &absent).await?;
+    tell_what_is_left(&context.run, &context.repo, client, &absent).await?;
     let going: Vec<String> = found.iter().map(|(layer, _)| layer.name()).collect();
     check_nobody_needs(context, client, &going).await?;
     let mut plans = Vec::new();
@@ -201,18 +202,23 @@ async fn planned(
 
 /// Of releases that are not there, what is: Helm drops its record of a release also where an
 /// object of it does not go, and what holds data was kept. That cannot be looked at: told, too.
-async fn tell_what_is_left(context: &Context, client: &Client, absent: &[(&Layer, Release)]) -> Result<(), Failure> {
+async fn tell_what_is_left(
+    run: &Run,
+    repo: &Repo,
+    client: &Client,
+    absent: &[(&Layer, Release)],
+) -> Result<(), Failure> {
     if absent.is_empty() {
         return Ok(());
     }
-    let needs = context.tree.layer_needs()?;
+    let needs = repo.tree.layer_needs()?;
     let mut namespaces: BTreeSet<String> = absent.iter().flat_map(|(layer, _)| needs.namespaces_of(layer)).collect();
     namespaces.extend(absent.iter().map(|(_, release)| release.namespace.clone()));
     let (left, unseen) = match drift::leftovers(client, &namespaces, &BTreeSet::new(), &BTreeMap::new()).await {
         Ok(found) => found,
         Err(failure) => {
             let text = format!("what is left of releases that are not there was not looked at: {failure}");
-            context.reporter.note("layer", text);
+            run.reporter.note("layer", text);
             return Ok(());
         }
     };
@@ -224,12 +230,12 @@ async fn tell_what_is_left(context: &Context, client: &Client, absent: &[(&Layer
                 "the release is gone, and what it made is still there: {}; kubectl deletes what is not to be kept",
                 own.join(", ")
             );
-            context.reporter.warn(&release.name, text);
+            run.reporter.warn(&release.name, text);
         }
     }
     if !unseen.is_empty() {
         let text = format!("not looked at for what is left of releases: {}", unseen.join(", "));
-        context.reporter.note("layer", text);
+        run.reporter.note("layer", text);
     }
     Ok(())
 }
@@ -261,7 +267,7 @@ fn needing<'a>(all: &'a [Layer], going: &[String], needs: &LayerNeeds) -> Vec<(&
 /// # Errors
 /// `usage` where a layer that needs one of those that go is there and stays.
 async fn check_nobody_needs(context: &Context, client: &Client, going: &[String]) -> Result<(), Failure> {
-    let (all, needs) = (context.tree.layers()?, context.tree.layer_needs()?);
+    let (all, needs) = (context.repo.tree.layers()?, context.repo.tree.layer_needs()?);
     let needing = needing(&all, going, &needs);
     if needing.is_empty() {
         return Ok(());
@@ -290,7 +296,7 @@ async fn check_nobody_needs(context: &Context, client: &Client, going: &[String]
     names.sort();
     let failure = Failure::usage(format!("{} cannot be removed: others need it", going.join(", ")));
     let failure = evidence.into_iter().fold(failure, Failure::evidence).evidence("nothing was changed");
-    let remedy = format!("cargo xtask --env {} layer {} --remove", context.env_name, names.join(" "));
+    let remedy = format!("cargo xtask --env {} layer {} --remove", context.repo.env_name, names.join(" "));
     Err(failure.remedy(remedy))
 }
 
@@ -310,7 +316,7 @@ async fn examined(
     if !stored.is(revision) {
         return Err(helm_storage::unreadable(revision, "it holds another revision".to_owned()));
     }
-    let claims_go = context.consent.names(Kind::Claim);
+    let claims_go = context.run.consent.names(Kind::Claim);
     let fates = removal::fates(&stored.manifest, claims_go)
         .map_err(|place| helm_storage::unreadable(revision, format!("its manifest is no YAML{place}")))?;
     let objects: Vec<Value> = fates.iter().map(|(object, _)| object.clone()).collect();
@@ -391,7 +397,7 @@ async fn examined(
                 );
                 return Err(Failure::usage(message)
                     .evidence("nothing was changed")
-                    .remedy(format!("take the ownerReferences out of it, or consent to its loss: cargo xtask --env {} layer {} --remove --allow-destroy=release,claim", context.env_name, plan.layer)));
+                    .remedy(format!("take the ownerReferences out of it, or consent to its loss: cargo xtask --env {} layer {} --remove --allow-destroy=release,claim", context.repo.env_name, plan.layer)));
             }
         }
     }
@@ -434,10 +440,10 @@ async fn deletes_its_claims(client: &Client, place: &Place) -> Result<bool, Fail
     Ok(policy.and_then(|policy| policy.when_deleted).is_some_and(|when| when == "Delete"))
 }
 
-fn tell(context: &Context, plans: &[Plan]) {
+fn tell(run: &Run, plans: &[Plan]) {
     for plan in plans {
         let name = &plan.revision.release;
-        let planned = |text: String| context.reporter.planned(name, text);
+        let planned = |text: String| run.reporter.planned(name, text);
         for (object, place) in &plan.goes {
             let place = place.namespace.as_ref().filter(|namespace| **namespace != plan.revision.namespace);
             planned(format!("delete {object}{}", place.map(|place| format!(" in {place}")).unwrap_or_default()));
@@ -494,7 +500,7 @@ async fn remove(
 ) -> Result<(), Failure> {
     Interrupt::global().check()?;
     for set in &plan.releasing {
-        let_go_of_claims(context, client, set).await?;
+        let_go_of_claims(&context.run, client, set).await?;
     }
     if let (_, Some(claim)) = consented {
         // Before the release, which names their sets: a run after a killed one finds them so.
@@ -503,20 +509,20 @@ async fn remove(
         }
     }
     let going: Vec<Place> = plan.goes.iter().map(|(_, place)| place.clone()).collect();
-    let watch = tell_what_hangs(context, client, plan, &going);
+    let watch = tell_what_hangs(&context.run, client, plan, &going);
     let what = (&plan.revision, plan.timeout);
     if let Err(failure) = removal::uninstall(context, client, lock.descriptor(), what, consented, watch).await {
         Interrupt::global().check()?;
         // Helm deletes its record though something of the release is still there.
         let left = hanging(client, &going).await?;
-        return Err(stopped(context, plan, failure, left));
+        return Err(stopped(&context.site, plan, failure, left));
     }
-    let left = passed_over(context, client, plan, &going).await?;
+    let left = passed_over(&context.run, client, plan, &going).await?;
     if plan.claims_go && left.is_empty() {
         wait_for_claims(client, plan).await?;
     }
     check_kept(client, plan).await?;
-    if left.is_empty() { Ok(()) } else { Err(uninstalled_but(context, plan, &left)) }
+    if left.is_empty() { Ok(()) } else { Err(uninstalled_but(&context.site, plan, &left)) }
 }
 
 /// What Helm has deleted nothing of, though it says that it succeeded: it passes over what it
@@ -524,7 +530,7 @@ async fn remove(
 /// of `pkg/action/uninstall.go`). What is another release's by now, or another object of that
 /// name, is not this release's to delete, and is only told.
 async fn passed_over(
-    context: &Context,
+    run: &Run,
     client: &Client,
     plan: &Plan,
     going: &[Place],
@@ -543,7 +549,7 @@ async fn passed_over(
                 continue;
             }
         };
-        context.reporter.warn(&plan.revision.release, told);
+        run.reporter.warn(&plan.revision.release, told);
     }
     Ok(left)
 }
@@ -556,14 +562,14 @@ fn anothers(metadata: &ObjectMeta, revision: &Revision) -> Option<String> {
     ((name, namespace) != (&revision.release, &revision.namespace)).then(|| format!("{namespace}/{name}"))
 }
 
-fn uninstalled_but(context: &Context, plan: &Plan, left: &[(Place, String)]) -> Failure {
+fn uninstalled_but(site: &Site, plan: &Plan, left: &[(Place, String)]) -> Failure {
     let names: Vec<String> = left.iter().map(|(place, _)| place.to_string()).collect();
     let message = format!(
         "release {} is uninstalled, and Helm left what it had made: {}",
         plan.revision.release,
         names.join(", ")
     );
-    let commands: Vec<String> = left.iter().map(|(place, _)| by_kubectl(context, place, "delete")).collect();
+    let commands: Vec<String> = left.iter().map(|(place, _)| by_kubectl(site, place, "delete")).collect();
     let failure = Failure::new(Code::ReleasePending, message).of_release(&plan.revision.release);
     left.iter()
         .fold(failure, |failure, (_, words)| failure.evidence(words))
@@ -572,14 +578,14 @@ fn uninstalled_but(context: &Context, plan: &Plan, left: &[(Place, String)]) -> 
 }
 
 /// What an uninstallation has stopped at: where an object does not go, that is what is told.
-fn stopped(context: &Context, plan: &Plan, failure: Failure, left: Vec<(Place, String)>) -> Failure {
+fn stopped(site: &Site, plan: &Plan, failure: Failure, left: Vec<(Place, String)>) -> Failure {
     let held = left.iter().find(|(_, words)| words.contains(FINALIZERS)).cloned();
     let failure = left.into_iter().fold(failure, |failure, (_, words)| failure.evidence(words));
     let Some((place, words)) = held else { return failure };
     let message = format!("release {}: {words}, for {} s", plan.revision.release, plan.timeout.as_secs());
     let remedy = format!(
         "bring back what takes the finalizer away (none is removed here): {} -o yaml",
-        by_kubectl(context, &place, "get")
+        by_kubectl(site, &place, "get")
     );
     let told = Failure::new(failure.code, message).evidence(failure.message).remedy(remedy);
     let told = failure.evidence.into_iter().fold(told, Failure::evidence).of_release(&plan.revision.release);
@@ -596,7 +602,7 @@ const EVERY: Duration = Duration::from_millis(500);
 /// Has a StatefulSet keep its claims when it goes, and waits until Kubernetes would: with an
 /// owner that is gone a claim would be collected. Where the removal is stopped now, the layer's
 /// next run gives the field back ([`super::handback`]).
-async fn let_go_of_claims(context: &Context, client: &Client, set: &Holder) -> Result<(), Failure> {
+async fn let_go_of_claims(run: &Run, client: &Client, set: &Holder) -> Result<(), Failure> {
     let sets = Api::<StatefulSet>::namespaced(client.clone(), &set.namespace);
     let what = format!("StatefulSet {} in {}", set.name, set.namespace);
     let patch = serde_json::json!({
@@ -607,9 +613,7 @@ async fn let_go_of_claims(context: &Context, client: &Client, set: &Holder) -> R
     let written = sets.patch(&set.name, &parameters, &Patch::Merge(&patch)).await;
     let written = written.map_err(|error| write_failed(&what, error))?;
     let generation = written.metadata.generation;
-    context
-        .reporter
-        .note(&set.name, "its claims stay when it goes: persistentVolumeClaimRetentionPolicy is Retain now");
+    run.reporter.note(&set.name, "its claims stay when it goes: persistentVolumeClaimRetentionPolicy is Retain now");
     let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &set.namespace);
     let look = async || {
         let now = sets.get(&set.name).await.map_err(|error| read_failed(&what, error))?;
@@ -693,13 +697,13 @@ const HANGS: Duration = Duration::from_secs(15);
 
 /// Tells each object once that is deleted and does not go, while Helm waits for it. Never
 /// resolves: what holds an object may let go of it, and Helm has a timeout.
-async fn tell_what_hangs(context: &Context, client: &Client, plan: &Plan, going: &[Place]) -> Failure {
+async fn tell_what_hangs(run: &Run, client: &Client, plan: &Plan, going: &[Place]) -> Failure {
     let mut told = BTreeSet::new();
     loop {
         tokio::time::sleep(HANGS).await;
         for (place, words) in hanging(client, going).await.unwrap_or_default() {
             if words.contains(FINALIZERS) && told.insert(place) {
-                context.reporter.waiting(&plan.revision.release, words);
+                run.reporter.waiting(&plan.revision.release, words);
             }
         }
     }

@@ -16,8 +16,10 @@ use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::Spent;
 use crate::files::{self, bounds};
 use crate::releases::{self, Others, removal};
+use crate::repo::Repo;
 use crate::repo::layers::Layer;
-use crate::run::context::Context;
+use crate::run::Run;
+use crate::run::context::{Context, Site};
 use crate::run::interrupt::Interrupt;
 use crate::world::helm_storage::{self, Revision, Stored};
 use crate::world::process::Job;
@@ -27,16 +29,16 @@ use run_record::{Code, Exit, Failure, Step, StepKind};
 use target::{History, Intent, Maker, Move, Past, Refusal};
 
 pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Option<&str>) -> Result<(), Failure> {
-    if context.dry_run {
-        let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
-        let reader = Reader::new(context, &toolbox, instant::origin(context)?, args)?;
+    if context.run.dry_run {
+        let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
+        let reader = Reader::new(context, &toolbox, instant::origin(&context.run, &context.repo)?, args)?;
         let client = kubernetes::client(context).await?;
-        let others = Others::look(context, &client).await;
+        let others = Others::look(&context.run, &context.repo, &client).await;
         return planned(&reader, &client, &others, layers, to).await.map(drop);
     }
-    let lock = cluster::lock(context).await?;
+    let lock = cluster::lock(&context.run).await?;
     let lab = cluster::require_ready(context).await?;
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?;
     let client = kubernetes::client(context).await?;
     kubernetes::require(&client).await?;
@@ -44,7 +46,7 @@ pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Op
     // On the heap: what a layer's run holds is as large as a stack, and is moved.
     let work = Box::pin(async {
         let plans = planned(&runner.reader, &client, &Others::kept_out(), layers, to).await?;
-        consent(context, &client, &plans).await?;
+        consent(&context.run, &client, &plans).await?;
         let mut results = Vec::new();
         for plan in &plans {
             results.extend(roll_layer_back(&runner, &client, plan).await);
@@ -90,19 +92,20 @@ async fn planned<'a>(
             newest.push(revision);
             histories.push(History { release: format!("{}/{}", release.namespace, release.name), past });
         }
-        let left = left_by_another(context, layer).filter(|left| to.is_none() && left.still_holds(&histories));
+        let left = left_by_another(&context.run, &context.repo, layer)
+            .filter(|left| to.is_none() && left.still_holds(&histories));
         if let Some(left) = &left {
             let text = format!("going on with the rollback to {}, which was stopped on its way", left.to);
-            context.reporter.note(&layer.name(), text);
+            context.run.reporter.note(&layer.name(), text);
         }
         let asked = to.map(|run| Maker::Run(run.to_owned())).or(left.map(|left| left.to));
         let decision = target::decide(&histories, asked.as_ref());
-        let decision = decision.map_err(|refusal| refused(context, layer, &refusal))?;
+        let decision = decision.map_err(|refusal| refused(&context.repo, &context.site, layer, &refusal))?;
         let now = kubernetes::server_time(client).await?;
         let (mut back, mut there) = (Vec::new(), Vec::new());
         for (index, (release, found)) in wanted.iter().zip(&decision.moves).enumerate() {
             let text = in_words(&histories, index, found, &decision.to.to_string(), now);
-            context.reporter.planned(&release.name, text);
+            context.run.reporter.planned(&release.name, text);
             if *found != Move::NotInstalled {
                 there.push(release.clone());
             }
@@ -112,7 +115,7 @@ async fn planned<'a>(
         }
         if back.is_empty() {
             let text = format!("nothing to roll back: it has what it had after {}", decision.to);
-            context.reporter.note(&layer.name(), text);
+            context.run.reporter.note(&layer.name(), text);
         }
         let built = Built::of(reader, layer).await?;
         let order = built.reversed(&wanted);
@@ -127,12 +130,12 @@ async fn planned<'a>(
 }
 
 /// Where a rollback of this layer notes what it is about to do, while it does it.
-fn note(context: &Context, layer: &Layer) -> Utf8PathBuf {
-    context.state.path.join(format!("rollback-{}-{}.json", context.env_name, layer.name()))
+fn note(run: &Run, repo: &Repo, layer: &Layer) -> Utf8PathBuf {
+    run.state.path.join(format!("rollback-{}-{}.json", repo.env_name, layer.name()))
 }
 
-fn left_by_another(context: &Context, layer: &Layer) -> Option<Intent> {
-    serde_json::from_str(&bounds::read(&note(context, layer), bounds::SETTINGS).ok()?).ok()
+fn left_by_another(run: &Run, repo: &Repo, layer: &Layer) -> Option<Intent> {
+    serde_json::from_str(&bounds::read(&note(run, repo, layer), bounds::SETTINGS).ok()?).ok()
 }
 
 /// The newest revision of a release, and all that Helm keeps of it; what Helm cannot read it
@@ -190,11 +193,11 @@ fn in_words(histories: &[History], index: usize, found: &Move, target: &str, now
     }
 }
 
-fn refused(context: &Context, layer: &Layer, refusal: &Refusal) -> Failure {
-    let (env, layer) = (&context.env_name, layer.name());
+fn refused(repo: &Repo, site: &Site, layer: &Layer, refusal: &Refusal) -> Failure {
+    let (env, layer) = (&repo.env_name, layer.name());
     let history = |release: &str| {
         let (namespace, name) = release.split_once('/').unwrap_or(("", release));
-        format!("helm history {name} -n {namespace} --kube-context {}", context.kube_context)
+        format!("helm history {name} -n {namespace} --kube-context {}", site.kube_context)
     };
     let failure = match refusal {
         Refusal::NothingInstalled => {
@@ -222,7 +225,7 @@ fn refused(context: &Context, layer: &Layer, refusal: &Refusal) -> Failure {
 }
 
 /// Everything is asked before anything is done.
-async fn consent(context: &Context, client: &Client, plans: &[Plan<'_>]) -> Result<(), Failure> {
+async fn consent(run: &Run, client: &Client, plans: &[Plan<'_>]) -> Result<(), Failure> {
     let mut all = Vec::new();
     for plan in plans.iter().filter(|plan| !plan.back.is_empty()) {
         let each = plan
@@ -231,23 +234,23 @@ async fn consent(context: &Context, client: &Client, plans: &[Plan<'_>]) -> Resu
             .map(|(release, newest, to)| format!("release {} from revision {} to {to}", release.name, newest.revision));
         all.push(format!("roll back layer {}: {}", plan.layer.name(), each.collect::<Vec<_>>().join(", ")));
         for (_, newest, to) in &plan.back {
-            releases::consent_to_rollback(context, client, newest, *to).await?;
+            releases::consent_to_rollback(run, client, newest, *to).await?;
         }
     }
-    if all.is_empty() { Ok(()) } else { context.confirm(&all.join("; ")).await }
+    if all.is_empty() { Ok(()) } else { run.confirm(&all.join("; ")).await }
 }
 
 /// One release after the other: a failure is told and keeps no other from going back. Then
 /// the tests.
 async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) -> Vec<Result<(), Failure>> {
     let (context, since) = (runner.context, jiff::Timestamp::now());
-    let (note, mut results) = (note(context, plan.layer), Vec::new());
+    let (note, mut results) = (note(&context.run, &context.repo, plan.layer), Vec::new());
     let text = serde_json::to_string(&plan.intent).unwrap_or_default();
     if let Err(error) = files::write_atomically(&note, text.as_bytes()) {
         return vec![Err(Failure::new(Code::StateUnwritable, format!("cannot write {note}: {error}")))];
     }
     let going: Vec<Release> = plan.back.iter().map(|(release, ..)| release.clone()).collect();
-    if let Err(failure) = handback::give_back(context, client, &going).await {
+    if let Err(failure) = handback::give_back(&context.run, client, &going).await {
         return vec![Err(failure)];
     }
     for (release, newest, to) in &plan.back {
@@ -256,9 +259,9 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
         if let Err(failure) = &result {
             // What was left pending is marked failed, so that the next run finds the same target.
             let _tidying = Interrupt::global().tidying();
-            releases::settle(context, client, std::slice::from_ref(release)).await;
+            releases::settle(&context.run, &context.site, client, std::slice::from_ref(release)).await;
             if plan.back.len() > 1 && !stopped {
-                context.reporter.warn(&release.name, failure.to_string());
+                context.run.reporter.warn(&release.name, failure.to_string());
             }
         }
         results.push(result);
@@ -266,7 +269,7 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
             return results;
         }
     }
-    timeline::record(context, client, plan.layer, since).await;
+    timeline::record(&context.run, &context.repo, client, plan.layer, since).await;
     let failed = results.iter().any(Result::is_err);
     if !failed && !runner.args.skip_tests {
         results.extend(runner.test(client, plan.layer, &plan.there).await);
@@ -279,10 +282,10 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
     let name = plan.layer.name();
     let text = format!(
         "rolled back; its next run brings what the tree says again: cargo xtask --env {} layer {name}",
-        context.env_name
+        context.repo.env_name
     );
     if !failed && !plan.back.is_empty() {
-        context.reporter.note(&name, text);
+        context.run.reporter.note(&name, text);
     }
     results
 }
@@ -298,23 +301,23 @@ async fn roll_back(
     to: u32,
 ) -> Result<(), Failure> {
     let (context, layer) = (runner.context, plan.layer.name());
-    let log = context.log(&format!("{layer}-rollback-{}", release.name));
+    let log = context.run.log(&format!("{layer}-rollback-{}", release.name));
     let (number, timeout) = (to.to_string(), format!("{}s", plan.built.timeout(newest).as_secs()));
-    let words = target::description(to, &context.run_id);
+    let words = target::description(to, &context.run.id);
     let mut command = runner.toolbox.command_on("helm", context);
     command.args(["rollback", &release.name, &number, "--wait", "--timeout", &timeout, "--description", &words]);
-    command.args(["--namespace", &release.namespace, "--kube-context", &context.kube_context]);
+    command.args(["--namespace", &release.namespace, "--kube-context", &context.site.kube_context]);
     command.args(runner.args.force_conflicts.then_some("--force-conflicts"));
     let step = Step::new(StepKind::Helm, &release.name, format!("helm rollback to revision {to}"));
-    let step = context.reporter.step(step.of_layer(&layer).of_release(&release.name).logging_to(&log));
+    let step = context.run.reporter.step(step.of_layer(&layer).of_release(&release.name).logging_to(&log));
     command.envs(step.trace_context());
     let job = Job { command, log: &log, inherit: runner.lock.descriptor() };
-    let budgets = context.tree.layer_needs()?.retries;
+    let budgets = context.repo.tree.layer_needs()?.retries;
     let alone = std::slice::from_ref(release);
     let diagnosis = Diagnosis::begin(context, client, &layer, alone, &budgets, &log).await;
     let mut spent = Spent::default();
     let watch = diagnosis.watch(&budgets, &mut spent);
-    let ended = job.run(|line| context.reporter.progress(&format!("[{layer}] {line}")), watch).await;
+    let ended = job.run(|line| context.run.reporter.progress(&format!("[{layer}] {line}")), watch).await;
     let ended = ended.map_err(|failure| failure.log(&log))?;
     if !ended.status.success() {
         step.failed();

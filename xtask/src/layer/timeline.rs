@@ -8,23 +8,24 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Client;
 use kube::api::{Api, ListParams};
 
+use crate::repo::Repo;
 use crate::repo::layers::Layer;
-use crate::run::context::Context;
+use crate::run::Run;
 use crate::world::kubernetes::{is_forbidden, pods_anywhere};
 use run_record::{Event, PodEvent, ReleaseEvent};
 
 /// Records what was made since then. A cluster that does not answer adds nothing:
 /// the run has its own verdict, and this is for reading later.
-pub async fn record(context: &Context, client: &Client, layer: &Layer, since: Timestamp) {
+pub async fn record(run: &Run, repo: &Repo, client: &Client, layer: &Layer, since: Timestamp) {
     const PATIENCE: Duration = Duration::from_secs(5);
-    let _ = tokio::time::timeout(PATIENCE, observe(context, client, layer, since)).await;
+    let _ = tokio::time::timeout(PATIENCE, observe(run, repo, client, layer, since)).await;
 }
 
-async fn observe(context: &Context, client: &Client, layer: &Layer, since: Timestamp) -> kube::Result<()> {
+async fn observe(run: &Run, repo: &Repo, client: &Client, layer: &Layer, since: Timestamp) -> kube::Result<()> {
     // The API server's times have whole seconds.
     let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
     let ours = ListParams::default().labels(&format!("owner=helm,layer={}", layer.name()));
-    let namespaces = context.tree.layer_needs().map(|needs| needs.namespaces_of(layer)).unwrap_or_default();
+    let namespaces = repo.tree.layer_needs().map(|needs| needs.namespaces_of(layer)).unwrap_or_default();
     let mut secrets = Vec::new();
     match Api::<Secret>::all(client.clone()).list_metadata(&ours).await {
         // Who may not see the whole cluster sees what layers.yaml says of the layer.
@@ -45,7 +46,7 @@ async fn observe(context: &Context, client: &Client, layer: &Layer, since: Times
             releases.push(name.clone());
         }
         if started >= since {
-            context.reporter.event(&Event::Release(ReleaseEvent {
+            run.reporter.event(&Event::Release(ReleaseEvent {
                 layer: layer.name(),
                 name,
                 namespace: secret.metadata.namespace.clone().unwrap_or_default(),
@@ -61,7 +62,7 @@ async fn observe(context: &Context, client: &Client, layer: &Layer, since: Times
     }
     for pod in &pods_anywhere(client, &instances, &namespaces).await? {
         if let Some(event) = pod_event(layer, pod).filter(|event| event.created >= since) {
-            context.reporter.event(&Event::Pod(event));
+            run.reporter.event(&Event::Pod(event));
         }
     }
     Ok(())

@@ -3,7 +3,8 @@
 use image_mirror::{Finding, ImagesLock, Options};
 
 use super::{Origin, images, interruptible, pick};
-use crate::run::context::Context;
+use crate::repo::Repo;
+use crate::run::context::{Context, Site};
 use crate::world::registry::endpoint;
 use run_record::{Code, Failure};
 
@@ -17,24 +18,25 @@ pub(crate) async fn check(
     lock: &ImagesLock,
     to: Option<&str>,
 ) -> Result<(), Failure> {
-    let options = Options { target: endpoint(context, to), ..origin.options(context)? };
+    let options =
+        Options { target: endpoint(&context.repo, &context.site, to), ..origin.options(&context.repo, &context.site)? };
     let findings = interruptible(image_mirror::check(lock, &options)).await?;
-    let registry = to.unwrap_or(&context.env.registry.push);
+    let registry = to.unwrap_or(&context.repo.env.registry.push);
     complete(registry, &findings)?;
-    context.reporter.note("mirror", format!("all {} in {registry}", images(lock.images.len())));
+    context.run.reporter.note("mirror", format!("all {} in {registry}", images(lock.images.len())));
     Ok(())
 }
 
 /// Before a layer: the registry holds what the lock names.
-pub(crate) async fn require(context: &Context, origin: &Origin) -> Result<(), Failure> {
-    let (_, findings) = findings(context, origin).await?;
-    complete(&context.env.registry.push, &findings)
+pub(crate) async fn require(repo: &Repo, site: &Site, origin: &Origin) -> Result<(), Failure> {
+    let (_, findings) = findings(repo, site, origin).await?;
+    complete(&repo.env.registry.push, &findings)
 }
 
 /// How many images the lock names, and what of it is not in the registry.
-pub(crate) async fn findings(context: &Context, origin: &Origin) -> Result<(usize, Vec<Finding>), Failure> {
-    let lock = pick(context, origin.read_lock()?, &[])?;
-    let findings = interruptible(image_mirror::check(&lock, &origin.options(context)?)).await?;
+pub(crate) async fn findings(repo: &Repo, site: &Site, origin: &Origin) -> Result<(usize, Vec<Finding>), Failure> {
+    let lock = pick(repo, origin.read_lock()?, &[])?;
+    let findings = interruptible(image_mirror::check(&lock, &origin.options(repo, site)?)).await?;
     Ok((lock.images.len(), findings))
 }
 

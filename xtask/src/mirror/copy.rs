@@ -34,20 +34,20 @@ pub(crate) async fn copy(
     let unresolved: Vec<String> =
         lock.images.iter().filter(|image| concerns(image)).map(|image| image.id.clone()).collect();
     if !unresolved.is_empty() {
-        context.reporter.note(
+        context.run.reporter.note(
             "mirror",
             format!("not resolved yet: {}: asking the registries, and writing {}", unresolved.join(", "), origin.lock),
         );
         resolve(context, origin, &unresolved, &kept).await?;
         lock = origin.read_lock()?;
     }
-    let lock = pick(context, lock, ids)?;
-    let mut options = Options { kept, ..origin.options(context)? };
+    let lock = pick(&context.repo, lock, ids)?;
+    let mut options = Options { kept, ..origin.options(&context.repo, &context.site)? };
     change(&mut options);
-    let step = context.reporter.step(Step::new(StepKind::Mirror, "mirror", images(lock.images.len())));
+    let step = context.run.reporter.step(Step::new(StepKind::Mirror, "mirror", images(lock.images.len())));
     let started = Instant::now();
-    let summary = interruptible(image_mirror::copy(&lock, &options, &Progress::new(&context.reporter))).await?;
-    context.reporter.event(&Event::Images(ImagesEvent {
+    let summary = interruptible(image_mirror::copy(&lock, &options, &Progress::new(&context.run.reporter))).await?;
+    context.run.reporter.event(&Event::Images(ImagesEvent {
         copied: summary.copied,
         skipped: summary.skipped,
         blobs: summary.blobs,
@@ -67,7 +67,7 @@ pub(crate) async fn copy(
         step.done_as(words.join(", "));
     }
     for quota in &summary.quotas {
-        context.reporter.note("mirror", quota.to_string());
+        context.run.reporter.note("mirror", quota.to_string());
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use tokio::net::unix::pipe;
 use super::progress::Progress;
 use super::resolve::resolve;
 use super::{Origin, interruptible};
+use crate::repo::Repo;
 use crate::run::context::Context;
 use crate::world::docker::{self, Image, Kind, Looked};
 use crate::world::process::Job;
@@ -21,8 +22,8 @@ use run_record::{Code, Exit, Failure, Step, StepKind};
 ///
 /// # Errors
 /// `usage` for a lock that cannot be read.
-pub(crate) fn of_the_cluster(context: &Context) -> Result<BTreeMap<Role, String>, Failure> {
-    let lock = Origin::public(context).read_lock()?;
+pub(crate) fn of_the_cluster(repo: &Repo) -> Result<BTreeMap<Role, String>, Failure> {
+    let lock = Origin::public(repo).read_lock()?;
     Ok(lock.images.iter().filter_map(|image| Some((image.role?, image.name().to_owned()))).collect())
 }
 
@@ -33,7 +34,7 @@ pub(crate) fn of_the_cluster(context: &Context) -> Result<BTreeMap<Role, String>
 /// # Errors
 /// An engine that does not answer, a full disk, an interrupt, a lock that cannot be read.
 pub(crate) async fn load(context: &Context, names: &[&str]) -> Result<(), Failure> {
-    let origin = Origin::public(context);
+    let origin = Origin::public(&context.repo);
     let lock = origin.read_lock()?;
     let mut lacking = Vec::new();
     for image in lock.images.iter().filter(|image| image.role.is_some() && names.contains(&image.name())) {
@@ -49,7 +50,7 @@ pub(crate) async fn load(context: &Context, names: &[&str]) -> Result<(), Failur
                 return Err(failure);
             }
             let why = failure.evidence.first().map(|line| format!(" ({line})")).unwrap_or_default();
-            context.reporter.warn(&id, format!("{}{why}; Docker will pull it itself", failure.message));
+            context.run.reporter.warn(&id, format!("{}{why}; Docker will pull it itself", failure.message));
         }
     }
     Ok(())
@@ -63,10 +64,10 @@ async fn load_one(context: &Context, origin: &Origin, id: &str) -> Result<(), Fa
         image = find(&origin.read_lock()?, id)?;
     }
     let engine = docker::info().await.map_err(|(fault, error)| docker::unavailable(fault, error))?;
-    let log = context.log("docker-load");
+    let log = context.run.log("docker-load");
     let step = Step::new(StepKind::Mirror, id, format!("loading {}", image.name())).logging_to(&log);
-    let step = context.reporter.step(step);
-    let options = image_mirror::Options { kept, ..origin.options(context)? };
+    let step = context.run.reporter.step(step);
+    let options = image_mirror::Options { kept, ..origin.options(&context.repo, &context.site)? };
     let pipe = || -> std::io::Result<_> {
         let (reader, writer) = std::io::pipe()?;
         Ok((reader, pipe::Sender::from_owned_fd(writer.into())?))
@@ -75,7 +76,7 @@ async fn load_one(context: &Context, origin: &Origin, id: &str) -> Result<(), Fa
         pipe().map_err(|error| Failure::new(Code::Unknown, format!("cannot make a pipe to docker: {error}")))?;
     let mut command = docker::docker(["load"]);
     command.stdin(Stdio::from(reader));
-    let progress = Progress::new(&context.reporter);
+    let progress = Progress::new(&context.run.reporter);
     let mut moved = 0;
     let stop = async {
         let written = image_mirror::archive(&image, &engine.platform, &options, &progress, &mut writer);

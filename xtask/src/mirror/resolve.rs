@@ -7,7 +7,8 @@ use image_mirror::{Digest, ImagesLock, Kind, ManifestCache, MirrorEvent, Observe
 
 use super::progress::Progress;
 use super::{Origin, interruptible};
-use crate::run::context::Context;
+use crate::repo::Repo;
+use crate::run::context::{Context, Site};
 use crate::run::interrupt::Interrupt;
 use crate::world::registry::failure;
 use run_record::Failure;
@@ -21,7 +22,7 @@ pub(crate) async fn resolve(
     kept: &ManifestCache,
 ) -> Result<(), Failure> {
     let path = &origin.lock;
-    let listed = origin.listed(context)?;
+    let listed = origin.listed(&context.repo)?;
     let old = match ImagesLock::read(path) {
         Ok(old) => Some(old),
         // What it says of the other images would be lost.
@@ -31,8 +32,8 @@ pub(crate) async fn resolve(
     let mut subset = listed.clone();
     subset.images.retain(|image| ids.is_empty() || ids.contains(&image.id));
     let template = ImagesLock::unresolved(&listed);
-    let options = Options { kept: kept.clone(), ..origin.options(context)? };
-    let progress = Progress::new(&context.reporter);
+    let options = Options { kept: kept.clone(), ..origin.options(&context.repo, &context.site)? };
+    let progress = Progress::new(&context.run.reporter);
     let fresh = interruptible(image_mirror::resolve(&subset, old.as_ref(), &options, &progress)).await?;
     drop(progress);
     // Another run may have resolved other images meanwhile: from here on they take turns.
@@ -53,7 +54,7 @@ pub(crate) async fn resolve(
             (after, before.map(|before| &before.target_digest) != after.map(|after| &after.target_digest))
         {
             let digest = |digest: Option<&Digest>| digest.map_or("unresolved".to_owned(), ToString::to_string);
-            context.reporter.note(
+            context.run.reporter.note(
                 &image.id,
                 format!(
                     "{} -> {}",
@@ -63,8 +64,8 @@ pub(crate) async fn resolve(
             );
         }
     }
-    if context.dry_run {
-        context.reporter.planned("mirror", format!("write {path}"));
+    if context.run.dry_run {
+        context.run.reporter.planned("mirror", format!("write {path}"));
         return Ok(());
     }
     lock.write(path).map_err(failure)
@@ -72,9 +73,9 @@ pub(crate) async fn resolve(
 
 /// Whether the origin still serves what its lock says. One that cannot be asked is not in
 /// the way: where an image is still to be copied, that will tell.
-pub(crate) async fn is_served(context: &Context, origin: &Origin) -> Result<bool, Failure> {
+pub(crate) async fn is_served(repo: &Repo, site: &Site, origin: &Origin) -> Result<bool, Failure> {
     let Ok(lock) = ImagesLock::read(&origin.lock) else { return Ok(false) };
-    let (listed, options) = (origin.listed(context)?, origin.options(context)?);
+    let (listed, options) = (origin.listed(repo)?, origin.options(repo, site)?);
     let fresh = Interrupt::global().or(image_mirror::resolve(&listed, Some(&lock), &options, &Quiet)).await?;
     Ok(match fresh {
         Ok(fresh) => fresh == lock,

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 
 use super::services::{self, Openable, Port, in_words, with_scheme};
 use crate::diagnosis::watches::{self, Seen};
-use crate::run::context::Context;
+use crate::run::Run;
+use crate::run::context::{Context, Site};
 use crate::run::interrupt::Interrupt;
 use crate::world::kubernetes::read_failed;
 use crate::world::port_forward::{self, Pair};
@@ -87,9 +88,9 @@ pub async fn forward(
     ports: &[(Port, Option<u16>)],
 ) -> Result<(), Failure> {
     let (namespace, name) = (&openable.namespace, &openable.name);
-    let toolbox = tools::ensure(&context.tree, &["kubectl"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["kubectl"], &context.run.reporter).await?;
     let plain: Vec<Port> = ports.iter().map(|(port, _)| port.clone()).collect();
-    let log = context.log(&format!("open-{name}"));
+    let log = context.run.log(&format!("open-{name}"));
     let (mut locals, mut stood, mut failures) = (None::<Vec<u16>>, false, 0);
     let (mut pause, mut waiting) = (FIRST_PAUSE, false);
     loop {
@@ -109,7 +110,7 @@ pub async fn forward(
             not_now => {
                 if !std::mem::replace(&mut waiting, true) {
                     let why = not_now.err().map_or("no pod of it is ready".to_owned(), |failure| failure.to_string());
-                    context.reporter.waiting(name, format!("{why}: it is forwarded as soon as one is"));
+                    context.run.reporter.waiting(name, format!("{why}: it is forwarded as soon as one is"));
                 }
                 Interrupt::global().or(tokio::time::sleep(READY)).await?;
                 continue;
@@ -127,8 +128,8 @@ pub async fn forward(
         let on_listening = || {
             listening.set(true);
             match stood {
-                true => context.reporter.note(name, format!("forwarded again, to pod/{pod_name}")),
-                false => say(context, openable, ports, &chosen),
+                true => context.run.reporter.note(name, format!("forwarded again, to pod/{pod_name}")),
+                false => say(&context.run, openable, ports, &chosen),
             }
         };
         let over = port_forward::forward(
@@ -145,11 +146,11 @@ pub async fn forward(
             stood = true;
             locals = Some(chosen);
             (failures, pause) = (0, FIRST_PAUSE);
-            context.reporter.waiting(name, format!("the connection to pod/{pod_name} ended ({})", over.why));
+            context.run.reporter.waiting(name, format!("the connection to pod/{pod_name} ended ({})", over.why));
         } else {
             failures += 1;
             if !stood && (failures >= ATTEMPTS || is_final(&over.why)) {
-                return Err(refused(context, openable, &over.why).log(&log));
+                return Err(refused(&context.site, openable, &over.why).log(&log));
             }
             Interrupt::global().or(tokio::time::sleep(pause)).await?;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -180,20 +181,20 @@ fn local_ports(ports: &[(Port, Option<u16>)]) -> Result<Vec<u16>, Failure> {
 }
 
 /// What is open now, a line a port.
-fn say(context: &Context, openable: &Openable, ports: &[(Port, Option<u16>)], locals: &[u16]) {
+fn say(run: &Run, openable: &Openable, ports: &[(Port, Option<u16>)], locals: &[u16]) {
     for ((port, asked), local) in ports.iter().zip(locals) {
         let address = with_scheme(port.scheme, &format!("127.0.0.1:{local}"));
         let service = format!("{}/{}:{}", openable.namespace, openable.name, port.number);
-        if context.json {
+        if run.json {
             let Openable { namespace, name, .. } = openable;
             let line =
                 serde_json::json!({"address": address, "namespace": namespace, "service": name, "port": port.number});
-            context.reporter.data(&line.to_string());
+            run.reporter.data(&line.to_string());
             continue;
         }
         let other = *local != port.number && asked.is_none();
         let other = if other { format!("   ({} is taken here)", port.number) } else { String::new() };
-        context.reporter.data(&format!("{address} → {service}{other}"));
+        run.reporter.data(&format!("{address} → {service}{other}"));
     }
 }
 
@@ -236,13 +237,13 @@ fn code_of(why: &str) -> Code {
     WORDS.into_iter().find(|(words, _)| why.contains(words)).map_or(Code::Unknown, |(_, code)| code)
 }
 
-fn refused(context: &Context, openable: &Openable, why: &str) -> Failure {
+fn refused(site: &Site, openable: &Openable, why: &str) -> Failure {
     let Openable { namespace, name, .. } = openable;
     let failure = Failure::new(code_of(why), format!("{namespace}/{name} cannot be forwarded")).evidence(why);
     match failure.code {
         Code::Forbidden => failure.remedy(format!(
             "kubectl --context {} auth can-i create pods/portforward -n {namespace}",
-            context.kube_context
+            site.kube_context
         )),
         Code::PortTaken => failure.remedy(format!("cargo xtask open {namespace}/{name} --port LOCAL:PORT")),
         _ => failure.remedy("cargo xtask checklist"),

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::diagnosis::belongings::{Belongings, Whose};
 use crate::diagnosis::watches::{self, Seen};
-use crate::run::context::Context;
+use crate::run::Run;
 use crate::run::{foreign, printer, reporter};
 use crate::world::helm_storage::{Revision, Stored};
 use crate::world::kubernetes::{self, read_failed};
@@ -44,7 +44,7 @@ pub struct Asked {
 /// # Errors
 /// `usage` where none is.
 pub fn require_installed(
-    context: &Context,
+    run: &Run,
     what: &str,
     releases: &[Release],
     stored: &[(Revision, Stored)],
@@ -52,7 +52,7 @@ pub fn require_installed(
     for release in releases {
         let is_it = |found: &Revision| found.release == release.name && found.namespace == release.namespace;
         if !stored.iter().any(|(revision, _)| is_it(revision)) {
-            context.reporter.note(&release.name, format!("not installed in {}", release.namespace));
+            run.reporter.note(&release.name, format!("not installed in {}", release.namespace));
         }
     }
     if !stored.is_empty() {
@@ -89,7 +89,7 @@ impl Asked {
 
 /// Where lines are printed.
 struct Lines<'a> {
-    context: &'a Context,
+    run: &'a Run,
     /// Whether each says where it is from.
     prefixed: Cell<bool>,
     /// The reader of what is printed is gone.
@@ -98,15 +98,15 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    fn new(context: &'a Context) -> Self {
+    fn new(run: &'a Run) -> Self {
         let on_github = reporter::on_github();
         // GitHub's runner obeys a line that begins with `::`: with its source before it, none does.
-        Self { context, prefixed: Cell::new(on_github), unheard: Cell::new(false), on_github }
+        Self { run, prefixed: Cell::new(on_github), unheard: Cell::new(false), on_github }
     }
 
     /// Prints a line; whether anybody still reads.
     async fn print(&self, container: &Container, line: &str) -> bool {
-        self.context.reporter.data(&shown(container, line, self.prefixed.get(), self.context.json, self.on_github));
+        self.run.reporter.data(&shown(container, line, self.prefixed.get(), self.run.json, self.on_github));
         loop {
             match printer::data_behind() {
                 None => {
@@ -136,14 +136,9 @@ fn shown(container: &Container, line: &str, prefixed: bool, json: bool, on_githu
 ///
 /// # Errors
 /// `usage` where there is nothing to show; those of looking.
-pub async fn show(
-    context: &Context,
-    client: &Client,
-    asked: &Asked,
-    belongings: &Belongings<'_>,
-) -> Result<(), Failure> {
-    let (lines, found, what) = (Lines::new(context), belongings.pods().await?, &asked.what);
-    found.unclear.iter().for_each(|why| context.reporter.warn("logs", why));
+pub async fn show(run: &Run, client: &Client, asked: &Asked, belongings: &Belongings<'_>) -> Result<(), Failure> {
+    let (lines, found, what) = (Lines::new(run), belongings.pods().await?, &asked.what);
+    found.unclear.iter().for_each(|why| run.reporter.warn("logs", why));
     if found.pods.is_empty() && !found.unclear.is_empty() {
         return Err(Failure::new(Code::Forbidden, format!("{what}: whether there are pods of it cannot be said"))
             .evidence(found.unclear.join("; ")));
@@ -153,7 +148,7 @@ pub async fn show(
     for (pod, container) in &chosen {
         match pod_log::standing(pod, container) {
             Standing::NotStarted(why) => {
-                context.reporter.note(&container.pod, format!("{} has not started: {why}", container.name));
+                run.reporter.note(&container.pod, format!("{} has not started: {why}", container.name));
             }
             _ if asked.previous && !pod_log::has_previous(pod, container) => {}
             _ => logs.push(container),
@@ -221,14 +216,9 @@ type Following<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
 ///
 /// # Errors
 /// Those of looking for the first time; that a log may not be read.
-pub async fn follow(
-    context: &Context,
-    client: &Client,
-    asked: &Asked,
-    belongings: &Belongings<'_>,
-) -> Result<(), Failure> {
-    let (lines, found) = (Lines::new(context), belongings.pods().await?);
-    found.unclear.iter().for_each(|why| context.reporter.warn("logs", why));
+pub async fn follow(run: &Run, client: &Client, asked: &Asked, belongings: &Belongings<'_>) -> Result<(), Failure> {
+    let (lines, found) = (Lines::new(run), belongings.pods().await?);
+    found.unclear.iter().for_each(|why| run.reporter.warn("logs", why));
     // Nothing from before this is asked for again where nothing came yet.
     let now = kubernetes::server_time(client).await?;
     let mut unclear: BTreeSet<String> = found.unclear.into_iter().collect();
@@ -240,7 +230,7 @@ pub async fn follow(
     });
     let watching = futures_util::future::join_all(watches);
     if found.pods.is_empty() {
-        context.reporter.waiting("logs", "there is no pod of it yet");
+        run.reporter.waiting("logs", "there is no pod of it yet");
     }
     let known: RefCell<BTreeMap<String, watch::Sender<Option<Pod>>>> = RefCell::default();
     let mut following: FuturesUnordered<Following<'_>> = FuturesUnordered::new();
@@ -261,7 +251,7 @@ pub async fn follow(
         lines.prefixed.set(lines.prefixed.get() || count.get() > 1);
         let one = |container| -> Following<'_> {
             let first = if early { asked.parameters() } else { LogParams { follow: true, ..LogParams::default() } };
-            Box::pin(follow_one(context, client, container, receiver.clone(), first, now, &lines))
+            Box::pin(follow_one(run, client, container, receiver.clone(), first, now, &lines))
         };
         containers.into_iter().map(one).collect()
     };
@@ -287,7 +277,7 @@ pub async fn follow(
                             Ok(_) => continue,
                         };
                         if unclear.insert(why.clone()) {
-                            context.reporter.warn("logs", why);
+                            run.reporter.warn("logs", why);
                         }
                     }
                 },
@@ -298,7 +288,7 @@ pub async fn follow(
                 }
                 Seen::Refused(what, why) => {
                     let text = format!("pods that start later are not followed: {what} may not be watched: {why}");
-                    context.reporter.warn("logs", text);
+                    run.reporter.warn("logs", text);
                 }
                 Seen::Event(_) | Seen::Silent(_) => {}
             },
@@ -308,7 +298,7 @@ pub async fn follow(
 
 /// One container, through its restarts, until its pod is gone or starts it no more.
 async fn follow_one(
-    context: &Context,
+    run: &Run,
     client: &Client,
     container: Container,
     mut pods: Pods,
@@ -367,7 +357,7 @@ async fn follow_one(
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
                     let text = format!("{}: {}: it is asked again", container.name, kubernetes::in_words(&error));
-                    context.reporter.waiting(&container.pod, text);
+                    run.reporter.waiting(&container.pod, text);
                 }
             }
         }

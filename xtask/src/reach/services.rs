@@ -10,9 +10,10 @@ use kube::api::{Api, ListParams};
 use run_record::Failure;
 use serde::Serialize;
 
+use crate::repo::Repo;
 use crate::repo::environment;
 use crate::repo::k3d::Mapping;
-use crate::run::context::Context;
+use crate::run::context::{Context, Site};
 use crate::world::helmfile;
 use crate::world::kubernetes::{is_forbidden, pod_ready, read_failed};
 use crate::world::release::annotated;
@@ -141,13 +142,13 @@ fn host_address(mapping: &Mapping) -> String {
 /// # Errors
 /// Those of reading the tree and the cluster.
 pub async fn of_tree(context: &Context, client: &Client) -> Result<Vec<Openable>, Failure> {
-    let wanted = helmfile::releases(context, &context.tree.layers()?).await?;
+    let wanted = helmfile::releases(context, &context.repo.tree.layers()?).await?;
     let wanted: BTreeSet<(String, String)> =
         wanted.into_iter().map(|release| (release.namespace, release.name)).collect();
     let helms = ListParams::default().labels("app.kubernetes.io/managed-by=Helm");
-    let listed = listed(context, client, &helms).await?;
+    let listed = listed(&context.repo, client, &helms).await?;
     let ours = |service: &&Service| annotated(&service.metadata).is_some_and(|release| wanted.contains(&release));
-    let mapped = mapped(context)?;
+    let mapped = mapped(&context.repo, &context.site)?;
     let mut found: Vec<Openable> =
         listed.iter().filter(ours).filter_map(|service| openable(service, &mapped)).collect();
     found.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
@@ -158,17 +159,17 @@ pub async fn of_tree(context: &Context, client: &Client) -> Result<Vec<Openable>
 ///
 /// # Errors
 /// Those of listing.
-pub async fn all(context: &Context, client: &Client) -> Result<Vec<Service>, Failure> {
-    listed(context, client, &ListParams::default()).await
+pub async fn all(repo: &Repo, client: &Client) -> Result<Vec<Service>, Failure> {
+    listed(repo, client, &ListParams::default()).await
 }
 
-async fn listed(context: &Context, client: &Client, parameters: &ListParams) -> Result<Vec<Service>, Failure> {
+async fn listed(repo: &Repo, client: &Client, parameters: &ListParams) -> Result<Vec<Service>, Failure> {
     match Api::<Service>::all(client.clone()).list(parameters).await {
         Err(error) if is_forbidden(&error) => {}
         found => return found.map(|list| list.items).map_err(|error| read_failed("the services", error)),
     }
     let mut services = Vec::new();
-    for namespace in context.tree.layer_needs()?.all_namespaces() {
+    for namespace in repo.tree.layer_needs()?.all_namespaces() {
         let found = Api::<Service>::namespaced(client.clone(), &namespace).list(parameters).await;
         let found = found.map_err(|error| read_failed(&format!("the services of {namespace}"), error))?;
         services.extend(found.items);
@@ -178,8 +179,8 @@ async fn listed(context: &Context, client: &Client, parameters: &ListParams) -> 
 
 /// The ports of this machine that k3d maps to the nodes; none of a shared cluster, nor where
 /// they are published on another machine than this (a container with its host's Docker).
-pub fn mapped(context: &Context) -> Result<Vec<Mapping>, Failure> {
-    let config = context.k3d_config()?.filter(|_| context.inside.is_none());
+pub fn mapped(repo: &Repo, site: &Site) -> Result<Vec<Mapping>, Failure> {
+    let config = repo.k3d_config()?.filter(|_| site.inside.is_none());
     let ports = config.into_iter().flat_map(|config| config.simple.ports);
     Ok(ports.filter_map(|port| Mapping::parse(&port.port)).collect())
 }

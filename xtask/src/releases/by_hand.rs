@@ -14,18 +14,18 @@ use kube::api::{Api, ListParams};
 use kube::core::{NamespaceResourceScope, Resource};
 use serde_json::Value;
 
-use crate::run::context::Context;
+use crate::run::Run;
 use crate::world::release::Release;
 
 /// Tells each object of these releases that somebody has added fields to. A look that
 /// fails says nothing: it stops no layer that is in place.
-pub async fn tell(context: &Context, client: &Client, wanted: &[Release]) {
+pub async fn tell(run: &Run, client: &Client, wanted: &[Release]) {
     for (object, manager, fields) in found(client, wanted, false).await {
         let text = format!(
             "{manager} has set {}, which the tree does not name: it stays; remove it by hand, or put it into the tree",
             shortened(&fields)
         );
-        context.reporter.warn(&object, text);
+        run.reporter.warn(&object, text);
     }
 }
 

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::named::{named, there};
 use crate::cluster::lock::Holder;
 use crate::files::bounds;
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::world::helm_storage::{self, ChartMetadata, Revision, Status, Told};
 use crate::world::kubernetes::server_time;
@@ -142,7 +143,7 @@ struct Row {
 /// `usage` for a word that names nothing; those of reading.
 pub async fn show(context: &Context, client: &Client, words: &[String]) -> Result<(), Failure> {
     let wanted: BTreeSet<(String, String)> = match words {
-        [] => there(context, client).await?.into_iter().collect(),
+        [] => there(&context.run, &context.repo, client).await?.into_iter().collect(),
         words => {
             let releases = named(context, client, words).await?;
             releases.into_iter().map(|release| (release.namespace, release.name)).collect()
@@ -158,21 +159,21 @@ pub async fn show(context: &Context, client: &Client, words: &[String]) -> Resul
     sort(&mut revisions);
     for (namespace, name) in &wanted {
         if !revisions.iter().any(|found| found.namespace == *namespace && found.release == *name) {
-            context.reporter.note(name, format!("not installed in {namespace}: there is no revision of it"));
+            context.run.reporter.note(name, format!("not installed in {namespace}: there is no revision of it"));
         }
     }
     let now = if revisions.is_empty() { Timestamp::now() } else { server_time(client).await? };
     let runs: BTreeSet<String> = revisions.iter().filter_map(|revision| revision.run.clone()).collect();
     let records: BTreeMap<String, Recorded> =
-        runs.into_iter().filter_map(|run| Some((run.clone(), record(context, &run)?))).collect();
+        runs.into_iter().filter_map(|run| Some((run.clone(), record(&context.run, &run)?))).collect();
     let told = helm_storage::told(client, revisions).await?;
     let rows = rows(&told, &records, now);
     let text = table(&rows);
-    if context.json {
-        context.reporter.data(&serde_json::to_string(&rows).unwrap_or_default());
+    if context.run.json {
+        context.run.reporter.data(&serde_json::to_string(&rows).unwrap_or_default());
         return Ok(());
     }
-    context.reporter.data(if rows.is_empty() { "there is no release" } else { &text });
+    context.run.reporter.data(if rows.is_empty() { "there is no release" } else { &text });
     Ok(())
 }
 
@@ -183,12 +184,12 @@ fn sort(revisions: &mut [Revision]) {
 }
 
 /// What this machine has of a run; none where it has no record, or cannot read it.
-fn record(context: &Context, run: &str) -> Option<Recorded> {
+fn record(run: &Run, id: &str) -> Option<Recorded> {
     // A label is anybody's to set.
-    if !super::is_recorded(context, run) {
+    if !super::is_recorded(run, id) {
         return None;
     }
-    let (mut text, end, _) = bounds::ends(&context.state.runs().join(run).join("record.jsonl"), RECORD, RECORD).ok()?;
+    let (mut text, end, _) = bounds::ends(&run.state.runs().join(id).join("record.jsonl"), RECORD, RECORD).ok()?;
     text.extend(end);
     Some(read(&String::from_utf8_lossy(&text)))
 }

@@ -7,7 +7,9 @@ use kube::Client;
 use run_record::Failure;
 
 use super::every;
+use crate::repo::Repo;
 use crate::repo::layers::{self, Layer};
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::world::helmfile;
 use crate::world::release::Release;
@@ -20,7 +22,7 @@ use crate::world::release::Release;
 /// `usage` for a word that names neither a layer nor a release, with what there is, and for one
 /// that names several releases; those of reading the tree and Helm's storage.
 pub async fn named(context: &Context, client: &Client, words: &[String]) -> Result<Vec<Release>, Failure> {
-    let all = context.tree.layers()?;
+    let all = context.repo.tree.layers()?;
     let (mut of, mut names) = (Vec::new(), Vec::new());
     for word in words {
         match layers::select(&all, std::slice::from_ref(word)) {
@@ -36,7 +38,7 @@ pub async fn named(context: &Context, client: &Client, words: &[String]) -> Resu
         found.extend(wanted.into_iter().map(|release| (release.namespace, release.name)));
     }
     if !names.is_empty() {
-        let there = there(context, client).await?;
+        let there = there(&context.run, &context.repo, client).await?;
         for name in names {
             found.insert(one_of(&there, name, &all)?);
         }
@@ -47,8 +49,8 @@ pub async fn named(context: &Context, client: &Client, words: &[String]) -> Resu
 
 /// Every release of the cluster, or of the tree's namespaces where the whole cluster may not
 /// be listed, by namespace and name.
-pub(super) async fn there(context: &Context, client: &Client) -> Result<Vec<(String, String)>, Failure> {
-    let newest = every(context, client).await?;
+pub(super) async fn there(run: &Run, repo: &Repo, client: &Client) -> Result<Vec<(String, String)>, Failure> {
+    let newest = every(run, repo, client).await?;
     Ok(newest.into_iter().map(|(revision, _)| (revision.namespace, revision.release)).collect())
 }
 

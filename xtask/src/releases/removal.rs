@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::manifest::{self, POLICY, holds_data, kind};
 use super::{Others, Plan, Revision, Status, age, decide, keep_copy, orphan_after, owner, treat, treat_all, unhealthy};
+use crate::run::Run;
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
 use crate::world::helm_storage::{self, Stored};
@@ -186,12 +187,12 @@ pub(crate) async fn watch_over(
     }
     let now = server_time(client).await?;
     for revision in &half {
-        let owner = owner(context, others, revision);
+        let owner = owner(&context.run, &context.site, others, revision);
         let after = orphan_after(context, revision, &owner, None).await;
         match decide(revision.status, &owner, age(revision, now), after) {
             Plan::HalfUninstalled => {
                 let text = format!("revision {} is half uninstalled, and nobody works on it", revision.revision);
-                context.reporter.note(&revision.release, text);
+                context.run.reporter.note(&revision.release, text);
             }
             plan => drop(treat(context, client, revision, plan, &owner, now).await?),
         }
@@ -206,7 +207,7 @@ pub(crate) async fn watch_over(
 /// `release-owned` where somebody wrote it, or a newer revision; `release-pending` where it
 /// cannot be marked.
 async fn mark(
-    context: &Context,
+    run: &Run,
     client: &Client,
     revision: &Revision,
     change: fn(&str) -> Result<Option<String>, String>,
@@ -218,7 +219,7 @@ async fn mark(
     let stored = helm_storage::stored(client, revision).await?;
     let unreadable = |error: String| helm_storage::unreadable(revision, error);
     if let Some(manifest) = change(&stored.manifest).map_err(unreadable)? {
-        keep_copy(context, &secret, revision)?;
+        keep_copy(run, &secret, revision)?;
         helm_storage::set_manifest(&mut secret, &manifest).map_err(unreadable)?;
         let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
         match api.replace(&revision.secret, &PostParams::default(), &secret).await {
@@ -269,7 +270,7 @@ pub(crate) async fn uninstall(
     (_, claim): &Consented,
     watch: impl Future<Output = Failure>,
 ) -> Result<(), Failure> {
-    mark(context, client, revision, if claim.is_none() { keeping } else { unmarked }).await?;
+    mark(&context.run, client, revision, if claim.is_none() { keeping } else { unmarked }).await?;
     let timeout = format!("{}s", timeout.as_secs());
     let mut arguments = vec!["uninstall", &revision.release, "--wait", "--timeout", &timeout];
     arguments.extend(claim.is_none().then_some("--no-hooks"));

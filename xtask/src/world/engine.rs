@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::host;
-use crate::run::context::Context;
+use crate::repo::Repo;
+use crate::run::Run;
 use crate::run::wait;
 use crate::world::docker::{self, EngineInfo, Fault, docker_output, unavailable};
 use crate::world::process::{self, Job};
@@ -26,7 +27,7 @@ pub async fn require() -> Result<EngineInfo, Failure> {
 ///
 /// # Errors
 /// `docker-unavailable`, `consent-needed`, `interrupted`.
-pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
+pub async fn ensure(run: &Run, repo: &Repo) -> Result<EngineInfo, Failure> {
     let (fault, error) = match docker::info().await {
         Ok(info) => return Ok(info),
         Err(error) => error,
@@ -42,7 +43,7 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
     if is_dev_container(set) {
         // Without a client, or for an engine elsewhere, there is nothing to come up here.
         let comes = !remote && which::which("docker").is_ok();
-        return if comes { come_up(context, error).await } else { Err(of_dev_container(unavailable(error))) };
+        return if comes { come_up(run, error).await } else { Err(of_dev_container(unavailable(error))) };
     }
     if !rustix::process::geteuid().is_root() || !debian || remote {
         return Err(unavailable(error));
@@ -51,7 +52,7 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
     if which::which("docker").is_ok() {
         require_here(docker::endpoint().await, unavailable(error.clone()))?;
     }
-    let reporter = &context.reporter;
+    let reporter = &run.reporter;
     let installed = which::which("dockerd").is_ok();
     let what = if installed {
         "start Docker Engine (dockerd)"
@@ -59,22 +60,22 @@ pub async fn ensure(context: &Context) -> Result<EngineInfo, Failure> {
         "install Docker Engine (apt package docker.io) and start it"
     };
     reporter.note("docker", format!("no engine is running here ({error})"));
-    if context.dry_run {
+    if run.dry_run {
         reporter.planned("docker", what);
         return Err(unavailable(error));
     }
-    context.confirm(what).await?;
+    run.confirm(what).await?;
     if !installed {
         let step = reporter
-            .step(Step::new(StepKind::Engine, "docker", "installing Docker Engine").logging_to(&context.log("apt")));
+            .step(Step::new(StepKind::Engine, "docker", "installing Docker Engine").logging_to(&run.log("apt")));
         // A killed installation leaves packages unpacked but not configured.
-        apt(context, "dpkg", &["--configure", "-a"]).await?;
-        apt(context, "apt-get", &["update"]).await?;
-        apt(context, "apt-get", &["install", "-y", "--no-install-recommends", "docker.io"]).await?;
+        apt(run, "dpkg", &["--configure", "-a"]).await?;
+        apt(run, "apt-get", &["update"]).await?;
+        apt(run, "apt-get", &["install", "-y", "--no-install-recommends", "docker.io"]).await?;
         step.done_as("installed Docker Engine (docker.io)");
     }
     let step = reporter.step(Step::new(StepKind::Engine, "docker", "starting Docker Engine"));
-    let mut dockerd = start(context).await?;
+    let mut dockerd = start(repo).await?;
     let info = wait_until_it_answers(dockerd.as_mut()).await?;
     step.done_as(format!(
         "started Docker Engine {} ({}, cgroup v{})",
@@ -94,9 +95,9 @@ fn is_dev_container(set: impl Fn(&str) -> bool) -> bool {
 const COMES_UP: Duration = Duration::from_secs(90);
 
 /// Waits for the engine that a dev container starts beside this process.
-async fn come_up(context: &Context, error: String) -> Result<EngineInfo, Failure> {
+async fn come_up(run: &Run, error: String) -> Result<EngineInfo, Failure> {
     const EVERY: Duration = Duration::from_millis(500);
-    let reporter = &context.reporter;
+    let reporter = &run.reporter;
     let bound = COMES_UP.as_secs();
     reporter.waiting("docker", format!("{error}: waiting at most {bound} s for the dev container's engine to come up"));
     let step = reporter.step(Step::new(StepKind::Engine, "docker", "waiting for Docker Engine"));
@@ -144,11 +145,11 @@ fn require_here(endpoint: Result<String, Failure>, away: Failure) -> Result<(), 
     }
 }
 
-async fn apt(context: &Context, program: &str, arguments: &[&str]) -> Result<(), Failure> {
+async fn apt(run: &Run, program: &str, arguments: &[&str]) -> Result<(), Failure> {
     let mut command = process::command(program);
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    let log = context.log("apt");
-    let ended = Job { command, log: &log, inherit: None }.run_to_end(|line| context.reporter.progress(line)).await?;
+    let log = run.log("apt");
+    let ended = Job { command, log: &log, inherit: None }.run_to_end(|line| run.reporter.progress(line)).await?;
     if ended.status.success() {
         return Ok(());
     }
@@ -163,7 +164,7 @@ const WRAPPER: &str = "/usr/local/lib/ameide/runc-without-sys-resource";
 const DOCKERD_LOG: &str = "/var/log/dockerd.log";
 
 /// Starts the engine: by systemd, or as a process of its own, which is returned.
-async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure> {
+async fn start(repo: &Repo) -> Result<Option<std::process::Child>, Failure> {
     let io = |error: std::io::Error| unavailable(Fault::Away, error.to_string());
     let wrapper = !host::may_raise_limits();
     if !wrapper && std::path::Path::new("/run/systemd/system").is_dir() {
@@ -179,7 +180,7 @@ async fn start(context: &Context) -> Result<Option<std::process::Child>, Failure
     }
     let mut command = std::process::Command::new("dockerd");
     if wrapper {
-        let source = context.tree.path("infra/docker/engine/runc-without-sys-resource");
+        let source = repo.tree.path("infra/docker/engine/runc-without-sys-resource");
         install_executable(source.as_std_path(), std::path::Path::new(WRAPPER)).map_err(io)?;
         command.arg(format!("--add-runtime=ameide={WRAPPER}")).arg("--default-runtime=ameide");
     }

@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::files::bounds;
 use crate::files::{self, digest};
+use crate::repo::Repo;
 use crate::repo::layers::Layer;
+use crate::run::Run;
 use crate::run::context::Context;
 use crate::world::helm_storage::Revision;
 use crate::world::process::capture;
@@ -37,11 +39,11 @@ impl From<&WantedRelease> for Release {
 /// # Errors
 /// `render-failed` where Helmfile cannot read a layer.
 pub async fn releases(context: &Context, layers: &[Layer]) -> Result<Vec<WantedRelease>, Failure> {
-    let key = key(context)?;
+    let key = key(&context.repo)?;
     let mut missing = Vec::new();
     let mut wanted = Vec::new();
     for layer in layers {
-        match read(&kept(context, layer), &key) {
+        match read(&kept(&context.run, &context.repo, layer), &key) {
             Some(found) => wanted.extend(found),
             None => missing.push(layer),
         }
@@ -49,14 +51,14 @@ pub async fn releases(context: &Context, layers: &[Layer]) -> Result<Vec<WantedR
     if missing.is_empty() {
         return Ok(wanted);
     }
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let asked = missing.iter().map(|layer| ask(context, &toolbox, layer));
     let answers = futures_util::future::try_join_all(asked).await?;
     for (layer, releases) in missing.iter().zip(answers) {
         let answer = Kept { key: key.clone(), releases };
         let text = serde_json::to_string(&answer).unwrap_or_default();
         // For speed only: without it Helmfile is asked again.
-        let _ = files::write_atomically(&kept(context, layer), text.as_bytes());
+        let _ = files::write_atomically(&kept(&context.run, &context.repo, layer), text.as_bytes());
         wanted.extend(answer.releases);
     }
     Ok(wanted)
@@ -68,8 +70,8 @@ struct Kept {
     releases: Vec<WantedRelease>,
 }
 
-fn kept(context: &Context, layer: &Layer) -> Utf8PathBuf {
-    context.state.path.join(format!("wanted-{}-{}.json", context.env_name, layer.name()))
+fn kept(run: &Run, repo: &Repo, layer: &Layer) -> Utf8PathBuf {
+    run.state.path.join(format!("wanted-{}-{}.json", repo.env_name, layer.name()))
 }
 
 fn read(path: &Utf8PathBuf, key: &str) -> Option<Vec<WantedRelease>> {
@@ -79,14 +81,14 @@ fn read(path: &Utf8PathBuf, key: &str) -> Option<Vec<WantedRelease>> {
 
 /// Everything below infra/kubernetes but the charts (they decide what a release
 /// holds, never whether there is one), and Helmfile's version.
-fn key(context: &Context) -> Result<String, Failure> {
-    let root = context.tree.path("infra/kubernetes");
+fn key(repo: &Repo) -> Result<String, Failure> {
+    let root = repo.tree.path("infra/kubernetes");
     let mut hash = Sha256::new();
     let charts = root.join("charts");
     let mut files = digest::files_below(&root)?;
     files.retain(|path| !path.starts_with(&charts));
     digest::update(&mut hash, &root, &files)?;
-    hash.update(std::fs::read(context.tree.path("infra/tools/helmfile/go.mod")).unwrap_or_default());
+    hash.update(std::fs::read(repo.tree.path("infra/tools/helmfile/go.mod")).unwrap_or_default());
     Ok(digest::short(hash))
 }
 
@@ -95,9 +97,9 @@ fn key(context: &Context) -> Result<String, Failure> {
 /// are about releases alone, and the tree's own lock is read for them.
 pub(crate) fn command(context: &Context, toolbox: &Toolbox, layer: &Layer) -> tokio::process::Command {
     let mut command = toolbox.command_on("helmfile", context);
-    command.current_dir(&context.tree.root);
-    command.args(["--file", layer.path.as_str(), "--environment", &context.env_name]);
-    command.args(["--kube-context", &context.kube_context]);
+    command.current_dir(&context.repo.tree.root);
+    command.args(["--file", layer.path.as_str(), "--environment", &context.repo.env_name]);
+    command.args(["--kube-context", &context.site.kube_context]);
     command.args(["--helm-binary", toolbox.path("helm").as_str(), "--no-color"]);
     command
 }
@@ -109,22 +111,22 @@ async fn helmfile(context: &Context, toolbox: &Toolbox, layer: &Layer, arguments
     let captured = capture(command).await.map_err(|failure| match failure.code {
         // Which says nothing about the file.
         Code::NoAnswer | Code::Interrupted => failure,
-        _ => unreadable(context, layer, arguments, failure.to_string()),
+        _ => unreadable(&context.repo, layer, arguments, failure.to_string()),
     })?;
     if !captured.status.success() && captured.stderr.contains(NO_RELEASES) {
         return Ok(String::new());
     }
-    captured.ok().map_err(|error| unreadable(context, layer, arguments, error))
+    captured.ok().map_err(|error| unreadable(&context.repo, layer, arguments, error))
 }
 
 /// Helmfile's words where none of a file's releases matches, or where it has none.
 pub const NO_RELEASES: &str = "no releases found that matches specified selector";
 
-fn unreadable(context: &Context, layer: &Layer, arguments: &[&str], evidence: String) -> Failure {
+fn unreadable(repo: &Repo, layer: &Layer, arguments: &[&str], evidence: String) -> Failure {
     Failure::new(Code::RenderFailed, format!("Helmfile cannot read {}", layer.path)).evidence(evidence).remedy(format!(
         "helmfile -f {} -e {} {}",
         layer.path,
-        context.env_name,
+        repo.env_name,
         arguments.join(" ")
     ))
 }
@@ -142,7 +144,7 @@ async fn ask(context: &Context, toolbox: &Toolbox, layer: &Layer) -> Result<Vec<
     let rows: Vec<Row> = if output.trim().is_empty() {
         Vec::new()
     } else {
-        serde_json::from_str(&output).map_err(|error| unreadable(context, layer, &list, error.to_string()))?
+        serde_json::from_str(&output).map_err(|error| unreadable(&context.repo, layer, &list, error.to_string()))?
     };
     let installed = rows.into_iter().filter(|row| row.enabled && row.installed);
     Ok(installed.map(|row| WantedRelease { layer: layer.name(), namespace: row.namespace, name: row.name }).collect())
@@ -157,7 +159,7 @@ pub(crate) const HELMS_TIMEOUT: Duration = Duration::from_secs(300);
 /// # Errors
 /// `render-failed` where Helmfile cannot read the layer.
 pub async fn timeout(context: &Context, revision: &Revision) -> Result<Option<Duration>, Failure> {
-    let layers = context.tree.layers()?;
+    let layers = context.repo.tree.layers()?;
     let stamped = layers.iter().find(|layer| revision.layer.as_ref() == Some(&layer.name()));
     let layer = match stamped {
         Some(layer) => layer.name(),
@@ -171,7 +173,7 @@ pub async fn timeout(context: &Context, revision: &Revision) -> Result<Option<Du
         }
     };
     let Some(layer) = layers.iter().find(|known| known.name() == layer) else { return Ok(None) };
-    let toolbox = tools::ensure(&context.tree, &["helm", "helmfile"], &context.reporter).await?;
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let built = helmfile(context, &toolbox, layer, &["build"]).await?;
     Ok(timeout_in(&built, revision))
 }

@@ -43,7 +43,7 @@ pub async fn forward(
     stop: impl Future<Output = ()>,
 ) -> Result<Over, Failure> {
     let mut command = toolbox.command_on("kubectl", context);
-    command.args(["--context", &context.kube_context, "--namespace", namespace]);
+    command.args(["--context", &context.site.kube_context, "--namespace", namespace]);
     command.args(["port-forward", "--address", "127.0.0.1", &format!("pod/{pod}")]);
     command.args(pairs.iter().map(|pair| format!("{}:{}", pair.local, pair.remote)));
     let mut open = 0;
@@ -55,7 +55,7 @@ pub async fn forward(
                 on_listening();
             }
         } else {
-            context.reporter.progress(line);
+            context.run.reporter.progress(line);
         }
     };
     let mut stopped = false;

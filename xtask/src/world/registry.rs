@@ -10,7 +10,8 @@ use futures_util::FutureExt;
 use futures_util::future::select_ok;
 use image_mirror::{Credential, Credentials, Endpoint, Kind, Options, Proxies, RetryPolicy};
 
-use crate::run::context::Context;
+use crate::repo::Repo;
+use crate::run::context::Site;
 use crate::run::wait;
 use crate::world::process::environment::variable;
 use crate::world::{docker_hub, proxies};
@@ -20,12 +21,12 @@ use run_record::{Code, Failure};
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The environment's registry, or another one by its name.
-pub(crate) fn endpoint(context: &Context, named: Option<&str>) -> Endpoint {
-    let settings = &context.env.registry;
-    let ca = settings.ca.as_ref().map(|path| context.tree.path(path.as_str()));
+pub(crate) fn endpoint(repo: &Repo, site: &Site, named: Option<&str>) -> Endpoint {
+    let settings = &repo.env.registry;
+    let ca = settings.ca.as_ref().map(|path| repo.tree.path(path.as_str()));
     match named {
         Some(host) => Endpoint { ca, ..Endpoint::named(host) },
-        None => Endpoint { host: context.registry_host.clone(), plain_http: settings.plain_http, ca, anonymous: false },
+        None => Endpoint { host: site.registry_host.clone(), plain_http: settings.plain_http, ca, anonymous: false },
     }
 }
 
@@ -33,12 +34,12 @@ pub(crate) fn endpoint(context: &Context, named: Option<&str>) -> Endpoint {
 ///
 /// # Errors
 /// `usage` for a proxy or a registry that is mistyped; `registry-auth` for half an account.
-pub(crate) fn options(context: &Context) -> Result<Options, Failure> {
-    let mut options = Options::to(endpoint(context, None));
+pub(crate) fn options(repo: &Repo, site: &Site) -> Result<Options, Failure> {
+    let mut options = Options::to(endpoint(repo, site, None));
     options.credentials.docker_config = Credentials::docker_config_path(variable);
     options.credentials.docker_auth_config = variable("DOCKER_AUTH_CONFIG").map(image_mirror::AuthConfig);
     options.proxies = proxies::named()?;
-    if context.env.cluster.k3d.is_some() {
+    if repo.env.cluster.k3d.is_some() {
         // It is on this machine or on the cluster's network, where no proxy reaches.
         let (authority, _) = options.target.parts().map_err(failure)?;
         options.proxies = options.proxies.never_for(authority.host());
@@ -48,7 +49,7 @@ pub(crate) fn options(context: &Context) -> Result<Options, Failure> {
         options.credentials.accounts = BTreeMap::from([(docker_hub::NAME.to_owned(), account)]);
     }
     // Pods know ours by another name.
-    let pull = context.env.registry.pull.clone();
+    let pull = repo.env.registry.pull.clone();
     options.sources = BTreeMap::from([(pull, options.target.clone())]);
     Ok(options)
 }
@@ -105,12 +106,12 @@ pub(crate) fn failure(error: image_mirror::Error) -> Failure {
 
 /// Where the registry is asked for its health: `K3D_REGISTRY_HEALTHCHECK_URL`, else
 /// its catalog by the name that this machine pushes to.
-fn health_url(context: &Context) -> String {
-    let scheme = if context.env.registry.plain_http { "http" } else { "https" };
+fn health_url(repo: &Repo, site: &Site) -> String {
+    let scheme = if repo.env.registry.plain_http { "http" } else { "https" };
     std::env::var("K3D_REGISTRY_HEALTHCHECK_URL")
         .ok()
         .filter(|url| !url.is_empty())
-        .unwrap_or_else(|| format!("{scheme}://{}/v2/_catalog", context.registry_host))
+        .unwrap_or_else(|| format!("{scheme}://{}/v2/_catalog", site.registry_host))
 }
 
 /// Asks the environment's registry once for its health. One that wants another account
@@ -119,15 +120,15 @@ fn health_url(context: &Context) -> String {
 /// # Errors
 /// `registry-unreachable` when nothing answers, or not as a registry in health does;
 /// `registry-tls` for a certificate; `usage` for a URL that is none.
-pub(crate) async fn healthy(context: &Context) -> Result<(), Failure> {
-    let url = health_url(context);
+pub(crate) async fn healthy(repo: &Repo, site: &Site) -> Result<(), Failure> {
+    let url = health_url(repo, site);
     let parsed = url.parse::<http::Uri>().ok();
     if !parsed.is_some_and(|url| url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))) {
         return Err(Failure::usage(format!(
             "K3D_REGISTRY_HEALTHCHECK_URL {url:?}: expected a URL like http://localhost:5000/v2/_catalog"
         )));
     }
-    let options = options(context)?;
+    let options = options(repo, site)?;
     let asked = tokio::time::timeout(PATIENCE, image_mirror::ping(&options, Some(&url))).await;
     let evidence = match asked {
         Ok(Ok(())) => return Ok(()),
@@ -174,9 +175,9 @@ pub(crate) async fn wait_until_it_answers(endpoint: &Endpoint, timeout: Duration
 
 /// How the registry of an image limits us just now, by the name that pods pull it by;
 /// none where it does not say, or cannot be asked.
-pub(crate) async fn limit(context: &Context, image: &str) -> Option<image_mirror::Limit> {
+pub(crate) async fn limit(repo: &Repo, site: &Site, image: &str) -> Option<image_mirror::Limit> {
     let retry = RetryPolicy { stall: PATIENCE, ..RetryPolicy::default() };
-    let options = Options { retry, ..options(context).ok()? };
+    let options = Options { retry, ..options(repo, site).ok()? };
     let (host, _) = image.split_once('/')?;
     let asked = async {
         let usual = image_mirror::limit(image, &options);

@@ -105,9 +105,9 @@ impl Toolbox {
     /// where it is on this machine, and as a part of the run's trace.
     pub fn command_on(&self, name: &str, context: &Context) -> tokio::process::Command {
         let mut command = self.command(name);
-        command.envs(process::environment::for_plugins_of(&context.kube_context));
-        command.envs(kubernetes::reached_directly(context));
-        command.envs(context.reporter.trace_context());
+        command.envs(process::environment::for_plugins_of(&context.site.kube_context));
+        command.envs(kubernetes::reached_directly(&context.repo, &context.site));
+        command.envs(context.run.reporter.trace_context());
         command
     }
 }

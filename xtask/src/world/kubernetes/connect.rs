@@ -23,7 +23,8 @@ use rustls_pki_types::pem::PemObject;
 
 use super::answers::{self, Place};
 use super::unanswered::{Unanswered, Via};
-use crate::run::context::Context;
+use crate::repo::Repo;
+use crate::run::context::{Context, Site};
 use crate::run::foreign;
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::Reporter;
@@ -37,17 +38,17 @@ use run_record::Failure;
 /// `usage` for a broken kubeconfig or a mistyped proxy, each named; `api-unreachable` for a
 /// context that is not there; `unauthenticated` for credentials that cannot be used.
 pub async fn client(context: &Context) -> Result<Client, Failure> {
-    let place = Place { context: context.kube_context.clone(), local: context.env.cluster.k3d.is_some() };
+    let place = Place { context: context.site.kube_context.clone(), local: context.repo.env.cluster.k3d.is_some() };
     answers::talks_to(place.clone());
     let config = kubeconfig::load()?;
     let variable = |name: &str| std::env::var(name).ok();
-    connect(&config, &place, variable, context.reporter.clone())
+    connect(&config, &place, variable, context.run.reporter.clone())
 }
 
 /// Makes clients like that of [`client`], for a thread that has its own.
 pub fn connector(context: &Context) -> impl Fn() -> Result<Client, Failure> + Send + 'static {
-    let place = Place { context: context.kube_context.clone(), local: context.env.cluster.k3d.is_some() };
-    let reporter = context.reporter.clone();
+    let place = Place { context: context.site.kube_context.clone(), local: context.repo.env.cluster.k3d.is_some() };
+    let reporter = context.run.reporter.clone();
     move || {
         let variable = |name: &str| std::env::var(name).ok();
         connect(&kubeconfig::load()?, &place, variable, reporter.clone())
@@ -56,8 +57,8 @@ pub fn connector(context: &Context) -> impl Fn() -> Result<Client, Failure> + Se
 
 /// Variables for Helm and Helmfile, which do not know that a cluster is on this machine, or
 /// on a network that no proxy reaches: its host beside what `NO_PROXY` says.
-pub fn reached_directly(context: &Context) -> Vec<(&'static str, String)> {
-    let place = Place { context: context.kube_context.clone(), local: context.env.cluster.k3d.is_some() };
+pub fn reached_directly(repo: &Repo, site: &Site) -> Vec<(&'static str, String)> {
+    let place = Place { context: site.kube_context.clone(), local: repo.env.cluster.k3d.is_some() };
     let Some(config) = kubeconfig::load().ok().filter(|_| place.local) else { return Vec::new() };
     let Ok((config, _)) = config_of(&config, &place) else { return Vec::new() };
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
