@@ -8,12 +8,13 @@ use crate::support::root;
 
 /// From the roof to the ground. What stands on a line may look at those on later lines only;
 /// rooms on one line do not look at each other.
-const FLOORS: [&[&str]; 15] = [
+const FLOORS: [&[&str]; 16] = [
     &["main"],
     &["cli"],
     &["commands"],
     &["checklist"],
     &["layer"],
+    &["compare"],
     &["reach"],
     &["diagnosis"],
     &["releases"],

@@ -16,7 +16,8 @@ use crate::diagnosis::retry;
 use crate::diagnosis::tracker::Owner;
 use crate::diagnosis::{helm_errors, sources, tracker};
 use crate::files::bounds;
-use crate::layer::{images, preflight, pull_secret, timeline};
+use crate::compare::{self, images, pull_secret};
+use crate::layer::{preflight, timeline};
 use crate::reach::services;
 use crate::releases::{Status, history, manifest, removal};
 use crate::repo::environment::Environment;
@@ -29,7 +30,7 @@ use crate::run::duration;
 use crate::run::foreign;
 use crate::world::process::Captured;
 use crate::world::{docker, docker_hub, helm_storage, helmfile, kubeconfig, kubernetes, pod_log, tools};
-use crate::{checklist, cluster, layer};
+use crate::{checklist, cluster};
 use run_record::readers::{html, markdown};
 use run_record::{Code, timeline as run_timeline};
 
@@ -245,15 +246,15 @@ fn tools_lock(bytes: &[u8]) {
 }
 
 fn chart_template(bytes: &[u8]) {
-    let _ = layer::inputs::doubts_in(&text(bytes));
+    let _ = compare::inputs::doubts_in(&text(bytes));
 }
 
 fn layer_record(bytes: &[u8]) {
-    let _ = layer::record::read(&text(bytes));
+    let _ = compare::record::read(&text(bytes));
 }
 
 fn helmfile_list(bytes: &[u8]) {
-    let _ = layer::listed(&text(bytes), "default");
+    let _ = compare::reader::listed(&text(bytes), "default");
 }
 
 fn helmfile_build(bytes: &[u8]) {

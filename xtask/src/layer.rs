@@ -2,34 +2,21 @@
 //! describes: what is so already is said at once; the rest goes through lock, preflight,
 //! watchdog, `helmfile sync`, `helm test`.
 
+mod args;
 mod back;
 mod conflicts;
-pub(crate) mod difference;
-pub(crate) mod drift;
-mod handback;
-pub mod images;
-pub(crate) mod inputs;
 pub(crate) mod instant;
-mod live;
-mod look;
 mod order;
-mod ownership;
 pub(crate) mod plan;
 pub mod preflight;
 pub mod preview;
-pub mod pull_secret;
-mod reader;
-pub(crate) mod record;
 pub mod remove;
 pub mod rollback;
-mod state;
 pub mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use camino::Utf8PathBuf;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use kube::Client;
@@ -37,6 +24,10 @@ use tokio::sync::{Mutex, Semaphore};
 
 use crate::cluster::lease::ClusterLease;
 use crate::cluster::lock::ClusterLock;
+use crate::compare;
+use crate::compare::look::{Baseline, Look, Outcome, Sight};
+use crate::compare::reader::{Reader, bytes};
+use crate::compare::state::{Action, act};
 use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::{Retry, Spent};
 use crate::files;
@@ -51,167 +42,15 @@ use crate::world::kubernetes;
 use crate::world::otlp;
 use crate::world::process::Job;
 use crate::world::release::Release;
-use crate::world::tools::{self, Toolbox};
-use look::{Baseline, Look, Outcome, Sight};
+use crate::world::tools::Toolbox;
+pub use args::{Args, Pace};
 use order::Schedule;
 use plan::Plan;
-#[cfg(any(test, fuzzing))]
-pub(crate) use reader::listed;
-use reader::{Reader, bytes};
 use run_record::preview::Act;
 use run_record::{Code, Event, Exit, Failure, InPlace, Step, StepKind};
-use state::{Action, act};
-
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct Args {
-    /// Numbers (45), names (data-plane-ext), paths, or ranges (10-45)
-    #[arg(value_name = "LAYER", required_unless_present_any = ["all", "list", "plan"])]
-    pub selectors: Vec<String>,
-    /// Every layer
-    #[arg(long, conflicts_with = "selectors")]
-    pub all: bool,
-    /// List the layers and stop
-    #[arg(long)]
-    pub list: bool,
-    /// With --list: those of INFRA_CRITICAL_PATH, else of layers.yaml, in that order
-    #[arg(long, requires = "list")]
-    pub critical_path: bool,
-    /// Leave out `helm test`
-    #[arg(long)]
-    pub skip_tests: bool,
-    /// Helmfile's label selector, to sync a part of a layer
-    #[arg(short = 'l', long, env = "HELM_LAYER_SELECTOR", value_name = "LABEL=VALUE")]
-    pub selector: Option<String>,
-    /// Take fields back that others have changed since (kubectl, a controller): the tree's
-    /// values win, and the flag is the consent
-    #[arg(long)]
-    pub force_conflicts: bool,
-    /// Sync also what has not changed
-    #[arg(long)]
-    pub force: bool,
-    /// With --dry-run: ask the API server about each object too, by a dry run of its own
-    /// (conflicts, immutable fields, webhooks)
-    #[arg(long, requires = "dry_run")]
-    pub server: bool,
-    /// With --dry-run: exit 1 where a run would change anything, 0 where not, more for errors
-    #[arg(long, requires = "dry_run")]
-    pub exit_code: bool,
-    /// With --dry-run: write what was found to this file, for --plan
-    #[arg(long, requires = "dry_run", value_name = "FILE")]
-    pub save_plan: Option<Utf8PathBuf>,
-    /// Do what this file says, or refuse where anything that it was made of has changed since
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["selectors", "all", "list", "save_plan", "force", "force_conflicts", "skip_tests"])]
-    pub plan: Option<Utf8PathBuf>,
-    /// Take its releases together back to the revisions of its last good run, or of RUN
-    #[arg(
-        long,
-        value_name = "RUN",
-        num_args = 0..=1,
-        require_equals = true,
-        conflicts_with_all = ["list", "force", "jobs", "keep_going", "remove", "plan", "save_plan", "exit_code", "server"]
-    )]
-    pub rollback: Option<Option<String>>,
-    /// Uninstall its releases; what holds data stays, unless --allow-destroy names claim
-    #[arg(long, conflicts_with_all = ["list", "skip_tests", "force", "force_conflicts", "jobs", "keep_going", "plan", "save_plan", "exit_code", "server"])]
-    pub remove: bool,
-    #[command(flatten)]
-    pub pace: Pace,
-}
-
-/// How a run goes through several layers.
-#[derive(Clone, Copy, Debug, Default, clap::Args)]
-pub struct Pace {
-    /// How many layers to work on at once, as far as layers.yaml lets them [default: the number
-    /// of processors]
-    #[arg(short, long, value_name = "N")]
-    pub jobs: Option<NonZeroUsize>,
-    /// After a failure, go on with the layers that do not need the failed one
-    #[arg(long)]
-    pub keep_going: bool,
-}
-
-impl Pace {
-    fn jobs(self) -> usize {
-        let processors = || std::thread::available_parallelism().ok();
-        self.jobs.or_else(processors).map_or(1, NonZeroUsize::get)
-    }
-}
-
-impl Args {
-    /// Whole layers with their tests, as a command line without flags asks for them.
-    pub fn of(selectors: Vec<String>) -> Self {
-        Self { selectors, ..Self::default() }
-    }
-
-    /// Helmfile's selector; an empty variable is none.
-    pub(crate) fn selector(&self) -> Option<&str> {
-        self.selector.as_deref().map(str::trim).filter(|selector| !selector.is_empty())
-    }
-
-    /// With `HELM_LAYER_SELECTOR`, as the command line would have taken it.
-    pub fn selected_by_environment(self) -> Self {
-        Self { selector: std::env::var("HELM_LAYER_SELECTOR").ok(), ..self }
-    }
-}
 
 fn actions(sight: &Sight, args: &Args) -> Vec<Action> {
     sight.releases.iter().map(|found| act(&found.state, args.force, !args.skip_tests)).collect()
-}
-
-/// What others have made of a release since the last run of its layer.
-pub(crate) struct Drifts {
-    pub layer: String,
-    /// The first change of each object, in words; and whether somebody else owns what Helm set,
-    /// so that a run takes it back only by `--force-conflicts`.
-    pub found: Vec<(String, bool)>,
-}
-
-/// What others have made of each release of these layers of which there is a record.
-///
-/// # Errors
-/// Those of looking.
-pub(crate) async fn drifts(context: &Context, client: &Client, layers: &[Layer]) -> Result<Vec<Drifts>, Failure> {
-    // Which images they were rendered with says nothing of what others have changed since.
-    let sights = Look::open(context, client, Vec::new()).await?.recorded(layers).await?;
-    let mut all = Vec::new();
-    for (layer, sight) in layers.iter().zip(sights) {
-        for release in sight.iter().flat_map(|sight| &sight.releases).filter(|release| release.record().is_some()) {
-            let drifts = release.facts.drifts.iter();
-            let found = drifts.map(|drift| (drift.to_string(), drift.field.is_some() && drift.manager.is_some()));
-            all.push(Drifts { layer: layer.name(), found: found.collect() });
-        }
-    }
-    Ok(all)
-}
-
-/// Every image that any layer renders is in the mirror as the lock says; where the
-/// cluster answers, for its nodes too. How many there are.
-pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<usize, Failure> {
-    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
-    let args = Args::default();
-    let reader = Reader::new(context, &toolbox, lab::origin(&context.repo, lab), &args)?;
-    let client = match kubernetes::client(context).await {
-        Ok(client) if kubernetes::ready(&client).await.is_ok() => Some(client),
-        _ => None,
-    };
-    let layers = context.repo.tree.layers()?;
-    let checks = layers.iter().map(|layer| async {
-        let manifests = reader.render(layer).await?;
-        reader.check_images(layer, &manifests, client.as_ref()).await
-    });
-    let mut failed: Option<Failure> = None;
-    let mut count = 0;
-    for check in futures_util::future::join_all(checks).await {
-        match (check, &mut failed) {
-            (Ok(images), _) => count += images,
-            (Err(failure), None) => failed = Some(failure),
-            (Err(failure), Some(first)) => {
-                first.evidence.push(format!("also {failure}"));
-                first.evidence.extend(failure.evidence);
-            }
-        }
-    }
-    failed.map_or(Ok(count), Err)
 }
 
 /// What every layer of one run shares.
@@ -240,7 +79,7 @@ impl<'a> Runner<'a> {
         lock: &'a ClusterLock,
         args: &'a Args,
     ) -> Result<Self, Failure> {
-        let reader = Reader::new(context, toolbox, lab::origin(&context.repo, lab), args)?;
+        let reader = Reader::new(context, toolbox, lab::origin(&context.repo, lab), args.selector())?;
         let (tests, pull_secret) = (Semaphore::new(TESTS_AT_ONCE), Mutex::default());
         Ok(Self { context, toolbox, lab, lock, args, plan: None, reader, tests, pull_secret })
     }
@@ -375,7 +214,7 @@ impl<'a> Runner<'a> {
             step.done();
             if let Some(need) = &self.context.repo.tree.layer_needs()?.pull_secret {
                 let _one = self.pull_secret.lock().await;
-                pull_secret::ensure(&self.context.run, &self.context.repo, client, need).await?;
+                compare::pull_secret::ensure(&self.context.run, &self.context.repo, client, need).await?;
             }
             releases::watch_over(self.context, client, &wanted).await?;
             releases::consent_to_uninstalls(&self.context.run, client, &wanted).await?;
@@ -383,7 +222,7 @@ impl<'a> Runner<'a> {
             // Of what is known to be as Helm left it nobody holds a field.
             let known = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.is_untouched(release));
             let touched: Vec<Release> = syncing.iter().filter(|release| !known(release)).cloned().collect();
-            handback::give_back(&self.context.run, client, &touched).await?;
+            compare::handback::give_back(&self.context.run, client, &touched).await?;
             if !self.args.force_conflicts {
                 conflicts::refuse(client, reader, layer, &touched).await?;
             }
@@ -394,7 +233,7 @@ impl<'a> Runner<'a> {
                 self.sync_until_settled(client, layer, &syncing, part).await?;
                 // Before the tests, in whose minutes anybody may change anything.
                 if let Some(look) = &look {
-                    baselines = look::baselines(look, &syncing, sight.as_ref()).await;
+                    baselines = compare::look::baselines(look, &syncing, sight.as_ref()).await;
                 }
                 releases::by_hand::tell(&self.context.run, client, &wanted).await;
             }
@@ -453,14 +292,14 @@ impl<'a> Runner<'a> {
                 let kept = before.is_some_and(|found| found.is_recorded_as_it_is());
                 let passed = match now {
                     Some((_, result)) => result.is_ok(),
-                    None => !was_synced && before.is_some_and(look::Found::was_tested),
+                    None => !was_synced && before.is_some_and(compare::look::Found::was_tested),
                 };
                 if !was_synced && now.is_none() && kept {
                     return None;
                 }
                 let baseline = match baseline {
                     Some((_, baseline)) => baseline.clone(),
-                    None => Ok(before.and_then(look::Found::baseline)?),
+                    None => Ok(before.and_then(compare::look::Found::baseline)?),
                 };
                 Some(Outcome { release, tested: passed, baseline })
             })
@@ -472,13 +311,12 @@ impl<'a> Runner<'a> {
         let all = match self.args.selector() {
             None => Ok(wanted.to_vec()),
             Some(_) => {
-                let whole = Args { selector: None, ..self.args.clone() };
-                let reader = self.reader.with(&whole);
+                let reader = self.reader.of_whole_layers();
                 reader.releases(layer, look.namespace()).await
             }
         };
         match all {
-            Ok(all) => look::write(look, layer, &all, outcomes).await,
+            Ok(all) => compare::look::write(look, layer, &all, outcomes).await,
             Err(failure) => self.context.run.reporter.note(&layer.name(), format!("not recorded: {failure}")),
         }
     }
@@ -700,7 +538,7 @@ pub(crate) async fn examined(
     if !args.force && sight.is_worth_rendering() {
         match reader.rendered(layer, true, false).await {
             Ok(fresh) => {
-                let fresh = record::digests(&fresh);
+                let fresh = compare::record::digests(&fresh);
                 sight.releases.iter_mut().for_each(|found| found.rendered(&fresh));
             }
             Err(failure) => instant::cannot(&reader.context.run, &failure),

@@ -8,6 +8,7 @@ pub mod checklist;
 pub mod cli;
 pub mod cluster;
 pub mod commands;
+pub mod compare;
 pub mod diagnosis;
 pub mod files;
 #[cfg(any(test, fuzzing))]

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use crate::cluster::lock::{ClusterLock, Holder};
 use crate::cluster::{self, Standing};
 use crate::lab;
-use crate::layer;
+use crate::compare::drift::{self, Drifts};
 use crate::mirror::{self, Origin};
 use crate::releases::Revision;
 use crate::repo;
@@ -228,7 +228,7 @@ pub struct Change {
 async fn drifted(context: &Context, client: &Client, layers: &[layers::Layer]) -> Result<Drifted, Failure> {
     answering(&context.site, client).await?;
     let mut seen = Drifted::default();
-    for layer::Drifts { layer, found } in layer::drifts(context, client, layers).await? {
+    for Drifts { layer, found } in drift::of_layers(context, client, layers).await? {
         seen.compared += 1;
         seen.found.extend(found.into_iter().map(|(text, taken)| Change { layer: layer.clone(), text, taken }));
     }

@@ -3,7 +3,7 @@
 use run_record::Failure;
 
 use super::Done;
-use crate::layer::drift::{self, Report};
+use crate::compare::drift::{self, Report};
 use crate::repo::layers;
 use crate::run::context::Context;
 use crate::world::{helm_storage, kubernetes};

@@ -4,7 +4,8 @@ use image_mirror::{Endpoint, ManifestCache};
 
 use crate::run::context::Context;
 use crate::world::registry;
-use crate::{cluster, lab, layer, mirror};
+use crate::compare::reader;
+use crate::{cluster, lab, mirror};
 use run_record::Failure;
 
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -43,7 +44,7 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         let lock = mirror::pick(&context.repo, origin.read_lock()?, &ids)?;
         mirror::check(context, &origin, &lock, to).await?;
         if ids.is_empty() && to.is_none() {
-            let count = layer::check_all_images(context, lab.as_ref()).await?;
+            let count = reader::check_all_images(context, lab.as_ref()).await?;
             let text = format!("{count} places name an image in the layers: all mirrored and pinned");
             context.run.reporter.note("mirror", text);
         }

@@ -25,7 +25,7 @@ pub(super) async fn selected<'a>(
     let mut found = Vec::new();
     for layer in layers.iter().rev() {
         let releases = reader.releases(layer, client.default_namespace()).await?;
-        match (reader.args.selector(), releases.is_empty()) {
+        match (reader.selector, releases.is_empty()) {
             (Some(selector), true) => {
                 let text = format!("left out: the selector {selector:?} matches none of its releases");
                 reader.context.run.reporter.note(&layer.name(), text);
@@ -33,7 +33,7 @@ pub(super) async fn selected<'a>(
             _ => found.push((layer, releases)),
         }
     }
-    match reader.args.selector() {
+    match reader.selector {
         Some(selector) if found.is_empty() => Err(nothing_selected(selector, layers)),
         _ => Ok(found),
     }

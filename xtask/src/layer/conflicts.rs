@@ -5,12 +5,12 @@
 use kube::Client;
 use serde_json::Value;
 
-use super::difference::title;
-use super::drift::{place, resources};
-use super::live;
-use super::ownership;
+use crate::compare::difference::title;
+use crate::compare::drift::{place, resources};
+use crate::compare::live;
+use crate::compare::ownership;
 use super::preview::dry_run;
-use super::reader::Reader;
+use crate::compare::reader::Reader;
 use crate::diagnosis;
 use crate::diagnosis::helm_errors::{self, Conflict};
 use crate::releases::by_hand;

@@ -4,9 +4,9 @@
 
 use std::time::Instant;
 
-use super::look::{Look, Sight};
-use super::reader::{Reader, bytes};
-use super::state::{Action, Kept, ReleaseState};
+use crate::compare::look::{Look, Sight};
+use crate::compare::reader::{Reader, bytes};
+use crate::compare::state::{Action, Kept, ReleaseState};
 use super::{Args, actions, examined};
 use crate::cluster;
 use crate::cluster::lease;
@@ -67,7 +67,7 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
             continue;
         }
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
-        let reader = Reader::new(context, &toolbox, origin.clone(), args)?;
+        let reader = Reader::new(context, &toolbox, origin.clone(), args.selector())?;
         let wanted = reader.releases(layer, look.namespace()).await?;
         let Some(examined) = examined(&reader, &look, layer, &wanted, args).await.filter(still) else {
             return Ok(false);
@@ -93,7 +93,7 @@ async fn refresh(look: &Look<'_>, layer: &Layer, wanted: &[Release], sight: &Sig
         })
         .collect();
     if !outcomes.is_empty() {
-        super::look::write(look, layer, wanted, outcomes).await;
+        crate::compare::look::write(look, layer, wanted, outcomes).await;
     }
 }
 

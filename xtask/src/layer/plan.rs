@@ -10,12 +10,12 @@ use kube::Client;
 use serde::{Deserialize, Serialize};
 
 use super::Args;
-use super::inputs::{self, Parts};
-use super::live::{self, Made, Standing};
-use super::look::Look;
+use crate::compare::inputs::{self, Parts};
+use crate::compare::live::{self, Made, Standing};
+use crate::compare::look::Look;
 use super::preview::{LayerPreview, Stood, owns};
-use super::reader::{self, Reader};
-use super::record::{self, Named};
+use crate::compare::reader::{self, Reader};
+use crate::compare::record::{self, Named};
 use crate::files;
 use crate::files::bounds;
 use crate::repo::Repo;
@@ -236,7 +236,7 @@ impl Plan {
 pub(crate) async fn check(context: &Context, plan: &Plan, layers: &[Layer], args: &Args) -> Result<(), Failure> {
     let client = crate::world::kubernetes::client(context).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
-    let reader = Reader::new(context, &toolbox, super::instant::origin(&context.run, &context.repo)?, args)?;
+    let reader = Reader::new(context, &toolbox, super::instant::origin(&context.run, &context.repo)?, args.selector())?;
     plan.holds(context, &client, &reader, layers, None).await?;
     for planned in &plan.layers {
         for release in &planned.releases {

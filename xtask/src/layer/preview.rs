@@ -12,15 +12,15 @@ use kube::core::Status;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::difference::{self, Objects, is_secret, title};
-use super::drift::{self, Finding, FindingKind, place};
-use super::inputs::Inputs;
+use crate::compare::difference::{self, Objects, is_secret, title};
+use crate::compare::drift::{self, Finding, FindingKind, place};
+use crate::compare::inputs::Inputs;
 use super::instant;
-use super::live;
-use super::look::{Found, Look, Sight};
-use super::reader::{Reader, Rendered, bytes};
-use super::record::{self, Record};
-use super::state::{Action, ReleaseState};
+use crate::compare::live;
+use crate::compare::look::{Found, Look, Sight};
+use crate::compare::reader::{Reader, Rendered, bytes};
+use crate::compare::record::{self, Record};
+use crate::compare::state::{Action, ReleaseState};
 use super::{Args, actions, nothing_selected};
 use crate::lab;
 use crate::mirror::Origin;
@@ -194,7 +194,7 @@ impl Before<'_> {
             return Ok(preview);
         }
         let toolbox = tools::ensure(&self.context.repo.tree, &["helm", "helmfile"], &self.context.run.reporter).await?;
-        let reader = Reader::new(self.context, &toolbox, self.origin.clone(), self.args)?;
+        let reader = Reader::new(self.context, &toolbox, self.origin.clone(), self.args.selector())?;
         let namespace = self.look.map_or("default", Look::namespace);
         let (wanted, rendered) =
             tokio::join!(reader.releases(layer, namespace), reader.rendered(layer, self.look.is_some(), true));

@@ -15,9 +15,10 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions
 use serde_json::Value;
 
 use super::back::{self, Built};
-use super::handback::MANAGER;
-use super::live;
-use super::{Args, Reader, drift, instant};
+use crate::compare::handback::MANAGER;
+use crate::compare::live;
+use super::{Args, Reader, instant};
+use crate::compare::drift;
 use crate::cluster;
 use crate::cluster::lease::ClusterLease;
 use crate::cluster::lock::ClusterLock;
@@ -47,14 +48,14 @@ pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(),
     let client = kubernetes::client(context).await?;
     if context.run.dry_run {
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
-        let reader = Reader::new(context, &toolbox, instant::origin(&context.run, &context.repo)?, args)?;
+        let reader = Reader::new(context, &toolbox, instant::origin(&context.run, &context.repo)?, args.selector())?;
         let others = Others::look(&context.run, &context.repo, &client).await;
         return planned(&reader, &client, &others, layers).await.map(|plans| tell(&context.run, &plans));
     }
     let lock = cluster::lock(&context.run).await?;
     let lab = cluster::require_ready(context).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
-    let reader = Reader::new(context, &toolbox, lab::origin(&context.repo, lab.as_ref()), args)?;
+    let reader = Reader::new(context, &toolbox, lab::origin(&context.repo, lab.as_ref()), args.selector())?;
     kubernetes::require(&client).await?;
     let lease = ClusterLease::acquire(context, &client).await?;
     // On the heap: what a run holds is as large as a stack, and is moved.
@@ -601,7 +602,7 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// Has a StatefulSet keep its claims when it goes, and waits until Kubernetes would: with an
 /// owner that is gone a claim would be collected. Where the removal is stopped now, the layer's
-/// next run gives the field back ([`super::handback`]).
+/// next run gives the field back ([`crate::compare::handback`]).
 async fn let_go_of_claims(run: &Run, client: &Client, set: &Holder) -> Result<(), Failure> {
     let sets = Api::<StatefulSet>::namespaced(client.clone(), &set.namespace);
     let what = format!("StatefulSet {} in {}", set.name, set.namespace);

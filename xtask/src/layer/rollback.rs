@@ -8,8 +8,9 @@ use camino::Utf8PathBuf;
 use kube::Client;
 
 use super::back::{self, Built};
-use super::inputs::digest;
-use super::{Args, Reader, Runner, all_or_first, handback, instant, live, timeline};
+use crate::compare::inputs::digest;
+use super::{Args, Reader, Runner, all_or_first, instant, timeline};
+use crate::compare::{handback, live};
 use crate::cluster;
 use crate::cluster::lease::ClusterLease;
 use crate::diagnosis::Diagnosis;
@@ -31,7 +32,7 @@ use target::{History, Intent, Maker, Move, Past, Refusal};
 pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Option<&str>) -> Result<(), Failure> {
     if context.run.dry_run {
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
-        let reader = Reader::new(context, &toolbox, instant::origin(&context.run, &context.repo)?, args)?;
+        let reader = Reader::new(context, &toolbox, instant::origin(&context.run, &context.repo)?, args.selector())?;
         let client = kubernetes::client(context).await?;
         let others = Others::look(&context.run, &context.repo, &client).await;
         return planned(&reader, &client, &others, layers, to).await.map(drop);

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::difference::{Hidden, Objects, is_secret, title};
 use super::live::{self, AT_ONCE, Seen, autoscaler_name, in_words};
 use super::ownership::{self, Path};
+use super::look::Look;
 use super::record::Record;
 use crate::releases::{by_hand, manifest};
 use crate::repo::layers::Layer;
@@ -491,6 +492,32 @@ async fn listable(client: &Client) -> Result<(Vec<ApiResource>, Vec<String>), Fa
         }
     }
     Ok((found, unseen))
+}
+
+/// What others have made of a release since the last run of its layer.
+pub(crate) struct Drifts {
+    pub layer: String,
+    /// The first change of each object, in words; and whether somebody else owns what Helm set,
+    /// so that a run takes it back only by `--force-conflicts`.
+    pub found: Vec<(String, bool)>,
+}
+
+/// What others have made of each release of these layers of which there is a record.
+///
+/// # Errors
+/// Those of looking.
+pub(crate) async fn of_layers(context: &Context, client: &Client, layers: &[Layer]) -> Result<Vec<Drifts>, Failure> {
+    // Which images they were rendered with says nothing of what others have changed since.
+    let sights = Look::open(context, client, Vec::new()).await?.recorded(layers).await?;
+    let mut all = Vec::new();
+    for (layer, sight) in layers.iter().zip(sights) {
+        for release in sight.iter().flat_map(|sight| &sight.releases).filter(|release| release.record().is_some()) {
+            let drifts = release.facts.drifts.iter();
+            let found = drifts.map(|drift| (drift.to_string(), drift.field.is_some() && drift.manager.is_some()));
+            all.push(Drifts { layer: layer.name(), found: found.collect() });
+        }
+    }
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::world::release::Release;
 use run_record::{Code, Failure};
 
 /// Under which name this tool changes objects that Helm made.
-pub(super) const MANAGER: &str = "xtask";
+pub(crate) const MANAGER: &str = "xtask";
 
 /// How often a write is tried again that somebody else's has come before: a controller writes
 /// the status as its pods come and go.
@@ -24,7 +24,7 @@ const TRIES: usize = 5;
 
 /// # Errors
 /// Those of looking and of writing.
-pub(super) async fn give_back(run: &Run, client: &Client, releases: &[Release]) -> Result<(), Failure> {
+pub(crate) async fn give_back(run: &Run, client: &Client, releases: &[Release]) -> Result<(), Failure> {
     let installed: Vec<Release> = releases.iter().filter(|release| release.installed).cloned().collect();
     for (revision, stored) in helm_storage::newest_whole(client, &installed).await? {
         // What cannot be read is told by what reads it for its content.
@@ -70,7 +70,7 @@ fn is_ours(entry: &ManagedFieldsEntry) -> bool {
 }
 
 /// Whether a field of this object is this tool's.
-pub(super) fn is_held(metadata: &ObjectMeta) -> bool {
+pub(crate) fn is_held(metadata: &ObjectMeta) -> bool {
     metadata.managed_fields.iter().flatten().any(is_ours)
 }
 

@@ -10,8 +10,9 @@ use kube::Client;
 use serde_json::Value;
 
 use super::difference::Objects;
-use super::{Args, images};
+use super::images;
 use crate::files;
+use crate::lab::{self, Lab};
 use crate::mirror::Origin;
 use crate::releases::{history, manifest};
 use crate::repo::layers::Layer;
@@ -19,7 +20,8 @@ use crate::run::context::Context;
 use crate::world::helmfile::{self, NO_RELEASES};
 use crate::world::process::capture;
 use crate::world::release::Release;
-use crate::world::tools::Toolbox;
+use crate::world::kubernetes;
+use crate::world::tools::{self, Toolbox};
 use run_record::{Code, Failure};
 
 /// Asks Helmfile about layers.
@@ -30,27 +32,35 @@ pub struct Reader<'a> {
     /// Where the images are from, and the file that hands their lock over.
     pub origin: Origin,
     values: Utf8PathBuf,
-    pub args: &'a Args,
+    /// Helmfile's label selector, where a part of a layer is asked for.
+    pub selector: Option<&'a str>,
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(context: &'a Context, toolbox: &'a Toolbox, origin: Origin, args: &'a Args) -> Result<Self, Failure> {
+    /// # Errors
+    /// A lock of the images that cannot be read, or handed over.
+    pub fn new(
+        context: &'a Context,
+        toolbox: &'a Toolbox,
+        origin: Origin,
+        selector: Option<&'a str>,
+    ) -> Result<Self, Failure> {
         let content: serde_json::Value = crate::repo::read_yaml(&origin.lock)?;
         let values = context.run.dir.join("images-lock.json");
         let text = serde_json::json!({"imagesLock": content}).to_string();
         // Layers beside each other share it.
         files::write_atomically(&values, text.as_bytes())
             .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {values}: {error}")))?;
-        Ok(Self { context, toolbox, origin, values, args })
+        Ok(Self { context, toolbox, origin, values, selector })
     }
 
-    /// The same, asking with other arguments.
-    pub fn with<'b>(&'b self, args: &'b Args) -> Reader<'b> {
-        Reader { args, ..self.clone() }
+    /// The same, asking about whole layers.
+    pub fn of_whole_layers(&self) -> Self {
+        Self { selector: None, ..self.clone() }
     }
 
     pub fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
-        let selectors: Vec<String> = self.args.selector().map(str::to_owned).into_iter().collect();
+        let selectors: Vec<String> = self.selector.map(str::to_owned).into_iter().collect();
         self.helmfile_on(layer, &selectors, arguments)
     }
 
@@ -124,7 +134,7 @@ impl<'a> Reader<'a> {
             return Ok(None);
         }
         if let (Some(selector), Some(line)) =
-            (self.args.selector(), captured.stderr.lines().find(|line| line.contains(MALFORMED_SELECTOR)))
+            (self.selector, captured.stderr.lines().find(|line| line.contains(MALFORMED_SELECTOR)))
         {
             return Err(Failure::usage(format!(
                 "the selector {selector:?} (-l, HELM_LAYER_SELECTOR) is none of Helmfile's"
@@ -170,6 +180,35 @@ impl<'a> Reader<'a> {
         images::check(&layer.name(), &named, &self.context.repo.env.registry.pull, &lock, &platforms, &exempt)?;
         Ok(named.len())
     }
+}
+
+/// Every image that any layer renders is in the mirror as the lock says; where the
+/// cluster answers, for its nodes too. How many there are.
+pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<usize, Failure> {
+    let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
+    let reader = Reader::new(context, &toolbox, lab::origin(&context.repo, lab), None)?;
+    let client = match kubernetes::client(context).await {
+        Ok(client) if kubernetes::ready(&client).await.is_ok() => Some(client),
+        _ => None,
+    };
+    let layers = context.repo.tree.layers()?;
+    let checks = layers.iter().map(|layer| async {
+        let manifests = reader.render(layer).await?;
+        reader.check_images(layer, &manifests, client.as_ref()).await
+    });
+    let mut failed: Option<Failure> = None;
+    let mut count = 0;
+    for check in futures_util::future::join_all(checks).await {
+        match (check, &mut failed) {
+            (Ok(images), _) => count += images,
+            (Err(failure), None) => failed = Some(failure),
+            (Err(failure), Some(first)) => {
+                first.evidence.push(format!("also {failure}"));
+                first.evidence.extend(failure.evidence);
+            }
+        }
+    }
+    failed.map_or(Ok(count), Err)
 }
 
 /// What `helmfile list` says: only what it would do something about, and nothing counts as
