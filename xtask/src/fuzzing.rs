@@ -12,11 +12,11 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Event, Pod, Secret, Service};
 
 use crate::cluster::{lock, registry_hosting};
+use crate::compare::{self, images, pull_secret};
 use crate::diagnosis::retry;
 use crate::diagnosis::tracker::Owner;
 use crate::diagnosis::{helm_errors, sources, tracker};
 use crate::files::bounds;
-use crate::compare::{self, images, pull_secret};
 use crate::layer::{preflight, timeline};
 use crate::reach::services;
 use crate::releases::{Status, history, manifest, removal};

@@ -16,8 +16,8 @@ use serde::Deserialize;
 
 use crate::cluster::lock::{ClusterLock, Holder};
 use crate::cluster::{self, Standing};
-use crate::lab;
 use crate::compare::drift::{self, Drifts};
+use crate::lab;
 use crate::mirror::{self, Origin};
 use crate::releases::Revision;
 use crate::repo;

@@ -2,9 +2,9 @@
 
 use image_mirror::{Endpoint, ManifestCache};
 
+use crate::compare::reader;
 use crate::run::context::Context;
 use crate::world::registry;
-use crate::compare::reader;
 use crate::{cluster, lab, mirror};
 use run_record::Failure;
 

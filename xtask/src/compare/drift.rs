@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::difference::{Hidden, Objects, is_secret, title};
 use super::live::{self, AT_ONCE, Seen, autoscaler_name, in_words};
-use super::ownership::{self, Path};
 use super::look::Look;
+use super::ownership::{self, Path};
 use super::record::Record;
 use crate::releases::{by_hand, manifest};
 use crate::repo::layers::Layer;

@@ -18,9 +18,9 @@ use crate::releases::{history, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::world::helmfile::{self, NO_RELEASES};
+use crate::world::kubernetes;
 use crate::world::process::capture;
 use crate::world::release::Release;
-use crate::world::kubernetes;
 use crate::world::tools::{self, Toolbox};
 use run_record::{Code, Failure};
 

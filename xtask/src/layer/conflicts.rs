@@ -5,11 +5,11 @@
 use kube::Client;
 use serde_json::Value;
 
+use super::preview::dry_run;
 use crate::compare::difference::title;
 use crate::compare::drift::{place, resources};
 use crate::compare::live;
 use crate::compare::ownership;
-use super::preview::dry_run;
 use crate::compare::reader::Reader;
 use crate::diagnosis;
 use crate::diagnosis::helm_errors::{self, Conflict};

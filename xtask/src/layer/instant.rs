@@ -4,12 +4,12 @@
 
 use std::time::Instant;
 
-use crate::compare::look::{Look, Sight};
-use crate::compare::reader::{Reader, bytes};
-use crate::compare::state::{Action, Kept, ReleaseState};
 use super::{Args, actions, examined};
 use crate::cluster;
 use crate::cluster::lease;
+use crate::compare::look::{Look, Sight};
+use crate::compare::reader::{Reader, bytes};
+use crate::compare::state::{Action, Kept, ReleaseState};
 use crate::lab;
 use crate::mirror::Origin;
 use crate::repo::Repo;

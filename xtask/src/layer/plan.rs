@@ -10,10 +10,10 @@ use kube::Client;
 use serde::{Deserialize, Serialize};
 
 use super::Args;
+use super::preview::{LayerPreview, Stood, owns};
 use crate::compare::inputs::{self, Parts};
 use crate::compare::live::{self, Made, Standing};
 use crate::compare::look::Look;
-use super::preview::{LayerPreview, Stood, owns};
 use crate::compare::reader::{self, Reader};
 use crate::compare::record::{self, Named};
 use crate::files;

@@ -12,16 +12,16 @@ use kube::core::Status;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::instant;
+use super::{Args, actions, nothing_selected};
 use crate::compare::difference::{self, Objects, is_secret, title};
 use crate::compare::drift::{self, Finding, FindingKind, place};
 use crate::compare::inputs::Inputs;
-use super::instant;
 use crate::compare::live;
 use crate::compare::look::{Found, Look, Sight};
 use crate::compare::reader::{Reader, Rendered, bytes};
 use crate::compare::record::{self, Record};
 use crate::compare::state::{Action, ReleaseState};
-use super::{Args, actions, nothing_selected};
 use crate::lab;
 use crate::mirror::Origin;
 use crate::releases::{self, Revision, kept, manifest};

@@ -15,13 +15,13 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions
 use serde_json::Value;
 
 use super::back::{self, Built};
-use crate::compare::handback::MANAGER;
-use crate::compare::live;
 use super::{Args, Reader, instant};
-use crate::compare::drift;
 use crate::cluster;
 use crate::cluster::lease::ClusterLease;
 use crate::cluster::lock::ClusterLock;
+use crate::compare::drift;
+use crate::compare::handback::MANAGER;
+use crate::compare::live;
 use crate::lab;
 use crate::releases::Others;
 use crate::releases::removal::{self, Consented, Fate};

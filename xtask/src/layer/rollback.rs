@@ -8,11 +8,11 @@ use camino::Utf8PathBuf;
 use kube::Client;
 
 use super::back::{self, Built};
-use crate::compare::inputs::digest;
 use super::{Args, Reader, Runner, all_or_first, instant, timeline};
-use crate::compare::{handback, live};
 use crate::cluster;
 use crate::cluster::lease::ClusterLease;
+use crate::compare::inputs::digest;
+use crate::compare::{handback, live};
 use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::Spent;
 use crate::files::{self, bounds};
