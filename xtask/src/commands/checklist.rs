@@ -2,6 +2,7 @@
 //! is asked; `--fix` carries out the remedies that destroy nothing.
 
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use run_record::{Exit, Failure};
@@ -12,7 +13,7 @@ use crate::files;
 use crate::repo::Repo;
 use crate::run::Run;
 use crate::run::context::Context;
-use crate::run::interrupt::Interrupt;
+use crate::run::wait;
 use crate::{cluster, lab, layer, mirror};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -37,9 +38,9 @@ pub struct Args {
     pub write: bool,
 }
 
-/// How often `--watch` looks: containers, files and a registry have no common
+/// How often `--watch` and `--wait` look: containers, files and a registry have no common
 /// watch, and a look takes a fraction of this.
-const WATCH: Duration = Duration::from_secs(2);
+const EVERY: Duration = Duration::from_secs(2);
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     if args.write {
@@ -49,16 +50,22 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         return watch(context).await;
     }
     let forms = args.to.iter().map(|path| Ok((path, form_of(path)?))).collect::<Result<Vec<_>, Failure>>()?;
-    let mut items = if args.fix { fix(context).await? } else { checklist::look(context).await? };
-    let started = std::time::Instant::now();
-    while let Some(failure) =
-        checklist::first_failure(&items).filter(|_| args.wait.is_some_and(|wait| started.elapsed() < wait))
-    {
-        context.run.reporter.progress(&failure.message);
-        // See WATCH.
-        Interrupt::global().or(tokio::time::sleep(WATCH)).await?;
-        items = checklist::look(context).await?;
-    }
+    let mut fixed = if args.fix { Some(fix(context).await?) } else { None };
+    let look = async || {
+        let items = match fixed.take() {
+            Some(items) => items,
+            None => checklist::look(context).await?,
+        };
+        Ok(match checklist::first_failure(&items) {
+            None => ControlFlow::Break(items),
+            Some(failure) => {
+                context.run.reporter.progress(&failure.message);
+                ControlFlow::Continue(items)
+            }
+        })
+    };
+    let (ControlFlow::Break(items) | ControlFlow::Continue(items)) =
+        wait::until(EVERY, args.wait.unwrap_or_default(), look).await?;
     let form = args.format.unwrap_or(if context.run.json { Form::Json } else { Form::Text });
     context.run.reporter.data(&checklist::rendered(&context.repo, &context.site, &items, form));
     for (path, form) in forms {
@@ -130,13 +137,14 @@ async fn watch(context: &Context) -> Result<(), Failure> {
     if !std::io::stdout().is_terminal() {
         return Err(Failure::usage("--watch: standard output is not a terminal").remedy("cargo xtask checklist"));
     }
-    loop {
+    let show = async || {
         let items = checklist::look(context).await?;
         let screen = checklist::rendered(&context.repo, &context.site, &items, Form::Text);
         // Home, the new screen, and nothing of the old one below it.
         context.run.reporter.data(&format!("\x1b[H\x1b[J{screen}"));
-        Interrupt::global().or(tokio::time::sleep(WATCH)).await?;
-    }
+        Ok(ControlFlow::<(), ()>::Continue(()))
+    };
+    wait::until(EVERY, Duration::MAX, show).await.map(drop)
 }
 
 fn write(run: &Run, repo: &Repo) -> Result<(), Failure> {

@@ -2,7 +2,8 @@
 //! layer. All checks run, and all that fail are shown, not the first alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Secret, Service};
@@ -24,6 +25,7 @@ use crate::repo::needs::{LayerNeeds, Needs, Waits};
 use crate::run::Run;
 use crate::run::context::{Context, Site};
 use crate::run::interrupt::Interrupt;
+use crate::run::wait;
 use crate::world::helm_storage;
 use crate::world::helmfile;
 use crate::world::kubernetes::{self, NamespacePhase, read_failed};
@@ -33,6 +35,9 @@ use run_record::{Code, Failure};
 
 /// For how long a service is waited for that the layer itself installs.
 const OWN_SERVICE: Duration = Duration::from_secs(3);
+
+/// How often a namespace or a service is looked at: neither tells when it changes.
+const EVERY: Duration = Duration::from_millis(500);
 
 /// What the layer itself brings: never a reason not to bring it.
 #[derive(Default)]
@@ -142,48 +147,52 @@ async fn namespace_active(
     needed: bool,
     needs: &LayerNeeds,
 ) -> Result<(), Failure> {
-    let started = Instant::now();
-    let mut told = Vec::new();
-    loop {
+    let within = Duration::from_secs(needs.preflight.namespace);
+    let mut told: Option<Vec<String>> = None;
+    let look = async || {
         let phase = match kubernetes::namespace_phase(client, name).await {
             // Another layer's, and perhaps another team's.
             Err(failure) if !needed && failure.code == Code::Forbidden => {
                 let text = format!("whether it is being deleted is not looked at: {}", failure.message);
                 run.reporter.note(name, text);
-                return Ok(());
+                return Ok(ControlFlow::Break(()));
             }
             phase => phase?,
         };
         match phase {
             NamespacePhase::Active => {
-                if !told.is_empty() {
+                if told.is_some() {
                     run.reporter.note(name, "the namespace is Active");
                 }
-                return Ok(());
+                Ok(ControlFlow::Break(()))
             }
             // It is gone, and the layer that makes it makes it anew.
-            NamespacePhase::Absent if !needed => return Ok(()),
+            NamespacePhase::Absent if !needed => Ok(ControlFlow::Break(())),
             NamespacePhase::Absent => {
                 let missing = Failure::new(Code::NamespaceMissing, format!("the namespace {name} does not exist"));
-                return Err(missing.remedy(match needs.creator_of(name) {
+                Err(missing.remedy(match needs.creator_of(name) {
                     Some(layer) => format!("cargo xtask layer {layer}"),
                     None => format!("kubectl --context {} create namespace {name}", site.kube_context),
-                }));
+                }))
             }
             NamespacePhase::Terminating(held) => {
-                let told_now: Vec<String> = held.clone();
-                if told.is_empty() || told != told_now {
+                if told.as_ref() != Some(&held) {
                     run.reporter.waiting(name, format!("the namespace is Terminating: {}", held_by(&held)));
-                    told = if told_now.is_empty() { vec![String::new()] } else { told_now };
+                    told = Some(held.clone());
                 }
-                if started.elapsed() >= Duration::from_secs(needs.preflight.namespace) {
-                    return Err(Failure::new(Code::NamespaceTerminating, format!("the namespace {name} is still being deleted after {} s", needs.preflight.namespace))
-                        .evidence(held_by(&held))
-                        .remedy(format!("kubectl --context {} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to", site.kube_context)));
-                }
+                Ok(ControlFlow::Continue(held))
             }
         }
-        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(500))).await?;
+    };
+    match wait::until(EVERY, within, look).await? {
+        ControlFlow::Break(()) => Ok(()),
+        ControlFlow::Continue(held) => {
+            let message = format!("the namespace {name} is still being deleted after {} s", within.as_secs());
+            Err(Failure::new(Code::NamespaceTerminating, message).evidence(held_by(&held)).remedy(format!(
+                "kubectl --context {} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to",
+                site.kube_context
+            )))
+        }
     }
 }
 
@@ -311,44 +320,49 @@ async fn service_answers(
     }
     let bound = Duration::from_secs(waits.service);
     let bound = if own { bound.min(OWN_SERVICE) } else { bound };
-    let started = Instant::now();
     let mut told: Option<Hindrance> = None;
-    loop {
+    let look = async || {
         let reason = match dial(client, need).await {
-            Dialled::Answered => return Ok(()),
+            Dialled::Answered => return Ok(ControlFlow::Break(Ok(()))),
             Dialled::Outside(why) => {
                 run.reporter.note(&need.name, format!("not dialled: {why}"));
-                return Ok(());
+                return Ok(ControlFlow::Break(Ok(())));
             }
             Dialled::Refused(failure) if own => failure.to_string(),
             Dialled::Refused(failure) => return Err(failure),
             Dialled::Silent(reason) => reason,
         };
-        if own && (started.elapsed() >= bound || reason.contains("not found")) {
-            let text = format!("port {} does not answer ({reason}): this layer installs it, and goes on", need.port);
-            run.reporter.note(&need.name, text);
-            return Ok(());
+        // It is installed first: there is nothing to wait for.
+        if own && reason.contains("not found") {
+            return Ok(ControlFlow::Break(Err(reason)));
         }
         let behind = backends::of(client, &site.kube_context, &need.namespace, &need.name).await;
-        if started.elapsed() >= bound {
-            let failure = Failure::new(
-                Code::DependencyUnreachable,
-                format!("the service {}.{}:{} does not answer", need.name, need.namespace, need.port),
-            );
-            let failure = behind.evidence.into_iter().fold(failure.evidence(reason), Failure::evidence);
-            return Err(failure.remedy(behind.remedy.unwrap_or_else(|| {
-                format!("kubectl --context {} -n {} get pods,endpointslices", site.kube_context, need.namespace)
-            })));
-        }
         // A pod on its way changes its words often: who is told waits for what is new.
-        if told.as_ref().is_none_or(|told| *told != behind) {
-            let why = if behind.evidence.is_empty() { reason } else { behind.evidence.join("; ") };
+        if told.as_ref() != Some(&behind) {
+            let why = if behind.evidence.is_empty() { reason.clone() } else { behind.evidence.join("; ") };
             let remedy = behind.remedy.as_ref().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
             run.reporter.waiting(&need.name, format!("port {} does not answer yet: {why}{remedy}", need.port));
             told = Some(behind);
         }
-        Interrupt::global().or(tokio::time::sleep(Duration::from_millis(500))).await?;
+        Ok(ControlFlow::Continue(reason))
+    };
+    let reason = match wait::until(EVERY, bound, look).await? {
+        ControlFlow::Break(Ok(())) => return Ok(()),
+        ControlFlow::Break(Err(reason)) | ControlFlow::Continue(reason) => reason,
+    };
+    if own {
+        let text = format!("port {} does not answer ({reason}): this layer installs it, and goes on", need.port);
+        run.reporter.note(&need.name, text);
+        return Ok(());
     }
+    let behind = told.unwrap_or_default();
+    let message = format!("the service {}.{}:{} does not answer", need.name, need.namespace, need.port);
+    let failure = Failure::new(Code::DependencyUnreachable, message).evidence(reason);
+    let failure = behind.evidence.into_iter().fold(failure, Failure::evidence);
+    Err(failure.remedy(behind.remedy.unwrap_or_else(|| {
+        let (context, namespace) = (&site.kube_context, &need.namespace);
+        format!("kubectl --context {context} -n {namespace} get pods,endpointslices")
+    })))
 }
 
 /// What came of dialling a service.
