@@ -1,7 +1,7 @@
-//! The files that other programs read, checked by those programs' own readers:
-//! the workflow by actionlint and zizmor, the Tiltfile by Tilt's Starlark, shell files by
-//! shellcheck, what production renders by checkov, the devcontainer by its CLI, the tree's YAML
-//! by the schemas that editors get, and the tree before what Renovate looks for in it.
+//! The files that other programs read, checked with those programs' own parsers: the workflow with
+//! actionlint and zizmor, the Tiltfile with Tilt's Starlark, shell files with shellcheck, what
+//! production renders with checkov, the devcontainer with its CLI, the tree's YAML with the schemas
+//! for editors, and the tree against what Renovate looks for in it.
 
 mod support;
 
@@ -24,7 +24,7 @@ fn judge(name: &str) -> Command {
     let folder = installed("python/judges", &list, |folder| {
         let environment = || Command::new("python3").args(["-m", "venv"]).arg(folder).output();
         if !environment().is_ok_and(|output| output.status.success()) {
-            // Debian has the module apart.
+            // Debian packages the module separately.
             support::apt_install(&["python3-venv"]);
             let made = environment().expect("python3 with venv (Debian: apt-get install python3-venv)");
             assert!(made.status.success(), "{}", text(&made));
@@ -39,7 +39,7 @@ fn judge(name: &str) -> Command {
     command
 }
 
-/// A program of tests/lint, built into the same cache as the pinned tools.
+/// A program of tests/lint, built into the cache of the pinned tools.
 fn program(name: &str, package: &str) -> Command {
     let module = camino::Utf8PathBuf::from_path_buf(root().join("tests/lint").join(name)).unwrap();
     let program = Program { name: name.to_owned(), module, package: package.to_owned(), stamp: None };
@@ -56,7 +56,7 @@ fn the_workflow_holds_before_actionlint() {
     let actionlint = || program("actionlint", "github.com/rhysd/actionlint/cmd/actionlint");
     let output = actionlint().arg("-no-color").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    // It does look: a workflow that names no such step is refused.
+    // It really checks: a workflow that names no such step is rejected.
     let folder = tempfile::tempdir().unwrap();
     let broken = folder.path().join("broken.yaml");
     let text = std::fs::read_to_string(root().join(".github/workflows/data-plane.yaml")).unwrap();
@@ -69,7 +69,7 @@ fn the_workflow_holds_before_zizmor() {
     let zizmor = |path: &Path| judge("zizmor").args(["--offline", "--no-progress"]).arg(path).output().unwrap();
     let output = zizmor(&root().join(".github"));
     assert!(output.status.success(), "{}", text(&output));
-    // It does look: an action by its tag, and a token that stays behind, are refused.
+    // It really checks: an action by tag, and a token that is left behind, are rejected.
     let text = std::fs::read_to_string(root().join(".github/workflows/data-plane.yaml")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for (good, bad) in
@@ -96,11 +96,11 @@ fn every_action_is_named_by_its_commit_with_its_version_beside() {
     }
 }
 
-/// What shellcheck says to a script; with `masked`, also of failures that a command around
-/// them hides.
+/// What shellcheck says about a script; with `masked`, including failures that are hidden by a
+/// surrounding command.
 fn shellcheck(script: &str, shell: Option<&str>, masked: bool) -> Result<(), String> {
     let mut command = judge("shellcheck");
-    // The kubelet and bash set HOSTNAME; what a script sources is checked as a file of its own.
+    // The kubelet and bash set HOSTNAME; sourced files are checked on their own.
     command.args(["--color=never", "--exclude=SC3028,SC1091"]);
     command.args(shell.map(|shell| format!("--shell={shell}")));
     if masked {
@@ -136,18 +136,18 @@ fn every_shell_file_holds_before_shellcheck() {
     }
     assert!(files.len() > 10, "{files:?}");
     for file in files {
-        // The lab's images stand for others, whose entry points they follow.
+        // The lab's images replace others, and follow their entry points.
         let masked = !file.to_str().unwrap().contains("/tests/lab/");
         let text = std::fs::read_to_string(&file).unwrap();
         shellcheck(&text, None, masked).unwrap_or_else(|said| panic!("{}\n{said}", file.display()));
     }
-    // What bash reads at its start, and nobody runs.
+    // Bash reads it at startup; nobody runs it.
     let completion = root().join("xtask/src/commands/completion/cargo-xtask.bash");
     let text = std::fs::read_to_string(completion).unwrap();
     shellcheck(&text, Some("bash"), false).unwrap_or_else(|said| panic!("{said}"));
 }
 
-/// As the pods get them, put together and filled in.
+/// As the pods get them, assembled and filled in.
 #[test]
 fn every_script_that_a_chart_renders_holds_before_shellcheck() {
     let mut objects = rendered::render("production");
@@ -201,7 +201,7 @@ fn checkov_asks_of_production_only_what_is_declined_with_a_reason() {
     let declined = std::fs::read_to_string(root().join("tests/lint/checkov.yaml")).unwrap();
     let declined: BTreeMap<String, String> = serde_saphyr::from_str(&declined).unwrap();
     assert!(declined.values().all(|reason| reason.len() > 40));
-    // Folders with a dot before their name are passed over.
+    // Folders whose names begin with a dot are skipped.
     let folder = tempfile::Builder::new().prefix("rendered").tempdir().unwrap();
     for (number, object) in rendered::render("production").iter().enumerate() {
         std::fs::write(
@@ -228,8 +228,8 @@ fn checkov_asks_of_production_only_what_is_declined_with_a_reason() {
     assert!(summary["passed"].as_u64().unwrap() > 1000 && summary["parsing_errors"] == 0, "{summary}");
 }
 
-/// What a validator of JSON Schema says to a YAML file; its schema is the one that its first
-/// line names, as editors find it.
+/// What a JSON Schema validator says about a YAML file; its schema is the one that its first line
+/// names, which is how editors find it.
 fn by_its_schema(path: &Path, yaml: &str) -> Result<(), String> {
     const SCRIPT: &str = "import json, jsonschema, sys, yaml
 schema = json.load(open(sys.argv[1]))

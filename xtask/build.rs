@@ -1,5 +1,5 @@
-//! Gives the program a digest of its own sources, so that what one build recorded is
-//! compared with what another would do.
+//! Gives the program a digest of its own sources, so that a record written by one build can be
+//! compared with another build.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ fn main() {
     let mut files = Vec::new();
     collect(Path::new("src"), &mut files);
     files.sort();
-    // FNV-1a: it need not stand up to anybody, only to change.
+    // FNV-1a: it only has to change, not to resist attacks.
     let mut sum: u64 = 0xcbf2_9ce4_8422_2325;
     for path in files {
         let content = std::fs::read(&path).unwrap_or_default();

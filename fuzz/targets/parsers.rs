@@ -1,4 +1,4 @@
-//! One parser of text from outside, the one that `PARSER` names:
+//! Feeds one parser of external text, the one that `PARSER` names:
 //!
 //! `PARSER=kubeconfig cargo +nightly fuzz run parsers fuzz/corpus/kubeconfig`
 

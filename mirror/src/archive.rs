@@ -1,6 +1,6 @@
-//! An image as one stream that a container engine loads (`docker load`): how an engine gets
-//! the images that it needs before there is a registry of ours, by this library's accounts,
-//! proxies and waits instead of its own.
+//! An image as one stream that a container engine loads (`docker load`). This is how an engine gets
+//! the images it needs before our registry exists, with this library's accounts, proxies and waits
+//! instead of its own.
 //!
 //! The stream is an OCI image layout (image spec, "Image Layout") as a tar, with the
 //! `manifest.json` beside it that engines before Docker 25 read (Docker image spec 1.2).
@@ -20,16 +20,16 @@ use crate::options::Options;
 use crate::registry::Registry;
 use crate::sources::Sources;
 
-/// Writes the build of an image for one platform (`linux/amd64`), under the name that the
-/// lock has it by. Blobs go past and are never whole in memory; one that is cut goes on by
-/// range, and what has another digest than its manifest says ends the stream before its end.
+/// Writes the image for one platform (`linux/amd64`), under its name in the lock. Blobs are
+/// streamed and never whole in memory. A download that is cut off resumes by range; content whose
+/// digest does not match its manifest aborts the stream.
 ///
-/// Returns the bytes that came over the wire.
+/// Returns the bytes that were downloaded.
 ///
 /// # Errors
-/// `Kind::Usage` for an image that the lock has not resolved, and where the stream takes no
-/// more; `Kind::Platform` where there is no build for it; else as the registry answers. What
-/// was written by then is no whole archive, and no engine takes it.
+/// `Kind::Usage` for an image that the lock has not resolved, or if the output cannot be written;
+/// `Kind::Platform` if there is no image for the platform; else as the registry answers. The
+/// incomplete archive written so far is not accepted by any engine.
 pub async fn archive(
     image: &LockedImage,
     platform: &str,
@@ -42,7 +42,7 @@ pub async fn archive(
         let (source, _) = image.source()?;
         let registry = sources.get(&source.registry)?;
         let tell = |event| {
-            // The receiver lives as long as this.
+            // The receiver lives as long as this function.
             let _ = events.send(event);
         };
         tell(MirrorEvent::Started { id: image.id.clone() });
@@ -66,7 +66,7 @@ pub async fn archive(
     .await
 }
 
-/// The manifest of one platform, by the digest that the lock has of it.
+/// The manifest for one platform, by its digest in the lock.
 async fn build_for(
     image: &LockedImage,
     platform: &str,
@@ -81,7 +81,7 @@ async fn build_for(
     registry.required_manifest(repository, child.digest.as_str()).await
 }
 
-/// Config and layers; an image may have one layer several times.
+/// Config and layers, each once: an image may list the same layer several times.
 fn once(manifest: &Manifest) -> Vec<&Descriptor> {
     let mut blobs: Vec<&Descriptor> = Vec::new();
     for blob in manifest.blobs() {
@@ -92,7 +92,7 @@ fn once(manifest: &Manifest) -> Vec<&Descriptor> {
     blobs
 }
 
-/// Where a layout has a blob.
+/// The path of a blob in an image layout.
 fn path_of(digest: &str) -> String {
     format!("blobs/{}", digest.replace(':', "/"))
 }
@@ -119,10 +119,10 @@ fn legacy(name: &str, manifest: &Manifest) -> Result<String, Error> {
     Ok(json!([{"Config": path_of(config.digest.as_str()), "RepoTags": [name], "Layers": layers}]).to_string())
 }
 
-/// What a tar is made of, in bytes.
+/// The block size of a tar, in bytes.
 const BLOCK: u64 = 512;
 
-/// A tar on its way.
+/// A tar being written.
 struct Archive<'a, W> {
     out: &'a mut W,
 }

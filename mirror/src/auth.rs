@@ -1,4 +1,4 @@
-//! Being let in: challenges, tokens, and their end
+//! Authentication: challenges, tokens and their expiry
 //! (<https://distribution.github.io/distribution/spec/auth/token/>).
 
 use std::collections::BTreeMap;
@@ -12,16 +12,18 @@ use serde::Deserialize;
 
 use crate::credentials::Credential;
 
-/// Tokens live a minute at least, and so long where nothing is said (same page, "expires_in").
+/// Tokens live at least a minute, and exactly that if the answer does not say (same page,
+/// "expires_in").
 const LEAST_LIFE: f64 = 60.0;
-/// Nobody keeps one longer than a day, in seconds: what ended sooner is refused, and got again.
+/// No token is kept longer than a day, in seconds; one that expires sooner is refused, and
+/// requested again.
 const MOST_LIFE: f64 = 86_400.0;
 
 /// What a registry asked for with a 401.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Challenge {
     Basic,
-    /// `insufficient`: what was sent is good, and does not reach that far (RFC 6750, 3.1).
+    /// `insufficient`: the token sent is valid, but its scope is not enough (RFC 6750, 3.1).
     Bearer {
         realm: String,
         service: Option<String>,
@@ -30,8 +32,8 @@ pub(crate) enum Challenge {
 }
 
 impl Challenge {
-    /// The one that can be answered; a token before a password. As lenient as Docker's own
-    /// reading: `realm=/` without quotes is a realm.
+    /// The challenge that can be answered, preferring Bearer over Basic. As lenient as Docker's own
+    /// parser: `realm=/` without quotes is a realm.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut basic = None;
         for value in headers.get_all(header::WWW_AUTHENTICATE) {
@@ -61,7 +63,7 @@ impl Challenge {
     }
 }
 
-/// Schemes, each with its parameters: `Bearer realm="https://x/token",service=y, Basic realm=z`.
+/// Schemes with their parameters: `Bearer realm="https://x/token",service=y, Basic realm=z`.
 fn challenges(text: &str) -> Vec<(String, Vec<(String, String)>)> {
     let mut found: Vec<(String, Vec<(String, String)>)> = Vec::new();
     let mut rest = text;
@@ -85,7 +87,7 @@ fn challenges(text: &str) -> Vec<(String, Vec<(String, String)>)> {
     }
 }
 
-/// A quoted string without its quotes, or what stands before the next comma or blank; and what follows.
+/// A quoted string without its quotes, or the text up to the next comma or blank; and the rest.
 fn parameter(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find(|c: char| c == ',' || c.is_whitespace()).unwrap_or(text.len());
@@ -117,7 +119,7 @@ pub(crate) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
 pub(crate) struct TokenRequest {
     pub url: String,
     pub authorization: Option<HeaderValue>,
-    /// A form to post; without one it is a GET.
+    /// A form to post; `None` for a GET.
     pub form: Option<String>,
 }
 
@@ -156,7 +158,7 @@ fn encode<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
 pub(crate) struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    /// Seconds; registries write them as a number of any kind, or as text.
+    /// In seconds; registries write a number of any kind, or a string.
     #[serde(default)]
     expires_in: serde_json::Value,
 }
@@ -166,7 +168,7 @@ impl TokenAnswer {
         let text = [&self.token, &self.access_token].into_iter().flatten().find(|token| !token.is_empty())?;
         let mut header = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
         header.set_sensitive(true);
-        // A tenth of it is for the way.
+        // The last tenth allows for the time a request takes.
         Some(Token { header, until: Some(Instant::now() + self.life().mul_f64(0.9)) })
     }
 
@@ -184,7 +186,7 @@ impl TokenAnswer {
 #[derive(Clone)]
 pub(crate) struct Token {
     pub header: HeaderValue,
-    /// None: as long as the password.
+    /// `None`: valid as long as the password.
     pub until: Option<Instant>,
 }
 
@@ -192,7 +194,7 @@ pub(crate) struct Token {
 #[derive(Default)]
 pub(crate) struct Tokens {
     tokens: Mutex<BTreeMap<Vec<String>, Token>>,
-    /// Whoever is refused first asks for the token; the others wait for that one.
+    /// Whoever is refused first requests the token; the others wait for it.
     pub asking: tokio::sync::Mutex<()>,
 }
 

@@ -1,5 +1,5 @@
-//! One blob on its way: read from a registry, going on by range after a cut,
-//! hashed as it passes, and never whole in memory.
+//! One blob in transfer: read from a registry, resumed by range after a cut, hashed as it passes,
+//! and never whole in memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use crate::pace::Outcome;
 use crate::registry::{Call, Need, Registry};
 use crate::transport::Body;
 
-/// Progress is told in steps of so many bytes.
+/// Progress is reported in steps of this many bytes.
 const TOLD_EACH: u64 = 1 << 20;
 
 /// A blob at its source.
@@ -29,21 +29,21 @@ pub(crate) struct Source {
     pub registry: Arc<Registry>,
     pub repository: String,
     pub digest: Digest,
-    /// In bytes, as its descriptor says.
+    /// In bytes, according to its descriptor.
     pub size: u64,
 }
 
-/// What is seen of a transfer from outside.
+/// What can be observed of a transfer.
 pub(crate) struct Watch {
     started: Instant,
-    /// When it last moved, in milliseconds from the start.
+    /// When it last made progress, in milliseconds since the start.
     moved: AtomicU64,
     bytes: AtomicU64,
-    /// Those not told yet.
+    /// Bytes not reported yet.
     untold: AtomicU64,
     id: String,
     events: UnboundedSender<MirrorEvent>,
-    /// Why the source ended it: the target only sees a cut.
+    /// Why the source ended it: the target only sees the connection cut.
     failed: Mutex<Option<Error>>,
 }
 
@@ -70,7 +70,7 @@ impl Watch {
         }
     }
 
-    /// How many bytes were told.
+    /// How many bytes were reported.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed) - self.untold.load(Ordering::Relaxed)
     }
@@ -80,7 +80,7 @@ impl Watch {
         self.moved.store(now, Ordering::Relaxed);
     }
 
-    /// Returns when nothing has moved for that long.
+    /// Returns when there has been no progress for this long.
     pub async fn stalled(&self, limit: Duration) {
         loop {
             let still =
@@ -104,17 +104,17 @@ struct Reading {
     watch: Arc<Watch>,
     body: Incoming,
     hash: Sha256,
-    /// What went on.
+    /// The bytes already passed on.
     offset: u64,
-    /// What comes again, of a registry that does not know ranges.
+    /// Bytes to skip because the registry does not support ranges and sends them again.
     skip: u64,
-    /// Cuts without a byte in between.
+    /// Consecutive cuts without a single byte in between.
     cuts: u32,
     ended: bool,
 }
 
 impl Source {
-    /// What a manifest of this repository describes.
+    /// A blob that a manifest of this repository describes.
     pub fn of(blob: &Descriptor, registry: &Arc<Registry>, repository: &str) -> Self {
         Self {
             registry: registry.clone(),
@@ -174,8 +174,8 @@ impl Source {
         }
     }
 
-    /// Its bytes; the last of them only if all of them have the digest, so that what
-    /// is wrong is never complete anywhere.
+    /// Its bytes. The last ones are passed on only if the digest matches, so that wrong content is
+    /// never complete anywhere.
     pub async fn open(self, watch: Arc<Watch>) -> Result<Body, Error> {
         let body = self.get(0).await?.into_body();
         watch.touch();
@@ -249,7 +249,7 @@ impl Reading {
         Ok(Some(bytes))
     }
 
-    /// After a cut: the rest, by range, from wherever the registry keeps it now.
+    /// After a cut: requests the rest by range, from wherever the registry stores it now.
     async fn go_on(&mut self, reason: &str) -> Result<(), Error> {
         let (registry, url) = (&self.source.registry, self.source.url());
         let reason = format!("cut after {} of {} bytes: {reason}", self.offset, self.source.size);

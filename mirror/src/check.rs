@@ -17,7 +17,7 @@ pub enum Finding {
     Stale { target: String, tag: String, found: String, digest: String },
 }
 
-/// One HEAD per image at the target, all at once; a second one where it is not there.
+/// One HEAD per image at the target, all in parallel; a second one if it is not there.
 pub async fn check(lock: &ImagesLock, options: &Options) -> Result<Vec<Finding>, Error> {
     relay(&Silent, async |events| {
         let target = target(options, &events)?;

@@ -1,7 +1,6 @@
-//! Copying images: look at both sides, plan what is missing, move it.
-//! Children go before their index and blobs before their manifest, so that nothing
-//! half-done is ever visible; and each blob goes over the wire once, whatever
-//! number of images has it.
+//! Copying images: look at both sides, plan what is missing, transfer it. Children are pushed
+//! before their index and blobs before their manifest, so that nothing incomplete is ever visible.
+//! Each blob is transferred once, however many images contain it.
 
 mod plan;
 
@@ -28,25 +27,25 @@ use plan::{Planned, plan};
 pub struct Summary {
     pub copied: usize,
     pub skipped: usize,
-    /// Blobs that went over the wire.
+    /// Blobs that were transferred.
     pub blobs: usize,
-    /// Blobs that their repository had already, from a run that was interrupted for instance.
+    /// Blobs that their repository already had, for example from an interrupted run.
     pub there: usize,
-    /// Blobs that another repository of the target had already.
+    /// Blobs that another repository of the target already had.
     pub mounted: usize,
-    /// Signatures and attestations that came along.
+    /// Signatures and attestations that were copied too.
     pub referrers: usize,
     pub bytes: u64,
     pub source_requests: u64,
-    /// What the source registries still give.
+    /// The remaining quotas of the source registries.
     pub quotas: Vec<Quota>,
 }
 
-/// Copies what the target lacks, by digest; an image's tag comes last.
+/// Copies what the target lacks, by digest; an image's tag is pushed last.
 ///
 /// # Errors
-/// The first image's that could not be copied, with all that could not be; the
-/// others are complete, and so is every blob that arrived: the next run goes on there.
+/// The error of the first image that could not be copied, listing all that could not. The others
+/// are complete, and every blob that arrived is kept: the next run continues there.
 pub async fn copy(lock: &ImagesLock, options: &Options, observe: &dyn Observe) -> Result<Summary, Error> {
     relay(observe, async |events| {
         let sources = Sources::new(options, &events);
@@ -56,12 +55,12 @@ pub async fn copy(lock: &ImagesLock, options: &Options, observe: &dyn Observe) -
     .await
 }
 
-/// All of an image: its manifest or index last, after what it refers to.
+/// A whole image: its manifest or index last, after what it refers to.
 struct ImageTree {
-    /// Its place in the lock.
+    /// Its index in the lock.
     image: usize,
     route: Route,
-    /// Each with whether the target has it already, and with it all its blobs.
+    /// Each with whether the target already has it, including all its blobs.
     manifests: Vec<(Manifest, bool)>,
 }
 
@@ -73,12 +72,12 @@ impl ImageTree {
     }
 }
 
-/// Sizes are what a manifest says they are.
+/// Saturating, because the sizes are whatever a manifest claims.
 fn total(sizes: impl Iterator<Item = u64>) -> u64 {
     sizes.fold(0, u64::saturating_add)
 }
 
-/// One copy on its way.
+/// One copy in progress.
 struct CopyRun<'a> {
     lock: &'a ImagesLock,
     options: &'a Options,
@@ -87,7 +86,7 @@ struct CopyRun<'a> {
     referrers: AtomicUsize,
 }
 
-/// What one of the things going on at once came to.
+/// The result of one of the concurrent tasks.
 enum Done {
     Blob(Planned, Result<(), Error>),
     Image(usize, Result<(), Error>),
@@ -151,14 +150,14 @@ impl CopyRun<'_> {
         })
     }
 
-    /// Which images the target has, and which it lacks: one HEAD each.
+    /// Which images the target has and which it lacks: one HEAD each.
     async fn look(&self) -> Result<(Vec<usize>, Vec<usize>), Error> {
         let looks = (0..self.lock.images.len()).map(|index| async move {
             let digest = self.digest(index)?;
             let there = match self.options.force {
                 true => false,
                 false => match self.target.registry.has_manifest(&self.image(index).target, digest).await {
-                    // So some answer of a repository that a push is going to make.
+                    // Some registries answer this for a repository that the push will create.
                     Err(error) if error.kind == Kind::Denied => false,
                     looked => looked?,
                 },
@@ -199,15 +198,16 @@ impl CopyRun<'_> {
         });
     }
 
-    /// Everything that an image is made of, read by digest. Manifests that an
-    /// interrupted run brought already are read from the target, where they cost no pull.
+    /// Everything an image is made of, read by digest. Manifests that an interrupted run already
+    /// pushed are read from the target, where they do not count as a pull.
     async fn tree(&self, image: usize) -> Result<ImageTree, Error> {
         let route = self.route(image)?;
         let top = route.source.required_manifest(&route.repository, self.digest(image)?.as_str()).await?;
         let mut manifests = Vec::new();
         let mut seen = BTreeSet::new();
         let mut level = vec![top];
-        // Indexes within indexes are allowed, and rare; a bound on them is a bound on what a source can ask of us.
+        // Nested indexes are allowed, but rare. The bound limits how much a source can make us
+        // request.
         for _ in 0..4 {
             let children: Vec<Digest> = level
                 .iter()
@@ -218,7 +218,7 @@ impl CopyRun<'_> {
             manifests.extend(level.into_iter().map(|manifest| (manifest, false)));
             let mut there = Vec::new();
             if !self.options.force {
-                // They are pushed in this order: behind the first that is missing there is none.
+                // They are pushed in this order: after the first missing one, all are missing.
                 for digest in &children {
                     match self.target.registry.manifest(&route.target, digest.as_str()).await {
                         Ok(Some(manifest)) => there.push(manifest),
@@ -242,8 +242,8 @@ impl CopyRun<'_> {
             let message = format!("{}: indexes within indexes, more than three deep", self.image(image).image);
             return Err(Error::new(Kind::Invalid, message));
         }
-        // Whatever refers to something is pushed after it, so indexes from the innermost
-        // outwards; manifests in the order in which they stand.
+        // Whatever refers to something is pushed after it: indexes from the innermost outwards,
+        // manifests in their order.
         let (mut indexes, mut ordered): (Vec<_>, Vec<_>) =
             manifests.into_iter().partition(|(manifest, _)| manifest.is_index());
         indexes.reverse();
@@ -251,8 +251,8 @@ impl CopyRun<'_> {
         Ok(ImageTree { image, route, manifests: ordered })
     }
 
-    /// Which repository of the target has which blob, of the images that are there:
-    /// another one that has it too can mount it.
+    /// Which repository of the target has which blob, for the images already there: another
+    /// repository that needs the blob can mount it.
     async fn placed(&self, present: &[usize], missing: &[usize]) -> BTreeMap<Digest, String> {
         let mut placed = BTreeMap::new();
         if missing.is_empty() {
@@ -263,7 +263,7 @@ impl CopyRun<'_> {
             let mut found = Vec::new();
             let mut wanted = vec![self.digest(*image).ok()?.clone()];
             while let Some(digest) = wanted.pop() {
-                // What cannot be read is not mounted, and nothing worse.
+                // A manifest that cannot be read only means that its blobs are not mounted.
                 let manifest = self.target.registry.manifest(name, digest.as_str()).await.ok().flatten()?;
                 wanted.extend(manifest.document.manifests.iter().map(|child| child.digest.clone()));
                 found.extend(manifest.blobs().map(|blob| (blob.digest.clone(), name.clone())));
@@ -284,7 +284,7 @@ impl CopyRun<'_> {
     ) {
         let needed = trees.iter().flat_map(|tree| tree.blobs().map(|blob| (tree.image, blob)));
         let mut queue = plan(needed, placed);
-        // How many blobs each image waits for.
+        // How many blobs each image is waiting for.
         let mut waiting: BTreeMap<usize, usize> = trees.iter().map(|tree| (tree.image, 0)).collect();
         for planned in &queue {
             for image in &planned.images {
@@ -338,8 +338,8 @@ impl CopyRun<'_> {
         }
     }
 
-    /// With all blobs there: the manifests. Where the target misses a blob after all
-    /// (somebody else was just putting it there, or it was lost), that one comes again.
+    /// Once all blobs are there, pushes the manifests. If the target turns out to lack a blob
+    /// (somebody else was still uploading it, or it was lost), that blob is transferred again.
     async fn finish(&self, tree: &ImageTree) -> Result<(), Error> {
         let mut tries = 0;
         loop {

@@ -1,10 +1,10 @@
-//! Credentials as Docker users have them: an account that the caller names, a
-//! credential helper, or `config.json` (<https://docs.docker.com/reference/cli/docker/login/>).
-//! The helper is a process of its own, spoken to over its standard input, so that
-//! one that hangs can be ended (`docker_credential` waits for it without end).
+//! Credentials as Docker users have them: an account that the caller names, a credential helper, or
+//! `config.json` (<https://docs.docker.com/reference/cli/docker/login/>). The helper runs as our
+//! own child process with its input and output piped, so that one that hangs can be killed
+//! (`docker_credential` would wait for it forever).
 //!
-//! Where Docker's file or helper cannot be read there may be an account or none: that is
-//! told, and a public image is had without.
+//! If Docker's file or helper cannot be read, it is unknown whether there is an account: this is
+//! reported, and public images are pulled without one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +23,7 @@ use crate::reference::{DOCKER_HUB, is_docker_hub};
 /// Docker's name for Docker Hub in `config.json`.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 const HELPER_TIMEOUT: Duration = Duration::from_secs(20);
-/// What a helper may print, and `config.json` hold, in bytes.
+/// The most that a helper may print or `config.json` may hold, in bytes.
 const MOST: u64 = 1 << 20;
 
 #[derive(Clone, PartialEq, Eq)]
@@ -48,26 +48,26 @@ impl fmt::Debug for Credential {
 
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
-    /// By registry, as images name it (`docker.io`); these come before Docker's.
+    /// By registry, as images name it (`docker.io`); these take precedence over Docker's.
     pub accounts: BTreeMap<String, Credential>,
-    /// Docker's configuration file; none: nothing but the accounts above.
+    /// Docker's configuration file; `None`: only the accounts above.
     pub docker_config: Option<Utf8PathBuf>,
-    /// What `DOCKER_AUTH_CONFIG` holds, which comes before the file.
+    /// The value of `DOCKER_AUTH_CONFIG`, which takes precedence over the file.
     pub docker_auth_config: Option<AuthConfig>,
 }
 
-/// A text like that of Docker's configuration file, as GitLab's CI hands it to jobs.
+/// Text in the format of Docker's configuration file, which GitLab CI passes to jobs.
 #[derive(Clone)]
 pub struct AuthConfig(pub String);
 
-/// It is a secret.
+/// Never prints the content, which is a secret.
 impl fmt::Debug for AuthConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DOCKER_AUTH_CONFIG")
     }
 }
 
-/// Go writes what is empty as `null`.
+/// Go writes empty values as `null`.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Config {
@@ -92,16 +92,16 @@ struct Helped {
     secret: String,
 }
 
-/// What there is for a registry.
+/// What was found for a registry.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
     pub account: Option<Credential>,
-    /// Why there may be one that could not be read.
+    /// Why there may be an account that could not be read.
     pub trouble: Option<String>,
 }
 
 impl Credentials {
-    /// `$DOCKER_CONFIG/config.json`, or the one of the home folder.
+    /// `$DOCKER_CONFIG/config.json`, or the one in the home folder.
     pub fn docker_config_path(variable: impl Fn(&str) -> Option<String>) -> Option<Utf8PathBuf> {
         let set = |name| variable(name).filter(|value: &String| !value.is_empty());
         let folder = set("DOCKER_CONFIG")
@@ -110,11 +110,11 @@ impl Credentials {
         Some(folder?.join("config.json"))
     }
 
-    /// The account for a registry; none if there is none.
+    /// The account for a registry, if there is one.
     ///
     /// # Errors
-    /// An account that is empty or broken: going on without it would only be refused
-    /// later, in other words.
+    /// An account that is empty or malformed: going on without it would only be refused later, with
+    /// a less helpful message.
     pub(crate) async fn find(&self, registry: &str) -> Result<Found, Error> {
         let wanted = host_of(registry);
         if let Some((_, account)) = self.accounts.iter().find(|(name, _)| host_of(name) == wanted) {
@@ -146,9 +146,9 @@ impl Credentials {
         Self::find_in(&text, path.as_str(), registry, wanted).await
     }
 
-    /// In a text of Docker's configuration, which lies at this path.
+    /// Searches a Docker configuration text, which was read from `path`.
     async fn find_in(text: &str, path: &str, registry: &str, wanted: &str) -> Result<Found, Error> {
-        // The parser's message may quote the line, and with it a secret: its position alone.
+        // The parser's message may quote the line, and with it a secret: only report the position.
         let config: Config = match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
             Ok(config) => config,
             Err(error) => {
@@ -195,7 +195,7 @@ impl Found {
     }
 }
 
-/// None: there is no such file.
+/// `None`: the file does not exist.
 fn read_file(path: &Utf8Path) -> std::io::Result<Option<String>> {
     use std::io::Read as _;
     let file = match std::fs::File::open(path) {
@@ -209,8 +209,8 @@ fn read_file(path: &Utf8Path) -> std::io::Result<Option<String>> {
 }
 
 /// The host of a name in `config.json`, as Docker's client compares them (`ConvertToHostname`):
-/// without scheme and path; and in small letters, without the port of its scheme, Docker
-/// Hub under one name.
+/// without scheme and path. In addition lower-cased, without the scheme's default port, and with
+/// one name for Docker Hub.
 pub(crate) fn host_of(name: &str) -> String {
     let name = name.trim().to_ascii_lowercase();
     let (port, rest) = match name.split_once("://") {
@@ -223,8 +223,8 @@ pub(crate) fn host_of(name: &str) -> String {
     if is_docker_hub(host) { DOCKER_HUB.to_owned() } else { host.to_owned() }
 }
 
-/// The entry of this host: Docker's own name of Docker Hub before others, and what names
-/// no path before what names one.
+/// The entry for this host: Docker's own name for Docker Hub before others, and keys without a path
+/// before keys with one.
 pub(crate) fn best<'a, T>(entries: &'a BTreeMap<String, T>, wanted: &str) -> Option<&'a T> {
     let rank = |name: &str| {
         let rest = name.split_once("://").map_or(name, |(_, rest)| rest).trim_end_matches('/');
@@ -234,7 +234,7 @@ pub(crate) fn best<'a, T>(entries: &'a BTreeMap<String, T>, wanted: &str) -> Opt
     of_it.min_by_key(|(name, _)| rank(name)).map(|(_, entry)| entry)
 }
 
-/// By which names a helper may know it.
+/// The names under which a helper may know it.
 fn names<'a>(registry: &'a str, wanted: &str) -> Vec<&'a str> {
     if wanted == DOCKER_HUB { vec![HUB_KEY, "index.docker.io", DOCKER_HUB] } else { vec![registry] }
 }
@@ -267,9 +267,9 @@ fn complete(registry: &str, origin: &str, account: Credential) -> Result<Credent
     Ok(account)
 }
 
-/// `docker-credential-NAME get`: the registry on its input, JSON on its output
-/// (<https://github.com/docker/docker-credential-helpers>). What went wrong is told in
-/// the helper's own words.
+/// `docker-credential-NAME get`: the registry on stdin, JSON on stdout
+/// (<https://github.com/docker/docker-credential-helpers>). Errors are reported in the helper's own
+/// words.
 async fn ask(helper: &str, registry: &str) -> Result<Option<Credential>, String> {
     if helper.contains(['/', '\\']) {
         return Err("is a path, and not the end of a program's name".to_owned());
@@ -288,7 +288,7 @@ async fn ask(helper: &str, registry: &str) -> Result<Option<Credential>, String>
     let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let spoken = async {
         if let Some(mut input) = input {
-            // A helper that does not read has answered already.
+            // A helper that does not read its input has already answered.
             let _ = input.write_all(format!("{registry}\n").as_bytes()).await;
         }
         let (output, errors) = futures_util::future::join(read(output), read(errors)).await;
@@ -300,7 +300,7 @@ async fn ask(helper: &str, registry: &str) -> Result<Option<Credential>, String>
     };
     if !status.success() {
         let said = [output, errors].map(|bytes| words(&bytes));
-        // The one message that the protocol fixes.
+        // The only message that the protocol defines.
         if said.iter().any(|said| said.contains("credentials not found")) {
             return Ok(None);
         }
@@ -316,7 +316,7 @@ async fn ask(helper: &str, registry: &str) -> Result<Option<Credential>, String>
     })
 }
 
-/// To its end, or as much as may be.
+/// Reads to the end, or up to the limit.
 async fn read(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(from) = from {
@@ -325,7 +325,7 @@ async fn read(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> 
     Ok(bytes)
 }
 
-/// What a helper says, in one line.
+/// A helper's output as one line.
 fn words(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
@@ -378,7 +378,7 @@ mod tests {
         }
     }
 
-    /// As `docker login` and others wrote them over the years.
+    /// As `docker login` and others have written them over the years.
     #[tokio::test]
     async fn a_registry_is_found_by_its_host_however_it_is_written() {
         let entry = r#"{"username":"u","password":"p"}"#;
@@ -414,7 +414,7 @@ mod tests {
             let config = format!(r#"{{"auths":{{"{key}":{entry}}}}}"#);
             assert_eq!(find(&config, registry).await, None, "{key} for {registry}");
         }
-        // The exact one first.
+        // The exact match wins.
         let both = r#"{"auths":{"a.quay.io":{"username":"0","password":"0"},"https://quay.io/other":{"username":"1","password":"1"},"quay.io":{"username":"2","password":"2"}}}"#;
         assert_eq!(find(both, "quay.io").await, Some(password("2", "2")));
     }
@@ -433,7 +433,7 @@ mod tests {
         }
     }
 
-    /// Whether there is an account is not known then: that is told, with the line.
+    /// It is then unknown whether there is an account, which is reported with the line.
     #[tokio::test]
     async fn what_cannot_be_asked_is_told_with_its_line() {
         let cases = [
@@ -450,7 +450,7 @@ mod tests {
             let trouble = found.trouble.unwrap();
             assert!(found.account.is_none() && trouble.contains(expected), "{trouble}");
         }
-        // What the file itself holds is there all the same.
+        // Entries in the file itself are still found.
         let both = r#"{"credsStore":"nobody-has-this-one","auths":{"quay.io":{"username":"u","password":"p"}}}"#;
         assert_eq!(find(both, "quay.io").await, Some(password("u", "p")));
     }

@@ -1,4 +1,4 @@
-//! What names bytes by themselves.
+//! Content digests.
 
 use std::fmt;
 

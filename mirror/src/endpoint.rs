@@ -1,4 +1,4 @@
-//! The address of a registry, as a caller gives it.
+//! The address of a registry, as given by a caller.
 
 use camino::Utf8PathBuf;
 use http::uri::Authority;
@@ -7,21 +7,22 @@ use crate::error::{Error, Kind};
 use crate::no_proxy::is_loopback;
 use crate::reference::{authority, is_component};
 
-/// Where a registry is really reached.
+/// The address at which a registry is actually reached.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Name or address, with its port where it is not the scheme's own, and
-    /// perhaps a prefix that all its repositories have: `host:5000/team`.
+    /// Name or address, with its port unless it is the scheme's default, and optionally a prefix
+    /// common to all its repositories: `host:5000/team`.
     pub host: String,
     pub plain_http: bool,
-    /// A further certificate authority, PEM.
+    /// An additional certificate authority, PEM.
     pub ca: Option<Utf8PathBuf>,
-    /// It only stands in for the registry whose images it serves, and gets no account of it.
+    /// It only stands in for the registry whose images it serves, and never gets that registry's
+    /// account.
     pub anonymous: bool,
 }
 
 impl Endpoint {
-    /// A name as people type it: plain HTTP where Docker speaks it unasked, to this
+    /// A name as people type it. Plain HTTP is used where Docker uses it by default, for this
     /// machine itself (`localhost`, `127.0.0.0/8`, `[::1]`).
     pub fn named(host: &str) -> Self {
         let plain_http = Authority::try_from(host.split('/').next().unwrap_or_default())
@@ -29,11 +30,11 @@ impl Endpoint {
         Self { host: host.to_owned(), plain_http, ca: None, anonymous: false }
     }
 
-    /// Host with port, and the prefix without its last slash.
+    /// Host with port, and the prefix without a trailing slash.
     ///
     /// # Errors
-    /// A name that no registry can have (OCI distribution spec, "Pulling manifests",
-    /// for the prefix), or one with an account in it, which would end up in logs.
+    /// A name that no registry can have (for the prefix: OCI distribution spec, "Pulling
+    /// manifests"), or one that contains an account, which would end up in logs.
     pub fn parts(&self) -> Result<(Authority, &str), Error> {
         let (host, prefix) = self.host.split_once('/').unwrap_or((&self.host, ""));
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);

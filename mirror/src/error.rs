@@ -1,4 +1,4 @@
-//! What can go wrong with a registry, by kind, and the same of several images as one.
+//! What can go wrong with a registry, by kind, and the errors of several images combined into one.
 
 use std::time::Duration;
 
@@ -6,28 +6,29 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     RateLimited,
-    /// An account is wrong, or there is none.
+    /// An account is wrong or missing.
     Auth,
-    /// Registries do not tell one from the other: no such repository, or no right to it.
+    /// The repository does not exist, or access is denied: registries do not distinguish the two.
     Denied,
     NotFound,
     Dns,
     Unreachable,
-    /// Nobody here trusts who made its certificate, or TLS fails otherwise.
+    /// The certificate's issuer is not trusted, or TLS fails in another way.
     Tls,
-    /// Its certificate is for another name.
+    /// The certificate is for another name.
     TlsName,
-    /// Its certificate is past its end or before its beginning, or this machine's clock is wrong.
+    /// The certificate has expired or is not valid yet, or this machine's clock is wrong.
     TlsTime,
-    /// A proxy that cannot be reached, or leads nowhere.
+    /// The proxy cannot be reached, or does not connect to the target.
     Proxy,
     Protocol,
     Platform,
     Invalid,
-    /// Something before the registry, mostly a reverse proxy, takes no body of this size.
+    /// Something in front of the registry, usually a reverse proxy, does not accept a body of this
+    /// size.
     BodyLimit,
     DiskFull,
-    /// A file, a name, an address or a proxy that is not written as it should be.
+    /// A malformed file, name, address or proxy.
     Usage,
 }
 
@@ -36,15 +37,16 @@ pub enum Kind {
 pub struct Error {
     pub(crate) kind: Kind,
     pub(crate) message: String,
-    /// The image concerned, and every other one that could not be copied, with the reason.
+    /// Every image that could not be copied, including the one this error is about, with the
+    /// reason.
     pub(crate) images: Vec<(String, String)>,
-    /// Another try may do: the cause lies in one connection, not in the registry's answer.
+    /// A retry may help: the cause is in one connection, not in the registry's answer.
     pub(crate) passing: bool,
-    /// What a registry answered.
+    /// The HTTP status that the registry answered.
     pub(crate) status: Option<u16>,
-    /// When it gives again, from the answer on.
+    /// When it will serve again, counted from the answer.
     pub(crate) gives_again: Option<Duration>,
-    /// It is the registry's with all its images, and the message names no single address.
+    /// It concerns the whole registry with all its images, and the message names no single address.
     pub(crate) whole: bool,
 }
 
@@ -66,8 +68,8 @@ impl Error {
         self
     }
 
-    /// All that could not be done, as one: the first one's kind, each reason of a whole
-    /// registry once, with the images that it concerns.
+    /// Everything that failed, as one error: of the first one's kind, with each reason that
+    /// concerns a whole registry given once, with its images.
     pub(crate) fn of_images(failed: Vec<(String, Error)>) -> Option<Self> {
         let (_, first) = failed.first()?;
         let mut error = first.clone();
@@ -89,8 +91,8 @@ impl Error {
         &self.images
     }
 
-    /// The same by reason: each reason once, with the images that it concerns; without
-    /// those that the error's own message names already.
+    /// The same grouped by reason: each reason once, with its images, except those that the error's
+    /// own message already names.
     pub fn other_images(&self) -> Vec<(Vec<&str>, &str)> {
         let mut reasons: Vec<(Vec<&str>, &str)> = Vec::new();
         for (id, reason) in &self.images {

@@ -1,5 +1,5 @@
-//! Single files by their URL: a short text, or a large file that goes on where an earlier
-//! try of it stopped. Redirects are followed to other hosts; nobody is ever told an account.
+//! Single files by URL: a short text, or a large file whose download resumes where an earlier one
+//! stopped. Redirects to other hosts are followed; no account is ever sent.
 
 use std::io::{Seek, SeekFrom, Write};
 use std::time::{Duration, SystemTime};
@@ -19,34 +19,34 @@ use crate::transport::{Transport, full};
 
 const REDIRECTS: usize = 5;
 
-/// What is told of a file on its way.
+/// Progress of a download.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchEvent {
-    /// So many bytes of it are here, of so many in all where the server says.
+    /// Bytes received so far, and the total if the server says.
     Moved { bytes: u64, total: Option<u64> },
-    /// It is asked for again after that time.
+    /// The request is repeated after this time.
     Waiting { wait: Duration, reason: String },
 }
 
-/// Fetches files, each host by the proxies and within the bounds that it was made with.
+/// Fetches files, each host through the proxies and within the limits given at creation.
 pub struct Fetcher {
     transport: Transport,
     retry: RetryPolicy,
 }
 
-/// One file while it is asked for.
+/// One file being requested.
 struct Asking<'a> {
     url: &'a str,
-    /// Tries that brought nothing.
+    /// Consecutive tries that brought nothing.
     tries: u32,
-    /// Whoever has the file has answered: one that then falls silent is likely to come back.
+    /// The server has answered before: if it then falls silent, it is likely to come back.
     known: bool,
     told: &'a mut dyn FnMut(FetchEvent),
 }
 
 impl Fetcher {
-    /// Connects to nobody yet. The machine's certificates are believed (`SSL_CERT_FILE`
-    /// and `SSL_CERT_DIR` name others).
+    /// Does not connect yet. Trusts the machine's certificates (`SSL_CERT_FILE` and `SSL_CERT_DIR`
+    /// name others).
     pub fn new(proxies: &Proxies, retry: RetryPolicy) -> Self {
         Self { transport: Transport::new(None, proxies), retry }
     }
@@ -54,7 +54,7 @@ impl Fetcher {
     /// A text of at most `most` bytes.
     ///
     /// # Errors
-    /// Why it is not had, with its address; `Kind::Invalid` for one that is larger, or no text.
+    /// Why it could not be fetched, with its address; `Kind::Invalid` if it is larger, or not text.
     pub async fn text(&self, url: &str, most: usize, mut told: impl FnMut(FetchEvent)) -> Result<String, Error> {
         let mut asking = Asking { url, tries: 0, known: false, told: &mut told };
         loop {
@@ -77,13 +77,12 @@ impl Fetcher {
         }
     }
 
-    /// A file of at most `most` bytes into `part`, which may hold its beginning from an earlier
-    /// try: only the rest is asked for then. What came stays there, whatever happens.
+    /// Downloads a file of at most `most` bytes into `part`, which may hold its beginning from an
+    /// earlier try: then only the rest is requested. What was received is kept, whatever happens.
     ///
     /// # Errors
-    /// Why it is not had, with its address; `Kind::DiskFull` if it cannot be written;
-    /// `Kind::Invalid` for one that is larger. Whether it is the file that was meant is the
-    /// caller's to see.
+    /// Why it could not be fetched, with its address; `Kind::DiskFull` if it cannot be written;
+    /// `Kind::Invalid` if it is larger. Verifying that it is the intended file is up to the caller.
     pub async fn download(
         &self,
         url: &str,
@@ -95,7 +94,7 @@ impl Fetcher {
         let mut options = std::fs::File::options();
         let mut file = options.create(true).truncate(false).write(true).open(part).map_err(unwritten)?;
         let mut there = file.seek(SeekFrom::End(0)).map_err(unwritten)?;
-        // What comes again, of a server that knows no ranges, is no headway.
+        // Bytes that a server without range support sends again are not progress.
         let mut farthest = there;
         let mut asking = Asking { url, tries: 0, known: false, told: &mut told };
         let from_start = |file: &mut std::fs::File| {
@@ -108,7 +107,7 @@ impl Fetcher {
             match response.status() {
                 StatusCode::RANGE_NOT_SATISFIABLE if total == Some(there) => return Ok(()),
                 StatusCode::RANGE_NOT_SATISFIABLE if there > 0 => {
-                    // What is here is no beginning of what is there.
+                    // The local file is not a prefix of the remote one.
                     there = from_start(&mut file)?;
                     continue;
                 }
@@ -116,7 +115,7 @@ impl Fetcher {
                     return Err(error(Kind::Protocol, url, &format!("does not give the bytes from {there} on")));
                 }
                 StatusCode::PARTIAL_CONTENT => {}
-                // A server that knows no ranges.
+                // The server does not support ranges.
                 StatusCode::OK if there > 0 => there = from_start(&mut file)?,
                 StatusCode::OK => {}
                 _ => return Err(refused(url, &response)),
@@ -147,8 +146,8 @@ impl Fetcher {
         }
     }
 
-    /// Asks until there is an answer worth reading; from `offset` on, in bytes. A status of
-    /// 200, 206 or 416 is the caller's.
+    /// Repeats the request, for the bytes from `offset` on, until there is a usable answer. Status
+    /// codes 200, 206 and 416 are left to the caller.
     async fn get(&self, asking: &mut Asking<'_>, offset: u64) -> Result<Response<Incoming>, Error> {
         let url = asking.url;
         loop {
@@ -169,7 +168,7 @@ impl Fetcher {
         }
     }
 
-    /// One try: the answer of whoever has the file, or why there was none.
+    /// One try: the answer of the server that has the file, or why there was none.
     async fn along_redirects(
         &self,
         asking: &mut Asking<'_>,
@@ -200,7 +199,7 @@ impl Fetcher {
         Err(error(Kind::Protocol, asking.url, "redirects without end"))
     }
 
-    /// The next bytes; none at the end. The error says what happened instead.
+    /// The next bytes; `None` at the end. The error says what happened instead.
     async fn next(&self, body: &mut Incoming) -> Result<Option<Bytes>, String> {
         loop {
             match tokio::time::timeout(self.retry.stall, body.frame()).await {
@@ -220,7 +219,7 @@ impl Fetcher {
         self.again(asking, error, Outcome::Nothing { known: true }).await
     }
 
-    /// Waits, or gives up with this error.
+    /// Waits for the next try, or gives up with this error.
     async fn again(&self, asking: &mut Asking<'_>, error: Error, outcome: Outcome) -> Result<(), Error> {
         let Next::Again(wait) = pace::next(outcome, asking.tries, &self.retry, fastrand::f64()) else {
             return Err(error);
@@ -236,7 +235,7 @@ fn has_tls(url: &str) -> bool {
     url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"))
 }
 
-/// A URL, and the rules for where its host may lead.
+/// A URL, and the rules for where its host may redirect to.
 fn parse(url: &str) -> Result<(Uri, Address), Error> {
     let wrong = || Error::new(Kind::Usage, format!("{:?}: expected http[s]://HOST/PATH", shown(url)));
     let uri: Uri = url.parse().map_err(|_| wrong())?;
@@ -263,7 +262,7 @@ fn request(uri: Uri, offset: u64) -> Request<crate::transport::Body> {
     request
 }
 
-/// Where the answer begins in the file, and how long that is (RFC 9110, 14.4).
+/// Where in the file the answer begins, and the file's total length (RFC 9110, 14.4).
 fn extent(response: &Response<Incoming>) -> (Option<u64>, Option<u64>) {
     let value = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
     if response.status() == StatusCode::OK {
@@ -299,7 +298,7 @@ fn told_of(url: &str, text: &str) -> String {
     format!("{}: {text}", shown(url))
 }
 
-/// Without what may be a signature or an account.
+/// The URL without its query and account, which may be secret.
 fn shown(url: &str) -> &str {
     let url = url.split('?').next().unwrap_or_default();
     url.rsplit_once('@').map_or(url, |(_, rest)| rest)

@@ -1,5 +1,5 @@
-//! Every parser of what registries, people and Docker write under one name, for the tests
-//! here and for `cargo fuzz` (`fuzz/`). Each takes any bytes.
+//! A named list of every parser for text written by registries, people and Docker, for the tests
+//! here and for `cargo fuzz` (`fuzz/`). Each accepts any bytes.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,7 +22,7 @@ use crate::registry::refusal::told;
 #[path = "../../tests/fuzz/driver.rs"]
 mod driver;
 
-/// A parser's name, and what feeds it.
+/// A parser's name, and the function that feeds it.
 pub type Parser = (&'static str, fn(&[u8]));
 
 pub const PARSERS: &[Parser] = &[
@@ -47,7 +47,7 @@ fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// What of the bytes a header can hold.
+/// Those bytes that a header value can hold.
 fn value(bytes: &[u8]) -> HeaderValue {
     let bytes: Vec<u8> = bytes.iter().copied().filter(|byte| *byte >= 32 && *byte != 127 || *byte == b'\t').collect();
     HeaderValue::from_bytes(&bytes).unwrap_or(HeaderValue::from_static(""))
@@ -75,7 +75,7 @@ fn token(bytes: &[u8]) {
     }
 }
 
-/// Headers as they come, one a line, and what is done about them.
+/// Headers as received, one per line, and what is done about them.
 fn pace_of(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in bytes.split(|byte| *byte == b'\n').take(20) {
@@ -128,7 +128,7 @@ fn image_list(bytes: &[u8]) {
 
 fn reference(bytes: &[u8]) {
     let Ok(reference) = Reference::parse(&text(bytes)) else { return };
-    // Whatever is taken makes an address.
+    // Whatever is accepted must form a valid address.
     let registry = Address::new(&reference.registry, &Endpoint::named(&reference.registry)).unwrap();
     let manifest = registry.url(&reference.repository, &format!("manifests/{}", reference.digest_or_tag()));
     assert!(manifest.parse::<Uri>().is_ok(), "{manifest}");
@@ -139,7 +139,7 @@ fn refusal(bytes: &[u8]) {
     assert!(said.chars().count() <= 300 && !said.contains('\u{1b}'), "{said:?}");
 }
 
-/// Without the helper that it may name, which is a program.
+/// Skips the helper that it may name, which is a program.
 fn docker_config(bytes: &[u8]) {
     let Ok(config) = serde_json::from_slice::<credentials::Config>(bytes) else { return };
     let auths = config.auths.unwrap_or_default();
@@ -194,7 +194,7 @@ fn proxy_variable(bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    /// Real ones: the tree's own files, and what registries answer.
+    /// Real input: the tree's own files, and answers of registries.
     fn samples(parser: &str) -> Vec<Vec<u8>> {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let file = |path: &str| std::fs::read(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));

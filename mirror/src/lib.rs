@@ -1,6 +1,6 @@
-//! Gets images from one registry into another by digest, streaming, and says
-//! what is missing there. Speaks the OCI distribution spec; prints nothing. Single files by
-//! their URL come the same way: by the same proxies, certificates and patience.
+//! Copies images from one registry to another by digest, streaming, and reports what is missing
+//! there. Speaks the OCI distribution spec; prints nothing. Also fetches single files by URL, with
+//! the same proxies, certificates and retries.
 
 mod archive;
 mod auth;

@@ -1,5 +1,5 @@
-//! The two files: what is wanted (`images.yaml`), and what it resolved to
-//! (`images.lock`). Same input, same bytes: sorted by id, no times, no hosts of ours.
+//! The two files: the images wanted (`images.yaml`), and what they resolved to (`images.lock`). The
+//! same input gives the same bytes: sorted by id, with no timestamps and no hosts of ours.
 
 use std::io::{Read, Write};
 
@@ -14,7 +14,7 @@ use crate::reference::{Reference, is_repository};
 /// `linux/amd64` or `linux/arm/v7`.
 pub type Platform = String;
 
-/// `infra/images/images.yaml`: the third-party images that the platform runs, as they are wanted.
+/// `infra/images/images.yaml`: the third-party images that the platform runs.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -26,7 +26,7 @@ pub struct ImageList {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ListedImage {
-    /// The name by which values ask for it.
+    /// The name by which values refer to it.
     pub id: String,
     /// Registry, repository and tag.
     pub image: String,
@@ -34,10 +34,10 @@ pub struct ListedImage {
     pub target: String,
     /// What the mirror must hold: `linux/amd64`.
     pub platforms: Vec<Platform>,
-    /// What of the cluster itself it is; none for what pods run.
+    /// The image's role in the local cluster; none for images that pods run.
     #[serde(default)]
     pub role: Option<Role>,
-    /// Who needs it, for people.
+    /// What needs it, for people.
     pub why: String,
 }
 
@@ -67,15 +67,15 @@ pub struct LockedImage {
     pub size: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// What values pin.
+    /// The digest that values pin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_digest: Option<Digest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Child>,
 }
 
-/// What an image is to the local cluster, where the container engine runs it and no pod:
-/// k3d's words (`k3d.role`, and the images that `k3d version` and its variables name).
+/// The role of an image that the container engine runs for the local cluster, not a pod. These are
+/// k3d's terms (`k3d.role`, and the images that `k3d version` and its variables name).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -86,13 +86,13 @@ pub enum Role {
     Loadbalancer,
 }
 
-/// What of the source is mirrored.
+/// What is mirrored from the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// The index, whole: with all its platforms, signatures and attestations.
+    /// The whole index, with all platforms, signatures and attestations.
     Index,
-    /// One platform's manifest, or all there is.
+    /// One platform's manifest, or a source that has only one.
     Manifest,
 }
 
@@ -115,20 +115,20 @@ impl Child {
         format!("{}/{}{variant}", self.os, self.arch)
     }
 
-    /// `linux/arm64` is any variant of it, `linux/arm/v7` that one. Names that mean the
-    /// same are the same: `linux/arm64/v8` is `linux/arm64` (containerd's `platforms.Normalize`).
+    /// `linux/arm64` matches any variant, `linux/arm/v7` only that one. Equivalent names match:
+    /// `linux/arm64/v8` is `linux/arm64` (containerd's `platforms.Normalize`).
     pub fn is_for(&self, platform: &str) -> bool {
         let mut parts = platform.splitn(3, '/');
         let (os, arch, variant) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
         let own = normal(&self.os, &self.arch, self.variant.as_deref());
         let wanted = normal(os, arch, variant);
-        // `linux/arm` alone asks for no variant, though it is one.
+        // `linux/arm` alone matches any variant, although it normalizes to one.
         let any = variant.is_none() && !matches!(arch, "armhf" | "armel");
         own == wanted || any && (own.0 == wanted.0 && own.1 == wanted.1)
     }
 }
 
-/// Operating system, architecture and variant by the name that others call them too.
+/// Operating system, architecture and variant, normalized from their aliases.
 fn normal(os: &str, arch: &str, variant: Option<&str>) -> (String, String, String) {
     let (os, arch) = (os.to_ascii_lowercase(), arch.to_ascii_lowercase());
     let variant = variant.unwrap_or_default().to_ascii_lowercase();
@@ -147,7 +147,7 @@ fn normal(os: &str, arch: &str, variant: Option<&str>) -> (String, String, Strin
     (os, arch.to_owned(), variant.to_owned())
 }
 
-/// An image's name with its tag, which people read and updates begin with.
+/// An image's name with its tag, which people read and updates start from.
 fn tagged(image: &str) -> Result<(Reference, String), String> {
     let reference = Reference::parse(image)?;
     let tag = reference.tag.clone().ok_or("has no tag: expected registry/repository:tag")?;
@@ -167,12 +167,12 @@ impl LockedImage {
         self.target_digest.is_some()
     }
 
-    /// The name that it is listed by: registry, repository and tag.
+    /// The name in the list: registry, repository and tag.
     pub fn name(&self) -> &str {
         self.image.split('@').next().unwrap_or_default()
     }
 
-    /// The digest of the source's tag; with `Mode::Manifest`, of the index around it.
+    /// The digest of the source's tag; with `Mode::Manifest`, that of the surrounding index.
     pub(crate) fn source_digest(&self) -> Option<Digest> {
         Digest::parse(self.image.split_once('@')?.1).ok()
     }
@@ -186,7 +186,7 @@ impl LockedImage {
 
 impl ImageList {
     /// # Errors
-    /// `Kind::Usage` for what cannot be read, and names that no image can have.
+    /// `Kind::Usage` for a file that cannot be read, and for names that no image can have.
     pub fn read(path: &Utf8Path) -> Result<Self, Error> {
         let wanted: Self = read(path)?;
         wanted.check().map_err(|reason| Error::new(Kind::Usage, format!("{path}: {reason}")))?;
@@ -212,7 +212,7 @@ impl ImagesLock {
         self.images.iter().try_for_each(|image| sound(&image.id, &image.image, &image.target))
     }
 
-    /// The lock of a list that nothing was resolved of yet.
+    /// The lock of a list before anything has been resolved.
     pub fn unresolved(wanted: &ImageList) -> Self {
         let mut platforms: Vec<Platform> = wanted.images.iter().flat_map(|image| image.platforms.clone()).collect();
         platforms.sort();
@@ -236,7 +236,7 @@ impl ImagesLock {
         Self { version: 1, platforms, images }
     }
 
-    /// Written whole or not at all.
+    /// Written atomically.
     pub fn write(&self, path: &Utf8Path) -> Result<(), Error> {
         let failed = |error: String| Error::new(Kind::Usage, format!("cannot write {path}: {error}"));
         let text = serde_saphyr::to_string(self).map_err(|error| failed(error.to_string()))?;
@@ -259,10 +259,10 @@ fn read<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, Error> {
     parse(&text).map_err(|error| failed(error.to_string()))
 }
 
-/// What a list of images or its lock may hold, in bytes.
+/// The maximum size of a list of images or its lock, in bytes.
 const MOST: u64 = 8 << 20;
 
-/// Aliases may stand for what people write, not for millions of values.
+/// Aliases are allowed for what people write, but must not expand to millions of values.
 pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
     let mut options = serde_saphyr::Options::default();
     options.alias_limits.max_total_replayed_events = 20_000;

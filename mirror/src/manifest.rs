@@ -1,5 +1,5 @@
-//! Manifests and indexes, OCI and Docker schema 2: their bytes as they came, since
-//! any other bytes have another digest, and what of them a copy needs to know.
+//! Manifests and indexes, OCI and Docker schema 2: their original bytes, since any other bytes have
+//! another digest, and the parts that a copy needs to know.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,10 +16,10 @@ const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-/// For `Accept`.
+/// For the `Accept` header.
 pub(crate) const TYPES: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// A manifest with what its registry says of it.
+/// A manifest with what its registry says about it.
 #[derive(Clone, Debug)]
 pub(crate) struct Manifest {
     pub bytes: Bytes,
@@ -38,11 +38,11 @@ pub(crate) struct Document {
     pub config: Option<Descriptor>,
     #[serde(default, deserialize_with = "or_null")]
     pub layers: Vec<Descriptor>,
-    /// What it refers to (OCI image spec, "Image Manifest", subject).
+    /// The manifest that it refers to (OCI image spec, "Image Manifest", subject).
     pub subject: Option<Subject>,
 }
 
-/// Go writes a slice that is nil as `null`.
+/// Go writes a nil slice as `null`.
 fn or_null<'de, T: Deserialize<'de> + Default, D: serde::Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     Option::<T>::deserialize(from).map(Option::unwrap_or_default)
 }
@@ -73,8 +73,8 @@ pub(crate) struct DescribedPlatform {
 }
 
 impl Descriptor {
-    /// Layers that are fetched from where they say, and that registries do not hold
-    /// (OCI image spec, "Non-Distributable Layers"; Windows base images).
+    /// Layers that are fetched from the URLs they list and are not stored in registries (OCI image
+    /// spec, "Non-Distributable Layers"; Windows base images).
     fn is_foreign(&self) -> bool {
         let foreign = |kind: &str| kind.contains("nondistributable") || kind.contains("foreign");
         !self.urls.is_empty() && self.media_type.as_deref().is_some_and(foreign)
@@ -95,7 +95,7 @@ impl Descriptor {
 
 impl Manifest {
     /// # Errors
-    /// What is no manifest, and schema 1, which has no digests to pin.
+    /// Anything that is not a manifest, and schema 1, which has no digests to pin.
     pub fn parse(bytes: Bytes, content_type: &str) -> Result<Self, Error> {
         let digest = Digest::of(&bytes);
         let invalid = |reason: String| Error::new(Kind::Invalid, format!("{digest}: {reason}"));
@@ -131,18 +131,18 @@ impl Manifest {
         self.media_type == OCI_INDEX || self.media_type == DOCKER_INDEX
     }
 
-    /// Config and layers, without those that are fetched elsewhere.
+    /// Config and layers, without those that are fetched from elsewhere.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         self.document.config.iter().chain(&self.document.layers).filter(|blob| !blob.is_foreign())
     }
 }
 
-/// Manifests that were read, by digest: what was resolved a moment ago is not pulled again.
+/// Manifests already read, by digest: what was just resolved is not pulled again.
 #[derive(Clone, Debug, Default)]
 pub struct ManifestCache(Arc<Mutex<BTreeMap<Digest, Manifest>>>);
 
 impl ManifestCache {
-    /// More are not kept, so that no list of images takes all memory: in number and in bytes.
+    /// The limits of the cache, in entries and bytes, so that no list of images takes all memory.
     const MOST: usize = 256;
     const BYTES: usize = 64 << 20;
 

@@ -1,9 +1,9 @@
-//! `NO_PROXY`, read as every Go program reads it (Docker, kubectl, Helm), so that all of
-//! them and this one agree: the rules of `golang.org/x/net/http/httpproxy`.
+//! `NO_PROXY`, parsed as Go programs (Docker, kubectl, Helm) do, so that all of them and this one
+//! agree: the rules of `golang.org/x/net/http/httpproxy`.
 
 use std::net::IpAddr;
 
-/// Which hosts are reached without a proxy.
+/// The hosts that are reached without a proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NoProxy {
     entries: Vec<Entry>,
@@ -13,27 +13,27 @@ pub struct NoProxy {
 enum Entry {
     /// `*`
     Everything,
-    /// `10.0.0.0/8`, with the length of its prefix in bits.
+    /// `10.0.0.0/8`, with the prefix length in bits.
     Network(IpAddr, u8),
     /// `10.1.2.3`, `10.1.2.3:443`, `[::2]:443`
     Address(IpAddr, Option<u16>),
-    /// `example.com` (and what is below it), `.example.com` or `*.example.com` (only what
-    /// is below), each perhaps with a port. The suffix begins with its dot.
+    /// `example.com` (including subdomains), `.example.com` or `*.example.com` (subdomains only),
+    /// each with an optional port. The suffix starts with its dot.
     Domain { suffix: String, itself: bool, port: Option<u16> },
 }
 
 impl NoProxy {
-    /// Entries that cannot be read are passed over, as Go does; empty ones are none.
+    /// Entries that cannot be parsed are ignored, as in Go, and so are empty ones.
     pub fn parse(list: &str) -> Self {
-        // Go knows commas only; nothing that it takes has a blank in it.
+        // Go splits at commas only; but no valid entry contains a blank.
         Self { entries: list.split(|c: char| c == ',' || c.is_whitespace()).filter_map(entry).collect() }
     }
 
-    /// Whether this host is reached directly. `localhost` (with the names below it) and
-    /// loopback addresses always are.
+    /// Whether this host is reached directly. `localhost`, its subdomains and loopback addresses
+    /// always are.
     pub fn covers(&self, host: &str, port: u16) -> bool {
         let host = bare(host).to_ascii_lowercase();
-        // A name may end in its root's dot.
+        // A fully qualified name may end in a dot.
         let host = host.strip_suffix('.').unwrap_or(&host);
         let address = host.parse::<IpAddr>().ok().map(|address| address.to_canonical());
         if is_loopback(host) {
@@ -76,7 +76,7 @@ fn entry(text: &str) -> Option<Entry> {
     if let Ok(address) = bare(&text).parse::<IpAddr>() {
         return Some(Entry::Address(address.to_canonical(), None));
     }
-    // An IPv6 address has colons of its own, and was read above.
+    // IPv6 addresses, which contain colons themselves, were handled above.
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => (host, Some(port.parse::<u16>().ok()?)),
         None => (text.as_str(), None),

@@ -1,4 +1,4 @@
-//! What is told while registries are asked, and how it reaches whoever listens.
+//! The events while registries are accessed, and how they reach the observer.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -6,37 +6,37 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-/// What a copy tells while it goes on.
+/// Progress events of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MirrorEvent {
     Started {
         id: String,
     },
-    /// The target has it, as the lock says.
+    /// The target already has it, as the lock says.
     Skipped {
         id: String,
     },
-    /// What of this image has to be moved, in bytes; what another image brings counts there.
+    /// The bytes to transfer for this image; blobs shared with another image count for that one.
     Planned {
         id: String,
         bytes: u64,
     },
-    /// That many more bytes of it arrived.
+    /// This many more bytes of it arrived.
     Moved {
         id: String,
         bytes: u64,
     },
-    /// That many bytes of it need not be moved: the target has them.
+    /// This many bytes of it need not be transferred: the target has them.
     Spared {
         id: String,
         bytes: u64,
     },
-    /// Bytes that have to be sent again, after a cut that no range could mend.
+    /// Bytes that have to be sent again, after a cut that could not be resumed by range.
     Lost {
         id: String,
         bytes: u64,
     },
-    /// It can be pulled from the target; the bytes that were moved for it.
+    /// It can be pulled from the target now; with the bytes transferred for it.
     Copied {
         id: String,
         bytes: u64,
@@ -45,16 +45,16 @@ pub enum MirrorEvent {
         id: String,
         reason: String,
     },
-    /// Given up with its registry, of which the error at the end tells once for all images.
+    /// Given up because its registry failed; the final error reports that once for all images.
     GivenUp {
         id: String,
     },
-    /// Something that the copy goes on without; of an image or of a registry.
+    /// A problem of an image or a registry that does not stop the copy.
     Warning {
         id: String,
         text: String,
     },
-    /// A registry asked for patience, or has to be asked again.
+    /// A registry asked us to wait, or a request has to be repeated.
     Waiting {
         registry: String,
         wait: Duration,
@@ -66,14 +66,14 @@ pub trait Observe: Send + Sync {
     fn event(&self, event: MirrorEvent);
 }
 
-/// For who has nobody to tell.
+/// For callers without an observer.
 pub(crate) struct Silent;
 
 impl Observe for Silent {
     fn event(&self, _: MirrorEvent) {}
 }
 
-/// Runs something that tells events, and hands them on as they come.
+/// Runs `work`, which sends events, and passes them to the observer as they arrive.
 pub(crate) async fn relay<T>(observe: &dyn Observe, work: impl AsyncFnOnce(UnboundedSender<MirrorEvent>) -> T) -> T {
     let (sender, mut receiver) = unbounded_channel();
     let mut work = pin!(work(sender));

@@ -1,4 +1,4 @@
-//! How registries are reached: what a caller may choose.
+//! How registries are accessed: the caller's options.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,17 @@ use crate::proxy::Proxies;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub target: Endpoint,
-    /// Where a source registry is really reached, if not by its own name.
+    /// Where a source registry is actually reached, if not at its own name.
     pub sources: BTreeMap<String, Endpoint>,
     pub credentials: Credentials,
     pub proxies: Proxies,
     pub retry: RetryPolicy,
-    /// Blobs on their way at once, of all images together.
+    /// Concurrent blob transfers, over all images.
     pub transfers: usize,
-    /// Looks at every blob also of images whose manifest is there.
+    /// Also checks every blob of images whose manifest is already there.
     pub force: bool,
-    /// Manifests that were read at sources: what was resolved with the same is not asked
-    /// for again by a copy.
+    /// Manifests already read from sources: a copy does not request again what was resolved with
+    /// the same cache.
     pub kept: ManifestCache,
 }
 

@@ -1,5 +1,5 @@
-//! How often and when a registry is asked again: one decision table, one gate per
-//! registry that all its transfers share, and the quota that it tells of.
+//! Whether and when a request to a registry is repeated: one decision table, one gate per registry
+//! shared by all its transfers, and the quota that the registry reports.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -8,17 +8,17 @@ use http::{HeaderMap, header};
 
 use crate::error::{Error, Kind};
 
-/// Bounds on asking again.
+/// Limits for retries.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
-    /// Tries after the first one.
+    /// Retries after the first try.
     pub tries: u32,
-    /// Before the first of them; it doubles each time.
+    /// The delay before the first retry; it doubles each time.
     pub base: Duration,
     pub cap: Duration,
-    /// The longest `RetryPolicy-After` that is waited for.
+    /// The longest `Retry-After` that is waited for.
     pub patience: Duration,
-    /// How long a transfer may stand still.
+    /// How long a transfer may make no progress.
     pub stall: Duration,
 }
 
@@ -35,15 +35,15 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Doubles with each try; `jitter` in 0..1 takes up to half of it off, so that
-    /// transfers that failed together do not come back together.
+    /// Doubles with each try; `jitter` in 0..1 takes off up to half of it, so that transfers that
+    /// failed together do not retry together.
     pub(crate) fn back_off(&self, tries: u32, jitter: f64) -> Duration {
         let whole = self.base.saturating_mul(1 << tries.min(16)).min(self.cap);
         whole.mul_f64(1.0 - jitter / 2.0)
     }
 }
 
-/// What a registry said of how much it still gives: `ratelimit-limit: 100;w=21600`
+/// What a registry reported about the remaining quota: `ratelimit-limit: 100;w=21600`
 /// (<https://docs.docker.com/docker-hub/usage/pulls/>).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota {
@@ -74,12 +74,12 @@ impl std::fmt::Display for Quota {
     }
 }
 
-/// `RetryPolicy-After`, in seconds or as a date (RFC 9110, 10.2.3); a date that is past is now.
+/// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3); a date in the past means now.
 pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     asked_wait(headers.get(header::RETRY_AFTER)?.to_str().ok()?, now)
 }
 
-/// What the text of a `RetryPolicy-After` asks for; one that no number holds is as long as can be.
+/// The wait that the text of a `Retry-After` asks for; a number that overflows is the longest wait.
 pub fn asked_wait(text: &str, now: SystemTime) -> Option<Duration> {
     let value = text.trim();
     if let Some(wait) = whole_seconds(value) {
@@ -89,7 +89,7 @@ pub fn asked_wait(text: &str, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default())
 }
 
-/// A number of seconds that is none to wait for ever is one; a fraction is rounded up.
+/// A number of seconds, rounded up; one that overflows saturates.
 fn whole_seconds(text: &str) -> Option<Duration> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -100,9 +100,9 @@ fn whole_seconds(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(whole.parse::<u64>().unwrap_or(u64::MAX).saturating_add(more)))
 }
 
-/// When a registry gives again, from now: what it says itself, else the window of its quota,
-/// in which it does at the latest. Docker Hub writes the time as seconds since 1970
-/// (`X-RetryPolicy-After`, `X-RateLimit-Reset`), others as seconds from now.
+/// When a registry will serve again, from now: what it says itself, else the window of its quota,
+/// which is the latest possible time. Docker Hub writes the time as seconds since 1970
+/// (`X-Retry-After`, `X-RateLimit-Reset`), others as seconds from now.
 pub(crate) fn gives_again(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let read = |name: &str| {
@@ -114,14 +114,14 @@ pub(crate) fn gives_again(headers: &HeaderMap, now: SystemTime) -> Option<Durati
     retry_after(headers, now).or(said)
 }
 
-/// `in 6 h, at 18:30 UTC`; without a time of day where that is not today's or tomorrow's.
+/// `in 6 h, at 18:30 UTC`; without a time of day if it is more than a day away.
 pub(crate) fn until(wait: Duration, now: SystemTime) -> String {
     let span = span(wait);
     let at = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_add(wait).as_secs();
     if wait > Duration::from_secs(86_400) {
         return span;
     }
-    // A minute that has begun is not over.
+    // Rounded up to a full minute.
     let minutes = at.div_ceil(60);
     format!("{span}, at {:02}:{:02} UTC", minutes / 60 % 24, minutes % 60)
 }
@@ -136,13 +136,13 @@ fn span(wait: Duration) -> String {
     }
 }
 
-/// What came of one request.
+/// The outcome of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Answer {
         status: u16,
         retry_after: Option<Duration>,
-        /// The account's or address's quota is used up, not just the pace too high.
+        /// The quota of the account or address is used up, rather than the request rate too high.
         quota: bool,
     },
     /// No answer. `known`: this registry has answered before, so it is likely to come back.
@@ -151,14 +151,14 @@ pub(crate) enum Outcome {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// It is the caller's to read.
+    /// The answer is returned to the caller.
     Take,
     Again(Duration),
-    /// Call no more.
+    /// Give up.
     Stop,
 }
 
-/// Asked again: what a later time can change. Everything else is an answer.
+/// Retries what may change with time; everything else is a final answer.
 pub(crate) fn next(outcome: Outcome, tries: u32, retry: &RetryPolicy, jitter: f64) -> Next {
     let exhausted = tries >= retry.tries;
     let back_off = || if exhausted { Next::Stop } else { Next::Again(retry.back_off(tries, jitter)) };
@@ -166,11 +166,11 @@ pub(crate) fn next(outcome: Outcome, tries: u32, retry: &RetryPolicy, jitter: f6
         Outcome::Answer { status: 429, retry_after: Some(wait), .. } if exhausted || wait > retry.patience => {
             Next::Stop
         }
-        // Never at once, whatever a past date says.
+        // Never immediately, even if the date is in the past.
         Outcome::Answer { status: 429 | 503, retry_after: Some(wait), .. } if wait <= retry.patience && !exhausted => {
             Next::Again(wait.max(retry.back_off(0, jitter)))
         }
-        // Nothing says when; trying blindly only prolongs it.
+        // There is no time to wait for, and retrying blindly would only prolong it.
         Outcome::Answer { status: 429, quota: true, .. } => Next::Stop,
         Outcome::Answer { status: 408 | 429 | 500 | 502 | 503 | 504, .. } => back_off(),
         Outcome::Answer { .. } => Next::Take,
@@ -179,8 +179,8 @@ pub(crate) fn next(outcome: Outcome, tries: u32, retry: &RetryPolicy, jitter: f6
     }
 }
 
-/// All transfers of one registry wait here while it wants patience, and learn here
-/// that it gives no more.
+/// All transfers of one registry wait here while it asks us to, and learn here when it refuses any
+/// more requests.
 #[derive(Default)]
 pub(crate) struct Gate {
     state: Mutex<State>,
@@ -212,11 +212,11 @@ impl Gate {
         }
     }
 
-    /// Whether this is news: the gate was open, or opens later than was known.
+    /// Returns whether this is news: the gate was open, or now opens later than known before.
     pub fn close(&self, wait: Duration) -> bool {
         let mut state = self.state();
         let now = Instant::now();
-        // What no clock can hold is never waited for: patience ends before.
+        // A wait that overflows the clock is never reached: patience ends earlier.
         let until = now.checked_add(wait).unwrap_or(now);
         let open = state.closed_until.is_none_or(|known| known <= now);
         if state.closed_until.is_none_or(|known| known < until) {
@@ -225,7 +225,7 @@ impl Gate {
         open
     }
 
-    /// Why nobody asks any more: the first reason, whoever comes later.
+    /// Stops all requests, and returns why: the first reason that was given.
     pub fn stop(&self, error: Error) -> Error {
         self.state().stopped.get_or_insert(error).clone()
     }
@@ -239,7 +239,7 @@ impl Gate {
     }
 }
 
-/// What the failure of one transfer means for the others of the same registry.
+/// Whether the failure of one transfer concerns all others of the same registry.
 pub(crate) fn concerns_all(kind: Kind) -> bool {
     matches!(
         kind,
@@ -282,18 +282,18 @@ mod tests {
             (answer(404, None, false), 0, Take),
             (answer(401, None, false), 0, Take),
             (answer(400, Some(5), false), 0, Take),
-            // 429 with a time: that time, within bounds.
+            // 429 with a time: that time, within limits.
             (answer(429, Some(7), false), 0, Again(seconds(7))),
             (answer(429, Some(7), true), 4, Again(seconds(7))),
             (answer(429, Some(0), false), 0, Again(seconds(1))),
             (answer(429, Some(601), false), 0, Stop),
             (answer(429, Some(7), false), 5, Stop),
-            // 429 without one: back off, unless the quota is gone.
+            // 429 without one: back off, unless the quota is used up.
             (answer(429, None, false), 0, Again(seconds(1))),
             (answer(429, None, false), 4, Again(seconds(16))),
             (answer(429, None, false), 5, Stop),
             (answer(429, None, true), 0, Stop),
-            // The registry's own trouble.
+            // The registry's own failures.
             (answer(500, None, false), 0, Again(seconds(1))),
             (answer(502, None, false), 1, Again(seconds(2))),
             (answer(503, Some(9), false), 1, Again(seconds(9))),

@@ -1,5 +1,5 @@
-//! Looks at a registry that copy nothing: whether it is there, whether it serves us, and how
-//! long it asks us to wait. None of them waits and asks again.
+//! Checks of a registry that copy nothing: whether it is there, whether it serves us, and how long
+//! it asks us to wait. None of them waits and retries.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use crate::reference::Reference;
 use crate::registry::{Need, Registry};
 use crate::sources::{Sources, target};
 
-/// Whether a registry answers at all, whatever it says: one GET of `/v2/`, without an account.
+/// Whether a registry answers at all, with any status: one GET of `/v2/`, without an account.
 ///
 /// # Errors
 /// Why it does not.
 pub async fn answers(endpoint: &Endpoint, proxies: &Proxies) -> Result<(), Error> {
     let options = Options { proxies: proxies.clone(), ..Options::to(endpoint.clone()) };
-    // There is nothing to tell on the way.
+    // There are no events to report.
     let (events, _) = unbounded_channel();
     Registry::new(&endpoint.host, endpoint, &options, events)?.answers().await
 }
 
-/// Whether the target serves us, with the account that it may ask for: `/v2/` (OCI
-/// distribution spec, "Determining Support"), or the address that its operator names, which
-/// may be another host's and then gets no account.
+/// Whether the target serves us, with an account if it asks for one: `/v2/` (OCI distribution spec,
+/// "Determining Support"), or the URL that its operator names. If that is on another host, no
+/// account is sent.
 ///
 /// # Errors
-/// Why it does not; an account that is refused is `Kind::Auth` or `Kind::Denied`.
+/// Why it does not; a refused account is `Kind::Auth` or `Kind::Denied`.
 pub async fn ping(options: &Options, url: Option<&str>) -> Result<(), Error> {
     let (events, _) = unbounded_channel();
     let target = target(&once(options), &events)?;
@@ -38,18 +38,18 @@ pub async fn ping(options: &Options, url: Option<&str>) -> Result<(), Error> {
     target.ping(&url).await
 }
 
-/// How a registry limits us just now, in its own words.
+/// How a registry currently limits us, in its own words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limit {
-    /// How long it asks us to wait; none: it would serve us, or does not say.
+    /// How long it asks us to wait; `None`: it would serve us, or does not say.
     pub wait: Option<Duration>,
     pub quota: Option<Quota>,
 }
 
-/// Asks the registry of an image for it by one HEAD, which counts for no quota.
+/// Asks the registry for an image by one HEAD, which does not count against any quota.
 ///
 /// # Errors
-/// `Kind::Usage` for what is no image's name; as the registry answers, but for a limit.
+/// `Kind::Usage` for an invalid image name; else the registry's error, unless it is a rate limit.
 pub async fn limit(image: &str, options: &Options) -> Result<Limit, Error> {
     let reference =
         Reference::parse(image).map_err(|reason| Error::new(Kind::Usage, format!("image {image:?} {reason}")))?;

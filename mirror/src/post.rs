@@ -1,5 +1,5 @@
-//! A document for an address that is no registry's, over the same connections: through the
-//! proxies and by the certificates that lead to registries.
+//! Posts a document to an address that is not a registry, over the same connections: with the same
+//! proxies and certificates.
 
 use bytes::Bytes;
 use camino::Utf8PathBuf;
@@ -9,12 +9,12 @@ use crate::error::{Error, Kind};
 use crate::proxy::Proxies;
 use crate::transport::{Transport, full};
 
-/// Sends it once, and returns the status of the answer, whose body is not read. `ca` is an
-/// authority, in PEM, besides those that this machine believes. The caller says how long it
-/// waits for that.
+/// Sends it once, and returns the status of the answer, whose body is not read. `ca` is a PEM
+/// certificate authority in addition to those that this machine trusts. The timeout is up to the
+/// caller.
 ///
 /// # Errors
-/// `Kind::Usage` for what is no URL, or no file of certificates; why there was no answer.
+/// `Kind::Usage` for an invalid URL or certificate file; else why there was no answer.
 pub async fn post(
     url: &str,
     headers: HeaderMap,

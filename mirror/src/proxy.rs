@@ -1,6 +1,6 @@
-//! Which proxy leads to an address, as Go's programs read the environment, and so
-//! docker, kubectl, helm and k3d (<https://pkg.go.dev/golang.org/x/net/http/httpproxy>).
-//! What Go passes over in silence, a proxy that is mistyped, is an error here.
+//! Which proxy is used for an address. Reads the environment as Go programs do, and so docker,
+//! kubectl, helm and k3d (<https://pkg.go.dev/golang.org/x/net/http/httpproxy>). A malformed proxy,
+//! which Go ignores silently, is an error here.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,19 +11,19 @@ use http::uri::Authority;
 use crate::error::{Error, Kind};
 use crate::no_proxy::NoProxy;
 
-/// How a proxy is spoken to.
+/// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Speaks {
-    /// CONNECT, perhaps over TLS.
+    /// CONNECT, optionally over TLS.
     Http,
-    /// `local_dns`: names are looked up here (`socks5`), or by the proxy (`socks5h`).
+    /// `local_dns`: names are resolved here (`socks5`), or by the proxy (`socks5h`).
     Socks5 { local_dns: bool },
 }
 
-/// A proxy: its address, and who we are there.
+/// A proxy: its address, and our account there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// Without the account; a SOCKS proxy's scheme is here that of plain HTTP.
+    /// Without the account; for a SOCKS proxy, the scheme here is `http`.
     pub(crate) uri: Uri,
     pub(crate) speaks: Speaks,
     /// Username and password.
@@ -38,7 +38,8 @@ impl fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// `http://[user:password@]host[:port]`, `https`, `socks5`, `socks5h`; without a scheme it is `http`.
+    /// `http://[user:password@]host[:port]`, `https`, `socks5`, `socks5h`; the scheme defaults to
+    /// `http`.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
@@ -46,7 +47,7 @@ impl Proxy {
         let (speaks, port) = match scheme.as_str() {
             "http" => (Speaks::Http, 80),
             "https" => (Speaks::Http, 443),
-            // `socks` is how desktops write it.
+            // Desktop environments write `socks`.
             "socks5" | "socks" => (Speaks::Socks5 { local_dns: true }, 1080),
             "socks5h" => (Speaks::Socks5 { local_dns: false }, 1080),
             _ => return None,
@@ -80,7 +81,7 @@ impl Proxy {
         self.uri.authority().map_or("", Authority::as_str)
     }
 
-    /// `http://proxy.example:3128`: as it may be shown, without the account.
+    /// `http://proxy.example:3128`: for display, without the account.
     pub fn address(&self) -> String {
         format!("{}://{}", self.scheme(), self.host())
     }
@@ -93,7 +94,7 @@ impl Proxy {
         self.account.is_some()
     }
 
-    /// With the account, for a client that is told of its proxy by one URL.
+    /// With the account, for a client that takes its proxy as a URL.
     pub fn url(&self) -> Option<Uri> {
         let account = self.account.as_ref();
         let account = account.map(|(username, password)| format!("{}:{}@", escaped(username), escaped(password)));
@@ -101,8 +102,7 @@ impl Proxy {
     }
 }
 
-/// For a place in a URL where only letters, digits and a few marks stand for themselves
-/// (RFC 3986, 2.3).
+/// Percent-encodes everything but unreserved characters (RFC 3986, 2.3).
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {
@@ -114,7 +114,7 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// A host that a URL can have, with a port that is one.
+/// A host that a URL can have, with a valid port.
 fn authority(text: &str) -> Option<Authority> {
     let authority = Authority::try_from(text).ok()?;
     let host = authority.host();
@@ -125,7 +125,7 @@ fn authority(text: &str) -> Option<Authority> {
     (good && whole).then_some(authority)
 }
 
-/// `%40` is `@`; what is no escape stays as it is.
+/// `%40` becomes `@`; invalid escapes are left alone.
 pub fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -145,34 +145,35 @@ pub fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The proxies in force; by default none.
+/// The proxies in effect; by default none.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     http: Option<Proxy>,
     https: Option<Proxy>,
     no_proxy: NoProxy,
-    /// Reached without one, whatever else is said.
+    /// Hosts that are always reached directly.
     direct: Vec<String>,
 }
 
 impl Proxies {
-    /// As `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, each in capitals or not.
+    /// From `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, each in upper or lower case.
     ///
     /// # Errors
-    /// `Kind::Usage` for one that is mistyped, naming its variable, never its text, which
-    /// may hold a password. An `ALL_PROXY` that cannot be read is passed over.
+    /// `Kind::Usage` for a malformed one, naming its variable but never its value, which may hold a
+    /// password. An `ALL_PROXY` that cannot be parsed is ignored.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
 
-    /// As [`Proxies::from_env`], of variables that come from elsewhere.
+    /// Like [`Proxies::from_env`], with variables from elsewhere.
     ///
     /// # Errors
     /// As [`Proxies::from_env`].
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let either = |name: &str| {
-            // A server hands its clients' headers to a CGI program, `Proxy:` as HTTP_PROXY (CVE-2016-5385).
+            // A server passes request headers to a CGI program as variables, `Proxy:` as HTTP_PROXY
+            // (CVE-2016-5385).
             let upper = set(name).filter(|_| name != "HTTP_PROXY" || variable("REQUEST_METHOD").is_none());
             let lower = name.to_ascii_lowercase();
             upper.map(|value| (name.to_owned(), value)).or_else(|| set(&lower).map(|value| (lower, value)))
@@ -180,8 +181,8 @@ impl Proxies {
         let proxy = |name: &str| {
             match either(name) {
                 Some((name, value)) => named(&name, &value).map(Some),
-                // Go's programs do not read this one: what is written there for others, and
-                // cannot be read here, ends nothing.
+                // Go programs do not read this one: a value that is meant for others and cannot be
+                // parsed here is not an error.
                 None => Ok(either("ALL_PROXY").and_then(|(_, value)| Proxy::parse(&value))),
             }
         };
@@ -189,28 +190,28 @@ impl Proxies {
         Ok(Self { http: proxy("HTTP_PROXY")?, https: proxy("HTTPS_PROXY")?, no_proxy, direct: Vec::new() })
     }
 
-    /// One for everything but this machine itself.
+    /// The same proxy for everything but this machine itself.
     ///
     /// # Errors
-    /// `Kind::Usage` for what is no proxy's address.
+    /// `Kind::Usage` if it is not a proxy's address.
     pub fn all(proxy: &str) -> Result<Self, Error> {
         let proxy = named("the proxy", proxy)?;
         Ok(Self { http: Some(proxy.clone()), https: Some(proxy), ..Self::default() })
     }
 
-    /// This host is reached without one, whatever else is said: a cluster's own registry.
+    /// This host is always reached directly: a cluster's own registry.
     #[must_use]
     pub fn never_for(mut self, host: &str) -> Self {
         self.direct.push(host.to_ascii_lowercase());
         self
     }
 
-    /// Whether any of them is in force.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.http.is_none() && self.https.is_none()
     }
 
-    /// The proxy that leads there. This machine itself is never reached through one.
+    /// The proxy for an address. This machine itself is never reached through one.
     pub(crate) fn to(&self, uri: &Uri) -> Option<&Proxy> {
         let (host, tls) = (uri.host()?.to_ascii_lowercase(), uri.scheme_str() != Some("http"));
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -252,7 +253,7 @@ mod tests {
             ("a.example registry.example", "https://registry.example", true),
             ("[fd12::1]:6443", "https://[fd12::1]:6443", true),
             ("[fd12::1]:6443", "https://[fd12::1]", false),
-            // This machine, whatever is said.
+            // This machine, whatever NO_PROXY says.
             ("", "https://localhost:6443", true),
             ("", "https://127.3.2.1:6443", true),
             ("", "https://[::1]:6443", true),

@@ -5,7 +5,7 @@ use http::uri::Authority;
 
 use crate::digest::Digest;
 
-/// Docker Hub has several names; images, accounts and limits know it by this one.
+/// Docker Hub has several names; images, accounts and limits use this one.
 pub(crate) const DOCKER_HUB: &str = "docker.io";
 
 /// Whether a host is Docker Hub.
@@ -13,7 +13,7 @@ pub(crate) fn is_docker_hub(host: &str) -> bool {
     matches!(host, DOCKER_HUB | "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com")
 }
 
-/// An image by its name: `docker.io`, `temporalio/server`, `1.29.0`; its tag, its digest, or both.
+/// A parsed image name: `docker.io`, `temporalio/server`, `1.29.0`; with a tag, a digest, or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reference {
     pub registry: String,
@@ -23,8 +23,8 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    /// Registry and repository are named, with a tag or a digest; Docker's short forms are
-    /// none, but that `docker.io/redis` is `docker.io/library/redis`.
+    /// Registry and repository are required, with a tag or a digest. Docker's short forms are not
+    /// accepted, except that `docker.io/redis` is `docker.io/library/redis`.
     pub fn parse(image: &str) -> Result<Self, String> {
         let expected = "expected registry/repository:tag";
         let (name, digest) = match image.split_once('@') {
@@ -64,16 +64,16 @@ impl Reference {
         Ok(Self { registry, repository, tag: tag.map(str::to_owned), digest })
     }
 
-    /// What stands for it in the address of its manifest: the digest, where it has one.
+    /// How it is addressed in its manifest's URL: by the digest, if it has one.
     pub fn digest_or_tag(&self) -> &str {
         self.digest.as_ref().map(Digest::as_str).or(self.tag.as_deref()).unwrap_or_default()
     }
 }
 
-/// A registry's host, perhaps with a port, which is one.
+/// A registry's host, with an optional valid port.
 pub(crate) fn authority(text: &str) -> Option<Authority> {
     let authority = Authority::try_from(text).ok()?;
-    // `http:` is one to that parser.
+    // That parser accepts `http:`.
     (text == authority.host() || authority.port_u16().is_some()).then_some(authority)
 }
 
@@ -82,7 +82,8 @@ pub(crate) fn is_repository(text: &str) -> bool {
     text.len() <= 255 && text.split('/').all(is_component)
 }
 
-/// Of a repository's name: lower case letters and digits, with separators only in between.
+/// A path component of a repository's name: lower-case letters and digits, with separators only in
+/// between.
 pub(crate) fn is_component(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     text.starts_with(plain) && text.ends_with(plain) && text.chars().all(|c| plain(c) || "._-".contains(c))

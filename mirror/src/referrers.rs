@@ -1,9 +1,9 @@
-//! Signatures, bills of materials and the like, which point at an image: by a list of
-//! referrers (OCI distribution spec 1.1, "Listing Referrers" and "Referrers Tag Schema"),
-//! or by a tag that is made of the digest, as cosign has it
+//! Signatures, SBOMs and other artifacts that refer to an image: through a list of referrers (OCI
+//! distribution spec 1.1, "Listing Referrers" and "Referrers Tag Schema"), or through a tag derived
+//! from the digest, as cosign does
 //! (<https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md>).
 //!
-//! An image without them is still the image: what cannot be had of them is a warning.
+//! An image is complete without them: what cannot be copied of them is a warning.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -21,26 +21,26 @@ use crate::observe::MirrorEvent;
 use crate::registry::Need;
 use crate::target::{Route, Target};
 
-/// Of cosign: `sha256-HEX.sig` and so on.
+/// The suffixes of cosign's tags: `sha256-HEX.sig` and so on.
 const COSIGN: [&str; 3] = ["sig", "att", "sbom"];
-/// Bounds on what a source can ask of us: pages of a list, and manifests in all.
+/// Limits on what a source can make us request: pages of a list, and manifests in total.
 const PAGES: usize = 100;
 const MOST: usize = 1000;
-/// Of what is held at once of them, in bytes.
+/// The most held in memory at once, in bytes.
 const BYTES: usize = 64 << 20;
-/// What is left behind then.
+/// What is skipped when a limit is reached.
 const REST: &str = "the rest of what refers to it";
-/// A bundle may be an index, of indexes.
+/// A bundle may be an index of indexes.
 const DEEP: usize = 4;
 
 #[derive(Deserialize)]
 struct Index {
-    /// Go writes none as `null`; what is no index has no such field.
+    /// Go writes an empty list as `null`; a manifest that is not an index has no such field.
     #[serde(deserialize_with = "Option::deserialize")]
     manifests: Option<Vec<Value>>,
 }
 
-/// The tag that is made of a digest.
+/// The tag derived from a digest.
 fn tag(digest: &Digest) -> String {
     digest.as_str().replacen(':', "-", 1)
 }
@@ -49,8 +49,8 @@ fn digest_of(descriptor: &Value) -> Option<Digest> {
     Digest::parse(descriptor["digest"].as_str()?).ok()
 }
 
-/// Whether the image can do without: what was answered about this one thing. A connection
-/// that is gone, or a limit, is everybody's, and the next run finds the image missing.
+/// Whether the image can do without: the registry answered about this one artifact. A lost
+/// connection or a rate limit concerns everything, and the next run finds the image missing.
 fn is_its_own(error: &Error) -> bool {
     let answered = error.status.is_some() && !matches!(error.kind, Kind::RateLimited | Kind::DiskFull);
     answered || matches!(error.kind, Kind::NotFound | Kind::Invalid | Kind::Denied | Kind::Protocol | Kind::Auth)
@@ -59,15 +59,15 @@ fn is_its_own(error: &Error) -> bool {
 struct Copying<'a> {
     target: &'a Target,
     route: &'a Route,
-    /// How many manifests may still be read for this image, at whatever depth.
+    /// How many manifests may still be read for this image, at any depth.
     left: Cell<usize>,
 }
 
-/// Brings what refers to an image after it; how many there were.
+/// Copies what refers to an image after the image itself; returns how many there were.
 pub(crate) async fn copy(target: &Target, route: &Route, top: &Manifest) -> Result<usize, Error> {
     let copying = Copying { target, route, left: Cell::new(MOST) };
     let mut count = copying.of(&top.digest).await?;
-    // Whoever signs an index may sign each of its platforms too; nobody signs these alone.
+    // Whoever signs an index may sign each platform too; nobody signs only the platforms.
     if count > 0 && top.is_index() {
         for child in &top.document.manifests {
             count += copying.of(&child.digest).await?;
@@ -82,7 +82,7 @@ impl Copying<'_> {
         self.target.tell(MirrorEvent::Warning { id: self.route.id.clone(), text });
     }
 
-    /// What came of a part that the image can do without.
+    /// The result of a part that the image can do without.
     fn part<T>(&self, what: &str, result: Result<T, Error>) -> Result<Option<T>, Error> {
         match result {
             Ok(done) => Ok(Some(done)),
@@ -125,19 +125,19 @@ impl Copying<'_> {
         Ok(count)
     }
 
-    /// What the source says refers to it.
+    /// What refers to it according to the source.
     async fn list(&self, subject: &Digest) -> Result<Vec<Value>, Error> {
         let url = self.route.source.address.url(&self.route.repository, &format!("referrers/{subject}"));
-        // By the specification the tag counts only where there is no such list.
+        // By the specification, the tag counts only if there is no such list.
         if let Some(listed) = self.part("what refers to it", self.pages(url).await)?.flatten() {
             return Ok(self.bounded(listed));
         }
         let tag = tag(subject);
-        // A HEAD first: a manifest that is not there must not cost a pull.
+        // A HEAD first: a missing manifest must not cost a pull.
         let found = self.route.source.digest_by_head(&self.route.repository, &tag, Need::Optional).await;
-        // Some read it as the digest itself, and give the image (GitLab's registry).
+        // Some read the tag as the digest itself, and return the image (GitLab's registry).
         let Some(Some(found)) = self.part("what refers to it", found)? else { return Ok(Vec::new()) };
-        // One that does not say its digest is known by its bytes, below.
+        // If the answer has no digest, the content is compared below.
         if found.as_ref() == Some(subject) {
             return Ok(Vec::new());
         }
@@ -156,7 +156,7 @@ impl Copying<'_> {
         listed
     }
 
-    /// The list of the referrers API; none of a registry that does not know it.
+    /// The list of the referrers API; `None` if the registry does not support it.
     async fn pages(&self, first: String) -> Result<Option<Vec<Value>>, Error> {
         let (mut listed, mut seen, mut next) = (None::<Vec<Value>>, BTreeSet::new(), Some(first));
         let mut held = 0;
@@ -166,7 +166,7 @@ impl Copying<'_> {
                 break;
             }
             let page = match self.route.source.page(&self.route.repository, &url).await {
-                // What the pages before it named is good all the same.
+                // What the earlier pages listed is still valid.
                 Err(error) if listed.is_some() && is_its_own(&error) => {
                     self.warn(REST, error);
                     break;
@@ -199,7 +199,7 @@ impl Copying<'_> {
         let mut tags = Vec::new();
         for (tag, found) in join_all(looks).await {
             match self.part(&format!("the signature {tag}"), found)? {
-                // A registry that reads the digest out of it means the image.
+                // A registry that reads the digest out of the tag returns the image.
                 Some(Some(digest)) if digest.as_ref() != Some(subject) => tags.push(tag),
                 _ => {}
             }
@@ -207,7 +207,8 @@ impl Copying<'_> {
         Ok(tags)
     }
 
-    /// Copies one, if it does refer to this image; whether the target took note of that.
+    /// Copies one artifact if it really refers to this image; returns whether the target recorded
+    /// that.
     async fn referrer(&self, digest: &Digest, subject: &Digest) -> Result<Option<(Manifest, bool)>, Error> {
         let manifest = self.read(digest.as_str()).await?;
         if manifest.document.subject.as_ref().is_none_or(|it| it.digest != *subject) {
@@ -218,11 +219,11 @@ impl Copying<'_> {
         Ok(Some((manifest, noted)))
     }
 
-    /// Copies what stands under a tag of cosign's; whether that is a signature at all.
-    /// What the target has there of its own is never written over.
+    /// Copies what a cosign tag points to; returns whether it is a signature at all. The target's
+    /// own content there is never overwritten.
     async fn signature(&self, tag: &str, subject: &Digest) -> Result<bool, Error> {
         let manifest = self.read(tag).await?;
-        // A registry that reads the digest out of the tag gives the image, on both sides.
+        // A registry that reads the digest out of the tag returns the image, on both sides.
         if manifest.digest == *subject {
             return Ok(false);
         }
@@ -237,7 +238,8 @@ impl Copying<'_> {
         self.put(&manifest, tag).await.map(|_| true)
     }
 
-    /// One of the source's manifests, of which no source can make us read without end.
+    /// Reads one of the source's manifests, up to a limit, so that no source can make us read
+    /// forever.
     async fn read(&self, reference: &str) -> Result<Manifest, Error> {
         let Some(left) = self.left.get().checked_sub(1) else {
             return Err(Error::new(Kind::Invalid, format!("more than {MOST} manifests refer to it")));
@@ -253,7 +255,7 @@ impl Copying<'_> {
             .await
     }
 
-    /// The blobs of a manifest, and of all that stands in an index.
+    /// Places the blobs of a manifest, and of everything in an index.
     async fn parts(&self, manifest: &Manifest) -> Result<(), Error> {
         let (mut ordered, mut level, mut held) = (Vec::new(), vec![manifest.clone()], 0);
         for _ in 0..DEEP {
@@ -282,7 +284,7 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Adds them to the list under the target's tag, beside what stands there already.
+    /// Adds them to the list under the target's tag, next to what is already there.
     async fn note(&self, subject: &Digest, copied: Vec<Value>) -> Result<(), Error> {
         let (target, name, tag) = (&self.target.registry, &self.route.target, tag(subject));
         let known = target.manifest(name, &tag).await?;
@@ -314,8 +316,8 @@ impl Copying<'_> {
     }
 }
 
-/// Whether a manifest has each layer of another one, with what is written beside it: there
-/// cosign keeps the signature itself, and the layer is the same for all who sign.
+/// Whether a manifest has each layer of another one, including annotations: cosign stores the
+/// signature itself there, while the layer is the same for everybody who signs.
 fn holds_all(manifest: &Manifest, other: &Manifest) -> bool {
     let layers = |manifest: &Manifest| -> Vec<Value> {
         let document: Value = serde_json::from_slice(&manifest.bytes).unwrap_or_default();
@@ -325,7 +327,7 @@ fn holds_all(manifest: &Manifest, other: &Manifest) -> bool {
     !theirs.is_empty() && theirs.iter().all(|layer| ours.contains(layer))
 }
 
-/// A descriptor as a list of referrers has it (the specification wants the artifact's type there).
+/// A descriptor as in a list of referrers (the specification requires the artifact type there).
 fn described(mut descriptor: Value, manifest: &Manifest) -> Value {
     if descriptor["artifactType"].is_null() {
         let own: Value = serde_json::from_slice(&manifest.bytes).unwrap_or_default();

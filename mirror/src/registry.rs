@@ -1,5 +1,5 @@
-//! One registry: requests with what it takes to be let in, at the pace it allows.
-//! Rules are those of the OCI distribution spec, section "Endpoints".
+//! One registry: requests with the authentication they need, at the pace it allows. The rules are
+//! those of the OCI distribution spec, section "Endpoints".
 
 pub(crate) mod address;
 mod api;
@@ -27,17 +27,17 @@ use crate::transport::{Body, Transport, full};
 use address::Address;
 use refusal::refusal;
 
-/// What is read of a token's answer, in bytes.
+/// The most that is read of a token response, in bytes.
 const TOKEN_LIMIT: usize = 1 << 20;
 const REDIRECTS: usize = 5;
-/// A token may end between being given and being used, but not each time.
+/// A token may expire between being issued and being used, but not every time.
 const AUTHORIZED: u32 = 3;
 
 pub(crate) struct Registry {
     pub address: Address,
     transport: Transport,
     credentials: Credentials,
-    /// A stand-in for the registry whose name it has: no account is its own.
+    /// A stand-in for the registry whose name it has: it must not get that registry's account.
     anonymous: bool,
     found: tokio::sync::OnceCell<Found>,
     kept: ManifestCache,
@@ -49,12 +49,12 @@ pub(crate) struct Registry {
     answered: AtomicBool,
 }
 
-/// What may be done where.
+/// The actions allowed on repositories, as requested with a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scope(Vec<String>);
 
 impl Scope {
-    /// To be known alone.
+    /// Authentication only, without access to a repository.
     pub fn nothing() -> Self {
         Self(Vec::new())
     }
@@ -69,14 +69,14 @@ pub(crate) struct Call<'a> {
     pub need: Need,
 }
 
-/// How much hangs on an answer.
+/// How important an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// Nothing goes on without it.
+    /// Nothing works without it.
     Required,
-    /// There is another way: a refusal is an answer, and nobody waits for long.
+    /// There is an alternative: a refusal is an answer, and waits are short.
     Optional,
-    /// It holds an account: never along a redirect.
+    /// The request contains an account: redirects are never followed.
     Secret,
 }
 
@@ -113,7 +113,7 @@ impl Registry {
         Scope(vec![format!("repository:{}:pull", self.address.repository(repository))])
     }
 
-    /// To push, perhaps mounting out of another repository.
+    /// For a push, optionally mounting from another repository.
     pub fn push(&self, repository: &str, from: Option<&str>) -> Scope {
         let mut scopes = vec![format!("repository:{}:pull,push", self.address.repository(repository))];
         if let Some(from) = from.filter(|from| *from != repository) {
@@ -122,9 +122,8 @@ impl Registry {
         Scope(scopes)
     }
 
-    /// Sends a request until there is an answer worth reading: waits where the
-    /// registry asks for it, asks again where that can help, gets a token when told
-    /// to, follows redirects.
+    /// Sends a request until there is a usable answer: waits if the registry asks for it, retries
+    /// where that can help, gets a token when challenged, follows redirects.
     pub async fn send(&self, call: Call<'_>) -> Result<Response<Incoming>, Error> {
         let mut url = call.url.to_owned();
         let (mut tries, mut redirects, mut authorized) = (0, 0, 0);
@@ -153,14 +152,14 @@ impl Registry {
                 && authorized < AUTHORIZED
                 && let Some(scope) = call.scope
                 && url.parse().is_ok_and(|uri| self.address.is_ours(&uri))
-                // A token that was just got, and is good, but not for this: another one will be like it.
+                // The token is new and valid, but insufficient: another one would be too.
                 && challenge.as_ref().is_some_and(|challenge| authorized == 0 || !challenge.is_insufficient())
             {
                 authorized += 1;
                 Box::pin(self.authorize(&url, &response, scope, sent.flatten())).await?;
                 continue;
             }
-            // 307 and 308 keep the method, the older ones need not (RFC 9110, 15.4).
+            // 307 and 308 keep the method, the older ones may not (RFC 9110, 15.4).
             let reads = call.method == Method::GET || call.method == Method::HEAD;
             let follows = matches!(status.as_u16(), 307 | 308) || reads && matches!(status.as_u16(), 301..=303);
             if follows || call.need == Need::Secret && status.is_redirection() {
@@ -182,14 +181,14 @@ impl Registry {
                 && status != StatusCode::TOO_MANY_REQUESTS
                 && status != StatusCode::RANGE_NOT_SATISFIABLE
             {
-                // Addresses of a CDN expire: the registry gives a fresh one.
+                // A CDN's URLs expire: the registry issues a new one.
                 let error = self.refused(&url, response).await;
                 let outcome = Outcome::Answer { status: 503, retry_after: None, quota: false };
                 self.again(outcome, &mut tries, Error { kind: Kind::Protocol, ..error }, call.need).await?;
                 (url, redirects) = (call.url.to_owned(), 0);
                 continue;
             }
-            // Registries say in many ways that it is too much; what else they forbid is final.
+            // Registries signal rate limits in many ways; any other refusal is final.
             if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
                 let (error, outcome) = self.judge(&url, response).await;
                 if error.kind != Kind::RateLimited {
@@ -198,7 +197,7 @@ impl Registry {
                         let silent = self.address.error(Kind::Auth, &url, "answered 401 without saying what it wants");
                         return Err(Error { status: error.status, ..silent });
                     }
-                    // What could not be asked for an account may be why.
+                    // The reason may be that the credentials could not be read.
                     let trouble = self.found.get().and_then(|found| found.trouble.as_ref());
                     let more = trouble.filter(|_| call.scope.is_some()).map(|trouble| format!("; {trouble}"));
                     let message = format!("{}{}", error.message, more.unwrap_or_default());
@@ -220,19 +219,19 @@ impl Registry {
         }
     }
 
-    /// Waits, or gives up with this error.
+    /// Waits for the next try, or gives up with this error.
     pub async fn again(&self, outcome: Outcome, tries: &mut u32, error: Error, need: Need) -> Result<(), Error> {
         let own_fault = matches!(outcome, Outcome::Answer { status: 500, .. });
         let answered = error.status.is_some() && error.kind != Kind::RateLimited;
         let next = match need {
-            // A full disk is full the next second too.
+            // A full disk will not be free a second later.
             _ if error.kind == Kind::DiskFull => Next::Stop,
-            // A limit, and a registry that is away for a moment, are waited for all the same.
+            // A rate limit, or a registry that is briefly unavailable, is waited for all the same.
             Need::Optional if answered && (own_fault || *tries >= 1) => Next::Stop,
             _ => pace::next(outcome, *tries, &self.retry, fastrand::f64()),
         };
         let Next::Again(wait) = next else {
-            // A registry may stumble over one thing and serve all others.
+            // A registry may fail on one thing and serve everything else.
             let one_thing = own_fault && error.kind != Kind::DiskFull;
             let optional = need == Need::Optional && answered;
             if pace::concerns_all(error.kind) && !one_thing && !optional {
@@ -241,7 +240,7 @@ impl Registry {
             return Err(error);
         };
         *tries += 1;
-        // Too fast for one is too fast for all; a broken connection is nobody else's.
+        // A rate limit applies to all transfers; a broken connection only to its own.
         let shared = matches!(outcome, Outcome::Answer { status: 429 | 503, .. });
         if !shared || self.gate.close(wait) {
             let event =
@@ -253,8 +252,8 @@ impl Registry {
         Ok(())
     }
 
-    /// The same as all its images' affair: without the address at which it came up, and
-    /// with what is left and until when.
+    /// The same error for all images of this registry: without the address where it occurred, and
+    /// with the remaining quota and the time until it resets.
     fn whole(&self, mut error: Error) -> Error {
         let text = self.address.without_address(&error.message);
         let mut message = match error.kind {
@@ -275,7 +274,7 @@ impl Registry {
         error
     }
 
-    /// A refusal, for people and for the decision table.
+    /// A refusal as an error for people, and as input for the decision table.
     pub async fn judge(&self, url: &str, response: Response<Incoming>) -> (Error, Outcome) {
         let mut status = response.status().as_u16();
         let retry_after = pace::retry_after(response.headers(), SystemTime::now());
@@ -284,17 +283,18 @@ impl Registry {
         let mut error = self.refused(url, response).await;
         error.gives_again = gives_again;
         if error.kind == Kind::RateLimited {
-            // Some say it with a 403, or a 401.
+            // Some registries answer a rate limit with 403 or 401.
             status = 429;
             let wait = retry_after.map(|wait| format!("; it asks to wait {} s", wait.as_secs())).unwrap_or_default();
             let quota = self.gate.quota().map(|quota| format!("; {quota}")).unwrap_or_default();
             error.message.push_str(&wait);
             error.message.push_str(&quota);
         }
-        // Docker Hub's words for a quota that is used up; too many requests a minute has others.
+        // Docker Hub's wording for a quota that is used up; too many requests per minute has
+        // another one.
         let quota = status == 429 && (left == Some(0) || error.message.contains("pull rate limit"));
         if error.kind == Kind::Invalid {
-            // A judgement on what was sent stays the same, whatever the status.
+            // Invalid content stays invalid, whatever the status.
             status = 400;
         }
         (error, Outcome::Answer { status, retry_after, quota })
@@ -335,8 +335,8 @@ impl Registry {
         Ok(response)
     }
 
-    /// Sends a body that cannot be sent twice: once, to one address. Whoever watches
-    /// the body knows whether it still moves.
+    /// Sends a body that cannot be sent twice: once, to one address. The body's watcher knows
+    /// whether it still makes progress.
     pub async fn stream(&self, url: &str, size: u64, body: Body, scope: &Scope) -> Result<Response<Incoming>, Error> {
         self.gate.pass().await?;
         let mut headers = HeaderMap::new();
@@ -350,8 +350,8 @@ impl Registry {
         self.tokens.get(&scope.0)
     }
 
-    /// Gets the token that a 401 asks for. `sent`: what was refused; somebody else
-    /// may have got a newer one meanwhile.
+    /// Gets the token that a 401 asks for. `sent`: the token that was refused; somebody else may
+    /// have got a newer one in the meantime.
     pub async fn authorize(
         &self,
         url: &str,
@@ -378,7 +378,7 @@ impl Registry {
                 .await?
         };
         let account = found.account.as_ref();
-        // What could not be asked for an account may be why there is none.
+        // The reason may be that the credentials could not be read.
         let more = found.trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
         let wants = |what: &str| self.address.error(Kind::Auth, url, &format!("{what}{more}"));
         let challenge =
@@ -390,7 +390,8 @@ impl Registry {
                 }
                 let header = auth::basic(username, password).ok_or_else(|| wants("its account cannot be sent"))?;
                 if sent.as_ref() == Some(&header) {
-                    // Some answer so to what they do not do or do not have, whoever asks.
+                    // Some registries answer this way for anything unsupported or missing, whoever
+                    // asks.
                     let status = Some(refused.status().as_u16());
                     return Err(Error { status, ..wants(&format!("refuses the account {username:?}")) });
                 }
@@ -437,7 +438,7 @@ impl Registry {
                 let kind = match error.kind {
                     Kind::NotFound => Kind::Protocol,
                     Kind::Unreachable => Kind::Unreachable,
-                    // Who asks is known there, and may not.
+                    // The account is valid, but not permitted.
                     Kind::Denied if error.status == Some(403) => Kind::Denied,
                     _ => Kind::Auth,
                 };
@@ -450,19 +451,19 @@ impl Registry {
             }
         };
         let bytes = self.read(&realm, response, TOKEN_LIMIT).await?;
-        // The answer is a secret: of a broken one only that it is.
+        // The response is a secret: never quote a malformed one.
         let answer: TokenAnswer = serde_json::from_slice(&bytes).map_err(|_| wants(&format!("{at} gave no token")))?;
         let token = answer.token().ok_or_else(|| wants(&format!("{at} gave no token")))?;
         self.tokens.put(&scope.0, token);
         Ok(())
     }
 
-    /// A refusal, with what the registry says.
+    /// Turns a refusal into an error, with what the registry says.
     pub async fn refused(&self, url: &str, response: Response<Incoming>) -> Error {
         refusal(&self.address, url, response).await
     }
 
-    /// An answer, whole; `most` bytes of it.
+    /// Reads a whole response, up to `most` bytes.
     pub(crate) async fn read(&self, url: &str, response: Response<Incoming>, most: usize) -> Result<Bytes, Error> {
         let limited = http_body_util::Limited::new(response.into_body(), most);
         match tokio::time::timeout(self.retry.stall, limited.collect()).await {

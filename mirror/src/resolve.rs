@@ -1,4 +1,4 @@
-//! What each tag is now, asked of the source registries.
+//! Resolves tags at the source registries.
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -11,12 +11,12 @@ use crate::options::Options;
 use crate::registry::Registry;
 use crate::sources::Sources;
 
-/// Asks the source registries what each tag is now. A tag that is still what `known`
-/// says costs one HEAD, which counts for no quota.
+/// Asks the source registries for the current digest of each tag. A tag that is unchanged from
+/// `known` costs one HEAD, which does not count against any quota.
 ///
 /// # Errors
-/// The first image's that could not be resolved, with all that could not be: as the
-/// registries answer; `Kind::Platform` where a wanted platform is missing.
+/// The error of the first image that could not be resolved, listing all that could not: as the
+/// registries answer; `Kind::Platform` if a wanted platform is missing.
 pub async fn resolve(
     wanted: &ImageList,
     known: Option<&ImagesLock>,
@@ -57,7 +57,7 @@ async fn one(
     let registry = sources.get(&source.registry)?;
     let repository = source.repository;
     if let Some(known) = known.filter(|known| known.source_digest().is_some() && serves(known, image, platforms)) {
-        // What is wanted by its digest cannot be another one now.
+        // An image wanted by digest cannot change.
         let now = match &source.digest {
             Some(digest) => Some(digest.clone()),
             None => registry.digest_of(&repository, &tag).await?.flatten(),
@@ -80,7 +80,8 @@ async fn one(
         let message = format!("{}: {} has no {missing}: it has {}", image.id, image.image, there.join(", "));
         return Err(Error::new(Kind::Platform, message));
     }
-    // An index without some of its children is refused by registries; one platform alone is its manifest.
+    // Registries reject an index without some of its children, so a single platform is mirrored as
+    // its manifest.
     let single = platforms.first().filter(|_| platforms.len() == 1 && manifest.is_index());
     let chosen = single.and_then(|platform| children.iter().find(|child| child.is_for(platform))).cloned();
     if source.digest.is_none() {
@@ -99,7 +100,7 @@ async fn one(
     Ok(())
 }
 
-/// Whether what is known was resolved for what is wanted now.
+/// Whether the known entry was resolved for what is wanted now.
 fn serves(known: &LockedImage, wanted: &LockedImage, platforms: &[String]) -> bool {
     let alone = known.mode == Some(Mode::Manifest);
     (known.name() == wanted.image || known.image == wanted.image)
@@ -110,7 +111,7 @@ fn serves(known: &LockedImage, wanted: &LockedImage, platforms: &[String]) -> bo
         && platforms.iter().all(|platform| known.children.iter().any(|child| child.is_for(platform)))
 }
 
-/// An image of one platform says which in its configuration.
+/// A single-platform image has its platform in its config.
 async fn only_child(registry: &Registry, repository: &str, manifest: &Manifest) -> Result<Child, Error> {
     #[derive(serde::Deserialize)]
     struct Config {

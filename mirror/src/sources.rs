@@ -1,4 +1,5 @@
-//! The registries that a run asks, each made once: its tokens, pace and quota are one.
+//! The registries that a run contacts, each created once, so that its tokens, pace and quota are
+//! shared.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use crate::observe::MirrorEvent;
 use crate::options::Options;
 use crate::registry::Registry;
 
-/// The source registries, each made once: its tokens, pace and quota are one.
+/// The source registries, each created once.
 pub(crate) struct Sources<'a> {
     options: &'a Options,
     events: UnboundedSender<MirrorEvent>,

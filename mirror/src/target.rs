@@ -1,5 +1,5 @@
-//! The registry that is copied to: blobs are mounted where it has them already, else
-//! streamed out of their source; what was done is counted.
+//! The registry that is copied to: blobs are mounted if it already has them, else streamed from
+//! their source; what was done is counted.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use crate::observe::MirrorEvent;
 use crate::pace::{self, Next, Outcome};
 use crate::registry::{Call, Need, Registry, Scope};
 
-/// From this size on, in bytes, a blob is looked for before it is uploaded: moving it
-/// takes longer than a HEAD.
+/// From this size on, in bytes, a blob is looked up before it is uploaded: transferring it takes
+/// longer than a HEAD.
 const LOOKED_FOR: u64 = 1 << 20;
 
-/// From where to where one image is copied.
+/// Where one image is copied from and to.
 pub(crate) struct Route {
-    /// The image's, under which its progress is told.
+    /// The image's id, under which its progress is reported.
     pub id: String,
     pub source: Arc<Registry>,
-    /// At the source.
+    /// The repository at the source.
     pub repository: String,
-    /// At the target.
+    /// The repository at the target.
     pub target: String,
 }
 
@@ -39,10 +39,10 @@ impl Route {
     }
 }
 
-/// A blob, and where it has to be.
+/// A blob, and where it is needed.
 pub(crate) struct BlobCopy {
     pub source: Source,
-    /// The image as whose its bytes are told.
+    /// The image that its bytes are reported for.
     pub id: String,
     /// The repositories of the target that need it.
     pub repositories: Vec<String>,
@@ -50,7 +50,7 @@ pub(crate) struct BlobCopy {
     pub mount_from: Option<String>,
 }
 
-/// What was put there.
+/// What was done.
 #[derive(Default)]
 pub(crate) struct Counts {
     pub blobs: AtomicUsize,
@@ -59,11 +59,11 @@ pub(crate) struct Counts {
     pub bytes: AtomicU64,
 }
 
-/// What became of one request to put a blob somewhere.
+/// The registry's answer to a request to place a blob.
 enum Start {
     Placed,
     Upload(String),
-    /// This registry knows no mounts.
+    /// This registry does not support mounts.
     Refused,
 }
 
@@ -83,7 +83,7 @@ impl Target {
         let _ = self.events.send(event);
     }
 
-    /// Gets a blob into each repository that needs it.
+    /// Makes a blob available in each repository that needs it.
     pub async fn place(&self, blob: &BlobCopy) -> Result<(), Error> {
         let mut at = blob.mount_from.clone();
         let mut moved = false;
@@ -97,11 +97,11 @@ impl Target {
         Ok(())
     }
 
-    /// Whether it had to be moved.
+    /// Returns whether it had to be transferred.
     async fn put(&self, blob: &BlobCopy, repository: &str, at: Option<&str>) -> Result<bool, Error> {
         let digest = &blob.source.digest;
-        // Mounted from the repository itself it is there already: one request tells
-        // that, and is the beginning of the upload if it is not.
+        // A mount from the same repository: one request tells whether the blob is already there,
+        // and starts the upload if it is not.
         let from = at.unwrap_or(repository);
         let scope = self.registry.push(repository, Some(from));
         let query = format!("?mount={digest}&from={}", self.registry.address.repository(from));
@@ -112,13 +112,13 @@ impl Target {
         let location = match self.start(repository, &query, &scope).await? {
             Start::Placed if from == repository => return placed(&self.counts.there),
             Start::Placed => return placed(&self.counts.mounted),
-            // Registries may begin an upload instead of mounting, also what they have.
+            // Registries may start an upload instead of mounting, even for blobs that they have.
             Start::Upload(location) if blob.source.size < LOOKED_FOR => Some(location),
             _ if self.registry.has_blob(repository, digest).await? => return placed(&self.counts.there),
             Start::Upload(location) => Some(location),
             Start::Refused => None,
         };
-        // Where the target has it, but does not mount it, it need not be pulled again.
+        // If the target has it but does not mount it, it need not be pulled from the source again.
         let source = match at {
             Some(at) => Source { registry: self.registry.clone(), repository: at.to_owned(), ..blob.source.clone() },
             None => blob.source.clone(),
@@ -131,7 +131,7 @@ impl Target {
 
     async fn start(&self, repository: &str, query: &str, scope: &Scope) -> Result<Start, Error> {
         let url = self.registry.address.url(repository, &format!("blobs/uploads/{query}"));
-        // A mount saves an upload, and is nothing to insist on.
+        // A mount only saves an upload, so it is optional.
         let need = if query.is_empty() { Need::Required } else { Need::Optional };
         let (headers, body) = (HeaderMap::new(), Bytes::new());
         let call = Call { method: Method::POST, url: &url, headers, body, scope: Some(scope), need };
@@ -147,7 +147,7 @@ impl Target {
         if need == Need::Optional && error.status.is_some() && !final_too {
             return Ok(Start::Refused);
         }
-        // Registries that make no repository by themselves say that there is none.
+        // Registries that do not create repositories on push answer that there is none.
         if error.kind == Kind::NotFound {
             let message = format!("{}: the repository has to be made there first", error.message);
             return Err(Error { kind: Kind::Denied, message, ..error });
@@ -155,7 +155,7 @@ impl Target {
         Err(error)
     }
 
-    /// Moves a blob in one PUT; after a failure that can pass, in another one.
+    /// Transfers a blob in one PUT; after a transient failure, in another one.
     async fn upload(
         &self,
         blob: &BlobCopy,
@@ -227,7 +227,7 @@ impl Target {
                         continue;
                     }
                     let (error, outcome) = target.judge(&url, answer).await;
-                    // An upload that the registry has forgotten, having been restarted for instance.
+                    // The registry has lost the upload, for example because it was restarted.
                     let outcome = match pace::next(outcome, 0, &target.retry, 0.0) {
                         Next::Take if status == StatusCode::NOT_FOUND => Outcome::Nothing { known: true },
                         Next::Take => return Err(error),

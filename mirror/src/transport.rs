@@ -1,6 +1,5 @@
-//! Connections: plain or with TLS, direct or through a proxy. TLS is set up only
-//! when an address asks for it: reading the machine's certificates costs more
-//! than a warm run.
+//! Connections: plain or TLS, direct or through a proxy. TLS is set up only when an address needs
+//! it: reading the machine's certificates takes longer than a warm run.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -36,8 +35,8 @@ pub(crate) fn full(bytes: Bytes) -> Body {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens connections: direct, or through a proxy (CONNECT, also over TLS, or SOCKS 5).
-/// For whatever is spoken over them, TLS to the address itself comes on top.
+/// Opens connections: direct, or through a proxy (CONNECT, also over TLS, or SOCKS 5). TLS to the
+/// address itself is layered on top.
 #[derive(Clone)]
 struct Connector {
     http: HttpConnector,
@@ -46,7 +45,7 @@ struct Connector {
 }
 
 impl Connector {
-    /// Reads nothing and asks nobody; what is wrong shows when a connection is asked for.
+    /// Does no I/O; errors show when a connection is opened.
     fn new(proxies: Proxies, trust: Arc<Trust>) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -56,7 +55,7 @@ impl Connector {
     }
 }
 
-/// How long a proxy may take until it leads somewhere.
+/// How long a proxy may take to connect.
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Service<Uri> for Connector {
@@ -81,7 +80,8 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// With the scheme's own port written out: a tunnel without one leads to that of HTTPS.
+/// With the scheme's default port written out: a tunnel without a port would lead to the HTTPS
+/// port.
 fn with_port(uri: Uri) -> Uri {
     let Some(host) = uri.host().filter(|_| uri.port().is_none() && uri.scheme_str() == Some("http")) else {
         return uri;
@@ -130,8 +130,8 @@ struct ProxyFailed {
     error: BoxError,
 }
 
-/// Whose certificates are believed: the machine's, and a further authority's. Read when
-/// an address asks for it, since that costs more than a warm run.
+/// The trusted certificates: the machine's, and an additional authority. Read when an address first
+/// needs them, since that takes longer than a warm run.
 #[derive(Default)]
 struct Trust {
     ca: Option<Utf8PathBuf>,
@@ -200,7 +200,7 @@ impl Transport {
     }
 }
 
-/// The whole chain of causes in one line, and what kind of thing it is.
+/// The whole chain of causes in one line, and its kind.
 fn failure(error: &hyper_util::client::legacy::Error) -> Error {
     let mut text = error.to_string();
     let mut found = None;
@@ -224,7 +224,7 @@ fn failure(error: &hyper_util::client::legacy::Error) -> Error {
     } else if text.contains("dns error") || text.contains("failed to lookup") {
         Kind::Dns
     } else if text.contains("InvalidContentType") || text.contains("corrupt message") {
-        // A TLS hello answered by plain HTTP.
+        // The server answered a TLS hello with plain HTTP.
         Kind::Protocol
     } else if text.contains("certificate") || text.contains("TLS") || text.contains("received fatal alert") {
         Kind::Tls
@@ -236,7 +236,7 @@ fn failure(error: &hyper_util::client::legacy::Error) -> Error {
     Error::new(kind, text).passing()
 }
 
-/// The one within; input/output errors hide what they are made of.
+/// The TLS error within; I/O errors hide their cause.
 fn tls_error<'a>(mut cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     loop {
         if let Some(found) = cause.downcast_ref() {
@@ -246,7 +246,7 @@ fn tls_error<'a>(mut cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a
     }
 }
 
-/// What is wrong with a certificate, in words that lead to its remedy.
+/// What is wrong with a certificate, worded so that it leads to the remedy.
 fn certificate(error: &rustls::Error) -> Option<(Kind, String)> {
     use rustls::CertificateError as Wrong;
     let rustls::Error::InvalidCertificate(wrong) = error else { return None };
@@ -274,7 +274,7 @@ fn certificate(error: &rustls::Error) -> Option<(Kind, String)> {
         }
         Wrong::NotValidYet => (Kind::TlsTime, "its certificate is not good yet".to_owned()),
         Wrong::UnknownIssuer => (Kind::Tls, "nobody here trusts the authority that made its certificate".to_owned()),
-        // What openssl makes if nobody says otherwise.
+        // The certificate that openssl creates by default.
         Wrong::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
             let words = "its certificate is that of an authority, which no server may use as its own, also if it is \
                          trusted: the server needs one with basicConstraints CA:FALSE (openssl req -x509 -addext \

@@ -1,5 +1,5 @@
-//! What public registries answer, against a registry in memory: each of these was met
-//! by somebody with Docker Hub, GHCR, Quay, GitLab, ECR, ACR, Harbor, Nexus or Artifactory.
+//! Answers of public registries, played by an in-memory registry: somebody has met each of these
+//! with Docker Hub, GHCR, Quay, GitLab, ECR, ACR, Harbor, Nexus or Artifactory.
 
 #[path = "world/fetch.rs"]
 mod fetch;
@@ -52,7 +52,7 @@ const RETRY: RetryPolicy = RetryPolicy {
     stall: Duration::from_secs(5),
 };
 
-/// Docker Hub is that server.
+/// With this server in place of Docker Hub.
 fn options(source: &Server, target: &Server) -> Options {
     let mut options = Options::to(Endpoint::named(&target.address));
     options.sources.insert("docker.io".to_owned(), Endpoint::named(&source.address));
@@ -76,7 +76,7 @@ fn resolve(images: &[&str], options: &Options) -> Result<ImagesLock, Error> {
     block(image_mirror::resolve(&wanted(images), None, options, &Heard::default()))
 }
 
-/// Resolved past all rules, as if it had been long ago.
+/// A lock built directly, as if resolved long ago.
 fn locked(images: &[&str], digests: &[Digest]) -> ImagesLock {
     let mut lock = ImagesLock::unresolved(&wanted(images));
     for (image, digest) in lock.images.iter_mut().zip(digests) {
@@ -109,7 +109,7 @@ fn with_account(mut options: Options, host: &str) -> Options {
     options
 }
 
-/// Tokens for everybody; with one, the rule.
+/// Issues tokens to everybody; requests with a token go to the rule.
 fn hub(rule: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Server {
     Server::with(move |request| {
         if request.path == "/token" {
@@ -122,7 +122,7 @@ fn hub(rule: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Ser
     })
 }
 
-/// Docker Hub gives a token for what there is not, and refuses it then.
+/// Docker Hub issues a token even for an image that does not exist, and then refuses it.
 #[test]
 fn an_image_that_is_not_there_is_no_matter_of_the_account() {
     let insufficient = |request: &Request| {
@@ -159,7 +159,7 @@ fn an_image_that_is_not_there_is_no_matter_of_the_account() {
         let error = resolve(&["docker.io/x/missing:1"], &options).unwrap_err();
         assert_eq!(error.kind(), Kind::Denied, "{error}");
         assert!(error.to_string().contains("no such repository, or no right to it"), "{error}");
-        // Another token would be like the first one.
+        // Another token would be no different.
         assert_eq!((source.count("GET", "/token"), source.count("GET", "/manifests/")), (1, 2));
         for (name, case, kind) in cases {
             let source = hub(move |request| Some(case(request)));
@@ -171,7 +171,7 @@ fn an_image_that_is_not_there_is_no_matter_of_the_account() {
             assert_eq!(error.kind(), kind, "{name}: {error}");
         }
     }
-    // Where the token itself is refused: nobody's is denied, somebody's is wrong.
+    // If the token itself is refused: without an account that is a denial, with one it is wrong.
     for (status, account, kind) in
         [(401, false, Kind::Denied), (403, false, Kind::Denied), (401, true, Kind::Auth), (403, true, Kind::Denied)]
     {
@@ -213,7 +213,7 @@ fn docker_hub_is_one_registry_by_all_its_names() {
         }
     }
     assert!(source.seen().iter().all(|seen| seen.path == "/token" || seen.path.starts_with("/v2/library/redis/")));
-    // What names no registry never asks one.
+    // A name without a registry leads to no request.
     let error = resolve(&["temporalio/server:1.29.0"], &options(&source, &Server::plain())).unwrap_err();
     assert!(error.kind() == Kind::Usage && error.to_string().contains("docker.io/temporalio/server:1.29.0"), "{error}");
 }
@@ -233,11 +233,11 @@ fn a_digest_beside_the_tag_is_what_is_mirrored() {
     copied(&lock, &options);
     assert!(target.manifest("mirror/pinned", old.as_str()).is_some());
     assert!(target.manifest("mirror/pinned", new.as_str()).is_none());
-    // It is known now, and no tag has to be asked for.
+    // It is known now, so no tag has to be requested.
     let asked = source.seen().len();
     assert_eq!(block(image_mirror::resolve(&wanted, Some(&lock), &options, &Heard::default())).unwrap(), lock);
     assert_eq!(source.seen().len(), asked);
-    // One that is nowhere.
+    // A digest that exists nowhere.
     wanted.images[0].image = format!("docker.io/x/pinned:1@{}", Digest::of(b"nowhere"));
     let error = block(image_mirror::resolve(&wanted, None, &options, &Heard::default())).unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound, "{error}");
@@ -254,7 +254,7 @@ fn resolving_and_copying_ask_for_each_manifest_once() {
     let options = options(&source, &target);
     let lock = resolve(&images, &options).unwrap();
     copied(&lock, &options);
-    // Seven indexes of two platforms.
+    // Seven indexes with two platforms each.
     assert_eq!(source.count("GET", "/manifests/"), 21);
     let asked = source.seen().len();
     copied(&lock, &options);
@@ -280,7 +280,7 @@ fn a_head_that_is_refused_is_asked_as_a_get() {
     }
 }
 
-/// Some answer so of a repository that the push is going to make.
+/// Some registries answer this way for a repository that the push will create.
 #[test]
 fn a_target_that_denies_a_look_is_pushed_to() {
     let source = Server::plain();
@@ -292,9 +292,9 @@ fn a_target_that_denies_a_look_is_pushed_to() {
     let lock = locked(&["docker.io/x/new:1"], std::slice::from_ref(&digest));
     copied(&lock, &options(&source, &target));
     assert_eq!(target.tags("mirror/new"), ["1"]);
-    // Looking alone is not told as missing.
+    // For a check alone, this is not reported as missing.
     assert_eq!(block(image_mirror::check(&lock, &options(&source, &target))).unwrap_err().kind(), Kind::Denied);
-    // One that makes no repository by itself says so.
+    // A registry that does not create repositories itself says so.
     let ecr = Server::with(|request| match request.method.as_str() {
         "POST" | "PUT" => {
             Some(answer(404, r#"{"errors":[{"code":"NAME_UNKNOWN","message":"The repository does not exist"}]}"#))
@@ -318,11 +318,11 @@ fn a_mount_that_is_refused_is_an_upload() {
         let (summary, _) = copied(&lock, &options(&source, &target));
         assert_eq!((summary.copied, summary.mounted), (2, 0), "{status}");
         assert_eq!(target.tags("mirror/two"), ["1"], "{status}");
-        // What one repository got, the other one gets from there.
+        // What one repository received, the other one gets from there.
         let large = Digest::of(&vec![7; 2_000_000]);
         assert_eq!(source.count("GET", &format!("/blobs/{large}")), 1, "{status}");
     }
-    // The token's server may refuse the other repository, and give all for this one.
+    // The token server may refuse the other repository, and grant everything for this one.
     let source = Server::plain();
     let digests = [source.image("x/one", "1", b"shared"), source.image("x/two", "1", b"shared")];
     let target = Server::with(|request| {
@@ -381,12 +381,12 @@ fn a_quota_that_is_used_up_is_told_in_one_line() {
     assert!(!said.contains("http://") && !said.contains("/v2/"), "another image's address: {said}");
     assert_eq!((error.images().len(), error.other_images().len()), (7, 0));
     assert!(!heard.0.lock().unwrap().iter().any(|event| matches!(event, MirrorEvent::Failed { .. })));
-    // Those that were on their way already asked, and nobody after them.
+    // Those already in progress asked, and nobody after them.
     assert!(source.count("GET", "/manifests/") <= options.transfers);
-    // The same of tags.
+    // The same for tags.
     let said = resolve(&images, &options).unwrap_err().to_string();
     assert!(said.ends_with(&format!("; missing: {}", ids.join(", "))), "{said}");
-    // Another image's own trouble stays its own.
+    // An image's own problem does not affect others.
     let source = Server::with(|request| match request.path.contains("image-0") {
         true => Some(answer(404, "")),
         false => request.is("GET", "/manifests/").then(used_up),
@@ -396,7 +396,7 @@ fn a_quota_that_is_used_up_is_told_in_one_line() {
     assert!(reasons.iter().any(|(ids, _)| ids == &["image-0"]) && reasons.len() <= 2, "{reasons:?}");
 }
 
-/// By whatever status, and with words of the same code.
+/// With any status, and with words that mean the same.
 #[test]
 fn a_rate_limit_need_not_be_a_429() {
     for (status, body) in [
@@ -417,7 +417,7 @@ fn a_rate_limit_need_not_be_a_429() {
         assert_eq!(error.kind(), Kind::RateLimited, "{status} {body}: {error}");
         assert!(error.to_string().contains("missing: limited"), "{error}");
     }
-    // Also where the answer is about signatures only, which others may do without.
+    // Even if the answer is only about signatures, which are otherwise optional.
     let source = Server::with(|request| match request.path.ends_with(".sig") && request.before < 3 {
         true => Some(answer(429, "").with("retry-after", "0")),
         false => None,
@@ -425,7 +425,7 @@ fn a_rate_limit_need_not_be_a_429() {
     let digest = source.image("x/limited", "1", b"layer");
     let (_, heard) = copied(&locked(&["docker.io/x/limited:1"], &[digest]), &options(&source, &Server::plain()));
     assert_eq!((heard.warnings(), source.count("HEAD", ".sig")), (vec![], 4));
-    // One that passes is waited for.
+    // A temporary one is waited for.
     let source = Server::with(|request| match request.is("GET", "/manifests/") && request.before < 2 {
         true => Some(answer(403, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#).with("retry-after", "0")),
         false => None,
@@ -445,7 +445,7 @@ fn one_image_that_its_registry_stumbles_over_keeps_no_other_from_coming() {
     assert_eq!(target.tags("mirror/whole"), ["1"]);
 }
 
-/// By a registry with accounts of its own (htpasswd, Nexus, Artifactory).
+/// From a registry with its own accounts (htpasswd, Nexus, Artifactory).
 #[test]
 fn a_registry_that_lets_in_by_password_may_answer_401_to_what_it_does_not_do() {
     let source = Server::plain();
@@ -473,7 +473,7 @@ fn a_registry_that_lets_in_by_password_may_answer_401_to_what_it_does_not_do() {
         }
         assert_eq!(target.tags("mirror/two"), ["1"], "{name}");
     }
-    // One that refuses the account says so.
+    // A registry that refuses the account says so.
     for force in [false, true] {
         let target = target(|_| true);
         let options = with_account(options(&source, &target), &target.address);
@@ -482,7 +482,7 @@ fn a_registry_that_lets_in_by_password_may_answer_401_to_what_it_does_not_do() {
     }
 }
 
-/// What signs an image, at a source that has it in this form.
+/// Signatures of an image, at a source that stores them in this form.
 #[test]
 fn signatures_come_along_in_each_form_that_they_have() {
     let pages: Vec<String> = (0..5).map(|at| format!("signature {at}")).collect();
@@ -495,7 +495,7 @@ fn signatures_come_along_in_each_form_that_they_have() {
             if form == "tag" {
                 source.list("x/signed", &tag, &rows);
             }
-            // Cosign's own.
+            // Cosign's tags.
             for kind in ["sig", "att", "sbom"] {
                 let layers = [source.blob("x/signed", kind.as_bytes())];
                 let config = source.blob("x/signed", b"{}");
@@ -555,7 +555,7 @@ fn an_image_is_copied_whatever_its_signatures_do() {
         }
         let (listed, _) = (row["digest"].as_str().unwrap(), ());
         let source = if form == "dangling" || form == "dangling tag" {
-            // It is listed, and not there.
+            // It is listed, but does not exist.
             let row = row.clone();
             let other = Server::with(move |request| {
                 request.path.contains("/referrers/").then(|| match form {
@@ -583,7 +583,7 @@ fn an_image_is_copied_whatever_its_signatures_do() {
     }
 }
 
-/// GitLab's registry takes `sha256-HEX` for the digest itself.
+/// GitLab's registry reads `sha256-HEX` as the digest itself.
 #[test]
 fn the_image_itself_is_none_of_its_signatures() {
     let inner = Server::plain();
@@ -623,7 +623,7 @@ fn signatures_that_only_the_target_has_stay_there() {
         let digests: Vec<&Value> = list["manifests"].as_array().unwrap().iter().map(|row| &row["digest"]).collect();
         assert_eq!(digests, [&ours["digest"], &theirs["digest"]]);
     }
-    // What stands there and is no list is not written over, nor is one that cannot be read.
+    // If the tag holds something that is not a list, or cannot be read, it is not overwritten.
     for broken in [200, 500] {
         let target = Server::with(move |request| {
             (broken == 500 && request.is("GET", "/manifests/sha256-")).then(|| answer(500, "oh"))
@@ -637,7 +637,7 @@ fn signatures_that_only_the_target_has_stay_there() {
     }
 }
 
-/// As cosign keeps them: the layer is the same for all who sign, the signature stands beside it.
+/// As cosign stores them: the layer is the same for all signers, the signature is an annotation.
 #[test]
 fn a_signature_under_a_tag_is_never_written_over_another_one() {
     let (source, target) = (Server::plain(), Server::plain());
@@ -663,11 +663,11 @@ fn a_signature_under_a_tag_is_never_written_over_another_one() {
         assert_eq!((summary.referrers, heard.warnings()), (1, vec![]));
         assert_eq!(target.manifest("mirror/signed", &tag).unwrap(), theirs);
     }
-    // One more at the source takes nothing away.
+    // An additional one at the source removes nothing.
     let more = sign(&source, "x/signed", &["theirs", "another"]);
     assert_eq!(forced(&target).1.warnings(), Vec::<String>::new());
     assert_eq!(target.manifest("mirror/signed", &tag).unwrap(), more);
-    // Also where a HEAD does not say which one it is.
+    // Even if a HEAD does not return the digest.
     let silent = Server::with(|request| request.is("HEAD", ".sig").then(|| answer(200, "")));
     for target in [target, silent] {
         let ours = sign(&target, "mirror/signed", &["ours"]);
@@ -691,7 +691,7 @@ fn signatures_are_found_where_a_head_does_not_say_the_digest() {
     let (summary, heard) = copied(&lock, &options(&source, &target));
     assert_eq!((summary.referrers, heard.warnings()), (1, vec![]));
     assert!(target.manifest("mirror/signed", row["digest"].as_str().unwrap()).is_some());
-    // One that takes the tag for the digest, and does not say so, gives the image.
+    // A registry that reads the tag as the digest, without returning it, gives the image.
     let inner = Server::plain();
     let digest = inner.image("x/signed", "1", b"layer");
     let index = inner.manifest("x/signed", digest.as_str()).unwrap().to_string();
@@ -748,7 +748,7 @@ fn what_is_left_behind_of_a_long_or_broken_list_is_told() {
     }
 }
 
-/// An account goes to the realm that was named, and nowhere from there.
+/// An account goes to the realm that was named, and no further.
 #[test]
 fn an_account_goes_along_no_redirect() {
     let stranger = Server::with(|_| Some(answer(200, r#"{"token":"stolen"}"#)));
@@ -769,7 +769,7 @@ fn an_account_goes_along_no_redirect() {
         }
     }
     assert_eq!(stranger.seen().len(), 0);
-    // Nobody has nothing to lose.
+    // Without an account there is nothing to lose.
     let source = Server::with(|request| match (request.path.as_str(), request.header("authorization")) {
         ("/token", _) => Some(answer(307, "").with("location", "/token2")),
         ("/token2", _) => Some(answer(200, r#"{"token":"t"}"#)),
@@ -780,7 +780,7 @@ fn an_account_goes_along_no_redirect() {
     assert!(resolve(&["docker.io/x/a:1"], &options(&source, &Server::plain())).is_ok());
 }
 
-/// Of realms that no registry has, and of addresses that only pretend to be the registry's.
+/// Realms that no registry has, and addresses that only pretend to be the registry's.
 #[test]
 fn an_account_goes_to_no_strange_realm() {
     let stranger = Server::with(|_| Some(answer(200, r#"{"token":"stolen"}"#)));
@@ -803,7 +803,7 @@ fn an_account_goes_to_no_strange_realm() {
         );
         assert!(!format!("{error:?}").contains("s3cret"));
     }
-    // A blob that lies elsewhere, where somebody asks who we are.
+    // A blob stored elsewhere, on a host that asks for credentials.
     let (to, realm) = (stranger.address.clone(), format!("http://{}/token", stranger.address));
     let elsewhere = Server::with(move |_| Some(challenge(&realm)));
     let there = elsewhere.address.clone();
@@ -837,7 +837,7 @@ fn a_stand_in_for_a_registry_gets_no_account_of_it() {
     }
 }
 
-/// A devcontainer has its host's configuration, and not its host's helper.
+/// A devcontainer has its host's configuration, but not its host's helper.
 #[test]
 fn a_helper_that_is_not_there_matters_where_an_account_is_needed() {
     let folder = tempfile::tempdir().unwrap();
@@ -863,7 +863,7 @@ fn a_helper_that_is_not_there_matters_where_an_account_is_needed() {
     }
 }
 
-/// The archive of one platform, and how writing it ended.
+/// The archive for one platform, and the result of writing it.
 fn archived(image: &image_mirror::LockedImage, platform: &str, options: &Options) -> (Result<u64, Error>, Vec<u8>) {
     let mut bytes = Vec::new();
     let written = block(image_mirror::archive(image, platform, options, &Heard::default(), &mut bytes));
@@ -918,7 +918,7 @@ fn an_archive_is_what_engines_load_old_and_new() {
     assert!(error.unwrap_err().kind() == Kind::Usage && nothing.is_empty());
 }
 
-/// What an engine must not take for an image has no end.
+/// An archive that no engine should accept has no end marker.
 #[test]
 fn an_archive_of_wrong_bytes_is_never_whole() {
     let source = Server::with(|request| {
@@ -933,7 +933,7 @@ fn an_archive_of_wrong_bytes_is_never_whole() {
     assert!(!archive.ends_with(&[0; 1024]));
 }
 
-/// Made by openssl; an authority, and what it signs.
+/// Created by openssl: an authority, and the certificates it signs.
 struct Authority {
     folder: tempfile::TempDir,
 }
@@ -955,13 +955,13 @@ impl Authority {
         camino::Utf8PathBuf::from_path_buf(self.folder.path().join(name)).unwrap()
     }
 
-    /// A server whose certificate is for that name, between these days from now.
+    /// A server with a certificate for this name, valid between these days from now.
     fn serve(&self, name: &str, days: std::ops::Range<i64>) -> Server {
         self.certify(name, days);
         self.server(|_| None)
     }
 
-    /// Makes the certificate for that name, good between these days from now.
+    /// Creates the certificate for this name, valid between these days from now.
     fn certify(&self, name: &str, days: std::ops::Range<i64>) {
         std::fs::write(self.path("extensions"), format!("subjectAltName={name}\nbasicConstraints=critical,CA:FALSE\n"))
             .unwrap();
@@ -984,7 +984,7 @@ impl Authority {
         ));
     }
 
-    /// A server with the certificate that was made last.
+    /// A server with the latest certificate.
     fn server(&self, rule: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Server {
         use rustls::pki_types::pem::PemObject;
         use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -997,7 +997,7 @@ impl Authority {
     }
 }
 
-/// By HTTP, over TLS and by SOCKS; and past it, by a port in `NO_PROXY`.
+/// Over HTTP, TLS and SOCKS; and bypassed by a port in `NO_PROXY`.
 #[test]
 fn a_proxy_of_each_kind_leads_to_a_registry() {
     let authority = Authority::new();
@@ -1024,7 +1024,7 @@ fn a_proxy_of_each_kind_leads_to_a_registry() {
             options.proxies = image_mirror::Proxies::from_variables(variable).unwrap();
             copy(&lock, &Options { force: true, ..options }).0
         };
-        // Past it first: of what goes through it, some comes late.
+        // Bypassed first: requests through the proxy may be recorded late.
         let led = || server.led().iter().any(|led| led == expected);
         assert_eq!(run("registry.company.invalid:5000").unwrap_err().kind(), Kind::Dns, "{proxy}");
         assert!(!led(), "{proxy}: {:?}", server.led());
@@ -1059,7 +1059,7 @@ fn a_certificate_is_told_by_what_is_wrong_with_it() {
         assert!(error.to_string().contains(expected), "{error}");
         println!("{error}");
     }
-    // As openssl makes one unasked: its own authority, whether or not that is trusted.
+    // As openssl creates one by default: its own authority, whether or not that is trusted.
     let own = Authority::new();
     own.openssl("req -x509 -subj /CN=registry -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2");
     let server = own.server(|_| None);

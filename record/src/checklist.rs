@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How an item of it stands.
+/// The state of one checklist item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {

@@ -1,5 +1,5 @@
-//! What can block a run: the closed list of codes, each with the exit code that it ends a
-//! run with, its sentence and, where one command mends it, that command's form.
+//! What can block a run: the closed list of codes. Each has the exit code that it ends a run with,
+//! a sentence and, where a single command fixes it, a template for that command.
 
 use std::fmt;
 use std::str::FromStr;
@@ -27,7 +27,7 @@ pub enum Exit {
     Terminated = 143,
 }
 
-/// A row: variant, name, exit code, sentence and, for some, the form of the remedy.
+/// A row: variant, name, exit code, sentence and, for some, a remedy template.
 macro_rules! codes {
     ($($variant:ident = $name:literal, $exit:ident, $sentence:literal $(, $remedy:literal)?;)*) => {
         /// What blocks a run. Stable: scripts and `docs/operations.md` name them.
@@ -35,26 +35,27 @@ macro_rules! codes {
         pub enum Code { $($variant),* }
 
         impl Code {
-            /// Every code there is.
+            /// Every code.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// Kebab-case, as it is printed.
+            /// In kebab-case, as printed.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),* }
             }
 
-            /// The exit code of a run that it ends.
+            /// The exit code of a run that ends with this code.
             pub const fn exit(self) -> Exit {
                 match self { $(Self::$variant => Exit::$exit),* }
             }
 
-            /// What it means, as a part of a sentence.
+            /// What it means, as part of a sentence.
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$variant => $sentence),* }
             }
 
-            /// What to do about it, with `{context}`, `{namespace}`, `{object}`, `{layer}` and
-            /// `{env}` to be filled in; of what a layer's objects, Helm or Helmfile can show.
+            /// What to do about it, with the placeholders `{context}`, `{namespace}`, `{object}`,
+            /// `{layer}` and `{env}`. Only codes that can come from a layer's objects, Helm or
+            /// Helmfile have one.
             pub const fn remedy(self) -> Option<&'static str> {
                 match self { $(Self::$variant => codes!(@remedy $($remedy)?)),* }
             }
@@ -190,7 +191,7 @@ impl fmt::Display for Code {
     }
 }
 
-/// No blocker has that name.
+/// No blocker has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no blocker is called {0:?}")]
 pub struct UnknownCode(String);
@@ -237,7 +238,8 @@ mod tests {
         }
     }
 
-    /// What begins with a program is a command to its end: words for people are a comment.
+    /// A remedy that starts with a program must be a valid command to the end; prose goes into a
+    /// comment.
     #[test]
     fn remedies_work_when_pasted() {
         for code in Code::ALL {

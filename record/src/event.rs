@@ -1,8 +1,8 @@
-//! What happens in a run, one value an event: made by whoever does it, printed by some
-//! readers, kept in the record and read back from there by others. A reader goes by these
-//! fields alone; words are for people.
+//! What happens in a run, one value per event. Whoever does the work creates it; some readers print
+//! it, others write it to the record and read it back. Readers rely on these fields alone; the
+//! wording is for people.
 //!
-//! Their names in a record are stable, so that records of earlier versions stay readable.
+//! Field names in a record are stable, so that records of earlier versions stay readable.
 
 use std::fmt;
 use std::time::Duration;
@@ -30,9 +30,9 @@ pub enum InPlace {
     /// This run synced or tested what needed it.
     #[default]
     Synced,
-    /// Nothing of it had changed.
+    /// Nothing in it had changed.
     Unchanged,
-    /// Nothing of it had changed but the number of replicas, which an autoscaler sets.
+    /// Nothing had changed except the number of replicas, which an autoscaler sets.
     Scaled,
 }
 
@@ -42,11 +42,11 @@ pub enum Event {
     #[serde(rename = "run")]
     RunStarted {
         command: String,
-        /// What of it was asked for: `up`, `layer`.
+        /// The subcommand: `up`, `layer`.
         #[serde(default)]
         verb: String,
         env: String,
-        /// Where the run is told to somebody who collects traces.
+        /// Set if the run exports its trace to a collector.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trace: Option<Trace>,
     },
@@ -73,13 +73,14 @@ pub enum Event {
         #[serde(rename = "seconds", with = "seconds::fraction")]
         took: Duration,
     },
-    /// A release is about to be synced, and why. A first install says so by itself, and has none.
+    /// A release is about to be synced, and why. A first install needs no reason and has no such
+    /// event.
     ReleaseSyncing {
         layer: String,
         release: String,
         namespace: String,
         why: String,
-        /// Somebody asked for it, whatever the reason (`--force`).
+        /// Requested explicitly with `--force`, whatever the reason.
         #[serde(default)]
         forced: bool,
     },
@@ -129,12 +130,12 @@ pub enum Event {
         #[serde(rename = "wait_seconds", with = "seconds::whole")]
         wait: Duration,
     },
-    /// Something stands in the way, or did for a while.
+    /// Something is blocking, or did for a while.
     #[serde(rename = "blocker")]
     Blocked(Blocked),
     #[serde(rename = "failure")]
     Failed(Failure),
-    /// What the cluster wrote down of a layer.
+    /// What the cluster recorded about a layer.
     Release(ReleaseEvent),
     Pod(PodEvent),
     /// What a copy of images did.
@@ -147,7 +148,7 @@ pub enum Event {
     },
 }
 
-/// The names that events have in a record: of any other name is an event of another version.
+/// The event names used in a record; any other name comes from another version.
 pub(crate) const NAMES: &[&str] = &[
     "run",
     "layer-started",
@@ -178,7 +179,7 @@ macro_rules! kinds {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub enum StepKind {
             $($(#[$doc])* $variant,)*
-            /// Of a kind that this version does not know.
+            /// A kind that this version does not know.
             #[default]
             Other,
         }
@@ -194,18 +195,18 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// That what a layer needs is there.
+    /// Checks that what a layer needs is there.
     Preflight = "preflight";
     HelmfileSync = "helmfile-sync";
     HelmTest = "helm-test";
-    /// Helm by itself: a rollback, an uninstallation.
+    /// Helm on its own: a rollback, an uninstall.
     Helm = "helm";
-    /// A release's state is corrected where Helm keeps it.
+    /// Corrects a release's state where Helm stores it.
     Repair = "repair";
-    /// The cluster, or its load balancer, is made, started, stopped or deleted.
+    /// Creates, starts, stops or deletes the cluster or its load balancer.
     Cluster = "cluster";
     Registry = "registry";
-    /// An image goes into the registry, and a pod gets it from there.
+    /// Pushes an image to the registry and lets a pod pull it.
     Probe = "probe";
     Mirror = "mirror";
     Lab = "lab";
@@ -213,12 +214,12 @@ kinds! {
     /// Docker Engine.
     Engine = "engine";
     Tool = "tool";
-    /// Something of this machine is looked at.
+    /// Looks at something on this machine.
     Check = "check";
 }
 
 impl StepKind {
-    /// Whether nothing else is a part of it: what runs meanwhile runs beside it.
+    /// Whether it never contains other steps: what runs at the same time runs beside it.
     pub(crate) fn is_leaf(self) -> bool {
         matches!(self, Self::Preflight | Self::HelmfileSync | Self::HelmTest | Self::Check)
     }
@@ -243,23 +244,23 @@ impl<'de> Deserialize<'de> for StepKind {
     }
 }
 
-/// A step, the same at its beginning and at its end but for its words.
+/// A step. Its start and end events differ only in their text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// Steps of a run are numbered from 1; 0 in records of versions that did not.
+    /// Steps of a run are numbered from 1; 0 in records of versions that did not number them.
     #[serde(default)]
     pub id: u64,
     #[serde(default)]
     pub kind: StepKind,
     pub resource: String,
-    /// What is done, and at its end what came of it.
+    /// What is being done; at the end, the result.
     #[serde(rename = "step")]
     pub text: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
-    /// The name of the file, in the run's folder, that has what its tool printed.
+    /// The name of the log file, in the run's folder, with the tool's output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
 }
@@ -277,13 +278,13 @@ impl Step {
         Self { release: Some(release.into()), ..self }
     }
 
-    /// The log is named by its file; where that lies is known by whoever has the run's folder.
+    /// Records only the log's file name; whoever has the run's folder knows the path.
     pub fn logging_to(self, path: &camino::Utf8Path) -> Self {
         Self { log: path.file_name().map(str::to_owned), ..self }
     }
 }
 
-/// What was seen to block, and what it is about.
+/// An observed blocker, and what it concerns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocked {
     pub code: Code,
@@ -294,20 +295,20 @@ pub struct Blocked {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
     pub message: String,
-    /// When Kubernetes says that it began.
+    /// When it began, according to Kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// None in records of versions that had it in words.
+    /// `None` in records of versions that had it in the text only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prospect: Option<Prospect>,
 }
 
-/// How what blocks may go on.
+/// What a blocker may lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum Prospect {
     MayHeal,
-    /// It is of no release that is known, and so ends no run.
+    /// It belongs to no known release, so it does not end a run.
     OfNoRelease,
     EndsTheRunIfSeenAgain,
     EndsTheRunIfItLasts {
@@ -326,12 +327,12 @@ impl fmt::Display for Prospect {
     }
 }
 
-/// What `mirror` did, and what it cost.
+/// What `mirror` did, and the traffic it caused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImagesEvent {
     pub copied: usize,
     pub skipped: usize,
-    /// Blobs that went over the wire, that were there, and that were mounted.
+    /// Blobs that were transferred, that were already there, and that were mounted.
     pub blobs: usize,
     pub there: usize,
     pub mounted: usize,
@@ -341,7 +342,7 @@ pub struct ImagesEvent {
     pub took: Duration,
 }
 
-/// A revision that a layer made.
+/// A revision that a layer created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseEvent {
     pub layer: String,
@@ -352,7 +353,7 @@ pub struct ReleaseEvent {
     pub started: Timestamp,
 }
 
-/// A pod of a layer's releases, as it stood when the layer ended.
+/// A pod of a layer's releases, in its state when the layer ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodEvent {
     pub layer: String,
@@ -366,22 +367,22 @@ pub struct PodEvent {
     pub scheduled: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Timestamp>,
-    /// Of a pod that ran to its end.
+    /// For a pod that ran to completion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Timestamp>,
     pub phase: String,
     pub restarts: i32,
-    /// What it waits for.
+    /// The reason its container is waiting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
 }
 
 impl Event {
-    /// The same with every text of it as `change` makes it.
+    /// The same event with `change` applied to every text.
     pub fn map_text(&self, change: impl Fn(&str) -> String) -> Self {
         let text = |text: &String| change(text);
         let maybe = |text: &Option<String>| text.as_deref().map(&change);
-        // No `..`: a text that is added later is not to be forgotten here.
+        // No `..`, so that a text added later cannot be forgotten here.
         match self {
             Self::RunStarted { command, verb, env, trace } => Self::RunStarted {
                 command: text(command),
@@ -494,7 +495,7 @@ impl Step {
     }
 }
 
-/// One of each, every text of it being `text`.
+/// One of each event, with every text set to `text`.
 #[cfg(test)]
 pub(crate) fn one_of_each(text: &str) -> Vec<Event> {
     use crate::preview::{Act, Change, ObjectPreview};

@@ -1,4 +1,4 @@
-//! What ended a run, in the words of the last lines that it prints.
+//! What ended a run, as its last lines print it.
 
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::{Code, Exit};
 #[error("{code}: {message}")]
 pub struct Failure {
     pub code: Code,
-    /// The code's own, but for the few whose exit code depends on what happened.
+    /// The code's own, except for the few codes whose exit code depends on what happened.
     exit: Exit,
     pub message: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -19,8 +19,8 @@ pub struct Failure {
     pub remedy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Utf8PathBuf>,
-    /// The release that it is about, where one is known. Without spare capacity: what every
-    /// fallible function returns stays small.
+    /// The release concerned, if known. Boxed without spare capacity, because every fallible
+    /// function returns this type and it should stay small.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     release: Option<Box<str>>,
 }
@@ -43,13 +43,13 @@ impl Failure {
         Self::new(Code::Usage, message)
     }
 
-    /// Stopped by a signal: 130 for SIGINT, 143 for the others.
+    /// Stopped by a signal: 130 for SIGINT, 143 for any other.
     pub fn interrupted(by_sigint: bool, message: impl Into<String>) -> Self {
         let exit = if by_sigint { Exit::Interrupted } else { Exit::Terminated };
         Self { exit, ..Self::new(Code::Interrupted, message) }
     }
 
-    /// An item of the checklist does not hold: it says with which exit code.
+    /// An item of the checklist does not hold; the item determines the exit code.
     pub fn data_plane_not_ready(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, ..Self::new(Code::DataPlaneNotReady, message) }
     }
@@ -79,12 +79,12 @@ impl Failure {
         self
     }
 
-    /// The release that it is about.
+    /// The release concerned.
     pub fn release(&self) -> Option<&str> {
         self.release.as_deref()
     }
 
-    /// The same with every text of it as `change` makes it.
+    /// The same failure with `change` applied to every text.
     pub fn map_text(&self, change: impl Fn(&str) -> String) -> Self {
         Self {
             message: change(&self.message),

@@ -1,10 +1,11 @@
-//! A run's record: what happens in a run, what blocks it and how it ends, and everything
-//! that reads that, while it goes on or afterwards.
+//! A run's record: what happens in a run, what blocks it and how it ends, and everything that reads
+//! this, during the run or afterwards.
 //!
-//! It knows nothing of clusters, and prints and writes nothing: who runs hands events in,
-//! and takes text out.
+//! It knows nothing about clusters, and neither prints nor writes: the caller hands events in and
+//! takes text out.
 
-// Not that anything here minds; but all else is compiled after this, so that it stands alone.
+// This crate itself would compile there; but all others depend on it, so this is the only error
+// shown.
 #[cfg(windows)]
 compile_error!("cargo xtask runs on Linux and macOS; on Windows, inside of WSL2 (README.md)");
 

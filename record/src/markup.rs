@@ -1,7 +1,7 @@
-//! Text into XML and HTML: one escape for both.
+//! Escapes text for XML and HTML, which share one escape, and for Markdown.
 
-/// Escaped for element content and for quoted attributes. Characters that XML 1.0
-/// forbids (control characters, as colours in a tool's log) become U+FFFD.
+/// Escaped for element content and for quoted attributes. Characters that XML 1.0 forbids (control
+/// characters, such as colours in a tool's log) become U+FFFD.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -20,12 +20,12 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// Text in a cell of a Markdown table: no cell ends early, and no HTML begins.
+/// Text for a cell of a Markdown table: it cannot end the cell early or start HTML.
 pub fn cell(text: &str) -> String {
     escape_markdown(text).replace(['\n', '\r'], " ").replace('|', "\\|")
 }
 
-/// Text in Markdown that must show as it is, in GitHub's dialect too.
+/// Text in Markdown that must show literally, in GitHub's dialect too.
 pub fn escape_markdown(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -1,4 +1,4 @@
-//! What a run would do to a release, and to each object of it.
+//! What a run would do to a release, and to each of its objects.
 
 use std::fmt;
 
@@ -12,24 +12,24 @@ pub enum Act {
     Nothing,
     Install,
     Upgrade,
-    /// Mark a revision failed that nobody finishes, and upgrade.
+    /// Mark a revision that nobody will finish as failed, then upgrade.
     Repair,
-    /// Wait for whoever works on it, and upgrade.
+    /// Wait for whoever is working on it, then upgrade.
     Wait,
-    /// Run its tests alone.
+    /// Only run its tests.
     Test,
     Uninstall,
-    /// What the cluster has could not be read: sync it, with whatever that changes.
+    /// What is in the cluster could not be read: sync it, whatever that changes.
     Sync,
 }
 
 impl Act {
-    /// Whether a run would change the cluster by it.
+    /// Whether it would change the cluster.
     pub fn changes(self) -> bool {
         !matches!(self, Self::Nothing | Self::Test)
     }
 
-    /// What would be done, as a part of a sentence.
+    /// What would be done, as part of a sentence.
     pub fn words(self) -> &'static str {
         match self {
             Self::Nothing => "leave it as it is",
@@ -44,19 +44,20 @@ impl Act {
     }
 }
 
-/// What would become of an object.
+/// What would happen to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
     Create,
     /// Its manifest changes.
     Change,
-    /// Deleted and created anew.
+    /// Deleted and created again.
     Replace,
-    /// Its manifest stays; what others have made of the object since does not, or stands in the way.
+    /// Its manifest stays the same, but others have changed the object since: their changes are
+    /// undone, or stand in the way.
     Restore,
     Delete,
-    /// No part of the release any more, and left in the cluster.
+    /// No longer part of the release, but left in the cluster.
     Keep,
 }
 
@@ -73,7 +74,7 @@ impl Change {
         }
     }
 
-    /// What has happened to so many objects.
+    /// What happened to a number of objects.
     fn done(self) -> &'static str {
         match self {
             Self::Create => "created",
@@ -95,8 +96,8 @@ pub struct ObjectPreview {
     /// What the change means, and what stands in its way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// A unified diff of its deployed manifest and the rendered one, a line each; values of
-    /// Secrets are not in it.
+    /// A unified diff of its deployed and rendered manifests, one entry per line, without the
+    /// values of Secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub diff: Vec<String>,
 }
@@ -109,7 +110,7 @@ pub struct ReleasePreview {
     pub namespace: String,
     pub act: Act,
     pub why: String,
-    /// The revision that is there now.
+    /// The current revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u32>,
     /// Its tests would follow.

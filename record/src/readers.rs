@@ -1,5 +1,5 @@
-//! The readers of a run's events, peers of each other: each a form of its own, none
-//! knowing another. Where the forms go (terminal, file, job's log) is not theirs.
+//! The readers of a run's events, independent of each other: each produces one format. Where the
+//! output goes (terminal, file, job log) is not their concern.
 
 pub mod github;
 pub mod html;

@@ -1,4 +1,4 @@
-//! Durations: as people read them, and as a record keeps them.
+//! Durations, formatted for people and for a record.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub fn human_seconds(seconds: f64) -> String {
     format!("{}m{:02}s", whole / 60, whole % 60)
 }
 
-/// For what is known in whole seconds alone, as the times of Kubernetes and Helm are.
+/// For durations known only in whole seconds, like the times of Kubernetes and Helm.
 pub fn whole_seconds(seconds: f64) -> String {
     if seconds < 0.5 { "less than 1s".to_owned() } else { human_seconds(seconds).replace(".0s", "s") }
 }

@@ -1,6 +1,5 @@
-//! A run's record as what a report shows: rows of a timeline, each with what was said and
-//! what stood in the way meanwhile, and how the run ended. Pure: text in, a [`Run`] out.
-//! How that looks is the reports' own.
+//! A run's record as a report shows it: the rows of a timeline, each with its messages and
+//! blockers, and how the run ended. Pure: text in, a [`Run`] out. The layout is up to the reports.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +27,7 @@ pub enum Mark {
     Done,
     Unchanged,
     Failed,
-    /// Begun, and the run ended before it did.
+    /// Started, but the run ended before it did.
     CutShort,
 }
 
@@ -42,46 +41,46 @@ pub struct Row {
     /// Seconds since the run's start.
     pub start: f64,
     pub end: f64,
-    /// Of a pod: the second from which it was ready, if it ever was.
+    /// For a pod: the second from which it was ready, if it ever was.
     pub ready: Option<f64>,
     pub mark: Mark,
-    /// What was said meanwhile, with the second at which it was.
+    /// Messages during this row, each with its second.
     pub said: Vec<(f64, String)>,
     pub blocked: Vec<Blockage>,
-    /// The log file of the run's folder that belongs to it.
+    /// Its log file in the run's folder.
     pub log: Option<String>,
     pub(crate) step: StepKind,
-    /// The step's number; 0 for what is no step, and in records that have none.
+    /// The step's number; 0 for rows that are no step, and in records without numbers.
     pub(crate) id: u64,
     pub(crate) layer: Option<String>,
     pub(crate) release: Option<String>,
 }
 
-/// Something that stood in the way of what a row shows.
+/// A blocker of what a row shows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Blockage {
     pub code: Code,
     pub resource: String,
     pub message: String,
-    /// Since when, as Kubernetes says, or else when it was seen; in seconds of the run.
+    /// When it began, according to Kubernetes, or else when it was seen; in seconds of the run.
     pub since: f64,
     pub until: f64,
     pub prospect: Option<Prospect>,
-    /// How often it was tried again because of it.
+    /// How often the layer was retried because of it.
     pub retries: usize,
     pub followed: Followed,
 }
 
-/// What became of what stood in the way.
+/// What followed a blocker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Followed {
-    /// The release was deployed, or the layer came in place.
+    /// The release was deployed, or the layer is in place.
     Passed,
-    /// It is what the layer, or the run, failed of.
+    /// The layer or the run failed because of it.
     EndedTheRun,
-    /// The layer, or the run, failed of something else.
+    /// The layer or the run failed for another reason.
     FailedOf(Code),
-    /// The record ends before that.
+    /// The record ends before that is known.
     Unknown,
 }
 
@@ -105,7 +104,7 @@ impl Blockage {
     }
 }
 
-/// A run, as far as its record tells.
+/// A run, as far as its record shows.
 #[derive(Clone, Debug)]
 pub struct Run {
     pub id: String,
@@ -114,19 +113,19 @@ pub struct Run {
     pub env: String,
     pub started: Timestamp,
     pub seconds: f64,
-    /// None when the record has no end: the run was killed, or goes on.
+    /// `None` if the record has no end: the run was killed, or is still going on.
     pub exit: Option<i32>,
     pub failure: Option<Failure>,
     pub rows: Vec<Row>,
-    /// What was said while none of them went on, with the second at which it was.
+    /// Messages while no row was active, each with its second.
     pub said: Vec<(f64, String)>,
-    /// What it was a part of, where it was told to somebody who collects traces.
+    /// The trace it was part of, if it was exported to a collector.
     pub trace: Option<Trace>,
-    /// What a dry run found that a run would do, in its order.
+    /// What a dry run would do, in order.
     pub previews: Vec<ReleasePreview>,
-    /// Events of a version of this tool that knows more of them.
+    /// Events from a newer version of this tool.
     pub unknown: usize,
-    /// Lines of the record that should be readable, and are not.
+    /// Lines of the record that should be readable but are not.
     pub unreadable: usize,
 }
 
@@ -161,16 +160,16 @@ impl Run {
     }
 }
 
-/// Steps within steps that a page shows as such.
+/// The deepest nesting that a page shows.
 const DEEPEST: usize = 16;
-/// How many that began later than the one that contains a step may go on beside it.
+/// How many steps still in progress are considered as the parent of another one, latest first.
 const BESIDE: usize = 64;
-/// Rounded times of a step and the one that it is in may differ by a hair.
+/// Rounding can make the times of a step and its parent differ slightly.
 const HAIR: f64 = 0.02;
 
 /// Reads a record. `logs` are the names of the log files beside it.
 ///
-/// None for a record without a single line that is understood.
+/// `None` if not a single line of the record is understood.
 pub fn read(id: &str, text: &str, logs: &[String]) -> Option<Run> {
     let record = json::read(text);
     let lines = &record.lines;
@@ -223,8 +222,8 @@ fn since(start: Timestamp, time: Timestamp) -> f64 {
 
 /// Layers and steps with their times, in no order.
 fn bars(lines: &[Line], run: &Run, logs: &[String]) -> Vec<Row> {
-    /// How far the beginning that an end tells may be from the one that was told, where
-    /// steps are not numbered.
+    /// How far the start computed from an end event may be from the recorded one, where steps are
+    /// not numbered.
     const SAME: f64 = 0.05;
     let at = |time: Timestamp| since(run.started, time);
     let mut rows: Vec<Row> = Vec::new();
@@ -257,7 +256,7 @@ fn bars(lines: &[Line], run: &Run, logs: &[String]) -> Vec<Row> {
                 layers.retain(|(_, open)| open != layer);
                 let mark = if *code == Code::Interrupted { Mark::CutShort } else { Mark::Failed };
                 rows.push(layer_row(layer, code.to_string(), now - took.as_secs_f64(), now, mark));
-                // A step that failed says no more.
+                // A step that failed writes no end event.
                 for (start, step) in steps.extract_if(.., |(_, step)| step.layer.as_ref() == Some(layer)) {
                     rows.push(step_row(step, start, now, mark, logs));
                 }
@@ -284,7 +283,7 @@ fn step_row(step: &Step, start: f64, end: f64, mark: Mark, logs: &[String]) -> R
         mark,
         said: Vec::new(),
         blocked: Vec::new(),
-        // Whatever the record says, no file but one of the run's own logs.
+        // Whatever the record says, only one of the run's own logs.
         log: step.log.clone().filter(|log| logs.contains(log)),
         step: step.kind,
         id: step.id,
@@ -298,13 +297,13 @@ fn layer_row(layer: &str, label: String, start: f64, end: f64, mark: Mark) -> Ro
     Row { kind: Kind::Layer, ..step_row(&step, start.max(0.0), end, mark, &[]) }
 }
 
-/// In the order of their beginning, each below what it is a part of: a layer's steps below
-/// the layer; of the others, by their times, each below the one that contains it.
+/// Sorted by their start, each below its parent: a layer's steps below the layer, any other step
+/// below the one that contains it in time.
 fn nested(mut rows: Vec<Row>) -> Vec<Row> {
     let layers_first = |row: &Row| row.kind != Kind::Layer;
     rows.sort_by(|a, b| {
         let by_time = a.start.total_cmp(&b.start).then(b.end.total_cmp(&a.end));
-        // What a layer began with may seem to begin before it.
+        // The first step of a layer may appear to start before it.
         if a.layer.is_some() && a.layer == b.layer && (a.start - b.start).abs() < HAIR {
             return layers_first(a).cmp(&layers_first(b)).then(by_time);
         }
@@ -326,7 +325,7 @@ fn nested(mut rows: Vec<Row>) -> Vec<Row> {
             (_, Kind::Layer) => None,
             _ => by_time(),
         };
-        // Deeper than that it is shown beside, and not within.
+        // Beyond this depth it is shown beside its parent, not below it.
         let parent =
             parent.and_then(|outer| if rows[outer].depth + 1 >= DEEPEST { parents[outer] } else { Some(outer) });
         rows[index].depth = parent.map_or(0, |outer| rows[outer].depth + 1);
@@ -338,7 +337,7 @@ fn nested(mut rows: Vec<Row>) -> Vec<Row> {
             containers.push(index);
         }
     }
-    // Steps that run side by side are told apart by what they are a part of.
+    // Parallel steps are kept apart by their parent.
     let mut children: Vec<Vec<usize>> = vec![Vec::new(); rows.len()];
     let mut next: Vec<usize> = Vec::new();
     for (index, parent) in parents.iter().enumerate() {
@@ -357,8 +356,8 @@ fn nested(mut rows: Vec<Row>) -> Vec<Row> {
     order.into_iter().filter_map(|index| rows[index].take()).collect()
 }
 
-/// Gives each row what was said while it was the innermost one, or the innermost of that name;
-/// returns what was said while there was none.
+/// Assigns each message to the row that was innermost at the time, or to the innermost row of that
+/// name; returns messages from when no row was active.
 fn tell(rows: &mut [Row], lines: &[Line], run: &Run) -> Vec<(f64, String)> {
     let mut outside = Vec::new();
     for line in lines {
@@ -396,13 +395,13 @@ fn said(event: &Event) -> Option<(&str, String)> {
     }
 }
 
-/// Below each sync, the releases of that layer, each with its pods; pods of tests come
-/// below the test.
+/// Adds the releases of a layer below its sync, each with its pods; the pods of tests go below the
+/// test.
 fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
     let at = |time: Timestamp| since(run.started, time).max(0.0);
     let mut releases: Vec<&ReleaseEvent> = Vec::new();
     let mut pods: Vec<&PodEvent> = Vec::new();
-    // Of which layer, which release in which namespace, and when, and how long it took.
+    // Layer, release, namespace, time and duration.
     let mut deployed: Vec<(&str, &str, &str, f64, f64)> = Vec::new();
     for line in lines {
         match &line.event {
@@ -416,7 +415,7 @@ fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
     }
     releases.sort_by_key(|release| (release.started, release.name.clone(), release.revision.clone()));
     pods.sort_by_key(|pod| pod.created);
-    // A roll-back makes a revision of its own: a pod is of the last one before it.
+    // A rollback creates a new revision: a pod belongs to the last one before it was created.
     let mut revisions: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
     for (index, release) in releases.iter().enumerate() {
         revisions.entry((&release.name, &release.namespace)).or_default().push(index);
@@ -429,7 +428,7 @@ fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
             pods_of[theirs[last]].push(pod);
         }
     }
-    // Each stands in the page once, though steps may touch within the clocks' differences.
+    // Each appears once, though steps may overlap by the difference between the clocks.
     let mut waiting: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, release) in releases.iter().enumerate() {
         waiting.entry(&release.layer).or_default().push(index);
@@ -437,7 +436,7 @@ fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
     let mut tests: Vec<&PodEvent> = pods.iter().copied().filter(|pod| pod.test).collect();
     let mut rows = Vec::new();
     for step in steps {
-        // The cluster's times have whole seconds.
+        // The cluster's times are in whole seconds.
         let within = |time: Timestamp| at(time) >= step.start - 1.0 && at(time) < step.end;
         let (depth, end) = (step.depth + 1, step.end);
         let layer = step.layer.clone().unwrap_or_default();
@@ -488,13 +487,13 @@ fn with_releases(steps: Vec<Row>, lines: &[Line], run: &Run) -> Vec<Row> {
     rows
 }
 
-/// A row of the same layer and release, with nothing of its own yet.
+/// A row of the same layer and release, without any content yet.
 fn bare(step: &Row) -> Row {
     Row { said: Vec::new(), blocked: Vec::new(), log: None, ready: None, id: 0, ..step.clone() }
 }
 
-/// Gives each blocker to the row of what it stood in the way of: the release, else the
-/// step of the layer, else the layer itself; one that is of no layer to what went on.
+/// Assigns each blocker to the row that it blocked: the release, else the layer's step, else the
+/// layer. A blocker without a layer goes to whatever was going on.
 fn block(lines: &[Line], run: &mut Run) {
     let at = |time: Timestamp| since(run.started, time);
     let mut seen: Vec<(f64, Blocked)> = Vec::new();
@@ -509,7 +508,7 @@ fn block(lines: &[Line], run: &mut Run) {
             Event::Failed(failure) => (failure.code, None),
             _ => continue,
         };
-        // Only at the end was it known what it was: it goes to the step that failed.
+        // Its cause was known only at the end: it goes to the step that failed.
         let failed = |row: &&Row| {
             let of_layer = layer.is_none() || row.layer.as_ref() == layer;
             row.kind == Kind::Step && of_layer && matches!(row.mark, Mark::Failed | Mark::CutShort)
@@ -535,7 +534,8 @@ fn block(lines: &[Line], run: &mut Run) {
             let of_layer = blocked.layer.is_some() && row.layer == blocked.layer;
             let of_release = blocked.release.is_some() && row.release == blocked.release;
             let (rank, slack) = match row.kind {
-                // Its end is Helmfile's, which has whole seconds; what came later is of the next one.
+                // Helmfile reports its end in whole seconds; anything later belongs to the next
+                // one.
                 Kind::Release if of_layer && of_release => (4, 1.0),
                 Kind::Step if of_layer && of_release => (3, HAIR),
                 Kind::Step if of_layer => (2, HAIR),
@@ -547,14 +547,14 @@ fn block(lines: &[Line], run: &mut Run) {
         };
         let blockage = blockage(lines, run, time, &blocked);
         let rows = run.rows.iter_mut().filter_map(|row| Some((rank(row)?, row)));
-        // Of rows that fit as well, the innermost stands last.
+        // Of rows that fit equally well, the innermost comes last.
         if let Some((_, row)) = rows.max_by_key(|(rank, _)| *rank) {
             row.blocked.push(blockage);
         }
     }
 }
 
-/// What stood in the way, with what the rest of the record says of how it went on.
+/// A blocker, with what the rest of the record says about how it went on.
 fn blockage(lines: &[Line], run: &Run, seen: f64, blocked: &Blocked) -> Blockage {
     let at = |time: Timestamp| since(run.started, time);
     let ours = |layer: &str| blocked.layer.as_deref().is_none_or(|known| known == layer);
@@ -639,7 +639,8 @@ mod tests {
         format!("{{\"time\":\"2026-11-24T03:{:02}:{:02}Z\",{rest}}}\n", second / 60 % 60, second % 60)
     }
 
-    /// A thousand steps, each within the one before, that all seem to bring the same releases.
+    /// A thousand steps, each nested in the previous one, that all seem to deploy the same
+    /// releases.
     #[test]
     fn a_record_out_of_all_bounds_makes_no_page_out_of_all_bounds() {
         let mut text = String::new();

@@ -1,22 +1,22 @@
-//! The trace that a run is a part of (W3C Trace Context,
-//! <https://www.w3.org/TR/trace-context/>): what CI hands to a run, and a run to what it
-//! starts. A step's span is known by the step's number before any reader has made it.
+//! The trace that a run is part of (W3C Trace Context, <https://www.w3.org/TR/trace-context/>): CI
+//! hands it to a run, and a run to the programs it starts. A step's span id follows from the step's
+//! number, before any reader has created the span.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Of all spans that belong together; never 0.
+/// The id of a trace; never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TraceId(u128);
 
-/// Of one span of a trace; never 0.
+/// The id of one span of a trace; never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SpanId(u64);
 
-/// Lower-case hexadecimal digits of exactly this width, not all of them 0.
+/// Exactly `width` lower-case hexadecimal digits, not all of them 0.
 fn hex(text: &str, width: usize) -> Option<u128> {
     let digits = text.len() == width && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let value = digits.then(|| u128::from_str_radix(text, 16).ok())??;
@@ -61,26 +61,26 @@ macro_rules! id {
 id!(TraceId, u128, 32);
 id!(SpanId, u64, 16);
 
-/// What of a trace a run has to know.
+/// What a run has to know about its trace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trace {
     pub id: TraceId,
     /// The run's own span.
     pub span: SpanId,
-    /// Whose child that is, where somebody has begun the trace before.
+    /// The parent of that span, if somebody else began the trace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<SpanId>,
-    /// Whoever began the trace wants it to be kept.
+    /// Whoever began the trace wants it to be recorded.
     pub sampled: bool,
-    /// `tracestate`, which is handed on as it came.
+    /// `tracestate`, passed on unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
 }
 
-/// The bit of the flags that says [`Trace::sampled`].
+/// The flag bit for [`Trace::sampled`].
 const SAMPLED: u8 = 1;
 
-/// As long as every program has to take it (3.3.1.5).
+/// The length that every program has to accept (3.3.1.5).
 const LONGEST_STATE: usize = 512;
 
 impl Trace {
@@ -89,8 +89,8 @@ impl Trace {
         Self { id, span, parent: None, sampled: true, state: None }
     }
 
-    /// The trace that `traceparent` and `tracestate` name, with a span for this run; none where
-    /// `traceparent` has not the form that it should (2.2). A `tracestate` that has not is left out.
+    /// The trace that `traceparent` and `tracestate` name, with a span for this run; `None` if
+    /// `traceparent` is malformed (2.2). A malformed `tracestate` is dropped.
     pub fn joined(traceparent: &str, tracestate: Option<&str>, span: SpanId) -> Option<Self> {
         let mut parts = traceparent.trim().split('-');
         let (version, id, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -98,7 +98,7 @@ impl Trace {
             let digits = text.len() == 2 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
             digits.then(|| u8::from_str_radix(text, 16).ok())?
         };
-        // A later version may have more behind these four.
+        // A later version may have more fields after these four.
         match byte(version)? {
             0xff => return None,
             0 if parts.next().is_some() => return None,
@@ -115,22 +115,21 @@ impl Trace {
         self.nth(id)
     }
 
-    /// Of what has no number of its own: by its place among the rows of the run.
+    /// The span of a row that has no number: derived from its position among the run's rows.
     pub(crate) fn row(&self, index: usize) -> SpanId {
         self.nth((1 << 63) | index as u64)
     }
 
-    /// Another id for each `n`, which looks as random as the run's own.
+    /// A different id for each `n` that looks as random as the run's own.
     fn nth(&self, n: u64) -> SpanId {
-        // SplitMix64: a step of an odd width, then a mixture that can be undone, so that no two
-        // are the same.
+        // SplitMix64: an odd increment, then an invertible mix, so that no two ids are the same.
         let mut bits = self.span.0.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         SpanId::new(bits ^ (bits >> 31))
     }
 
-    /// What a child is told that works within this span.
+    /// The `traceparent` for a child process that works within this span.
     pub fn traceparent(&self, span: SpanId) -> String {
         format!("00-{}-{span}-{:02x}", self.id, u8::from(self.sampled) * SAMPLED)
     }

@@ -1,10 +1,9 @@
-//! `cargo bench -p xtask --bench instant`: a layer and an `up` in which nothing has changed, a
-//! layer that is synced all the same, and a look at 1,000 releases, each beside what people
-//! run for it, on the cluster of the environment `ci` as it stands. See docs/operations.md,
-//! "When nothing has changed".
+//! `cargo bench -p xtask --bench instant`: a layer and an `up` with nothing changed, a forced sync
+//! of a layer, and a look at 1,000 releases, each compared with what people run for it, on the
+//! cluster of the environment `ci` as it is. See docs/operations.md, "When nothing has changed".
 //!
-//! Rounds are interleaved, so that a busy minute of the machine hits all of them. Whatever
-//! makes a new revision comes before the layer is brought in again.
+//! Rounds are interleaved, so that a busy minute of the machine affects all of them. Whatever
+//! creates a new revision runs before the layer is deployed again.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -32,14 +31,14 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// As people type it: `cargo`'s own start counts.
+/// As people type it: `cargo`'s own startup counts.
 fn xtask(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command.current_dir(root()).args(["xtask", "--env", "ci"]).args(arguments);
     command
 }
 
-/// How long it took, and what it printed; what fails ends the bench.
+/// How long it took, and what it printed; a failure ends the bench.
 fn timed(mut command: Command) -> Result<(Duration, String), String> {
     let started = Instant::now();
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
@@ -48,11 +47,11 @@ fn timed(mut command: Command) -> Result<(Duration, String), String> {
     if output.status.success() { Ok((took, text)) } else { Err(format!("{command:?}\n{text}")) }
 }
 
-/// One command of a table, and its times.
+/// One command of a table, with its times.
 struct Row {
     name: &'static str,
     command: Box<dyn Fn() -> Command>,
-    /// What it has to print, so that it is what it is called.
+    /// What it has to print to count as what its name says.
     says: &'static str,
     times: Vec<Duration>,
 }
@@ -126,7 +125,7 @@ fn run() -> Result<(), String> {
         Row::new("helmfile template", "", move || template(&["--quiet", "template"])),
         Row::new("layer --force --skip-tests", "in place: ", || xtask(&["layer", LAYER, "--skip-tests", "--force"])),
         Row::new("layer, unchanged", "in place, unchanged", || xtask(&["layer", LAYER, "--skip-tests"])),
-        // The layer's tests, once: `up` asks for them.
+        // The layer's tests, once, because `up` needs them.
         Row::new("layer, its tests alone", "helm test", || xtask(&["layer", LAYER])),
         Row::new("up, unchanged", "in place, unchanged", || xtask(&["--yes", "up"])),
         Row::new("layer --list: cargo and the program's start", "", || xtask(&["layer", "--list"])),
@@ -138,7 +137,7 @@ fn run() -> Result<(), String> {
     scan(tool)
 }
 
-/// What a changed value would do: ours beside helm-diff, each on a copy of the tree.
+/// What a changed value would do: ours against helm-diff, each on a copy of the tree.
 fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static)) -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let tree = folder.path().join("tree");
@@ -146,7 +145,7 @@ fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static)) -> Result<(), St
     let mut copy = Command::new("cp");
     copy.arg("-a").arg(root().join("infra")).arg(&tree);
     timed(copy)?;
-    // The lab's sources are looked for in the tree.
+    // The lab's sources are expected in the tree.
     std::os::unix::fs::symlink(root().join("tests"), tree.join("tests")).map_err(|error| error.to_string())?;
     let values = tree.join("infra/kubernetes/values/infrastructure/minio.yaml.gotmpl");
     let text = std::fs::read_to_string(&values).map_err(|error| error.to_string())?;
@@ -169,8 +168,8 @@ fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static)) -> Result<(), St
         rows.push(Row::new("helmfile diff (helm-diff 3.13.2)", "memory: 144Mi", move || {
             let mut command = tool("helmfile");
             command.current_dir(&tree).env("HELM_PLUGINS", &plugins);
-            // Rendered by Helm's own dry run: 3.13.2 asks Helm 4 for `--validate` and `--dry-run` at
-            // once otherwise, and without either takes each generated password for a change.
+            // Rendered by Helm's own dry run: otherwise 3.13.2 passes Helm 4 both `--validate` and
+            // `--dry-run`, and without either reports each generated password as a change.
             command.env("HELM_DIFF_USE_UPGRADE_DRY_RUN", "true");
             if lab.is_file() {
                 command.env("AMEIDE_IMAGES_LOCK", &lab);
@@ -186,8 +185,7 @@ fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static)) -> Result<(), St
     Ok(())
 }
 
-/// A folder of Helm's plugins with helm-diff, from its pinned Go module; none where it cannot
-/// be built.
+/// A Helm plugin folder with helm-diff, from its pinned Go module; `None` if it cannot be built.
 fn helm_diff(scratch: &Path) -> Option<PathBuf> {
     let module = camino::Utf8PathBuf::from_path_buf(root().join("tests/bench/helm-diff")).ok()?;
     let package = "github.com/databus23/helm-diff/v3".to_owned();
@@ -220,7 +218,7 @@ fn revision(release: &str, version: usize) -> Result<Value, String> {
         "data": {"release": STANDARD.encode(STANDARD.encode(packed))}}))
 }
 
-/// A look at many releases, in a namespace that is made for it and goes with it.
+/// A look at many releases, in a namespace that is created for it and deleted afterwards.
 fn scan(tool: impl Fn(&str) -> Command + Clone + 'static) -> Result<(), String> {
     let kubectl = {
         let tool = tool.clone();

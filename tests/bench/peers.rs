@@ -1,9 +1,9 @@
 //! `cargo bench -p xtask`: copying images into a registry, side by side with the
 //! tools that people use for it. See docs/mirror.md, "Bench".
 //!
-//! Each round gives every tool an empty target registry and the same images,
-//! first cold, then with everything there. Rounds are interleaved and rotated, so
-//! that a busy minute of the machine hits all of them.
+//! Each round gives every tool an empty target registry and the same images, first cold, then with
+//! everything there. Rounds are interleaved and rotated, so that a busy minute of the machine
+//! affects all of them.
 
 #[path = "peers/images.rs"]
 mod images;
@@ -98,7 +98,7 @@ fn run(settings: &Settings) -> Result<()> {
             let tool = &tools[index];
             let target = Container::start(TARGET_CONTAINER, TARGET, &registry, settings.host_network)?;
             tool.forget(&images, scratch.path())?;
-            // What earlier runs wrote must not reach the disk in this one's time.
+            // Writes of earlier runs must not reach the disk during this one.
             succeed(&mut Command::new("sync"))?;
             let of = samples.entry(index).or_default();
             let cold = tool.copy(scratch.path(), &images)?;
@@ -136,9 +136,9 @@ struct Tool {
     chains: Chains,
     /// Whether all chains run at once.
     parallel: bool,
-    /// Whether the processes started do the work themselves: Docker's is the daemon's.
+    /// Whether the child processes do the work themselves; for Docker, the daemon does.
     own_memory: bool,
-    /// Whether the target then holds the very manifests of the source.
+    /// Whether the target then holds exactly the source's manifests.
     checked: bool,
     warms: bool,
     work: Work,
@@ -146,7 +146,7 @@ struct Tool {
 
 enum Work {
     Processes,
-    /// The bytes alone, by this program, with so many connections.
+    /// Only transfers the bytes, in this program, with this many connections.
     Bytes(usize),
 }
 
@@ -161,8 +161,8 @@ impl Tool {
         std::fs::create_dir_all(&home).map_err(|error| error.to_string())?;
         let mut chains = (self.chains)(images);
         for command in chains.iter_mut().flatten() {
-            // Nobody's credentials or settings. skopeo keeps what it knows of registries
-            // there too, when it does not take itself for root.
+            // Nobody's credentials or settings. skopeo also stores what it knows about registries
+            // there, unless it believes to be root.
             command.env("HOME", &home).env("XDG_DATA_HOME", &home).env("_CONTAINERS_ROOTLESS_UID", "1000");
             command.env("DOCKER_CONFIG", &home).env_remove("HTTP_PROXY").env_remove("http_proxy");
         }
@@ -185,7 +185,7 @@ impl Tool {
         Ok(usage)
     }
 
-    /// What the tool itself keeps between runs: a cold copy starts without it.
+    /// Deletes what the tool stores between runs: a cold copy starts without it.
     fn forget(&self, images: &[Image], scratch: &Path) -> Result<()> {
         let home = scratch.join("home");
         if home.exists() {
@@ -197,7 +197,7 @@ impl Tool {
             for image in images {
                 command.arg(image.at(SOURCE)).arg(image.at(TARGET));
             }
-            // Fails where there is nothing to remove.
+            // Fails if there is nothing to delete.
             let _ = command.output();
         }
         Ok(())
@@ -274,7 +274,7 @@ fn tools(root: &Path, scratch: &Path, images: &[Image]) -> Result<Vec<Tool>> {
     Ok(tools)
 }
 
-/// This project's program of one profile: the only place that knows how it is called.
+/// This project's program, built with one profile; the only place that knows how to call it.
 fn ours(root: &Path, scratch: &Path, images: &[Image], profile: &str, folder: &str) -> Result<Tool> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let mut build = Command::new(cargo);
@@ -304,7 +304,7 @@ fn missing(name: &str, remedy: &str) -> Option<PathBuf> {
     None
 }
 
-/// A program of tests/bench, from PATH or built into the same cache as the pinned tools.
+/// A program of tests/bench, from PATH or built into the cache of the pinned tools.
 fn built(root: &Path, name: &str, package: &str) -> Option<PathBuf> {
     if let Ok(found) = which::which(name) {
         return Some(found);
@@ -322,7 +322,7 @@ fn built(root: &Path, name: &str, package: &str) -> Option<PathBuf> {
     }
 }
 
-/// Registries are of the lab's image, or of the one that it stands for.
+/// The lab's registry image, or the one that it stands for.
 fn registry_image() -> Result<String> {
     for name in ["ameide-lab/registry", "registry:2"] {
         let listed = succeed(Command::new("docker").args(["images", "--format", "{{.Repository}}:{{.Tag}}", name]))?;
@@ -342,7 +342,7 @@ fn succeed(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A registry with an empty volume of its own, both gone when dropped.
+/// A registry with its own empty volume, both removed when dropped.
 struct Container(&'static str);
 
 impl Container {

@@ -1,5 +1,5 @@
-//! The way back on a real cluster: a layer's releases rolled back together, and removed with
-//! and without what holds data.
+//! Rollback and removal on a real cluster: a layer's releases rolled back together, and removed
+//! with and without what holds data.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::support::{ends, root, signal, succeeds};
 
 const NAMESPACE: &str = "back-tests";
 
-/// A turn whose namespace goes with it.
+/// A turn whose namespace is deleted with it.
 struct Mine(Turn);
 
 impl std::ops::Deref for Mine {
@@ -26,7 +26,7 @@ impl Drop for Mine {
             &["-n", NAMESPACE, "patch", "configmap", "held-held", "--type=merge", "-p", free][..],
             &["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=120s"],
         ] {
-            // In `drop`, perhaps of a panic.
+            // In `drop`, possibly during a panic.
             let mut kubectl = crate::support::tool("kubectl");
             let _ = kubectl.args(["--context", &crate::support::cluster::context()]).args(arguments).output();
         }
@@ -37,7 +37,7 @@ fn mine() -> Mine {
     Mine(turn())
 }
 
-/// A layer of these releases of the chart of faults, each but the first needing the one before.
+/// A layer with these releases of the faults chart, each but the first needing the previous one.
 fn layer(tree: &Tree, name: &str, releases: &[(&str, Value)]) {
     let chart = root().join("tests/faults/chart");
     let mut text =
@@ -198,7 +198,7 @@ fn a_removal_that_was_stopped_before_helm_keeps_no_later_run_from_the_set() {
         layer(&tree, "stopped", &[("one", json!({"image": image, "env": env, "set": {"whenDeleted": "Delete"}}))]);
         tree.xtask(&["layer", "stopped", "--skip-tests"])
     };
-    // What the removal does before it starts Helm, and no more.
+    // What a removal does before it starts Helm, and nothing more.
     let stopped = || {
         let patch = r#"{"spec":{"persistentVolumeClaimRetentionPolicy":{"whenDeleted":"Retain"}}}"#;
         let patch = ["patch", "statefulset/one-set", "--type=merge", "--field-manager=xtask", "-p", patch];
@@ -222,7 +222,7 @@ fn a_removal_that_was_stopped_before_helm_keeps_no_later_run_from_the_set() {
     assert_eq!(get("statefulset/one-set", ".spec.template.spec.containers[0].env[0].value"), "1", "{said}");
 }
 
-/// Runs it, kills it after so long, and runs it to its end where it had not come there.
+/// Runs it, kills it after this long, and runs it again to completion if it had not finished.
 #[track_caller]
 fn killed_and_again(tree: &Tree, arguments: &[&str], after: u64) {
     let child = beside(&tree.xtask(arguments));
@@ -267,11 +267,11 @@ fn a_way_back_that_is_killed_comes_to_its_end_when_it_is_run_again() {
         }
     }
     killed_and_again(&tree, &["layer", "killed", "--remove", "--allow-destroy=release,claim"], random.u64(300..2500));
-    // What was deleted goes once nothing uses it.
+    // Deleted claims disappear once nothing uses them.
     crate::support::eventually("the claims go", || claims().is_empty());
 }
 
-/// A bad image in the tree ended the run; what was in MinIO and in Temporal before is there after.
+/// A bad image in the tree ended the run; what MinIO and Temporal held before is still there.
 #[test]
 fn layer_45_goes_back_after_a_bad_image_with_its_objects_and_workflows() {
     let tree = turn();
@@ -284,7 +284,7 @@ fn layer_45_goes_back_after_a_bad_image_with_its_objects_and_workflows() {
     let layer = |flags: &[&str]| tree.xtask(&[&["layer", "45", "--skip-tests"], flags].concat());
     succeeds(layer(&["--force-conflicts"]));
     let before = memory();
-    // A good run that is to be gone back to.
+    // A good run to go back to.
     tree.write(values, &good.replace("memory: 128Mi", "memory: 160Mi"));
     succeeds(layer(&[]));
     assert_eq!(memory(), "160Mi");
@@ -298,7 +298,7 @@ fn layer_45_goes_back_after_a_bad_image_with_its_objects_and_workflows() {
         "temporal workflow start --namespace {namespace} --workflow-id {id} --type Back --task-queue back --execution-timeout 1h"
     ));
 
-    // One that came up, and is wrong all the same.
+    // A run that came up, but is wrong all the same.
     tree.write(values, &good.replace("memory: 128Mi", "memory: 200Mi"));
     succeeds(layer(&[]));
     assert_eq!(memory(), "200Mi");
@@ -309,12 +309,12 @@ fn layer_45_goes_back_after_a_bad_image_with_its_objects_and_workflows() {
     tree.write(values, &format!("{absent}\n{}", good.split_once('\n').unwrap().1));
     let said = ends(layer(&[]), 5);
     assert!(said.contains("image-not-found"), "{said}");
-    // Helm has rolled back by itself (`atomic`): that is where one is.
+    // Helm has rolled back by itself (`atomic`), so the layer is already there.
     let said = succeeds(layer(&["--rollback"]));
     assert!(said.contains("nothing to roll back"), "{said}");
     assert_eq!(memory(), "160Mi");
     assert_eq!(mc("mc cat minio/back/object").trim(), "kept");
-    // Its text says nothing of the status of one that runs.
+    // The text output does not include the status of a running workflow.
     let describe = format!("temporal workflow describe --namespace {namespace} --workflow-id {id} --output json");
     let described = temporal(&describe);
     assert!(described.to_ascii_lowercase().contains("running"), "{described}");

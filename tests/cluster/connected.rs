@@ -1,7 +1,7 @@
-//! A machine with internet, as most have one: from the committed files, of which the lock of
-//! images is unresolved, to a running data plane, with Docker Hub, quay.io and ghcr.io under
-//! their own names. The internet is this machine's own (see `support::internet`), and no
-//! request leaves it: the network that everything runs in leads nowhere else.
+//! A machine with internet, as most are: from the committed files, with an unresolved image lock,
+//! to a running data plane, with Docker Hub, quay.io and ghcr.io under their own names. The
+//! internet is simulated on this machine (see `support::internet`), and no request leaves it: the
+//! network that everything runs in leads nowhere else.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +11,8 @@ use crate::support::internet::{Counts, Internet, names};
 use crate::support::tls::Authority;
 use crate::support::{edit, ends, eventually, succeeds, tool};
 
-/// What k3d and the cluster are made of, which the lab does not publish: its images, and the
-/// public names that they stand for.
+/// What k3d and the cluster need and the lab does not publish: its images, and the public names
+/// that they stand for.
 const OF_THE_CLUSTER: [(&str, &str); 4] = [
     ("node", "rancher/k3s:v1.33.13-k3s2"),
     ("tools", "k3d-io/k3d-tools:5.8.3"),
@@ -36,7 +36,7 @@ const DELETE: [&str; 4] = ["--yes", "cluster", "delete", "--allow-destroy=cluste
 #[test]
 fn a_machine_with_internet_comes_up_from_the_committed_files() {
     let turn = turn();
-    // As the tree has them now, whatever the cluster was made with.
+    // As the tree currently has them, whatever the cluster was created with.
     succeeds(turn.xtask(&["lab"]));
     publish_images_of_the_cluster();
     // From here on it has a machine of its own, beside the tests of the one cluster.
@@ -47,7 +47,7 @@ fn a_machine_with_internet_comes_up_from_the_committed_files() {
     let mut machine = FreshMachine::new(&authority.certificate());
     internet.serve(machine.listener("127.0.0.2:443"), &authority);
     machine.resolves(&names(), Some("127.0.0.2"));
-    // As whoever pins the tools does, and commits.
+    // As a maintainer would, before committing it.
     succeeds(machine.xtask(&[], &["tools", "--update"]));
     internet.forget_counts();
 
@@ -55,7 +55,7 @@ fn a_machine_with_internet_comes_up_from_the_committed_files() {
     let first = internet.counts();
     let tools: Vec<&String> = first.files.keys().collect();
     assert!(tools.len() == 3 && tools.iter().all(|file| !file.contains("kubectl")), "{tools:?}");
-    // Eleven images: an index each, of those for pods two platforms, of the others one.
+    // Eleven images, each with an index; those for pods have two platforms, the others one.
     assert_eq!(first.manifests.len(), 7 * 3 + 4 * 2, "{first:#?}");
     assert!(first.manifests.values().chain(first.blobs.values()).all(|times| *times == 1), "{first:#?}");
     assert!(first.wrong.is_empty() && first.limited == 0, "{first:#?}");
@@ -65,13 +65,13 @@ fn a_machine_with_internet_comes_up_from_the_committed_files() {
     assert!(again.contains("[45-data-plane-ext] in place, unchanged"), "{again}");
     assert_eq!(internet.counts(), Counts::default());
 
-    // The power fails, and no network is there when it comes back.
+    // The power fails, and there is no network when it comes back.
     machine.reboot();
     let again = succeeds(machine.xtask(&[], &["--yes", "up", "--skip-tests"]));
     println!("{again}");
     assert_eq!(internet.counts(), Counts::default());
 
-    // All anew, where a proxy is the only way out, and Docker Hub soon gives no more.
+    // All over again, with a proxy as the only way out, and Docker Hub's quota soon used up.
     succeeds(machine.xtask(&[], &DELETE));
     let images = succeeds(machine.command("docker", &["images", "--quiet"]));
     let images: BTreeSet<&str> = images.lines().collect();
@@ -85,11 +85,11 @@ fn a_machine_with_internet_comes_up_from_the_committed_files() {
     assert!(internet.counts().limited > 0);
     internet.leave(100);
     succeeds(machine.xtask(&proxied, &["--yes", "--no-lab", "mirror"]));
-    // What was copied before the quota ended was not asked for again.
+    // What was copied before the quota ended was not requested again.
     let counts = internet.counts();
     assert!(counts.blobs.values().all(|times| *times == 1) && counts.wrong.is_empty(), "{counts:#?}");
 
-    // Nothing is needed of it any more, not even for a new cluster, of three nodes.
+    // The internet is no longer needed, not even for a new cluster of three nodes.
     internet.forget_counts();
     edit(&machine.tree().join("infra/docker/local/k3d.yaml"), |text| text.replace("agents: 0", "agents: 2"));
     succeeds(machine.xtask(&[], &["--yes", "cluster", "recreate", "--allow-destroy=cluster"]));
@@ -110,7 +110,7 @@ fn a_volume_s_node_is_told_where_it_takes_no_pods(machine: &FreshMachine) {
     let claim = kubectl(&["get", "pvc", "-o", "jsonpath={.items[?(@.metadata.name==\"minio\")].spec.volumeName}"]);
     let at = "jsonpath={.spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].values[0]}";
     let node = kubectl(&["get", "pv", claim.trim(), "-o", at]);
-    // Drained by somebody: the run says who holds it up, and comes up when that is mended.
+    // Somebody drained the node: the run says what holds it up, and comes up once that is fixed.
     kubectl(&["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--force"]);
     let run = machine.xtask(&[], &["--yes", "layer", "45", "--skip-tests"]);
     let run = beside(&run);

@@ -1,5 +1,6 @@
-//! The devcontainer as its own CLI starts it: each stage in its order, in that container and as
-//! its user, with an engine that comes up late. Of the cluster it needs the machine's engine and images.
+//! The devcontainer as its own CLI starts it: each stage in order, in that container and as its
+//! user, with an engine that comes up late. Instead of a cluster it only needs the machine's engine
+//! and images.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -11,11 +12,11 @@ use super::entry::plain_image;
 use crate::support::cluster::{docker, turn};
 use crate::support::{devcontainers, root, text, tool, write_program};
 
-/// How long the engine's socket is not there after the container was started, in seconds.
+/// How long the engine's socket is missing after the container has started, in seconds.
 const LATE: u32 = 6;
 
-/// A stand-in for the toolchain, which the image here has not: `cargo xtask` is the tool
-/// itself, without the lab, which is not to be had from inside a container.
+/// A stand-in for the toolchain, which this image lacks: `cargo xtask` is the tool itself, without
+/// the lab, which is not available inside a container.
 const CARGO: &str = r#"#!/bin/sh
 echo "$(id -un) $PWD cargo $* account=$DCKR_USERNAME:$DCKR_PAT secret=$DOCKERHUB_USERNAME" >>"$HOME/calls"
 case "$1 $AS" in
@@ -24,13 +25,13 @@ case "$1 $AS" in
 esac
 "#;
 
-/// What the feature docker-in-docker has for an entry point: the engine starts beside.
+/// What the docker-in-docker feature has as an entry point: the engine starts in parallel.
 const INIT: &str = r#"#!/bin/sh
 (sleep LATE; ln -s /host/docker.sock /var/run/docker.sock) &
 exec "$@"
 "#;
 
-/// An image with a user and what a feature would have put into it.
+/// An image with a user and the files that a feature would have installed.
 fn image() -> &'static str {
     static IMAGE: OnceLock<String> = OnceLock::new();
     IMAGE.get_or_init(|| {
@@ -63,8 +64,8 @@ struct Devcontainer {
 }
 
 impl Devcontainer {
-    /// Of the tree's own configuration, but for its image, its features, and what stands in
-    /// for them; `change` is made to the copy.
+    /// With the tree's own configuration except for its image and features and what stands in for
+    /// them; `change` is applied to the copy.
     fn new(name: &str, environment: Value, change: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tree = folder.path().join("tree");
@@ -78,7 +79,7 @@ impl Devcontainer {
         let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         config["image"] = image().into();
         config.as_object_mut().unwrap().remove("features");
-        // It would be built from the image, with a builder that is not everywhere.
+        // This would build an image, with a builder that is not available everywhere.
         config["updateRemoteUserUID"] = false.into();
         config["containerEnv"].as_object_mut().unwrap().extend(environment.as_object().unwrap().clone());
         let bind = |from: &Path, to: &str| format!("type=bind,source={},target={to},readonly", from.display());
@@ -96,7 +97,7 @@ impl Devcontainer {
         Self { folder, label: format!("ameide.dev/test=devcontainer-{name}-{}", std::process::id()) }
     }
 
-    /// `devcontainer up`: how it ended, and everything that it and the scripts printed.
+    /// `devcontainer up`: its result, and everything that it and the scripts printed.
     fn up(&self, arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
         let mut command = devcontainers::cli();
         command.args(["up", "--id-label", &self.label, "--mount-workspace-git-root", "false", "--workspace-folder"]);
@@ -112,7 +113,7 @@ impl Devcontainer {
         docker(&["ps", "--all", "--quiet", "--filter", &format!("label={}", self.label)])
     }
 
-    /// A file of the user's home.
+    /// A file in the user's home.
     fn read(&self, name: &str) -> String {
         docker(&["exec", self.container().trim(), "cat", &format!("/home/vscode/{name}")])
     }
@@ -120,7 +121,7 @@ impl Devcontainer {
 
 impl Drop for Devcontainer {
     fn drop(&mut self) {
-        // Also while a test fails: no second panic.
+        // Also runs while a test fails: no second panic.
         let mut list = Command::new("docker");
         list.args(["ps", "--all", "--quiet", "--filter"]).arg(format!("label={}", self.label));
         let ids = list.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
@@ -136,12 +137,12 @@ fn which(name: &str) -> PathBuf {
     found.unwrap().canonicalize().unwrap()
 }
 
-/// A prebuild waits for the engine and is not ended by what it cannot have; the stage after
-/// it ends with the tool's own code, and its last lines are the log's.
+/// A prebuild waits for the engine and does not fail over what it cannot get; the stage after it
+/// ends with the tool's own exit code, and its last lines are those of the log.
 #[test]
 fn a_devcontainer_waits_for_its_engine_and_ends_with_what_the_log_says() {
     let _turn = turn();
-    // A name that k3d does not take: the first thing that fails after the engine and the tools.
+    // A name that k3d does not accept: the first thing to fail after the engine and the tools.
     let container = Devcontainer::new("blocked", json!({}), |tree| {
         let file = tree.join("infra/docker/local/k3d.yaml");
         let text = std::fs::read_to_string(&file).unwrap();
@@ -164,8 +165,7 @@ fn a_devcontainer_waits_for_its_engine_and_ends_with_what_the_log_says() {
     assert!(!container.read("calls").contains("checklist --wait"), "nothing follows a stage that failed");
 }
 
-/// Every stage, once, in its order, as the container's user in its folder; with an account,
-/// and with none.
+/// Every stage, once, in order, as the container's user in its folder; with and without an account.
 #[test]
 fn each_stage_of_a_devcontainer_runs_in_its_order_with_or_without_an_account() {
     let _turn = turn();

@@ -1,5 +1,5 @@
-//! The ways in: the checklist with each of its items made to fail for real, the old
-//! script names, the devcontainer's scripts, and the cluster from inside a container.
+//! The entry points: the checklist with each of its items made to fail for real, the old script
+//! names, the devcontainer's scripts, and the cluster from inside a container.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +20,7 @@ fn set_finalizers(list: &str) {
     kubectl(&["-n", "ameide-int-tests", "patch", "configmap", "held", "--type=merge", "-p", &patch]);
 }
 
-/// Deletes a namespace that something in it holds.
+/// Deletes a namespace that is held by an object in it.
 fn delete_held_namespace() {
     kubectl(&["-n", "ameide-int-tests", "create", "configmap", "held"]);
     set_finalizers(r#"["ameide.dev/hold"]"#);
@@ -40,7 +40,7 @@ fn evidence(items: &[Value], id: &str) -> String {
     items.iter().find(|item| item["id"] == id).unwrap()["evidence"].to_string()
 }
 
-/// The first failed item is this one, with this exit code, and says this.
+/// Asserts that the first failed item is this one, with this exit code and text.
 #[track_caller]
 fn first_failed(id: &str, exit: i32, says: &str) {
     let (code, items) = checklist(&[]);
@@ -59,13 +59,13 @@ fn green(arguments: &[&str]) {
 #[test]
 fn each_item_of_the_checklist_fails_for_its_own_cause() {
     let _turn = turn();
-    // Of a run with an account; without one, a mirror that lacks an image makes them matter.
+    // From a run with an account; without one, they matter if the mirror lacks an image.
     for namespace in ["ameide", "ameide-int-tests"] {
         kubectl(&["-n", namespace, "delete", "secret", "dockerhub-creds", "--ignore-not-found"]);
     }
     green(&[]);
 
-    // lock-free: somebody holds it.
+    // lock-free: somebody holds the lock.
     let state = state();
     let lock = std::fs::File::create(state.lock()).unwrap();
     lock.lock().unwrap();
@@ -73,7 +73,7 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
     drop(lock);
     green(&[]);
 
-    // cluster-matches: nobody found this cluster ready; --fix does.
+    // cluster-matches: this cluster has no ready marker; --fix writes it.
     std::fs::remove_file(state.ready_marker()).unwrap();
     first_failed("cluster-matches", 4, "k3d-cluster-ready does not exist");
     green(&["--fix"]);
@@ -95,7 +95,8 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
     kubectl(&["uncordon", &node()]);
     eventually("green after the pause", || checklist(&[]).0 == 0);
 
-    // registry-warm: stopped, then emptied of one image; pull secrets matter then. --fix mends both.
+    // registry-warm: stopped, then without one image, so that pull secrets matter. --fix repairs
+    // both.
     docker(&["stop", "-t", "0", &registry_container()]);
     first_failed("registry-warm", 5, "does not answer");
     green(&["--fix"]);
@@ -125,14 +126,14 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
     first_failed("smoke-tests", 9, "of ameide/redis failed");
     green(&["--fix"]);
 
-    // releases-deployed and no-pending-release: --fix repairs, syncs, and all is well.
+    // releases-deployed and no-pending-release: --fix repairs and syncs, and all is well.
     edit_revision("redis", |secret| set_status(secret, Status::Failed, "").unwrap());
     first_failed("releases-deployed", 7, "ameide/redis (layer 40-data-plane): revision");
     edit_revision("redis", |secret| set_status(secret, Status::PendingUpgrade, "").unwrap());
     first_failed("no-pending-release", 7, "is pending-upgrade");
     green(&["--fix"]);
 
-    // namespaces-active: one that something holds, then one that is gone. --fix makes it again.
+    // namespaces-active: one that is held, then one that is gone. --fix creates it again.
     delete_held_namespace();
     eventually("it tells what holds the namespace", || {
         evidence(&checklist(&[]).1, "namespaces-active").contains("ameide.dev/hold")
@@ -160,7 +161,8 @@ fn old_script_names_take_their_old_arguments_and_variables() {
     assert!(said.contains("ameide-staging") && said.contains("[minio] would sync it"), "{said}");
     assert!(!said.contains("[temporal]"), "{said}");
 
-    // There is no such cluster here: each layer is rendered, and a line says that nothing was compared.
+    // There is no such cluster here: each layer is rendered, and a line says that nothing was
+    // compared.
     let compared = "what is deployed could not be read";
     let said = succeeds(scripts.command("infra/kubernetes/scripts/helmfile-sync.sh", &["staging", "--dry-run"]));
     let layers: Vec<&str> = said.lines().filter(|line| line.contains(compared)).collect();
@@ -211,8 +213,8 @@ fn old_script_names_work_on_a_cluster() {
     assert!(!said.contains("[temporal]"), "{said}");
 }
 
-/// The devcontainer's script in a home of its own, as in a container that was just made;
-/// only what costs minutes to build is shared. Its exit code, and its log.
+/// The devcontainer's script with its own home, as in a container that was just created; only what
+/// takes minutes to build is shared. Returns its exit code and its log.
 fn devcontainer(script: &str, home: &Path, critical_path: &str) -> (i32, String) {
     devcontainer_with(script, home, critical_path, &[])
 }
@@ -253,7 +255,7 @@ fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
     assert!(code == 0 && log.contains("started the cluster"), "{log}");
     assert_eq!(log.lines().last(), Some("13 of 13 hold"), "{log}");
 
-    // A release that somebody unknown seems to work on.
+    // A release that an unknown owner seems to be working on.
     edit_revision("redis", |secret| {
         set_status(secret, Status::PendingUpgrade, "Preparing upgrade").unwrap();
         secret.metadata.labels.as_mut().unwrap().remove("run");
@@ -265,9 +267,10 @@ fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
     let last = last_lines(&log, 4);
     assert!(last.contains("release redis") && last.contains("remedy:"), "{log}");
 
-    // A namespace that something holds.
+    // A namespace that is held by an object in it.
     delete_held_namespace();
-    // From the first layer on, which makes the namespaces: not even that one may wait for Helm's timeout.
+    // From the first layer on, which creates the namespaces: even that one must not wait for Helm's
+    // timeout.
     let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "");
     set_finalizers("null");
     assert_eq!(code, 6, "{log}");
@@ -279,8 +282,8 @@ fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
     green(&["--fix"]);
 }
 
-/// Answers 429 to every manifest and blob, as Docker Hub does when the quota is used up;
-/// a HEAD counts for none, and goes through to the real registry.
+/// Answers 429 to every manifest and blob, as Docker Hub does when the quota is used up; a HEAD
+/// does not count, and goes through to the real registry.
 fn used_up(registry: &'static str) -> String {
     let answer = move |request: &crate::support::server::Request| {
         if request.method == "HEAD" {
@@ -298,7 +301,7 @@ fn used_up(registry: &'static str) -> String {
     Server::start(answer).address
 }
 
-/// The mirror lacks an image, and the registry that it is to come from gives no more.
+/// The mirror lacks an image, and the quota of its source registry is used up.
 #[test]
 fn the_devcontainers_script_names_a_rate_limit() {
     let _turn = turn();
@@ -315,7 +318,7 @@ fn the_devcontainers_script_names_a_rate_limit() {
     green(&["--fix"]);
 }
 
-/// An image of this machine's own Linux: programs of this machine run in it.
+/// An image with this machine's own Linux, so that this machine's programs run in it.
 pub fn plain_image() -> String {
     let lab = docker(&["images", "--filter", "reference=ameide-lab/base:*", "--format", "{{.Repository}}:{{.Tag}}"]);
     if let Some(image) = lab.lines().next() {
@@ -364,6 +367,6 @@ fn from_inside_a_container_the_api_is_reached_by_a_name_of_its_certificate() {
         assert!(said.contains(&format!("✅ pass {item}")), "{item}:\n{said}");
     }
     assert!(said.contains(&format!("server: https://{}-serverlb:6443", context())), "{said}");
-    // This machine's own kubeconfig is as it was.
+    // This machine's own kubeconfig is unchanged.
     kubectl(&["get", "--raw", "/readyz"]);
 }

@@ -1,5 +1,5 @@
-//! What goes wrong on a cluster, made to go wrong for real: each ends or heals as
-//! the table says, with its code, and the time from cause to message is printed.
+//! Real faults on a cluster: each ends the run or heals as documented, with its code, and the time
+//! from cause to message is printed.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -16,14 +16,14 @@ use crate::support::cluster::{
 use crate::support::server::{Answer, Request, Server, ask};
 use crate::support::{ends, eventually, succeeds, text};
 
-/// As registries name it.
+/// As registries write digests.
 fn sha256(text: &str) -> String {
     use sha2::Digest;
     let digest = sha2::Sha256::digest(text.as_bytes());
     format!("sha256:{}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
-/// Runs a layer that must fail: what it printed.
+/// Runs a layer that must fail; returns what it printed.
 fn fault(tree: &Tree, name: &str, code: &str, exit: i32) -> String {
     let output = tree.xtask(&["layer", name, "--skip-tests"]).output().unwrap();
     let said = text(&output);
@@ -31,13 +31,13 @@ fn fault(tree: &Tree, name: &str, code: &str, exit: i32) -> String {
     assert_eq!(verdict(&said), code, "{name}\n{said}");
     assert!(said.contains("evidence:") && said.contains("remedy:"), "{said}");
     assert!(!releases().iter().any(|(_, status)| status.starts_with("pending")), "{name}: {said}");
-    // What a hook's own exit says, Helm tells; all else is seen while Helm works.
+    // A hook's own exit code is reported by Helm; everything else is seen while Helm works.
     let seen = if code == "hook-failed" { "told by Helm".to_owned() } else { lag(code) };
     println!("{name}: {code}, exit {exit}: {seen}");
     said
 }
 
-/// The code that the last lines of a failed run begin with.
+/// The code that the last lines of a failed run start with.
 fn verdict(said: &str) -> &str {
     let last = said.lines().rfind(|line| line.starts_with("❌ ") && !line.starts_with("❌ ["));
     last.and_then(|line| line.strip_prefix("❌ ")?.split(':').next()).unwrap_or_default()
@@ -58,7 +58,7 @@ fn every_fault_of_an_image_is_told_by_its_cause() {
     layer(&tree, "wrong-tag", json!({"image": format!("{registry}/third-party/busybox:absent")}));
     fault(&tree, "wrong-tag", "image-not-found", 5);
 
-    // An index that has an image for another platform only.
+    // An index that only has an image for another platform.
     let address = registry_address(&tree);
     let tag = good.rsplit(':').next().unwrap();
     let accept = [
@@ -72,7 +72,7 @@ fn every_fault_of_an_image_is_told_by_its_cause() {
     assert_eq!(status, 200);
     let manifest = String::from_utf8(manifest).unwrap();
     let parsed: serde_json::Value = serde_json::from_str(&manifest).unwrap();
-    // The first image of an index, or the one image that there is.
+    // The first image of an index, or the only image.
     let mut other = parsed["manifests"][0].clone();
     if other.is_null() {
         let digest = sha256(&manifest);
@@ -87,7 +87,7 @@ fn every_fault_of_an_image_is_told_by_its_cause() {
     layer(&tree, "wrong-platform", json!({"image": format!("{registry}/third-party/busybox:s390x")}));
     fault(&tree, "wrong-platform", "image-platform", 5);
 
-    // By its address, the node knows nothing of plain HTTP.
+    // By its address: the node does not know that this uses plain HTTP.
     let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
     let addresses = docker(&["inspect", "--format", format, &registry_container()]);
     let address = addresses.split_whitespace().next().unwrap();
@@ -124,7 +124,7 @@ fn every_fault_of_a_workload_is_told_by_its_cause() {
     fault(&tree, "quota", "quota-exceeded", 8);
 }
 
-/// What people do to a layer by hand, and what becomes of it when the layer is run.
+/// What people do to a layer by hand, and the result of running the layer again.
 #[test]
 fn layer_45_is_brought_back_by_running_it() {
     let tree = turn();
@@ -147,7 +147,7 @@ fn layer_45_is_brought_back_by_running_it() {
     let layer = |flags: &[&str]| tree.xtask(&[&["layer", "45", "--skip-tests"], flags].concat());
     let before = look();
 
-    // What Helm makes good by itself; what is not the tree's stays, and is told.
+    // What Helm restores by itself; what is not in the tree stays, and is reported.
     act("scale deployment/minio --replicas=0");
     act("delete deployment/temporal --wait=false");
     act("label service/minio by-hand=1");
@@ -158,12 +158,12 @@ fn layer_45_is_brought_back_by_running_it() {
     assert!(said.contains("kubectl-label has set .metadata.labels.by-hand"), "{said}");
     assert!(said.contains("kubectl-annotate has set .metadata.annotations.by-hand"), "{said}");
 
-    // What somebody else owns now is told with who and what, and taken back by the flag.
+    // What somebody else owns is reported with who and what, and taken back with the flag.
     act("set image deployment/minio minio=k3d-ci-reg:5000/third-party/absent:1");
     act("set env deployment/temporal BY_HAND=1");
     act("label service/minio app.kubernetes.io/component=changed --overwrite");
     act(r#"patch configmap/temporal --type=merge -p {"data":{"kubernetes.yaml":"changed"}}"#);
-    // Not by the pod that cannot pull what somebody set: Helm's apply is what tells of it.
+    // Not because of the pod that cannot pull the new image: Helm's apply reports it.
     let said = ends(layer(&[]), 7);
     assert_eq!(verdict(&said), "field-conflict", "{said}");
     // One line for each object: who, and what.
@@ -179,7 +179,7 @@ fn layer_45_is_brought_back_by_running_it() {
     assert!(said.contains(r#"env[name="BY_HAND"]"#), "{said}");
     act("set env deployment/temporal BY_HAND-");
 
-    // An image that is not there, mended in the tree.
+    // A missing image, then fixed in the tree.
     let file = "infra/kubernetes/values/infrastructure/minio.yaml.gotmpl";
     let good = std::fs::read_to_string(tree.path(file)).unwrap();
     let absent = format!("{{repository: {}/third-party/absent, tag: '1', digest: ''}}", pull_registry(&tree));
@@ -194,7 +194,7 @@ fn layer_45_is_brought_back_by_running_it() {
     act("annotate configmap/temporal by-hand-");
 }
 
-/// `kubectl set image` leaves its name on the field: Helm's apply is then refused.
+/// `kubectl set image` takes ownership of the field: Helm's apply is then refused.
 #[test]
 fn what_somebody_else_set_is_named_and_taken_back_only_when_asked() {
     let tree = turn();
@@ -231,14 +231,14 @@ fn a_registry_that_stops_while_helm_works_is_told_and_the_next_run_goes_on() {
     patience(&tree, "{registry-unreachable: 4, registry-dns: 4}");
     let hook = json!(["/bin/sh", "-c", "sleep 4"]);
     let image = image(&tree, &pull_registry(&tree));
-    // The node has the image, and asks the registry all the same.
+    // The node has the image, but asks the registry all the same.
     layer(&tree, "cut", json!({"image": image, "hook": hook, "pullPolicy": "Always"}));
     let child = beside(&tree.xtask(&["layer", "cut", "--skip-tests"]));
     eventually("the hook runs", || running("cut-hook"));
     docker(&["stop", "--time", "1", &registry_container()]);
     let (code, said) = ended(&child);
     assert_eq!(code, Some(5), "{said}");
-    // A stopped container has no name either in Docker's DNS.
+    // Docker's DNS does not resolve a stopped container either.
     let code = verdict(&said);
     assert!(matches!(code, "registry-unreachable" | "registry-dns"), "{said}");
     println!("registry stopped meanwhile: {code}, exit 5: {}", lag(code));
@@ -251,8 +251,8 @@ fn running(pod: &str) -> bool {
     pods.lines().any(|line| line.starts_with(pod) && line.contains("Running"))
 }
 
-/// A registry that refuses for a while with Docker Hub's own words, then passes
-/// everything on to the cluster's registry.
+/// A registry that refuses for a while with Docker Hub's own words, then passes everything on to
+/// the cluster's registry.
 struct Limited {
     port: u16,
     gateway: String,
@@ -260,8 +260,7 @@ struct Limited {
     refused: Arc<AtomicUsize>,
 }
 
-/// Which answer a request gets that is refused, and which requests are let through
-/// all the same.
+/// The answer to refused requests, and which requests are let through all the same.
 #[derive(Clone, Copy)]
 struct Refusal {
     status: u16,
@@ -283,11 +282,11 @@ impl Limited {
             counted.fetch_add(1, Ordering::SeqCst);
             refusal.answer()
         };
-        // The node, which is a container, asks for it by its gateway.
+        // The node, which is a container, reaches it through its gateway.
         let port = Server::over("0.0.0.0:0", answer, |stream| Box::new(stream)).port();
         let format = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}";
         let gateway = docker(&["inspect", "--format", format, &node()]).trim().to_owned();
-        // The node learns that this registry speaks plain HTTP; containerd reads it at each pull.
+        // Tells the node that this registry uses plain HTTP; containerd reads this at each pull.
         let folder = format!("/var/lib/rancher/k3s/agent/etc/containerd/certs.d/{gateway}:{port}");
         let hosts = format!("server = \"http://{gateway}:{port}\"\n[host.\"http://{gateway}:{port}\"]\n");
         let script = format!("mkdir -p '{folder}' && printf '%s' '{hosts}' > '{folder}/hosts.toml'");
@@ -323,7 +322,7 @@ fn passed_on(request: &Request, upstream: &str) -> Answer {
         .fold(answer, |answer, (name, value)| answer.with(name, value))
 }
 
-/// Runs a layer against a limit that is lifted some seconds after it was told.
+/// Runs a layer against a limit that is lifted some seconds after it was reported.
 fn heals_when_the_limit_lifts(name: &str, headers: &'static [(&'static str, &'static str)]) {
     let tree = turn();
     let limited = Limited::start(&tree, Refusal { status: 429, headers, login: None });
@@ -362,7 +361,7 @@ fn a_rate_limit_without_retry_after_heals() {
 #[test]
 fn wrong_credentials_end_the_run_without_a_retry() {
     let tree = turn();
-    // The Secret with the right ones may be about to come: it gets minutes.
+    // The right Secret may still be about to come, so the default is minutes.
     patience(&tree, "{registry-auth: 5}");
     // `puller:right`
     let login = Some("Basic cHVsbGVyOnJpZ2h0");
@@ -382,19 +381,19 @@ fn wrong_credentials_end_the_run_without_a_retry() {
     layer(&tree, "refused", json!({"image": image, "pullSecrets": pull_secrets}));
     let said = fault(&tree, "refused", "registry-auth", 5);
     assert!(!said.contains("🔁"), "{said}");
-    // With the right ones the next run goes on, and waits for no back-off.
+    // With the right credentials the next run goes on, without waiting for a back-off.
     secret("right");
     let started = Instant::now();
     succeeds(tree.xtask(&["layer", "refused", "--skip-tests"]));
     println!("refused: in place {:.1} s after the credentials were right", started.elapsed().as_secs_f64());
 }
 
-/// Longer than a Lease that nobody renews is another's: the run keeps it all the same.
+/// Longer than the Lease lasts without renewal: the run keeps it all the same.
 const LONG: Duration = Duration::from_secs(20);
 /// Longer than any single request is waited for.
 const SHORT: Duration = Duration::from_secs(8);
 
-/// Runs a layer whose API goes away for that long at a moment of the run.
+/// Runs a layer whose API is unreachable for this long, from a moment of the run on.
 fn outage(name: &str, long: Duration, moment: impl Fn() -> bool, begin: impl Fn(), end: impl Fn()) {
     let tree = turn();
     let hook = json!(["/bin/sh", "-c", "sleep 4"]);
@@ -409,7 +408,7 @@ fn outage(name: &str, long: Duration, moment: impl Fn() -> bool, begin: impl Fn(
     println!("{said}");
     assert_eq!(code, Some(0), "{said}");
     let record = record();
-    // Seen by the watch, or by Helm when it began.
+    // Noticed by the watch, or by Helm at its start.
     let tells = |line: &&serde_json::Value| line["code"] == "api-unreachable" || line["reason"] == "api-unreachable";
     let told = record.iter().find(tells);
     let told: jiff::Timestamp = told.expect(&said)["time"].as_str().unwrap().parse().unwrap();
@@ -427,7 +426,7 @@ fn an_api_that_refuses_for_20_seconds_ends_nothing() {
     let stop = || drop(docker(&["stop", "--time", "1", &balancer]));
     let start = || drop(docker(&["start", &balancer]));
     outage("refusing", LONG, || running("refusing-hook"), stop, start);
-    // As Helm begins, which then fails: it is tried again when the API is back.
+    // As Helm starts, which then fails: it is retried when the API is back.
     let helmfile_starts = || {
         let record = record();
         record.first().is_some_and(|run| run["command"].as_str().unwrap().contains("layer early"))
@@ -456,13 +455,13 @@ fn a_namespace_held_by_a_finalizer_is_waited_for_and_named() {
     eventually("the namespace controller tells", || {
         kubectl(&["get", "namespace", NAMESPACE, "-o", "yaml"]).contains("ameide.dev/hold")
     });
-    // Not freed: exit 6, and the finalizer is where it was.
+    // Not freed: exit 6, and the finalizer is still there.
     let said = ends(tree.xtask(&["layer", "fine"]), 6);
     println!("held: namespace-terminating, exit 6");
     assert!(said.contains("❌ namespace-terminating: ") && said.contains("ameide.dev/hold"), "{said}");
     let kept = kubectl(&["-n", NAMESPACE, "get", "configmap", "held", "-o", "yaml"]);
     assert!(kept.contains("ameide.dev/hold"), "{kept}");
-    // Freed while it is waited for: it goes on.
+    // Freed while it is waited for: the run goes on.
     tree.edit("infra/kubernetes/layers.yaml", |text| text.replace("namespace: 5", "namespace: 120"));
     let started = Instant::now();
     let mut child = tree.xtask(&["layer", "fine"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -474,7 +473,7 @@ fn a_namespace_held_by_a_finalizer_is_waited_for_and_named() {
     assert!(child.wait().unwrap().success(), "{rest:?}");
 }
 
-/// An image that is not the mirror's ends a layer before Helm starts.
+/// An image that is not from the mirror ends a layer before Helm starts.
 #[test]
 fn an_image_outside_the_mirror_is_refused_before_helm_starts() {
     let _turn = turn();

@@ -1,5 +1,5 @@
-//! A layer that is in place is said to be at once, and is never said to be where it is not:
-//! every kind of drift and doubt on the real cluster, each with what it must lead to.
+//! A layer that is in place is reported as such at once, and never if it is not: every kind of
+//! drift and doubt on the real cluster, each with what it must lead to.
 
 use std::collections::BTreeMap;
 
@@ -49,14 +49,14 @@ fn whole(tree: &Tree) {
     assert!(stays(tree), "what was just brought in is in place");
 }
 
-/// Whether the layer is said to be in place, with no new revision.
+/// Whether the layer is reported as in place, without a new revision.
 fn stays(tree: &Tree) -> bool {
     let before = revision();
     let said = succeeds(tree.xtask(&LAYER));
     said.contains("in place, unchanged: 1 release") && revision() == before
 }
 
-/// A copy of redis' newest revision as the next one, of this status.
+/// A copy of redis's newest revision as the next one, with this status.
 fn next_revision(status: Status) {
     let number: u32 = revision().parse().unwrap();
     let name = |number: u32| format!("sh.helm.release.v1.redis.v{number}");
@@ -97,7 +97,7 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
         ("a Secret's data", "Secret ameide/redis-auth: data.password was changed by kubectl-patch", |_| {
             let password = kubectl(&["-n", "ameide", "get", "secret", "redis-auth", "-o", "jsonpath={.data.password}"]);
             ameide(r#"patch secret/redis-auth --type=merge -p {"data":{"password":"eA=="}}"#);
-            // It stays somebody else's; what redis was started with comes back.
+            // The change stays somebody else's; the original password comes back.
             ameide(&format!(r#"patch secret/redis-auth --type=merge -p {{"data":{{"password":"{password}"}}}}"#));
         }),
         (
@@ -188,7 +188,7 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
             ready();
         }
         if why.is_empty() {
-            // Told, and not fought.
+            // Reported, and not fought over.
             let said = succeeds(tree.xtask(&LAYER));
             assert!(said.contains("kube-controller-manager, an autoscaler: it is left"), "{name}: {said}");
             assert!(!said.contains("in place"), "{name}: {said}");
@@ -200,7 +200,7 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
         }
         whole(&tree);
     }
-    // Of the second pod.
+    // The second pod's claim.
     ameide("delete pvc data-redis-master-1");
 }
 
@@ -224,7 +224,7 @@ fn an_input_that_changed_is_named_and_synced_where_it_renders_something_else() {
         assert_eq!(revision(), before, "{file}: {said}");
         assert!(stays(&tree), "{file}");
     }
-    // A template in a comment is carried out as well.
+    // A template in a comment is executed as well.
     tree.edit(values, |text| format!("{text}# {{{{ env \"AMEIDE_OF_THE_TEST\" }}}}\n"));
     succeeds(tree.xtask(&LAYER));
     let mut with = tree.xtask(&LAYER);
@@ -236,7 +236,7 @@ fn an_input_that_changed_is_named_and_synced_where_it_renders_something_else() {
         text.replace("app.kubernetes.io/part-of: ameide", "app.kubernetes.io/part-of: other")
     });
     let before = revision();
-    // Other tests have left fields of it to others.
+    // Other tests have left some of its fields to other owners.
     let said = succeeds(tree.xtask(&[&LAYER[..], &["--force-conflicts"]].concat()));
     assert!(said.contains("syncing: charts/redis changed"), "{said}");
     assert_ne!(revision(), before, "{said}");
@@ -255,7 +255,7 @@ fn what_others_do_beside_helm_is_no_drift_and_an_unchanged_run_writes_nothing() 
     // An equal tree somewhere else.
     assert!(stays(&Tree::copy()), "an equal tree");
 
-    // What its controllers write of themselves is not counted.
+    // What its controllers write on their own is not counted.
     let writes = || -> BTreeMap<String, u64> {
         let metrics = kubectl(&["get", "--raw", "/metrics"]);
         let ours = [

@@ -1,5 +1,5 @@
-//! Runs that are killed, and many at once: the next one converges, nothing is
-//! lost, and no two Helmfile runs of one cluster ever overlap.
+//! Runs that are killed, and many at once: the next one converges, nothing is lost, and no two
+//! Helmfile runs on one cluster ever overlap.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::support::cluster::{
 };
 use crate::support::{eventually, succeeds, tool};
 
-/// How often it is looked whether a run has ended.
+/// How often to check whether a run has ended.
 const LOOK: Duration = Duration::from_millis(15);
 
 #[test]
@@ -31,14 +31,14 @@ fn twenty_runs_at_once_take_turns() {
     println!("twenty at once: {:.0} s", started.elapsed().as_secs_f64());
 }
 
-/// A run whose Helmfile tells when it is not alone.
+/// A run whose Helmfile reports if it is not alone.
 fn watched(tree: &Tree, alone: &Alone, arguments: &[&str]) -> Command {
     let mut command = tree.xtask(arguments);
     command.env("AMEIDE_CACHE_DIR", alone.cache());
     command
 }
 
-/// Whom a round kills.
+/// The processes that a round kills.
 #[derive(Clone, Copy, Debug)]
 enum Victims {
     All,
@@ -47,7 +47,7 @@ enum Victims {
     Helm,
 }
 
-/// Kills those of its processes; first Helm's, which would end well were the others gone.
+/// Kills these processes; Helm's first, which would end cleanly if the others were gone.
 fn kill_helm(victims: Victims) -> usize {
     let (helmfile, helm): (Vec<_>, Vec<_>) =
         helm_processes().into_iter().partition(|(_, line)| line.contains("helmfile --file"));
@@ -61,7 +61,7 @@ fn kill_helm(victims: Victims) -> usize {
     victims.len()
 }
 
-/// Kills helm, and what started it, once the release is in this state; it stays in it.
+/// Kills helm, and what started it, once the release is in this state, so that it stays in it.
 fn kill_while(tree: &Tree, state: &str) {
     let is = || releases().iter().any(|(name, status)| name == "minio" && status == state);
     let child = unheard(&tree.xtask(&["layer", "45", "--skip-tests", "--force"]));
@@ -71,7 +71,7 @@ fn kill_while(tree: &Tree, state: &str) {
     assert!(is(), "helm was killed while the release was {state}: {:?}", releases());
 }
 
-/// The next run converges, by itself.
+/// Asserts that the next run converges by itself.
 fn converges(tree: &Tree) {
     let said = succeeds(tree.xtask(&["layer", "45", "--skip-tests"]));
     println!("{said}");
@@ -102,7 +102,7 @@ fn helm_killed_in_an_install_and_in_an_upgrade_of_minio_loses_nothing() {
     mc("mc rb -q --force minio/guard");
 }
 
-/// After so many kills in a row, a run is left to itself and must converge.
+/// After this many kills in a row, a run is left alone and must converge.
 const IN_A_ROW: usize = 3;
 
 #[test]
@@ -113,7 +113,7 @@ fn layers_beside_each_other_killed_at_random_moments_always_converge() {
     let (mut kills, mut converged) = (0, 0);
     let alone = Alone::new();
     while kills < wanted {
-        // Two layers at a time, of which one holds the other up.
+        // Two layers at a time, one of which holds up the other.
         let run = &["layer", "24-45", "--skip-tests", "--force", "--jobs", "2"];
         let child = unheard(&watched(&tree, &alone, run));
         let moment = Duration::from_millis(random.u64(..14_000));
@@ -139,12 +139,12 @@ fn layers_beside_each_other_killed_at_random_moments_always_converge() {
             child.kill().unwrap();
         }
         if killed == 0 {
-            // None of them ran: no kill.
+            // None of them was running: this is no kill.
             child.kill().unwrap();
             continue;
         }
         kills += 1;
-        // With helm or Helmfile killed, the run goes on, and may well repair it at once.
+        // If helm or Helmfile is killed, the run goes on, and may well repair it at once.
         let status = child.wait().unwrap().status;
         println!("kill {kills}: {victims:?} ({killed}) after {moment:?}; {status}");
         if kills % IN_A_ROW != 0 && (xtask || status.success()) {

@@ -1,5 +1,5 @@
-//! `cargo xtask mirror` before real registries: whose account it takes, what an interrupt
-//! and a kill leave. What the library does is tested in `mirror/tests`.
+//! `cargo xtask mirror` against real registries: which account it uses, and what an interrupt or a
+//! kill leaves. The library itself is tested in `mirror/tests`.
 
 // The library's own tests use the rest of both.
 #[allow(dead_code)]
@@ -21,7 +21,7 @@ use crate::support::{self, eventually, root, text, write_program};
 use proxy::{Do, Proxy};
 use registry::{Registry, http};
 
-/// From the lab, which is there whatever this machine reaches.
+/// From the lab, which is available whatever this machine can reach.
 fn xtask(arguments: &[&str]) -> Command {
     support::xtask(&root(), &[&["--env", "ci", "--lab", "--yes"], arguments].concat())
 }
@@ -70,7 +70,7 @@ fn the_command_takes_its_account_from_docker_and_keeps_it_to_itself() {
     }
 }
 
-/// Ctrl-C in the middle: told as that, and no tag that leads to half an image.
+/// Ctrl-C in the middle is reported as such, and no tag points to an incomplete image.
 #[test]
 fn an_interrupted_mirror_ends_at_once_and_leaves_nothing_half_done() {
     let _turn = turn_with_whatever_there_is();
@@ -91,7 +91,7 @@ fn an_interrupted_mirror_ends_at_once_and_leaves_nothing_half_done() {
     assert_eq!(tags.status, 404, "{}", String::from_utf8_lossy(&tags.body));
 }
 
-/// The real images, killed at random moments: what was complete is not moved again.
+/// The real images, killed at random moments: what was complete is not transferred again.
 #[test]
 fn a_killed_mirror_goes_on_where_it_was() {
     let _turn = turn_with_whatever_there_is();
@@ -117,13 +117,13 @@ fn a_killed_mirror_goes_on_where_it_was() {
         let child = unheard(&run(&target.address));
         std::thread::sleep(took.mul_f64(random.f64()));
         child.kill().unwrap();
-        // Every blob that a repository has, with its size.
+        // The size of every blob that a repository has.
         let list = "cd /var/lib/registry/docker/registry/v2 2>/dev/null && ls -d repositories/*/*/_layers/sha256/* repositories/*/*/*/_layers/sha256/* 2>/dev/null | sed 's|.*/||' | sort -u | while read d; do stat -c %s blobs/sha256/$(echo $d | cut -c1-2)/$d/data; done; true";
         let complete: u64 =
             target.docker("exec", &["sh", "-c", list]).lines().filter_map(|line| line.parse::<u64>().ok()).sum();
         let rest = bytes(&run(&target.address).output().unwrap());
         println!("round {round}: {complete} bytes complete when killed, {rest} moved after it");
-        // What the registry was about to complete, it may have completed after we looked.
+        // The registry may have completed some blobs after we looked.
         assert!(complete + rest <= whole, "{}", complete + rest);
     }
 }

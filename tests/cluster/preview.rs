@@ -1,5 +1,5 @@
-//! What a dry run says beside what the run then does: for changes of the tree and of the
-//! cluster, object by object, by Helm's own stored manifests.
+//! Compares what a dry run says with what the run then does: for changes of the tree and of the
+//! cluster, object by object, using Helm's own stored manifests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::cluster::{NAMESPACE, Turn, context, image, kubectl, pull_registry, state, turn};
 use crate::support::{ends, eventually, succeeds, text, tool};
 
-/// Stands in a Secret, and is to be seen nowhere.
+/// In a Secret, and must not show up anywhere.
 const SECRET: &str = "Hidden-0f7c2a91";
 
 const DIRECTORY: &str = "infra/kubernetes/charts/previewed";
@@ -18,7 +18,7 @@ fn guard(line: &str) -> String {
     kubectl(&[&["-n", NAMESPACE], words.as_slice()].concat())
 }
 
-/// A layer of one release with a chart of its own.
+/// A layer with one release and its own chart.
 fn layer(tree: &Turn, release: &str, replicas: bool) {
     let image = image(tree, &pull_registry(tree));
     let replicas = if replicas { "replicas: 1" } else { "" };
@@ -67,7 +67,7 @@ fn definition(plural: &str) -> String {
     )
 }
 
-/// By kind and name, the objects of a release's deployed revision, as Helm prints them.
+/// The objects of a release's deployed revision, as Helm prints them, by kind and name.
 fn manifest(release: &str) -> BTreeMap<String, Value> {
     let mut helm = tool("helm");
     helm.args(["--kube-context", &context(), "--namespace", NAMESPACE, "get", "manifest", release]);
@@ -80,7 +80,7 @@ fn manifest(release: &str) -> BTreeMap<String, Value> {
     objects.iter().filter(|object| !object.is_null()).map(|object| (name(object), object.clone())).collect()
 }
 
-/// What a run changed of the manifest, as a preview would name it.
+/// What a run changed in the manifest, as a preview would name it.
 fn difference(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> BTreeSet<(String, String)> {
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let change = |name: &String| match (before.get(name), after.get(name)) {
@@ -92,7 +92,8 @@ fn difference(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>)
     names.into_iter().filter_map(|name| Some((change(name)?.to_owned(), name.clone()))).collect()
 }
 
-/// What a dry run says of the layer's release: what is done, and by object the change with all that is said of it.
+/// What a dry run says about the layer's release: the action, and for each object the change with
+/// all notes.
 fn preview(tree: &Turn, more: &[&str]) -> (String, BTreeMap<String, (String, String)>) {
     let arguments = ["--output", "json", "layer", "70", "--skip-tests", "--dry-run"];
     let printed = succeeds(tree.xtask(&[&arguments[..], more].concat()));
@@ -137,7 +138,7 @@ fn a_preview_says_what_the_run_then_does() {
     let deployment = format!("{DIRECTORY}/templates/deployment.yaml");
     let set = format!("{DIRECTORY}/templates/set.yaml");
     type Edit<'a> = Box<dyn Fn(&Turn) + 'a>;
-    // What is done, how the object becomes, its kind, and words that are said of it.
+    // The action, how the object changes, its kind, and words of its notes.
     type Row<'a> = (&'a str, Edit<'a>, &'a [(&'a str, &'a str, &'a str)]);
     let replace = |file: &str, from: &'static str, to: &'static str| -> Edit<'_> {
         let file = file.to_owned();
@@ -149,7 +150,7 @@ fn a_preview_says_what_the_run_then_does() {
         })
     };
     let other_image: Edit<'_> = Box::new(|tree| {
-        // The same content by its digest in place of its tag.
+        // The same content by digest instead of tag.
         let by_tag = image(tree, &pull_registry(tree));
         let digest = guard("get pod -l app=web -o jsonpath={.items[0].status.containerStatuses[0].imageID}");
         let digest = digest.rsplit_once('@').unwrap().1.trim().to_owned();
@@ -209,7 +210,7 @@ fn a_preview_says_what_the_run_then_does() {
         assert!(preview(&tree, &[]).1.is_empty(), "{name}: nothing is left to do");
     }
 
-    // What the API server refuses is said before, and changes nothing.
+    // What the API server refuses is reported beforehand, and changes nothing.
     let good = std::fs::read_to_string(tree.path(&set)).unwrap();
     tree.edit(&set, |text| text.replace("serviceName: db", "serviceName: other"));
     let before = manifest("previewed");
@@ -223,7 +224,7 @@ fn a_preview_says_what_the_run_then_does() {
     run(&tree, &[]);
     assert_eq!(manifest("previewed"), before);
 
-    // A release by another name meets what the first one made.
+    // A release with another name conflicts with the objects of the first one.
     layer_file(&tree, "renamed");
     let (act, said) = preview(&tree, &[]);
     let in_the_way = said.iter().filter(|(_, (_, words))| words.contains("name-in-use")).count();
@@ -237,7 +238,7 @@ fn a_preview_says_what_the_run_then_does() {
     );
     kubectl(&["delete", "crd", "things.guard.example", "others.guard.example", "--ignore-not-found"]);
 
-    // Nor is the Secret's value in what the runs wrote down.
+    // The Secret's value is not in the runs' files either.
     for run in state().runs().read_dir_utf8().unwrap().flatten() {
         let files = run.path().read_dir_utf8().unwrap().flatten().filter(|file| file.file_name() != "images-lock.json");
         for file in files.filter(|file| file.file_name() == "record.jsonl" || file.file_name() == "checklist.json") {
@@ -277,7 +278,7 @@ fn what_others_changed_is_foretold_named_and_refused_before_helm_starts() {
     assert_eq!(manifest("previewed"), before, "{said}");
     assert!(succeeds(tree.xtask(&["drift", "70", "--exit-code"])).contains("nothing differs"));
 
-    // Somebody scales; then gives the same number, which is no conflict.
+    // Somebody scales; then sets the same number, which is no conflict.
     guard("scale deployment/web --replicas=2");
     let drift = ends(tree.xtask(&["drift", "70", "--exit-code"]), 1);
     assert!(drift.contains("spec.replicas is 2, Helm set 1, by kubectl"), "{drift}");
@@ -286,7 +287,7 @@ fn what_others_changed_is_foretold_named_and_refused_before_helm_starts() {
     guard("scale deployment/web --replicas=1");
     run(&tree, &[]);
 
-    // Something goes, and something is left by nobody.
+    // An object is deleted, and another one is left without a release.
     guard("delete configmap config");
     guard("create configmap left");
     guard("label configmap left app.kubernetes.io/managed-by=Helm");
@@ -304,7 +305,7 @@ fn what_others_changed_is_foretold_named_and_refused_before_helm_starts() {
     guard("get configmap config");
     guard("delete configmap left");
 
-    // An autoscaler scales: told, and left to it; a change of the chart is refused by name.
+    // An autoscaler scales: reported, and left alone; a change of the chart is refused by name.
     guard("autoscale deployment/web --min=2 --max=3 --cpu=90%");
     eventually("the autoscaler scales", || guard("get deployment/web -o jsonpath={.spec.replicas}") == "2");
     let drift = succeeds(tree.xtask(&["drift", "70", "--exit-code"]));
@@ -373,7 +374,7 @@ fn a_saved_plan_is_carried_out_as_it_is_or_refused_by_what_changed() {
     run(&tree, &["--force-conflicts"]);
     assert_eq!(now(), "4");
 
-    // What is no plan.
+    // Files that are no plan.
     for (content, told) in [("", "expected a file that --save-plan wrote"), ("{\"format\": 99}", "format 99")] {
         std::fs::write(&path, content).unwrap();
         let said = ends(tree.xtask(&["layer", "--plan", file]), 2);

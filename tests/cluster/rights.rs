@@ -1,5 +1,6 @@
-//! Who may do little: a layer is run with the rights that `infra/kubernetes/access/deployer.yaml`
-//! gives and no others, and with each right that this tool itself uses taken away.
+//! Limited rights: a layer is run with exactly the rights that
+//! `infra/kubernetes/access/deployer.yaml` grants, and with each right that this tool itself uses
+//! taken away.
 
 use std::process::Command;
 
@@ -11,7 +12,7 @@ use crate::support::{eventually, succeeds, text, tool};
 const MANIFEST: &str = "infra/kubernetes/access/deployer.yaml";
 const LAYER: &str = "42-db-migrations";
 
-/// The ServiceAccount of the manifest, with a kubeconfig of its own. What was applied is gone at the end.
+/// The manifest's ServiceAccount, with its own kubeconfig. What was applied is deleted at the end.
 struct Deployer {
     tree: Turn,
     kubeconfig: tempfile::NamedTempFile,
@@ -41,7 +42,7 @@ impl Deployer {
         listed["items"].as_array().unwrap().iter().filter(is_role).cloned().collect()
     }
 
-    /// Waits until the API server goes by these roles: it learns of them a moment later.
+    /// Waits until the API server uses these roles, which takes it a moment.
     fn until(&self, roles: &[Value]) {
         for role in roles {
             let namespace = role["metadata"]["namespace"].as_str().unwrap_or("ameide");
@@ -73,7 +74,7 @@ impl Deployer {
         kubectl(&["create", "-f", file.path().to_str().unwrap(), "-o", "jsonpath={.status.allowed}"]) == "true"
     }
 
-    /// Without this verb on this resource.
+    /// Removes this verb on this resource.
     fn without(&self, verb: &str, resource: &str) {
         let mut roles = self.objects();
         let mut of = None;
@@ -132,7 +133,7 @@ fn a_layer_runs_with_the_rights_that_the_tree_names_and_one_that_lacks_is_named(
     let said = succeeds(deployer.layer(&[]));
     assert!(said.contains("in place") && said.contains("platforms of the nodes are not looked at"), "{said}");
 
-    // What is asked for before Helm starts ends the run, and says what lacks.
+    // A missing right that is needed before Helm starts ends the run, naming the right.
     for (verb, resource, namespace) in [
         ("get", "leases", "kube-system"),
         ("update", "leases", "kube-system"),
@@ -151,14 +152,14 @@ fn a_layer_runs_with_the_rights_that_the_tree_names_and_one_that_lacks_is_named(
         deployer.put(&deployer.objects());
         deployer.until(&deployer.objects());
     }
-    // Without a look beside Helm the run goes on, and says so or needs none.
+    // A missing right for watching does not end the run, which may say so.
     for (verb, resource) in [("list", "events"), ("watch", "events")] {
         deployer.without(verb, resource);
         succeeds(deployer.layer(&["--skip-tests"]));
         deployer.put(&deployer.objects());
         deployer.until(&deployer.objects());
     }
-    // What Helm itself may not do is told by its own words.
+    // What Helm itself may not do is reported in its own words.
     deployer.without("create", "secrets");
     let output = deployer.layer(&["--skip-tests"]).output().unwrap();
     let said = text(&output);

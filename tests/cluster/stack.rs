@@ -1,4 +1,4 @@
-//! Layers on a real cluster: back to back, two at once, interrupted and killed.
+//! Layers on a real cluster: one after the other, two at once, interrupted and killed.
 
 use std::time::Duration;
 
@@ -44,8 +44,7 @@ fn two_layer_runs_at_once_take_turns_and_say_for_whom() {
     assert_eq!(waited, 1, "one waits and says for whom:\n{outputs:?}");
 }
 
-/// A node that takes no pods: Helm's hooks wait, and releases stay pending, as
-/// long as this lives.
+/// A node that takes no pods: Helm's hooks wait, and releases stay pending, as long as this lives.
 struct Cordon;
 
 impl Cordon {
@@ -92,7 +91,7 @@ fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
     let cordon = Cordon::set();
     let child = unheard(&xtask(&["layer", "45", "--force"]));
     eventually("a release is being upgraded", some_release_is_pending);
-    // Helm and Helmfile first: they must have no time to say that they failed.
+    // Helm and Helmfile first: they must have no time to report a failure.
     kill(&helm_processes());
     child.kill().unwrap();
     eventually("helm is gone", || helm_processes().is_empty());
@@ -104,8 +103,8 @@ fn a_release_whose_helm_was_killed_is_repaired_with_nothing_lost() {
     assert_eq!(claims(), before, "the claims are the very same");
 }
 
-/// What an interrupted Helm leaves when a hook is being recorded at that moment: the
-/// label says `failed`, the release `pending-upgrade`, and Helm goes by the release.
+/// What an interrupted Helm leaves while a hook is being recorded: the label says `failed`, the
+/// release `pending-upgrade`, and Helm goes by the release.
 #[test]
 fn a_release_that_is_pending_under_the_label_failed_is_repaired() {
     let _turn = turn();
@@ -122,7 +121,7 @@ fn a_release_that_is_pending_under_the_label_failed_is_repaired() {
     assert!(all_deployed(), "{:?}", releases());
 }
 
-/// It holds nothing, so nobody is asked, and nothing that is deployed is touched.
+/// It holds no data, so no consent is needed, and nothing that is deployed is touched.
 #[test]
 fn a_lost_load_balancer_is_made_again_unasked() {
     let _turn = turn();
@@ -132,7 +131,7 @@ fn a_lost_load_balancer_is_made_again_unasked() {
     let said = succeeds(xtask(&["cluster"]));
     assert!(said.contains("made the load balancer again"), "{said}");
     assert_eq!((id(), releases()), before);
-    // k3d knows it as its own.
+    // k3d recognises it as its own.
     assert!(succeeds(xtask(&["cluster", "stop"])).contains("stopped the cluster"));
     succeeds(xtask(&["cluster"]));
 }

@@ -1,5 +1,5 @@
-//! From no cluster to every layer, and back. These make their cluster themselves and come
-//! last by name, in an order in which each begins with what the one before leaves.
+//! From no cluster to every layer, and back. These tests create their cluster themselves and sort
+//! last by name, in an order in which each starts with what the previous one leaves.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,7 +15,7 @@ fn lines(arguments: &[&str]) -> Vec<String> {
     docker(arguments).lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
-/// With the mirror complete no deploy needs the upstream, not even of a new cluster.
+/// With a complete mirror no deploy needs the upstream, not even on a new cluster.
 #[test]
 fn an_empty_cluster_comes_up_without_the_upstream_where_the_mirror_is_complete() {
     let _turn = turn();
@@ -26,7 +26,7 @@ fn an_empty_cluster_comes_up_without_the_upstream_where_the_mirror_is_complete()
     up.env("AMEIDE_LAB_UPSTREAM", &nobody);
     succeeds(up);
     assert!(all_deployed(), "{:?}", releases());
-    // It is really not there: what is not mirrored cannot be had.
+    // It is really gone: what is not mirrored is not available.
     let mut forced = xtask(&["mirror", "--force", "busybox"]);
     forced.env("AMEIDE_LAB_UPSTREAM", &nobody);
     assert!(ends(forced, 5).contains("registry-unreachable"));
@@ -48,13 +48,13 @@ fn kills_of_up_at_random_moments_always_converge() {
         succeeds(xtask(&["up", "--skip-tests"]));
         assert!(all_deployed(), "{:?}", releases());
         if round % 3 == 2 {
-            // Again from nothing, so that kills meet the creation as well.
+            // From nothing again, so that kills also hit the creation.
             succeeds(xtask(&["cluster", "delete", "--allow-destroy=cluster,registry"]));
         }
     }
 }
 
-/// What must survive the deletion of a cluster: things of others with names like its own.
+/// What must survive the deletion of a cluster: other people's objects with similar names.
 struct Bystander {
     name: String,
     kubeconfig: PathBuf,
@@ -133,7 +133,7 @@ fn nothing_is_left_behind_by_the_whole_way() {
     assert_eq!(helm_processes(), []);
     ends(xtask(&["layer", "45"]), 4);
 
-    // A port that something else holds is named, and nothing is half made.
+    // A port that something else uses is named, and nothing is left half created.
     let port_of = |text: &str| text.rsplit(':').next().unwrap().trim_matches(['"', ' ']).parse::<u16>().unwrap();
     let k3d = std::fs::read_to_string(turn.path(&format!("infra/docker/{}/k3d.yaml", environment()))).unwrap();
     let api = k3d.lines().find(|line| line.trim().starts_with("hostPort:")).unwrap();

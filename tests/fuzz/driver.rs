@@ -1,10 +1,10 @@
 //! Feeds parsers real text, mutated real text and arbitrary bytes: none may panic, recurse
-//! without end, or take memory out of proportion to what it reads.
+//! endlessly, or take memory out of proportion to its input.
 //!
-//! In the test runs it takes moments. By hand, for as long as one likes:
-//! `SEED=7 ITERATIONS=100000 cargo test -p xtask --lib fuzzing -- --nocapture`, with
-//! `PARSER=name` for one of them; `fuzz/` has the same parsers for `cargo fuzz`, which
-//! finds its way by coverage. `CORPUS=folder` writes the real texts there, for it to begin with.
+//! In the test runs it takes moments. To run it by hand for longer: `SEED=7 ITERATIONS=100000 cargo
+//! test -p xtask --lib fuzzing -- --nocapture`, with `PARSER=name` for one of them. `fuzz/` has the
+//! same parsers for `cargo fuzz`, which is guided by coverage; `CORPUS=folder` writes the real
+//! texts there as its starting corpus.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -15,12 +15,12 @@ use fastrand::Rng;
 
 use super::Parser;
 
-/// What a parser may take at most, in bytes: so much, and so much more for each byte read.
-/// A list of nothing but brackets takes some hundred bytes for each of them.
+/// The most memory that a parser may use, in bytes: a base, and an amount per byte read. A list of
+/// nothing but brackets takes some hundred bytes for each of them.
 const BASE: i64 = 24 << 20;
 const EACH: i64 = 1024;
 
-/// Counts what the current thread holds.
+/// Counts the memory held by the current thread.
 struct Counting;
 
 thread_local! {
@@ -29,7 +29,7 @@ thread_local! {
 }
 
 fn count(bytes: i64) {
-    // A thread that ends has no counters any more.
+    // A thread that is ending no longer has counters.
     let _ = HELD.try_with(|held| {
         held.set(held.get() + bytes);
         let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
@@ -66,7 +66,8 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: expected a number")))
 }
 
-/// Feeds each parser its samples as they are, what is hostile to any parser, and so many mutations.
+/// Feeds each parser its samples unchanged, input that is hostile to any parser, and this many
+/// mutations.
 #[track_caller]
 pub fn hold(parsers: &[Parser], samples: impl Fn(&str) -> Vec<Vec<u8>>) {
     let (seed, asked) = (variable("SEED").unwrap_or(1), variable("ITERATIONS"));
@@ -102,7 +103,7 @@ pub fn hold(parsers: &[Parser], samples: impl Fn(&str) -> Vec<Vec<u8>>) {
             feed(&input, "a hostile input");
         }
         for n in 0..asked.unwrap_or(60) {
-            // Each has a seed of its own, so that one can be had again without those before it.
+            // Each iteration has its own seed, so that one can be repeated without those before it.
             let mut rng = Rng::with_seed(seed ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             feed(&mutated(&samples, &mut rng), &format!("iteration {n}"));
         }
@@ -175,7 +176,7 @@ fn hostile(long: usize) -> Vec<Vec<u8>> {
     all.push(Vec::new());
     all.push(laughs("a: &a [lol, lol]\n", |before| format!("[{}]", vec![format!("*{before}"); 9].join(","))));
     all.push(laughs("a: &a {k: v}\n", |before| format!("{{<<: *{before}, x: *{before}, y: *{before}}}")));
-    // One long text, many times over.
+    // One long text, repeated many times through aliases.
     let mut heavy = format!("a: &a {}\nb:\n", "x".repeat(long / 2));
     heavy.push_str(&"- *a\n".repeat(long / 10));
     all.push(heavy.into_bytes());
@@ -190,7 +191,7 @@ fn laughs(first: &str, more: impl Fn(char) -> String) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// What stands between, around or in place of values in some format.
+/// What occurs between, around or in place of values in some format.
 const PIECES: &[&str] = &[
     "{",
     "}",
@@ -259,7 +260,7 @@ const PIECES: &[&str] = &[
     "Basic ",
 ];
 
-/// Numbers at the edges of what types hold, and what is none.
+/// Numbers at the edges of what types hold, and text that is no number.
 const NUMBERS: &[&str] = &[
     "0",
     "-0",
@@ -312,7 +313,7 @@ fn mutated(samples: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
         return (0..rng.usize(..300)).map(|_| rng.u8(..)).collect();
     }
     let mut text = any(rng);
-    // Mostly little, so that what is left is still read to its end.
+    // Mostly small, so that the rest is still parsed to its end.
     for _ in 0..[1, 1, 1, 2, 3, 5, 10][rng.usize(..7)] {
         let at = rng.usize(..=text.len());
         let length = [1, 2, 4, 16, 64, 1024][rng.usize(..6)].min(text.len() - at);
@@ -344,7 +345,7 @@ fn mutated(samples: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     text
 }
 
-/// Puts another number in the place of the next one after `at`, or of the next word.
+/// Replaces the next number after `at`, or the next word, with another number.
 fn number(text: &mut Vec<u8>, at: usize, rng: &mut Rng) {
     let digit = |byte: &u8| byte.is_ascii_digit();
     let word = |byte: &u8| byte.is_ascii_alphanumeric();

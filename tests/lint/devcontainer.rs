@@ -11,13 +11,13 @@ use xtask::reach::services;
 
 use crate::support::{devcontainers, rendered, root, text};
 
-/// The stages of a devcontainer in their order; a prebuild stops after the second.
+/// The stages of a devcontainer in order; a prebuild stops after the second.
 const STAGES: [&str; 5] =
     ["onCreateCommand", "updateContentCommand", "postCreateCommand", "postStartCommand", "postAttachCommand"];
 
 fn read(folder: &Path, variables: &[(&str, &str)]) -> Output {
     let mut command = devcontainers::cli();
-    // It looks for a container of the folder first; here there is none.
+    // It looks for an existing container of the folder first; here there is none.
     command.args(["read-configuration", "--docker-path", "true", "--workspace-folder"]).arg(folder);
     command.envs(variables.iter().copied()).output().unwrap()
 }
@@ -38,9 +38,9 @@ fn the_devcontainers_own_cli_reads_each_stage_and_the_account() {
         assert_eq!(script.file_stem().unwrap(), stage);
         assert!(script.metadata().unwrap().permissions().mode() & 0o111 != 0, "{}", script.display());
     }
-    // Of somebody without an account: the tool takes an empty variable for none.
+    // Without an account: the tool treats an empty variable as none.
     assert_eq!(configuration(&[])["remoteEnv"]["DCKR_PAT"], "");
-    // What a secret of Codespaces is called, nothing sets, and be it to nothing.
+    // Nothing may set a variable named like a Codespaces secret, not even to an empty value.
     for secret in read["secrets"].as_object().unwrap().keys() {
         assert!(read["remoteEnv"].get(secret).is_none(), "{secret}");
     }
@@ -51,7 +51,7 @@ fn the_devcontainers_own_cli_reads_each_stage_and_the_account() {
     assert!(!self::read(folder.path(), &[]).status.success(), "it does look");
 }
 
-/// `cargo xtask open` listens at a service's own port number where it is free.
+/// `cargo xtask open` listens on a service's own port number if it is free.
 #[test]
 fn what_an_editor_forwards_is_what_can_be_opened() {
     let read = configuration(&[]);
@@ -73,7 +73,7 @@ fn what_an_editor_forwards_is_what_can_be_opened() {
     for (port, label) in expected {
         let attributes = &read["portsAttributes"][port.to_string()];
         assert_eq!(attributes["label"], label, "{port}");
-        // Another one of the editor's machine where this one is taken there.
+        // If it is taken on the editor's machine, another one is used.
         assert_eq!(attributes["requireLocalPort"], false, "{port}");
     }
 }
@@ -83,7 +83,7 @@ fn tasks() -> Vec<Value> {
     serde_json::from_str::<Value>(&text).unwrap()["tasks"].as_array().unwrap().clone()
 }
 
-/// `(file, line, message)` of what the matchers of a task find in lines.
+/// What a task's matchers find in these lines, as `(file, line, message)`.
 fn found(task: &str, lines: &str) -> Vec<(String, Option<String>, String)> {
     let mut command = Command::new("node");
     command.arg(root().join("tests/lint/tasks/match.js")).arg(root().join(".vscode/tasks.json")).arg(task);
@@ -128,7 +128,7 @@ fn the_tasks_run_commands_that_there_are_and_find_what_failed_where() {
         [with("evidence: not deployed: shop/web"), with("remedy:   cargo xtask --env t layer 10-base")]
     );
     assert_eq!(failed[0].0, "layer-missing");
-    // Its items are a table; what follows from them is the failure.
+    // Its items are a table; the failure follows from them.
     let not_ready = found("xtask: checklist", &shown("checklist.txt"));
     assert!(not_ready.len() == 2 && not_ready.iter().all(|(file, _, _)| file == "data-plane-not-ready"));
 

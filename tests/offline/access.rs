@@ -1,6 +1,6 @@
-//! The way to a cluster and what its API server answers, with the real binary against API
-//! servers on loopback: every answer in words, with its exit code; kubeconfigs of several
-//! files; proxies.
+//! The connection to a cluster and the answers of its API server, with the real binary against API
+//! servers on loopback: every answer in words, with its exit code; kubeconfigs from several files;
+//! proxies.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,12 +14,12 @@ use crate::support::server::{Answer, Request, Server};
 use crate::support::tls::{Authority, encrypted};
 use crate::support::{self, free_port, root, side_by_side};
 
-/// With the clock of the API server, which is this machine's.
+/// With the API server's clock, which is this machine's.
 fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
     Answer::new(status, body).with("Date", httpdate::fmt_http_date(std::time::SystemTime::now()))
 }
 
-/// An API server that answers requests for Secrets so, and has nothing.
+/// An API server that answers requests for Secrets with `secrets`, and has nothing else.
 fn api(secrets: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Server {
     Server::start(move |request| if request.target.contains("/secrets") { secrets(request) } else { nothing(request) })
 }
@@ -40,7 +40,7 @@ fn nothing(request: &Request) -> Answer {
     }
 }
 
-/// A home, a state folder and a kubeconfig of one's own.
+/// Its own home, state folder and kubeconfig.
 pub struct Machine {
     folder: tempfile::TempDir,
 }
@@ -61,7 +61,7 @@ impl Machine {
         path.to_str().unwrap().to_owned()
     }
 
-    /// With `releases`, which asks the API for Helm's Secrets and needs nothing else.
+    /// Runs `releases`, which reads Helm's Secrets from the API and needs nothing else.
     fn releases(&self, env: &str, kubeconfig: &str) -> Command {
         let mut command = support::xtask(&root(), &["--env", env, "releases"]);
         command.env("AMEIDE_STATE_DIR", self.path("state")).env("HOME", self.path("home"));
@@ -87,7 +87,7 @@ fn kubeconfig(context: &str, server: &str, more: Value) -> String {
 
 const STAGING: &str = "ameide-staging";
 
-/// What only a program's author can read.
+/// Text that only a programmer can make sense of.
 const DEBUG: [&str; 9] =
     ["ApiError", "ServiceError", "HyperError", "Some(", "Status {", "os error", "hyper", "Error {", "secret-token"];
 
@@ -154,7 +154,7 @@ fn every_answer_of_the_api_server_is_told_in_words_with_its_own_exit_code() {
         let api = api(move |_| answer(code, body.clone()));
         let config = machine.write("config", &kubeconfig(STAGING, &api.url(), json!({})));
         let text = ends(machine.releases("staging", &config), exit, parts);
-        // A shared cluster is not this tool's to bring up.
+        // This tool must not offer to bring up a shared cluster.
         assert!(!text.contains("cargo xtask cluster"), "{text}");
     });
 }
@@ -176,7 +176,7 @@ fn what_is_no_api_server_is_told_as_that() {
         let config = machine.write("config", &kubeconfig(STAGING, &api.url(), json!({})));
         ends(machine.releases("staging", &config), 4, parts);
     }
-    // Nobody there, and a remedy that fits the environment.
+    // A server that does not answer, and a remedy that fits the environment.
     let free = format!("127.0.0.1:{}", free_port());
     let machine = Machine::new();
     let config = machine.write("config", &kubeconfig("k3d-ameide-ci", &format!("http://{free}"), json!({})));
@@ -207,7 +207,7 @@ fn a_server_that_asks_for_patience_is_asked_again_and_not_for_ever() {
         let text = ends(machine.releases("staging", &config), 0, &["asks again"]);
         assert!(api.count("GET", "/secrets") >= 3, "{code}: {text}");
     });
-    // One that never gives in is given up, also one that asks for an hour.
+    // A server that always refuses is given up, even one that asks to wait an hour.
     side_by_side(2, [None, Some(3600)], |after| {
         let machine = Machine::new();
         let api = api(move |_| patience(answer(503, failure(503, "", "no")), after));
@@ -217,7 +217,7 @@ fn a_server_that_asks_for_patience_is_asked_again_and_not_for_ever() {
     });
 }
 
-/// With the time after which to ask again, where there is one.
+/// With the time after which to ask again, if any.
 fn patience(answer: Answer, seconds: Option<u64>) -> Answer {
     match seconds {
         Some(seconds) => answer.with("Retry-After", seconds),
@@ -253,7 +253,7 @@ fn a_list_of_kubeconfigs_is_read_as_kubectl_reads_it() {
     let dead = machine.write("dead", &dead);
     let empty = machine.write("empty", "");
     let absent = machine.path("absent").to_str().unwrap().to_owned();
-    // Absent and empty files and entries are passed over; the first that says something wins.
+    // Missing and empty files and entries are skipped; the first one that sets a value wins.
     for list in [
         good.clone(),
         format!("{absent}:{good}"),
@@ -265,14 +265,14 @@ fn a_list_of_kubeconfigs_is_read_as_kubectl_reads_it() {
         ends(machine.releases("staging", &list), 0, &[]);
     }
     ends(machine.releases("staging", &format!("{dead}:{good}")), 4, &["refused"]);
-    // Relative to where one stands.
+    // Relative to the current folder.
     let mut relative = machine.releases("staging", "kube config");
     relative.env("KUBECONFIG", pathdiff(&root(), Path::new(&good)));
     ends(relative, 0, &[]);
-    // Without any, the context is what is missing, with what there is.
+    // If there is none, the context is reported missing, with those that exist.
     ends(machine.releases("staging", &absent), 4, &["ameide-staging", "absent", "it has none"]);
     ends(machine.releases("ci", &good), 4, &["k3d-ameide-ci", "it has ameide-staging", "cargo xtask --env ci cluster"]);
-    // A broken one is named, and nothing that stands in it is shown.
+    // A malformed one is named, and nothing in it is shown.
     let broken = machine.write("broken", "users:\n- name: x\n  user: {token: secret-token\n");
     ends(machine.releases("staging", &format!("{good}:{broken}")), 2, &["broken", "line "]);
     let folder = machine.path("a folder").to_str().unwrap().to_owned();
@@ -284,7 +284,7 @@ fn pathdiff(from: &Path, to: &Path) -> PathBuf {
     up.join(to.strip_prefix("/").unwrap())
 }
 
-/// A proxy that takes CONNECT, and leads to wherever it is told, whatever it is asked for.
+/// A proxy that accepts CONNECT, and always connects to its configured target.
 pub struct Proxy {
     pub address: String,
     seen: Arc<Mutex<Vec<String>>>,
@@ -332,7 +332,7 @@ pub fn api_with_tls(machine: &Machine) -> (Server, String) {
     server_with_tls(machine.folder.path(), "api.example", nothing)
 }
 
-/// A server with TLS, for that name; and its authority, whose files lie in this folder.
+/// A server with TLS for this name; and its authority, whose files are in this folder.
 pub fn server_with_tls(
     folder: &Path,
     name: &str,
@@ -355,7 +355,7 @@ fn a_proxy_leads_to_the_api_server_as_kubectl_has_it() {
         machine.write("config", &kubeconfig(STAGING, "https://api.example:6443", cluster))
     };
     let config = of(json!({}));
-    // By the variable, in either case, with and without a scheme, with an account.
+    // Through the variable, in either case, with and without a scheme, with an account.
     for (variable, value) in [
         ("HTTPS_PROXY", format!("http://{}", proxy.address)),
         ("https_proxy", format!("http://{}/", proxy.address)),
@@ -370,13 +370,13 @@ fn a_proxy_leads_to_the_api_server_as_kubectl_has_it() {
     assert!(seen.iter().all(|head| head.starts_with("CONNECT api.example:6443 HTTP/1.1")), "{seen:?}");
     // `me:p@ss`
     assert!(seen.last().unwrap().to_lowercase().contains("basic bwu6cebzcw=="), "{seen:?}");
-    // The kubeconfig's own goes before the variable, and asks no NO_PROXY.
+    // The kubeconfig's own takes precedence over the variable, and ignores NO_PROXY.
     let mut command = machine.releases("staging", &of(json!({"proxy-url": format!("http://{}", proxy.address)})));
     command.env("HTTPS_PROXY", "http://127.0.0.1:1").env("NO_PROXY", "*");
     let before = proxy.seen().len();
     ends(command, 0, &[]);
     assert!(proxy.seen().len() > before);
-    // What NO_PROXY names is not reached through it.
+    // Hosts in NO_PROXY are not reached through it.
     for list in ["api.example", "other.example, .example", "*.example", "api.example:6443", "*"] {
         let before = proxy.seen().len();
         let mut command = machine.releases("staging", &of(json!({})));
@@ -402,7 +402,7 @@ fn a_proxy_that_fails_or_is_mistyped_is_named_with_its_variable() {
         ("http://me:secret-token@proxy.example:99999".to_owned(), 2, "expected http://HOST:PORT"),
         ("http:/proxy.example".to_owned(), 2, "expected http://HOST:PORT"),
         ("two words".to_owned(), 2, "expected http://HOST:PORT"),
-        // Mistyped just where the account stands: what is no proxy is not shown at all.
+        // Mistyped right where the account is: a malformed proxy is never shown.
         ("htp://me:secret-token/proxy.example:3128".to_owned(), 2, "expected http://HOST:PORT"),
     ] {
         let mut command = machine.releases("staging", &config);

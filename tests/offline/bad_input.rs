@@ -1,4 +1,4 @@
-//! Bad input: each gives one clear error that names the thing, and changes nothing.
+//! Bad input: each gives one clear error that names it, and changes nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -164,7 +164,7 @@ fn a_full_disk_in_the_cache_folder_is_named() {
     std::fs::create_dir(&cache).unwrap();
     let _mounted = SmallDisk::at(&cache);
     let mut command = xtask(&tree, &["tools"]);
-    // Tools on PATH would be used as they are.
+    // Tools on PATH would be used.
     let go = which("go");
     command.env("AMEIDE_CACHE_DIR", &cache).env("PATH", go.parent().unwrap());
     refused(command, 8, &["disk-full", "a tree/cache"]);

@@ -1,5 +1,5 @@
-//! Completion in the shells themselves: a key is pressed on a terminal, and what the shell makes
-//! of the line is what counts.
+//! Completion in the shells themselves: a key is pressed on a terminal, and what counts is what the
+//! shell makes of the line.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::{apt_install, eventually, on, plain, root, succeeds, terminal, xtask};
 
-/// As cargo has it: what it builds for this tree is there.
+/// As cargo knows it: it holds what was built for this tree.
 fn target() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_xtask")).ancestors().nth(2).unwrap().to_owned()
 }
 
-/// The shells, installed first where this is root's Debian and has them not.
+/// The shells, installed first if they are missing on Debian and this is root.
 fn shell(name: &str) -> Command {
     let there = || Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok();
     assert!(there() || apt_install(&[name]), "no {name}: install it (Debian: apt-get install {name}, as root)");
@@ -29,7 +29,7 @@ fn script(folder: &Path, shell: &str) -> PathBuf {
     path
 }
 
-/// A shell on a terminal, whose `cargo` says what it was asked.
+/// A shell on a terminal, whose `cargo` reports how it was called.
 struct Session {
     child: Child,
     keys: File,
@@ -38,7 +38,7 @@ struct Session {
 }
 
 impl Session {
-    /// With what completes cargo itself, before ours comes.
+    /// Completion for cargo itself is loaded before ours.
     fn start(name: &str, target: &Path) -> Self {
         let home = tempfile::tempdir().unwrap();
         let script = script(home.path(), name).display().to_string();
@@ -97,7 +97,7 @@ impl Session {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// A line that is completed, shows this, and asks cargo for that.
+    /// Asserts that a line is completed, shows `shown`, and calls cargo with `asked`.
     #[track_caller]
     fn completes(&mut self, line: &str, shown: &str, asked: &str) {
         self.types(&format!("{line}\t"));
@@ -127,12 +127,12 @@ fn bash_and_zsh_complete_what_the_tree_has_and_leave_cargo_its_own() {
         session.completes("cargo xtask logs neo", "4j", "xtask logs neo4j");
         session.completes("cargo xtask report --to README", ".md", "xtask report --to README.md");
         session.completes("cargo of-", "cargo-itself", "of-cargo-itself");
-        // What cannot be decided is listed.
+        // Ambiguous completions are listed.
         session.types("cargo xtask up --allow-destroy cl\t\t");
         for kind in ["claim", "cluster"] {
             session.shows(kind);
         }
-        // Nothing is built to complete a line, and nothing is said.
+        // Nothing is built to complete a line, and nothing is printed.
         let mut bare = Session::start(name, Path::new("/nowhere"));
         bare.types("cargo xtask layer 45\t\n");
         bare.shows("ASKED<xtask layer 45>");

@@ -1,6 +1,6 @@
-//! Nothing is destroyed without its consent, whatever Docker's command answers: with
-//! `docker`, `k3d`, `helm` and `helmfile` as stand-ins that log every call, each answer
-//! is given to each look, in each state that a cluster can be in.
+//! Nothing is destroyed without consent, whatever Docker's command answers: with `docker`, `k3d`,
+//! `helm` and `helmfile` as stand-ins that log every call, every possible answer is given to each
+//! look, in each state that a cluster can be in.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -33,7 +33,7 @@ impl Machine {
     fn new() -> Self {
         let machine = Self { folder: tempfile::tempdir().unwrap() };
         copy_configuration(machine.folder.path());
-        // Ports of its own; where the registry is asked, something answers.
+        // Its own ports; something answers at the registry's.
         edit(&machine.path("infra/docker/ci/k3d.yaml"), |text| {
             text.replace("6551", &free_port().to_string())
                 .replace("127.0.0.1:8443", &format!("127.0.0.1:{}", free_port()))
@@ -86,7 +86,7 @@ impl Machine {
         std::fs::write(self.path("calls"), "").unwrap();
         let mut command = support::xtask(self.folder.path(), &[&["--env", "ci"], arguments].concat());
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
-        // Where there is no cluster to keep the kind of, nothing is to be built.
+        // With no existing cluster to take the kind from, nothing must be built.
         if !variables.iter().any(|(name, _)| *name == "HTTPS_PROXY") {
             command.arg("--no-lab");
         }
@@ -98,8 +98,8 @@ impl Machine {
         command
     }
 
-    /// Runs it on a terminal of its own, and types `keys` once it asks: its exit code,
-    /// and what it showed.
+    /// Runs it on a new terminal, and types `keys` once it asks; returns its exit code and what it
+    /// showed.
     fn on_a_terminal(&self, arguments: &[&str], keys: &str) -> (Option<i32>, String) {
         let [theirs, mut ours] = terminal();
         let mut command = self.command(arguments, &[]);
@@ -107,7 +107,7 @@ impl Machine {
         let mut child = command.spawn().unwrap();
         drop(command);
         let (mut shown, mut typed, mut part) = (Vec::new(), false, [0; 4096]);
-        // The terminal is gone when the last who holds it has ended.
+        // The terminal closes when the last process that holds it has ended.
         while let Ok(count @ 1..) = ours.read(&mut part) {
             shown.extend_from_slice(&part[..count]);
             if !typed && String::from_utf8_lossy(&shown).contains("[y/N]") {
@@ -124,7 +124,7 @@ impl Machine {
         std::fs::read_to_string(self.path("calls")).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// Calls that take something away.
+    /// Calls that remove something.
     fn destructive(&self) -> Vec<String> {
         let takes = |call: &String| {
             let words: Vec<&str> = call.split(' ').collect();
@@ -145,8 +145,8 @@ fn pinned(root: &Path, tool: &str) -> String {
     text.lines().filter(|line| !line.starts_with("tool")).find_map(version).unwrap()
 }
 
-/// Docker's command over a folder of things. `fault/WHAT` is what a look answers instead:
-/// a script, given the arguments.
+/// Docker's command, backed by a folder. If there is a file `fault/WHAT`, it is a script that
+/// answers this look instead, and gets the arguments.
 const DOCKER: &str = r#"#!/bin/sh
 here=HERE
 echo "docker $*" >> $here/calls
@@ -192,7 +192,7 @@ rm)
 esac
 "#;
 
-/// An id as the engine's are, told from others by its first letters.
+/// An id like the engine's, distinct in its first letters.
 fn id(name: &str) -> String {
     format!("{:0<64}", name.bytes().map(|byte| format!("{byte:02x}")).collect::<String>()).chars().take(64).collect()
 }
@@ -304,18 +304,18 @@ impl World {
         machine
     }
 
-    /// What may go without consent: what never ran, what holds no data, what outlives it.
+    /// What may be removed without consent: what never ran, holds no data, or whose data survives.
     fn may_go(self) -> BTreeSet<String> {
         let names: &[&str] = match self {
             Self::NeverRan => &[SERVER, BALANCER],
-            // Its images are positively in the volume.
+            // Its images are known to be in the volume.
             Self::RegistryBroken | Self::RegistryStands => &[REGISTRY],
             _ => &[],
         };
         names.iter().map(|name| id(name)).collect()
     }
 
-    /// What is asked of the engine in it, or acted on by its answer.
+    /// The looks at the engine in this state, including those whose answer is acted on.
     fn looks(self) -> &'static [&'static str] {
         match self {
             Self::Healthy => &["info", "ps", "container-inspect", "cp"],
@@ -329,13 +329,13 @@ impl World {
         }
     }
 
-    /// Whether going on needs consent.
+    /// Whether going on requires consent.
     fn needs_consent(self) -> bool {
         matches!(self, Self::Drifted | Self::Foreign | Self::ServerLost | Self::RegistryBrokenWithoutVolume)
     }
 }
 
-/// What a look may answer: a name, and the script that answers.
+/// What a look may answer: a name, and the script that gives the answer.
 fn answers() -> Vec<(&'static str, String)> {
     let said = [
         (
@@ -392,7 +392,8 @@ fn give(machine: &Machine, look: &str, script: &str) {
     write_program(&path, script);
 }
 
-/// Every destructive call is about what may go in this world, and by its id.
+/// Asserts that every destructive call is about something that may be removed in this world, by its
+/// id.
 #[track_caller]
 fn nothing_else_went(world: World, machine: &Machine, how: &str, output: &Output) {
     for call in machine.destructive() {
@@ -400,7 +401,7 @@ fn nothing_else_went(world: World, machine: &Machine, how: &str, output: &Output
         let forced = call.split(' ').any(|word| word == "-f" || word == "--force");
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(world.may_go().contains(&target), "{world:?}, {how}: `{call}`\n{text}");
-        // The load balancer of a creation that never ended holds nothing, running or not.
+        // The load balancer of an unfinished creation holds nothing, running or not.
         assert!(!forced || target == id(BALANCER), "{world:?}, {how}: `{call}`\n{text}");
     }
     let text = String::from_utf8_lossy(&output.stderr);
@@ -418,7 +419,7 @@ fn nothing_is_destroyed_without_consent_whatever_a_look_answers() {
             for (name, script) in answers() {
                 give(&machine, look, &script);
                 for arguments in [&["cluster", "--yes"][..], &["checklist", "--fix", "--yes"]] {
-                    // The longer way in a few worlds: it ends in the same one.
+                    // The longer path is tested in a few worlds only: it ends in the same code.
                     if arguments[0] == "checklist" && (world != World::Healthy || *look == "info") {
                         continue;
                     }
@@ -426,13 +427,13 @@ fn nothing_is_destroyed_without_consent_whatever_a_look_answers() {
                     let how = format!("{look} answers {name:?} to {arguments:?}");
                     nothing_else_went(world, &machine, &how, &output);
                     runs.fetch_add(1, Ordering::SeqCst);
-                    // No container at all is an answer too.
+                    // No container at all is also an answer.
                     let answered = name == "slow" || (*look == "ps" && name == "empty");
                     if !answered && matches!(*look, "ps" | "info") {
                         assert!(!output.status.success(), "{world:?}, {how}");
                         assert!(machine.destructive().is_empty(), "{world:?}, {how}");
                     }
-                    // Nothing else changes what this engine has.
+                    // Nothing else changes this engine's content.
                     if machine.destructive().iter().any(|call| call.starts_with("docker rm")) {
                         copy(&pristine, &machine.path("world"));
                     }
@@ -530,7 +531,7 @@ fn up_and_fix_say_what_they_would_lose_and_lose_nothing() {
 #[test]
 fn a_cluster_that_is_made_again_keeps_its_kind() {
     let machine = World::Healthy.machine();
-    // Made from public images, and nothing of them answers here.
+    // Created from public images, none of which can be reached here.
     let output =
         machine.run(&["cluster", "recreate", "--allow-destroy=cluster"], &[("HTTPS_PROXY", "http://127.0.0.1:9")]);
     let text = String::from_utf8_lossy(&output.stderr);
@@ -566,7 +567,7 @@ fn on_a_terminal_it_asks_and_names_what_is_lost() {
     let machine = World::Healthy.machine();
     let (_, shown) = machine.on_a_terminal(&["cluster", "recreate"], "y\n");
     assert!(machine.calls().iter().any(|call| call == "k3d cluster delete ameide-ci"), "{shown}");
-    // What agrees to losing nothing does not stand for this, on a terminal either.
+    // Consent to losing nothing does not cover this, not even on a terminal.
     let machine = World::Drifted.machine();
     let (code, shown) = machine.on_a_terminal(&["cluster", "--yes"], "n\n");
     assert!(code == Some(10) && shown.contains("This would delete the cluster ameide-ci"), "{shown}");

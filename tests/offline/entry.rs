@@ -1,4 +1,4 @@
-//! The ways in that need no cluster.
+//! The entry points that need no cluster.
 
 use crate::support::{root, text, xtask};
 

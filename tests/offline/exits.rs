@@ -1,4 +1,4 @@
-//! One table of exit codes: the closed list of codes, the help's last lines and the pages say the same.
+//! One table of exit codes: the closed list of codes, the end of the help and the pages agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,9 +6,9 @@ use run_record::{Code, Exit};
 
 use crate::support::{root, succeeds, xtask};
 
-/// Every exit code that a run can end with, but for 0.
+/// Every exit code that a run can end with, except 0.
 fn exits() -> BTreeSet<i32> {
-    // A run that was told to end has the code of one that was interrupted, and its own exit.
+    // A run that was terminated has the code of one that was interrupted, but its own exit code.
     Code::ALL.iter().map(|code| code.exit() as i32).chain([Exit::Terminated as i32]).collect()
 }
 
@@ -33,7 +33,7 @@ fn the_page_gives_each_code_the_exit_that_it_has() {
     let (mut told, mut named) = (BTreeMap::new(), BTreeSet::new());
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').splitn(2, " | ").collect();
-        // What ends with the exit of something else has no row of its own.
+        // A code whose exit depends on something else has no exit code of its own.
         let of_another = cells[0].contains('…');
         let of = numbers(cells[0]);
         named.extend(of.iter().copied());

@@ -1,13 +1,13 @@
-//! How the source is laid out: every arrow between rooms points down, no files import each
-//! other in a circle, and `docs/architecture.md` shows the floors as they are.
+//! The layout of the source: every dependency between rooms points down, files do not import each
+//! other in a cycle, and `docs/architecture.md` shows the floors as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::support::root;
 
-/// From the roof to the ground. What stands on a line may look at those on later lines only;
-/// rooms on one line do not look at each other.
+/// From the roof to the ground. Rooms on one line may only use rooms on later lines; rooms on the
+/// same line do not use each other.
 const FLOORS: [&[&str]; 16] = [
     &["main"],
     &["cli"],
@@ -27,10 +27,10 @@ const FLOORS: [&[&str]; 16] = [
     &["host"],
 ];
 
-/// The ground, which every room may stand on.
+/// The ground, which every room may use.
 const GROUND: &str = "files";
 
-/// What feeds every parser, in tests and for `cargo fuzz`: it looks everywhere, and nothing at it.
+/// Feeds every parser, in tests and for `cargo fuzz`: it uses all rooms, and none uses it.
 const OUTSIDE: [&str; 2] = ["lib", "fuzzing"];
 
 /// A module's path and its source, without its tests.
@@ -49,7 +49,7 @@ fn modules(folder: &Path, path: &str, into: &mut BTreeMap<String, String>) {
     }
 }
 
-/// The paths that follow a prefix such as `crate::`, those in braces one by one.
+/// The paths that follow a prefix such as `crate::`, with braces expanded.
 fn paths_after(code: &str, prefix: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices(prefix) {
@@ -62,7 +62,7 @@ fn paths_after(code: &str, prefix: &str) -> Vec<String> {
     found
 }
 
-/// Reads `a::b::{self, c::D}` into `a::b`, `a::b::c::D`; returns how far it has read.
+/// Expands `a::b::{self, c::D}` into `a::b`, `a::b::c::D`; returns how far it has read.
 fn expand(before: &str, text: &str, into: &mut Vec<String>) -> usize {
     let word = text.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(text.len());
     let path = format!("{before}{}", &text[..word]);
@@ -99,7 +99,7 @@ fn arrows(sources: &BTreeMap<String, String>) -> BTreeSet<(String, String)> {
         named.extend(paths_after(code, "super::").into_iter().map(|path| format!("{above}{path}")));
         arrows.extend(named.iter().filter_map(|path| module_of(path)).map(|to| (module.clone(), to)));
     }
-    // A module and those inside of it are one thing with its name on the door.
+    // A module and its submodules count as one room.
     arrows.retain(|(from, to)| from != to);
     arrows
 }
@@ -137,9 +137,10 @@ fn arrows_between_rooms_point_down() {
 fn no_files_import_each_other_in_a_circle() {
     let arrows = arrows(&sources());
     let mut left: Vec<(&str, &str)> = arrows.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
-    // A room's own file may name what is in the room.
+    // A room's own file may name its submodules.
     left.retain(|(from, to)| !to.strip_prefix(from).is_some_and(|rest| rest.starts_with("::")));
-    // What imports nothing that is left goes, and what nothing imports: what stays is a circle.
+    // Repeatedly removes whatever imports nothing that is left, or is imported by nothing: what
+    // remains is a cycle.
     loop {
         let (from, to): (BTreeSet<&str>, BTreeSet<&str>) = left.iter().copied().unzip();
         let before = left.len();

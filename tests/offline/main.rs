@@ -1,5 +1,5 @@
-//! The tool without a cluster and without Docker: the real binary with stand-ins for what
-//! it starts and asks, the charts as they render, and the documentation.
+//! The tool without a cluster and without Docker: the real binary with stand-ins for the programs
+//! it starts and the servers it contacts, the rendered charts, and the documentation.
 
 #[path = "../support/mod.rs"]
 mod support;

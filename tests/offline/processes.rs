@@ -1,6 +1,6 @@
-//! xtask with stand-ins for every program that it starts, and for the cluster's API
-//! and registry: what each program is given, what an interrupt does at any moment,
-//! and what becomes of a run whose output nobody takes. No cluster, no engine.
+//! xtask with stand-ins for every program that it starts, and for the cluster's API and registry:
+//! what each program is given, what an interrupt does at any moment, and how a run ends whose
+//! output nobody reads. No cluster, no engine.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -27,14 +27,14 @@ fn hex(bytes: &[u8]) -> String {
     sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The one manifest that the registry has.
+/// The only manifest in the registry.
 const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[]}"#;
 
 /// The API server and the registry, on one port.
 #[derive(Default)]
 struct Server {
     lease: Mutex<Option<String>>,
-    /// Takes requests and answers none.
+    /// Accepts requests and answers none.
     silent: AtomicBool,
 }
 
@@ -90,7 +90,7 @@ impl Server {
             }
             (_, "/api/v1/namespaces/default/pods/registry-check") => json(json!({"kind": "Pod",
                 "apiVersion": "v1", "metadata": {"name": "registry-check"}, "status": {"phase": "Succeeded"}})),
-            // What the stand-in's release is reached by: k3d.yaml maps the load balancer's port.
+            // Makes the stand-in's release reachable: k3d.yaml maps the load balancer's port.
             (_, "/api/v1/services") => list(json!([{
                 "metadata": {"name": "front", "namespace": "ameide", "annotations": {
                     "meta.helm.sh/release-name": "stand-in", "meta.helm.sh/release-namespace": "ameide"}},
@@ -114,7 +114,7 @@ impl Server {
     }
 }
 
-/// A tree, a machine and a cluster to themselves, all of them stand-ins.
+/// A tree, a machine and a cluster of its own, all of them stand-ins.
 pub struct World {
     folder: tempfile::TempDir,
     server: Arc<Server>,
@@ -131,7 +131,7 @@ impl World {
         world.edit("infra/kubernetes/environments/ci/env.yaml", |text| {
             text.replace("127.0.0.1:5001", &format!("127.0.0.1:{port}"))
         });
-        // Never the ports of a cluster that is there.
+        // Never the ports of an existing cluster.
         let free = || free_port().to_string();
         world.edit("infra/docker/ci/k3d.yaml", |text| text.replace("6551", &free()).replace("8443", &free()));
         let digest = hex(MANIFEST.as_bytes());
@@ -170,12 +170,12 @@ impl World {
         edit(&self.path(relative), change);
     }
 
-    /// The tool in this world, for duct to run beside the test; both of its streams are taken.
+    /// The tool in this world, run by duct alongside the test; both of its streams are captured.
     fn xtask(&self, arguments: &[&str]) -> Expression {
         self.run(arguments, &[]).stderr_to_stdout().stdout_capture()
     }
 
-    /// The same with more variables, and its streams where the test's own go.
+    /// The same with more variables, and the test's own streams.
     pub fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Expression {
         let own = |name: &str| self.path(name).display().to_string();
         let machine = [
@@ -192,8 +192,8 @@ impl World {
         tool.full_env(machine.into_iter().chain(variables)).unchecked()
     }
 
-    /// `up` with its output taken: it does all of its work, and its checklist finds that
-    /// the stand-in's release is in no cluster.
+    /// `up` with its output captured: it does all of its work, and its checklist finds that the
+    /// stand-in's release is in no cluster.
     fn up(&self) -> Option<i32> {
         let (code, text) = said(self.xtask(&["up"]));
         assert!(text.contains("[10-bootstrap] in place: 1 release"), "{text}\n{:#?}", self.starts());
@@ -207,7 +207,7 @@ impl World {
         std::fs::read_to_string(self.path("starts")).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// As if a cluster had been made, and found ready.
+    /// As if a cluster had been created and found ready.
     pub fn with_a_cluster(&self) {
         let path = camino::Utf8PathBuf::from_path_buf(self.path("infra/docker/ci/k3d.yaml")).unwrap();
         let config = xtask::repo::k3d::K3dConfig::read(&path).unwrap();
@@ -223,8 +223,8 @@ impl World {
     }
 }
 
-/// Every program: writes down that it runs and with what environment, takes a moment,
-/// and answers as far as xtask needs it. `docker` and `k3d` know one cluster.
+/// Every program: records that it runs and with what environment, takes a moment, and answers as
+/// far as xtask needs it. `docker` and `k3d` know one cluster.
 const SCRIPT: &str = r#"#!/bin/sh
 name=${0##*/}
 echo "$$ $name $*" >>WORLD/starts
@@ -278,7 +278,7 @@ helm*) sleep 0.1 ;;
 esac
 "#;
 
-/// How it ended, and what it printed.
+/// The exit code, and what it printed.
 pub fn said(command: Expression) -> (Option<i32>, String) {
     ended(&command.start().unwrap())
 }
@@ -292,7 +292,7 @@ pub fn signal(child: &Handle, signal: libc::c_int) {
     child.send_signal(signal).unwrap();
 }
 
-/// Of a process its number, its parent's and its state, as proc(5) has them.
+/// A process's id, its parent's id and its state, from the format of proc(5).
 #[cfg(target_os = "linux")]
 fn read_stat(stat: &str) -> Option<(u32, u32, char)> {
     let (head, rest) = stat.rsplit_once(") ")?;
@@ -307,7 +307,7 @@ fn processes() -> Vec<(u32, u32, char)> {
     entries.filter_map(|entry| read_stat(&std::fs::read_to_string(entry.path().join("stat")).ok()?)).collect()
 }
 
-/// As Linux has it, by the program that every other system has.
+/// The same through ps, which every other system has.
 #[cfg(not(target_os = "linux"))]
 fn processes() -> Vec<(u32, u32, char)> {
     let output = std::process::Command::new("ps").args(["-A", "-o", "pid=,ppid=,state="]).output().unwrap();
@@ -319,7 +319,7 @@ fn processes() -> Vec<(u32, u32, char)> {
     String::from_utf8_lossy(&output.stdout).lines().filter_map(read).collect()
 }
 
-/// The state of a process; none where there is none.
+/// The state of a process; `None` if there is no such process.
 fn state_of(pid: u32) -> Option<char> {
     #[cfg(target_os = "linux")]
     let found = read_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?);
@@ -328,21 +328,20 @@ fn state_of(pid: u32) -> Option<char> {
     found.map(|(_, _, state)| state)
 }
 
-/// Number and state of each child of a process.
+/// The id and state of each child of a process.
 fn children(parent: u32) -> Vec<(u32, char)> {
     let of = |(pid, its_parent, state): (u32, u32, char)| (its_parent == parent).then_some((pid, state));
     processes().into_iter().filter_map(of).collect()
 }
 
-/// How many of the moments of a run are tried, and how many of them at a time: most of a
-/// run is waiting for programs.
+/// How many moments of a run are tried, and how many in parallel: most of a run is waiting for
+/// programs.
 const MOMENTS: usize = 20;
 const AT_A_TIME: usize = 5;
 
-/// Interrupts a command at moments that are spread over its run, each time in a world of
-/// its own: some time after so many of its programs were started, of as many as a whole
-/// run starts. What is started after the signal was delivered is counted, not timed: the
-/// run stands still while it is signalled.
+/// Interrupts a command at moments spread over its run, each time in its own world: shortly after a
+/// certain number of its programs were started, out of those that a whole run starts. What is
+/// started after the signal is counted, not timed: the run is stopped while it is signalled.
 fn interrupted_at_every_moment(arguments: &[&str], cluster: bool) {
     let world = || {
         let world = World::new();
@@ -366,7 +365,7 @@ fn interrupted_at_every_moment(arguments: &[&str], cluster: bool) {
         let world = world();
         let child = world.xtask(arguments).start().unwrap();
         let pid = child.pids()[0];
-        // From when it takes signals at all.
+        // From when it handles signals at all.
         eventually("it runs", || world.path("state").join(CONTEXT).join("runs").exists());
         let has_ended = || child.try_wait().unwrap().is_some();
         eventually("so many programs", || world.starts().len() >= programs * moment / MOMENTS || has_ended());
@@ -380,14 +379,14 @@ fn interrupted_at_every_moment(arguments: &[&str], cluster: bool) {
             return;
         }
         let logged = |pid: u32| world.starts().iter().any(|line| line.starts_with(&format!("{pid} ")));
-        // Who was being started, has been.
+        // A child that was being started is running now.
         eventually("its children run", || children(pid).iter().all(|(child, state)| *state == 'Z' || logged(*child)));
         let (before, lived) = (world.starts(), world.path("cluster/made").exists());
         signal(&child, libc::SIGINT);
         signal(&child, libc::SIGCONT);
         let (code, text) = ended(&child);
         let after = world.starts();
-        // Helmfile's own Helm is Helmfile's to start or not.
+        // Helmfile's own Helm is started by Helmfile.
         let new: Vec<&String> = after[before.len()..].iter().filter(|line| !line.contains(" helm upgrade")).collect();
         assert_eq!(new, Vec::<&String>::new(), "moment {moment}: started after the interrupt\n{text}\n{before:#?}");
         assert_eq!(code, Some(130), "moment {moment}\n{text}\n{after:#?}");
@@ -458,19 +457,19 @@ fn no_program_is_given_an_account() {
         variables.extend([
             ("DOCKERHUB_USERNAME", "anna"),
             ("DCKR_USERNAME", "anna"),
-            // No proxy for anything here: they are only handed on.
+            // Nothing here uses a proxy: the variables are only passed on.
             ("HTTPS_PROXY", "http://127.0.0.1:9"),
             ("no_proxy", "*"),
             ("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"),
             ("LC_ALL", "C"),
             ("XDG_CONFIG_HOME", &home),
-            // Helm is to work where xtask looks.
+            // Helm must work on the cluster that xtask looks at.
             ("HELM_KUBEAPISERVER", "https://elsewhere.invalid"),
             ("HELM_NAMESPACE", "elsewhere"),
         ]);
         said(world.run(arguments, &variables).stderr_to_stdout().stdout_capture())
     };
-    // The account is xtask's own affair: no Secret is asked for here.
+    // Only xtask itself uses the account: no Secret is needed here.
     world.edit("infra/kubernetes/environments/ci/env.yaml", |text| text.replace("fromShell: true", "fromShell: false"));
     let (_, text) = run(&world, &["up"]);
     assert!(text.contains("[10-bootstrap] in place: 1 release"), "{text}");
@@ -505,7 +504,7 @@ fn a_cloud_s_account_reaches_helm_where_the_context_signs_in_by_a_plugin() {
         )
     });
     let account = [("AWS_SECRET_ACCESS_KEY", "for the cloud"), ("GITHUB_TOKEN", "s3cret"), ("DCKR_PAT", "s3cret")];
-    // The stand-in gives no token: how the run ends is not what is looked at.
+    // The stand-in issues no token: how the run ends does not matter here.
     let (_, text) = said(world.run(&["layer", "10"], &account).stderr_to_stdout().stdout_capture());
     let environment = |program: &str| {
         let entries = std::fs::read_dir(world.path("environments")).unwrap().flatten();
@@ -523,14 +522,14 @@ fn a_cloud_s_account_reaches_helm_where_the_context_signs_in_by_a_plugin() {
 fn output_that_nobody_takes_ends_no_run() {
     let world = World::new();
     let full = || File::options().write(true).open("/dev/full").unwrap();
-    // A pipe whose reader has gone.
+    // A pipe whose reader is gone.
     let nobody = || std::io::pipe().unwrap().1;
     // Standard error closed by its reader, and on a full disk: the work is done all the same.
     let unread = world.run(&["up"], &[]).stdout_file(nobody()).stderr_file(nobody()).run().unwrap();
     assert_eq!(unread.status.code(), World::new().up());
     let unread = world.run(&["layer", "10"], &[]).stdout_capture().stderr_file(full());
     assert_eq!(said(unread).0, Some(0));
-    // Data: a reader that had enough is no failure, data that is lost is one.
+    // Data: a reader that stops early is no failure, lost data is one.
     for arguments in [&["layer", "--list"][..], &["--output", "json", "layer", "--list"], &["--help"]] {
         let output = world.run(arguments, &[]).stdout_file(nobody()).stderr_capture().run().unwrap();
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -545,7 +544,7 @@ fn output_that_nobody_takes_ends_no_run() {
 fn a_reader_that_stands_still_holds_neither_the_run_nor_its_interrupt_up() {
     let world = World::new();
     world.with_a_cluster();
-    // Far more than a pipe takes, all of it printed; then it ends by the interrupt at once.
+    // Far more than fits into a pipe, all of it printed; then the interrupt ends it at once.
     world.edit("bin/helmfile", |text| {
         text.replace(
             "*' sync '*) sleep 0.4;",
@@ -553,7 +552,7 @@ fn a_reader_that_stands_still_holds_neither_the_run_nor_its_interrupt_up() {
         )
         .replace("WORLD", world.path("").to_str().unwrap())
     });
-    // Nobody reads it, and it is not closed.
+    // Nobody reads it, but it is not closed.
     let (_unread, written) = std::io::pipe().unwrap();
     let child = world.run(&["-v", "layer", "10"], &[]).stdout_null().stderr_file(written).start().unwrap();
     eventually("Helmfile has printed all", || world.path("synced").exists());

@@ -1,4 +1,4 @@
-//! `--quiet`: what is wrong and what was asked for is printed, and the record is whole.
+//! `--quiet`: only problems and what was asked for are printed, and the record is complete.
 
 use crate::processes::{CONTEXT, World, said};
 
@@ -6,7 +6,7 @@ fn run(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
     said(world.run(arguments, &[]).stderr_to_stdout().stdout_capture())
 }
 
-/// The events of the only run that there was, by their names.
+/// The names of the events of the only run.
 fn events(world: &World) -> Vec<String> {
     let runs = world.path("state").join(CONTEXT).join("runs");
     let [run] = std::fs::read_dir(runs).unwrap().flatten().collect::<Vec<_>>().try_into().unwrap();

@@ -1,6 +1,6 @@
-//! Releases and layers against an API server that speaks its protocol over loopback, with
-//! stand-ins for helm and helmfile: what a real cluster would take minutes to show, or
-//! could not be made to show at all.
+//! Releases and layers against an API server that speaks its protocol over loopback, with stand-ins
+//! for helm and helmfile: cases that a real cluster would take minutes to show, or could not be
+//! made to show at all.
 
 mod back;
 mod beside;
@@ -22,7 +22,7 @@ use xshell::cmd;
 use crate::support::server::{Answer, Request};
 use crate::support::{self, ends, root, shell, write_program};
 
-/// The API server's clock, which is nobody's else.
+/// The API server's clock, which differs from every other.
 const NOW: &str = "Wed, 25 Nov 2026 12:00:00 GMT";
 
 fn minutes_ago(minutes: i64) -> String {
@@ -33,14 +33,14 @@ fn minutes_ago(minutes: i64) -> String {
 #[derive(Default)]
 struct World {
     secrets: BTreeMap<String, Value>,
-    /// By path, that of a watch with `?watch` after it: what is answered there, code and body.
+    /// The response to each path (with `?watch` appended for a watch): status and body.
     answers: BTreeMap<String, (u16, String)>,
     asked: Vec<String>,
-    /// What Helm makes of `top` at each sync, by the number of the revision.
+    /// What Helm makes of `top` at each sync, by revision number.
     makes: Option<fn(u32) -> Value>,
 }
 
-/// An API server, which is also the registry: it answers every path.
+/// An API server that is also the registry: it answers every path.
 pub struct Server {
     world: Arc<Mutex<World>>,
     address: String,
@@ -66,7 +66,7 @@ impl Server {
         self.world.lock().unwrap().answers.insert(path.to_owned(), (code, body.into()));
     }
 
-    /// How often something was asked whose line holds all of these.
+    /// How many requests had a line that contains all of these words.
     fn asked(&self, words: &[&str]) -> usize {
         let world = self.world.lock().unwrap();
         world.asked.iter().filter(|line| words.iter().all(|word| line.contains(word))).count()
@@ -190,12 +190,12 @@ fn packed(json: &[u8]) -> String {
     STANDARD.encode(STANDARD.encode(encoder.finish().unwrap()))
 }
 
-/// A revision as Helm stores it, written so many minutes ago.
+/// A revision as Helm stores it, written this many minutes ago.
 pub fn revision(namespace: &str, release: &str, revision: u32, status: &str, minutes: i64) -> Value {
     made(namespace, release, revision, status, minutes, "")
 }
 
-/// A revision that has made these objects.
+/// A revision with the objects of this manifest.
 fn made(namespace: &str, release: &str, revision: u32, status: &str, minutes: i64, manifest: &str) -> Value {
     let stored = json!({"name": release, "namespace": namespace, "version": revision, "info": {"status": status}, "manifest": manifest});
     json!({
@@ -209,7 +209,7 @@ fn made(namespace: &str, release: &str, revision: u32, status: &str, minutes: i6
     })
 }
 
-/// A small tree of its own: the layers `10-base` (release `web` in `shop`) and `20-top`.
+/// Its own small tree: the layers `10-base` (release `web` in `shop`) and `20-top`.
 pub struct Bench {
     folder: tempfile::TempDir,
     pub server: Server,
@@ -293,18 +293,18 @@ impl Bench {
         command
     }
 
-    /// What the run printed, which ends with this exit code.
+    /// Runs it and expects this exit code; returns what it printed.
     #[track_caller]
     pub fn ends(&self, arguments: &[&str], exit: i32) -> String {
         ends(self.xtask(arguments), exit)
     }
 
-    /// The command lines that Helmfile was given.
+    /// The command lines that Helmfile got.
     fn said(&self) -> String {
         std::fs::read_to_string(self.path("said")).unwrap_or_default()
     }
 
-    /// The layer `20-top` can be brought in, as far as the cluster goes.
+    /// As far as the cluster is concerned, the layer `20-top` can now be deployed.
     pub fn base_in_place(&self) {
         self.server.put(revision("shop", "web", 1, "deployed", 60));
     }
@@ -325,7 +325,7 @@ fn others_releases_are_read_by_their_labels_alone() {
             bench.server.put(revision("others", &format!("r{number}"), version, status, 60));
         }
     }
-    // As Helm leaves it when it is interrupted at a bad moment.
+    // As Helm leaves it when interrupted at a bad moment.
     let mut pending = revision("others", "torn", 1, "pending-upgrade", 60);
     pending["metadata"]["labels"]["status"] = "failed".into();
     bench.server.put(pending);
@@ -399,7 +399,7 @@ fn an_unknown_owners_helm_is_given_its_own_timeout_from_its_last_write() {
     bench.server.put(live.clone());
     bench.ends(&["releases", "repair", "--yes"], 7);
 
-    // A colleague's, of no layer: nobody knows its timeout.
+    // Somebody else's, of no layer: its timeout is unknown.
     live["metadata"]["managedFields"] = json!([]);
     live["metadata"]["labels"]["layer"] = "".into();
     bench.lists("10-base", &json!([]));
@@ -409,11 +409,11 @@ fn an_unknown_owners_helm_is_given_its_own_timeout_from_its_last_write() {
     assert_eq!(bench.server.label("shop", "web", 2), "pending-upgrade");
     assert_eq!(bench.server.asked(&["PUT", "/secrets/"]), 0);
 
-    // A person says so.
+    // A person overrides this.
     bench.ends(&["releases", "repair", "--yes", "--older-than", "10m"], 0);
     assert_eq!(bench.server.label("shop", "web", 2), "failed");
 
-    // Its own layer's again, and its timeout has passed.
+    // A layer's release again, and its timeout has passed.
     live["metadata"]["labels"]["layer"] = "10-base".into();
     bench.server.put(live);
     bench.ends(&["releases", "repair", "--yes"], 0);
@@ -541,7 +541,8 @@ fn an_upgrade_that_deletes_what_holds_data_wants_consent_and_one_that_keeps_it_d
     assert!(!bench.said().contains(" sync"), "{said}");
     bench.ends(&["layer", "20", "--skip-tests", "--allow-destroy=release"], 0);
 
-    // A rendering asks no cluster which kinds it knows: a custom resource may be missing for that alone.
+    // A rendering does not ask the cluster which kinds it has: that alone may be why a custom
+    // resource is missing.
     deployed("apiVersion: monitoring.coreos.com/v1\nkind: ServiceMonitor\nmetadata: {name: top}\n");
     let said = bench.ends(&["layer", "20", "--skip-tests", "--yes"], 0);
     assert!(said.contains("does not render ServiceMonitor top"), "{said}");
@@ -574,7 +575,7 @@ fn an_earlier_layer_is_in_place_by_its_own_releases_alone() {
         let said = bench.ends(LAYER, 8);
         assert!(said.contains("layer-missing") && said.contains("shop/web"), "{what}: {said}");
     }
-    // As plain Helm leaves it, without a label of ours; and with a later upgrade that failed.
+    // As plain Helm leaves it, without a label of ours; then with a later upgrade that failed.
     bench.server.put(revision("shop", "web", 1, "deployed", 60));
     bench.ends(LAYER, 0);
     bench.server.put(revision("shop", "web", 2, "failed", 60));
@@ -599,7 +600,7 @@ fn what_the_layer_installs_itself_is_no_reason_not_to_install_it() {
     let said = bench.ends(LAYER, 0);
     assert!(said.contains("no endpoints available") && said.contains("this layer installs it"), "{said}");
     assert!(bench.said().contains(" sync"));
-    // The same of a service that somebody else brings ends the run.
+    // The same for a service that somebody else deploys ends the run.
     needs_service(&bench, "theirs");
     bench.server.answer(&format!("{PROXY}/theirs:80/proxy/"), 503, nobody.to_string());
     let said = bench.ends(LAYER, 8);
@@ -623,7 +624,7 @@ fn a_refusal_of_the_api_server_is_no_answer_of_a_service() {
         let output = bench.xtask(LAYER).output().unwrap();
         assert!(!output.status.success(), "{code}");
     }
-    // The endpoint's own pages, and what is outside the cluster.
+    // The endpoint's own error pages, and those from outside the cluster.
     for code in [401, 403, 500, 503] {
         bench.server.answer(&path, code, "<html>no</html>");
         bench.ends(LAYER, 0);

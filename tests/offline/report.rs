@@ -1,5 +1,5 @@
-//! The report of real runs, in a real browser: Chromium is driven over its
-//! DevTools pipe, so that bars are clicked as a person clicks them.
+//! The report of real runs, in a real browser: Chromium is controlled through its DevTools pipe, so
+//! that bars are clicked as a person would.
 //!
 //! `UPDATE_SCREENSHOTS=1` writes the pictures that docs/report.md shows.
 
@@ -15,7 +15,7 @@ use xshell::cmd;
 
 use crate::support::{self, root, shell, text};
 
-/// The folder of a run as this tool left it, in a state folder of its own.
+/// A run's folder as this tool left it, in a temporary state folder.
 pub fn state_with(run: &str) -> tempfile::TempDir {
     let state = tempfile::tempdir().unwrap();
     let folder = state.path().join("k3d-ameide-ci/runs").join(run);
@@ -31,7 +31,7 @@ fn report(state: &Path, arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text(&output))
 }
 
-/// The page of a run, written beside its record.
+/// The page of a run, written next to its record.
 fn page(state: &tempfile::TempDir, run: &str) -> PathBuf {
     let (code, said) = report(state.path(), &[run]);
     assert_eq!(code, 0, "{said}");
@@ -53,7 +53,7 @@ fn a_page_stands_alone() {
 #[test]
 fn without_a_name_it_is_the_last_run_that_did_something() {
     let state = state_with("good");
-    // This call itself is a run too, and one that did nothing.
+    // This call itself is a run too, but one that did nothing.
     for _ in 0..2 {
         let (code, said) = report(state.path(), &[]);
         assert!(code == 0 && said.contains("/good/report.html"), "{said}");
@@ -87,7 +87,7 @@ fn a_browser_shows_the_pages_and_a_click_opens_a_log() {
     assert_eq!(browser.eval("document.querySelectorAll('.checks .pass').length"), 12);
     assert_eq!(browser.eval("document.querySelectorAll('details[open]').length"), 0, "nothing failed: nothing is open");
     assert!(browser.eval("document.querySelectorAll('details.pod').length").as_u64() > Some(8));
-    // The sync of the last layer: its bar is where the click goes.
+    // The sync of the last layer: its bar is the one to click.
     let sync = "[...document.querySelectorAll('details')].find(d => \
                 d.querySelector('b').textContent === '45-data-plane-ext' && d.textContent.includes('helmfile sync'))";
     assert_eq!(browser.eval(&format!("{sync}.open")), false);
@@ -108,7 +108,7 @@ fn a_browser_shows_the_pages_and_a_click_opens_a_log() {
     }
     assert_eq!(browser.eval("document.querySelector('.badge').className"), "badge failed");
     assert!(browser.eval("document.querySelectorAll('details.failed-row[open] pre').length").as_u64() > Some(0));
-    // What stood in the way is on the row of what it stood in the way of.
+    // A blocker is on the row that it blocked.
     let blocked = browser.eval("document.querySelector('details.release.failed-row[open] .blocked').innerText");
     for part in ["image-not-found", "pod/minio-", "Failed to pull image", "since ", "it ended the run after"] {
         assert!(blocked.as_str().unwrap().contains(part), "{part} is not in {blocked}");
@@ -127,14 +127,14 @@ fn a_browser_shows_the_pages_and_a_click_opens_a_log() {
     assert_eq!(browser.complaints, Vec::<String>::new(), "nothing was asked for, and nothing refused");
 }
 
-/// Chromium, spoken to over file descriptors 3 and 4: JSON, each message ended by a NUL.
+/// Chromium, controlled through file descriptors 3 and 4: JSON messages, each terminated by a NUL.
 struct Browser {
     child: Child,
     to: File,
     from: BufReader<File>,
     session: String,
     next: u64,
-    /// What the console said, and requests that failed.
+    /// Console messages, and requests that failed.
     complaints: Vec<String>,
     _profile: tempfile::TempDir,
 }
@@ -145,7 +145,7 @@ impl Browser {
         let (to, from) = (profile.path().join("to"), profile.path().join("from"));
         assert!(Command::new("mkfifo").args([&to, &from]).status().unwrap().success());
         let mut command = Command::new("sh");
-        // A page of ours needs no sandbox, and root can have none.
+        // Our own page needs no sandbox, and root cannot have one.
         command.args(["-c", "exec \"$0\" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars --no-first-run --user-data-dir=\"$1/profile\" --remote-debugging-pipe about:blank 3<\"$1/to\" 4>\"$1/from\""]);
         command.arg(program()).arg(profile.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap();
@@ -253,7 +253,7 @@ impl Drop for Browser {
     }
 }
 
-/// The browser, installed first where this is root's Debian and has none.
+/// The browser, installed first if it is missing on Debian and this is root.
 fn program() -> String {
     let of_macos = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome";
     let names = ["chromium", "chromium-browser", "google-chrome", of_macos];

@@ -1,4 +1,4 @@
-//! What people see, as it is: kept in `tests/shown`, and written anew by `UPDATE_EXPECT=1`.
+//! The output that people see, kept in `tests/shown` and updated with `UPDATE_EXPECT=1`.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ fn shown(name: &str, text: &str) {
     expect_file![root().join("tests/shown").join(name)].assert_eq(text);
 }
 
-/// Without what is another one each time: folders, ports, the names of runs, and times.
+/// Without what differs each time: folders, ports, the names of runs, and times.
 fn steady(text: &str, folder: &Path) -> String {
     let text = text.replace(folder.to_str().unwrap().trim_end_matches('/'), "FOLDER");
     let text = masked(&text, "runs/", |c| c != '/' && !c.is_whitespace(), "RUN");
@@ -29,7 +29,7 @@ fn steady(text: &str, folder: &Path) -> String {
     words.collect::<String>().lines().map(|line| milliseconds(line).trim_end().to_owned() + "\n").collect()
 }
 
-/// With 0 in place of each number of milliseconds, in a column as wide as before.
+/// With each number of milliseconds replaced by 0, keeping the column width.
 fn milliseconds(line: &str) -> String {
     let mut parts: Vec<String> = line.split(" ms").map(str::to_owned).collect();
     let last = parts.len() - 1;
@@ -45,7 +45,7 @@ fn milliseconds(line: &str) -> String {
     parts.join(" ms")
 }
 
-/// With this in place of what follows each `start`, as far as it is `part` of it.
+/// Replaces what follows each `start`, as long as its characters are `part`, with `mask`.
 fn masked(text: &str, start: &str, part: impl Fn(char) -> bool, mask: &str) -> String {
     let mut parts = text.split(start);
     let mut all = parts.next().unwrap_or_default().to_owned();

@@ -1,6 +1,6 @@
-//! The pinned tools: from their projects' servers into the lock and the cache, and from their
-//! Go modules where those have nothing to give. A server stands in for the projects', a script
-//! that tells a version for each tool, and another one for `go`.
+//! The pinned tools: from their projects' servers into the lock and the cache, and from their Go
+//! modules if the servers have nothing. A server stands in for the projects', a script that prints
+//! a version for each tool, and another one for `go`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::support::{self, copy_configuration, edit, ends, eventually, write_pro
 
 const PLATFORMS: [&str; 4] = ["linux/amd64", "linux/arm64", "darwin/amd64", "darwin/arm64"];
 
-/// As the tree's, of two tools, with a server's addresses; and as Windows writes it.
+/// Like the tree's, with two tools and a server's addresses, and with Windows line ends.
 const TOOLS: &str = r#"platforms: [linux/amd64, linux/arm64, darwin/amd64, darwin/arm64]
 tools:
   helm:
@@ -42,7 +42,7 @@ fn hex(bytes: &[u8]) -> String {
     sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Tells that version, and is large enough to be cut in the middle.
+/// Prints this version, and is large enough to be cut in the middle.
 fn script(version: &str, how: &str) -> Vec<u8> {
     let mut text = format!("#!/bin/sh\necho {version}; exit\n# {how}\n");
     while text.len() < 400_000 {
@@ -64,7 +64,7 @@ fn archive(member: &str, content: &[u8]) -> Vec<u8> {
 
 type Rule = Arc<Mutex<Box<dyn Fn(&Request) -> Option<Answer> + Send>>>;
 
-/// A machine without any tool, and the projects' servers.
+/// A machine without any tools, and the projects' servers.
 struct World {
     folder: tempfile::TempDir,
     /// What is published, by path.
@@ -72,7 +72,7 @@ struct World {
     /// Answers in place of the server.
     rule: Rule,
     server: Server,
-    /// Where the archives really lie.
+    /// The server that really has the archives.
     store: Server,
     versions: BTreeMap<String, String>,
 }
@@ -96,7 +96,7 @@ impl World {
         for platform in PLATFORMS {
             let dashed = platform.replace('/', "-");
             let bytes = archive(&format!("{dashed}/helm"), &script(helm, platform));
-            // With the folder that it was made in, and the line ends of another system.
+            // With the folder where it was created, and the line ends of another system.
             list.push_str(&format!("{}  _dist/helm-{helm}-{dashed}.tar.gz\r\n", hex(&bytes)));
             published.insert(format!("/helm-{helm}-{dashed}.tar.gz"), bytes);
             let (path, bytes) = (format!("/{kubectl}/bin/{platform}/kubectl"), script(kubectl, platform));
@@ -136,7 +136,7 @@ impl World {
         std::fs::write(self.path("infra/tools/tools.yaml"), text).unwrap();
     }
 
-    /// A server's answer from now on, in place of what is published.
+    /// The server's answer from now on, instead of what is published.
     fn answers(&self, rule: impl Fn(&Request) -> Option<Answer> + Send + 'static) {
         *self.rule.lock().unwrap() = Box::new(rule);
     }
@@ -160,7 +160,7 @@ impl World {
         command
     }
 
-    /// From now on there is a `go`, which makes a program that tells its stamp.
+    /// From now on there is a `go`, which builds a program that prints its stamp.
     fn install_go(&self) {
         let script = "#!/bin/sh\nfor word; do case $word in -ldflags=*) stamp=${word##*=};; esac; done\nwhile [ \"$1\" != -o ]; do shift; done\nprintf '#!/bin/sh\\necho %s\\n' \"$stamp\" >\"$2\"\n/bin/chmod +x \"$2\"\n";
         write_program(&self.folder.path().join("bin/go"), script);
@@ -187,19 +187,19 @@ impl World {
         std::fs::read_to_string(self.path("infra/tools/tools.lock")).unwrap()
     }
 
-    /// How many archives were asked for, or pieces of them.
+    /// How many requests there were for archives, or parts of them.
     fn asked(&self) -> usize {
         self.store.count("GET", ".tar.gz")
             + self.server.seen().iter().filter(|it| it.target.ends_with("/kubectl")).count()
     }
 
-    /// Where a tool is, by the link that people have on their PATH.
+    /// What a tool's link, which people have on their PATH, points to.
     fn linked(&self, tool: &str) -> String {
         let link = self.cache().join("bin").join(tool);
         std::fs::read_link(link).unwrap().strip_prefix(self.cache()).unwrap().to_str().unwrap().to_owned()
     }
 
-    /// The parts of downloads that are in the cache.
+    /// The partial downloads in the cache.
     fn parts(&self) -> Vec<PathBuf> {
         let Ok(folders) = std::fs::read_dir(self.cache().join("archives")) else { return Vec::new() };
         let files = folders.flatten().flat_map(|folder| std::fs::read_dir(folder.path()).unwrap().flatten());
@@ -224,14 +224,14 @@ fn the_digests_go_into_the_lock_and_the_tools_out_of_their_archives() {
     assert_eq!((world.asked(), world.server.count("GET", "/checksums.txt")), (0, 1), "the list is asked for once");
     world.ends(&["tools", "--update"], 0, &["as it was"]);
     assert_eq!(world.lock(), lock);
-    // No program is on PATH, Go neither.
+    // No program is on PATH, not even Go.
     let said = world.ends(&["tools"], 0, &["[helm] downloaded http://", "[kubectl] downloaded http://"]);
     assert!(!said.contains("Go"), "{said}");
     assert!(world.linked("helm").starts_with("archives/helm-v") && world.linked("kubectl").starts_with("archives/"));
     assert_eq!((world.asked(), world.parts()), (2, Vec::<PathBuf>::new()));
     let helm = ends(Command::new(world.cache().join("bin/helm")), 0);
     assert_eq!(helm.trim(), world.versions["helm"]);
-    // The second time nobody is asked for anything.
+    // The second time nothing is requested.
     let seen = world.server.seen().len();
     world.ends(&["tools"], 0, &["archives/helm-v"]);
     assert_eq!((world.asked(), world.server.seen().len()), (2, seen));
@@ -243,7 +243,7 @@ fn what_is_built_and_what_is_downloaded_are_two_things() {
     world.ends(&["tools"], 0, &["archives/helm-v"]);
     world.ends(&["tools", "--from-source"], 8, &["go-missing", "install Go"]);
     world.install_go();
-    // What our own folder of links has is not what PATH has.
+    // Our own folder of links does not count as PATH.
     let path = format!("{}:{}", world.cache().join("bin").display(), world.folder.path().join("bin").display());
     let mut command = world.xtask(&["tools", "--from-source"]);
     let said = {
@@ -253,12 +253,13 @@ fn what_is_built_and_what_is_downloaded_are_two_things() {
     assert!(said.contains("built helm.sh/helm") && !said.contains("/archives/"), "{said}");
     assert!(world.linked("helm").starts_with("go/helm-"), "{}", world.linked("helm"));
     let asked = world.asked();
-    // Somebody wanted it built, and has it.
+    // Somebody wanted it built, and has it now.
     world.ends(&["tools"], 0, &["/go/helm-"]);
     assert_eq!(world.asked(), asked);
     let refused = world.xtask(&["tools", "--from-source", "--update"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(2));
-    // Without a digest and without what was built, a link of ours that still tells the version leads nowhere new.
+    // Without a digest and without the built tool, a link of ours that still prints the version is
+    // not used.
     std::fs::write(world.path("infra/tools/tools.lock"), "version: 1\ntools: {}\n").unwrap();
     std::fs::remove_dir_all(world.cache().join("go")).unwrap();
     let link = world.cache().join("bin/helm");
@@ -290,7 +291,7 @@ fn without_a_digest_of_this_version_nobody_is_asked() {
         ],
     );
     assert_eq!(said.matches('❌').count(), 1, "{said}");
-    // Of another version: as good as none.
+    // A digest of another version is as good as none.
     world.ends(&["tools", "--update"], 0, &[]);
     edit(&world.path("infra/tools/tools.lock"), |text| text.replace(&version, "v0.0.1"));
     let before = (world.server.seen().len(), world.store.seen().len());
@@ -304,7 +305,8 @@ fn without_a_digest_of_this_version_nobody_is_asked() {
     );
     assert!(world.linked("helm").starts_with("go/helm-") && world.linked("kubectl").starts_with("archives/"));
     assert_eq!((world.server.count("GET", "helm-"), world.store.seen().len()), (0, before.1));
-    // Asked again, it is resolved for this version, and what another platform's file does not tell stays.
+    // After another update, it is resolved for this version, and what another platform's file does
+    // not have stays.
     world.ends(&["tools", "--update"], 0, &["[helm] linux/amd64: v"]);
     assert!(!world.lock().contains("v0.0.1"));
 }
@@ -327,7 +329,7 @@ fn a_run_that_was_interrupted_or_killed_is_gone_on_with_by_the_next() {
         support::signal(running.id(), signal);
         assert_eq!(running.wait().unwrap().code(), exit);
     }
-    // Now the connection ends in the middle once more.
+    // Now the connection is cut in the middle once more.
     let published = world.published.clone();
     world.answers(move |request| {
         let bytes = published.get(request.path().strip_prefix("/store")?)?;
@@ -356,7 +358,7 @@ fn a_wrong_digest_is_told_and_not_used_and_what_a_crash_left_is_had_anew() {
     assert_eq!(world.parts(), Vec::<PathBuf>::new());
     world.install_go();
     world.ends(&["tools"], 0, &["do not have the digest", "built helm.sh/helm"]);
-    // A part of something else, which a crash may leave: once more from the start.
+    // A partial file of something else, as a crash may leave: starts over.
     std::fs::remove_dir_all(world.cache().join("go")).unwrap();
     world.answers(|_| None);
     let folders = std::fs::read_dir(world.cache().join("archives")).unwrap().flatten();
@@ -453,7 +455,7 @@ fn what_a_project_does_not_tell_stays_as_it_was_and_is_named() {
     assert_eq!(world.lock().matches(&digest).count(), 1);
     let differing = world.lock().lines().zip(before.lines()).filter(|(after, before)| after != before).count();
     assert_eq!(differing, 1, "{before}\n{}", world.lock());
-    // Of nothing that was ever asked, nothing is written.
+    // If nothing could be fetched, nothing is written.
     let world = World::new();
     let before = world.lock();
     world.serve_at("http://127.0.0.1:1");
@@ -492,7 +494,7 @@ fn certificates_and_proxies_are_those_of_the_environment() {
     assert_eq!(proxy.seen().len(), before);
 }
 
-// Where there is a tmpfs.
+// On systems with a tmpfs.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_small_disk_is_told_before_a_download_begins() {

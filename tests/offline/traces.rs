@@ -1,5 +1,5 @@
-//! A run as a trace, told to a receiver by the tool itself: one tree of spans from whoever
-//! began it to Helmfile, whatever becomes of the run; and a receiver that changes nothing.
+//! A run as a trace, sent to a collector by the tool itself: one tree of spans from whoever began
+//! it down to Helmfile, however the run ends; and a failing collector changes nothing.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,14 +19,14 @@ fn receiver() -> Server {
     Server::start(|_| Answer::new(200, "{}"))
 }
 
-/// Exit code and words of a run that tells this address of itself.
+/// Exit code and output of a run that exports its trace to this address.
 fn run(world: &World, url: &str, arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let variables = [&[("OTEL_EXPORTER_OTLP_ENDPOINT", url)], variables].concat();
     said(world.run(arguments, &variables).stderr_to_stdout().stdout_capture())
 }
 
-/// The spans of the one trace that came, which hang together: one root, whose parent is this
-/// one, and below it each within its parent.
+/// The spans of the only trace received, which form one tree: one root with this parent, and below
+/// it each span within its parent.
 #[track_caller]
 fn spans(receiver: &Server, above: &str) -> Vec<Value> {
     let seen = receiver.seen();
@@ -106,7 +106,7 @@ fn one_trace_goes_from_ci_to_helmfile_and_its_account_to_nobody_else() {
     assert_eq!(attribute(root, "process.exit.code")["intValue"], "0");
     let sync = named(&spans, "helmfile-sync 10-bootstrap");
     assert_eq!(sync["parentSpanId"], named(&spans, "layer 10-bootstrap")["spanId"]);
-    // Every step that the record tells of is a span.
+    // Every step in the record is a span.
     let steps = kept(&world).lines().filter(|line| line.contains("\"event\":\"finished\"")).count();
     assert_eq!(spans.iter().filter(|span| attribute(span, "ameide.kind")["stringValue"] != "layer").count(), steps + 1);
 
@@ -118,7 +118,8 @@ fn one_trace_goes_from_ci_to_helmfile_and_its_account_to_nobody_else() {
     assert!(helmfile.contains("OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20s3cret"), "{helmfile}");
     let test = named(&spans, "helm-test stand-in");
     assert!(environment(&world, "helm", " test ").lines().any(|line| line == told(test)));
-    // Who is only asked something tells nothing of it: it would wait for a receiver that is away.
+    // A program that is only queried exports nothing: it would wait for a collector that is
+    // unreachable.
     let asked = environment(&world, "helmfile", " list ");
     assert!(asked.contains(&told(root)) && !asked.contains("HELMFILE_OTEL_TRACING"), "{asked}");
 
@@ -129,7 +130,7 @@ fn one_trace_goes_from_ci_to_helmfile_and_its_account_to_nobody_else() {
     assert!(!receiver.seen()[0].text().contains("s3cret"));
     for entry in std::fs::read_dir(world.path("environments")).unwrap().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        // Helmfile's own Helm has what Helmfile has.
+        // Helmfile's own Helm has the same environment as Helmfile.
         let given =
             name.starts_with("helmfile.") || std::fs::read_to_string(entry.path()).unwrap().contains("HELMFILE_OTEL");
         assert!(given || !std::fs::read_to_string(entry.path()).unwrap().contains("s3cret"), "{name}");
@@ -150,7 +151,7 @@ fn a_receiver_is_reached_through_the_proxy_and_by_its_own_authority() {
     }
 }
 
-/// Helmfile itself, in what it speaks: the trace and the span that it works in are its own spans'.
+/// Helmfile itself, by what it sends: its spans are in the trace and the span that it works in.
 #[test]
 fn helmfile_goes_on_with_the_trace_that_it_is_told_of() {
     let receiver = receiver();

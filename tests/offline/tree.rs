@@ -14,7 +14,7 @@ fn every_environment_renders_with_its_own_registry() {
     ];
     side_by_side(2, environments, |(environment, registry)| {
         let mut command = tool("helmfile");
-        // From elsewhere: the tree's paths are its own.
+        // From another folder: the tree's paths are relative to itself.
         command.current_dir("/").arg("--file").arg(root().join("infra/kubernetes/helmfile.yaml"));
         command.args(["--environment", environment, "--quiet", "template"]);
         let rendered = succeeds(command);
@@ -28,7 +28,7 @@ fn every_environment_renders_with_its_own_registry() {
     });
 }
 
-/// k3d pulls what k3d.yaml and its own version name; what is loaded for it must be the same.
+/// k3d pulls what k3d.yaml and its own version name; the images loaded for it must be the same.
 #[test]
 fn the_listed_images_of_the_cluster_are_those_that_k3d_asks_for() {
     let listed = image_mirror::ImageList::read(&path("infra/images/images.yaml")).unwrap();
@@ -49,7 +49,7 @@ fn path(relative: &str) -> camino::Utf8PathBuf {
     camino::Utf8PathBuf::from_path_buf(root().join(relative)).unwrap()
 }
 
-/// As GitHub names a heading.
+/// A heading's anchor on GitHub.
 fn slug(heading: &str) -> String {
     let kept = heading.to_lowercase().replace(' ', "-");
     kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
@@ -100,8 +100,8 @@ fn every_blocker_is_explained_with_what_to_do() {
     }
 }
 
-/// `tests/messages.tsv` is what the rules of the diagnosis are measured by: a row
-/// that is broken, or there twice, would measure nothing.
+/// `tests/messages.tsv` is what the diagnosis rules are tested with: a row that is malformed, or
+/// there twice, would test nothing.
 #[test]
 fn the_table_of_messages_has_its_form() {
     const SOURCES: [&str; 10] =
@@ -120,7 +120,8 @@ fn the_table_of_messages_has_its_form() {
         let kebab = |code: &str| code.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-'));
         assert!(!code.is_empty() && kebab(code), "no code: {line}");
         assert!(["at-once", "after", "never"].contains(&may_end), "no such end: {line}");
-        // Only a state, or an answer of a program that has ended, tells that nothing heals.
+        // Only a state, or the answer of a program that has ended, shows that something cannot
+        // heal.
         let may_tell = ["state", "api", "helm", "helmfile", "k3d"].contains(&source);
         assert!(may_end != "at-once" || may_tell, "ends a run by a text alone: {line}");
         assert!(code != "-" || may_end == "never", "says nothing, and may end a run: {line}");

@@ -1,5 +1,5 @@
-//! The one real cluster: whose turn it is, xtask in a copy of the tree that tests may add
-//! layers to, and what looks into the cluster or breaks it.
+//! The one real cluster: whose turn it is, xtask in a copy of the tree that tests may add layers
+//! to, and helpers that look into the cluster or break it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use xshell::cmd;
 use super::server::ask;
 use super::{root, shell, signal, succeeds, tool, write_program};
 
-/// `ci`, unless somebody develops these tests on a cluster of their own.
+/// `ci`, unless somebody develops these tests on another cluster.
 pub fn environment() -> String {
     std::env::var("AMEIDE_TEST_ENV").unwrap_or_else(|_| "ci".to_owned())
 }
@@ -43,10 +43,10 @@ impl Tree {
         let folder = tempfile::tempdir().unwrap();
         let (shell, to) = (shell(), folder.path());
         cmd!(shell, "cp -a infra {to}").quiet().run().unwrap();
-        // The lab's sources are looked for in the tree.
+        // The lab's sources are expected in the tree.
         std::os::unix::fs::symlink(root().join("tests"), to.join("tests")).unwrap();
         let tree = Self { folder };
-        // Faults of images are made with images that the check before Helm would refuse.
+        // Tests of image faults use images that the check before Helm would refuse.
         tree.edit("infra/kubernetes/layers.yaml", |text| format!("{text}\nunmirrored: ['*']\n"));
         if environment() != "ci" {
             tree.edit("infra/kubernetes/_defaults.yaml.gotmpl", |text| {
@@ -97,12 +97,12 @@ pub fn docker(arguments: &[&str]) -> String {
     cmd!(shell, "docker {arguments...}").quiet().read().unwrap()
 }
 
-/// A child that runs beside the test, with both of its streams taken.
+/// A child that runs alongside the test, with both of its streams captured.
 pub fn beside(command: &Command) -> duct::Handle {
     expression(command).stderr_to_stdout().stdout_capture().start().unwrap()
 }
 
-/// A child that runs beside the test, whose output nobody wants.
+/// A child that runs alongside the test, with its output discarded.
 pub fn unheard(command: &Command) -> duct::Handle {
     expression(command).stderr_to_stdout().stdout_null().start().unwrap()
 }
@@ -121,13 +121,13 @@ fn expression(command: &Command) -> duct::Expression {
     expression
 }
 
-/// How such a child ended, and what it printed.
+/// The exit code of such a child, and what it printed.
 pub fn ended(child: &duct::Handle) -> (Option<i32>, String) {
     let output = child.wait().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// `(name, status)` of each release, whatever its status, as Helm itself judges it.
+/// `(name, status)` of each release, in any status, as Helm itself reports it.
 pub fn releases() -> Vec<(String, String)> {
     let mut helm = tool("helm");
     helm.args(["--kube-context", &context(), "list", "--all-namespaces", "--output", "json"]);
@@ -150,9 +150,9 @@ pub fn edit_revision(release: &str, edit: impl FnOnce(&mut Secret)) {
     kubectl(&["replace", "-f", file.path().to_str().unwrap()]);
 }
 
-/// A cache like this machine's, but for Helmfile: in its place stands a program that
-/// holds a lock of its layer while Helmfile changes the cluster, for as long as it or any
-/// Helm that it started lives, and that notes each time when the lock was not free.
+/// A cache like this machine's, except for Helmfile: a wrapper in its place holds a lock of its
+/// layer while Helmfile changes the cluster, for as long as it or any Helm that it started lives,
+/// and records each time that the lock was not free.
 pub struct Alone {
     folder: tempfile::TempDir,
 }
@@ -160,7 +160,7 @@ pub struct Alone {
 impl Alone {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Built and linked, so that there is a Helmfile to stand before.
+        // Built and linked, so that there is a Helmfile to wrap.
         let real = tool("helmfile").get_program().to_owned();
         let real = std::fs::canonicalize(real).unwrap();
         let cache = ::xtask::files::cache_dir().unwrap();
@@ -190,12 +190,12 @@ impl Alone {
         Self { folder }
     }
 
-    /// For runs that are to be watched: their Helmfile is this one.
+    /// For runs to be watched: it contains the wrapped Helmfile.
     pub fn cache(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Fails where two overlapped; how often Helmfile changed the cluster.
+    /// Fails if two overlapped; returns how often Helmfile changed the cluster.
     #[track_caller]
     pub fn never_overlapped(&self) -> usize {
         let read = |name: &str| std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
@@ -226,8 +226,8 @@ pub fn kill(processes: &[(u32, String)]) {
     processes.iter().for_each(|(pid, _)| signal(*pid, "KILL"));
 }
 
-/// How often a test kills at random moments: so often in each run of the suite, and as
-/// often as `AMEIDE_TEST_KILLS` says for who wants to know it better.
+/// How often a test kills at random moments: this often in each run of the suite, or as often as
+/// `AMEIDE_TEST_KILLS` says, for a closer look.
 pub fn kills_of(suite: usize) -> usize {
     std::env::var("AMEIDE_TEST_KILLS").map_or(suite, |kills| kills.parse().unwrap())
 }
@@ -239,10 +239,11 @@ pub fn random() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-/// What a client prints that runs in the cluster, beside the data plane, with the image of one of its jobs.
+/// What a client prints that runs in the cluster, next to the data plane, with the image of one of
+/// its jobs.
 fn client(job: &str, environment: &serde_json::Value, script: &str) -> String {
     let pod = |arguments: &[&str]| kubectl(&[&["-n", "ameide"][..], arguments].concat());
-    // A failed upgrade takes its jobs along.
+    // A failed upgrade deletes its jobs.
     static IMAGES: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
     let ask = || pod(&["get", "job", job, "-o", "jsonpath={.spec.template.spec.containers[0].image}"]);
     let image = IMAGES.lock().unwrap_or_else(PoisonError::into_inner).entry(job.to_owned()).or_insert_with(ask).clone();
@@ -262,7 +263,7 @@ fn client(job: &str, environment: &serde_json::Value, script: &str) -> String {
     printed
 }
 
-/// What a client of MinIO prints.
+/// The output of a MinIO client.
 pub fn mc(script: &str) -> String {
     let from = |key: &str| serde_json::json!({"secretKeyRef": {"name": "minio-root-credentials", "key": key}});
     let environment = serde_json::json!([
@@ -273,7 +274,7 @@ pub fn mc(script: &str) -> String {
     client("minio-buckets", &environment, script)
 }
 
-/// What a client of Temporal prints.
+/// The output of a Temporal client.
 pub fn temporal(script: &str) -> String {
     let environment = serde_json::json!([
         {"name": "TEMPORAL_ADDRESS", "value": "temporal-frontend:7233"}, {"name": "HOME", "value": "/tmp"},
@@ -281,12 +282,12 @@ pub fn temporal(script: &str) -> String {
     client("temporal-namespaces", &environment, script)
 }
 
-/// Where the tests of faults put their workloads.
+/// The namespace for the workloads of fault tests.
 pub const NAMESPACE: &str = "guard-tests";
 
-/// There is one cluster: the tests take turns, each on a copy of the tree. What a
-/// test breaks is whole again when its turn ends, also when it panics; what a killed
-/// test run left broken, when the next turn begins.
+/// There is one cluster: the tests take turns, each on a copy of the tree. What a test breaks is
+/// repaired when its turn ends, even if it panics; what a killed test run left broken, when the
+/// next turn begins.
 pub struct Turn {
     tree: Tree,
     _held: MutexGuard<'static, ()>,
@@ -309,7 +310,7 @@ impl Drop for Turn {
 /// A turn with every layer of the critical path in place.
 pub fn turn() -> Turn {
     let turn = turn_with_whatever_there_is();
-    // The test before may have taken it away; nothing is brought up that is there.
+    // The test before may have removed it; nothing is brought up that is already there.
     let ready = turn.xtask(&["cluster", "status"]).output().unwrap().status.success();
     if !ready || !all_deployed() {
         succeeds(turn.xtask(&["up", "--skip-tests"]));
@@ -317,7 +318,7 @@ pub fn turn() -> Turn {
     turn
 }
 
-/// A turn of a test that makes its cluster itself.
+/// A turn for a test that creates its cluster itself.
 pub fn turn_with_whatever_there_is() -> Turn {
     static TURN: Mutex<()> = Mutex::new(());
     let held = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -325,14 +326,14 @@ pub fn turn_with_whatever_there_is() -> Turn {
     Turn { tree: Tree::copy(), _held: held }
 }
 
-/// Whether the critical path is there to its end, and every release deployed.
+/// Whether the critical path is there to its end, with every release deployed.
 pub fn all_deployed() -> bool {
     let releases = releases();
     ["minio", "temporal"].iter().all(|name| releases.iter().any(|(other, _)| other == name))
         && releases.iter().all(|(_, status)| status == "deployed")
 }
 
-/// Whether it worked; a cluster that is not there has nothing to heal.
+/// Whether it worked; a missing cluster has nothing to heal.
 fn try_docker(arguments: &[&str]) -> bool {
     Command::new("docker").args(arguments).output().is_ok_and(|output| output.status.success())
 }
@@ -354,7 +355,7 @@ fn heal() {
         &["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=90s"],
         &["-n", "ameide", "delete", "pod", "guard-mc", "--ignore-not-found", "--wait=true", "--timeout=90s"],
     ] {
-        // In `drop`, perhaps of a panic: the next turn finds out.
+        // In `drop`, possibly during a panic: the next turn will notice.
         let _ = tool("kubectl").args(["--context", &context()]).args(arguments).output();
     }
 }
@@ -372,7 +373,7 @@ pub fn record() -> Vec<serde_json::Value> {
     let mut runs: Vec<_> = state().runs().read_dir_utf8().unwrap().flatten().map(|run| run.path().to_owned()).collect();
     runs.sort();
     let text = std::fs::read_to_string(runs.last().unwrap().join("record.jsonl")).unwrap_or_default();
-    // Of a run that goes on, the last line may be half written.
+    // The last line of a run in progress may be incomplete.
     text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
 }
 
@@ -382,8 +383,8 @@ pub fn state() -> ::xtask::run::state::StateDir {
     ::xtask::run::state::StateDir::open(&root, &context(), &reporter).unwrap()
 }
 
-/// From cause to message: when Kubernetes says that it happened, and when the run
-/// told it. Events of the kubelet carry whole seconds. Fails where the watch did not see it.
+/// The time from cause to message: from when it happened according to Kubernetes to when the run
+/// reported it. The kubelet's events have whole seconds. Fails if the watch did not see it.
 #[track_caller]
 pub fn lag(code: &str) -> String {
     let record = record();
@@ -406,7 +407,7 @@ pub fn lag(code: &str) -> String {
             .is_some_and(|verdict| verdict.rule.code.to_string() == code)
     });
     let event = warnings.filter_map(|event| time(&event["eventTime"]).or(time(&event["firstTimestamp"]))).min();
-    // A container that was killed has no event of that name: then it is when it ended.
+    // A killed container has no event of that name: then it is the time when it ended.
     let cause = event.or(time(&told["since"])).unwrap_or_else(|| panic!("no time of the cause: {told:#}"));
     let told = time(&told["time"]).unwrap();
     let seconds = told.duration_since(cause).as_secs_f64();
@@ -421,12 +422,12 @@ pub fn busybox(registry: &str) -> String {
     format!("{registry}/third-party/busybox:1.35.0")
 }
 
-/// The lock's tag of busybox, whatever it is.
+/// The lock's tag of busybox, whichever it is.
 pub fn image(tree: &Tree, registry: &str) -> String {
     let (_, _, tags) = ask("GET", &registry_address(tree), "/v2/third-party/busybox/tags/list", &[], b"").unwrap();
     let tags: serde_json::Value = serde_json::from_slice(&tags).unwrap();
     let mut tags = tags["tags"].as_array().unwrap().iter().filter_map(serde_json::Value::as_str);
-    // The other one is what the test of platforms puts there.
+    // The other one is added by the test of platforms.
     let tag = tags.find(|tag| *tag != "s390x").unwrap();
     busybox(registry).replace("1.35.0", tag)
 }
@@ -446,7 +447,7 @@ pub fn pull_registry(tree: &Tree) -> String {
     env_yaml(tree, "pull:")
 }
 
-/// A layer of one release of the chart of faults.
+/// A layer with one release of the faults chart.
 pub fn layer(tree: &Tree, name: &str, values: serde_json::Value) {
     let chart = root().join("tests/faults/chart");
     let text = format!(

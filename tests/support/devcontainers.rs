@@ -1,4 +1,4 @@
-//! The devcontainers CLI, which editors start a devcontainer with.
+//! The devcontainers CLI, with which editors start a devcontainer.
 
 use std::process::{Command, Stdio};
 

@@ -1,6 +1,6 @@
-//! A machine that never saw this project, beside the one that the tests run on: namespaces of
-//! its own for network, mounts and processes, no Docker Engine running, no home, a work tree
-//! of the committed files. Its network leads nowhere but to listeners that a test puts there.
+//! A machine that never saw this project, on the one that the tests run on: its own namespaces for
+//! network, mounts and processes, no running Docker Engine, no home, a work tree with the committed
+//! files. Its network leads only to listeners that a test puts there.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -17,11 +17,11 @@ use super::{eventually, plain, root, shell};
 pub struct FreshMachine {
     folder: tempfile::TempDir,
     unshare: Child,
-    /// The first process in the namespaces, as it is called outside.
+    /// The pid, outside, of the first process in the namespaces.
     init: u32,
 }
 
-/// Gives the machine what must not be the other one's, and stays.
+/// Gives the machine its own version of what must not be shared, and stays running.
 const SET_UP: &str = r#"set -eu
 ip link set lo up
 resolver=$(readlink -f /etc/resolv.conf)
@@ -38,9 +38,9 @@ exec sleep infinity
 "#;
 
 impl FreshMachine {
-    /// `authority`: the certificate of the only one that it trusts.
+    /// `authority`: the certificate of the only authority that it trusts.
     pub fn new(authority: &Path) -> Self {
-        // Not in memory: a whole cluster's images and volumes come to lie here.
+        // Not in memory: a whole cluster's images and volumes will be here.
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let path = |name: &str| folder.path().join(name);
         for name in ["docker", "home", "a work tree"] {
@@ -59,17 +59,18 @@ impl FreshMachine {
     }
 
     /// The power fails, and comes back: every process ends at once, and what is on disk stays.
-    /// Listeners are gone as well.
+    /// Listeners are gone too.
     pub fn reboot(&mut self) {
         self.power_off();
         (self.unshare, self.init) = boot(self.folder.path());
     }
 
     fn power_off(&mut self) {
-        // With the first process all others of the namespace end, and the mounts go.
+        // When the first process ends, so do all others of the namespace, and the mounts are
+        // removed.
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
-        // It takes them a moment, and the engine its folder with it.
+        // This takes a moment, also for the engine's folder.
         let gone = format!("/proc/{}", self.init);
         let started = std::time::Instant::now();
         while Path::new(&gone).exists() && started.elapsed() < Duration::from_secs(30) {
@@ -85,17 +86,17 @@ impl FreshMachine {
         self.path("a work tree")
     }
 
-    /// What its names are: one address for all of them, or none.
+    /// What its names resolve to: one address for all of them, or none.
     pub fn resolves(&self, names: &[&str], address: Option<&str>) {
         let own = address.map(|address| format!("{address} {}\n", names.join(" "))).unwrap_or_default();
         // Written in place: it is mounted.
         std::fs::write(self.path("hosts"), format!("127.0.0.1 localhost\n{own}")).unwrap();
     }
 
-    /// A listener on this machine, for a server outside.
+    /// A listener on this machine's network, for a server outside it.
     pub fn listener(&self, address: &str) -> TcpListener {
         let (network, address) = (File::open(format!("/proc/{}/ns/net", self.init)).unwrap(), address.to_owned());
-        // A thread of its own moves there, and ends.
+        // Only a separate thread enters the namespace, and then ends.
         let moved = std::thread::spawn(move || {
             // SAFETY: the descriptor is open, and is a network namespace's.
             assert_eq!(unsafe { libc::setns(network.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
@@ -104,7 +105,7 @@ impl FreshMachine {
         moved.join().unwrap()
     }
 
-    /// A program on this machine, in the work tree, with nothing but what a login has.
+    /// A program on this machine, in the work tree, with only the environment of a login.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = plain("nsenter");
         command.args(["--target", &self.init.to_string(), "--net", "--mount", "--pid", "env", "-i", "-C"]);
@@ -132,7 +133,7 @@ impl Drop for FreshMachine {
     }
 }
 
-/// A machine on that folder, and its first process.
+/// Starts a machine on this folder; returns its first process.
 fn boot(folder: &Path) -> (Child, u32) {
     let ready = folder.join("ready");
     let _ = std::fs::remove_file(&ready);
@@ -141,7 +142,7 @@ fn boot(folder: &Path) -> (Child, u32) {
     unshare.args(namespaces).args(["--propagation", "private", "sh", "-c", SET_UP, "sh"]).arg(folder);
     // SAFETY: prctl is async-signal-safe.
     unsafe {
-        // A test that is killed leaves no machine behind.
+        // A killed test leaves no machine behind.
         unshare.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),

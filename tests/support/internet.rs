@@ -1,6 +1,6 @@
-//! Docker Hub, quay.io and ghcr.io as this machine has them: their names, tokens, quota and
-//! CDNs over the images that the lab serves, which they give out under their public names.
-//! What asks them is in a network namespace that leads nowhere else (see `fresh_machine`).
+//! Docker Hub, quay.io and ghcr.io, simulated on this machine: their names, tokens, quota and CDNs
+//! in front of the images that the lab serves, which are published under their public names. The
+//! clients are in a network namespace that leads nowhere else (see `fresh_machine`).
 
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use super::server::{Answer, Request, Server, ask};
 use super::tls::{Authority, encrypted};
 use super::{root, tool};
 
-/// A public registry: its names, who gives its tokens, and where its blobs are.
+/// A public registry: its names, its token server, and where its blobs are.
 struct Host {
     /// As images name it.
     name: &'static str,
@@ -48,7 +48,7 @@ const HOSTS: [Host; 3] = [
     },
 ];
 
-/// Where the projects of the tools publish them; what is at GitHub's is given by its CDN.
+/// Where the tools' projects publish them; files on GitHub are served by its CDN.
 const RELEASES: [&str; 3] = ["get.helm.sh", "github.com", "dl.k8s.io"];
 const GITHUB_CDN: &str = "release-assets.githubusercontent.com";
 
@@ -60,7 +60,7 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
-/// For how long the address of a blob that a registry signs is good.
+/// How long a registry's signed blob URL is valid.
 const SIGNED_FOR: Duration = Duration::from_secs(60);
 
 /// The registries behind their names.
@@ -68,7 +68,7 @@ pub struct Internet {
     /// Serves the images under their paths, over plain HTTP.
     upstream: String,
     started: Instant,
-    /// What Docker Hub gives in six hours, and how much of it is left.
+    /// Docker Hub's quota for six hours, and how much of it is left.
     limit: i64,
     left: AtomicI64,
     tokens: Mutex<BTreeMap<String, String>>,
@@ -79,32 +79,33 @@ pub struct Internet {
     counts: Mutex<Counts>,
 }
 
-/// An image as its public registry has it: one index of two platforms.
+/// An image as its public registry has it: one index with two platforms.
 struct Made {
     index: Vec<u8>,
     /// Manifests and configurations by digest.
     documents: BTreeMap<String, Vec<u8>>,
 }
 
-/// Requests by what they asked for; images by registry, repository and what follows.
+/// Requests by what they asked for; images by registry, repository and reference.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub tokens: usize,
-    /// Whole files that were given, by their host and path.
+    /// Complete files served, by host and path.
     pub files: BTreeMap<String, usize>,
     pub heads: usize,
-    /// Manifests that were given, as `docker.io/library/busybox:1.35.0` or `…@sha256:…`.
+    /// Manifests served, as `docker.io/library/busybox:1.35.0` or `…@sha256:…`.
     pub manifests: BTreeMap<String, usize>,
-    /// Blobs that a CDN began to give.
+    /// Blobs that a CDN started to serve.
     pub blobs: BTreeMap<String, usize>,
-    /// Answers of 429.
+    /// 429 responses.
     pub limited: usize,
-    /// Requests that a real one would refuse: an account at a CDN, a token for another repository.
+    /// Requests that a real registry would refuse: an account at a CDN, a token for another
+    /// repository.
     pub wrong: Vec<String>,
 }
 
 impl Internet {
-    /// `limit`: how many manifests Docker Hub gives.
+    /// `limit`: how many manifests Docker Hub serves.
     pub fn new(upstream: &str, limit: i64) -> Arc<Self> {
         Arc::new(Self {
             upstream: upstream.to_owned(),
@@ -119,13 +120,13 @@ impl Internet {
         })
     }
 
-    /// Answers behind this listener, with TLS.
+    /// Serves on this listener, with TLS.
     pub fn serve(self: &Arc<Self>, listener: TcpListener, authority: &Authority) {
         let (internet, tls) = (self.clone(), authority.tls());
         Server::behind(listener, move |request| internet.answer(request), move |stream| encrypted(&tls, stream));
     }
 
-    /// Answers behind this listener as an HTTP proxy does that knows the way to all of it.
+    /// Serves on this listener as an HTTP proxy that can reach all of it.
     pub fn serve_as_proxy(self: &Arc<Self>, listener: TcpListener, authority: &Authority) {
         let (internet, tls) = (self.clone(), authority.tls());
         let wrap = move |stream: TcpStream| {
@@ -143,7 +144,7 @@ impl Internet {
         *self.counts.lock().unwrap() = Counts::default();
     }
 
-    /// How many manifests Docker Hub gives from now on.
+    /// Sets how many manifests Docker Hub still serves.
     pub fn leave(&self, left: i64) {
         self.left.store(left, Ordering::SeqCst);
     }
@@ -321,8 +322,8 @@ impl Internet {
         Some((index, digest))
     }
 
-    /// The index of what the upstream has for one platform, and of the same layers as
-    /// another one's, since lists of images want both.
+    /// An index with what the upstream has for one platform, and with the same layers for another
+    /// one, since the lists of images want both.
     fn make(&self, repository: &str, tag: &str) -> Option<Made> {
         let accept = [("Accept", MANIFEST)];
         let get =
@@ -353,7 +354,7 @@ impl Internet {
 }
 
 /// The pinned tools as their projects publish them: this machine's own, in archives of the
-/// published form, for each platform the same.
+/// published format, the same for each platform.
 fn releases() -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let version = |tool: &str| {
@@ -377,7 +378,7 @@ fn releases() -> BTreeMap<String, Vec<u8>> {
     let helm_binary = binary("helm");
     for (os, arch) in [("linux", "amd64"), ("linux", "arm64"), ("darwin", "amd64"), ("darwin", "arm64")] {
         let here = (os, arch) == ("linux", "amd64");
-        // Of the other platforms only the checksums are asked for.
+        // For other platforms only the checksums are requested.
         let archive = if here { packed(&format!("{os}-{arch}/helm"), &helm_binary) } else { Vec::new() };
         let name = format!("helm-v{helm}-{os}-{arch}.tar.gz");
         files.insert(format!("get.helm.sh/{name}.sha256sum"), format!("{}  {name}\n", hex(&archive)).into_bytes());
@@ -396,7 +397,7 @@ fn releases() -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// A `.tar.gz` of one program.
+/// A `.tar.gz` with one program.
 fn packed(member: &str, program: &[u8]) -> Vec<u8> {
     let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none()));
     let mut header = tar::Header::new_ustar();
@@ -413,7 +414,7 @@ fn digest(bytes: &[u8]) -> String {
     image_mirror::Digest::of(bytes).to_string()
 }
 
-/// Answers `CONNECT` as a proxy that has reached what it was asked for.
+/// Answers `CONNECT` like a proxy that has reached the target.
 fn tunnelled(mut stream: &TcpStream) {
     use std::io::{Read, Write};
     let (mut head, mut byte) = (Vec::new(), [0]);

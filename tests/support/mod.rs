@@ -1,7 +1,7 @@
-//! What the tests share: the tree, the tool's own binary, other programs, an HTTP server,
-//! and, for those of the cluster, the cluster.
+//! Shared by the tests: the tree, the tool's own binary, other programs, an HTTP server, and, for
+//! the cluster tests, the cluster.
 
-// Each test binary uses a part of it.
+// Each test binary uses only part of it.
 #![allow(dead_code)]
 
 pub mod cluster;
@@ -33,7 +33,8 @@ pub fn shell() -> Shell {
     shell
 }
 
-/// What would choose something for a run that a test chooses itself, or agree to something.
+/// Variables that would make a choice for a run which the test makes itself, or consent to
+/// something.
 const CHOOSING: [&str; 16] = [
     "HELMFILE_ENVIRONMENT",
     "HELM_LAYER_SELECTOR",
@@ -53,7 +54,7 @@ const CHOOSING: [&str; 16] = [
     "TRACEPARENT",
 ];
 
-/// A program that gets nothing from whoever started the tests but what a machine has.
+/// A program with only the environment of a plain machine, not that of whoever started the tests.
 pub fn plain(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).env("NO_COLOR", "1");
@@ -70,7 +71,7 @@ pub fn xtask(tree: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// One of the pinned tools, from where the tool itself has it.
+/// One of the pinned tools, from where the tool itself gets it.
 pub fn tool(name: &str) -> Command {
     let bin = bin();
     let mut command = plain(Path::new(bin).join(name));
@@ -91,8 +92,8 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// A folder of the cache that `install` fills once, for each content of the list that says
-/// with what.
+/// A folder of the cache that `install` fills once for each content of `list`, which says what is
+/// installed.
 pub fn installed(name: &str, list: &Path, install: impl FnOnce(&Path)) -> PathBuf {
     let key = {
         use std::hash::{DefaultHasher, Hash, Hasher};
@@ -105,7 +106,7 @@ pub fn installed(name: &str, list: &Path, install: impl FnOnce(&Path)) -> PathBu
     std::fs::create_dir_all(cache).unwrap();
     let lock = std::fs::File::create(cache.join("lock")).unwrap();
     lock.lock().unwrap();
-    // The last thing that an installation writes: one that was cut short is made again.
+    // The last file that an installation writes: an incomplete one is repeated.
     let complete = folder.join("complete");
     if !complete.exists() {
         let _ = std::fs::remove_dir_all(&folder);
@@ -120,7 +121,7 @@ pub fn succeeds(command: Command) -> String {
     ends(command, 0)
 }
 
-/// What it printed, which ends with this exit code.
+/// Runs a command and expects this exit code; returns what it printed.
 #[track_caller]
 pub fn ends(mut command: Command, exit: i32) -> String {
     let output = command.output().unwrap();
@@ -128,7 +129,7 @@ pub fn ends(mut command: Command, exit: i32) -> String {
     text(&output)
 }
 
-/// Polls until the condition holds: what is waited for has no other way to tell.
+/// Polls until the condition holds, for things that give no notification.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
@@ -138,7 +139,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Does it for each of them, so many at a time; the first that fails ends the test.
+/// Does it for each item, this many in parallel; the first failure ends the test.
 pub fn side_by_side<T: Send>(
     workers: usize,
     items: impl IntoIterator<Item = T, IntoIter: Send>,
@@ -156,9 +157,9 @@ pub fn side_by_side<T: Send>(
     });
 }
 
-/// Installs packages of Debian's, one caller after another: apt-get waits for nobody.
+/// Installs Debian packages, one caller at a time, because apt-get does not wait for its lock.
 ///
-/// Whether it could; where this is no Debian, or nobody's root, it cannot.
+/// Returns whether that worked; it cannot on other systems, or without root.
 pub fn apt_install(packages: &[&str]) -> bool {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -169,16 +170,16 @@ pub fn apt_install(packages: &[&str]) -> bool {
     })
 }
 
-/// What stands in for a program.
+/// Writes a stand-in for a program.
 pub fn write_program(path: &Path, script: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, script).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Copies what configures the tool, which tests then change. The charts, of which there
-/// are more files than of all else, are the tree's own: only programs read them for which
-/// something stands in.
+/// Copies the tool's configuration, so that tests can change it. The charts, which have more files
+/// than everything else, stay the tree's own: only programs that are replaced by stand-ins read
+/// them.
 pub fn copy_configuration(to: &Path) {
     let kubernetes = to.join("infra/kubernetes");
     std::fs::create_dir_all(&kubernetes).unwrap();
@@ -192,7 +193,7 @@ pub fn copy_configuration(to: &Path) {
     std::os::unix::fs::symlink(&charts[0], kubernetes.join("charts")).unwrap();
 }
 
-/// Changes a file.
+/// Edits a file.
 pub fn edit(path: &Path, change: impl FnOnce(String) -> String) {
     let text = change(std::fs::read_to_string(path).unwrap());
     std::fs::write(path, text).unwrap();
@@ -203,12 +204,12 @@ pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A signal to a process, which may have ended by itself.
+/// Sends a signal to a process, which may have ended by itself.
 pub fn signal(pid: u32, name: &str) {
     let _ = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).output();
 }
 
-/// A new terminal: the side of a program, and ours.
+/// A new terminal: the program's side, and ours.
 pub fn terminal() -> [std::fs::File; 2] {
     use std::os::fd::FromRawFd;
     let (mut ours, mut theirs) = (0, 0);
@@ -222,7 +223,7 @@ pub fn terminal() -> [std::fs::File; 2] {
     }
 }
 
-/// Has a program run on a terminal of its own, which is its standard input, output and error.
+/// Runs a program on its own terminal, as its standard input, output and error.
 pub fn on(command: &mut Command, terminal: std::fs::File) {
     use std::os::unix::process::CommandExt;
     command.stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap()).stderr(terminal);
@@ -239,7 +240,7 @@ pub fn on(command: &mut Command, terminal: std::fs::File) {
     }
 }
 
-/// An old script by its path, called from a folder of its own through a path with spaces.
+/// An old script by its path, called from another folder through a path with spaces.
 pub struct OldScripts(tempfile::TempDir);
 
 impl OldScripts {

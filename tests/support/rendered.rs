@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{root, tool};
 
-/// One rendered object, with the namespace that its release gives it where it names none.
+/// One rendered object, with its release's namespace if it names none.
 #[derive(Clone, Debug)]
 pub struct Object {
     pub release: String,
@@ -25,7 +25,7 @@ impl Object {
         self.value["metadata"]["name"].as_str().unwrap()
     }
 
-    /// The pod that it is, or makes.
+    /// The pod that it is, or creates.
     pub fn pod(&self) -> Option<Pod> {
         let (metadata, spec) = match self.kind() {
             "Pod" => (&self.value["metadata"], &self.value["spec"]),
@@ -55,7 +55,7 @@ pub struct Pod {
     pub namespace: String,
     pub labels: BTreeMap<String, String>,
     pub spec: Value,
-    /// Runs for as long as it is wanted, and not to an end.
+    /// It runs permanently, not to completion.
     pub serves: bool,
 }
 
@@ -87,14 +87,14 @@ pub fn render(environment: &str) -> Vec<Object> {
         let mut rendered = RENDERED.lock().unwrap_or_else(PoisonError::into_inner);
         rendered.entry(environment.to_owned()).or_default().clone()
     };
-    // Another environment is rendered meanwhile.
+    // Another environment can be rendered in the meantime.
     once.get_or_init(|| made(environment)).clone()
 }
 
 fn made(environment: &str) -> Vec<Object> {
     let folder = tempfile::tempdir().unwrap();
     let mut helmfile = tool("helmfile");
-    // From elsewhere: the paths of the tree are its own.
+    // From another folder: the tree's paths are relative to itself.
     helmfile.current_dir("/");
     helmfile.arg("--file").arg(root().join("infra/kubernetes/helmfile.yaml"));
     helmfile.args(["--environment", environment, "--quiet", "template", "--output-dir"]).arg(folder.path());

@@ -1,6 +1,6 @@
-//! The schema of a YAML file of the tree, made of the type that reads it, so that editors say
-//! what the tool would: kept in `infra/schemas`, and written anew by
-//! `UPDATE_EXPECT=1 cargo test -p xtask -p image-mirror --lib schema`.
+//! The schema of a YAML file of the tree, generated from the type that reads it, so that editors
+//! report what the tool would. It is kept in `infra/schemas`, and updated with `UPDATE_EXPECT=1
+//! cargo test -p xtask -p image-mirror --lib schema`.
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;

@@ -1,7 +1,7 @@
-//! An HTTP server on loopback that answers as a test says: an API server, a registry, or
-//! what is neither. The unit tests of `xtask` use it too.
+//! An HTTP server on loopback that answers as a test says: an API server, a registry, or neither.
+//! The unit tests of `xtask` use it too.
 
-// Each crate that includes it uses a part of it.
+// Each crate that includes it uses only part of it.
 #![allow(dead_code)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,7 +15,7 @@ pub struct Request {
     pub target: String,
     pub headers: Headers,
     pub body: Vec<u8>,
-    /// How many requests with this method and target came before.
+    /// How many earlier requests had this method and target.
     pub before: usize,
 }
 
@@ -48,8 +48,8 @@ pub enum Answer {
         headers: Vec<(String, String)>,
         body: Vec<u8>,
     },
-    /// The first bytes of an answer that says it is as long as that: then the connection ends,
-    /// or, held, stays open with nothing more to come.
+    /// Only the first bytes of an answer with a larger Content-Length: then the connection ends or,
+    /// if held, stays open without more data.
     Part {
         of: Box<Self>,
         bytes: usize,
@@ -59,9 +59,9 @@ pub enum Answer {
     Watch(Vec<String>),
     /// The first lines of a watch, whose connection then ends.
     WatchThatEnds(Vec<String>),
-    /// The connection ends in place of an answer.
+    /// The connection ends without an answer.
     Cut,
-    /// The connection stays open, and nothing comes.
+    /// The connection stays open without an answer.
     Never,
 }
 
@@ -70,7 +70,7 @@ impl Answer {
         Self::Full { status, headers: Vec::new(), body: body.into() }
     }
 
-    /// What is asked for of a file (RFC 9110, 14.2), and its rest by `Range: bytes=N-`.
+    /// The requested range of a file (RFC 9110, 14.2): `Range: bytes=N-` for the rest.
     pub fn file(request: &Request, content: &[u8]) -> Self {
         let range = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
         let (length, from) = (content.len(), range.map(|from| from.parse::<usize>().unwrap()));
@@ -119,7 +119,7 @@ impl Server {
         Self::over("127.0.0.1:0", answer, |stream| Box::new(stream))
     }
 
-    /// On this address, and with each connection wrapped, in TLS for example.
+    /// On this address, with each connection wrapped, for example in TLS.
     pub fn over(
         address: &str,
         answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
@@ -128,7 +128,7 @@ impl Server {
         Self::behind(TcpListener::bind(address).unwrap(), answer, wrap)
     }
 
-    /// As [`Server::over`], where it listens already.
+    /// Like [`Server::over`], on an existing listener.
     pub fn behind(
         listener: TcpListener,
         answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
@@ -139,7 +139,7 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (seen, answer, wrap) = (seen.clone(), answer.clone(), wrap.clone());
-                // A client that hangs up in the middle ends its own connection and no more.
+                // A client that hangs up in the middle only ends its own connection.
                 std::thread::spawn(move || {
                     let _ = stream.set_nodelay(true);
                     serve(BufReader::new(wrap(stream)), &seen, &*answer)
@@ -192,7 +192,7 @@ fn serve(mut stream: BufReader<Box<dyn Connection>>, seen: &Mutex<Vec<Request>>,
                 let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
                 let reason = reason.unwrap_or_default();
                 let mut head = format!("HTTP/1.1 {status} {reason}\r\n");
-                // One that is passed on tells its own, also of a body that a HEAD leaves out.
+                // A response that is passed on has its own, even for a body that a HEAD omits.
                 if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
                     head.push_str(&format!("Content-Length: {}\r\n", body.len()));
                 }
@@ -227,10 +227,10 @@ fn until_it_ends(stream: &mut impl Read) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Names in lower case, and values.
+/// Lower-case names, and values.
 pub type Headers = Vec<(String, String)>;
 
-/// What follows the first line; a body without a length goes as far as the connection.
+/// What follows the first line; a body without a length ends with the connection.
 fn rest(stream: &mut impl BufRead) -> std::io::Result<(Headers, Vec<u8>)> {
     let mut headers = Vec::new();
     loop {
@@ -269,7 +269,7 @@ pub fn ask(
     Ok((status, headers, body))
 }
 
-/// The headers of an answer to `HEAD`, whose length is not its own.
+/// The headers of an answer to `HEAD`, whose Content-Length is not that of this answer.
 fn rest_of_head(stream: &mut impl BufRead) -> std::io::Result<Headers> {
     let mut lines = String::new();
     stream.read_to_string(&mut lines)?;

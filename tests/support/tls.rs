@@ -11,13 +11,13 @@ use xshell::cmd;
 use super::server::Connection;
 use super::shell;
 
-/// What signs the certificate of a server with all these names; made by openssl.
+/// Signs the certificate of a server with all these names; created by openssl.
 pub struct Authority {
     folder: PathBuf,
 }
 
 impl Authority {
-    /// Its files lie in this folder.
+    /// Stores its files in this folder.
     pub fn made_in(folder: &Path, names: &[&str]) -> Self {
         let shell = shell();
         shell.change_dir(folder);
@@ -34,12 +34,12 @@ impl Authority {
         Self { folder: folder.to_owned() }
     }
 
-    /// Its own certificate, for whoever is to trust it.
+    /// Its own certificate, for clients that trust it.
     pub fn certificate(&self) -> PathBuf {
         self.folder.join("ca.pem")
     }
 
-    /// Of the server that it has signed.
+    /// The configuration of the server whose certificate it has signed.
     pub fn tls(&self) -> Arc<rustls::ServerConfig> {
         let certificate = CertificateDer::from_pem_file(self.folder.join("cert.pem")).unwrap();
         let key = PrivateKeyDer::from_pem_file(self.folder.join("key.pem")).unwrap();

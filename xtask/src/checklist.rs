@@ -35,14 +35,14 @@ pub async fn conclude(context: &Context) -> Result<(), Failure> {
     verdict(&items)
 }
 
-/// Observes and decides; the run's folder keeps the result for `report`.
+/// Observes and decides; saves the result in the run's folder for `report`.
 pub async fn look(context: &Context) -> Result<Vec<Item>, Failure> {
     let facts = Interrupt::global().or(facts::observe(context)).await??;
     let mut items = items::decide(&facts);
     for item in &mut items {
         item.evidence.iter_mut().chain(&mut item.remedy).for_each(|text| *text = foreign::line(text));
     }
-    // For reading later: losing it must not fail the checklist.
+    // It is for later: losing it must not fail the checklist.
     let _ = files::write_atomically(
         &context.run.dir.join("checklist.json"),
         rendered(&context.repo, &context.site, &items, Form::Json).as_bytes(),
@@ -64,7 +64,7 @@ pub fn rendered(repo: &Repo, site: &Site, items: &[Item], form: Form) -> String 
     }
 }
 
-/// The page with our part replaced; none where it has no place for it.
+/// The page with our part replaced; `None` if it has no place for it.
 pub fn with_definitions(page: &str) -> Option<String> {
     let (before, rest) = page.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;

@@ -1,4 +1,4 @@
-//! The command line: one enum, one doc line a command.
+//! The command line: one enum, with one doc line per command.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,25 +48,26 @@ pub struct Common {
     /// How to print
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub output: Format,
-    /// Consent to what is asked about on a terminal and loses nothing (also XTASK_CONFIRM=1)
+    /// Consent to changes that lose nothing and that a terminal would ask about (also
+    /// XTASK_CONFIRM=1)
     #[arg(long, global = true)]
     pub yes: bool,
-    /// Consent to losing what is named, where nobody can be asked (also XTASK_ALLOW_DESTROY)
+    /// Consent to losing what is named, if nobody can be asked (also XTASK_ALLOW_DESTROY)
     #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "WHAT")]
     pub allow_destroy: Vec<consent::Kind>,
     /// How long to wait for the cluster lock, and for releases that others work on
     #[arg(long, global = true, default_value = "30m", value_parser = duration::parse)]
     pub lock_timeout: Duration,
-    /// Use the lab's images even where the upstream registries answer
+    /// Use the lab's images even if the upstream registries answer
     #[arg(long, global = true, overrides_with = "no_lab")]
     pub lab: bool,
-    /// Fail where the upstream registries do not answer, instead of using the lab
+    /// Fail if the upstream registries do not answer, instead of using the lab
     #[arg(long, global = true)]
     pub no_lab: bool,
-    /// Say more
+    /// Print more details
     #[arg(short, long, global = true)]
     pub verbose: bool,
-    /// Say only what is wrong, and what was asked for; the run's record is whole all the same
+    /// Print only problems and what was asked for; the run's record is complete all the same
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 }
@@ -75,24 +76,24 @@ pub struct Common {
 pub enum Command {
     /// The main job: tools, cluster, mirror, and the layers of the critical path
     Up(up::Args),
-    /// Bring the local cluster to what k3d.yaml says; or prefetch, status, stop, delete, recreate
+    /// Make the local cluster match k3d.yaml; or prefetch, status, stop, delete, recreate
     Cluster {
         #[command(subcommand)]
         action: Option<cluster::Action>,
     },
     /// Copy the images of images.lock into the registry
     Mirror(mirror::Args),
-    /// Bring layers to what the tree says: 45, data-plane-ext, a path, 10-45
+    /// Make layers match the tree: 45, data-plane-ext, a path, 10-45
     Layer(crate::layer::Args),
-    /// Show what others have changed of what the layers deployed: object, field, who and when
+    /// Show what others have changed in what the layers deployed: object, field, who and when
     Drift(drift::Args),
-    /// Show the releases that are not healthy; repair them; their history
+    /// List unhealthy releases; repair them; show their history
     Releases(releases::Args),
-    /// Show what the pods of a layer or a release print; --follow goes on until Ctrl-C
+    /// Print the logs of the pods of a layer or a release; --follow goes on until Ctrl-C
     Logs(logs::Args),
     /// List the services that can be opened; with a name, forward ports of this machine to one
     Open(open::Args),
-    /// Tell whether the data plane is ready, item by item, with evidence and remedy
+    /// Check whether the data plane is ready, item by item, with evidence and remedy
     Checklist(checklist::Args),
     /// Show a run: one HTML page with its timeline, or Markdown
     Report(report::Args),
@@ -102,9 +103,9 @@ pub enum Command {
     Doctor,
     /// Build what a machine without internet lacks (docs/lab.md)
     Lab,
-    /// Print what makes a shell complete `cargo xtask`: bash, zsh or fish; it says where it belongs
+    /// Print the completion script for a shell: bash, zsh or fish; it says where it belongs
     Completion { shell: completion::Shell },
-    /// What may stand in place of the last of these words, for the shells
+    /// Print candidates for the last of these words, for the shells
     #[command(hide = true)]
     Complete {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -119,7 +120,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// As it is typed.
+    /// The name as typed.
     fn name(&self) -> &'static str {
         match self {
             Self::Up(_) => "up",
@@ -141,7 +142,7 @@ impl Command {
         }
     }
 
-    /// Whether its exit code says if something differs: then 1 is no failure's.
+    /// Whether its exit code says if something differs: then 1 does not mean failure.
     pub fn tells_by_exit_code(&self) -> bool {
         match self {
             Self::Layer(args) => args.exit_code,
@@ -151,7 +152,7 @@ impl Command {
         }
     }
 
-    /// What is printed of a command that is no run: it looks at no cluster, and leaves no record.
+    /// The output of a command that is no run: it looks at no cluster, and leaves no record.
     pub fn without_a_run(&self) -> Option<String> {
         match self {
             Self::Completion { shell } => Some(completion::script(*shell).to_owned()),
@@ -160,7 +161,7 @@ impl Command {
         }
     }
 
-    /// Whether it is worth a report in a job's summary.
+    /// Whether it is worth a report in a job summary.
     pub fn is_a_run(&self) -> bool {
         matches!(self, Self::Up(_) | Self::Layer(_) | Self::Script { .. })
     }
@@ -197,7 +198,7 @@ impl Common {
         Reporter::new(self.output, self.verbose).quietly(self.quiet)
     }
 
-    /// The environment: an old script's argument, else `--env`; an empty variable is none.
+    /// The environment: an old script's argument, else `--env`; an empty variable counts as unset.
     fn env(&self, command: &Command) -> String {
         let argument = match command {
             Command::Script { script } => script.environment(),

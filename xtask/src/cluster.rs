@@ -1,4 +1,5 @@
-//! The local k3d cluster and its registry: reconciled with the config file, found ready.
+//! The local k3d cluster and its registry: reconciled with the config file, and checked to be
+//! ready.
 
 mod agents;
 mod decide;
@@ -42,19 +43,19 @@ use run_record::{Code, Exit, Failure, Step, StepKind};
 
 pub use decide::{Facts, Leftovers, Node, Plan, decide, describe};
 
-/// The label that holds the config that a cluster was made from.
+/// The label with the config that a cluster was created from.
 const CONFIG_LABEL: &str = "ameide.dev/config";
 /// The label of a cluster whose images come from the lab.
 const LAB_LABEL: &str = "ameide.dev/lab";
-/// A file in the server's container, written when its creation was complete.
+/// A file in the server's container, written at the end of its creation.
 const CREATED_STAMP: &str = "/etc/ameide-created";
 
-/// `k3d-cluster-ready`: which cluster was found ready, and from which config.
+/// `k3d-cluster-ready`: which cluster was found ready, and with which config.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReadyMarker {
     pub cluster: String,
-    /// The id of the server's container: a new cluster of the same name has another.
+    /// The id of the server's container: a new cluster of the same name has a different one.
     pub cluster_id: String,
     pub config_hash: String,
     pub time: Timestamp,
@@ -66,18 +67,18 @@ impl ReadyMarker {
     }
 }
 
-/// Everything that later steps need to know of a cluster that is up.
+/// What later steps need to know about a cluster that is up.
 pub struct Ready {
     pub toolbox: Toolbox,
     pub lab: Option<Lab>,
 }
 
-/// What recreating loses, as consent is asked for.
+/// What a recreation loses, worded for the consent question.
 pub fn recreation(config: &K3dConfig) -> String {
     format!("delete the cluster {} with everything deployed on it, and create it again", config.name())
 }
 
-/// Deletes the cluster and creates it again, as the kind that it was; its registry stays.
+/// Deletes the cluster and creates it again, of the same kind; its registry stays.
 pub async fn recreate(
     context: &Context,
     config: &K3dConfig,
@@ -85,7 +86,7 @@ pub async fn recreate(
     consent: &Consent<consent::Cluster>,
 ) -> Result<Ready, Failure> {
     engine::ensure(&context.run, &context.repo).await?;
-    // Before anything goes: whether the new one can be made as the old one was.
+    // Before anything is deleted: check that the new one can be created like the old one.
     let lab = choose_lab(context, &observe(config).await?).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     Images::of(&context.repo, lab.as_ref())?.load_nodes(context, config).await?;
@@ -95,7 +96,7 @@ pub async fn recreate(
     up(context, held).await
 }
 
-/// Writes the kubeconfig's context again, by a name that is reached from here.
+/// Writes the kubeconfig's context again, with an address that is reachable from here.
 pub async fn write_kubeconfig(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     merge_kubeconfig(&context.run, &context.site, config, &toolbox).await
@@ -115,13 +116,13 @@ fn remove_marker(run: &Run) -> Result<(), Failure> {
     }
 }
 
-/// Brings the cluster up. The lock is the caller's, who goes on using it.
+/// Brings the cluster up. The caller holds the lock, and keeps using it.
 pub async fn up(context: &Context, held: &ClusterLock) -> Result<Ready, Failure> {
     bring_up(context, held, true).await
 }
 
-/// As [`up`], but where only consent would help, it fails: nobody is asked, and nothing
-/// that somebody consented to for another reason is destroyed.
+/// Like [`up`], but fails where consent would be needed: nobody is asked, and consent that was
+/// given for another reason is not used to destroy anything.
 pub async fn mend(context: &Context) -> Result<(), Failure> {
     if context.run.dry_run {
         return plan(context).await.map(drop);
@@ -164,7 +165,7 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     }
     let images = Images::of(&context.repo, lab.as_ref())?;
     ensure_registry(context, &config, &toolbox, &images, may_destroy).await?;
-    // Before anything goes that they are to replace.
+    // Before anything is deleted that they are to replace.
     match &plan {
         Plan::Nothing => {}
         Plan::Start(_) | Plan::Finish | Plan::Mend(_) | Plan::Join(_) => images.load_helpers(context).await?,
@@ -196,11 +197,11 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     Ok(Ready { toolbox, lab })
 }
 
-/// What can be there before the cluster is: its registry, and the image of its nodes. For a
-/// prebuild, which is kept and has no cluster running in it. Nothing is destroyed for it.
+/// Prepares what can exist before the cluster does: its registry, and the image of its nodes. For a
+/// prebuild, which is saved and has no cluster running in it. Destroys nothing.
 ///
 /// # Errors
-/// Those of the engine, of making the registry and of pulling; what was had by then stays.
+/// Errors of the engine, of creating the registry and of pulling; what was prepared by then stays.
 pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock) -> Result<(), Failure> {
     engine::ensure(&context.run, &context.repo).await?;
     let lab = choose_lab(context, &observe(config).await?).await?;
@@ -210,17 +211,17 @@ pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock
     images.load_nodes(context, config).await
 }
 
-/// What `up` would do, without doing any of it; whether that changes anything.
+/// Reports what `up` would do, without doing it; returns whether that would change anything.
 ///
 /// # Errors
-/// What cannot be looked at is not planned for.
+/// If something cannot be looked at, there is no plan for it.
 pub async fn plan(context: &Context) -> Result<bool, Failure> {
     let Some(config) = context.repo.k3d_config()? else {
         context.run.reporter.planned(&context.site.kube_context, "change nothing: it is a shared cluster");
         return Ok(false);
     };
     if let Err((fault, error)) = docker::info().await {
-        // What cannot be looked at is not planned for.
+        // If something cannot be looked at, there is no plan for it.
         if fault != docker::Fault::Away {
             return Err(docker::unavailable(fault, error));
         }
@@ -235,9 +236,8 @@ pub async fn plan(context: &Context) -> Result<bool, Failure> {
     Ok(!matches!(plan, Plan::Nothing))
 }
 
-/// A cluster keeps its kind, also when it is made again: from the lab's images or from
-/// public ones. Where there is none yet, the lab serves if the public registries do not
-/// answer.
+/// A cluster keeps its kind, even when it is recreated: with the lab's images or public ones. If
+/// there is none yet, the lab is used if the public registries do not answer.
 async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<Lab>, Failure> {
     let made_with_lab = existing.iter().find_map(|container| container.label(LAB_LABEL)).map(|value| value == "true");
     let wanted = match (context.site.lab, made_with_lab.or_else(|| remembered_kind(&context.run))) {
@@ -257,8 +257,8 @@ async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<
     if wanted { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
-/// The kind of the cluster that was here, while it is being made again; also when that
-/// was interrupted, or k3d failed.
+/// The kind of the previous cluster while it is being recreated, even if that was interrupted or
+/// k3d failed.
 fn remembered_kind(run: &Run) -> Option<bool> {
     match std::fs::read_to_string(run.state.cluster_kind()).ok()?.trim() {
         "lab" => Some(true),
@@ -273,7 +273,7 @@ fn remember_kind(run: &Run, lab: bool) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Code::StateUnwritable, format!("cannot write {path}: {error}")))
 }
 
-/// The lab that the cluster was made with, or that was asked for.
+/// The lab that the cluster was created with, or that was requested.
 pub(crate) async fn its_lab(context: &Context) -> Result<Option<Lab>, Failure> {
     if context.repo.k3d_config()?.is_none() || context.site.lab == Some(false) {
         return Ok(None);
@@ -282,13 +282,13 @@ pub(crate) async fn its_lab(context: &Context) -> Result<Option<Lab>, Failure> {
     if wanted { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
-/// Whether the cluster that exists was made with the lab's images.
+/// Whether the existing cluster was created with the lab's images.
 pub async fn made_with_lab(repo: &Repo) -> Result<bool, Failure> {
     let Some(config) = repo.k3d_config()? else { return Ok(false) };
     Ok(!docker::containers_labelled(&[(CLUSTER_LABEL, config.name()), (LAB_LABEL, "true")]).await?.is_empty())
 }
 
-/// What k3d labels each container of a cluster with.
+/// The label that k3d puts on each container of a cluster.
 const CLUSTER_LABEL: &str = "k3d.cluster";
 
 /// Every container of the cluster; a look that did not see all of them has failed.
@@ -383,8 +383,9 @@ async fn start(run: &Run, config: &K3dConfig, toolbox: &Toolbox, images: &Images
     Ok(())
 }
 
-/// Goes on with a creation that was interrupted when nodes ran already: stopped and
-/// started, k3d does the steps that follow a start (names for CoreDNS and the nodes).
+/// Continues a creation that was interrupted when nodes were already running: by stopping and
+/// starting them, so that k3d performs the steps that follow a start (names for CoreDNS and the
+/// nodes).
 async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
     let remedy = || format!("cargo xtask --env {} cluster recreate --allow-destroy=cluster", context.repo.env_name);
     let reporter = &context.run.reporter;
@@ -413,8 +414,8 @@ async fn stamp(config: &K3dConfig) -> Result<(), Failure> {
     docker_output(["exec", &config.server_container(), "touch", CREATED_STAMP]).await.map(drop)
 }
 
-/// Creates or starts the registry container. It stands apart from the cluster,
-/// so that recreating the cluster keeps the mirrored images.
+/// Creates or starts the registry container. It is separate from the cluster, so that recreating
+/// the cluster keeps the mirrored images.
 async fn ensure_registry(
     context: &Context,
     config: &K3dConfig,
@@ -469,10 +470,10 @@ async fn ensure_registry(
     registry::healthy(&context.repo, &context.site).await
 }
 
-/// Where a registry keeps its images, in its container.
+/// The registry's data folder in its container.
 const REGISTRY_DATA: &str = "/var/lib/registry";
 
-/// Whether k3d made this container as a registry.
+/// Whether k3d created this container as a registry.
 fn is_k3d_registry(container: &Container) -> bool {
     container.label("app") == Some("k3d") && container.label(decide::ROLE_LABEL) == Some("registry")
 }
@@ -483,9 +484,9 @@ fn not_ours(name: &str) -> Failure {
         .remedy(format!("docker inspect {name} tells what it is; rename it, or the registry in k3d.yaml"))
 }
 
-/// Removes a registry that the engine refuses to start (its port is taken, its runtime
-/// or its image is gone), so that it can be made again. Without consent only where its
-/// images positively outlive it.
+/// Removes a registry that the engine refuses to start (because its port is taken, or its runtime
+/// or image is gone), so that it can be created again. Without consent only if its images are known
+/// to survive.
 async fn remove_registry_that_does_not_start(
     run: &Run,
     container: &Container,
@@ -493,7 +494,7 @@ async fn remove_registry_that_does_not_start(
     may_destroy: bool,
 ) -> Result<(), Failure> {
     let name = container.name();
-    // No engine, or one that said nothing about the container: nothing is known of it.
+    // No engine, or one that said nothing about the container: nothing is known about it.
     let refusal = failure.evidence.first().filter(|_| failure.code == Code::DockerFailed);
     let Some(refusal) = refusal.filter(|line| line.starts_with("Error response from daemon: ")) else {
         return Err(failure);
@@ -518,14 +519,14 @@ async fn remove_registry_that_does_not_start(
         let consent = run.may_destroy::<consent::Registry>(&what).await?;
         return remove_registry(container, &consent).await;
     }
-    // Without --force: the engine refuses if it runs by now.
+    // Without --force: the engine refuses if it is running by now.
     docker_output(["rm", &container.id]).await?;
     run.reporter.note(name, "removed the container, which does not start; its images stay in the volume");
     Ok(())
 }
 
-/// After a creation that failed: k3d leaves the container that could not start. It was
-/// positively not there before, and is removed only if it never ran.
+/// After a failed creation: k3d leaves the container that could not start. It is known not to have
+/// existed before, and is removed only if it never ran.
 async fn remove_what_never_ran(name: &str) {
     let removed = async {
         if let Looked::Found(container) = docker::look::<Container>(Kind::Container, name).await?
@@ -536,7 +537,7 @@ async fn remove_what_never_ran(name: &str) {
         }
         Ok::<(), Failure>(())
     };
-    // The failure that is told is that of the creation; the next run looks again.
+    // The creation's failure is the one to report; the next run looks again.
     let _ = removed.await;
 }
 
@@ -570,8 +571,8 @@ fn labels(config: &K3dConfig, images: &Images) -> [(&'static str, String); 2] {
     [(CONFIG_LABEL, URL_SAFE_NO_PAD.encode(config.canonical())), (LAB_LABEL, images.lab.to_string())]
 }
 
-/// A port that something else holds is named before k3d leaves half a cluster. In a container
-/// whose engine is outside, the ports are those of a machine that cannot be looked at from here.
+/// Names a port that is taken before k3d leaves half a cluster. In a container whose engine is
+/// outside, the ports are those of a machine that cannot be inspected from here.
 fn require_port_free(site: &Site, port: u16) -> Result<(), Failure> {
     if site.inside.is_some() {
         return Ok(());
@@ -581,12 +582,12 @@ fn require_port_free(site: &Site, port: u16) -> Result<(), Failure> {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             Err(k3d_errors::port_taken(Some(port), format!("bind 127.0.0.1:{port}: address already in use")))
         }
-        // A low port may be refused to us and yet be free for Docker.
+        // We may not be allowed to use a low port that is still free for Docker.
         Err(_) => Ok(()),
     }
 }
 
-/// A step that k3d does.
+/// A step done by k3d.
 fn k3d_step(run: &Run, config: &K3dConfig, text: &str) -> Step {
     Step::new(StepKind::Cluster, config.name(), text).logging_to(&k3d_log(run))
 }
@@ -612,7 +613,7 @@ async fn run_k3d(job: Job<'_>, arguments: &[&str], mut said: impl FnMut(&str)) -
     let on_line = |line: &str| {
         said(line);
         if let Some(failure) = pulls.too_many(line) {
-            // The other end is there until the job has ended.
+            // The receiver lives until the job has ended.
             let _ = sender.send(failure);
         }
         if lines.len() < MOST_LINES {
@@ -631,20 +632,20 @@ async fn run_k3d(job: Job<'_>, arguments: &[&str], mut said: impl FnMut(&str)) -
     Err(k3d_errors::failure(arguments, &lines).log(log))
 }
 
-/// k3d refuses a `KUBECONFIG` of several files and takes no lock on the one it rewrites:
-/// it gets a file of this run's own, and what it would have written `kubeconfig` writes.
+/// k3d refuses a `KUBECONFIG` with several files and takes no lock on the one it rewrites: it gets
+/// a file of this run, and the `kubeconfig` module writes what k3d would have written.
 fn k3d_command(run: &Run, toolbox: &Toolbox) -> tokio::process::Command {
     let mut command = toolbox.command("k3d");
     command.env("KUBECONFIG", run.dir.join("kubeconfig"));
     command
 }
 
-/// So many lines of k3d are kept to find the cause in; it prints some thirty.
+/// How many lines of k3d's output are kept to find the cause in; it prints some thirty.
 const MOST_LINES: usize = 1000;
 
-/// The cluster's context in the kubeconfig, by a name that is reached from here.
+/// Writes the cluster's context to the kubeconfig, with an address that is reachable from here.
 async fn merge_kubeconfig(run: &Run, site: &Site, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
-    // Its output holds the cluster's keys, and goes into no log.
+    // Its output contains the cluster's keys, so it is not logged.
     let mut command = k3d_command(run, toolbox);
     command.args(["kubeconfig", "get", config.name()]);
     let failed = |tail: Vec<String>| k3d_errors::failure(&["kubeconfig", "get"], &tail);
@@ -656,7 +657,7 @@ async fn merge_kubeconfig(run: &Run, site: &Site, config: &K3dConfig, toolbox: &
     kubeconfig::put(&captured.stdout, devcontainer::api_server(site, config).as_deref()).await
 }
 
-/// From "containers run" to "things can be deployed", and the marker that says so.
+/// From "the containers are running" to "things can be deployed", including the ready marker.
 async fn ready(
     context: &Context,
     config: &K3dConfig,
@@ -678,7 +679,7 @@ async fn ready(
     }
     let expected = config.simple.servers.saturating_add(config.simple.agents) as usize;
     let timeout = Duration::from_secs(180);
-    // Each is asked by its own look; none of them tells when it is so.
+    // Each needs its own check; none of them gives a notification.
     let help = |failure: Failure| match failure.code {
         Code::ApiUnreachable | Code::ClusterNotReady => {
             failure.remedy("cargo xtask doctor; docker logs of the k3d containers tell more")
@@ -706,7 +707,8 @@ async fn ready(
         .await
         .map_err(help)?;
     registry_hosting::warn_if_different(&context.run, &context.repo, &client).await?;
-    // Lost with the state folder; without it no later run could be instant.
+    // It may have been lost with the state folder; without it no later run could take the fast
+    // path.
     if remembered_kind(&context.run).is_none() {
         remember_kind(&context.run, lab.is_some())?;
     }
@@ -757,21 +759,21 @@ fn config_hash(config: &K3dConfig) -> String {
     digest::short(hash)
 }
 
-/// How the cluster stands to its config file.
+/// The cluster's state compared with its config file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// What `cargo xtask cluster` would do.
     pub plan: Plan,
-    /// Why no layer would run on it, though its containers are as they should be.
+    /// Why no layer would run on it, although its containers are as they should be.
     pub unmarked: Option<String>,
     /// Its images come from the lab.
     pub lab: bool,
 }
 
-/// A look at the containers and the ready marker; none for a shared cluster.
+/// Looks at the containers and the ready marker; `None` for a shared cluster.
 ///
 /// # Errors
-/// `docker-unavailable`, `docker-failed`, or `usage` for a broken k3d.yaml.
+/// `docker-unavailable`, `docker-failed`, or `usage` for an invalid k3d.yaml.
 pub async fn standing(run: &Run, repo: &Repo) -> Result<Option<Standing>, Failure> {
     let Some(config) = repo.k3d_config()? else { return Ok(None) };
     let existing = observe(&config).await?;
@@ -783,7 +785,7 @@ pub async fn standing(run: &Run, repo: &Repo) -> Result<Option<Standing>, Failur
     Ok(Some(Standing { plan: decide(&facts), unmarked, lab }))
 }
 
-/// Why the ready marker does not hold for this cluster and this file, if it does not.
+/// Why the ready marker is not valid for this cluster and this file, if it is not.
 fn unmarked(run: &Run, config: &K3dConfig, id: &str) -> Option<String> {
     let path = run.state.ready_marker();
     match ReadyMarker::read(&path) {
@@ -798,7 +800,7 @@ fn unmarked(run: &Run, config: &K3dConfig, id: &str) -> Option<String> {
     }
 }
 
-/// A layer runs only on the cluster that was found ready, made from today's file.
+/// A layer only runs on a cluster that was found ready, created from the current file.
 pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
     let Some(config) = context.repo.k3d_config()? else { return Ok(None) };
     engine::require().await?;
@@ -809,11 +811,11 @@ pub async fn require_ready(context: &Context) -> Result<Option<Lab>, Failure> {
     if made_with_lab(&context.repo).await? { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
-/// Whether the cluster is of the lab's images, by what this machine remembers of the
-/// cluster that it found ready; the engine is not asked.
+/// Whether the cluster uses the lab's images, according to what this machine recorded when it found
+/// the cluster ready; the engine is not queried.
 ///
 /// # Errors
-/// `cluster-not-ready` where none was found ready that is made from today's file.
+/// `cluster-not-ready` if no cluster created from the current file was found ready.
 pub(crate) fn remembered(run: &Run, repo: &Repo) -> Result<bool, Failure> {
     let Some(config) = repo.k3d_config()? else { return Ok(false) };
     let id = ReadyMarker::read(&run.state.ready_marker()).map(|marker| marker.cluster_id).unwrap_or_default();
@@ -868,7 +870,7 @@ pub async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure
     })
 }
 
-/// Removes the cluster's network, if k3d or this tool made it; another's stays.
+/// Removes the cluster's network if k3d or this tool created it; any other stays.
 async fn delete_network(run: &Run, config: &K3dConfig) -> Result<(), Failure> {
     let name = config.network();
     let Looked::Found(network) = docker::look::<Thing>(Kind::Network, &name).await? else { return Ok(()) };
@@ -886,11 +888,11 @@ async fn remove_if_there(kind: Kind, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What allows the containers of a cluster to go.
+/// What permits removing the containers of a cluster.
 enum Warrant<'a> {
     #[expect(dead_code, reason = "it proves, and says nothing more")]
     Consent(&'a Consent<consent::Cluster>),
-    /// Positive facts: none of them ever held anything.
+    /// Known facts: none of them ever held anything.
     NeverRan(&'a Leftovers),
 }
 
@@ -903,14 +905,14 @@ async fn delete_cluster(run: &Run, config: &K3dConfig, toolbox: &Toolbox, warran
                 return Ok(());
             }
             k3d(run, toolbox, &Images::default(), &["cluster", "delete", config.name()]).await?;
-            // What k3d does not know of: containers of a creation that was killed early.
+            // Containers that k3d does not know about, from a creation that was killed early.
             for container in observe(config).await? {
                 docker_output(["rm", "-f", "-v", &container.id]).await?;
             }
         }
         Warrant::NeverRan(leftovers) => {
             for node in leftovers.nodes() {
-                // Without --force the engine itself refuses if it runs by now.
+                // Without --force the engine itself refuses if it is running by now.
                 let force: &[&str] = if node.holds_data { &[] } else { &["-f"] };
                 docker_output([&["rm", "-v"], force, &[&node.id]].concat()).await?;
             }

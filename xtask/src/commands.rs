@@ -1,5 +1,5 @@
-//! The commands, one recipe a file: what each does, step by step, in the words of the
-//! rooms below. No mechanism lives here.
+//! The commands, one recipe per file: what each does, step by step, in the terms of the rooms
+//! below. There are no mechanisms here.
 
 pub mod checklist;
 pub mod cluster;
@@ -19,7 +19,7 @@ pub mod tools;
 pub mod trace;
 pub mod up;
 
-/// How a command ended that did not fail.
+/// How a command that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
     AsAsked,
@@ -28,7 +28,7 @@ pub enum Done {
 }
 
 impl Done {
-    /// As `diff` and `kubectl diff` have it.
+    /// The exit codes of `diff` and `kubectl diff`.
     pub fn exit(self) -> i32 {
         match self {
             Self::AsAsked => 0,

@@ -1,10 +1,10 @@
-//! Why a layer does not come up: pods and events of its namespaces, watched while
-//! Helm works, and what Helm and Helmfile print, sorted by their source into a closed
-//! list of blockers ([`rules::RULES`], [`sources`]).
+//! Why a layer does not come up: pods and events of its namespaces, watched while Helm works, and
+//! the output of Helm and Helmfile, classified by source into a closed list of blockers
+//! ([`rules::RULES`], [`sources`]).
 //!
-//! A timeout is a symptom and never a verdict. Ending a deploy that would have come up
-//! is the worst mistake: a run is ended early only by a state of the cluster that stands
-//! at a last look ([`looks::confirm`]), never by the text of an event or a log alone.
+//! A timeout is a symptom and never a cause. Ending a deploy that would have come up is the worst
+//! mistake: a run is ended early only by a state of the cluster that a last look confirms
+//! ([`looks::confirm`]), never by the text of an event or a log alone.
 
 pub(crate) mod backends;
 pub mod belongings;
@@ -47,8 +47,8 @@ use sources::Verdict;
 use tracker::{Owner, Sighting, Tracker};
 use watches::Seen;
 
-/// Watches one layer run. Shared between the watch itself, which runs beside
-/// Helmfile, and the verdict after it.
+/// Watches one layer run. Shared between the watch itself, which runs in parallel with Helmfile,
+/// and the explanation after it.
 pub struct Diagnosis<'a> {
     context: &'a Context,
     client: &'a Client,
@@ -57,27 +57,27 @@ pub struct Diagnosis<'a> {
     wanted: Vec<Release>,
     owners: Owners<'a>,
     tracker: RefCell<Tracker>,
-    /// The last words of what crashed, by pod and container, with its count of restarts.
+    /// The last words of crashed containers, by pod and container, with the restart count.
     crashes: RefCell<BTreeMap<(String, String), (i32, Crash)>>,
-    /// Since the last heartbeat: nothing else is asked of it meanwhile.
+    /// Since the last heartbeat; no other requests are made in the meantime.
     api_is_silent: Cell<bool>,
-    /// Where each namespace's watches begin: what came before is not this run's.
+    /// The version where each namespace's watches start: what came before is not this run's.
     start: Vec<Start>,
-    /// The job's log, and how long it was before this run of it.
+    /// The job's log, and its length before this run.
     log: (Utf8PathBuf, u64),
     began: jiff::Timestamp,
-    /// How long Helm may go on waiting where everything is ready.
+    /// How long Helm may keep waiting although everything is ready.
     stuck: Duration,
 }
 
 struct Start {
     namespace: String,
-    /// None where pods may not be looked at; empty where they are listed first.
+    /// `None` if pods may not be read; empty if they have to be listed first.
     pods: Option<String>,
     events: Option<String>,
 }
 
-/// Who holds which field, and both ways out.
+/// Who owns which field, and both solutions.
 pub(crate) fn of_conflicts(mut failure: Failure, conflicts: &[Conflict]) -> Failure {
     for conflict in conflicts {
         let object = conflict.object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
@@ -93,9 +93,9 @@ pub(crate) fn of_conflicts(mut failure: Failure, conflicts: &[Conflict]) -> Fail
 }
 
 impl<'a> Diagnosis<'a> {
-    /// Notes what is there before the run begins, and how long `log` is by now. Never
-    /// fails: a cluster that does not answer is told by Helm as well, and what may not be
-    /// watched is told here.
+    /// Records what exists before the run begins, and the current length of `log`. Never fails:
+    /// Helm also reports a cluster that does not answer, and what may not be watched is reported
+    /// here.
     pub async fn begin(
         context: &'a Context,
         client: &'a Client,
@@ -104,7 +104,7 @@ impl<'a> Diagnosis<'a> {
         budgets: &Budgets,
         log: &Utf8Path,
     ) -> Self {
-        // Helm's namespace of a release that names none is that of the context.
+        // If a release names no namespace, Helm uses the context's.
         let wanted: Vec<Release> = wanted
             .iter()
             .cloned()
@@ -153,9 +153,9 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// Resolves when something is seen that cannot heal; else never.
+    /// Resolves when something is seen that cannot heal; otherwise never.
     pub async fn watch(&self, budgets: &Budgets, spent: &mut Spent) -> Failure {
-        // On the heap: a layer's futures are nested, and would be as large as a stack.
+        // On the heap: a layer's nested futures would otherwise fill the stack.
         Box::pin(self.watch_on(budgets, spent)).await
     }
 
@@ -169,8 +169,8 @@ impl<'a> Diagnosis<'a> {
             let api = Api::<Event>::namespaced(self.client.clone(), &start.namespace);
             Some(watches::events(api, &start.namespace, start.events.clone()?, sender.clone()).right_future())
         });
-        // Where there is nothing to watch, all of nothing has ended at once; and what is
-        // ready at once would be chosen below for ever, and nothing else.
+        // With nothing to watch, `join_all` is ready immediately; then the select below would
+        // always choose it, and nothing else.
         let watches = futures_util::future::join_all(pods.chain(events)).then(|_| std::future::pending::<()>());
         let heartbeat = watches::heartbeat(self.client, sender.clone());
         let stuck = self.helm_is_stuck();
@@ -207,7 +207,7 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// Takes one piece of news in; whether it was a rate limit.
+    /// Processes one piece of news; returns whether it was a rate limit.
     async fn take(&self, news: Seen) -> bool {
         let found: Vec<Sighting> = match &news {
             Seen::Pod(pod) => self.take_pod(pod).await,
@@ -241,8 +241,8 @@ impl<'a> Diagnosis<'a> {
         }));
     }
 
-    /// Tells of pods from before this run that it has not replaced by then, as they are of
-    /// the revision that it wants, and that are not ready: Helm waits for them in silence.
+    /// Reports pods from before this run that it has not replaced, because they are of the desired
+    /// revision, and that are not ready: Helm waits for them silently.
     async fn tell_of_pods_from_before(&self) {
         loop {
             tokio::time::sleep(FROM_BEFORE).await;
@@ -293,7 +293,7 @@ impl<'a> Diagnosis<'a> {
             return found;
         }
         for crash in looks::crashes(self.client, pod).await {
-            // What it said names the blocker, in place of that it crashes.
+            // The log names the blocker, which replaces the crash.
             let explained = self.tracker.borrow_mut().explain_crash(&uid, crash.verdict, &crash.in_words());
             if let Some(explained) = explained {
                 found.retain(|sighting| sighting.rule.code != Code::CrashLoop);
@@ -305,7 +305,7 @@ impl<'a> Diagnosis<'a> {
         found
     }
 
-    /// Whether a container of it ended since its last words were read.
+    /// Whether one of its containers has ended since its last words were read.
     fn crashed_again(&self, pod: &Pod, uid: &str) -> bool {
         let crashes = self.crashes.borrow();
         tracker::statuses(pod).any(|status| {
@@ -323,7 +323,7 @@ impl<'a> Diagnosis<'a> {
         let warning = event.type_.as_deref() == Some("Warning");
         let reason = event.reason.as_deref().unwrap_or_default();
         let text = event.message.as_deref().unwrap_or_default();
-        // Whose it is takes a look, which only what a rule knows is worth.
+        // Finding the owner takes a request, which is only worth it for what a rule knows.
         let owner = if warning && sources::event(tracker::component(event), reason, text).is_some() {
             self.owners.of_event(event).await
         } else {
@@ -332,8 +332,8 @@ impl<'a> Diagnosis<'a> {
         self.tracker.borrow_mut().event(event, owner, Instant::now())
     }
 
-    /// Told and no more: Helm and the watches go on by themselves when the API is
-    /// back, and a Helm that gave up meanwhile is the retry table's affair.
+    /// Only reported: Helm and the watches go on by themselves when the API is back, and the retry
+    /// table handles a Helm that gave up in the meantime.
     fn tell_of_the_api(&self, silent: Option<&str>) {
         self.api_is_silent.set(silent.is_some());
         let reporter = &self.context.run.reporter;
@@ -352,7 +352,7 @@ impl<'a> Diagnosis<'a> {
         }));
     }
 
-    /// When pods that the registry's limit holds are replaced, or that the budget is spent.
+    /// When to replace pods that the registry's rate limit holds up, or that the budget is used up.
     async fn rate_limited(
         &self,
         budgets: &Budgets,
@@ -384,9 +384,9 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// The kubelet waits up to 300 s before it pulls again; a new pod pulls at once. Only
-    /// pods that Helm's own annotation names as this layer's, and in which nothing runs:
-    /// what runs beside a failing sidecar may hold data.
+    /// The kubelet waits up to 300 s before it pulls again; a new pod pulls at once. Only pods that
+    /// Helm's own annotation names as this layer's, and in which nothing runs: what runs next to a
+    /// failing sidecar may hold data.
     pub async fn replace_backing_off(&self) {
         for namespace in &self.namespaces {
             let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
@@ -404,8 +404,8 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// What a StatefulSet of ours has left behind is made again, as it is wanted by now.
-    /// Where sets may not be looked at, Helm waits as it would without us. Never resolves.
+    /// Recreates pods that one of our StatefulSets has left behind, from the current template. If
+    /// StatefulSets may not be read, Helm waits as it would without us. Never resolves.
     async fn replace_left_behind(&self) {
         let mut seen = SeenTwice::default();
         loop {
@@ -437,24 +437,25 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// Deletes a pod of a release of ours, which its controller makes again.
+    /// Deletes a pod of one of our releases, which its controller recreates.
     async fn replace(&self, api: &Api<Pod>, pod: &Pod, why: &str) {
         let Some(name) = &pod.metadata.name else { return };
         if !self.owners.is_surely_ours(pod).await {
             return;
         }
-        // As it was seen: one that started something meanwhile is left alone.
+        // Only in the state that was seen: a pod that has started something in the meantime is left
+        // alone.
         let seen =
             Preconditions { uid: pod.metadata.uid.clone(), resource_version: pod.metadata.resource_version.clone() };
         let parameters = DeleteParams { preconditions: Some(seen), ..DeleteParams::default() };
-        // A StatefulSet's pod ends in its own time, on a node that may be away too.
+        // A StatefulSet's pod gets its grace period, because its node may be unreachable.
         let parameters = if of_kind(pod, "StatefulSet") { parameters } else { parameters.grace_period(0) };
         if api.delete(name, &parameters).await.is_ok() {
             self.context.run.reporter.note(name, why);
         }
     }
 
-    /// The failure of what is due and stands at a last look.
+    /// The failure for what is due and confirmed by a last look.
     async fn verdict(&self) -> Option<Failure> {
         let due = self.tracker.borrow().due(Instant::now()).cloned()?;
         match looks::confirm(self.client, &due).await {
@@ -470,12 +471,12 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// Resolves when Helm has gone on waiting for long though all that it made is ready.
+    /// Resolves when Helm has kept waiting for long although everything it made is ready.
     async fn helm_is_stuck(&self) -> Failure {
         let Some(rule) = rules::of(Code::HelmStuck) else { return std::future::pending().await };
         let mut since: Option<Instant> = None;
         let mut told = false;
-        // Most runs are over by then, and are asked nothing.
+        // Most runs are over by then, without any requests.
         tokio::time::sleep(STUCK_TOLD).await;
         loop {
             tokio::time::sleep(STUCK_EVERY).await;
@@ -508,8 +509,8 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// The release that Helm still works on where everything of the layer is ready; none
-    /// where anything is not, or where one look failed.
+    /// The release that Helm is still working on although everything of the layer is ready; `None`
+    /// if anything is not ready, or a look failed.
     async fn waits_for_nothing(&self) -> Option<helm_storage::Revision> {
         if !self.tracker.borrow().standing().is_empty() {
             return None;
@@ -552,8 +553,7 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// As [`Self::failure`], with what the nodes and the pod's volumes tell where no node
-    /// takes the pod.
+    /// Like [`Self::failure`], with what nodes and the pod's volumes say if no node takes the pod.
     async fn failure_with_placement(&self, sighting: &Sighting) -> Failure {
         let found = self.placement_of(sighting).await;
         let failure = found.evidence.into_iter().fold(self.failure(sighting), Failure::evidence);
@@ -563,7 +563,7 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// Nothing for what is wrong with a pod that has its node.
+    /// Empty for a pod that already has its node.
     async fn placement_of(&self, sighting: &Sighting) -> Hindrance {
         let placed = matches!(sighting.rule.code, Code::Unschedulable | Code::VolumePending | Code::NodeRuntime);
         match sighting.object.strip_prefix("pod/").filter(|_| placed) {
@@ -583,11 +583,11 @@ impl<'a> Diagnosis<'a> {
         Failure::new(rule.code, format!("{about}: {}", rule.code.sentence())).evidence(message.trim()).remedy(remedy)
     }
 
-    /// What blocked a Helm or Helmfile run that has ended by itself with an error.
+    /// What blocked a Helm or Helmfile run that ended by itself with an error.
     ///
-    /// In this order: the API server's own refusal, what stands in the cluster and is
-    /// final or has lasted its time, what Helm or Helmfile say of themselves, what else
-    /// stands, and symptoms.
+    /// In this order: the API server's own refusal; what is in the cluster and is final or has
+    /// lasted its time; what Helm or Helmfile say about themselves; whatever else is in the
+    /// cluster; and symptoms.
     pub async fn explain(&self, tail: &[String]) -> Failure {
         Box::pin(self.explained(tail)).await
     }
@@ -596,7 +596,7 @@ impl<'a> Diagnosis<'a> {
         let (log, from) = &self.log;
         let mut said = helm_errors::read(log, *from).unwrap_or_default();
         if said == Said::default() {
-            // A log that cannot be read: its last lines are at hand.
+            // If the log cannot be read, its last lines are available.
             said = helm_errors::of_lines(tail.iter().map(String::as_str));
         }
         // How Helmfile itself ended is not in its log.
@@ -612,7 +612,7 @@ impl<'a> Diagnosis<'a> {
         if let Some((verdict, line, error)) = says.filter(|(verdict, ..)| sources::is_refusal(verdict)) {
             return self.of_helm(verdict.rule, line, error).await;
         }
-        // Once more what is there now: the watch may have been cut with the API.
+        // Look at the current state once more: the watch may have been cut together with the API.
         self.look_at_all_pods().await;
         let standing = self.standing().await;
         let heavy = |sighting: &Sighting| self.tracker.borrow().is_heavy(sighting, Instant::now());
@@ -625,12 +625,12 @@ impl<'a> Diagnosis<'a> {
                 failure.evidence(format!("also {} in {}: {}", other.object, other.namespace, other.message))
             });
         }
-        // Whatever it left, the next try repairs it or waits for it.
+        // Whatever it left, the next attempt repairs it or waits for it.
         if let (Some(line), Some(rule)) = (killed, rules::of(Code::ReleasePending)) {
             let message = format!("Helm or Helmfile was killed: {}", line.trim());
             return self.failure_of(rule, &self.layer, &message, self.namespace(), "pods");
         }
-        // A probe that fails is what a slow start looks like: a crash goes before it.
+        // A failing probe is normal during a slow start: a crash takes precedence.
         if let Some(sighting) = standing.iter().find(|sighting| sighting.rule.code != Code::ProbeFailing) {
             return self.failure_with_placement(sighting).await;
         }
@@ -675,8 +675,8 @@ impl<'a> Diagnosis<'a> {
         }
     }
 
-    /// What stands of this layer's own, the most telling first, without what an earlier
-    /// revision left and what has healed.
+    /// The current blockers of this layer's own objects, most informative first, without what an
+    /// earlier revision left and what has healed.
     async fn standing(&self) -> Vec<Sighting> {
         let all: Vec<Sighting> = self.tracker.borrow().standing().into_iter().cloned().collect();
         let mut standing = Vec::new();
@@ -690,7 +690,7 @@ impl<'a> Diagnosis<'a> {
         standing
     }
 
-    /// A failure by what Helm or Helmfile said.
+    /// A failure from what Helm or Helmfile said.
     async fn of_helm(&self, rule: &'static Rule, line: &str, error: &Statement) -> Failure {
         let failure = self.failure_of(rule, &self.layer, line, self.namespace(), "pods");
         match rule.code {
@@ -709,7 +709,7 @@ impl<'a> Diagnosis<'a> {
         of_conflicts(failure, &conflicts)
     }
 
-    /// Adds the last words of what crashed, what is not ready and the newest warnings.
+    /// Adds the last words of crashed containers, what is not ready, and the newest warnings.
     async fn with_what_is_wrong(&self, mut failure: Failure) -> Failure {
         let mut lines: Vec<String> = self.crashes.borrow().values().map(|(_, crash)| crash.in_words()).collect();
         lines.extend(looks::what_is_wrong(&self.owners, &self.namespaces, self.began).await);
@@ -721,7 +721,7 @@ impl<'a> Diagnosis<'a> {
         failure
     }
 
-    /// None of the rules: everything that may help whoever reads it.
+    /// No rule matches: everything that may help the reader.
     async fn unknown(&self, said: &Said, tail: &[String]) -> Failure {
         let failure = Failure::new(Code::Unknown, format!("{}: Helmfile failed", self.layer)).remedy(format!(
             "kubectl --context {} -n {} get events,pods",
@@ -747,12 +747,12 @@ impl<'a> Diagnosis<'a> {
     }
 }
 
-/// How often it is looked at pods from before: the first time when Helm has mostly applied
-/// what is new.
+/// How often pods from before the run are checked: the first time when Helm has usually applied the
+/// new manifests.
 const FROM_BEFORE: Duration = Duration::from_secs(15);
-/// How soon what a last look could not confirm is looked at again.
+/// How soon something that a last look could not confirm is checked again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// How often it is asked whether Helm waits for nothing, and from when on that is told.
+/// How often to check whether Helm is waiting for nothing, and from when on that is reported.
 const STUCK_EVERY: Duration = Duration::from_secs(20);
 const STUCK_TOLD: Duration = Duration::from_secs(60);
 
@@ -771,11 +771,11 @@ fn of_kind(pod: &Pod, kind: &str) -> bool {
     pod.metadata.owner_references.iter().flatten().any(|owner| owner.kind == kind)
 }
 
-/// How often StatefulSets are looked at for pods that they have left behind.
+/// How often StatefulSets are checked for pods that they have left behind.
 const LOOK_FOR_LEFT_BEHIND: Duration = Duration::from_secs(5);
 
-/// A pod that waits for its image, that somebody makes again, and in which nothing runs.
-/// A Job counts a deleted pod as a failed one.
+/// A pod that waits for its image, that a controller will recreate, and in which nothing runs. A
+/// Job counts a deleted pod as failed.
 fn may_be_replaced(pod: &Pod) -> bool {
     tracker::in_pull_back_off(pod)
         && !tracker::anything_runs(pod)
@@ -788,8 +788,8 @@ fn cannot_watch(what: &str, answer: &str) -> String {
     format!("{what} cannot be watched: what goes wrong there is told by Helm alone ({answer})")
 }
 
-/// Where the watch of pods begins. None where it is not allowed; empty where they have
-/// to be listed once the API answers.
+/// Where the watch of pods starts. `None` if it is not allowed; empty if they have to be listed
+/// once the API answers.
 async fn begin_pods(run: &Run, site: &Site, client: &Client, namespace: &str, tracker: &mut Tracker) -> Option<String> {
     match Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default()).await {
         Ok(pods) => {

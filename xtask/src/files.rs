@@ -1,5 +1,5 @@
-//! Files of this machine: how much of one is read, who may read what is written, where
-//! built parts are kept, and whether there is room.
+//! Files of this machine: how much of one is read, who may read what is written, where built parts
+//! are kept, and whether there is enough space.
 
 pub mod bounds;
 pub mod digest;
@@ -8,22 +8,23 @@ use camino::{Utf8Path, Utf8PathBuf};
 use indicatif::BinaryBytes;
 use run_record::{Code, Failure};
 
-/// Creates a folder that only its owner may enter, and makes one that an earlier
-/// version left open to others so. Those above it are left as they are.
+/// Creates a folder that only its owner may enter, and restricts one that an earlier version left
+/// open to others. Its parents are left as they are.
 pub fn create_private_dir(folder: &Utf8Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let mut permissions = std::fs::metadata(folder)?.permissions();
     if permissions.mode() & 0o077 != 0 {
         permissions.set_mode(permissions.mode() & !0o077);
-        // Somebody else's folder that we may write to: what we put there is private all the same.
+        // It may be somebody else's folder that we can write to: our files in it are private all
+        // the same.
         let _ = std::fs::set_permissions(folder, permissions);
     }
     Ok(())
 }
 
-/// Files that are made this way may be read by their owner only: records, logs and
-/// locks hold command lines and what tools printed.
+/// Files created with these options are readable by their owner only: records, logs and locks
+/// contain command lines and tool output.
 pub fn private(options: &mut std::fs::OpenOptions) -> &mut std::fs::OpenOptions {
     use std::os::unix::fs::OpenOptionsExt;
     options.mode(0o600)
@@ -44,7 +45,7 @@ pub fn cache_dir() -> Result<Utf8PathBuf, Failure> {
         .map_err(|error| Failure::new(Code::DiskFull, format!("cannot create the cache folder {folder}: {error}")))
 }
 
-/// Fails, naming the folder, when fewer than `bytes` are free there.
+/// Fails, naming the folder, if less than `bytes` is free there.
 pub fn require_free(folder: &Utf8Path, bytes: u64, purpose: &str) -> Result<(), Failure> {
     let stat = rustix::fs::statvfs(folder.as_std_path())
         .map_err(|error| Failure::new(Code::Unknown, format!("cannot ask for the free space of {folder}: {error}")))?;

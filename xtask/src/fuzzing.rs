@@ -1,6 +1,5 @@
-//! Every parser of text from outside under one name, for the tests here and for `cargo
-//! fuzz` (`fuzz/`). Each takes any bytes; what comes out of them is used as far as it is
-//! used without asking anybody.
+//! A named list of every parser of external text, for the tests here and for `cargo fuzz`
+//! (`fuzz/`). Each accepts any bytes; its result is used as far as that is possible without I/O.
 
 use std::sync::LazyLock;
 use std::time::Instant;
@@ -38,7 +37,7 @@ use run_record::{Code, timeline as run_timeline};
 #[path = "../../tests/fuzz/driver.rs"]
 mod driver;
 
-/// A parser's name, and what feeds it.
+/// A parser's name, and the function that feeds it.
 pub type Parser = (&'static str, fn(&[u8]));
 
 pub const PARSERS: &[Parser] = &[
@@ -151,7 +150,7 @@ fn k3d_label(bytes: &[u8]) {
     }
 }
 
-/// What is changed once needs no change again.
+/// Applying a change twice must be the same as applying it once.
 fn kube_config(bytes: &[u8]) {
     let text = text(bytes);
     if kubeconfig::unfolds(&text).is_ok() {
@@ -291,7 +290,7 @@ fn pod(bytes: &[u8]) {
     let _ = (seen.next_due(), seen.due(now).map(|sighting| seen.prospect(sighting)));
 }
 
-/// A container's log, with the time before each line.
+/// A container's log, with a timestamp before each line.
 fn pod_log_lines(bytes: &[u8]) {
     let text = text(bytes);
     let mut taken = pod_log::Taken::default();
@@ -322,7 +321,7 @@ fn patient() -> tracker::Tracker {
     tracker::Tracker::new([(Code::CrashLoop.to_owned(), u64::MAX), (Code::ImageNotFound.to_owned(), u64::MAX)].into())
 }
 
-/// A reason, a tab, and what is said, as any source may say it.
+/// A reason, a tab, and a message, as any source may give it.
 fn message(bytes: &[u8]) {
     let text = text(bytes);
     let (reason, message) = text.split_once('\t').unwrap_or(("", &text));
@@ -343,7 +342,7 @@ fn log(bytes: &[u8]) {
     let _ = helm_errors::of_lines(text(bytes).lines());
 }
 
-/// What the API server says, as JSON and as its sentence alone.
+/// An answer of the API server, as JSON and as its message alone.
 fn answer(bytes: &[u8]) {
     let text = text(bytes);
     let told: kube::core::Status = serde_json::from_slice(bytes).unwrap_or_default();
@@ -403,7 +402,7 @@ fn foreign_text(bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    /// Real ones: the tree's own files, and what programs printed.
+    /// Real input: the tree's own files, and output of programs.
     fn samples(parser: &str) -> Vec<Vec<u8>> {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let file = |path: &str| std::fs::read(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -539,7 +538,7 @@ mod tests {
         driver::hold(PARSERS, samples);
     }
 
-    /// 790 MB of a release in a Secret of 768 KiB.
+    /// A release of 790 MB in a Secret of 768 KiB.
     #[test]
     fn a_release_that_inflates_without_end_is_refused_within_bounds() {
         use std::io::Write;

@@ -1,6 +1,7 @@
-//! What this machine's system tells of itself and of its processes, and how a child is tied
-//! to the life of this process: by Linux's own ways, elsewhere (macOS) by portable ones. The
-//! portable forms are tried on Linux too, in the tests: no machine of ours runs another system.
+//! What this machine's system says about itself and its processes, and how a child process is tied
+//! to the lifetime of this one: with Linux's own mechanisms, elsewhere (macOS) with portable ones.
+//! The tests also run the portable variants on Linux, because we have no machine with another
+//! system.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -19,60 +20,60 @@ use std::process::Command;
 
 use rustix::process::{Pid, Signal};
 
-/// Whether there is a process of this number, be it somebody else's.
+/// Whether there is a process with this id, even somebody else's.
 pub fn lives(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
-/// Where this process' number means it: a home folder is shared with containers, whose
-/// processes have numbers of their own. Empty where that cannot be told.
+/// The namespace in which this process's id is valid: a home folder may be shared with containers,
+/// which have their own process ids. Empty if unknown.
 pub fn pid_namespace() -> String {
     system::pid_namespace()
 }
 
-/// An id that this machine has until it is started anew; empty where that cannot be told.
+/// An id that stays the same until this machine reboots; empty if unknown.
 pub fn boot_id() -> String {
     system::boot_id()
 }
 
-/// Whether this process was started with a signal ignored, as by `nohup`.
+/// Whether this process was started with a signal ignored, as `nohup` does.
 pub fn ignores(signal: Signal) -> bool {
     system::ignores(signal)
 }
 
-/// How much memory programs can have without others being pushed out, in bytes.
+/// How much memory is available to programs without evicting others, in bytes.
 pub fn available_memory() -> Option<u64> {
     system::available_memory()
 }
 
-/// How many inotify instances a user may have, where the system has such.
+/// How many inotify instances a user may have, on systems with inotify.
 pub fn inotify_instances() -> Option<u64> {
     system::inotify_instances()
 }
 
-/// Whether this machine's root may raise resource limits. Where it may not, runc cannot start
-/// privileged containers, which k3d's nodes are.
+/// Whether root on this machine may raise resource limits. If not, runc cannot start privileged
+/// containers, which k3d's nodes are.
 pub fn may_raise_limits() -> bool {
     system::may_raise_limits()
 }
 
-/// The mounts of the container that this process may be in, as proc(5) has them; empty where
-/// processes are in no containers.
+/// The mounts of the container that this process may be in, in the format of proc(5); empty on
+/// systems where processes are not in containers.
 pub fn mounts() -> String {
     system::mounts()
 }
 
-/// Every process with the words of its command line. Where the system tells only the whole
-/// line, a word with white space in it is several.
+/// Every process with the words of its command line. If the system only gives the whole line, a
+/// word with white space in it becomes several words.
 ///
 /// # Errors
-/// Of the system, which did not list them: then nothing is known of any.
+/// If the system cannot list them: then nothing is known about any process.
 pub fn commands() -> io::Result<Vec<(u32, Vec<String>)>> {
     system::commands()
 }
 
-/// The file name of what a process runs; none where there is no such process.
+/// The file name of a process's program; `None` if there is no such process.
 ///
 /// # Errors
 /// Of the system.
@@ -80,28 +81,28 @@ pub fn program(pid: u32) -> io::Result<Option<String>> {
     system::program(pid)
 }
 
-/// Has the child signalled when this process ends, however that comes about. To be followed by
-/// [`untie`] when the child has ended. On Linux the kernel does it when the thread ends that
-/// starts the child, so that this thread has to be the main one; elsewhere a helper does it,
-/// which lives as long as this process.
+/// Makes the child receive a signal when this process ends, for whatever reason. Call [`untie`]
+/// when the child has ended. On Linux the kernel sends the signal when the thread that started the
+/// child ends, so this must be the main thread; elsewhere a helper does, which lives as long as
+/// this process.
 ///
 /// # Errors
-/// Of the system, which gave no helper.
+/// If the system could not start the helper.
 pub fn tie(command: &mut Command, signal: Signal) -> io::Result<()> {
     tying::tie(command, signal)
 }
 
-/// Forgets a child that has ended: its number may be another process' by and by.
+/// Forgets a child that has ended: its process id may be reused.
 pub fn untie(pid: Pid) {
     tying::untie(pid);
 }
 
-/// Forgets the child that was tied last, which could not be started.
+/// Forgets the last child that was tied, because it could not be started.
 pub fn untie_newest() {
     tying::untie_newest();
 }
 
-/// `R`, `S`, `Z` …, as ps(1) has it.
+/// `R`, `S`, `Z` …, as in ps(1).
 #[cfg(test)]
 pub fn state(pid: u32) -> Option<char> {
     system::state(pid)
@@ -120,21 +121,21 @@ mod tests {
         assert!(!lives(pid) && !lives(0) && !lives(u32::MAX));
     }
 
-    /// The two forms say one thing of one machine.
+    /// Both variants report the same about the same machine.
     #[cfg(target_os = "linux")]
     #[test]
     fn linux_and_the_portable_form_agree() {
         let null = std::process::Stdio::null;
         let mut child = Command::new("sleep").arg("600").stdout(null()).stderr(null()).spawn().unwrap();
         let pid = child.id();
-        // It has its parent's name until it is its program.
+        // Until exec it has its parent's name.
         while linux::program(pid).unwrap().as_deref() != Some("sleep") {
             std::thread::yield_now();
         }
         let find = |commands: Vec<(u32, Vec<String>)>| commands.into_iter().find(|(number, _)| *number == pid);
         let linux = find(linux::commands().unwrap()).unwrap();
         assert_eq!(linux.1, ["sleep", "600"]);
-        // Debian's smallest machine has no ps; every macOS has one.
+        // Debian's minimal image has no ps; every macOS has one.
         if which::which("ps").is_ok() {
             assert_eq!(find(portable::commands().unwrap()), Some(linux));
             assert_eq!(portable::program(pid).unwrap().as_deref(), Some("sleep"));
@@ -146,7 +147,7 @@ mod tests {
         for signal in [Signal::HUP, Signal::INT] {
             assert_eq!(portable::ignores(signal), linux::ignores(signal), "{signal:?}");
         }
-        // What only macOS has programs for is unknown here, and nothing worse.
+        // Values that need macOS programs are unknown here, but that is all.
         assert_eq!((portable::boot_id().as_str(), portable::available_memory()), ("", None));
         assert!(!linux::boot_id().is_empty() && linux::available_memory().is_some());
         assert_eq!((portable::pid_namespace().as_str(), portable::mounts().as_str()), ("", ""));

@@ -1,9 +1,9 @@
-//! The lab: what a machine without internet lacks, made from pinned Go modules
-//! and Debian packages. `tests/lab/lab.yaml` lists its parts, `docs/lab.md`
-//! says what each stands for. Everything else (k3d, Docker, Helm …) is the real thing.
+//! The lab: what a machine without internet lacks, built from pinned Go modules and Debian
+//! packages. `tests/lab/lab.yaml` lists its parts, `docs/lab.md` says what each replaces.
+//! Everything else (k3d, Docker, Helm …) is the real thing.
 //!
-//! Each part is cached by content: an interrupted build goes on where it
-//! stopped, and a second one has nothing to do.
+//! Each part is cached by content: an interrupted build continues where it stopped, and a second
+//! one has nothing to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -47,13 +47,13 @@ struct Binary {
 struct Image {
     /// The folder of the Dockerfile, below `tests/lab`.
     context: String,
-    /// Put into the build context as `bin/NAME`.
+    /// Copied into the build context as `bin/NAME`.
     #[serde(default)]
     binaries: Vec<String>,
-    /// Other images of the lab, put into the context as `archives/NAME.tar`.
+    /// Other images of the lab, copied into the context as `archives/NAME.tar`.
     #[serde(default)]
     archives: Vec<String>,
-    /// Folders out of a Go module, put into the context.
+    /// Folders from a Go module, copied into the context.
     #[serde(default)]
     files: Vec<ModuleFiles>,
     /// The name under which the lab's upstream registry serves it.
@@ -79,18 +79,18 @@ enum Role {
     Loadbalancer,
 }
 
-/// A lab that is built and whose upstream registry runs.
+/// A lab that is built, with its upstream registry running.
 #[derive(Clone, Debug)]
 pub struct Lab {
     pub node: String,
     pub tools: String,
     pub registry: String,
     pub loadbalancer: String,
-    /// What the images of `images.yaml` resolve to in the lab's upstream.
+    /// The lock with what the images of `images.yaml` resolve to in the lab's upstream.
     pub lock: Utf8PathBuf,
 }
 
-/// The container that stands for Docker Hub and quay.io.
+/// The container that replaces Docker Hub and quay.io.
 pub const UPSTREAM_CONTAINER: &str = "ameide-lab-upstream";
 pub const UPSTREAM_ADDRESS: &str = "127.0.0.1:5555";
 
@@ -100,12 +100,12 @@ impl Lab {
     }
 }
 
-/// Where a cluster's images come from: the lab that it was made with, or public registries.
+/// Where a cluster's images come from: the lab that it was created with, or public registries.
 pub(crate) fn origin(repo: &Repo, lab: Option<&Lab>) -> Origin {
     lab.map_or_else(|| Origin::public(repo), Lab::origin)
 }
 
-/// As [`Lab::origin`], of a lab that need not be built to be looked at.
+/// Like [`Lab::origin`], for a lab that need not be built yet.
 pub(crate) fn known_origin() -> Result<Origin, Failure> {
     lock_file().map(served)
 }
@@ -114,24 +114,24 @@ fn served(lock: Utf8PathBuf) -> Origin {
     Origin { lock, stand_in: Some(StandIn { address: upstream_address(), hosts: &UPSTREAM_HOSTS }) }
 }
 
-/// Where the lab's upstream is asked for images: itself, or what `AMEIDE_LAB_UPSTREAM`
-/// puts before it (host:port, plain HTTP), to limit or cut it as public registries do.
+/// The address for images of the lab's upstream: itself, or what `AMEIDE_LAB_UPSTREAM` puts in
+/// front of it (host:port, plain HTTP), to limit or cut connections as public registries do.
 fn upstream_address() -> String {
     let set = std::env::var("AMEIDE_LAB_UPSTREAM").ok().filter(|address| !address.is_empty());
     set.unwrap_or_else(|| UPSTREAM_ADDRESS.to_owned())
 }
 
-/// The registries that the lab's upstream stands for, when a run uses the lab.
+/// The registries that the lab's upstream replaces when a run uses the lab.
 const UPSTREAM_HOSTS: [&str; 2] = ["docker.io", "quay.io"];
 
 const SUITE: &str = "bookworm";
 
-/// The lock of what the lab's upstream serves.
+/// The lock with what the lab's upstream serves.
 fn lock_file() -> Result<Utf8PathBuf, Failure> {
     Ok(files::cache_dir()?.join("lab/images.lock"))
 }
 
-/// Builds what is missing of the lab and starts its upstream registry.
+/// Builds the missing parts of the lab and starts its upstream registry.
 pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
     let builder = Builder::new(&context.run, &context.repo).await?;
     let mut roles = BTreeMap::new();
@@ -168,7 +168,7 @@ struct Builder<'a> {
     file: LabFile,
     folder: Utf8PathBuf,
     cache: Utf8PathBuf,
-    /// The images that were there at the start, asked for once.
+    /// The images that existed at the start, listed once.
     there: BTreeSet<String>,
 }
 
@@ -204,7 +204,7 @@ impl<'a> Builder<'a> {
             .is_ok_and(|text| text.contains("${BASE}"))
     }
 
-    /// A digest of everything that the image is made from.
+    /// A digest of everything that goes into the image.
     fn key(&self, name: &str) -> Result<String, Failure> {
         let image = self.image(name)?;
         let mut hash = Sha256::new();
@@ -250,7 +250,7 @@ impl<'a> Builder<'a> {
         if let Some(base) = base {
             command.arg("--build-arg").arg(format!("BASE={base}"));
         }
-        // The classic builder: Debian's package brings no buildx.
+        // The classic builder, because Debian's package has no buildx.
         command.arg(stage.path()).env("DOCKER_BUILDKIT", "0");
         let ended = Job { command, log: &log, inherit: None }
             .run_to_end(|line| reporter.progress(&format!("[lab] {name}: {line}")))
@@ -281,7 +281,7 @@ impl<'a> Builder<'a> {
         for archive in &image.archives {
             std::fs::create_dir_all(target.join("archives")).map_err(failed)?;
             let path = target.join("archives").join(format!("{archive}.tar"));
-            // Saved under a name that the node can rely on, whatever the content's key.
+            // Saved under a fixed name that the node can rely on, whatever the content's key.
             let stable = format!("ameide-lab/{archive}:lab");
             docker_output(["tag", &self.tag(archive)?, &stable]).await?;
             docker_output(["save", "-o", path.as_str(), &stable]).await?;
@@ -293,7 +293,7 @@ impl<'a> Builder<'a> {
         Ok(stage)
     }
 
-    /// A minimal Debian, made on this machine: the base of the lab's images.
+    /// A minimal Debian, built on this machine: the base of the lab's images.
     async fn ensure_base(&self) -> Result<String, Failure> {
         let tag = format!("ameide-lab/base:{}", base_key());
         if image_exists(&tag).await? {
@@ -369,7 +369,7 @@ async fn go_module_folder(module: &Utf8Path, go: &str) -> Result<Utf8PathBuf, Fa
     Ok(downloaded.dir)
 }
 
-/// Copies a folder's content. Go's module cache is read-only: the copies are not.
+/// Copies a folder's content. Go's module cache is read-only; the copies are writable.
 fn copy_folder(from: &Utf8Path, to: &Utf8Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in from.read_dir_utf8()? {
@@ -389,7 +389,7 @@ fn copy_folder(from: &Utf8Path, to: &Utf8Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Runs the upstream registry; its content lives in a volume of its own.
+/// Runs the upstream registry; its content is in a separate volume.
 async fn start_upstream(image: &str) -> Result<(), Failure> {
     let runs = match docker::look::<Container>(Kind::Container, UPSTREAM_CONTAINER).await? {
         Looked::Absent => false,
@@ -417,7 +417,7 @@ async fn start_upstream(image: &str) -> Result<(), Failure> {
     registry::wait_until_it_answers(&Endpoint::named(UPSTREAM_ADDRESS), Duration::from_secs(30)).await
 }
 
-/// Removes the upstream's container, whose content positively is in a volume, which stays.
+/// Removes the upstream's container, whose content is known to be in a volume, which stays.
 async fn remove_upstream(container: &Container) -> Result<(), Failure> {
     let ours = container.label("ameide.dev/lab") == Some("upstream")
         && container.keeps_in_volume("/var/lib/registry", UPSTREAM_CONTAINER);

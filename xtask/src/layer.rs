@@ -1,6 +1,6 @@
-//! `cargo xtask layer`: brings one layer or several to the state that the tree
-//! describes: what is so already is said at once; the rest goes through lock, preflight,
-//! watchdog, `helmfile sync`, `helm test`.
+//! `cargo xtask layer`: brings one or more layers to the state that the tree describes. What is
+//! already in that state is reported at once; the rest goes through lock, preflight, watchdog,
+//! `helmfile sync`, `helm test`.
 
 mod args;
 mod back;
@@ -53,25 +53,25 @@ fn actions(sight: &Sight, args: &Args) -> Vec<Action> {
     sight.releases.iter().map(|found| act(&found.state, args.force, !args.skip_tests)).collect()
 }
 
-/// What every layer of one run shares.
+/// What all layers of one run share.
 pub struct Runner<'a> {
     pub context: &'a Context,
     pub toolbox: &'a Toolbox,
     pub lab: Option<&'a Lab>,
     pub lock: &'a ClusterLock,
     pub args: &'a Args,
-    /// What alone is done, where a plan says it.
+    /// If there is a plan, only what it says is done.
     plan: Option<&'a Plan>,
     reader: Reader<'a>,
-    /// Each test is a Helm and some pods, and a small machine has to hold them all.
+    /// Each test is a Helm process and some pods, and a small machine has to hold them all.
     tests: Semaphore,
-    /// Held while the pull secret, which is of no layer, is looked at and written.
+    /// Held while the pull secret, which belongs to no layer, is read and written.
     pull_secret: Mutex<()>,
 }
 
 impl<'a> Runner<'a> {
     /// # Errors
-    /// A lock of the images that cannot be read, or handed over.
+    /// An image lock that cannot be read or passed on.
     pub fn new(
         context: &'a Context,
         toolbox: &'a Toolbox,
@@ -84,18 +84,18 @@ impl<'a> Runner<'a> {
         Ok(Self { context, toolbox, lab, lock, args, plan: None, reader, tests, pull_secret })
     }
 
-    /// The same, doing what a plan says and nothing else, where there is one.
+    /// The same, doing only what a plan says, if there is one.
     pub(crate) fn of_plan(self, plan: Option<&'a Plan>) -> Self {
         Self { plan, ..self }
     }
 
-    /// Each layer once those that it needs are in place. After a failure those that are worked
-    /// on come to their end, and others are started only with `--keep-going`.
+    /// Runs each layer once those that it needs are in place. After a failure, layers in progress
+    /// run to their end, and others are started only with `--keep-going`.
     pub async fn run_all(&self, layers: &[Layer]) -> Result<(), Failure> {
         let client = kubernetes::client(self.context).await?;
         kubernetes::require(&client).await?;
         let lease = ClusterLease::acquire(self.context, &client).await?;
-        // On the heap: what a layer's run holds is as large as a stack, and is moved.
+        // On the heap, because a layer's future would fill the stack.
         let run = Box::pin(async {
             if let Some(plan) = self.plan {
                 plan.holds(self.context, &client, &self.reader, layers, None).await?;
@@ -109,10 +109,10 @@ impl<'a> Runner<'a> {
         lease.guard(run).await
     }
 
-    /// Whether there was anything to do in any layer.
+    /// Returns whether there was anything to do in any layer.
     ///
     /// # Errors
-    /// The first failure, with those that came after it.
+    /// The first failure, with later ones as its evidence.
     async fn run_scheduled(&self, client: &Client, layers: &[Layer]) -> Result<bool, Failure> {
         let needs = self.context.repo.tree.layer_needs()?;
         let pace = self.args.pace;
@@ -150,7 +150,7 @@ impl<'a> Runner<'a> {
         Ok(some)
     }
 
-    /// One layer, with what the cluster wrote down of it in the run's record.
+    /// Runs one layer, and adds what the cluster recorded about it to the run's record.
     async fn run_recorded(&self, client: &Client, layer: &Layer) -> Result<bool, Failure> {
         let (since, started) = (jiff::Timestamp::now(), Instant::now());
         let result = self.run_layer(client, layer).await;
@@ -162,15 +162,15 @@ impl<'a> Runner<'a> {
         result
     }
 
-    /// Whether there was anything to do: of a layer without a release that the selector
-    /// matches nothing is checked or changed.
+    /// Returns whether there was anything to do: if the selector matches none of a layer's
+    /// releases, nothing is checked or changed.
     async fn run_layer(&self, client: &Client, layer: &Layer) -> Result<bool, Failure> {
         let name = layer.name();
         let reporter = &self.context.run.reporter;
         let started = Instant::now();
         reporter.event(&Event::LayerStarted { layer: name.clone() });
         let reader = &self.reader;
-        // The layers before it took their time.
+        // The previous layers have taken some time.
         if let Some(plan) = self.plan {
             plan.holds(self.context, client, reader, std::slice::from_ref(layer), Some(layer)).await?;
         }
@@ -219,19 +219,19 @@ impl<'a> Runner<'a> {
             releases::watch_over(self.context, client, &wanted).await?;
             releases::consent_to_uninstalls(&self.context.run, client, &wanted).await?;
             releases::consent_to_upgrades(&self.context.run, client, &wanted, &manifests).await?;
-            // Of what is known to be as Helm left it nobody holds a field.
+            // If a release is known to be as Helm left it, nobody else owns its fields.
             let known = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.is_untouched(release));
             let touched: Vec<Release> = syncing.iter().filter(|release| !known(release)).cloned().collect();
             compare::handback::give_back(&self.context.run, client, &touched).await?;
             if !self.args.force_conflicts {
                 conflicts::refuse(client, reader, layer, &touched).await?;
             }
-            // Helmfile calls a file of which it would do nothing an error.
+            // Helmfile reports an error if it would do nothing for a file.
             if !syncing.is_empty() {
                 let left = wanted.iter().filter(|release| release.installed).count();
                 let part = syncing.iter().filter(|release| release.installed).count() < left;
                 self.sync_until_settled(client, layer, &syncing, part).await?;
-                // Before the tests, in whose minutes anybody may change anything.
+                // Before the tests, because in those minutes anybody may change anything.
                 if let Some(look) = &look {
                     baselines = compare::look::baselines(look, &syncing, sight.as_ref()).await;
                 }
@@ -256,7 +256,7 @@ impl<'a> Runner<'a> {
         Ok(true)
     }
 
-    /// What is there, for comparing; where it cannot be seen, everything is synced.
+    /// The current state, for comparison; if it cannot be read, everything is synced.
     async fn look<'b>(&'b self, client: &'b Client) -> Option<Look<'b>> {
         let opened = async {
             let lock = bytes(&self.reader.origin)?;
@@ -265,8 +265,8 @@ impl<'a> Runner<'a> {
         opened.await.map_err(|failure| instant::cannot(&self.context.run, &failure)).ok()
     }
 
-    /// Leaves what the next run compares with: for what was synced or tested now, and for
-    /// what a fresh rendering has shown to be the same under other inputs.
+    /// Writes what the next run compares with: for what was synced or tested now, and for what a
+    /// new rendering has shown to be the same with other inputs.
     #[expect(clippy::too_many_arguments, reason = "all that a layer's run has found out")]
     async fn record(
         &self,
@@ -307,7 +307,7 @@ impl<'a> Runner<'a> {
         if outcomes.is_empty() {
             return;
         }
-        // With a selector, the layer has more releases than those that were meant.
+        // With a selector, the layer has more releases than those selected.
         let all = match self.args.selector() {
             None => Ok(wanted.to_vec()),
             Some(_) => {
@@ -321,7 +321,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Syncs, and syncs again where the retry table says so.
+    /// Syncs, and syncs again if the retry table says so.
     async fn sync_until_settled(
         &self,
         client: &Client,
@@ -349,7 +349,7 @@ impl<'a> Runner<'a> {
                     reinstalled = true;
                     continue;
                 }
-                // What another run has by now is that run's to settle.
+                // What another run now holds is for that run to settle.
                 if Interrupt::global().check().map_err(|cause| cause.code) != Err(Code::LockLost) {
                     let _tidying = Interrupt::global().tidying();
                     releases::settle(&self.context.run, &self.context.site, client, wanted).await;
@@ -359,7 +359,7 @@ impl<'a> Runner<'a> {
                     failure.evidence.extend(releases::by_hand::evidence(client, wanted).await);
                 }
                 return Err(match helped {
-                    // What the run waits for is consent; what failed is why.
+                    // The run needs consent; the failure is the reason.
                     Err(needed) if needed.exit() == Exit::ConsentNeeded => needed.evidence(failure.to_string()),
                     Err(stopped) if matches!(stopped.exit(), Exit::Interrupted | Exit::Terminated) => stopped,
                     Err(other) => failure.evidence(format!("also {other}")),
@@ -407,9 +407,10 @@ impl<'a> Runner<'a> {
         let step = Step::new(StepKind::HelmfileSync, &name, "helmfile sync").of_layer(&name).logging_to(&log);
         let step = reporter.step(step);
         let mut arguments = vec!["sync", "--sync-release-labels"];
-        // Helmfile knows it only as a line of a file; Helm does, also for the rollback after a failure.
+        // Helmfile only has it as a line of a file; Helm has the flag, and also uses it for the
+        // rollback after a failure.
         arguments.extend(self.args.force_conflicts.then_some("--sync-args=--force-conflicts"));
-        // Those alone that there is a reason for; of a whole layer Helmfile says which they are.
+        // Only the releases with a reason; for a whole layer Helmfile itself decides.
         let mut command = match part {
             true => {
                 let selector = |release: &Release| format!("name={},namespace={}", release.name, release.namespace);
@@ -418,8 +419,8 @@ impl<'a> Runner<'a> {
             }
             false => self.reader.helmfile(layer, &arguments),
         };
-        // Of the sync alone: each Helmfile that tells of itself would wait for a receiver that is
-        // away up to 5 s at its end, also one that was asked a question.
+        // Only for the sync: each Helmfile that exports traces would wait up to 5 s at its end for
+        // a collector that is unreachable, even for a query.
         let trace = step.trace_context();
         if !trace.is_empty() {
             command.envs(trace).envs(otlp::for_helmfile());
@@ -427,7 +428,7 @@ impl<'a> Runner<'a> {
         let mut durations: BTreeMap<(String, String), Duration> = BTreeMap::new();
         let job = Job { command, log: &log, inherit: self.lock.descriptor() };
         let diagnosis = Diagnosis::begin(self.context, client, &name, wanted, budgets, &log).await;
-        // What an earlier run left in back-off would wait for up to 300 s.
+        // Pods that an earlier run left in back-off would wait for up to 300 s.
         diagnosis.replace_backing_off().await;
         let watch = diagnosis.watch(budgets, spent);
         let ended = job
@@ -452,9 +453,9 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// `helm test` of each installed release, some of them beside each other: most of a
-    /// test's time is Helm waiting. Each runs to its end, also where another fails, so
-    /// that all that fail are told and no child is left to itself.
+    /// Runs `helm test` for each installed release, some of them in parallel, because most of a
+    /// test's time is waiting. Each runs to its end even if another fails, so that all failures are
+    /// reported and no child is left alone.
     async fn test(&self, client: &Client, layer: &Layer, wanted: &[Release]) -> Vec<Result<(), Failure>> {
         let tests = wanted.iter().map(async |release| match release.installed {
             true => {
@@ -466,7 +467,7 @@ impl<'a> Runner<'a> {
         futures_util::stream::iter(tests).buffered(TESTS_AT_ONCE).collect().await
     }
 
-    /// `helm test` of one release, with the logs of its test pods in a file.
+    /// Runs `helm test` for one release, with the logs of its test pods in a file.
     async fn test_release(&self, client: &Client, layer: &Layer, release: &Release) -> Result<(), Failure> {
         let log = self.context.run.log(&format!("{}-test-{}", layer.name(), release.name));
         let mut command = self.toolbox.command_on("helm", self.context);
@@ -497,7 +498,8 @@ impl<'a> Runner<'a> {
         if !ended.status.success() {
             step.failed();
             let cause = diagnosis.explain(&ended.tail).await;
-            // A test that ran and said no is a failed test; one that could not run has its own cause.
+            // A test that ran and failed is a failed test; one that could not run has another
+            // cause.
             if !matches!(cause.code, Code::Unknown | Code::HookFailed | Code::CrashLoop | Code::DependencyUnreachable) {
                 return Err(cause.log(log));
             }
@@ -519,8 +521,8 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// How a layer's releases stand, rendered anew where that may show that nothing has changed;
-/// none where it cannot be said.
+/// The state of a layer's releases, rendered again if that may show that nothing has changed;
+/// `None` if it cannot be determined.
 pub(crate) async fn examined(
     reader: &Reader<'_>,
     look: &Look<'_>,
@@ -547,7 +549,7 @@ pub(crate) async fn examined(
     Some(sight)
 }
 
-/// How many releases are tested at once, of all layers together.
+/// How many releases are tested at once, over all layers.
 const TESTS_AT_ONCE: usize = 3;
 
 /// The first failure, with the others as its evidence.
@@ -557,7 +559,7 @@ fn all_or_first(results: Vec<Result<(), Failure>>) -> Result<(), Failure> {
     Err(failures.fold(first, |first, other| first.evidence(format!("also {}", in_a_line(&other)))))
 }
 
-/// A failure with the first of its evidence.
+/// A failure with its first evidence.
 fn in_a_line(failure: &Failure) -> String {
     let evidence = failure.evidence.first().map(|evidence| format!(" ({evidence})"));
     format!("{failure}{}", evidence.unwrap_or_default())
@@ -575,7 +577,7 @@ fn nothing_selected(selector: &str, layers: &[Layer]) -> Failure {
 
 async fn test_logs(client: &Client, release: &Release, mut namespaces: BTreeSet<String>) -> String {
     let labels = format!("app.kubernetes.io/component=test,app.kubernetes.io/instance={}", release.name);
-    // A release may test from other namespaces than its own.
+    // A release may have tests in other namespaces than its own.
     namespaces.insert(release.namespace.clone());
     let mut text = String::new();
     for pod in kubernetes::pods_anywhere(client, &labels, &namespaces).await.unwrap_or_default() {
@@ -587,7 +589,7 @@ async fn test_logs(client: &Client, release: &Release, mut namespaces: BTreeSet<
 fn append(path: &camino::Utf8Path, text: &str) {
     use std::io::Write;
     if let Ok(mut file) = files::private(std::fs::File::options().append(true).create(true)).open(path) {
-        // For reading later: losing it must not fail the test.
+        // It is for later: losing it must not fail the test.
         let _ = file.write_all(text.as_bytes());
     }
 }

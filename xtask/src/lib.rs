@@ -1,8 +1,8 @@
 //! The deploy automation of this repository, `cargo xtask`.
 //!
-//! Every command is three steps: observe (read the tree, the cluster, the
-//! registry into plain facts), decide (a pure function from facts to a plan or a
-//! verdict), act (carry the plan out, one reported step at a time).
+//! Every command has three steps: observe (read the tree, the cluster and the registry into plain
+//! facts), decide (a pure function from facts to a plan or a verdict) and act (carry out the plan,
+//! one reported step at a time).
 
 pub mod checklist;
 pub mod cli;

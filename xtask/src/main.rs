@@ -19,12 +19,13 @@ fn main() -> std::process::ExitCode {
         Err(_) => return std::process::ExitCode::from(Exit::Unclassified as u8),
     };
     let exit = runtime.block_on(run());
-    // What waits in a thread of its own (a name that is being looked up) is not waited for.
+    // A thread that is blocked (in a DNS lookup, for example) is not waited for.
     runtime.shutdown_background();
     std::process::ExitCode::from(exit as u8)
 }
 
-/// Of a failure of no class, where 1 says that something differs: `EX_SOFTWARE` of sysexits.h.
+/// The exit code for an unclassified failure where 1 means that something differs: `EX_SOFTWARE` of
+/// sysexits.h.
 const UNCLASSIFIED_BESIDE_DIFFERS: i32 = 70;
 
 async fn run() -> i32 {
@@ -66,7 +67,7 @@ async fn run() -> i32 {
         }
         trace::export(&context.run).await;
     }
-    // An interrupted run waits for no terminal that takes nothing.
+    // An interrupted run does not wait for a terminal that accepts nothing.
     let last_words = Instant::now() + Duration::from_millis(500);
     let give_up = || interrupt.check().is_err() && Instant::now() > last_words;
     match printer::finish(give_up) {

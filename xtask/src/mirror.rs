@@ -1,6 +1,6 @@
-//! What of the images that the tree lists is in our registry: copies it there, says what is
-//! missing or stale, and resolves tags into the lock. The protocol is the `image-mirror`
-//! library's, the way to registries `world::registry`'s, and who calls it when its callers'.
+//! Which of the tree's images are in our registry: copies them there, says what is missing or
+//! stale, and resolves tags into the lock. The protocol is in the `image-mirror` library, the
+//! connection to registries in `world::registry`; when to do any of this is up to the callers.
 
 mod check;
 mod copy;
@@ -22,15 +22,16 @@ pub(crate) use copy::{copy, copy_all};
 pub(crate) use load::{load, of_the_cluster};
 pub(crate) use resolve::{is_served, resolve};
 
-/// Where images come from: public registries, by the tree's lock, or what stands in for them.
+/// Where images come from: public registries, with the tree's lock, or what stands in for them.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
-    /// What the listed images resolve to there.
+    /// The lock with what the listed images resolve to there.
     pub lock: Utf8PathBuf,
     pub stand_in: Option<StandIn>,
 }
 
-/// A registry that serves images by the names of others, as much as a machine like this needs.
+/// A registry that serves images under other registries' names, as far as a machine like this
+/// needs.
 #[derive(Clone, Debug)]
 pub(crate) struct StandIn {
     pub address: String,
@@ -42,7 +43,7 @@ impl Origin {
         Self { lock: repo.tree.path("infra/images/images.lock"), stand_in: None }
     }
 
-    /// What its lock says.
+    /// Reads its lock.
     pub fn read_lock(&self) -> Result<ImagesLock, Failure> {
         ImagesLock::read(&self.lock).map_err(failure)
     }
@@ -57,7 +58,8 @@ impl Origin {
         Ok(options)
     }
 
-    /// The images that the tree lists; of a stand-in, for what a machine like this one runs.
+    /// The images that the tree lists; for a stand-in, only those that a machine like this one
+    /// runs.
     fn listed(&self, repo: &Repo) -> Result<ImageList, Failure> {
         let mut listed = ImageList::read(&list_path(repo)).map_err(failure)?;
         if self.stand_in.is_some() {
@@ -77,13 +79,13 @@ fn list_path(repo: &Repo) -> Utf8PathBuf {
     repo.tree.path("infra/images/images.yaml")
 }
 
-/// Registries may keep us waiting for minutes: an interrupt ends that at once. What was
-/// half sent is in no repository, and what was complete stays.
+/// Registries may make us wait for minutes: an interrupt ends that at once. A half-sent blob is in
+/// no repository, and complete ones stay.
 async fn interruptible<T>(work: impl Future<Output = Result<T, image_mirror::Error>>) -> Result<T, Failure> {
     Interrupt::global().or(work).await?.map_err(failure)
 }
 
-/// Of a lock the images with these ids; for none, all that pods run.
+/// The images of a lock with these ids; without ids, all that pods run.
 pub(crate) fn pick(repo: &Repo, mut lock: ImagesLock, ids: &[&str]) -> Result<ImagesLock, Failure> {
     if let Some(unknown) = ids.iter().find(|id| !lock.images.iter().any(|image| image.id == **id)) {
         let known: Vec<&str> = lock.images.iter().map(|image| image.id.as_str()).collect();
@@ -100,7 +102,7 @@ pub(crate) fn pick(repo: &Repo, mut lock: ImagesLock, ids: &[&str]) -> Result<Im
     Ok(lock)
 }
 
-/// An image as pods name it.
+/// An image's name as pods use it.
 pub(crate) fn pull_reference(repo: &Repo, origin: &Origin, id: &str) -> Result<String, Failure> {
     let lock = origin.read_lock()?;
     let image = lock.images.iter().find(|image| image.id == id);

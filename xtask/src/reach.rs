@@ -1,4 +1,4 @@
-//! What runs in the cluster, read and reached from this machine: the logs of its pods, and
+//! What is running in the cluster, read and reached from this machine: the logs of its pods, and
 //! its services.
 
 pub mod forward;

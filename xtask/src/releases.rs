@@ -1,10 +1,8 @@
-//! The watchdog: Helm releases that are not `deployed`, who owns them, and what
-//! becomes of them.
+//! The watchdog: Helm releases that are not `deployed`, who owns them, and what is done about them.
 //!
-//! Only the highest revision of a release is judged. A repair never deletes
-//! anything: a revision that nobody finishes any more is marked `failed`, which
-//! is what Helm itself would have written, and the next upgrade goes on from the
-//! last good one.
+//! Only the highest revision of a release is judged. A repair never deletes anything: a revision
+//! that nobody will finish is marked `failed`, which is what Helm itself would have written, and
+//! the next upgrade continues from the last good one.
 
 pub mod by_hand;
 pub mod history;
@@ -39,15 +37,15 @@ use crate::world::helm_storage::{self, Stored, history, newest, stored};
 pub use crate::world::helm_storage::{Revision, Status};
 use manifest::{data_of, objects};
 
-/// Whether anybody still works on a revision.
+/// Whether somebody is still working on a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "owner")]
 pub enum Owner {
-    /// Says who: a helm process on this machine, the holder of the lock or of the Lease.
+    /// With who it is: a helm process on this machine, the holder of the lock or of the Lease.
     Alive { who: String },
-    /// A run of this machine that has ended: its lock is ours now.
+    /// A run of this machine that has ended: we hold its lock now.
     Dead { run: String },
-    /// Nobody that we have a record of: then, and only then, age decides.
+    /// Nobody that there is a record of: only then does age decide.
     Unknown,
 }
 
@@ -59,18 +57,18 @@ pub enum Plan {
     WaitFor {
         who: String,
     },
-    /// Too young to count as orphaned; will count as such in so many seconds.
+    /// Too young to count as orphaned; it will in this many seconds.
     TooYoung {
         seconds: u64,
     },
-    /// Nobody finishes it: mark it failed and upgrade forward.
+    /// Nobody will finish it: mark it failed and upgrade.
     MarkFailed,
-    /// A half-done uninstall of a release that the tree wants: a person decides.
+    /// An unfinished uninstall of a release that the tree wants: a person decides.
     HalfUninstalled,
 }
 
-/// The decision table. `age` is how long nobody wrote the revision, negative where the
-/// clock went back; it and `orphan_after` matter for unknown owners only.
+/// The decision table. `age` is how long nobody has written the revision, negative if the clock
+/// went back; `age` and `orphan_after` only matter for unknown owners.
 pub fn decide(status: Status, owner: &Owner, age: SignedDuration, orphan_after: Duration) -> Plan {
     let working = status.is_pending() || status == Status::Uninstalling;
     let left = SignedDuration::try_from(orphan_after).unwrap_or(SignedDuration::MAX).saturating_sub(age);
@@ -81,30 +79,30 @@ pub fn decide(status: Status, owner: &Owner, age: SignedDuration, orphan_after: 
         }
         _ if status.is_pending() => Plan::MarkFailed,
         _ if status == Status::Uninstalling => Plan::HalfUninstalled,
-        // Nobody works on such a one, and Helm upgrades none that has no deployed revision.
+        // Nobody works on such a revision, and Helm upgrades no release without a deployed
+        // revision.
         _ if status == Status::Unknown => Plan::MarkFailed,
-        // Helm goes forward by itself from these.
+        // Helm continues from these by itself.
         _ => Plan::Leave,
     }
 }
 
-/// The least age from which an unknown owner's pending release is taken for orphaned.
+/// The minimum age from which an unknown owner's pending release counts as orphaned.
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(300);
 
-/// What a Helm needs beyond its timeout to say that it failed.
+/// The time that Helm needs after its timeout to record the failure.
 const TO_SAY_SO: Duration = Duration::from_secs(60);
 
-/// For a release whose timeout nobody here knows: it is not the tree's, or Helmfile cannot
-/// read its layer.
+/// For a release whose timeout is unknown: it is not the tree's, or Helmfile cannot read its layer.
 const STRANGERS_AFTER: Duration = Duration::from_secs(3600);
 
-/// How long a run that ends anyway may take to tidy up after Helm.
+/// How long a run that is ending anyway may take to clean up after Helm.
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 
 /// In the description of a revision that was marked failed here.
 const MARKED: &str = "marked failed by xtask";
 
-/// Repairs what nobody finishes any more, or uninstalls or rolls back the one that is named.
+/// Repairs what nobody will finish, or uninstalls or rolls back the release that is named.
 pub async fn repair(
     context: &Context,
     client: &Client,
@@ -153,8 +151,8 @@ pub async fn repair(
     result
 }
 
-/// The newest revision of every release; of those in the tree's namespaces, where the
-/// whole cluster may not be listed.
+/// The newest revision of every release; only in the tree's namespaces if the whole cluster cannot
+/// be listed.
 async fn every(run: &Run, repo: &Repo, client: &Client) -> Result<Vec<(Revision, Stored)>, Failure> {
     match newest(client, None).await {
         Err(failure) if failure.code == Code::Forbidden => {
@@ -185,7 +183,7 @@ async fn find(run: &Run, repo: &Repo, client: &Client, name: &str) -> Result<Rev
     }
 }
 
-/// Uninstalls a release, with whatever its chart made.
+/// Uninstalls a release, with everything its chart created.
 async fn uninstall_release(
     context: &Context,
     lock: Option<RawFd>,
@@ -195,13 +193,13 @@ async fn uninstall_release(
     helm(context, lock, revision, &["uninstall", &revision.release, "--wait"]).await
 }
 
-/// Runs Helm on one release; its lines go to a log. It inherits the cluster lock, so that
-/// this is held as long as Helm works.
+/// Runs Helm on one release; its output goes to a log. It inherits the cluster lock, so that the
+/// lock is held as long as Helm works.
 async fn helm(context: &Context, lock: Option<RawFd>, revision: &Revision, arguments: &[&str]) -> Result<(), Failure> {
     helm_until(context, lock, revision, arguments, std::future::pending()).await
 }
 
-/// The same, ended by what `stop` resolves to, if it does first.
+/// The same, but ended if `stop` resolves first.
 async fn helm_until(
     context: &Context,
     lock: Option<RawFd>,
@@ -232,12 +230,12 @@ async fn helm_until(
     Ok(())
 }
 
-/// A revision as deciding after a failure needs to know it.
+/// A revision, with what the decision after a failure needs to know.
 #[derive(Clone, Debug)]
 pub struct Past {
     pub revision: u32,
     pub status: Status,
-    /// Helm's own words: "Upgrade complete", or those of a repair.
+    /// Helm's own description: "Upgrade complete", or that of a repair.
     pub description: String,
 }
 
@@ -248,10 +246,10 @@ impl Past {
     }
 }
 
-/// What becomes of a release whose forward attempt failed.
+/// What to do about a release whose upgrade failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AfterFailure {
-    /// A plain failure: the next run upgrades again.
+    /// An ordinary failure: the next run upgrades again.
     Nothing,
     RollBack(u32),
     /// Uninstall and install again, with consent.
@@ -260,7 +258,7 @@ pub enum AfterFailure {
     Stop(Vec<String>),
 }
 
-/// `data` are the objects of the manifest that hold data, or would take some with them.
+/// `data`: the objects of the manifest that hold data, or would take some with them.
 pub fn decide_after_failure(past: &[Past], data: &[String]) -> AfterFailure {
     let mut newest_first: Vec<&Past> = past.iter().collect();
     newest_first.sort_by_key(|past| std::cmp::Reverse(past.revision));
@@ -279,19 +277,19 @@ pub fn decide_after_failure(past: &[Past], data: &[String]) -> AfterFailure {
     }
 }
 
-/// Whether a revision is one that Helm brought up, by its status and Helm's own words.
+/// Whether Helm brought a revision up, by its status and description.
 pub(crate) fn came_up(status: Status, description: &str) -> bool {
     const COMPLETED: [&str; 3] = ["Install complete", "Upgrade complete", "Rollback to"];
     match status {
         Status::Deployed => true,
-        // A revision that a failed rollback superseded keeps the words of its own failure.
+        // A revision superseded by a failed rollback keeps the description of its own failure.
         Status::Superseded => COMPLETED.iter().any(|words| description.starts_with(words)),
         _ => false,
     }
 }
 
-/// After a layer failed: releases that were repaired and failed again. True when
-/// one was uninstalled, so that the layer may be synced once more.
+/// After a layer failed: handles releases that were repaired and failed again. Returns true if one
+/// was uninstalled, so that the layer may be synced once more.
 pub async fn after_failure(
     context: &Context,
     client: &Client,
@@ -305,7 +303,7 @@ pub async fn after_failure(
         match after_failure_of(context, client, lock, release, force_conflicts).await {
             Ok(reinstall) => again |= reinstall,
             Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => return Err(failure),
-            // One that cannot be helped keeps no other from it.
+            // If one cannot be helped, the others still are.
             Err(failure) => {
                 context.run.reporter.warn(&release.name, failure.to_string());
                 failed.get_or_insert(failure);
@@ -328,7 +326,7 @@ async fn after_failure_of(
     let stored = stored(client, newest).await?;
     let mut past = vec![Past::of(newest, &stored)];
     for revision in &revisions[..revisions.len() - 1] {
-        // One that cannot be read, which Helm passes over, is none to go back to.
+        // One that cannot be decoded, which Helm skips, is no rollback target.
         if let Some((revision, stored)) = helm_storage::current(client, revision).await?
             && stored.unreadable.is_none()
         {
@@ -368,22 +366,23 @@ async fn after_failure_of(
     Ok(false)
 }
 
-/// Who else may be at work, where this is only looked at and neither lock nor Lease is ours.
+/// Who else may be working, for a look without holding lock or Lease.
 #[derive(Default)]
 pub struct Others {
-    /// The holder of the lock on this machine, and of the cluster's Lease, by their words.
+    /// The holders of the lock on this machine and of the cluster's Lease, as they describe
+    /// themselves.
     working: Vec<String>,
 }
 
 impl Others {
-    /// Lock and Lease are ours: whoever honours them does nothing now.
+    /// Lock and Lease are ours: whoever honours them is not working now.
     pub fn kept_out() -> Self {
         Self::default()
     }
 
     pub async fn look(run: &Run, repo: &Repo, client: &Client) -> Self {
         let mut working = Vec::new();
-        // Where a look fails it cannot be said that nobody is at work.
+        // If a look fails, somebody may be working.
         let perhaps = |failure: Failure| format!("somebody perhaps ({})", failure.message);
         match crate::cluster::lock::ClusterLock::holder(&run.state.lock()) {
             Ok(Some(holder)) => working
@@ -399,7 +398,7 @@ impl Others {
     }
 }
 
-/// What a person reads of a revision that is not deployed.
+/// Describes a revision that is not deployed, for people.
 fn words(status: Status) -> &'static str {
     match status {
         Status::PendingInstall => "is being installed",
@@ -415,7 +414,7 @@ fn words(status: Status) -> &'static str {
     }
 }
 
-/// What a person reads of an owner and of what a repair would do.
+/// Describes an owner and what a repair would do, for people.
 fn outlook(repo: &Repo, revision: &Revision, stored: &Stored, owner: &Owner, plan: &Plan) -> String {
     let full = format!("{}/{}", revision.namespace, revision.release);
     if let Some(reason) = &stored.unreadable {
@@ -488,11 +487,11 @@ pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Before a layer: releases that the tree does not want installed any more, which Helmfile
-/// would uninstall without asking anybody.
+/// Before a layer: asks for consent to uninstall releases that the tree no longer wants installed,
+/// which Helmfile would do without asking.
 ///
 /// # Errors
-/// `consent-needed` where one is there; those of reading Helm's storage.
+/// `consent-needed` if there is one; errors from reading Helm's storage.
 pub async fn consent_to_uninstalls(run: &Run, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
     let unwanted: Vec<Release> = wanted.iter().filter(|release| !release.installed).cloned().collect();
     for (revision, stored) in helm_storage::newest_whole(client, &unwanted).await? {
@@ -500,7 +499,7 @@ pub async fn consent_to_uninstalls(run: &Run, client: &Client, wanted: &[Release
             continue;
         }
         let full = format!("{}/{}", revision.namespace, revision.release);
-        // What it holds cannot always be said; that it goes can.
+        // What it contains cannot always be listed; but it will be deleted.
         for line in objects(&stored) {
             run.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
         }
@@ -510,8 +509,8 @@ pub async fn consent_to_uninstalls(run: &Run, client: &Client, wanted: &[Release
     Ok(())
 }
 
-/// Helm's rollback deletes what the newest revision made and that one did not: where any
-/// of it holds data, that is asked for.
+/// Helm's rollback deletes what the newest revision has and the target does not: if any of it holds
+/// data, this asks for consent.
 pub(crate) async fn consent_to_rollback(run: &Run, client: &Client, newest: &Revision, to: u32) -> Result<(), Failure> {
     let revisions = history(client, &newest.namespace, &newest.release).await?;
     let Some(good) = revisions.iter().find(|revision| revision.revision == to) else { return Ok(()) };
@@ -521,9 +520,9 @@ pub(crate) async fn consent_to_rollback(run: &Run, client: &Client, newest: &Rev
     consent_to_loss(run, &what, lost.into_iter().map(|dropped| dropped.name).collect()).await
 }
 
-/// Helm's upgrade deletes what a release has made and the tree does not name any more:
-/// where any of it holds data, that is asked for; of a custom resource, which may be
-/// missing from a rendering only, it is told. `rendered` is all that the layer renders.
+/// Helm's upgrade deletes what a release has and the tree no longer names: if any of it holds data,
+/// this asks for consent. A custom resource is only reported, because it may just be missing from
+/// the rendering. `rendered` is everything that the layer renders.
 pub async fn consent_to_upgrades(
     run: &Run,
     client: &Client,
@@ -532,10 +531,10 @@ pub async fn consent_to_upgrades(
 ) -> Result<(), Failure> {
     let installed: Vec<Release> = wanted.iter().filter(|release| release.installed).cloned().collect();
     for (revision, stored) in helm_storage::newest_whole(client, &installed).await? {
-        // One that cannot be read is passed over by Helm, and deletes nothing.
+        // Helm skips one that cannot be decoded, and deletes nothing of it.
         if stored.unreadable.is_none() && revision.status != Status::Uninstalled {
             let mut dropped = manifest::dropped(&stored, rendered);
-            // Helm compares with the deployed revision, which one that failed after it is not.
+            // Helm compares with the deployed revision; one that failed after it is not that.
             let own = |release: &&Release| release.name == revision.release && release.namespace == revision.namespace;
             if revision.status != Status::Deployed
                 && let Some(release) = installed.iter().find(own)
@@ -569,14 +568,14 @@ async fn consent_to_loss(run: &Run, what: &str, lost: Vec<String>) -> Result<(),
     Ok(())
 }
 
-/// Before a layer: each of its releases is waited for, repaired, or reported.
+/// Before a layer: waits for, repairs or reports each of its releases.
 pub async fn watch_over(context: &Context, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
     let found = unhealthy(client, wanted).await?;
     treat_all(context, client, &Others::kept_out(), &found, None).await.1
 }
 
-/// Carries every plan out, those that wait last: one release that cannot be repaired keeps
-/// no other from it. How many were repaired, and the first failure with the others.
+/// Carries out every plan, those that wait last: a release that cannot be repaired does not keep
+/// others from it. Returns how many were repaired, and the first failure with the others.
 async fn treat_all(
     context: &Context,
     client: &Client,
@@ -617,9 +616,9 @@ async fn treat_all(
     (repaired, failed.map_or(Ok(()), Err))
 }
 
-/// From which age on a revision of an unknown owner counts as orphaned: what a person says,
-/// else no less than the longest that a Helm may wait between two writes, which is the
-/// release's own timeout. Helm stores none, so that the release's layer is asked.
+/// The age from which a revision of an unknown owner counts as orphaned: what a person says, else
+/// at least the longest time that Helm may take between two writes, which is the release's own
+/// timeout. Helm does not store it, so the release's layer is read.
 async fn orphan_after(context: &Context, revision: &Revision, owner: &Owner, asked: Option<Duration>) -> Duration {
     let working = revision.status.is_pending() || revision.status == Status::Uninstalling;
     match asked {
@@ -636,7 +635,7 @@ async fn orphan_after(context: &Context, revision: &Revision, owner: &Owner, ask
     }
 }
 
-/// Carries the plan for one revision out; whether it repaired something.
+/// Carries out the plan for one revision; returns whether it repaired something.
 async fn treat(
     context: &Context,
     client: &Client,
@@ -692,14 +691,14 @@ async fn treat(
     }
 }
 
-/// After a sync that failed or was interrupted: what its Helm left pending is marked
-/// failed at once, so that nobody finds it so. The next run would do the same first,
-/// hence what goes wrong here is nobody's trouble.
+/// After a sync that failed or was interrupted: marks what its Helm left pending as failed at once,
+/// so that nobody finds it pending. The next run would do the same first, so errors here do not
+/// matter.
 pub async fn settle(run: &Run, site: &Site, client: &Client, wanted: &[Release]) {
     let settled = async {
         for revision in unhealthy(client, wanted).await? {
             let owner = owner(run, site, &Others::kept_out(), &revision);
-            // Of an unknown owner nothing is said here: it has no age at all.
+            // For an unknown owner nothing is decided here, hence no age.
             if decide(revision.status, &owner, SignedDuration::ZERO, ORPHAN_AFTER) == Plan::MarkFailed {
                 mark_failed(run, client, &revision).await?;
             }
@@ -717,7 +716,7 @@ async fn wait_while_owned(
     who: &str,
 ) -> Result<(), Failure> {
     const EVERY: Duration = Duration::from_millis(500);
-    // A process of somebody else cannot be watched, only looked at again.
+    // Somebody else's process cannot be watched, only checked again.
     let look = async || {
         let current = helm_storage::current(client, revision).await?;
         let still_pending = current.is_some_and(|(now, _)| now.status == revision.status);
@@ -736,7 +735,7 @@ fn still_worked_on(release: &str, namespace: &str, who: &str) -> Failure {
         .remedy("wait for that command to end, or end it yourself")
 }
 
-/// The highest revisions that Helm does not go on from by itself.
+/// The highest revisions that Helm does not continue from by itself.
 async fn unhealthy(client: &Client, of: &[Release]) -> Result<Vec<Revision>, Failure> {
     Ok(stuck(newest(client, Some(of)).await?))
 }
@@ -746,15 +745,15 @@ fn stuck(newest: Vec<(Revision, Stored)>) -> Vec<Revision> {
     newest.into_iter().map(|(revision, _)| revision).filter(|revision| stuck(revision.status)).collect()
 }
 
-/// Since it was last written, by the API server's clock, which wrote that time as well;
-/// less than nothing where that clock went back.
+/// Since it was last written, by the API server's clock, which wrote that time as well; negative if
+/// that clock went back.
 fn age(revision: &Revision, now: Timestamp) -> SignedDuration {
     now.duration_since(revision.written.unwrap_or(now))
 }
 
-/// Helm processes of earlier runs hold the cluster lock as long as they live: so where it
-/// is ours a revision of a run recorded in this state folder (this run among them) has no
-/// living owner but a helm process.
+/// Helm processes of earlier runs hold the cluster lock as long as they live. So if we hold it, a
+/// revision of a run recorded in this state folder (including this run) has no living owner except
+/// a helm process.
 fn owner(run: &Run, site: &Site, others: &Others, revision: &Revision) -> Owner {
     if let Some(who) = helm_process(&site.kube_context, &revision.release) {
         return Owner::Alive { who };
@@ -768,7 +767,7 @@ fn owner(run: &Run, site: &Site, others: &Others, revision: &Revision) -> Owner 
     }
 }
 
-/// The Helm on this machine that works on a revision, for who holds the lock already.
+/// The Helm process on this machine that works on a revision; the caller already holds the lock.
 pub(crate) fn worker(run: &Run, site: &Site, revision: &Revision) -> Option<String> {
     match owner(run, site, &Others::kept_out(), revision) {
         Owner::Alive { who } => Some(who),
@@ -781,15 +780,15 @@ fn is_recorded(run: &Run, id: &str) -> bool {
     plain && run.state.runs().join(id).is_dir()
 }
 
-/// Waits for Helm processes on these releases to end: Helmfile was killed, and they
-/// go on. Two of them on one release would fail each other.
+/// Waits for Helm processes on these releases to end: Helmfile was killed, but they go on. Two of
+/// them on one release would make each other fail.
 ///
 /// # Errors
 /// `release-owned` after the lock timeout.
 pub async fn wait_for_helm(run: &Run, site: &Site, wanted: &[Release]) -> Result<(), Failure> {
     const EVERY: Duration = Duration::from_millis(200);
     let mut told = false;
-    // It is no child of ours: it can only be looked at again.
+    // It is not our child, so it can only be checked again.
     let look = async || {
         let working =
             wanted.iter().find_map(|release| Some((release, helm_process(&site.kube_context, &release.name)?)));
@@ -805,8 +804,8 @@ pub async fn wait_for_helm(run: &Run, site: &Site, wanted: &[Release]) -> Result
     }
 }
 
-/// A helm process on this machine that changes the release, or that one may be at work,
-/// where the processes cannot be listed.
+/// A helm process on this machine that changes the release; if processes cannot be listed, that
+/// there may be one.
 fn helm_process(kube_context: &str, release: &str) -> Option<String> {
     match host::commands() {
         Ok(commands) => commands
@@ -816,9 +815,9 @@ fn helm_process(kube_context: &str, release: &str) -> Option<String> {
     }
 }
 
-/// Whether this command line is a Helm that changes the release. One that names no
-/// context works on the current one, which may be ours; another context is another
-/// cluster, whose release may have the same name.
+/// Whether this command line is a Helm that changes the release. Without a context it uses the
+/// current one, which may be ours; another context is another cluster, which may have a release of
+/// the same name.
 fn changes(arguments: &[String], kube_context: &str, release: &str) -> bool {
     // Also `helm4`, `helm-v4.3.1`.
     let is_named_so =
@@ -836,8 +835,8 @@ fn changes(arguments: &[String], kube_context: &str, release: &str) -> bool {
     is_helm && writes && arguments.iter().any(|word| word == release) && named.is_none_or(|named| named == kube_context)
 }
 
-/// Marks one revision failed, in one write that the API server refuses if anybody
-/// else wrote in between.
+/// Marks one revision failed, in one write that the API server refuses if anybody else wrote in
+/// between.
 async fn mark_failed(run: &Run, client: &Client, revision: &Revision) -> Result<(), Failure> {
     let step =
         run.reporter.step(Step::new(StepKind::Repair, &revision.release, "repairing").of_release(&revision.release));
@@ -865,7 +864,7 @@ async fn mark_failed(run: &Run, client: &Client, revision: &Revision) -> Result<
     }
 }
 
-/// The Secret as it was, in this run's folder, for this user's eyes only.
+/// Saves the original Secret in this run's folder, readable by this user only.
 fn keep_copy(run: &Run, secret: &Secret, revision: &Revision) -> Result<(), Failure> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = run.dir.join(format!("{}.{}.json", revision.namespace, revision.secret));

@@ -1,5 +1,5 @@
-//! What the tree says, parsed once: layers and what they need, environments, k3d. Nothing
-//! about a layer, an image or a namespace is written in Rust.
+//! What the tree says, parsed once: layers and what they need, environments, k3d. No layer, image
+//! or namespace is hard-coded in Rust.
 
 pub mod environment;
 pub mod k3d;
@@ -23,7 +23,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Found from the current folder upwards, as cargo finds its workspace.
+    /// Searched from the current folder upwards, as cargo finds its workspace.
     pub fn discover(from: &Utf8Path) -> Result<Self, Failure> {
         let marker = "infra/kubernetes/helmfiles";
         from.ancestors()
@@ -36,7 +36,7 @@ impl Tree {
         self.root.join(relative)
     }
 
-    /// Every layer, in order of its number.
+    /// Every layer, ordered by number.
     pub fn layers(&self) -> Result<Vec<Layer>, Failure> {
         let folder = self.path("infra/kubernetes/helmfiles");
         let entries = folder
@@ -89,7 +89,7 @@ pub struct Repo {
 }
 
 impl Repo {
-    /// The local cluster's configuration; none when the environment is a shared cluster.
+    /// The local cluster's configuration; `None` if the environment is a shared cluster.
     pub fn k3d_config(&self) -> Result<Option<K3dConfig>, Failure> {
         self.env.cluster.k3d.as_ref().map(|path| K3dConfig::read(&self.tree.root.join(path))).transpose()
     }
@@ -104,12 +104,12 @@ impl Repo {
     }
 }
 
-/// Reads a YAML file into its type; the error names file, line and column.
+/// Parses a YAML file; the error names file, line and column.
 pub fn read_yaml<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, Failure> {
     parse_yaml(path, &read(path)?)
 }
 
-/// A file of the tree, of a size that such a file has.
+/// Reads a file of the tree, up to the size limit for settings.
 pub fn read(path: &Utf8Path) -> Result<String, Failure> {
     bounds::read(path, bounds::SETTINGS).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))
 }
@@ -118,7 +118,7 @@ pub fn parse_yaml<T: DeserializeOwned>(path: &Utf8Path, text: &str) -> Result<T,
     bounds::yaml(text).map_err(|error| Failure::usage(format!("{path}: {error}")))
 }
 
-/// `INFRA_CRITICAL_PATH` (names, by space or comma), else what layers.yaml says.
+/// `INFRA_CRITICAL_PATH` (names separated by spaces or commas), else the value in layers.yaml.
 pub fn critical_path(tree: &Tree) -> Result<Vec<String>, Failure> {
     let from_env = std::env::var("INFRA_CRITICAL_PATH").unwrap_or_default();
     let named: Vec<String> = from_env.split([' ', ',']).filter(|name| !name.is_empty()).map(str::to_owned).collect();

@@ -1,5 +1,5 @@
-//! One run of this program: what it was asked, whether it is interrupted, what was
-//! consented to, where it reports and what it leaves behind.
+//! One run of this program: what it was asked to do, whether it is interrupted, what was consented
+//! to, where it reports and what it leaves behind.
 
 pub mod consent;
 pub mod context;
@@ -24,7 +24,7 @@ use state::StateDir;
 /// One run of this program: what it may do, where it reports, and where it leaves its files.
 pub struct Run {
     pub id: String,
-    /// This run's folder: its record and the logs of the tools it ran.
+    /// This run's folder, with its record and the logs of the tools it ran.
     pub dir: Utf8PathBuf,
     pub state: StateDir,
     pub reporter: Arc<Reporter>,

@@ -1,5 +1,4 @@
-//! What is outside of this program, one system a file, with no policy: how each is
-//! asked, and what its answers mean.
+//! External systems, one per file and without policy: how to query each, and what its answers mean.
 
 pub mod docker;
 pub mod docker_hub;

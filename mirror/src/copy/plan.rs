@@ -1,18 +1,18 @@
-//! In which order blobs are moved: each once, whatever number of images has it.
+//! The order in which blobs are transferred: each once, however many images contain it.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::digest::Digest;
 use crate::target::BlobCopy;
 
-/// A blob with the images that wait for it, by their place in the lock.
+/// A blob with the images that wait for it, by their index in the lock.
 pub(super) struct Planned {
     pub blob: BlobCopy,
     pub images: Vec<usize>,
 }
 
-/// Every blob once, the large ones first: what starts last should not take longest.
-/// `placed`: which repository of the target has which blob already.
+/// Every blob once, large ones first: what starts last should not take longest. `placed`: which
+/// repository of the target already has which blob.
 pub(super) fn plan(
     needed: impl IntoIterator<Item = (usize, BlobCopy)>,
     placed: &BTreeMap<Digest, String>,

@@ -1,5 +1,5 @@
-//! The addresses of one registry: of what it holds, of where its answers lead to, and
-//! which of them are its own, so that no other is told who we are.
+//! The URLs of one registry: those of its content, those its answers lead to, and which of them are
+//! its own, so that no other host gets our account.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ pub(crate) struct Address {
     pub name: String,
     scheme: &'static str,
     authority: String,
-    /// Of all repositories here, with its slash; mostly empty.
+    /// The prefix of all repositories here, with its slash; usually empty.
     prefix: String,
 }
 
@@ -32,13 +32,13 @@ impl Address {
         Ok(Self {
             name: name.to_owned(),
             scheme: if endpoint.plain_http { "http" } else { "https" },
-            // Docker Hub's API has a name of its own.
+            // Docker Hub's API has its own host name.
             authority: if hub { "registry-1.docker.io".to_owned() } else { authority.to_string() },
             prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
         })
     }
 
-    /// What every registry has an answer for (OCI distribution spec, "Determining Support").
+    /// The endpoint that every registry answers (OCI distribution spec, "Determining Support").
     pub fn root(&self) -> String {
         format!("{}://{}/v2/", self.scheme, self.authority)
     }
@@ -52,17 +52,17 @@ impl Address {
         format!("{}{}{repository}/{rest}", self.root(), self.prefix)
     }
 
-    /// Where a `Location` leads, seen from the address that gave it (RFC 9110, 10.2.2).
+    /// Resolves a `Location` against the URL that returned it (RFC 9110, 10.2.2).
     ///
     /// # Errors
-    /// None given; one with an account in it, or that no registry has (`never_led_to`).
+    /// There is none; it contains an account; or no registry leads there (`never_led_to`).
     pub fn resolve(&self, from: &str, headers: &HeaderMap) -> Result<String, Error> {
         let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
         let location = location.ok_or_else(|| self.error(Kind::Protocol, from, "gave no Location"))?;
         self.lead(from, location)
     }
 
-    /// As [`Self::resolve`], of any reference.
+    /// Like [`Self::resolve`], for any reference.
     pub fn lead(&self, from: &str, reference: &str) -> Result<String, Error> {
         let wrong = |why: &str| self.error(Kind::Protocol, from, &format!("leads to {why}"));
         let base: Uri = from.parse().map_err(|_| self.error(Kind::Protocol, from, "is no URL"))?;
@@ -88,8 +88,8 @@ impl Address {
         if !self.is_our_host(host) && never_led_to(host) {
             return Err(wrong(&format!("{host}, where machines keep their own secrets")));
         }
-        // A registry behind a proxy that ends TLS writes its own address with http: it is
-        // the same one, and never spoken to without TLS for that.
+        // A registry behind a proxy that terminates TLS writes its own address with http: it is the
+        // same registry, and still only spoken to over TLS.
         if self.scheme == "https" && uri.scheme_str() == Some("http") && self.is_our_host(host) {
             let port = uri.port_u16();
             if port.is_none() || port == Some(80) || port == self.port() {
@@ -109,8 +109,8 @@ impl Address {
         self.authority.parse::<Authority>().is_ok_and(|own| own.host().eq_ignore_ascii_case(host))
     }
 
-    /// Whether an address is this registry's own; no other is told who we are. The port of
-    /// a scheme may be written out or not.
+    /// Whether an address belongs to this registry; only then is our account sent. The scheme's
+    /// default port may be written out or not.
     pub fn is_ours(&self, uri: &Uri) -> bool {
         let (host, scheme) = (uri.host().unwrap_or_default(), uri.scheme_str());
         let port = uri.port_u16().or(if scheme == Some("https") { Some(443) } else { Some(80) });
@@ -118,8 +118,8 @@ impl Address {
         scheme == Some(self.scheme) && self.is_our_host(host) && port == self.port() && !account
     }
 
-    /// Whether an account may be sent there: over TLS; on this machine also without, for a
-    /// registry that is on it too.
+    /// Whether an account may be sent there: over TLS, or to this machine if the registry is on it
+    /// too.
     pub fn may_send_account_to(&self, scheme: &str, authority: &str) -> bool {
         let host = |authority: &str| authority.parse::<Authority>().map(|it| it.host().to_owned()).unwrap_or_default();
         scheme == "https" || is_loopback(&host(authority)) && is_loopback(&host(&self.authority))
@@ -130,15 +130,15 @@ impl Address {
         self.may_send_account_to(self.scheme, &self.authority)
     }
 
-    /// As messages about all of it name it: with the host that is really asked, where that
-    /// is another one.
+    /// The name for messages about the whole registry: with the host that is actually contacted, if
+    /// it is another one.
     pub fn full_name(&self) -> String {
         if self.name == self.authority { self.name.clone() } else { format!("{} ({})", self.name, self.authority) }
     }
 
-    /// What [`Self::error`] says, without the address at which it came up.
+    /// The message of [`Self::error`] without the URL.
     pub fn without_address<'a>(&self, message: &'a str) -> &'a str {
-        // `registry: address: text`; addresses have no blanks.
+        // `registry: address: text`; addresses contain no blanks.
         match message.strip_prefix(&format!("{}: ", self.name)) {
             Some(rest) => rest.split_once(": ").filter(|(at, _)| has_scheme(at)).map_or(rest, |(_, text)| text),
             None => message,
@@ -146,7 +146,7 @@ impl Address {
     }
 
     pub fn error(&self, kind: Kind, url: &str, text: &str) -> Error {
-        // What follows the question mark may be a signature.
+        // The query may contain a signature.
         let url = url.split('?').next().unwrap_or_default();
         Error::new(kind, format!("{}: {url}: {text}", self.name))
     }
@@ -157,14 +157,14 @@ fn has_scheme(text: &str) -> bool {
     begins("http://") || begins("https://")
 }
 
-/// Where clouds keep what a machine is allowed to do, and what else lies next to one: no
-/// registry sends anybody there.
+/// Cloud metadata services, link-local and unspecified addresses: no registry has a reason to
+/// redirect there.
 pub(crate) fn never_led_to(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let bare = bare.trim_end_matches('.').to_ascii_lowercase();
     let address = match bare.parse::<IpAddr>() {
         Ok(address) => address.to_canonical(),
-        // The resolver takes an address as one number too, or in parts that are hexadecimal.
+        // Resolvers also accept an address as a single number, or with hexadecimal parts.
         Err(_) => match bare.split('.').next_back() {
             Some(last) if last.starts_with("0x") || !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit()) => {
                 return true;
@@ -183,7 +183,7 @@ pub(crate) fn never_led_to(host: &str) -> bool {
     }
 }
 
-/// The address of `<…>; rel="next"`, among others perhaps.
+/// The URL of `<…>; rel="next"`, possibly among others.
 pub(crate) fn next_page(link: &str) -> Option<String> {
     let mut rest = link;
     while let Some((_, after)) = rest.split_once('<') {
@@ -249,7 +249,7 @@ mod tests {
         assert!(address("user:password@central.example", false).is_err());
     }
 
-    /// A proxy that ends TLS leaves the registry behind it in the belief that there is none.
+    /// A proxy that terminates TLS makes the registry behind it believe that there is none.
     #[test]
     fn a_location_that_forgets_tls_is_led_back_to_it() {
         let ours = address("registry.example", false).unwrap();
@@ -290,7 +290,7 @@ mod tests {
         for host in ["10.0.0.1", "cdn.example", "127.0.0.1:5000", "[::1]:5000", "192.168.1.1", "100.100.100.201"] {
             assert!(ours.lead("https://registry.example/v2/", &format!("http://{host}/x")).is_ok(), "{host}");
         }
-        // Whoever names one has it.
+        // Unless the user names such a host.
         let named = address("169.254.1.1:5000", false).unwrap();
         assert!(named.lead("https://169.254.1.1:5000/v2/", "/v2/x").is_ok());
     }

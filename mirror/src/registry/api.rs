@@ -1,5 +1,4 @@
-//! What can be asked of a registry: the endpoints of the OCI distribution spec, as far as a
-//! copy needs them.
+//! The requests to a registry: the endpoints of the OCI distribution spec that a copy needs.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -12,11 +11,11 @@ use crate::error::{Error, Kind};
 use crate::manifest::{self, Manifest};
 use crate::transport::full;
 
-/// Manifests larger than this are refused, as registries do (distribution: 4 MiB).
+/// Larger manifests are rejected, as registries do (distribution: 4 MiB).
 const MANIFEST_LIMIT: usize = 4 << 20;
 
 impl Registry {
-    /// Whether anything answers here, whatever it says.
+    /// Whether anything answers here, with any status.
     pub async fn answers(&self) -> Result<(), Error> {
         let url = self.address.root();
         let request = self.request(Method::GET, &url, HeaderMap::new(), full(Bytes::new()), None)?;
@@ -24,7 +23,7 @@ impl Registry {
         answer.map(drop).map_err(|error| self.address.error(error.kind, &url, &error.message))
     }
 
-    /// Whether an address is served to us, which need not be one of this registry.
+    /// Whether an address serves us, which may be outside this registry.
     pub async fn ping(&self, url: &str) -> Result<(), Error> {
         let (scope, headers, body) = (Scope::nothing(), HeaderMap::new(), Bytes::new());
         let call = Call { method: Method::GET, url, headers, body, scope: Some(&scope), need: Need::Required };
@@ -38,7 +37,7 @@ impl Registry {
         headers
     }
 
-    /// None: it has no such manifest.
+    /// `None`: there is no such manifest.
     pub async fn manifest(&self, repository: &str, reference: &str) -> Result<Option<Manifest>, Error> {
         let url = self.address.url(repository, &format!("manifests/{reference}"));
         let scope = self.pull(repository);
@@ -74,7 +73,7 @@ impl Registry {
         manifest.map(Some).map_err(|error| self.address.error(error.kind, &url, &error.message))
     }
 
-    /// As `manifest`, where it must be there; one that was read before is not asked for again.
+    /// Like `manifest`, but it must exist; one that was read before is not requested again.
     pub async fn required_manifest(&self, repository: &str, reference: &str) -> Result<Manifest, Error> {
         if let Some(manifest) = self.kept.get(reference) {
             return Ok(manifest);
@@ -86,8 +85,8 @@ impl Registry {
         Ok(found)
     }
 
-    /// The digest that a reference has here, by one HEAD, which counts for no quota. Where
-    /// that is not allowed, by a GET, whose refusal comes with a reason.
+    /// The digest of a reference, by one HEAD, which does not count against any quota. If HEAD is
+    /// refused, by a GET, whose refusal comes with a reason.
     pub async fn digest_of(&self, repository: &str, reference: &str) -> Result<Option<Option<Digest>>, Error> {
         match self.digest_by_head(repository, reference, Need::Required).await {
             Err(error) if matches!(error.status, Some(400 | 401 | 403 | 405 | 406 | 501)) => {
@@ -97,7 +96,7 @@ impl Registry {
         }
     }
 
-    /// As `digest_of`, by a HEAD alone.
+    /// Like `digest_of`, by HEAD only.
     pub async fn digest_by_head(
         &self,
         repository: &str,
@@ -116,14 +115,14 @@ impl Registry {
         }
     }
 
-    /// Whether it has this very manifest.
+    /// Whether it has exactly this manifest.
     pub async fn has_manifest(&self, repository: &str, digest: &Digest) -> Result<bool, Error> {
         let found = self.digest_of(repository, digest.as_str()).await?;
-        // A registry that does not say was asked by digest all the same.
+        // If the answer has no digest, it was still requested by digest.
         Ok(found.is_some_and(|said| said.is_none_or(|said| said == *digest)))
     }
 
-    /// Where it will not say, it is as if it were not there: the upload tells.
+    /// If the registry does not say, the blob counts as missing: the upload will show.
     pub async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool, Error> {
         let url = self.address.url(repository, &format!("blobs/{digest}"));
         match self.head(repository, &url, HeaderMap::new(), Need::Required).await {
@@ -160,8 +159,8 @@ impl Registry {
         }
     }
 
-    /// One page of a list that a registry may not know, and where the next one is
-    /// (`Link: <…>; rel="next"`, RFC 8288). None: it does not know such lists.
+    /// One page of a list, and the URL of the next one (`Link: <…>; rel="next"`, RFC 8288). `None`:
+    /// the registry does not support such lists.
     pub async fn page(&self, repository: &str, url: &str) -> Result<Option<(Bytes, Option<String>)>, Error> {
         let scope = self.pull(repository);
         let mut headers = HeaderMap::new();
@@ -176,7 +175,7 @@ impl Registry {
                 let next = next.map(|next| self.address.lead(url, &next)).transpose()?;
                 Ok(Some((self.read(url, response, MANIFEST_LIMIT).await?, next)))
             }
-            // Distribution 2.8 answers 404 to what it does not know, others 400, 405 or 501.
+            // Distribution 2.8 answers 404 to unknown endpoints, others 400, 405 or 501.
             StatusCode::NOT_FOUND
             | StatusCode::BAD_REQUEST
             | StatusCode::METHOD_NOT_ALLOWED
@@ -186,8 +185,8 @@ impl Registry {
         }
     }
 
-    /// Puts a manifest there; whether the registry took note of its subject
-    /// (`OCI-Subject`, OCI distribution spec 1.1, "Pushing Manifests with Subject").
+    /// Pushes a manifest; returns whether the registry recorded its subject (`OCI-Subject`, OCI
+    /// distribution spec 1.1, "Pushing Manifests with Subject").
     pub async fn put_manifest(
         &self,
         repository: &str,

@@ -9,10 +9,10 @@ use hyper::body::Incoming;
 use super::address::Address;
 use crate::error::{Error, Kind};
 
-/// What is read of one, in bytes.
+/// The most that is read of a refusal, in bytes.
 const REFUSAL_LIMIT: usize = 64 << 10;
 
-/// A refusal, with what the registry says.
+/// Turns a refusal into an error, with what the registry says.
 pub(crate) async fn refusal(address: &Address, url: &str, response: Response<Incoming>) -> Error {
     let status = response.status();
     let body = tokio::time::timeout(Duration::from_secs(5), beginning(response, REFUSAL_LIMIT)).await;
@@ -23,22 +23,22 @@ pub(crate) async fn refusal(address: &Address, url: &str, response: Response<Inc
     let lower = text.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
     let forbidden = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-    // GitHub, GitLab, Amazon and Google each have words of their own for it.
+    // GitHub, GitLab, Amazon and Google each have their own wording.
     let limited = says(&["toomanyrequests", "pull rate limit", "api rate limit exceeded"])
         || forbidden && says(&["rate limit", "rate exceeded", "quota exceeded for", "resource_exhausted"]);
     let kind = match status {
         _ if full => Kind::DiskFull,
         StatusCode::TOO_MANY_REQUESTS => Kind::RateLimited,
         _ if limited && status.is_client_error() => Kind::RateLimited,
-        // ECR's, of an account that was good for twelve hours.
+        // ECR's answer for an account whose twelve hours are over.
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if text.contains("token has expired") => Kind::Auth,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Kind::Denied,
         StatusCode::NOT_FOUND => Kind::NotFound,
-        // Distribution answers 500 to a manifest with layers that lie elsewhere.
+        // Distribution answers 500 to a manifest whose layers are stored elsewhere.
         _ if text.contains("DIGEST_INVALID") || text.contains("MANIFEST_") => Kind::Invalid,
         _ if status.is_server_error() => Kind::Unreachable,
         StatusCode::PAYLOAD_TOO_LARGE => Kind::BodyLimit,
-        // Among them "Client sent an HTTP request to an HTTPS server."
+        // For example "Client sent an HTTP request to an HTTPS server."
         _ => Kind::Protocol,
     };
     let mut said = format!("{status} {}", told(&text));
@@ -61,8 +61,8 @@ async fn beginning(response: Response<Incoming>, most: usize) -> Vec<u8> {
     bytes
 }
 
-/// What a registry says, in one line: `CODE: message` of its errors (OCI distribution spec,
-/// "Error Codes"), or the beginning of whatever else it is.
+/// What a registry says, in one line: `CODE: message` for its errors (OCI distribution spec, "Error
+/// Codes"), or the beginning of any other text.
 pub(crate) fn told(text: &str) -> String {
     let word = |value: &serde_json::Value| value.as_str().map(str::to_owned).filter(|text| !text.is_empty());
     let one = |error: &serde_json::Value| {

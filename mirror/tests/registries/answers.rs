@@ -1,4 +1,4 @@
-//! What targets answer, and the ways to them.
+//! Answers of target registries, and the ways to reach them.
 
 use super::*;
 use proxy::Tunnel;
@@ -36,7 +36,7 @@ fn a_target_may_say_less_than_the_specification_and_fail_for_a_while() {
     ];
     for (name, rule) in cases {
         let target = Registry::start();
-        // An address of an upload is used once: what came before is counted over all of them.
+        // An upload URL is used once, so requests are counted over all of them.
         let uploads = AtomicUsize::new(0);
         let proxy = Proxy::before(&target.address, move |seen| {
             let mut seen = seen.clone();
@@ -94,7 +94,7 @@ fn a_target_that_refuses_is_told_by_its_words_and_holds_nothing_that_can_be_pull
     }
 }
 
-/// A large upload may begin with a token that is good, and end with one that is not.
+/// A large upload may start with a valid token that has expired by its end.
 #[test]
 fn a_token_of_the_target_that_ends_before_an_upload_is_got_again() {
     let lock = image("late/a", &[BIG]);
@@ -132,7 +132,7 @@ fn a_company_s_proxy_leads_to_every_registry_but_this_machine_s_and_the_cluster_
     let named =
         Endpoint { host: "registry.company.invalid:5000".to_owned(), plain_http: true, ca: None, anonymous: false };
     options.proxies = Proxies::all(&format!("http://anna:s3cret@{}", tunnel.address)).unwrap();
-    // Whoever asks whether it is there must ask the same way.
+    // A check whether the registry is there must go through the same proxy.
     block(image_mirror::answers(&named, &options.proxies)).unwrap();
     assert_eq!(block(image_mirror::answers(&named, &Proxies::default())).unwrap_err().kind(), Kind::Dns);
     options.sources.insert("docker.io".to_owned(), named);
@@ -144,11 +144,11 @@ fn a_company_s_proxy_leads_to_every_registry_but_this_machine_s_and_the_cluster_
         ("CONNECT registry.company.invalid:5000 HTTP/1.1".to_owned(), Some("Basic YW5uYTpzM2NyZXQ=".to_owned()));
     assert!(!asked.is_empty() && asked.iter().all(|asked| *asked == expected), "{asked:?}");
     assert!(!format!("{options:?}").contains("s3cret"));
-    // The cluster's own registry has a name that no proxy knows.
+    // No proxy knows the name of the cluster's own registry.
     options.proxies = options.proxies.never_for("registry.company.invalid");
     let error = copy(&lock, &Options { force: true, ..options.clone() }).unwrap_err();
     assert_eq!(error.kind(), Kind::Dns, "{error}");
-    // Nor does anybody wait for a proxy that is not there.
+    // A proxy that is not there is not waited for.
     options.proxies = Proxies::all("http://anna:s3cret@127.0.0.1:1").unwrap();
     let error = copy(&lock, &Options { force: true, ..options }).unwrap_err();
     assert!(error.kind() == Kind::Proxy && error.to_string().contains("proxy"), "{error}");

@@ -1,15 +1,15 @@
-//! Every form that an image can have, from registry to registry.
+//! Every form that an image can have, copied between registries.
 
 use super::*;
 use registry::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, push_as};
 use serde_json::Value;
 
-/// Registries that take layers which lie elsewhere.
+/// A registry that accepts layers stored elsewhere.
 fn liberal() -> Registry {
     Registry::start_with(&["-e", "REGISTRY_VALIDATION_MANIFESTS_URLS_ALLOW=[.*]"])
 }
 
-/// What is wanted of a repository of that registry, resolved and copied to another one.
+/// The wanted image of a repository, resolved and copied to another registry.
 #[track_caller]
 fn through(from: &Registry, repository: &str, platforms: &[&str]) -> (ImagesLock, Registry) {
     let target = liberal();
@@ -43,7 +43,7 @@ impl Maker<'_> {
         self.blob(bytes, "application/vnd.oci.image.layer.v1.tar+gzip")
     }
 
-    /// An OCI manifest, which does not say so.
+    /// An OCI manifest without a media type.
     fn platform(&self, arch: &str, layers: &[Value]) -> Value {
         let manifest = json!({"schemaVersion": 2, "config": self.config(arch), "layers": layers});
         let mut child = push_as(self.at, self.repository, None, OCI_MANIFEST, &manifest);
@@ -102,7 +102,7 @@ fn a_layer_may_stand_twice_be_empty_or_lie_elsewhere() {
     let manifest = json!({"schemaVersion": 2, "config": make.config("amd64"), "layers": layers});
     make.tagged(OCI_MANIFEST, &manifest);
     let (lock, target) = through(&from, make.repository, &["linux/amd64"]);
-    // A registry that takes no such layers says so, and nothing of it can be pulled.
+    // A registry that does not accept such layers says so, and nothing of the image can be pulled.
     let strict = Registry::start();
     let error = copy(&lock, &options(&from.address, &strict.address)).unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid, "{error}");
@@ -134,7 +134,7 @@ fn variants_are_told_apart() {
     assert!(error.to_string().contains("no linux/arm/v5: it has linux/arm/v6, linux/arm/v7"), "{error}");
 }
 
-/// An index that names a manifest which its registry does not hold.
+/// An index that names a manifest missing in its registry.
 #[test]
 fn an_index_with_a_hole_is_told_and_nothing_of_it_can_be_pulled() {
     let lock = image("content/hole", &[8000]);

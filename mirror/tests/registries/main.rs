@@ -1,6 +1,6 @@
-//! The mirror before real registries, with what networks and public registries do
-//! to it in between. Docker Hub alone is played: its tokens, limits and addresses,
-//! by a proxy before a real registry.
+//! The mirror against real registries, with what networks and public registries do in between. Only
+//! Docker Hub is simulated: its tokens, limits and addresses, by a proxy in front of a real
+//! registry.
 
 mod answers;
 mod content;
@@ -55,14 +55,14 @@ fn copied(lock: &ImagesLock, options: &Options) -> Summary {
     copy(lock, options).unwrap_or_else(|error| panic!("{error} {:?}", error.images()))
 }
 
-/// What these repositories are now, at the real source.
+/// The current state of these repositories at the real source.
 #[track_caller]
 fn locked(repositories: &[&str]) -> ImagesLock {
     let options = options(source(), "127.0.0.1:1");
     block(image_mirror::resolve(&wanted(repositories), None, &options, &Heard::default())).unwrap()
 }
 
-/// An image of two platforms, an attestation, and layers of these sizes.
+/// An image with two platforms, an attestation, and layers of these sizes.
 #[track_caller]
 fn image(repository: &str, sizes: &[usize]) -> ImagesLock {
     let seed = repository.bytes().map(u64::from).sum::<u64>();
@@ -86,7 +86,7 @@ fn whole_indexes_are_copied_once_and_a_warm_run_asks_the_source_nothing() {
     assert_complete(&target.address, &lock);
     assert_eq!((cold.copied, cold.skipped), (2, 0));
     assert!(cold.mounted >= 1, "{cold:?}");
-    // Each blob and manifest once, though both images have the large one, on both platforms.
+    // Each blob and manifest once, although both images have the large one, on both platforms.
     let seen: Vec<String> =
         proxy.seen().iter().filter(|seen| seen.method == "GET").map(|seen| seen.path.clone()).collect();
     let digests: Vec<&str> =
@@ -100,7 +100,7 @@ fn whole_indexes_are_copied_once_and_a_warm_run_asks_the_source_nothing() {
     assert_eq!(warm, Summary { skipped: 2, ..Summary::default() });
     assert_eq!(proxy.seen().len(), asked);
     assert_eq!(block(image_mirror::check(&lock, &options)).unwrap(), []);
-    // A tag that is still the same costs one HEAD, and gives the same lock, byte for byte.
+    // A tag that is unchanged costs one HEAD, and gives the same lock, byte for byte.
     let again =
         block(image_mirror::resolve(&wanted(&["whole/a", "whole/b"]), Some(&lock), &options, &Heard::default()));
     assert_eq!(again.unwrap(), lock);
@@ -132,7 +132,8 @@ fn signatures_follow_their_image() {
     assert_eq!(http("GET", &target.address, &format!("/v2/mirror/signed/a/blobs/{blob}"), &[], b"").body, b"signature");
 }
 
-/// One platform is its manifest, since registries refuse an index without its children.
+/// A single platform is copied as its manifest, since registries reject an index without its
+/// children.
 #[test]
 fn one_platform_alone_is_pinned_by_its_manifest_and_a_missing_one_is_an_error() {
     push_index(source(), "platforms/a", "1", &[noise(4, 1000)]);
@@ -149,7 +150,7 @@ fn one_platform_alone_is_pinned_by_its_manifest_and_a_missing_one_is_an_error() 
     let error = block(image_mirror::resolve(&one, None, &options, &Heard::default())).unwrap_err();
     assert_eq!(error.kind(), Kind::Platform);
     assert!(error.to_string().contains("no linux/s390x: it has linux/amd64, linux/arm64"), "{error}");
-    // An image that is no index says what it is for in its configuration.
+    // An image without an index has its platform in its config.
     push_platform(source(), "platforms/b", Some("1"), "amd64", &[noise(5, 1000)]);
     let error = block(image_mirror::resolve(&wanted(&["platforms/b"]), None, &options, &Heard::default())).unwrap_err();
     assert_eq!(error.kind(), Kind::Platform, "{error}");
@@ -166,10 +167,10 @@ fn a_tag_that_moved_changes_nothing_until_it_is_resolved_again() {
     assert_eq!(manifest(&target.address, "mirror/moved/a", "1").unwrap().1, old);
     let fresh = block(image_mirror::resolve(&wanted(&["moved/a"]), Some(&lock), &options, &Heard::default())).unwrap();
     assert_ne!(fresh.images[0].target_digest.as_ref(), Some(&old));
-    // The tag is there under the old digest, which is another thing than missing.
+    // The tag is there with the old digest, which is different from missing.
     let finding = block(image_mirror::check(&fresh, &options)).unwrap();
     assert!(matches!(&finding[..], [Finding::Stale { found, .. }] if found == old.as_str()), "{finding:?}");
-    // What the lock says and the source has no more.
+    // The lock has a digest that the source no longer has.
     assert_eq!(http("DELETE", source(), &format!("/v2/moved/a/manifests/{old}"), &[], b"").status, 202);
     let other = Registry::start();
     let error = copy(&lock, &registry::options(source(), &other.address)).unwrap_err();
@@ -177,7 +178,7 @@ fn a_tag_that_moved_changes_nothing_until_it_is_resolved_again() {
     assert_invisible(&other.address, &lock);
 }
 
-/// A blob on its way, and what happens to it; the copy must be complete all the same.
+/// Various failures during a blob download; the copy must be complete all the same.
 #[test]
 fn a_download_survives_cuts_hangs_and_expired_addresses() {
     let lock = image("download/a", &[BIG]);
@@ -234,7 +235,7 @@ fn a_download_survives_cuts_hangs_and_expired_addresses() {
     for (at, (name, rule)) in cases.into_iter().enumerate() {
         let proxy = Proxy::before(source(), rule);
         let mut lock = lock.clone();
-        // Blobs are only mounted out of repositories that the lock names.
+        // Blobs are only mounted from repositories that the lock names.
         lock.images[0].target = format!("case-{at}/a");
         let summary = copied(&lock, &options(&proxy.address, &target.address));
         assert!(summary.blobs > 0 && summary.copied == 1, "{name}: {summary:?}");
@@ -324,7 +325,7 @@ fn a_rate_limit_that_lifts_is_waited_for() {
             println!("{name} {place}: waited {:?}", heard.waits());
         }
     }
-    // The registry that is pushed to may want patience too.
+    // The target registry may rate-limit too.
     let refused = AtomicUsize::new(0);
     let slow = Proxy::before(&target.address, move |seen| {
         match seen.method == "PUT" && refused.fetch_add(1, Ordering::SeqCst) < 3 {
@@ -344,7 +345,7 @@ fn a_rate_limit_that_stays_ends_it_with_what_is_left_and_the_next_run_goes_on() 
     let (done, late) = (image("stays/done", &[40_000]), image("stays/late", &[BIG]));
     let both = ImagesLock { images: vec![done.images[0].clone(), late.images[0].clone()], ..done };
     let target = Registry::start();
-    // The quota ends it at once: more tries would only prolong it.
+    // A used-up quota ends it at once: retrying would only prolong it.
     let used_up = Proxy::before(source(), move |seen| match seen.is("GET", "stays/late/manifests/") {
         true => Do::Answer(429, quota(), hub.into()),
         false => Do::Pass,
@@ -354,7 +355,7 @@ fn a_rate_limit_that_stays_ends_it_with_what_is_left_and_the_next_run_goes_on() 
     assert!(error.to_string().contains("0 of 100 pulls left at docker.io in 6 h"), "{error}");
     assert_eq!(used_up.count("GET", "stays/late/manifests/"), 1);
     assert_invisible(&target.address, &late);
-    // A time that is too far away is told and not waited for.
+    // A time too far away is reported, not waited for.
     let far = Proxy::before(source(), move |seen| match seen.is("GET", "/manifests/") {
         true => Do::Answer(429, vec![("retry-after", "86400".into())], "slow down".into()),
         false => Do::Pass,
@@ -362,14 +363,14 @@ fn a_rate_limit_that_stays_ends_it_with_what_is_left_and_the_next_run_goes_on() 
     let error = copy(&late, &options(&far.address, &target.address)).unwrap_err();
     assert!(error.kind() == Kind::RateLimited && error.to_string().contains("asks to wait 86400 s"), "{error}");
     assert_eq!(far.count("GET", "/manifests/"), 1);
-    // Without a time and without a quota it is tried, and then not any more.
+    // Without a time and without a quota it is retried a few times, then given up.
     let endless = Proxy::before(source(), |seen| {
         if seen.is("GET", "/blobs/") { Do::Answer(429, vec![], "no".into()) } else { Do::Pass }
     });
     let error = copy(&late, &options(&endless.address, &target.address)).unwrap_err();
     assert_eq!(error.kind(), Kind::RateLimited);
     assert_invisible(&target.address, &late);
-    // The limit lifts.
+    // The limit is lifted.
     let open = Proxy::before(source(), |_| Do::Pass);
     let summary = copied(&both, &options(&open.address, &target.address));
     assert_complete(&target.address, &both);
@@ -389,13 +390,13 @@ fn all_transfers_of_a_registry_wait_at_one_gate() {
     copied(&lock, &options(&proxy.address, &target.address));
     let seen = proxy.seen();
     let blobs: Vec<Instant> = seen.iter().filter(|seen| seen.is("GET", "/blobs/")).map(|seen| seen.at).collect();
-    // Those that were on their way already came in the first moment; the rest only after the wait.
+    // Those already in progress arrived right away; the rest only after the wait.
     let early = blobs.iter().filter(|at| at.duration_since(blobs[0]) < Duration::from_millis(1900)).count();
     assert!(early <= options("127.0.0.1:1", "127.0.0.1:1").transfers, "{early} of {}", blobs.len());
     assert!(early < blobs.len());
 }
 
-/// Docker Hub's tokens, before the real source. A token is good for so many requests.
+/// Docker Hub's tokens, in front of the real source. A token is valid for this many requests.
 fn token_hub(good_for: usize, account: Option<&'static str>) -> Proxy {
     let uses: Mutex<BTreeMap<String, usize>> = Mutex::default();
     let given = AtomicUsize::new(0);
@@ -413,7 +414,8 @@ fn token_hub(good_for: usize, account: Option<&'static str>) -> Proxy {
         match seen.header("authorization").and_then(|token| uses.get_mut(token)) {
             Some(left) if *left > 0 => {
                 *left -= 1;
-                // In the middle of a large one the token may run out: the rest needs another.
+                // The token may expire in the middle of a large download: the rest needs another
+                // one.
                 if seen.is("GET", "/blobs/") && seen.header("range").is_none() && seen.before == 0 {
                     Do::CutAfter(1500)
                 } else {
@@ -438,7 +440,7 @@ fn tokens_are_got_shared_and_got_again() {
     assert_complete(&target.address, &lock);
     assert!(hub.count("GET", "/token?") > 1);
     println!("tokens for 3 requests each: {} of {} requests", hub.count("GET", "/token?"), hub.seen().len());
-    // Where tokens are got, there may be a limit too.
+    // The token server may rate-limit too.
     let (hub, other) = (token_hub(1000, None), Registry::start());
     let limited = Proxy::before(&hub.address, |seen| match seen.path.starts_with("/token") && seen.before < 2 {
         true => Do::Answer(429, vec![("retry-after", "1".into())], String::new()),
@@ -447,7 +449,7 @@ fn tokens_are_got_shared_and_got_again() {
     copied(&lock, &options(&limited.address, &other.address));
     assert_complete(&other.address, &lock);
     assert_eq!(limited.count("GET", "/token?"), 3);
-    // One that lives is asked for once, by whoever comes first.
+    // A valid token is requested once, by whoever comes first.
     let (hub, other) = (token_hub(1000, None), Registry::start());
     copied(&lock, &options(&hub.address, &other.address));
     assert_eq!(hub.count("GET", "/token?"), 1);
@@ -473,22 +475,22 @@ fn an_account_is_used_as_it_is_and_a_wrong_one_never_becomes_nobody() {
     assert!(error.to_string().contains("anna") && !format!("{error:?}").contains("wr0ng"), "{error:?}");
     let asked: Vec<_> = hub.seen().iter().filter(|seen| seen.path.starts_with("/token")).cloned().collect();
     assert!(asked.iter().all(|seen| seen.header("authorization").is_some()));
-    // An identity token goes in the form of a POST.
+    // An identity token is sent as the form of a POST.
     let hub = token_hub(1000, Some("refresh_token=r1"));
     copied(&elsewhere, &with(&hub, Credential::IdentityToken("r1".to_owned())));
     assert_eq!(hub.count("POST", "/token"), 1);
-    // 401 without a word of what is wanted.
+    // 401 without a challenge.
     let mute = Proxy::before(source(), |_| Do::Answer(401, vec![], String::new()));
     let error = copy(&elsewhere, &Options { force: true, ..options(&mute.address, &target.address) }).unwrap_err();
     assert!(error.kind() == Kind::Auth && error.to_string().contains("without saying"), "{error}");
 }
 
-/// The target lets everybody look, and only an account push.
+/// The target lets everybody read, but requires an account to push.
 #[test]
 fn pushing_asks_for_the_account_of_the_target() {
     let lock = image("push/a", &[200_000]);
     let target = Registry::start();
-    // bob:t0ken; the token of a Basic account lives on, so a PUT is refused once on purpose.
+    // bob:t0ken; a Basic account does not expire, so one PUT is refused on purpose.
     let refused = AtomicUsize::new(0);
     let gate = Proxy::before(&target.address, move |seen| {
         let allowed = seen.header("authorization") == Some("Basic Ym9iOnQwa2Vu");
@@ -540,7 +542,7 @@ fn uploads_go_where_the_target_says_and_no_further_account_goes_with_them() {
     }
 }
 
-/// What the target has, but will not mount, is read from there and not pulled again.
+/// What the target has but will not mount is read from there, not pulled again.
 #[test]
 fn a_target_without_mounts_costs_no_second_pull() {
     let shared = noise(11, 400_000);
@@ -557,7 +559,7 @@ fn a_target_without_mounts_costs_no_second_pull() {
     assert_eq!(from.count("GET", &format!("/blobs/{}", Digest::of(&shared))), 1);
 }
 
-/// Some registries begin an upload whatever a mount asks for.
+/// Some registries always start an upload instead of mounting.
 #[test]
 fn a_target_that_never_mounts_keeps_what_it_has_of_a_newer_image() {
     let (old, new) = (noise(13, 2_000_000), noise(14, 2_000_000));
@@ -616,7 +618,7 @@ fn what_was_lost_at_the_target_comes_again() {
     let target = Registry::start();
     let options = options(source(), &target.address);
     copied(&lock, &options);
-    // A blob is gone and its manifest is there: that shows only when every blob is looked at.
+    // A blob is gone but its manifest is there: this only shows if every blob is checked.
     let blob = Digest::of(&noise("lost/a".bytes().map(u64::from).sum::<u64>() * 100, 200_000));
     let hex = blob.as_str().strip_prefix("sha256:").unwrap();
     let path = format!("/var/lib/registry/docker/registry/v2/blobs/sha256/{}/{hex}", &hex[..2]);
@@ -626,7 +628,7 @@ fn what_was_lost_at_the_target_comes_again() {
     let summary = copied(&lock, &Options { force: true, ..options.clone() });
     assert_eq!((summary.copied, summary.blobs), (1, 1), "{summary:?}");
     assert_complete(&target.address, &lock);
-    // Everything is gone.
+    // Everything is lost.
     target.docker("exec", &["sh", "-c", "rm -r /var/lib/registry/docker"]);
     target.restart();
     let finding = block(image_mirror::check(&lock, &options)).unwrap();
@@ -653,14 +655,14 @@ fn two_copies_at_once_do_not_disturb_each_other() {
 fn a_copy_that_is_dropped_leaves_nothing_to_be_pulled_and_the_next_goes_on() {
     let lock = image("dropped/a", &[BIG, 400_000, 500_000]);
     let target = Registry::start();
-    // The large one never comes to an end.
+    // The large one never finishes.
     let slow = Proxy::before(source(), |seen| {
         let large = Digest::of(&noise("dropped/a".bytes().map(u64::from).sum::<u64>() * 100, BIG));
         if seen.path.ends_with(large.as_str()) { Do::Hang(Duration::from_secs(60)) } else { Do::Pass }
     });
     let mut options = options(&slow.address, &target.address);
     options.retry.stall = Duration::from_secs(60);
-    // Until those that are not as large have arrived.
+    // Until the smaller ones have arrived.
     let seed = "dropped/a".bytes().map(u64::from).sum::<u64>() * 100;
     let smaller = [(1, 400_000), (2, 500_000)].map(|(at, size)| Digest::of(&noise(seed + at, size)));
     let dropped = block(async {
@@ -698,7 +700,7 @@ fn a_registry_that_is_not_there_is_told_at_once() {
     let error = copy(&lock, &named).unwrap_err();
     assert_eq!(error.kind(), Kind::Dns, "{error}");
     println!("nobody there: {:?} for three", started.elapsed());
-    // Spoken to with the wrong scheme.
+    // Accessed with the wrong scheme.
     let mut wrong = options(source(), &target.address);
     wrong.target.plain_http = false;
     let error = copy(&lock, &wrong).unwrap_err();

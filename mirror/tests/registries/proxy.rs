@@ -1,12 +1,12 @@
-//! Stands before a real registry, passes everything on, and does to some requests
-//! what networks and public registries do. Notes every request.
+//! A proxy in front of a real registry that passes everything on, does to some requests what
+//! networks and public registries do, and records every request.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A request as it came.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub method: String,
@@ -14,7 +14,7 @@ pub struct Seen {
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: String,
-    /// How many with this method and path came before.
+    /// How many earlier requests had this method and path.
     pub before: usize,
     pub at: Instant,
 }
@@ -31,11 +31,11 @@ impl Seen {
 
 pub enum Do {
     Pass,
-    /// An answer of its own.
+    /// Its own answer.
     Answer(u16, Vec<(&'static str, String)>, String),
-    /// The registry's answer up to so many bytes of its body.
+    /// The registry's answer, cut after this many bytes of its body.
     CutAfter(usize),
-    /// The registry's answer with that byte of its body changed.
+    /// The registry's answer with this byte of its body changed.
     Spoil(usize),
     /// Passed on as a request for this path.
     As(String),
@@ -45,9 +45,9 @@ pub enum Do {
     Rewrite(&'static str, String),
     /// The registry's answer without this header.
     Drop(&'static str),
-    /// No answer at all, for that long.
+    /// No answer at all for this long.
     Hang(Duration),
-    /// So many bytes of the request's body are taken, then this is done and the connection cut.
+    /// This many bytes of the request's body are read, then this is done and the connection cut.
     Midway(usize, Box<dyn FnOnce() + Send>),
 }
 
@@ -134,7 +134,7 @@ impl Inner {
         let mut head = Head::read(&mut reader)?;
         let mut words = head.first.split_whitespace();
         let (method, path) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
-        // Forms are small; blobs are passed on as they come.
+        // Forms are small; blobs are streamed.
         let mut form = Vec::new();
         if head.headers.iter().any(|(_, value)| value.contains("x-www-form-urlencoded")) {
             form.resize(usize::try_from(head.length()).unwrap(), 0);
@@ -159,7 +159,7 @@ impl Inner {
                 Head { first: format!("HTTP/1.1 {status} Told"), headers }.write(&mut client)?;
                 client.write_all(body.as_bytes())?;
                 client.shutdown(Shutdown::Write)?;
-                // What is still being sent is read, or the answer would be lost in a reset.
+                // The rest of the request is read, or the answer would be lost in a reset.
                 std::io::copy(&mut reader, &mut std::io::sink())?;
                 return Ok(());
             }
@@ -209,7 +209,7 @@ fn answer(fault: Do, mut upstream: BufReader<TcpStream>, mut client: TcpStream) 
     }
 }
 
-/// The proxy of a company: leads each CONNECT, whatever its name, to one registry.
+/// A company's proxy: connects each CONNECT to one registry, whatever name it asks for.
 pub struct Tunnel {
     pub address: String,
     heads: Arc<Mutex<Vec<Head>>>,
@@ -245,7 +245,7 @@ impl Tunnel {
         upstream.shutdown(Shutdown::Write)
     }
 
-    /// The first line of every request, and who it said it was.
+    /// The first line of every request, and its credentials.
     pub fn asked(&self) -> Vec<(String, Option<String>)> {
         let heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
         let who = |head: &Head| {

@@ -1,4 +1,4 @@
-//! Real registries in containers, images made for a test, and what is really there.
+//! Real registries in containers, images made for a test, and checks of what the registries hold.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -23,17 +23,17 @@ pub fn docker(arguments: &[&str]) -> String {
     said.trim().to_owned()
 }
 
-/// The registry's image, of the lab.
+/// The lab's registry image.
 fn image() -> &'static str {
     static IMAGE: OnceLock<String> = OnceLock::new();
     IMAGE.get_or_init(|| {
-        // It brings in Docker Engine too, where there is none yet.
+        // This also starts Docker Engine if needed.
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut lab = Command::new(cargo);
         lab.args(["xtask", "--env", "ci", "--lab", "--yes", "lab"]).stdin(Stdio::null());
         let output = lab.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        // What a killed process left goes first; and a static is never dropped.
+        // First remove what a killed process left; a static is never dropped.
         sweep();
         // SAFETY: the handler takes nothing, returns nothing, and does not unwind.
         unsafe { libc::atexit(sweep) };
@@ -49,7 +49,7 @@ extern "C" fn sweep() {
     }
 }
 
-/// A registry of one test; it goes with it.
+/// A registry of one test, removed when dropped.
 pub struct Registry {
     name: String,
     pub address: String,
@@ -98,7 +98,7 @@ impl Drop for Registry {
     }
 }
 
-/// The one that the tests' images come from.
+/// The registry that the tests' images come from.
 pub fn source() -> &'static str {
     static SOURCE: OnceLock<String> = OnceLock::new();
     SOURCE.get_or_init(|| {
@@ -149,7 +149,7 @@ pub fn http(method: &str, address: &str, path: &str, headers: &[(&str, &str)], b
     try_http(method, address, path, headers, body).unwrap()
 }
 
-/// Bytes that no compression makes smaller, the same for the same seed.
+/// Incompressible bytes, the same for the same seed.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.u8(..)).take(length).collect()
@@ -172,7 +172,7 @@ pub fn push_manifest(address: &str, repository: &str, reference: Option<&str>, m
     push_as(address, repository, reference, manifest["mediaType"].as_str().unwrap(), manifest)
 }
 
-/// A manifest that need not say itself what it is.
+/// Pushes a manifest that need not contain its own media type.
 #[track_caller]
 pub fn push_as(address: &str, repository: &str, reference: Option<&str>, media_type: &str, manifest: &Value) -> Value {
     let bytes = serde_json::to_vec(manifest).unwrap();
@@ -199,7 +199,7 @@ pub fn push_platform(
     push_manifest(address, repository, reference, &manifest)
 }
 
-/// An index of two platforms and an attestation, each with these layers and one of its own.
+/// An index of two platforms and an attestation, each with these layers and one more of its own.
 #[track_caller]
 pub fn push_index(address: &str, repository: &str, tag: &str, layers: &[Vec<u8>]) -> Value {
     let platform = |arch: &str| {
@@ -219,7 +219,7 @@ pub fn push_index(address: &str, repository: &str, tag: &str, layers: &[Vec<u8>]
     )
 }
 
-/// What is wanted of these repositories of Docker Hub, under `mirror/…`.
+/// The wanted list for these Docker Hub repositories, under `mirror/…`.
 pub fn wanted(repositories: &[&str]) -> ImageList {
     let images = repositories.iter().map(|repository| ListedImage {
         id: (*repository).to_owned(),
@@ -232,7 +232,7 @@ pub fn wanted(repositories: &[&str]) -> ImageList {
     ImageList { images: images.collect() }
 }
 
-/// Short waits: a test is not a night on the rails.
+/// Short waits, to keep the tests fast.
 pub const RETRY: RetryPolicy = RetryPolicy {
     tries: 5,
     base: Duration::from_millis(20),
@@ -248,7 +248,7 @@ pub fn options(source: &str, target: &str) -> Options {
     options
 }
 
-/// Everything that the lock names is at the target, byte for byte, under digest and tag.
+/// Asserts that everything the lock names is at the target, byte for byte, under digest and tag.
 #[track_caller]
 pub fn assert_complete(target: &str, lock: &ImagesLock) {
     for image in &lock.images {
@@ -260,7 +260,7 @@ pub fn assert_complete(target: &str, lock: &ImagesLock) {
             assert_eq!(digest.as_str(), reference, "{}", image.id);
             let rows = |name: &str| found[name].as_array().cloned().unwrap_or_default();
             wanted.extend(rows("manifests").iter().map(|child| child["digest"].as_str().unwrap().to_owned()));
-            // Layers with addresses of their own are fetched from there.
+            // Layers with URLs of their own are fetched from there.
             for blob in rows("layers").iter().chain([&found["config"]]).filter(|blob| blob["urls"].is_null()) {
                 let Some(blob) = blob["digest"].as_str() else { continue };
                 let answer = http("GET", target, &format!("/v2/{}/blobs/{blob}", image.target), &[], b"");
@@ -276,7 +276,7 @@ pub fn manifest(address: &str, repository: &str, reference: &str) -> Option<(Val
     (answer.status == 200).then(|| (serde_json::from_slice(&answer.body).unwrap(), Digest::of(&answer.body)))
 }
 
-/// Nothing of it can be pulled.
+/// Asserts that nothing of it can be pulled.
 #[track_caller]
 pub fn assert_invisible(target: &str, lock: &ImagesLock) {
     for image in &lock.images {

@@ -1,4 +1,4 @@
-//! Single files by their URL: what servers of release archives answer, on real connections.
+//! Single files by URL: what servers of release archives answer, on real connections.
 
 #[path = "../../../tests/support/server.rs"]
 mod files;
@@ -29,7 +29,7 @@ fn content() -> Vec<u8> {
     CONTENT.get_or_init(|| (0..=250).cycle().take(300_000).collect()).clone()
 }
 
-/// What became of it, and what was told.
+/// The result, and the events reported.
 fn download(url: &str, part: &Utf8Path, retry: RetryPolicy) -> (Result<(), Error>, Vec<FetchEvent>) {
     let mut told = Vec::new();
     let fetcher = Fetcher::new(&Proxies::default(), retry);
@@ -78,7 +78,7 @@ fn a_file_is_had_where_its_address_leads_and_nobody_learns_more_than_that() {
 
 #[test]
 fn a_cut_file_goes_on_where_it_was_cut() {
-    // The first three of them bring a piece each, and end.
+    // The first three each send a piece, and end.
     let server = serve(|request| match request.path() {
         "/ranges" if request.before < 3 => Answer::file(request, &content()).cut_after(70_000, false),
         "/ranges" => Answer::file(request, &content()),
@@ -101,7 +101,7 @@ fn a_cut_file_goes_on_where_it_was_cut() {
         .collect();
     let range = |from: usize| Some(format!("bytes={from}-"));
     assert_eq!(begins, [None, range(70_000), range(140_000), range(210_000)]);
-    // One that never gets farther is given up, and what came stays for another run.
+    // A download without progress is given up, and what was received stays for another run.
     let here = folder();
     let error = download(&format!("{}/always", server.url()), &here.part, RETRY).0.unwrap_err();
     assert!(error.kind() == Kind::Unreachable && error.to_string().contains("cut after 70000 bytes"), "{error}");
@@ -124,7 +124,7 @@ fn what_an_earlier_run_left_is_gone_on_with() {
         assert_eq!(std::fs::read(&here.part).unwrap(), content());
         assert_eq!(server.seen()[asked..].iter().map(|it| it.header("range")).collect::<Vec<_>>(), [Some(range)]);
     }
-    // Longer than the file is: it is another one.
+    // Longer than the file: it is a different one.
     let here = folder();
     std::fs::write(&here.part, vec![0; 300_001]).unwrap();
     download(&url, &here.part, RETRY).0.unwrap();
@@ -159,7 +159,7 @@ fn a_refusal_is_told_at_once_and_trouble_is_waited_for_within_bounds() {
         assert!(error.kind() == kind && error.to_string().starts_with(&url(path)), "{error}");
         assert_eq!(server.count("GET", path), asked, "{path}");
     }
-    // Nobody has answered there yet, so nobody is expected to.
+    // Nobody has answered there yet, so it is not expected to come back.
     assert_eq!(text(&url("/cut")).unwrap_err().kind(), Kind::Unreachable);
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert_eq!(text(&format!("http://{nobody}/")).unwrap_err().kind(), Kind::Unreachable);

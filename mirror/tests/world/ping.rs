@@ -1,4 +1,4 @@
-//! Looks that copy nothing: is it there, does it serve us, how does it limit us.
+//! Checks that copy nothing: is it there, does it serve us, how does it limit us.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +20,7 @@ fn over_tls(server: &Server, authority: &Authority) -> Options {
     Options { target: endpoint, ..options }
 }
 
-/// Gives a token to anna alone, and lets in whoever has it.
+/// Issues a token to anna only, and lets in whoever has it.
 fn members(rule: impl Fn(&Request) -> Option<Answer>) -> impl Fn(&Request) -> Option<Answer> {
     move |request| match (request.path.as_str(), request.header("authorization")) {
         ("/token", Some(ANNA)) => Some(answer(200, r#"{"token":"t"}"#)),
@@ -47,7 +47,7 @@ fn whatever_is_answered_is_an_answer() {
 fn a_registry_that_serves_us_is_told_from_one_that_does_not() {
     let ping = |server: &Server| block(image_mirror::ping(&target(server), None));
     ping(&Server::plain()).unwrap();
-    // Nobody gets a token for being known alone.
+    // No second token is requested for authentication alone.
     let open = hub(|_| None);
     ping(&open).unwrap();
     assert_eq!(open.count("GET", "/token"), 1);
@@ -60,7 +60,7 @@ fn a_registry_that_serves_us_is_told_from_one_that_does_not() {
         (500, Kind::Unreachable),
         (503, Kind::Unreachable),
     ] {
-        // It is told at once, and not asked again when it would like to be.
+        // The limit is reported at once, and the request not repeated later.
         let server = Server::with(move |_| Some(answer(status, "").with("retry-after", "1")));
         let error = ping(&server).unwrap_err();
         assert_eq!((error.kind(), server.seen().len()), (kind, 1), "{error}");
@@ -113,7 +113,7 @@ fn how_long_a_registry_asks_to_wait_is_read_from_its_refusal() {
     let limit = |rule: fn(&Request) -> Option<Answer>| {
         let server = hub(rule);
         let limit = block(image_mirror::limit("docker.io/x/a:1", &target(&server))).unwrap();
-        // One look, which counts for nothing, after the token that it takes.
+        // One HEAD, which does not count, after getting the token for it.
         assert_eq!((server.count("HEAD", "/v2/x/a/manifests/1"), server.count("GET", "/token")), (2, 1));
         assert_eq!(server.seen().len(), 3);
         limit
@@ -178,7 +178,7 @@ fn a_limit_is_asked_of_the_image_as_pods_name_it() {
     for image in ["", "x/a:1", "registry.internal:5000/x/a", "registry.internal:5000/x/a:1 2"] {
         assert_eq!(block(image_mirror::limit(image, &options)).unwrap_err().kind(), Kind::Usage, "{image}");
     }
-    // Who is not let in learns nothing.
+    // Without access nothing is learned.
     options.credentials.accounts.clear();
     let error = block(image_mirror::limit("registry.internal:5000/x/a:1", &options)).unwrap_err();
     assert_eq!(error.kind(), Kind::Denied, "{error}");

@@ -1,5 +1,5 @@
-//! A registry in memory that speaks the protocol, over HTTP or TLS; a rule may answer
-//! in its place, as public registries do.
+//! An in-memory registry that speaks the protocol, over HTTP or TLS; a rule may answer in its
+//! place, as public registries do.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,7 +20,7 @@ pub struct Request {
     pub query: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// How many with this method and path came before.
+    /// How many earlier requests had this method and path.
     pub before: usize,
 }
 
@@ -56,7 +56,7 @@ impl Answer {
     }
 }
 
-/// 401 with a token's realm.
+/// A 401 with a token realm.
 pub fn challenge(realm: &str) -> Answer {
     answer(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#)
         .with("www-authenticate", format!(r#"Bearer realm="{realm}",service="s""#))
@@ -66,7 +66,7 @@ type Rule = Box<dyn Fn(&Request) -> Option<Answer> + Send + Sync>;
 
 #[derive(Default)]
 struct Store {
-    /// By repository and reference, tag or digest: media type and bytes.
+    /// By repository and reference (tag or digest): media type and bytes.
     manifests: BTreeMap<(String, String), (String, Vec<u8>)>,
     blobs: BTreeMap<(String, String), Vec<u8>>,
 }
@@ -75,9 +75,9 @@ struct Inner {
     rule: Rule,
     store: Mutex<Store>,
     seen: Mutex<Vec<Request>>,
-    /// Where it led to as a proxy.
+    /// The CONNECT requests it served as a proxy.
     led: Mutex<Vec<String>>,
-    /// Whether it has the referrers API, with that many on a page.
+    /// Whether it has the referrers API, with this many entries per page.
     pages_of: Option<usize>,
     tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -208,7 +208,7 @@ impl Server {
             let length = headers.iter().find(|(name, _)| name == "content-length");
             let mut body = vec![0; length.map_or(0, |(_, value)| value.parse().unwrap())];
             stream.read_exact(&mut body)?;
-            // As a proxy it leads to itself, whatever the name.
+            // As a proxy it connects to itself, whatever the name.
             if first.starts_with("CONNECT ") {
                 self.inner.led.lock().unwrap().push(first.trim_end().to_owned());
                 let stream = stream.get_mut();
@@ -342,7 +342,7 @@ impl Server {
         json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": bytes.len()})
     }
 
-    /// Under its digest, and a tag if one is given; its descriptor.
+    /// Stores it under its digest, and a tag if given; returns its descriptor.
     pub fn put(&self, repository: &str, tag: Option<&str>, document: &Value) -> Value {
         let kind = document["mediaType"].as_str().unwrap_or(MANIFEST).to_owned();
         let bytes = document.to_string().into_bytes();
@@ -360,7 +360,7 @@ impl Server {
         self.store().manifests.remove(&(repository.to_owned(), reference.to_owned())).unwrap();
     }
 
-    /// An index of two platforms; its digest.
+    /// Stores an index of two platforms; returns its digest.
     pub fn image(&self, repository: &str, tag: &str, layer: &[u8]) -> Digest {
         let platforms = ["amd64", "arm64"].map(|arch| {
             let config = self.blob(repository, json!({"os": "linux", "architecture": arch}).to_string().as_bytes());
@@ -377,7 +377,7 @@ impl Server {
         })
     }
 
-    /// What refers to a digest; its descriptor.
+    /// Stores an artifact that refers to a digest; returns its descriptor.
     pub fn referrer(&self, repository: &str, subject: &Digest, content: &str) -> Value {
         let (config, layer) = (self.blob(repository, b"{}"), self.blob(repository, content.as_bytes()));
         let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/x.signature",
@@ -386,7 +386,7 @@ impl Server {
         self.put(repository, None, &manifest)
     }
 
-    /// The list under a tag.
+    /// Stores a list under a tag.
     pub fn list(&self, repository: &str, tag: &str, manifests: &[Value]) {
         self.put(repository, Some(tag), &json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}));
     }

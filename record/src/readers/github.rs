@@ -1,19 +1,19 @@
-//! Events as workflow commands of GitHub Actions, as GitHub documents them: a group per
-//! layer in the log, and an annotation, at the layer's file and line, for what ended the
-//! run. Whether it is a job of GitHub that runs is not asked here.
+//! Events as workflow commands of GitHub Actions: a group per layer in the log, and an annotation,
+//! at the layer's file and line, for what ended the run. Whether the run is a GitHub job is not
+//! checked here.
 
 use std::collections::BTreeSet;
 
 use crate::Event;
 
-/// Reads the run's events; remembers which layer is at work.
+/// Reads the run's events and remembers the current layer.
 #[derive(Clone, Debug, Default)]
 pub struct Annotations {
     layer: Option<String>,
-    /// All that are at work: groups cannot stand beside each other, so that a layer has one
-    /// only where it is alone when it starts.
+    /// All layers in progress. Groups cannot overlap, so a layer gets one only if no other layer is
+    /// in progress when it starts.
     working: BTreeSet<String>,
-    /// What ends a run is told after the layer that it ended.
+    /// The layer that failed; the failure itself is reported after the layer has ended.
     failed: Option<String>,
 }
 
@@ -33,7 +33,7 @@ impl Annotations {
             }
             Event::LayerInPlace { layer, .. } | Event::LayerSkipped { layer, .. } => (Vec::new(), self.ended(layer)),
             Event::LayerFailed { layer, .. } => {
-                // The first one is the run's verdict.
+                // The first one decides how the run ends.
                 self.failed.get_or_insert_with(|| layer.clone());
                 (Vec::new(), self.ended(layer))
             }
@@ -54,7 +54,7 @@ impl Annotations {
                 }
                 text.push_str(&failure.remedy.as_ref().map(|remedy| format!("\nremedy: {remedy}")).unwrap_or_default());
                 let error = format!("::error {place}title={}::{}", property(failure.code.name()), data(&text));
-                // Outside of the group, so that it is seen without a click.
+                // Outside the group, so that it is visible without a click.
                 (self.end_group(), vec![error])
             }
             Event::RunEnded { .. } => (self.end_group(), Vec::new()),
@@ -72,7 +72,7 @@ impl Annotations {
     }
 }
 
-/// The line of the release in its layer's file; without one, the first.
+/// The line of the release in its layer's file; the first line if there is none.
 fn line_of(layer: &str, release: Option<&str>) -> usize {
     let name = |line: &str| line.trim_start().strip_prefix("- name: ").map(|name| name.trim().to_owned());
     let found = layer.lines().position(|line| release.is_some() && name(line).as_deref() == release);

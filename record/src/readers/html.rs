@@ -100,7 +100,7 @@ fn checks(html: &mut String, checklist: &[Checkpoint]) {
     html.push_str("</ul>\n");
 }
 
-/// A step between ticks that people count in, so that there are at most eight.
+/// A tick interval that people find natural, such that there are at most eight.
 fn tick(seconds: f64) -> f64 {
     const STEPS: [f64; 16] =
         [0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
@@ -111,7 +111,7 @@ fn tick_label(seconds: f64) -> String {
     if seconds < 60.0 { format!("{}s", (seconds * 100.0).round() / 100.0) } else { human_seconds(seconds) }
 }
 
-/// What a dry run found that a run would do.
+/// What a dry run would do.
 fn previews(html: &mut String, run: &Run) {
     if run.previews.is_empty() {
         return;
@@ -180,10 +180,10 @@ fn row_html(
     };
     let bad = matches!(row.mark, Mark::Failed | Mark::CutShort);
     let failed = if bad { " failed-row" } else { "" };
-    // What went wrong is open from the start.
+    // Rows where something went wrong are open from the start.
     let something = row.log.is_some() || !row.said.is_empty() || !row.blocked.is_empty();
     let open = if bad && something { " open" } else { "" };
-    // A pod's time stands in its label, in the cluster's whole seconds.
+    // A pod's duration is part of its label, in whole seconds as the cluster has it.
     let took = if row.kind == Kind::Pod { String::new() } else { human_seconds(row.end - row.start) };
     let (resource, label) = (escape(&row.resource), escape(&row.label));
     let mut codes: Vec<&str> = row.blocked.iter().map(|blocked| blocked.code.name()).collect();

@@ -1,5 +1,4 @@
-//! A record: one JSON object an event, with its time; written as the run goes on, and
-//! read back.
+//! A record: one JSON object per event, with its time; written during the run, and read back.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,24 +15,24 @@ pub struct Line {
 }
 
 impl Line {
-    /// Without its end.
+    /// Without the trailing newline.
     pub fn to_json(&self) -> serde_json::Result<String> {
         serde_json::to_string(self)
     }
 }
 
-/// What could be read of a record.
+/// What could be read from a record.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
     pub lines: Vec<Line>,
     /// Events of a name that this version does not know.
     pub unknown: usize,
-    /// Lines that are no event, or one of a known name that lacks what it should have.
+    /// Lines that are not an event, or that have a known name and lack required fields.
     pub unreadable: usize,
 }
 
-/// Lines that a run writes are hundreds. Of a record with more than these, the middle is
-/// left out: its beginning says what the run was, its end what became of it.
+/// A run writes hundreds of lines. If a record has more than these, the middle is left out: the
+/// beginning says what the run was, the end how it went.
 pub(crate) const FIRST_LINES: usize = 15_000;
 pub(crate) const LAST_LINES: usize = 5_000;
 
@@ -56,7 +55,7 @@ pub fn read(text: &str) -> Record {
             _ => record.unreadable += 1,
         }
     }
-    // The last line of a run that was killed, or still goes on, may be cut.
+    // The last line may be cut off if the run was killed or is still going on.
     let cut = all.last().is_some_and(|line| !text.ends_with('\n') && serde_json::from_str::<Named>(line).is_err());
     record.unreadable -= usize::from(cut);
     record

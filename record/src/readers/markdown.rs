@@ -6,7 +6,7 @@ use crate::readers::text;
 use crate::timeline::{Kind, Mark, Run};
 use crate::{Checkpoint, State, human_seconds};
 
-/// How wide a bar of the table is, in characters.
+/// The width of a bar in the table, in characters.
 const WIDTH: usize = 40;
 
 pub fn page(run: &Run, checklist: &[Checkpoint]) -> String {
@@ -47,7 +47,7 @@ pub fn page(run: &Run, checklist: &[Checkpoint]) -> String {
             };
             let place = |seconds: f64| ((seconds / run.seconds * WIDTH as f64).round() as usize).min(WIDTH - 1);
             let (from, to) = (place(row.start), place(row.end));
-            // Spaces of a width of their own, which Markdown does not fold.
+            // Dots instead of spaces, which Markdown would fold.
             let bar = format!("{}{}{}", "·".repeat(from), "█".repeat(to - from + 1), "·".repeat(WIDTH - 1 - to));
             let indent = "&emsp;".repeat(row.depth);
             let took = human_seconds(row.end - row.start);
@@ -85,10 +85,10 @@ fn previews(previews: &[ReleasePreview]) -> Vec<String> {
                 lines.push(format!("- {headline}"));
                 continue;
             }
-            // Its first line stands in the summary.
+            // Its first line is already in the summary.
             let text = text::previewed(release, true);
             let body: Vec<&str> = text.lines().skip(1).map(|line| line.strip_prefix("   ").unwrap_or(line)).collect();
-            // The signs of a diff stand at the beginning of a line.
+            // The signs of a diff must be at the beginning of a line.
             let body: Vec<&str> = body.iter().map(|line| line.strip_prefix("  ").unwrap_or(line)).collect();
             let body = body.join("\n");
             let fence = fence(&body);
@@ -100,7 +100,7 @@ fn previews(previews: &[ReleasePreview]) -> Vec<String> {
     lines
 }
 
-/// A fence that nothing in the text ends.
+/// A fence that nothing in the text closes.
 fn fence(text: &str) -> String {
     let longest = text.lines().map(|line| line.trim_start().bytes().take_while(|byte| *byte == b'`').count()).max();
     "`".repeat(longest.unwrap_or(0).max(2) + 1)

@@ -1,7 +1,7 @@
 //! A run as spans, in the JSON of the OpenTelemetry protocol
-//! (<https://opentelemetry.io/docs/specs/otlp/>): the run, below it its layers, steps and
-//! releases as its timeline has them; what was said and what stood in the way, pods among it,
-//! as events of the span that they are about.
+//! (<https://opentelemetry.io/docs/specs/otlp/>): the run and, below it, its layers, steps and
+//! releases as in its timeline. Messages, blockers and pods become events of the span that they
+//! concern.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,8 @@ const INTERNAL: u8 = 1;
 /// `STATUS_CODE_ERROR`.
 const ERROR: u8 = 2;
 
-/// The body of an `ExportTraceServiceRequest`. `resource` says who it is that made the spans.
+/// The body of an `ExportTraceServiceRequest`. `resource` identifies the program that made the
+/// spans.
 pub fn request(run: &Run, trace: &Trace, resource: &[(String, String)]) -> Value {
     let resource: Vec<Value> = resource.iter().map(|(key, value)| text(key, value)).collect();
     json!({"resourceSpans": [{
@@ -22,7 +23,7 @@ pub fn request(run: &Run, trace: &Trace, resource: &[(String, String)]) -> Value
     }]})
 }
 
-/// A span that is being written, and what may become its child.
+/// A span under construction, which later spans may become children of.
 struct Span {
     id: SpanId,
     start: f64,
@@ -41,7 +42,7 @@ impl Span {
 
 fn spans(run: &Run, trace: &Trace) -> Vec<Value> {
     let mut spans = vec![of_run(run, trace)];
-    // Into which of them a row of each depth goes: the run is above all.
+    // The span that rows of each depth go into; the run is the root.
     let mut above: Vec<usize> = vec![0];
     for (index, row) in run.rows.iter().enumerate() {
         above.truncate(row.depth + 1);
@@ -91,8 +92,8 @@ fn of_run(run: &Run, trace: &Trace) -> Span {
 }
 
 fn of_row(run: &Run, trace: &Trace, row: &Row, index: usize, parent: &Span) -> Span {
-    // The clocks of a cluster and of this machine differ, and Helmfile's has whole seconds: a
-    // child is never longer than what it is a part of.
+    // The clocks of the cluster and of this machine differ, and Helmfile's times are whole seconds:
+    // a child is cut to fit into its parent.
     let start = row.start.clamp(parent.start, parent.end);
     let end = row.end.clamp(start, parent.end);
     let id = match row.id {
@@ -158,7 +159,7 @@ fn text(key: &str, value: &str) -> Value {
     json!({"key": key, "value": {"stringValue": value}})
 }
 
-/// 64 bits are text in the JSON of Protocol Buffers.
+/// The JSON of Protocol Buffers has 64-bit integers as strings.
 fn number(key: &str, value: i64) -> Value {
     json!({"key": key, "value": {"intValue": value.to_string()}})
 }
@@ -183,7 +184,7 @@ mod tests {
         Trace::begun(TraceId::new(0xabc), SpanId::new(0xdef))
     }
 
-    /// The spans of a record; the tree of them was looked at.
+    /// The spans of a record, after checking that they form a tree.
     fn spans(record: &str) -> Vec<Value> {
         let run = timeline::read("r", record, &[]).unwrap();
         let request = request(&run, &trace(), &[("service.name".into(), "xtask".into())]);
@@ -237,7 +238,7 @@ mod tests {
         assert!(
             pods.clone().count() > 3 && pods.clone().any(|pod| attribute(pod, "message")["stringValue"] == "ready")
         );
-        // Every step of the record is there, by the id that its children were told.
+        // Every step of the record is there, with the id that its child processes were given.
         for line in crate::readers::json::read(GOOD).lines {
             if let crate::Event::StepStarted(step) = line.event {
                 let id = trace().step(step.id).to_string();

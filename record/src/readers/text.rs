@@ -1,12 +1,12 @@
-//! Events as lines for people, on a terminal or in a job's log.
+//! Events as lines for people, on a terminal or in a job log.
 
 use crate::preview::{Change, ReleasePreview};
 use crate::{Event, InPlace, Outcome, human_seconds, seconds::whole_seconds};
 
-/// The width that resource and step share, so that durations stand in a column.
+/// The width that resource and step share, so that durations line up.
 const COLUMN: usize = 72;
 
-/// The event's line, or lines; none for what is only kept.
+/// The event's line or lines; `None` for events that are only recorded.
 pub fn line(event: &Event) -> Option<String> {
     let line = match event {
         Event::RunStarted { .. }
@@ -66,19 +66,19 @@ pub fn line(event: &Event) -> Option<String> {
     Some(line)
 }
 
-/// Whether it is printed also for who wants to see only what is wrong, and what was asked for.
+/// Whether it is printed with `--quiet` too: only problems, and what was asked for.
 pub fn quietly(event: &Event) -> bool {
     match event {
         Event::Warning { .. } | Event::Blocked(_) | Event::Failed(_) => true,
-        // A step that failed of itself tells so; the answer of a dry run is what was asked for.
+        // A failed step says so itself; the answer of a dry run is what was asked for.
         Event::StepFinished { outcome, .. } => *outcome == Outcome::Failed,
         Event::Planned { .. } | Event::Preview(_) => true,
         _ => false,
     }
 }
 
-/// A release's line, those of its objects, and their diffs; those of objects that a first
-/// installation creates only where `whole` is asked for.
+/// A release's line, its objects and their diffs. The diffs of objects that a first install creates
+/// are included only if `whole` is set.
 pub fn previewed(preview: &ReleasePreview, whole: bool) -> String {
     let mut lines = vec![format!("➡️  [{}] {}", preview.release, preview.headline())];
     lines.extend(preview.unknown.iter().map(|text| format!("   ❔ {text}")));
@@ -94,7 +94,7 @@ pub fn previewed(preview: &ReleasePreview, whole: bool) -> String {
     lines.join("\n")
 }
 
-/// The same lines in the colours of a diff.
+/// The same lines, coloured as a diff.
 pub fn coloured(lines: &str) -> String {
     let colour = |line: &str| {
         let code = match (line.get(..5), line.get(5..6), line.get(3..4)) {
@@ -115,12 +115,12 @@ fn ended(mark: &str, resource: &str, text: &str, seconds: f64) -> String {
     format!("{mark} {what}{:pad$} {:>8}", "", human_seconds(seconds))
 }
 
-/// That a release is synced, and why.
+/// Says that a release is synced, and why.
 pub(crate) fn syncing(why: &str, forced: bool) -> String {
     format!("syncing{}: {why}", if forced { ", by --force" } else { "" })
 }
 
-/// What a layer that is done is called.
+/// How a finished layer is described.
 pub(crate) fn in_place(releases: usize, how: InPlace) -> String {
     let what = match how {
         InPlace::Synced => "in place",

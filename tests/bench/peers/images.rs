@@ -1,5 +1,5 @@
-//! The images of the bench: real ones (every tool here unpacks or reads them),
-//! of incompressible bytes that follow from a seed.
+//! The bench's images: valid ones (every tool here unpacks or reads them), with incompressible
+//! bytes derived from a seed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -38,8 +38,8 @@ impl Image {
     }
 }
 
-/// Layers by name and MB (`@` stands for the platform's name: a layer of its own for each),
-/// and whether the manifest is Docker's. They share what images of one maker share.
+/// Layers by name and MB (`@` is replaced by the platform's name, giving each its own layer), and
+/// whether the manifest is Docker's. Images of the same vendor share layers as real ones do.
 type Row = (&'static str, &'static [&'static str], &'static [(&'static str, u64)], bool);
 const IMAGES: [Row; 7] = [
     ("database", &["amd64", "arm64"], &[("base-@", 28), ("database-@", 100)], false),
@@ -86,7 +86,7 @@ pub fn check(target: &str, images: &[Image]) -> Result<()> {
     Ok(())
 }
 
-/// Every blob once from registry to registry, without a look at it.
+/// Transfers every blob once from registry to registry, without inspecting it.
 pub fn relay(source: &str, target: &str, images: &[Image], connections: usize) -> Result<()> {
     let queue = Mutex::new(blobs(images).into_iter());
     let work = || -> Result<()> {
@@ -130,7 +130,7 @@ const DOCKER: Types = Types {
 
 struct Layer {
     blob: Blob,
-    /// Of the archive before gzip.
+    /// Of the uncompressed archive.
     diff: String,
 }
 
@@ -239,7 +239,7 @@ fn shown(hash: Sha256) -> String {
     format!("sha256:{hex}")
 }
 
-/// Hashes what passes.
+/// Hashes what is written through it.
 struct Hashed<W> {
     inner: W,
     hash: Sha256,
@@ -257,7 +257,7 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
-/// A layer with one file, gzip without compression. The file is left at its start.
+/// A layer with one file, as gzip without compression. The file is rewound to its start.
 fn archive(name: &str, size: u64, file: &mut File, repository: &str) -> std::io::Result<Layer> {
     let packed = Hashed { inner: BufWriter::with_capacity(1 << 20, file.try_clone()?), hash: Sha256::new() };
     let gzip = flate2::write::GzEncoder::new(packed, flate2::Compression::none());
@@ -306,7 +306,7 @@ fn tar_header(name: &str, size: u64) -> [u8; 512] {
     put(116, "0000000\0");
     put(124, &format!("{size:011o}\0"));
     put(136, "00000000000\0");
-    // The sum is taken with its own field blank.
+    // The checksum is computed with its own field blank.
     put(148, "        ");
     put(156, "0");
     put(257, "ustar\x0000");

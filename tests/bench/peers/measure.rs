@@ -1,4 +1,4 @@
-//! Processes, with the time and memory that the kernel says they took.
+//! Processes, with the time and memory that they used according to the kernel.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,18 +8,18 @@ use crate::Result;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     pub wall: Duration,
-    /// User's and system's.
+    /// User and system time.
     pub processor: Duration,
     pub peak_kib: u64,
 }
 
 impl Usage {
-    /// Of two that ran one after another.
+    /// Of two that ran one after the other.
     pub fn then(self, next: Self) -> Self {
         Self { peak_kib: self.peak_kib.max(next.peak_kib), ..self.beside(next) }
     }
 
-    /// Of two that ran at once: the peaks' sum, as they may have met.
+    /// Of two that ran at once: the sum of the peaks, as they may have coincided.
     pub fn beside(self, other: Self) -> Self {
         Self {
             wall: self.wall + other.wall,

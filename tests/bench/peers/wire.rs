@@ -1,5 +1,5 @@
-//! As much of HTTP/1.1 as a registry on the loopback needs, with nothing
-//! between the bytes and the socket: what it takes is what the registries take.
+//! Just enough HTTP/1.1 for a registry on loopback, with nothing between the bytes and the socket:
+//! its time is that of the registries.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -41,7 +41,7 @@ fn io(error: std::io::Error) -> String {
     error.to_string()
 }
 
-/// Of the bytes on their way.
+/// The buffer for bytes in transfer.
 const BUFFER: usize = 256 << 10;
 
 impl Connection {
@@ -100,7 +100,7 @@ impl Connection {
         Ok(answer)
     }
 
-    /// The body of an answer, which must be read to its end before the next request.
+    /// The body of an answer, which must be read completely before the next request.
     pub fn body(&mut self, answer: &Answer) -> impl Read {
         (&mut self.stream).take(answer.length)
     }

@@ -1,5 +1,5 @@
-//! Who reaches whom by the rendered network policies. The lab's node enforces none, so they
-//! are judged here as the API's documentation says that a network plugin must.
+//! Which connections the rendered network policies allow. The lab's node enforces none, so they are
+//! evaluated here as the API's documentation says a network plugin must.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +30,7 @@ fn end(namespace: &str, labels: &[(&str, &str)]) -> End {
     End::Pod { namespace: namespace.to_owned(), labels }
 }
 
-/// Fields that this does not know would be judged wrongly: each is refused.
+/// Unknown fields would be evaluated wrongly, so they are rejected.
 #[track_caller]
 fn only(value: &Value, known: &[&str]) {
     for key in value.as_object().unwrap().keys() {
@@ -54,7 +54,7 @@ impl<'a> Policies<'a> {
         only(peer, &["podSelector", "namespaceSelector", "ipBlock"]);
         let End::Pod { namespace, labels } = other else { return peer["ipBlock"]["cidr"] == "0.0.0.0/0" };
         if let Some(block) = peer.get("ipBlock") {
-            // Whether a block holds pods is the plugin's own affair.
+            // Whether a block includes pods depends on the plugin.
             only(block, &["cidr"]);
             return false;
         }
@@ -139,8 +139,8 @@ fn decoded(value: &Value) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// All that a pod is told: its environment, its arguments, the files that are mounted into
-/// it. A Secret with a host and a port is told as `host:port`.
+/// All configuration that a pod gets: its environment, its arguments, the files mounted into it. A
+/// Secret with a host and a port is given as `host:port`.
 fn told(pod: &Pod, objects: &[Object]) -> Vec<String> {
     let find = |kind: &str, name: &Value| {
         objects
@@ -161,7 +161,8 @@ fn told(pod: &Pod, objects: &[Object]) -> Vec<String> {
             }
         }
         let arguments = ["command", "args"].map(|key| container[key].as_array().cloned().unwrap_or_default()).concat();
-        // A program may have a service's name; a host alone stands in the environment only.
+        // A program may have the same name as a service; a host without a port only occurs in the
+        // environment.
         told.extend(arguments.iter().filter_map(Value::as_str).map(|argument| format!(" {argument}")));
     }
     for volume in pod.spec["volumes"].as_array().into_iter().flatten() {
@@ -175,7 +176,7 @@ fn told(pod: &Pod, objects: &[Object]) -> Vec<String> {
     told
 }
 
-/// Pod, service and container port of each connection that somebody was told to make.
+/// Pod, service and container port of each connection that a pod is configured to make.
 fn needed(objects: &[Object]) -> BTreeSet<(String, Service, u64)> {
     let services = services(objects);
     let mut needed = BTreeSet::new();
@@ -189,7 +190,7 @@ fn needed(objects: &[Object]) -> BTreeSet<(String, Service, u64)> {
                 ];
                 let names = |text: &String| {
                     let mut words = text.split(|c: char| c.is_whitespace() || matches!(c, '/' | '@' | '"' | '\''));
-                    // A host alone means whatever port its service has.
+                    // A host alone means its service's port, whatever that is.
                     *text == service.name || words.any(|word| hosts.iter().any(|host| word == host))
                 };
                 if told.iter().any(names) {
@@ -203,7 +204,8 @@ fn needed(objects: &[Object]) -> BTreeSet<(String, Service, u64)> {
 
 const DNS: &[(&str, &str)] = &[("k8s-app", "kube-dns")];
 
-/// Every connection between any two pods: those that are needed pass, all others do not.
+/// Checks every connection between any two pods: those that are needed are allowed, all others are
+/// not.
 fn judge(environment: &str, with_default_deny: bool) {
     let mut objects = render(environment);
     objects.extend(neo4j());
@@ -233,7 +235,7 @@ fn judge(environment: &str, with_default_deny: bool) {
                 assert_eq!(passes, wanted, "{environment}: {} to {} port {port}", pod.name, server.name);
                 passing += usize::from(passes);
             }
-            // Who is nobody's client, here or next door, whatever it wears there.
+            // A pod that is no client, in this namespace or another, whatever labels it has there.
             let everything: Vec<(String, String)> =
                 pods.iter().flat_map(|pod| pod.labels.clone()).filter(|(key, _)| key.ends_with("-client")).collect();
             let worn: Vec<(&str, &str)> =
@@ -260,7 +262,7 @@ fn judge(environment: &str, with_default_deny: bool) {
     assert!(passing > 15, "{passing}");
     let dns = end("kube-system", DNS);
     for pod in &pods {
-        // A server asks for no names, but for one that is a client of another.
+        // A server makes no DNS queries, unless it is a client of another one.
         let asks = with_default_deny || !pod.serves || pod.name.contains("temporal");
         for (protocol, port) in [("UDP", 53), ("TCP", 53)] {
             assert_eq!(policies.allow(&pod.into(), &dns, protocol, port), asks, "{} asks for names", pod.name);
@@ -283,7 +285,7 @@ fn every_connection_that_is_needed_passes_and_no_other() {
     judge("ci", true);
 }
 
-/// On a cluster that has the platform already the charts come before the default.
+/// On a cluster that already has the platform, the charts are deployed before the default.
 #[test]
 fn a_servers_own_policies_hold_without_the_namespaces_default() {
     judge("ci", false);

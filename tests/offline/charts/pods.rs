@@ -1,4 +1,4 @@
-//! What every pod of every layer holds to.
+//! The rules for every pod of every layer.
 
 use crate::support::rendered::{Pod, neo4j, pods, render};
 
@@ -43,14 +43,15 @@ fn whoever_serves_has_every_probe_and_whoever_ends_has_a_bound() {
     }
 }
 
-/// Users below 10000 may be somebody on a node: only who owns data on volumes is one.
+/// Users below 10000 may exist on a node: only pods that own data on volumes have one.
 #[test]
 fn only_who_owns_data_runs_as_a_user_of_its_image() {
     for pod in all() {
         let user = pod.spec["securityContext"]["runAsUser"].as_u64().unwrap();
         let owns = pod.serves && !pod.name.contains("temporal");
         assert_eq!(user < 10_000, owns, "{} runs as {user}", pod.name);
-        // No image's passwd has the others: a program that asks who it is must be told.
+        // The other users are not in any image's passwd: programs that ask for their user need
+        // these variables.
         for container in pod.containers().chain(pod.init_containers()).filter(|_| !owns) {
             for name in ["USER", "HOME"] {
                 let mut told = container["env"].as_array().unwrap().iter();

@@ -1,5 +1,5 @@
-//! The charts' scripts, run by the shell as their pods run them, with stand-ins for what
-//! they call.
+//! The charts' scripts, run by the shell as in their pods, with stand-ins for the programs they
+//! call.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::support::root;
 
-/// A folder of stand-ins that come first on PATH, and their log.
+/// A folder of stand-ins, first on PATH, and their log.
 struct Stage {
     folder: tempfile::TempDir,
     environment: Vec<(String, String)>,
@@ -17,7 +17,7 @@ impl Stage {
     fn new() -> Self {
         let stage = Self { folder: tempfile::tempdir().unwrap(), environment: Vec::new() };
         std::fs::write(stage.log(), "").unwrap();
-        // Waiting is not what is tried here.
+        // Waiting is not what is tested here.
         stage.program("sleep", ":");
         stage
     }
@@ -30,8 +30,8 @@ impl Stage {
         self.path("log")
     }
 
-    /// A program that logs its arguments and its input, then does `body`, in which `$call`
-    /// counts its calls from 1.
+    /// A program that logs its arguments and its input, then runs `body`, in which `$call` counts
+    /// its calls from 1.
     fn program(&self, name: &str, body: &str) {
         let folder = self.folder.path().display();
         let text = format!(
@@ -49,8 +49,8 @@ impl Stage {
         self.environment.push((name.to_owned(), value.into()));
     }
 
-    /// Runs a script of the charts; what it would find at `/x` it finds in this folder, which
-    /// lies in `/tmp`: where that is moved too, it is named first.
+    /// Runs a script of the charts. Paths in `moved` are redirected into this folder, which is
+    /// itself in `/tmp`: if that is moved too, it comes first.
     fn run(&self, script: &str, moved: &[&str]) -> (Output, String) {
         let mut text = std::fs::read_to_string(root().join("infra/kubernetes/charts").join(script)).unwrap();
         for path in moved {
@@ -65,7 +65,7 @@ impl Stage {
     }
 }
 
-/// What a database can answer to a question, as psql passes it on.
+/// What a database can answer to a query, as psql prints it.
 const ANSWERS: &[(&str, &str)] = &[
     ("t", "echo t"),
     ("f", "echo f"),
@@ -123,7 +123,7 @@ fn a_drop_that_fails_ends_the_hook_and_names_the_database() {
         assert!(!output.status.success() && said.contains("nothing of it was dropped"), "{what}: {said}");
         assert_eq!(log.matches("--dbname=temporal_visibility").count(), 1, "looked at, and no more: {what}: {log}");
     }
-    // What is dropped is locked and looked at again before, in one transaction.
+    // What is dropped is first locked and checked again, in one transaction.
     let (_, log) = prepare("echo f", "echo f", ":");
     let last = log.rsplit("psql ").next().unwrap();
     let places = ["BEGIN;", "ACCESS EXCLUSIVE", "pg_temp.holds_data() THEN", "is begun anew", "DROP SCHEMA", "COMMIT;"];
@@ -166,7 +166,7 @@ fn a_data_directory_is_made_only_where_the_volume_was_seen_to_have_none() {
         output.status.success() && log.contains("initdb") && stage.path("volume/pgdata/PG_VERSION").exists(),
         "{log}"
     );
-    // Cut short before.
+    // An earlier run was cut short.
     let (stage, output, log) = init(|stage| std::fs::create_dir_all(stage.path("volume/pgdata.new/base")).unwrap());
     assert!(output.status.success() && log.contains("initdb") && !stage.path("volume/pgdata/base").exists(), "{log}");
     let there = |stage: &Stage| {
@@ -227,7 +227,7 @@ fn a_smoke_test_whose_lists_cannot_be_read_fails() {
     assert!(stage.run("platform-smoke/files/test.sh", &moved).0.status.success());
 }
 
-/// A volume with three older backups, one that was cut short, and what is no backup.
+/// A volume with three older backups, an incomplete one, and a folder that is no backup.
 fn backup(chart: &str, arrange: impl Fn(&Stage)) -> (Stage, Output, String) {
     let mut stage = Stage::new();
     for folder in ["20260101T000000Z", "20260102T000000Z", "20260103T000000Z", "20260104T000000Z.part", "lost+found"] {
@@ -303,7 +303,7 @@ fn a_restore_without_the_name_of_a_complete_backup_touches_nothing() {
             assert!(!log.contains("psql") && !log.contains("mc "), "{chart} {name:?}: {log}");
         }
     }
-    // One that cannot be read whole replaces nothing.
+    // A dump that cannot be read completely replaces nothing.
     let (mut stage, _, _) = backup("postgres", |_| {});
     stage.program("psql", ":");
     stage.program("pg_restore", "[ \"$call\" -lt 3 ] || { echo 'end of file' >&2; exit 1; }");

@@ -1,5 +1,5 @@
-//! The way back against a server that answers as a test says: what is decided, what is asked
-//! about, and that nothing is done where a look fails or nobody agrees.
+//! Rollback and removal against a server that answers as the test says: what is decided, what is
+//! asked, and that nothing is done if a look fails or there is no consent.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -32,7 +32,7 @@ fn of_run(number: u32, run: &str, status: &str, minutes: i64, stored: Value) -> 
     secret
 }
 
-/// What the stored release of `top` holds now.
+/// What the stored release of `top` currently contains.
 fn stored(bench: &Bench, number: u32) -> String {
     let world = bench.server.world.lock().unwrap();
     let secret = &world.secrets[&format!("shop/sh.helm.release.v1.top.v{number}")];
@@ -59,7 +59,7 @@ fn kinds(bench: &Bench) {
     }
 }
 
-/// What is at a path of the namespace.
+/// Puts an object at a path of the namespace.
 fn is_there(bench: &Bench, path: &str, version: &str, kind: &str, object: Value) {
     let name = path.rsplit('/').next().unwrap();
     let mut object = object;
@@ -84,7 +84,7 @@ fn claims(bench: &Bench, items: &[Value]) {
     bench.server.answer(CLAIMS, 200, list.to_string());
 }
 
-/// With a Helm that writes down what it is told, and succeeds.
+/// With a Helm that records its arguments and succeeds.
 fn bench() -> Bench {
     let bench = Bench::new();
     let helms = bench.path("helms").display().to_string();
@@ -125,7 +125,7 @@ fn a_rollback_is_told_confirmed_and_passed_on_to_helm() {
     assert!(!bench.said().contains(" sync "), "{}", bench.said());
 
     let said = bench.ends(&["layer", "20", "--rollback=a", "--yes"], 0);
-    // As the test of the order on a real cluster finds it.
+    // The order is tested on a real cluster.
     assert!(said.contains("[top] rolled back to revision 1"), "{said}");
     assert!(bench.helms()[1].starts_with("rollback top 1 ") && bench.helms()[2].starts_with("test top "), "{said}");
 }
@@ -289,15 +289,15 @@ fn a_removal_wants_consent_and_has_helm_keep_what_holds_data() {
         said.contains("kept: PersistentVolumeClaim shop/data") && said.contains("delete persistentvolumeclaims data"),
         "{said}"
     );
-    // Had it come to no end, the claim would be no chart's to keep.
+    // Had it not been finished, no chart would keep the claim.
     let said = bench.ends(&["layer", "20", "--remove", "--dry-run", "--allow-destroy=claim"], 0);
     assert!(said.contains("delete PersistentVolumeClaim data"), "{said}");
-    // As it is seen once Helm has deleted it.
+    // As it looks once Helm has deleted it.
     let (code, text) = super::missing("data");
     bench.server.answer(&format!("{CLAIMS}/data"), code, text);
     bench.ends(&["layer", "20", "--remove", "--allow-destroy=release,claim"], 0);
     assert!(!stored(&bench, 3).contains("resource-policy"), "{}", stored(&bench, 3));
-    // The Secret as it was.
+    // The original Secret.
     let runs = std::fs::read_dir(bench.path("state/t/runs")).unwrap().flatten();
     let copies = runs.filter(|run| run.path().join("shop.sh.helm.release.v1.top.v3.json").exists());
     assert_eq!(copies.count(), 2);
@@ -327,7 +327,7 @@ fn a_removal_is_not_begun_where_a_look_fails_or_the_release_cannot_be_read() {
         bench.ends(&["layer", "20", "--remove", "--allow-destroy=release"], 7);
         assert_eq!(bench.helms(), [] as [&str; 0], "{manifest}");
     }
-    // Helm would pass over it, and uninstall what the revision before it made.
+    // Helm would skip it, and uninstall what the previous revision made.
     let bench = bench();
     bench.server.put(good());
     let mut broken = revision("shop", "top", 2, "deployed", 30);
@@ -348,7 +348,7 @@ fn the_claims_of_a_set_stay_or_go_by_name_and_no_others_do() {
         claim("else", ours.clone()),
     ];
     claims(&bench, &[&[claim("store-db-0", ours)], &others[..]].concat());
-    // As it is seen once it is deleted: gone, or another one of that name.
+    // As it looks once it is deleted: gone, or another object with that name.
     is_there(
         &bench,
         &format!("{CLAIMS}/store-db-0"),
@@ -401,7 +401,7 @@ fn a_set_that_takes_its_claims_with_it_is_made_to_leave_them_first() {
                 .iter()
                 .any(|line| line.starts_with("PATCH") && line.contains("/statefulsets/db"))
         });
-        // What its controller does then.
+        // What its controller then does.
         let free = claim("store-db-0", json!({"labels": {"app": "db"}}));
         let list = json!({"kind": "PersistentVolumeClaimList", "apiVersion": "v1", "metadata": {}, "items": [free]});
         world.lock().unwrap().answers.insert(CLAIMS.to_owned(), (200, list.to_string()));
@@ -526,7 +526,7 @@ fn a_selector_that_matches_nothing_is_no_layer_that_is_gone() {
         let said = bench.ends(&[&["layer", "10-20", "-l", "name=typo"], flags].concat(), 2);
         assert!(said.contains("matches no release of 10-base, 20-top"), "{flags:?}: {said}");
     }
-    // It matches one of another layer.
+    // The selector matches a release of another layer.
     bench.lists("20-top", &json!([release("top", true, true)]));
     let said = bench.ends(&["layer", "10-20", "-l", "name=top", "--rollback", "--yes", "--skip-tests"], 0);
     assert!(said.contains("matches none of its releases") && bench.helms().len() == 1, "{said}");
@@ -554,7 +554,7 @@ fn what_a_stopped_removal_has_set_is_given_back_before_helm_applies() {
         assert_eq!((asked(), bench.helms().len()), (patches, 1), "{manager}");
         bench.ends(&["layer", "20", "--yes", "--skip-tests", "--force"], 0);
         assert_eq!(asked(), 2 * patches, "{manager}");
-        // Where it cannot be, Helm is not begun.
+        // If that is not possible, Helm is not started.
         if patches > 0 {
             let helms = bench.helms().len();
             let refused = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "no"});

@@ -1,4 +1,4 @@
-//! Layers beside each other: which are, which wait, and what a failure of one means for the rest.
+//! Layers running in parallel: which do, which wait, and what a failure of one means for the rest.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use super::{Bench, release};
 
 const LAYERS: [&str; 5] = ["10-base", "20-top", "30-side", "40-last", "50-other"];
 
-/// `20-top` and `30-side` need the base, `40-last` needs `20-top`, `50-other` nothing. A sync runs the
-/// lines of `hook` first, and writes down its start and its end.
+/// `20-top` and `30-side` need the base, `40-last` needs `20-top`, `50-other` nothing. A sync first
+/// runs the lines of `hook`, and records its start and its end.
 fn bench(hook: &str) -> Bench {
     let bench = Bench::new();
     bench.edit_layers(
@@ -36,7 +36,7 @@ fn bench(hook: &str) -> Bench {
     bench
 }
 
-/// Waits, for some seconds, until the other layer's sync has begun.
+/// Waits, for some seconds, until the other layer's sync has started.
 fn meets(layer: &str, other: &str) -> String {
     format!(
         "if [ $layer = {layer} ]; then n=0; until grep -q 'start {other}' order; do n=$((n+1)); [ $n -lt 100 ] || exit 9; sleep 0.1; done; fi"
@@ -77,7 +77,7 @@ fn one_job_is_one_layer_after_the_other() {
 
 #[test]
 fn after_a_failure_the_others_come_to_their_end_and_no_more_is_started() {
-    // 20-top fails once 30-side works, and 30-side works on after that.
+    // 20-top fails once 30-side is running, and 30-side goes on after that.
     let hook = format!(
         "{}\nif [ $layer = 20-top ]; then echo 'Error: no' >&2; echo 'failed' >> order; exit 1; fi\nif [ $layer = 30-side ]; then n=0; until grep -q failed order; do n=$((n+1)); [ $n -lt 100 ] || exit 9; sleep 0.1; done; sleep 1; fi",
         meets("20-top", "30-side")
@@ -85,7 +85,7 @@ fn after_a_failure_the_others_come_to_their_end_and_no_more_is_started() {
     for (more, others) in
         [(&["--jobs", "2"][..], "not started"), (&["--jobs", "2", "--keep-going"], "in place: 1 release")]
     {
-        // Nothing needs 50-other, and it is last in turn.
+        // Nothing needs 50-other, and it comes last.
         let bench = bench(&hook);
         bench.edit_layers(
             "layers: {10-base: {}, 20-top: {layers: [10-base]}, 30-side: {layers: [10-base]}, 40-last: {layers: [20-top]}, 50-other: {layers: [10-base, 30-side]}}",

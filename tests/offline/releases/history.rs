@@ -1,13 +1,13 @@
-//! The history of releases: what became of each revision, whose it is, and why.
+//! The history of releases: the status of each revision, whose it is, and why.
 
 use serde_json::{Value, json};
 
 use super::{Bench, made, packed};
 
-/// The name of a run, as one of this tool has it.
+/// A run's name in this tool's format.
 const RUN: &str = "20261125-100000-7";
 
-/// A revision of `web` with Helm's words and, where one is given, the label of a run.
+/// A revision of `web` with Helm's description and, if given, a run label.
 fn revision(number: u32, status: &str, words: &str, run: Option<&str>) -> Value {
     let mut secret = made("shop", "web", number, status, 60 - i64::from(number), "");
     let chart = json!({"metadata": {"name": "web", "version": "0.1.0", "appVersion": "7.2"}});
@@ -21,7 +21,7 @@ fn revision(number: u32, status: &str, words: &str, run: Option<&str>) -> Value 
     secret
 }
 
-/// What the run left on this machine: it made this revision, for that reason.
+/// The run's record on this machine: it made this revision, for this reason.
 fn record(bench: &Bench, revision: u32) {
     let lines = [
         json!({"event": "run", "command": "cargo xtask up", "verb": "up", "env": "t"}),

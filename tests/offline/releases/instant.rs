@@ -1,5 +1,5 @@
-//! A layer that is in place, and every way in which it is not: what leads to a sync, what
-//! to a rendering, and what to nothing at all.
+//! A layer that is in place, and every way in which it may not be: what leads to a sync, what to a
+//! rendering, and what to nothing at all.
 
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ fn revision(number: u32, status: &str) -> Value {
     secret
 }
 
-/// The layer `20-top` brought in and recorded.
+/// With the layer `20-top` deployed and recorded.
 fn in_place() -> Bench {
     let bench = Bench::new();
     bench.base_in_place();
@@ -68,7 +68,7 @@ impl Bench {
         edit(world.secrets.get_mut(SECRET).unwrap());
     }
 
-    /// That nothing is done, by no program and without a write.
+    /// Asserts that nothing is done: no program is started and nothing is written.
     #[track_caller]
     fn stays(&self, why: &str) {
         let before = (self.said().lines().count(), self.writes());
@@ -150,7 +150,8 @@ fn each_doubt_ends_in_a_sync_that_says_why() {
         change(&bench);
         let planned = bench.ends(&["layer", "20", "--skip-tests", "--dry-run"], 0);
         assert!(planned.contains("would change"), "{why}: {planned}");
-        // What the stand-in for Helm leaves as it is may end the run; it was not taken for in place.
+        // The stand-in for Helm changes nothing, so the run may fail; but the layer was not taken
+        // for in place.
         let output = bench.xtask(&["--yes", "layer", "20", "--skip-tests"]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(said.contains(why), "{why}: {said}");
@@ -220,7 +221,7 @@ fn a_dry_run_writes_nothing_and_tells_by_its_exit_code_whether_anything_would_ch
     assert!(said.contains("~ ConfigMap shop/top") && said.contains("+  a: \"2\""), "{said}");
     assert_eq!(bench.writes(), before, "{said}");
     assert_eq!(bench.syncs(), 1, "{said}");
-    // What asks for an answer is given none that is not known.
+    // A look that gets no answer must not be reported as in place.
     bench.server.answer("/version", 500, "");
     bench.server.answer("/readyz", 500, "");
     bench.ends(&ask, 4);

@@ -1,4 +1,4 @@
-//! What pods print, and a way to services, with stand-ins for the API server and kubectl.
+//! Logs of pods and access to services, with stand-ins for the API server and kubectl.
 
 use std::process::{Command, Stdio};
 
@@ -9,7 +9,7 @@ use crate::support::{eventually, signal};
 
 const PODS: &str = "/api/v1/namespaces/shop/pods";
 
-/// A pod of the Deployment `front`, which carries no label that says of which release it is.
+/// A pod of the Deployment `front`, without a label for its release.
 fn pod(name: &str, container: &str) -> Value {
     let above =
         json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "front-1", "uid": "u", "controller": true});
@@ -29,7 +29,7 @@ fn list(kind: &str, items: &[Value]) -> String {
         .to_string()
 }
 
-/// The release `web` of the layer `10-base`, which has made a Deployment, with these pods.
+/// The release `web` of the layer `10-base`, with a Deployment and these pods.
 fn bench(pods: &[Value]) -> Bench {
     let bench = Bench::new();
     bench.server.put(made(
@@ -54,7 +54,7 @@ fn log(bench: &Bench, pod: &str, text: &str) {
     bench.server.answer(&format!("{PODS}/{pod}/log"), 200, text);
 }
 
-/// A run that goes on until it is told to end, and what it has printed so far.
+/// A run that goes on until it is stopped, and what it has printed so far.
 struct Running {
     child: std::process::Child,
     printed: std::path::PathBuf,
@@ -78,7 +78,7 @@ impl Running {
         eventually(words, || self.said().contains(words));
     }
 
-    /// Ctrl-C, and what was printed in all.
+    /// Sends Ctrl-C, and returns everything that was printed.
     #[track_caller]
     fn interrupted(mut self) -> String {
         signal(self.child.id(), "INT");
@@ -111,7 +111,7 @@ fn one_container_prints_as_it_is() {
     let bench = bench(&[pod("front-1-a", "main")]);
     log(&bench, "front-1-a", "2026-11-25T12:00:00Z one\n");
     assert_eq!(bench.ends(&["logs", "web"], 0), "one\n");
-    // But in a job of GitHub's, whose runner would obey it.
+    // Except in a GitHub Actions job, whose runner would obey it.
     log(&bench, "front-1-a", "2026-11-25T12:00:00Z ::stop-commands::x\n");
     let mut job = bench.xtask(&["logs", "web"]);
     job.env("GITHUB_ACTIONS", "true");
@@ -141,7 +141,7 @@ fn what_is_not_there_is_said_and_a_failed_look_is_no_answer() {
         let said = bench.ends(arguments, 2);
         assert!(said.contains(words), "{arguments:?}: {said}");
     }
-    // Whose the pod is, what it printed, and which pods there are: each look may fail.
+    // The pod's owners, its log and the list of pods: each look may fail.
     for path in
         [format!("{PODS}/front-1-a/log"), "/apis/apps/v1/namespaces/shop/replicasets/front-1".into(), PODS.into()]
     {
@@ -166,7 +166,7 @@ fn a_connection_that_breaks_repeats_no_line_and_pods_that_start_later_are_follow
     log(&bench, "front-1-a", "2026-11-25T12:00:00.4Z one\n2026-11-25T12:00:00.6Z two\n");
     let running = Running::start(&bench, &["logs", "web", "--follow"]);
     running.says("two");
-    // The stand-in gives the whole log each time, as the API server gives a whole second.
+    // The stand-in returns the whole log each time, as the API server returns a whole second.
     let again = || bench.server.asked(&["front-1-a/log", "follow=true", "sinceTime=2026-11-25T12%3A00%3A00Z"]);
     eventually("it is asked again", || again() > 1);
     log(&bench, "front-1-a", "2026-11-25T12:00:00.4Z one\n2026-11-25T12:00:00.6Z two\n2026-11-25T12:00:00.9Z three\n");
@@ -192,7 +192,7 @@ fn service(name: &str, more: Value) -> Value {
     })
 }
 
-/// A kubectl that forwards once, loses its connection, and then stands.
+/// A kubectl that forwards once, loses its connection, and then stays up.
 fn kubectl(bench: &Bench) {
     let folder = bench.path("").display().to_string();
     bench.stand_in(

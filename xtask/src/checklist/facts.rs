@@ -1,6 +1,5 @@
-//! What the checklist looks at: all at once, each look with the time it took.
-//! Nothing is judged here, and a look that failed is a fact of its own, never
-//! taken for "there is nothing".
+//! What the checklist looks at: everything at once, each look with the time it took. Nothing is
+//! judged here, and a look that failed is its own fact, never taken for "there is nothing".
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -45,14 +44,14 @@ async fn seen<T>(look: impl Future<Output = Result<T, Failure>>) -> Seen<T> {
 
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The run that asks: a lock that it holds itself is no obstacle.
+    /// The current run: a lock that it holds itself is no obstacle.
     pub run: String,
     pub critical_path: Vec<String>,
     /// The registry's name in pods.
     pub pull: String,
-    /// The outer option: whether it is held; the inner: whether its text could be read.
+    /// The outer option: whether it is held; the inner one: whether its text could be read.
     pub lock: Seen<Option<Option<Holder>>>,
-    /// None for a shared cluster.
+    /// `None` for a shared cluster.
     pub cluster: Seen<Option<Standing>>,
     pub api: Seen<()>,
     pub nodes: Seen<Vec<NodeFact>>,
@@ -67,7 +66,7 @@ pub struct Facts {
     pub drift: Seen<Drifted>,
 }
 
-/// What others have made of the releases since the last run of their layers.
+/// What others have changed in the releases since the last run of their layers.
 #[derive(Clone, Debug, Default)]
 pub struct Drifted {
     /// Releases whose layer's last run left a record to compare with.
@@ -80,7 +79,7 @@ pub struct NodeFact {
     pub name: String,
     pub ready: bool,
     pub schedulable: bool,
-    /// What the kubelet says of a node that is not Ready.
+    /// The kubelet's message about a node that is not Ready.
     pub message: String,
 }
 
@@ -88,14 +87,14 @@ pub struct NodeFact {
 #[derive(Clone, Debug, Default)]
 pub struct Images {
     pub total: usize,
-    /// A sentence for each that is not there as the lock says.
+    /// A sentence for each that is not there with the lock's digest.
     pub findings: Vec<String>,
 }
 
-/// The pods of our namespaces, as far as images go.
+/// The images used by the pods in our namespaces.
 #[derive(Clone, Debug, Default)]
 pub struct Pods {
-    /// `namespace/pod: image` of each image that does not come from our registry.
+    /// `namespace/pod: image` for each image that does not come from our registry.
     pub from_elsewhere: Vec<String>,
     /// How many images do.
     pub mirrored: usize,
@@ -113,9 +112,9 @@ pub struct PullSecret {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretState {
     Absent,
-    /// There, with credentials for at least one registry.
+    /// It exists, with credentials for at least one registry.
     Filled,
-    /// There, and of no use: it would be refused in silence.
+    /// It exists but is useless: it would be refused without a message.
     Empty,
 }
 
@@ -125,7 +124,7 @@ pub struct TestRun {
     pub release: WantedRelease,
     pub revision: u32,
     pub test: String,
-    /// `Succeeded`, `Failed`, `Running`, `Unknown`; none when it never ran for this revision.
+    /// `Succeeded`, `Failed`, `Running`, `Unknown`; `None` if it never ran for this revision.
     pub phase: Option<String>,
     pub completed: Option<String>,
 }
@@ -135,11 +134,11 @@ pub struct Workload {
     pub namespace: String,
     /// `deployment/minio`
     pub name: String,
-    /// The release that brought it.
+    /// The release that it belongs to.
     pub release: String,
     pub wanted: i32,
     pub ready: i32,
-    /// A Job that gave up; or the controller has not seen the newest change yet.
+    /// A Job that gave up; or the controller has not observed the newest change yet.
     pub trouble: Option<String>,
 }
 
@@ -167,7 +166,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
     };
     let releases = async {
         let wanted = seen(async {
-            // Asking Helmfile may mean building it first: not for a cluster that is not there.
+            // Asking Helmfile may require building it first: not for a cluster that does not exist.
             answering(&context.site, &client.clone()?).await?;
             helmfile::releases(context, &layers).await
         })
@@ -221,7 +220,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
 pub struct Change {
     pub layer: String,
     pub text: String,
-    /// Somebody else owns what Helm set.
+    /// Somebody else owns a field that Helm set.
     pub taken: bool,
 }
 
@@ -296,7 +295,7 @@ async fn pods(client: &Client, namespaces: &BTreeSet<String>, pull: &str) -> Res
     Ok(found)
 }
 
-/// Whether a pull secret holds credentials: an `auth`, or a user with a password.
+/// Whether a pull secret has credentials: an `auth`, or a user with a password.
 pub(crate) fn secret_state(secret: &Secret) -> SecretState {
     #[derive(Deserialize)]
     struct Config {
@@ -314,7 +313,7 @@ pub(crate) fn secret_state(secret: &Secret) -> SecretState {
     }
     let config = secret.data.as_ref().and_then(|data| data.get(".dockerconfigjson"));
     let config = config.and_then(|json| serde_json::from_slice::<Config>(&json.0).ok());
-    // An `auth` of nothing but a colon is what empty variables make.
+    // Empty variables give an `auth` that is only a colon.
     let filled = |login: &Login| {
         let decoded = STANDARD.decode(&login.auth).unwrap_or_default();
         let (user, password) = (&login.username, &login.password);
@@ -328,7 +327,7 @@ pub(crate) fn secret_state(secret: &Secret) -> SecretState {
     }
 }
 
-/// The test hooks of the wanted releases that are there.
+/// The test hooks of the wanted releases that exist.
 fn test_runs(wanted: &[WantedRelease], newest: &[(Revision, Stored)]) -> Vec<TestRun> {
     let mut runs = Vec::new();
     for release in wanted {

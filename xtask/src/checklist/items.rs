@@ -1,6 +1,5 @@
-//! The checklist itself: what "Data Plane Ready" means, item by item, in the
-//! order in which causes come before their effects; and the pure function from
-//! facts to verdicts.
+//! The checklist itself: what "Data Plane Ready" means, item by item, with causes before their
+//! effects; and the pure function from facts to verdicts.
 
 use std::time::Duration;
 
@@ -13,28 +12,28 @@ use crate::world::kubernetes::NamespacePhase;
 pub use run_record::State;
 use run_record::{Exit, Failure};
 
-/// One row of the checklist: its definition, and how facts decide it.
+/// One row of the checklist: its definition, and how it is decided from facts.
 pub struct Definition {
     /// Stable, kebab-case.
     pub id: &'static str,
     pub title: &'static str,
-    /// What must hold, and what is looked at to tell.
+    /// What must hold, and how that is checked.
     pub holds: &'static str,
-    /// What to do when it does not.
+    /// What to do if it does not.
     pub remedy: &'static str,
-    /// The exit codes that a failure of it may have.
+    /// The exit codes that its failure may have.
     pub exits: &'static [Exit],
     judge: fn(&Facts) -> (Verdict, Duration),
 }
 
-/// How an item stands.
+/// The verdict on an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Pass(String),
     Fail(Trouble),
-    /// It asks nothing of this environment.
+    /// It does not apply to this environment.
     NotApplicable(String),
-    /// It cannot be told, because of something that an earlier item names.
+    /// It is unknown, because of something that an earlier item names.
     Unknown(String),
 }
 
@@ -46,7 +45,7 @@ pub struct Trouble {
     pub fix: Option<Fix>,
 }
 
-/// A remedy that is safe to carry out unasked: it destroys nothing.
+/// A remedy that is safe without asking: it destroys nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fix {
     Cluster,
@@ -64,10 +63,10 @@ pub struct Item {
     pub evidence: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
-    /// Of a failure.
+    /// The exit code of a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
-    /// How long looking took.
+    /// How long the look took.
     pub seconds: f64,
     #[serde(skip)]
     pub fix: Option<Fix>,
@@ -180,7 +179,7 @@ pub const ITEMS: &[Definition] = &[
     },
 ];
 
-/// Facts to verdicts, in the order of [`ITEMS`].
+/// Turns facts into verdicts, in the order of [`ITEMS`].
 pub fn decide(facts: &Facts) -> Vec<Item> {
     ITEMS.iter().map(|definition| item(definition, (definition.judge)(facts))).collect()
 }
@@ -210,7 +209,7 @@ fn item(definition: &Definition, (verdict, took): (Verdict, Duration)) -> Item {
     Item { state, evidence, ..item }
 }
 
-/// The failure of the first failed item, which gives the exit code.
+/// The failure for the first failed item, which determines the exit code.
 pub fn first_failure(items: &[Item]) -> Option<Failure> {
     let failed: Vec<&Item> = items.iter().filter(|item| item.state == State::Fail).collect();
     let first = failed.first()?;
@@ -231,8 +230,8 @@ fn fail(exit: Exit, evidence: Vec<String>) -> Trouble {
     Trouble { exit, evidence, remedy: None, fix: None }
 }
 
-/// The fact, or the verdict of a look that failed: unknown where the API is what
-/// failed, since that is an item of its own.
+/// The fact, or the verdict for a look that failed: unknown if the API failed, since that has its
+/// own item.
 fn looked<'a, T>(facts: &Facts, seen: &'a Seen<T>) -> Result<&'a T, (Verdict, Duration)> {
     seen.result.as_ref().map_err(|failure| {
         let verdict = match &facts.api.result {
@@ -249,7 +248,7 @@ fn of(failure: &Failure) -> Trouble {
     fail(failure.exit(), evidence)
 }
 
-/// `?` for judges, whose early result is a verdict.
+/// Like `?`, for judges, where an early return is a verdict.
 macro_rules! known {
     ($facts:expr, $seen:expr) => {
         match looked($facts, $seen) {
@@ -291,7 +290,7 @@ fn cluster_matches(facts: &Facts) -> (Verdict, Duration) {
             (Plan::Nothing, Some(why)) => {
                 Verdict::Fail(Trouble { fix: Some(Fix::Cluster), ..fail(Exit::ApiUnreachable, vec![why.clone()]) })
             }
-            // Asked for first, because it destroys what the cluster holds.
+            // Needs consent first, because it destroys what the cluster holds.
             (Plan::Recreate(reasons), _) => Verdict::Fail(fail(Exit::ApiUnreachable, reasons.clone())),
             (plan, _) => Verdict::Fail(Trouble {
                 fix: Some(Fix::Cluster),
@@ -352,7 +351,7 @@ fn namespaces_active(facts: &Facts) -> (Verdict, Duration) {
         let names: Vec<&str> = namespaces.iter().map(|(name, _)| name.as_str()).collect();
         Verdict::Pass(names.join(", "))
     } else {
-        // A layer that runs meanwhile would race the deletion.
+        // A layer running at the same time would race with the deletion.
         let fix = (absent && !terminating).then(|| facts.critical_path.first().cloned()).flatten();
         let exit = if terminating { Exit::NamespaceTerminating } else { Exit::NotReady };
         let remedy = fix.as_ref().map(|layer| format!("cargo xtask layer {layer}"));
@@ -459,14 +458,14 @@ fn releases_deployed(facts: &Facts) -> (Verdict, Duration) {
 
 fn workloads_ready(facts: &Facts) -> (Verdict, Duration) {
     let workloads = known!(facts, &facts.workloads);
-    // An installed release's layer, from the tree; none for what the tree does not know.
+    // An installed release's layer, from the tree; `None` if the tree does not know it.
     let layer = |release: &str| {
         let wanted = facts.wanted.result.as_ref().ok()?;
         wanted.iter().find(|known| known.name == release).map(|known| known.layer.clone())
     };
     let (mut evidence, mut layers) = (Vec::new(), Vec::new());
     for workload in workloads {
-        // A Job that is still at it is neither ready nor in trouble.
+        // A Job that is still running is neither ready nor in trouble.
         let at_work = workload.name.starts_with("job/") && workload.trouble.is_none();
         if workload.trouble.is_none() && (workload.ready >= workload.wanted || at_work) && workload.wanted > 0 {
             continue;
@@ -495,7 +494,7 @@ fn workloads_ready(facts: &Facts) -> (Verdict, Duration) {
 }
 
 fn nothing_drifted(facts: &Facts) -> (Verdict, Duration) {
-    // Whoever may not read everything is told so, and nothing is claimed.
+    // Without the right to read everything, the item is unknown.
     let drift = match &facts.drift.result {
         Ok(drift) => drift,
         Err(failure) => return (Verdict::Unknown(failure.to_string()), facts.drift.took),
@@ -507,7 +506,7 @@ fn nothing_drifted(facts: &Facts) -> (Verdict, Duration) {
         let taken = drift.found.iter().any(|change| change.taken);
         let force = if taken { " --force-conflicts" } else { "" };
         let remedy = format!("cargo xtask drift {0}; cargo xtask layer {0}{force}", layers.join(" "));
-        // What somebody has set on purpose is theirs to give back.
+        // What somebody has set on purpose is not fixed automatically.
         let fix = (!taken).then_some(Fix::Layers(layers));
         Verdict::Fail(Trouble { remedy: Some(remedy), fix, ..fail(Exit::Release, evidence) })
     } else if drift.compared > 0 {
@@ -536,7 +535,7 @@ fn smoke_tests(facts: &Facts) -> (Verdict, Duration) {
     } else if passed == tests.len() && passed > 0 {
         Verdict::Pass(format!("{} succeeded", count(passed, "test")))
     } else {
-        // `--skip-tests` is a choice; it is told, and nothing is claimed.
+        // `--skip-tests` is a choice: it is reported, and nothing is claimed.
         let never = tests.iter().filter(|run| run.phase.as_deref() != Some("Succeeded"));
         let mut never: Vec<String> =
             never.map(|run| format!("{} revision {}", run.release.name, run.revision)).collect();

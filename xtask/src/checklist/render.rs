@@ -1,11 +1,11 @@
-//! The checklist in the forms in which it is read.
+//! The checklist in its output formats.
 
 use serde_json::json;
 
 use super::items::{Definition, ITEMS, Item, State};
 use run_record::markup::{cell, escape};
 
-/// What the checklist was taken of.
+/// What the checklist is about.
 pub struct Subject<'a> {
     pub env: &'a str,
     pub kube_context: &'a str,
@@ -20,7 +20,7 @@ fn word(state: State) -> (&'static str, &'static str) {
     }
 }
 
-/// How many pass, of those that say pass or fail.
+/// How many of the decided items pass.
 pub fn summary(items: &[Item]) -> String {
     let of = |state: State| items.iter().filter(|item| item.state == state).count();
     let told = if of(State::Unknown) > 0 { format!(", {} not known", of(State::Unknown)) } else { String::new() };
@@ -34,7 +34,7 @@ pub fn text(subject: &Subject, items: &[Item]) -> String {
         let mut evidence = item.evidence.iter();
         let first = evidence.next().map(String::as_str).unwrap_or_default();
         lines.push(format!("{mark} {word:<4} {:<24} {:>6.0} ms  {first}", item.title, item.seconds * 1000.0));
-        // Under the first line of the evidence.
+        // Below the first line of the evidence.
         let indent = " ".repeat(43);
         lines.extend(evidence.map(|line| format!("{indent}{line}")));
         lines.extend(item.remedy.iter().map(|remedy| format!("{indent}remedy: {remedy}")));
@@ -65,7 +65,7 @@ pub fn markdown(subject: &Subject, items: &[Item]) -> String {
     lines.join("\n") + "\n"
 }
 
-/// JUnit's XML as CI systems read it: a suite with a case per item.
+/// JUnit XML for CI systems: one suite with a case per item.
 pub fn junit(subject: &Subject, items: &[Item]) -> String {
     let of = |state: State| items.iter().filter(|item| item.state == state).count();
     let seconds: f64 = items.iter().map(|item| item.seconds).sum();
@@ -100,7 +100,7 @@ pub fn junit(subject: &Subject, items: &[Item]) -> String {
     lines.join("\n") + "\n"
 }
 
-/// The definitions, as the backlog page shows them: no state of any machine.
+/// The definitions for the backlog page, without the state of any machine.
 pub fn definitions() -> String {
     let mut lines = vec![
         "| # | Checkpoint | What must hold | Exit code when it does not | Remedy |".to_owned(),

@@ -30,7 +30,7 @@ async fn agents(config: &K3dConfig) -> Result<Vec<Part>, Failure> {
 /// starts it, and a creation that was interrupted may not have come so far.
 pub async fn remove_never_ran(config: &K3dConfig) -> Result<(), Failure> {
     for agent in agents(config).await?.iter().filter(|agent| agent.never_ran) {
-        // Without --force: the engine refuses if it runs by now.
+        // Without --force: the engine refuses if it is running by now.
         docker_output(["rm", "-v", &agent.id]).await?;
     }
     Ok(())

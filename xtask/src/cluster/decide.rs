@@ -1,13 +1,13 @@
-//! From what is there to what is done about it. Only positive facts lead to anything
-//! that deletes: a look that failed never comes this far.
+//! From facts to a plan. Only positive facts lead to anything that deletes: a look that failed
+//! never gets this far.
 
 use crate::repo::k3d::Difference;
 use crate::world::docker::{Container, Looked};
 
-/// What k3d calls the part that a container plays (`k3d.role`).
+/// k3d's label for a container's role (`k3d.role`).
 pub const ROLE_LABEL: &str = "k3d.role";
 
-/// A container of the cluster, as far as deciding needs to know it.
+/// A container of the cluster, with what the decision needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     pub name: String,
@@ -16,7 +16,7 @@ pub struct Node {
     pub holds_data: bool,
     pub is_agent: bool,
     pub running: bool,
-    /// Positively created and never started.
+    /// Known to have been created and never started.
     pub never_ran: bool,
 }
 
@@ -25,7 +25,7 @@ impl Node {
         Self {
             name: container.name().to_owned(),
             id: container.id.clone(),
-            // Any part that is not known to be without data may have some.
+            // Any role that is not known to hold no data may hold some.
             holds_data: !matches!(container.label(ROLE_LABEL), Some("loadbalancer" | "noRole")),
             is_agent: container.label(ROLE_LABEL) == Some("agent"),
             running: container.state.running,
@@ -34,10 +34,10 @@ impl Node {
     }
 }
 
-/// What is there.
+/// What exists.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// All that the engine says belong to the cluster, as k3d labels them.
+    /// Every container that belongs to the cluster by k3d's labels, according to the engine.
     pub nodes: Vec<Node>,
     /// The names of the servers that the config asks for.
     pub servers: Vec<String>,
@@ -45,25 +45,25 @@ pub struct Facts {
     pub agents: usize,
     /// The name of the load balancer, where the config asks for one.
     pub balancer: Option<String>,
-    /// The load balancer of them, if it can be made again from the config.
+    /// The load balancer among them, if it can be recreated from the config.
     pub replaceable: Option<String>,
-    /// Creation once came to its end. Nobody looks where no node ever ran.
+    /// Whether creation was once completed. Not checked if no node ever ran.
     pub stamp: Looked<()>,
     pub drift: Vec<Difference>,
-    /// Made by something else: it may hold anything.
+    /// Created by something else: it may hold anything.
     pub foreign: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     Create,
-    /// An interrupted creation left parts that positively never held anything.
+    /// An interrupted creation left containers that are known never to have held anything.
     ClearAndCreate(Leftovers),
-    /// Destroys what the cluster holds: asked for first.
+    /// Destroys what the cluster holds, so consent is needed.
     Recreate(Vec<String>),
-    /// Creation was interrupted when nodes ran already: it is gone on with.
+    /// Creation was interrupted when nodes were already running: it is continued.
     Finish,
-    /// The load balancer is made again: it holds nothing.
+    /// The load balancer is recreated: it holds nothing.
     Mend(String),
     /// So many agents are gone, and what they held with them: new ones take their places.
     Join(usize),
@@ -71,7 +71,7 @@ pub enum Plan {
     Nothing,
 }
 
-/// Containers that may go without consent. Only [`decide`] makes one.
+/// Containers that may be removed without consent. Only [`decide`] creates one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftovers {
     nodes: Vec<Node>,
@@ -83,7 +83,7 @@ impl Leftovers {
     }
 }
 
-/// Facts to plan.
+/// Turns facts into a plan.
 pub fn decide(facts: &Facts) -> Plan {
     let Facts { nodes, servers, balancer, .. } = facts;
     if nodes.is_empty() {
@@ -125,7 +125,8 @@ pub fn missing_agents(facts: &Facts) -> usize {
     facts.agents.saturating_sub(there)
 }
 
-/// Without its servers a cluster is only parts; with one that ran it may hold anything.
+/// Without its servers, only parts of a cluster are left; if a server ever ran, it may hold
+/// anything.
 fn any_server_ran(facts: &Facts) -> bool {
     facts.nodes.iter().any(|node| facts.servers.contains(&node.name) && !node.never_ran)
 }
@@ -171,8 +172,8 @@ mod tests {
         })
     }
 
-    /// Every combination of what can be there. What is deleted without consent never
-    /// ran, or holds no data; all else is asked for, mended, started or left.
+    /// Every combination of facts. What is deleted without consent never ran, or holds no data;
+    /// anything else needs consent, is repaired, started or left alone.
     #[test]
     fn every_state_has_its_plan_and_none_destroys_what_ever_ran() {
         let drift = Difference { field: "servers".into(), cluster: "1".into(), file: "2".into() };

@@ -1,11 +1,11 @@
-//! Inside a container whose Docker Engine is outside of it (a devcontainer with the
-//! host's socket), ports that containers publish are not at 127.0.0.1. There this
-//! container joins the cluster's network, and everything is reached by its name:
-//! the API as `https://k3d-NAME-serverlb:6443`, which its certificate holds, so that
-//! TLS is checked as anywhere else; the registry by the name that pods use.
+//! In a container whose Docker Engine is outside it (a devcontainer with the host's socket), ports
+//! that containers publish are not at 127.0.0.1. Then this container joins the cluster's network,
+//! and everything is reached by name: the API as `https://k3d-NAME-serverlb:6443`, which its
+//! certificate covers, so that TLS is verified as anywhere else; the registry by the name that pods
+//! use.
 //!
-//! A container with an engine of its own, or with the host's network, is a plain
-//! machine and needs none of this.
+//! A container with its own engine, or with the host's network, is like any other machine and needs
+//! none of this.
 
 use crate::host;
 use crate::repo::Repo;
@@ -15,7 +15,7 @@ use crate::world::docker::{self, Kind, Looked, Thing, docker_output};
 use crate::world::process;
 use run_record::Failure;
 
-/// The label of a network that was made here, before k3d had a reason to.
+/// The label of a network that was created here, before k3d did.
 pub const NETWORK_LABEL: &str = "ameide.dev/cluster";
 
 /// Asks the engine whether it runs the container that this process is in, and if so
@@ -26,7 +26,7 @@ pub async fn adapt(repo: &Repo, site: &mut Site) {
     }
     let Some(id) = own_id(&host::mounts()) else { return };
     let inspect = docker::docker(["container", "inspect", "--format", "{{.HostConfig.NetworkMode}}", &id]);
-    // An engine that does not know us is one inside, or none: then nothing is to be joined.
+    // An engine that does not know us is inside the container, or there is none: nothing to join.
     let Ok(Ok(mode)) = process::capture(inspect).await.map(process::Captured::ok) else { return };
     if mode.trim() != "host" {
         site.registry_host.clone_from(&repo.env.registry.pull);
@@ -34,7 +34,7 @@ pub async fn adapt(repo: &Repo, site: &mut Site) {
     }
 }
 
-/// The id in the source of a mount that Docker makes for each container:
+/// The container's id, from the source of a mount that Docker creates for each container:
 /// `…/containers/ID/hostname /etc/hostname …` (proc(5), fields 4 and 5).
 fn own_id(mountinfo: &str) -> Option<String> {
     mountinfo.lines().find_map(|line| {
@@ -46,7 +46,8 @@ fn own_id(mountinfo: &str) -> Option<String> {
     })
 }
 
-/// Joins this container, and others by name, to the cluster's network, which is made if need be.
+/// Connects this container, and others by name, to the cluster's network, which is created if
+/// necessary.
 pub async fn join(site: &Site, config: &K3dConfig, others: &[&str]) -> Result<(), Failure> {
     let Some(own) = &site.inside else { return Ok(()) };
     let network = config.network();
@@ -57,7 +58,7 @@ pub async fn join(site: &Site, config: &K3dConfig, others: &[&str]) -> Result<()
     for container in others.iter().chain([&own.as_str()]) {
         let connected = docker_output(["network", "connect", &network, container]).await;
         match connected {
-            // Docker's words, and podman's.
+            // Docker's wording, and podman's.
             Err(failure)
                 if !failure.evidence.iter().any(|line| {
                     line.contains("already exists in network") || line.contains("already connected to network")
@@ -74,12 +75,12 @@ pub async fn join(site: &Site, config: &K3dConfig, others: &[&str]) -> Result<()
 /// Leaves the network, which could not be removed otherwise.
 pub async fn leave(site: &Site, config: &K3dConfig) {
     if let Some(own) = &site.inside {
-        // Not joined, or already gone: both are what is wanted.
+        // Not connected, or already gone: both are fine.
         let _ = docker_output(["network", "disconnect", "--force", &config.network(), own]).await;
     }
 }
 
-/// The API server as it is reached from here; none where that is as k3d says.
+/// The API server's address from here; `None` if it is as k3d says.
 pub fn api_server(site: &Site, config: &K3dConfig) -> Option<String> {
     site.inside.as_ref()?;
     let host = config.loadbalancer_container().unwrap_or_else(|| config.server_container());

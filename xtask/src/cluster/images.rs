@@ -1,5 +1,5 @@
-//! The images that the cluster itself is made of: the lab's, or those that
-//! `infra/images/images.yaml` lists with a role, loaded before k3d would pull them.
+//! The images of the cluster itself: the lab's, or those that `infra/images/images.yaml` lists with
+//! a role, loaded before k3d would pull them.
 
 use image_mirror::Role;
 
@@ -11,27 +11,27 @@ use crate::run::context::Context;
 use crate::world::process::environment::variable;
 use run_record::Failure;
 
-/// Names of images as k3d is told them; what is none is k3d's own choice.
+/// The names of images for k3d; `None` leaves the choice to k3d.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Images {
-    /// Of the nodes, where k3d.yaml's is not the one to take.
+    /// The nodes' image, if it is not to be k3d.yaml's.
     pub node: Option<String>,
-    /// What the tree lists for them, which may be another one than k3d.yaml's.
+    /// The nodes' image that the tree lists, which may differ from k3d.yaml's.
     listed_node: Option<String>,
     pub tools: Option<String>,
     pub registry: Option<String>,
     pub loadbalancer: Option<String>,
-    /// They were made here, and are pulled from nowhere.
+    /// They were built here, and are never pulled.
     pub lab: bool,
 }
 
-/// The variables by which people give k3d other images of its own.
+/// The variables with which people give k3d other helper images.
 const TOOLS: &str = "K3D_IMAGE_TOOLS";
 const LOADBALANCER: &str = "K3D_IMAGE_LOADBALANCER";
 
 impl Images {
     /// # Errors
-    /// `usage` for a lock of images that cannot be read.
+    /// `usage` for an image lock that cannot be read.
     pub fn of(repo: &Repo, lab: Option<&Lab>) -> Result<Self, Failure> {
         if let Some(lab) = lab {
             let (tools, loadbalancer) = (Some(lab.tools.clone()), Some(lab.loadbalancer.clone()));
@@ -50,7 +50,7 @@ impl Images {
         })
     }
 
-    /// What k3d is told of them by its environment.
+    /// The environment variables that tell k3d about them.
     pub fn variables(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let named = [(TOOLS, &self.tools), (LOADBALANCER, &self.loadbalancer)];
         named.into_iter().filter_map(|(variable, image)| Some((variable, image.as_deref()?)))
@@ -60,14 +60,14 @@ impl Images {
         self.load(context, &[self.registry.as_deref()]).await
     }
 
-    /// What creating the cluster takes.
+    /// Loads what creating the cluster needs.
     pub async fn load_nodes(&self, context: &Context, config: &K3dConfig) -> Result<(), Failure> {
         let node = self.listed_node.as_deref().filter(|listed| is_named(config.simple.image.as_deref(), listed));
         let loadbalancer = config.loadbalancer_container().and(self.loadbalancer.as_deref());
         self.load(context, &[node, self.tools.as_deref(), loadbalancer]).await
     }
 
-    /// What starting one takes, and making its load balancer again.
+    /// Loads what starting the cluster and recreating its load balancer need.
     pub async fn load_helpers(&self, context: &Context) -> Result<(), Failure> {
         self.load(context, &[self.tools.as_deref(), self.loadbalancer.as_deref()]).await
     }
@@ -80,7 +80,7 @@ impl Images {
     }
 }
 
-/// Whether k3d.yaml means the listed image, which names its registry.
+/// Whether k3d.yaml means the listed image, whose name includes its registry.
 fn is_named(image: Option<&str>, listed: &str) -> bool {
     let Some(image) = image else { return false };
     let short = listed.strip_prefix("docker.io/").unwrap_or(listed);

@@ -1,22 +1,22 @@
-//! Why k3d failed, from what it said. Its last sentence only tells that changes were
-//! rolled back: the cause is the first error that says more than that something failed.
+//! Why k3d failed, from its output. Its last message only says that changes were rolled back: the
+//! cause is the first error that says more than that something failed.
 //!
-//! The words are k3d's frames (`failed to …: docker failed to …:`) around Docker
-//! Engine's own, which are what is matched.
+//! k3d wraps Docker Engine's messages (`failed to …: docker failed to …:`); the rules match Docker
+//! Engine's part.
 
 use std::collections::BTreeMap;
 
 use crate::world::docker::{self, Fault};
 use run_record::{Code, Failure};
 
-/// A sentence of Docker Engine, known by any of these alternatives, each a list of
-/// parts (lower case) that must all be there.
+/// A message of Docker Engine, matched by any of these alternatives, each a list of parts (in lower
+/// case) that must all occur.
 struct Rule {
     code: Code,
     any: &'static [&'static [&'static str]],
     sentence: &'static str,
-    /// With `{login}` and `{image}`: k3d itself pulls without an account, and takes the
-    /// image that is there.
+    /// With `{login}` and `{image}`: k3d itself pulls without an account, but uses an existing
+    /// image.
     remedy: &'static str,
 }
 
@@ -103,7 +103,7 @@ const RULES: &[Rule] = &[
             &["/v2/", "eof"],
             &["/v2/", "proxyconnect"],
             &["pull", "received unexpected http status: 5"],
-            // A server of tokens or of layers, which stands elsewhere.
+            // A token server or CDN on another host.
             &["failed to pull", "error response from daemon", "dial tcp"],
             &["failed to pull", "error response from daemon", "i/o timeout"],
             &["failed to pull", "error response from daemon", "client.timeout exceeded"],
@@ -149,11 +149,11 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// k3d's error for a command, given the lines that it printed.
+/// k3d's error for a command, from the lines that it printed.
 pub fn failure(arguments: &[&str], lines: &[String]) -> Failure {
     let errors: Vec<String> = lines.iter().filter_map(|line| error(line)).collect();
     let lines: Vec<String> = lines.iter().map(|line| without_prefix(&plain(line)).to_owned()).collect();
-    // Without a line of its own level (a panic, a loader's error) all of them may tell.
+    // If no line has a log level (a panic, a loader's error), any of them may be the cause.
     let said = if errors.is_empty() { &lines } else { &errors };
     if let Some(failure) = said.iter().find_map(|line| known(line)) {
         return failure;
@@ -164,7 +164,7 @@ pub fn failure(arguments: &[&str], lines: &[String]) -> Failure {
     };
     let mut telling: Vec<&String> = said.iter().filter(|line| line.contains("Error response from daemon")).collect();
     if telling.is_empty() {
-        // The first error and, before it rolls back, the whole chain of it.
+        // The first error and, before the rollback, its whole chain.
         telling = said.iter().filter(|line| !frame(line)).collect();
     }
     telling.dedup();
@@ -177,14 +177,15 @@ pub fn failure(arguments: &[&str], lines: &[String]) -> Failure {
     failure.remedy("cargo xtask doctor")
 }
 
-/// A line that names its cause.
+/// A failure if this line names its cause.
 fn known(line: &str) -> Option<Failure> {
     let lower = line.to_lowercase();
     if let Some(failure) = port_failure(line) {
         return Some(failure);
     }
     let rule = RULES.iter().find(|rule| rule.any.iter().any(|parts| parts.iter().all(|part| lower.contains(part))));
-    // What the engine could not reach is told above; here it is the engine itself.
+    // Failures of the engine to reach something were matched above; this is about the engine
+    // itself.
     let Some(rule) = rule else {
         return match docker::fault(line) {
             Fault::Other => None,
@@ -197,7 +198,7 @@ fn known(line: &str) -> Option<Failure> {
     Some(Failure::new(rule.code, rule.sentence).evidence(line).remedy(remedy))
 }
 
-/// The image of `docker failed to pull the image 'X': …`, or of `Pulling image 'X'`.
+/// The image in `docker failed to pull the image 'X': …` or `Pulling image 'X'`.
 fn pulled(line: &str) -> Option<&str> {
     let frames = ["pull the image '", "pull image '", "Pulling image '"];
     let rest = frames.iter().find_map(|frame| line.split_once(frame))?.1;
@@ -205,7 +206,7 @@ fn pulled(line: &str) -> Option<&str> {
     (!image.is_empty() && !image.contains(char::is_whitespace)).then_some(image)
 }
 
-/// How to log in where an image comes from. Docker Hub is the one that needs no name.
+/// The login command for an image's registry. Docker Hub needs no name.
 fn login(image: &str) -> String {
     match image.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) && host != "docker.io" => format!("docker login {host}"),
@@ -213,13 +214,13 @@ fn login(image: &str) -> String {
     }
 }
 
-/// How often k3d began to pull each image. It asks again, without a pause and without a
-/// word of why, when a pull that began did not bring the image.
+/// How often k3d started to pull each image. It retries, without a pause or a reason, if a pull
+/// that started did not bring the image.
 #[derive(Default)]
 pub struct Pulls(BTreeMap<String, u32>);
 
 impl Pulls {
-    /// The failure that a line of k3d's tells when it is one pull of an image too many.
+    /// The failure if this line of k3d's output is one pull of an image too many.
     pub fn too_many(&mut self, line: &str) -> Option<Failure> {
         let line = readable(line);
         let image = pulled(&line).filter(|_| line.starts_with("Pulling image '"))?;
@@ -233,10 +234,10 @@ impl Pulls {
     }
 }
 
-/// Each node is made after the other, so that one pull is enough for all of them.
+/// Nodes are created one after the other, so a single pull is enough for all of them.
 const MOST_PULLS: u32 = 3;
 
-/// A port that something else on this machine holds, where it is known.
+/// A port that another program on this machine uses, if known.
 pub fn port_taken(port: Option<u16>, evidence: impl Into<String>) -> Failure {
     let (message, look) = match port {
         Some(port) => (format!("port {port} on this machine is taken"), format!("ss -ltnp sport = :{port}")),
@@ -247,12 +248,12 @@ pub fn port_taken(port: Option<u16>, evidence: impl Into<String>) -> Failure {
         .remedy(format!("see who holds it with `{look}`, and stop that or change the port in k3d.yaml or env.yaml"))
 }
 
-/// A line of the engine that says that a host port is taken, as a failure.
+/// A failure if a line of the engine says that a host port is taken.
 pub fn port_failure(line: &str) -> Option<Failure> {
     taken_port(&line.to_lowercase()).map(|port| port_taken(port, line))
 }
 
-/// Whether a line (lower case) says that a host port is taken, and which.
+/// Whether a line (in lower case) says that a host port is taken, and which one.
 fn taken_port(line: &str) -> Option<Option<u16>> {
     if !["port is already allocated", "address already in use", "ports are not available", "only one usage of each"]
         .iter()
@@ -260,7 +261,7 @@ fn taken_port(line: &str) -> Option<Option<u16>> {
     {
         return None;
     }
-    // dockerd to 27, its proxy, dockerd from 28, Docker Desktop.
+    // dockerd up to 27, its proxy, dockerd from 28, Docker Desktop.
     let places = ["bind for ", "listen tcp ", "listen tcp4 ", "listen tcp6 ", "listen udp ", "listen udp6 "];
     let newer = ["bind host port for ", "bind host port ", "exposing port tcp ", "exposing port udp "];
     let mut named = false;
@@ -272,11 +273,11 @@ fn taken_port(line: &str) -> Option<Option<u16>> {
             }
         }
     }
-    // "Address already in use" alone is about an address in a network of Docker's.
+    // "Address already in use" alone is about an address in one of Docker's networks.
     (named || line.contains("port is already allocated") || line.contains("ports are not available")).then_some(None)
 }
 
-/// The port of what a text begins with: `0.0.0.0:80`, `[::]:80`, `:::80`, `:80`.
+/// The port at the start of a text: `0.0.0.0:80`, `[::]:80`, `:::80`, `:80`.
 fn port_of(text: &str) -> Option<u16> {
     let end = text.find(|c: char| c.is_whitespace() || matches!(c, '/' | ',')).unwrap_or(text.len());
     let address = &text[..end];
@@ -285,8 +286,8 @@ fn port_of(text: &str) -> Option<u16> {
     } else if let Some(rest) = address.strip_prefix(":::") {
         rest
     } else {
-        // An unbracketed IPv6 address has its port last; an IPv4 one has it first,
-        // and from Docker 28 on the container's side after it.
+        // An unbracketed IPv6 address has its port last; an IPv4 address has it first, from Docker
+        // 28 on followed by the container's side.
         let (host, rest) = address.split_once(':')?;
         if host.is_empty() || host.contains('.') || host == "*" || host == "localhost" {
             rest
@@ -298,14 +299,14 @@ fn port_of(text: &str) -> Option<u16> {
     digits.parse().ok().filter(|port| *port > 0)
 }
 
-/// The message of a line at the level of an error.
+/// The message of a line with an error level.
 fn error(line: &str) -> Option<String> {
     let line = plain(line);
     let level = ["ERRO[", "FATA[", "level=error", "level=fatal"].iter().any(|level| line.contains(level));
     level.then(|| without_prefix(&line).to_owned())
 }
 
-/// Without the colours that k3d writes everywhere (logrus, `ForceColors`).
+/// Removes the colours that k3d always writes (logrus, `ForceColors`).
 fn plain(line: &str) -> String {
     let mut plain = String::with_capacity(line.len());
     let mut rest = line;
@@ -319,7 +320,7 @@ fn plain(line: &str) -> String {
     plain
 }
 
-/// logrus prefixes lines with `INFO[0003] `, with or without colours.
+/// Removes logrus's prefix such as `INFO[0003] `, with or without colours.
 pub fn without_prefix(line: &str) -> &str {
     let level = line.get(..4).is_some_and(|level| level.bytes().all(|byte| byte.is_ascii_uppercase()));
     match line.split_once("] ") {
@@ -328,7 +329,7 @@ pub fn without_prefix(line: &str) -> &str {
     }
 }
 
-/// For progress: one line as people read it.
+/// One line for people, to show progress.
 pub fn readable(line: &str) -> String {
     without_prefix(&plain(line)).to_owned()
 }
@@ -342,7 +343,7 @@ mod tests {
         failure(&["cluster", "create"], &lines)
     }
 
-    /// A creation that fails as k3d 5.8.3 prints it, with `cause` in the middle.
+    /// A failing creation as k3d 5.8.3 prints it, with `cause` in the middle.
     fn rolled_back(cause: &str) -> Failure {
         of(&[
             "\u{1b}[36mINFO\u{1b}[0m[0000] Prep: Network",

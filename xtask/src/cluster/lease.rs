@@ -1,12 +1,12 @@
-//! The lock across machines: a Kubernetes Lease per cluster, renewed while a
-//! layer runs. On one machine the file lock ([`crate::lock`]) already excludes.
+//! The lock across machines: a Kubernetes Lease per cluster, renewed while a layer runs. On one
+//! machine the file lock ([`crate::lock`]) is enough.
 //!
-//! The clocks of two hosts are never compared: a waiter takes a lease over only
-//! when it saw no renewal for the lease's whole duration, by its own clock.
+//! The clocks of two hosts are never compared: a waiter takes over a lease only if it has seen no
+//! renewal for the lease's whole duration, by its own clock.
 //!
-//! It is renewed by a thread of its own, which nothing that holds up the run holds
-//! up. A lease that is lost ends the run as an interrupt does: what works on the
-//! cluster is stopped and waited for, and nothing more is started.
+//! A separate thread renews it, so that nothing that blocks the run blocks the renewal. A lost
+//! lease ends the run like an interrupt: programs that work on the cluster are stopped and waited
+//! for, and nothing more is started.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -30,27 +30,27 @@ use crate::world::kubernetes::{self, read_failed, write_failed};
 use run_record::{Code, Failure, human_seconds};
 
 const NAME: &str = "ameide-deploy";
-/// Who holds it, for people: the text of the lock file.
+/// The holder, for people: the text of the lock file.
 const HOLDER: &str = "ameide.dev/holder";
-/// How long a lease counts after its last renewal, in seconds.
+/// How long a lease is valid after its last renewal, in seconds.
 const DURATION: i32 = if cfg!(test) { 1 } else { 15 };
-/// The longest that another holder's lease is believed to count, in seconds.
+/// The longest validity that is accepted from another holder, in seconds.
 const LONGEST: i32 = 120;
 const RENEW: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 4000 });
-/// How soon a renewal that failed is tried again, and how long one may take.
+/// How soon a failed renewal is retried, and how long one may take.
 const AGAIN: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long letting the next one in may take: it runs out by itself.
+/// How long a release may take: otherwise the lease expires by itself.
 const RELEASE: Duration = Duration::from_secs(3);
-/// A waiter that did not look for so long has not seen that nothing changed.
+/// A waiter that did not look for this long cannot know that nothing changed.
 const UNSEEN: Duration = Duration::from_secs(3);
 
-/// Held until released; a holder that is killed loses it after [`DURATION`].
+/// Held until released; if the holder is killed, it expires after [`DURATION`].
 pub struct ClusterLease {
     release: Option<oneshot::Sender<oneshot::Sender<()>>>,
 }
 
-/// What a waiter does about the lease it finds.
+/// What a waiter does with the lease it finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Create,
@@ -58,25 +58,25 @@ enum Step {
     Wait,
 }
 
-/// `unchanged` is for how long this waiter saw no renewal.
+/// `unchanged` is how long this waiter has seen no renewal.
 fn decide(holder: Option<Option<&str>>, machine: &str, unchanged: Duration, duration: Duration) -> Step {
     match holder {
         None => Step::Create,
         Some(None | Some("")) => Step::Take,
-        // Of this state folder, whose file lock is ours: that run has ended.
+        // From this state folder, whose file lock we hold: that run has ended.
         Some(Some(holder)) if holder.strip_prefix(machine).is_some_and(|rest| rest.starts_with('#')) => Step::Take,
         Some(Some(_)) if unchanged > duration => Step::Take,
         Some(Some(_)) => Step::Wait,
     }
 }
 
-/// How long another's lease counts: what it says, within reason.
+/// How long another's lease is valid: what it says, within limits.
 fn duration_of(spec: Option<&LeaseSpec>) -> Duration {
     let seconds = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(DURATION);
     Duration::from_secs(seconds.clamp(DURATION, LONGEST).unsigned_abs().into())
 }
 
-/// For how long a waiter has seen the same version of the lease.
+/// How long a waiter has seen the same version of the lease.
 struct Unchanged {
     version: String,
     since: Instant,
@@ -84,8 +84,8 @@ struct Unchanged {
 }
 
 impl Unchanged {
-    /// After a look that found this version. Time in which nothing could be seen (the
-    /// API was away, for the holder as well) does not count.
+    /// After a look that found this version. Time in which the lease could not be seen (because the
+    /// API was unreachable, for the holder too) does not count.
     fn after(before: Option<Self>, version: String, now: Instant) -> Self {
         match before {
             Some(before) if before.version == version && now.duration_since(before.looked) < UNSEEN => {
@@ -96,9 +96,9 @@ impl Unchanged {
     }
 }
 
-/// Names this state folder, within which the file lock excludes: a random id that
-/// lies in it, the very file (a copy of the folder is another one), and the kernel
-/// whose locks they are (a folder that two hosts share excludes nobody for sure).
+/// Identifies this state folder, within which the file lock excludes: by a random id in it, the
+/// file itself (a copy of the folder has another one), and the kernel that manages the locks (a
+/// folder shared by two hosts may not exclude anybody).
 fn machine(state: &StateDir) -> Result<String, Failure> {
     let path = state.path.join("lease-identity");
     let failed = |error: std::io::Error| Failure::new(Code::StateUnwritable, format!("the file {path}: {error}"));
@@ -121,7 +121,7 @@ fn machine(state: &StateDir) -> Result<String, Failure> {
     (&mut file).take(64).read_to_string(&mut id).map_err(failed)?;
     let id = id.trim();
     if id.len() < 32 || !id.chars().all(|c| c.is_ascii_alphanumeric()) {
-        // Remade by the next run: half an id names nobody.
+        // The next run creates it again: half an id identifies nothing.
         let _ = std::fs::remove_file(&path);
         return Err(failed(std::io::Error::other("holds no id; it is removed now, run this again")));
     }
@@ -130,8 +130,8 @@ fn machine(state: &StateDir) -> Result<String, Failure> {
 }
 
 impl ClusterLease {
-    /// Waits for the lease, telling for whom, at most as long as for the lock. The
-    /// caller holds the file lock.
+    /// Waits for the lease, saying for whom, for at most as long as for the lock. The caller holds
+    /// the file lock.
     ///
     /// # Errors
     /// `lock-timeout`, `forbidden`, `api-unreachable`, `state-unwritable`.
@@ -191,20 +191,20 @@ impl ClusterLease {
                     .evidence(format!("{namespace}/{NAME} is held by {who}"))
                     .remedy("wait for that run to end, or give more time with --lock-timeout"));
             }
-            // What is waited for is that nothing happens, which no watch tells.
+            // It waits for the absence of changes, which no watch reports.
             Interrupt::global().or(tokio::time::sleep(Duration::from_millis(500))).await?;
         }
     }
 
-    /// Runs `work` unless the run is interrupted or another one takes the lease: what it
-    /// started is stopped and waited for then. In any case the lease is given back after it.
+    /// Runs `work` unless the run is interrupted or another one takes over the lease: then what it
+    /// started is stopped and waited for. In any case the lease is released afterwards.
     pub async fn guard<T>(self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let result = Interrupt::global().until(work).await;
         self.release().await;
         result
     }
 
-    /// Lets the next one in at once.
+    /// Releases the lease, so that the next run can start at once.
     pub async fn release(mut self) {
         let (done, released) = oneshot::channel();
         let asked = self.release.take().is_some_and(|release| release.send(done).is_ok());
@@ -214,30 +214,30 @@ impl ClusterLease {
     }
 }
 
-/// What keeps a lease: a thread with a client of its own.
+/// Renews a lease: a thread with its own client.
 struct Renewal {
     namespace: String,
     identity: String,
-    /// Who that is, for people.
+    /// The holder, for people.
     holder: String,
     reporter: Arc<Reporter>,
 }
 
-/// How an attempt to renew went.
+/// The result of a renewal attempt.
 enum Renewed {
     Ours,
-    /// It had been deleted, and is there again.
+    /// It had been deleted, and was created again.
     Again,
     Lost(Box<Lease>),
-    /// The API server answers, and does not let us.
+    /// The API server answers, but refuses.
     Refused(String),
-    /// Nobody gets through, as far as can be seen from here.
+    /// The API cannot be reached, as far as can be seen from here.
     Away,
 }
 
 impl Renewal {
     /// # Errors
-    /// Of the system, which gave no thread.
+    /// If the system could not create a thread.
     fn begin<C>(self, connect: C, lost: impl Fn(Failure) + Send + 'static) -> Result<ClusterLease, Failure>
     where
         C: Fn() -> Result<Client, Failure> + Send + 'static,
@@ -311,8 +311,8 @@ impl Renewal {
                     }
                     refusal = Some(why);
                 }
-                // What keeps us from it keeps Helm from the cluster as well. Whether another
-                // run took it meanwhile is the first thing that is asked when it is back.
+                // What keeps us from the API keeps Helm from it as well. Once it is back, the first
+                // request shows whether another run took the lease.
                 Renewed::Away => {}
             }
         }
@@ -326,7 +326,7 @@ impl Renewal {
     }
 
     async fn renew(&self, api: &Api<Lease>) -> Renewed {
-        // Somebody may write it between reading and writing; not for ever.
+        // Somebody may write it between reading and writing, but not forever.
         for _ in 0..5 {
             let (written, created) = match api.get_opt(NAME).await {
                 Ok(None) => {
@@ -362,7 +362,7 @@ impl Renewal {
         Renewed::Away
     }
 
-    /// Failing, it runs out by itself.
+    /// If this fails, the lease expires by itself.
     async fn let_go(&self, api: &Api<Lease>) {
         let Ok(Some(mut lease)) = api.get_opt(NAME).await else { return };
         let Some(spec) = &mut lease.spec else { return };
@@ -373,13 +373,13 @@ impl Renewal {
     }
 }
 
-/// By how much the clock of a holder may differ from the API server's, in a look that decides nothing.
+/// How far a holder's clock may differ from the API server's, for a look that decides nothing.
 const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
 
-/// Who else holds the Lease, as far as one look can tell: taking it over needs more than that.
+/// Who else holds the Lease, as far as a single look can tell: taking it over requires more.
 ///
 /// # Errors
-/// Those of reading it.
+/// Errors from reading it.
 pub async fn other_holder(run: &Run, repo: &Repo, client: &Client) -> Result<Option<String>, Failure> {
     let namespace = &repo.env.cluster.lease_namespace;
     let found = Api::<Lease>::namespaced(client.clone(), namespace).get_opt(NAME).await;
@@ -445,12 +445,12 @@ mod tests {
     use crate::run::reporter::Format;
     use crate::stand_in::Answer;
 
-    /// An API server that knows one Lease.
+    /// An API server with one Lease.
     #[derive(Default)]
     struct Server {
         lease: Mutex<Option<Lease>>,
         version: AtomicUsize,
-        /// What writes are answered with, in place of being done.
+        /// The status that writes are answered with instead of being done.
         refuses: Mutex<Option<u16>>,
         writes: AtomicUsize,
         creations: AtomicUsize,
@@ -465,7 +465,7 @@ mod tests {
                 Answer::new(code, answer).with("Content-Type", "application/json")
             });
             let mut config = kube::Config::new(http.url().parse().unwrap());
-            // As of the real client: retries are the renewal's own.
+            // As in the real client: retries are done by the renewal.
             config.default_retry = false;
             (server, config)
         }
@@ -518,7 +518,7 @@ mod tests {
         }
     }
 
-    /// Held as `me`, and why it was lost once it is.
+    /// A lease held as `me`, and the reason once it is lost.
     fn held(config: &kube::Config) -> (ClusterLease, std::sync::mpsc::Receiver<Failure>) {
         let (sender, lost) = std::sync::mpsc::channel();
         let renewal = Renewal {
@@ -537,7 +537,7 @@ mod tests {
         let (server, config) = Server::start();
         server.hold_as("me");
         let (lease, lost) = held(&config);
-        // The run's own thread does nothing else meanwhile.
+        // The run's own thread is blocked here.
         while server.writes.load(Ordering::SeqCst) < 3 {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -574,7 +574,7 @@ mod tests {
         let (server, config) = Server::start();
         server.hold_as("me");
         let (lease, lost) = held(&config);
-        // Overloaded, then somebody else's write in between, for longer than it counts.
+        // Overloaded, then another write in between, for longer than the lease is valid.
         for code in [503, 429, 500] {
             *server.refuses.lock().unwrap() = Some(code);
             server.written(30).await;
@@ -643,7 +643,7 @@ mod tests {
         let first = Unchanged::after(None, "1".into(), at(0));
         let second = Unchanged::after(Some(first), "1".into(), at(2));
         assert_eq!(second.since, at(0));
-        // The API was away for 20 s: the holder could renew nothing either.
+        // The API was unreachable for 20 s: the holder could not renew either.
         let third = Unchanged::after(Some(second), "1".into(), at(22));
         assert_eq!(third.since, at(22));
         assert_eq!(Unchanged::after(Some(third), "2".into(), at(23)).since, at(23));

@@ -1,8 +1,8 @@
-//! The load balancer in front of the servers, made again from k3d.yaml when its
-//! container is lost: it passes connections on and holds nothing, and k3d has no
-//! command for it (5.8.3: `node create` knows servers and agents).
+//! The load balancer in front of the servers, recreated from k3d.yaml if its container is lost: it
+//! forwards connections and holds nothing, and k3d has no command for it (5.8.3: `node create` only
+//! knows servers and agents).
 //!
-//! As k3d makes it: `pkg/client/loadbalancer.go`, `pkg/client/ports.go` and
+//! Created as k3d does: `pkg/client/loadbalancer.go`, `pkg/client/ports.go` and
 //! `pkg/runtimes/docker/translate.go` of k3d 5.8.3.
 
 use std::collections::BTreeMap;
@@ -13,16 +13,16 @@ use crate::repo::k3d::{K3dConfig, Mapping};
 use crate::world::docker::{Container, docker_output};
 use run_record::{Code, Failure};
 
-/// Where k3d's proxy image reads which ports to pass on to whom.
+/// The file where k3d's proxy image reads which ports to forward to which nodes.
 const CONFIG: &str = "/etc/confd/values.yaml";
 const API_PORT: u16 = 6443;
 
-/// What the container is made from.
+/// What the container is created from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     name: String,
     network: String,
-    /// Host side to port in the container, as `docker create --publish` takes it.
+    /// Host side and container port, in the format of `docker create --publish`.
     published: Vec<String>,
     values: String,
 }
@@ -64,13 +64,12 @@ pub fn spec(config: &K3dConfig, agents: &[String]) -> Result<Spec, String> {
     Ok(Spec { name, network: config.network(), published, values })
 }
 
-/// Creates the container and starts it. Its labels are those of the server, which k3d
-/// finds it by.
+/// Creates the container and starts it. Its labels are those of the server, by which k3d finds it.
 pub async fn make(spec: &Spec, server: &Container, image: &str) -> Result<(), Failure> {
     let disk = |error: std::io::Error| {
         Failure::new(Code::DiskFull, format!("cannot write the load balancer's config: {error}"))
     };
-    // One of the labels is the cluster's token: never an argument.
+    // One of the labels is the cluster's token, so it must not be an argument.
     let mut labels = tempfile::NamedTempFile::new().map_err(disk)?;
     for (key, value) in labels_of(server) {
         writeln!(labels, "{key}={value}").map_err(disk)?;
@@ -91,8 +90,8 @@ pub async fn make(spec: &Spec, server: &Container, image: &str) -> Result<(), Fa
     Ok(())
 }
 
-/// The config below a folder that stands for the container's root: whether its image has
-/// the folders in between or not, they are there then. Their modes are the container's.
+/// Writes the config below a folder that represents the container's root, including the folders in
+/// between in case the image lacks them. Their modes are those in the container.
 fn lay_out(folder: &std::path::Path, values: &str) -> std::io::Result<std::path::PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let root = folder.join("root");
@@ -107,7 +106,7 @@ fn lay_out(folder: &std::path::Path, values: &str) -> std::io::Result<std::path:
     Ok(root)
 }
 
-/// The server's labels but those that are about itself.
+/// The server's labels, except those about the server itself.
 fn labels_of(server: &Container) -> BTreeMap<String, String> {
     let labels = server.config.labels.iter().flatten();
     let ours = labels.filter(|(key, value)| {
@@ -120,7 +119,8 @@ fn labels_of(server: &Container) -> BTreeMap<String, String> {
     labels
 }
 
-/// k3d's image of it: the one chosen here, or the published one of the k3d that made the server.
+/// k3d's load balancer image: the one chosen here, or the published one for the k3d that created
+/// the server.
 pub fn image(chosen: Option<&str>, server: &Container) -> String {
     let version = server.label("k3d.version").unwrap_or("latest").trim_start_matches('v');
     chosen.map_or_else(|| format!("ghcr.io/k3d-io/k3d-proxy:{version}"), str::to_owned)

@@ -1,9 +1,9 @@
 //! The cluster lock: at most one run changes a cluster at a time.
 //!
-//! It is `flock(2)` on a file, which the kernel lets go when the last process
-//! that holds it ends: a killed run never leaves it held, and Helm processes
-//! that outlive a killed run (they inherit the descriptor) still hold it.
-//! The file's text is for people and scripts; it is never what excludes.
+//! It is `flock(2)` on a file, which the kernel releases when the last process that holds it ends:
+//! a killed run never leaves it held, and Helm processes that outlive a killed run (they inherit
+//! the descriptor) still hold it. The file's text is for people and scripts; it does not affect the
+//! locking.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
@@ -23,7 +23,7 @@ use crate::run::wait;
 use crate::world::process::descriptor;
 use run_record::{Code, Failure, human_seconds};
 
-/// Who holds the lock, as the lock file tells.
+/// The holder according to the lock file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     pub pid: u32,
@@ -50,20 +50,20 @@ impl Holder {
     }
 }
 
-/// Held until dropped, and for as long as a child that inherited it lives.
+/// Held until dropped, and as long as a child that inherited it lives.
 #[derive(Debug)]
 pub struct ClusterLock {
-    /// There until it is dropped.
+    /// `Some` until it is dropped.
     file: Option<File>,
     path: Utf8PathBuf,
 }
 
-/// How often a waiter tries again: `flock` has no wait with a time limit.
+/// How often a waiter tries again: `flock` cannot wait with a time limit.
 const POLL: Duration = Duration::from_millis(150);
 const REMIND: Duration = Duration::from_secs(30);
 
 impl ClusterLock {
-    /// Waits for the lock, saying for whom, at most `timeout`.
+    /// Waits for the lock, saying for whom, for at most `timeout`.
     pub async fn acquire(
         path: &Utf8Path,
         holder: &Holder,
@@ -98,7 +98,8 @@ impl ClusterLock {
         let failed =
             |error: std::io::Error| Failure::new(Code::StateUnwritable, format!("the lock file {path}: {error}"));
         if let Some(folder) = path.parent() {
-            // It goes with the cluster, while others may wait for the lock in it.
+            // The folder is removed with the cluster, while others may be waiting for the lock in
+            // it.
             files::create_private_dir(folder).map_err(failed)?;
         }
         let mut options = File::options();
@@ -109,8 +110,8 @@ impl ClusterLock {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // The holder before us removed the file, and somebody may have made a new
-        // one: a lock on a file that has no name any more excludes nobody.
+        // The previous holder removed the file, and somebody may have created a new one: a lock on
+        // a file without a name excludes nobody.
         if !is_named(&file, path) {
             return Ok(None);
         }
@@ -124,10 +125,10 @@ impl ClusterLock {
         self.file.as_ref().map(descriptor)
     }
 
-    /// Whether anybody holds the lock now, and who says so.
+    /// Whether anybody currently holds the lock, and the holder if the file names one.
     ///
     /// # Errors
-    /// `state-unwritable` where the file is there and cannot be looked at: somebody may hold it.
+    /// `state-unwritable` if the file exists but cannot be read: somebody may hold it.
     pub fn holder(path: &Utf8Path) -> Result<Option<Option<Holder>>, Failure> {
         let failed =
             |error: std::io::Error| Failure::new(Code::StateUnwritable, format!("the lock file {path}: {error}"));
@@ -149,8 +150,8 @@ impl Drop for ClusterLock {
         let Some(file) = self.file.take() else { return };
         let ours = is_named(&file, &self.path);
         drop(file);
-        // A child that still has it open holds the lock: the file stays, so that others
-        // go on waiting for it. Else it is removed while it is locked again.
+        // If a child still has it open, the child holds the lock: the file stays, so that others
+        // keep waiting for it. Otherwise it is removed while locked again.
         let Some(file) = File::open(&self.path).ok().filter(|_| ours) else { return };
         if file.try_lock().is_ok() && is_named(&file, &self.path) {
             let _ = std::fs::remove_file(&self.path);
@@ -158,7 +159,7 @@ impl Drop for ClusterLock {
     }
 }
 
-/// Whether `path` names this very file.
+/// Whether `path` is exactly this file.
 fn is_named(file: &File, path: &Utf8Path) -> bool {
     let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
     match (std::fs::metadata(path), file.metadata()) {
@@ -167,7 +168,7 @@ fn is_named(file: &File, path: &Utf8Path) -> bool {
     }
 }
 
-/// What a holder may write of itself, in bytes.
+/// The maximum size of what a holder writes about itself, in bytes.
 const HOLDER: u64 = 64 << 10;
 
 fn read_holder(path: &Utf8Path) -> Option<Holder> {

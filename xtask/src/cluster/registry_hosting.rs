@@ -1,6 +1,6 @@
-//! Which registry the cluster itself names (KEP-1755, the ConfigMap
-//! `kube-public/local-registry-hosting`, which k3d writes), held against `env.yaml`:
-//! where the two differ, images are pushed to one registry and pulled from another.
+//! Compares the registry that the cluster itself names (KEP-1755, the ConfigMap
+//! `kube-public/local-registry-hosting`, which k3d writes) with `env.yaml`: if the two differ,
+//! images are pushed to one registry and pulled from another.
 //! <https://github.com/kubernetes/enhancements/tree/master/keps/sig-cluster-lifecycle/generic/1755-communicating-a-local-registry>
 
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -18,18 +18,18 @@ const NAMESPACE: &str = "kube-public";
 const NAME: &str = "local-registry-hosting";
 const KEY: &str = "localRegistryHosting.v1";
 
-/// Both fields may be missing; others are of no concern here.
+/// Both fields may be missing; others do not matter here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Hosting {
-    /// As this machine pushes to it.
+    /// The name that this machine pushes to.
     host: Option<String>,
-    /// As nodes pull from it; without it, by `host`.
+    /// The name that nodes pull from; defaults to `host`.
     host_from_container_runtime: Option<String>,
 }
 
-/// Warns where the cluster names another registry than `env.yaml`. A cluster without
-/// the ConfigMap says nothing, and that is fine.
+/// Warns if the cluster names a different registry than `env.yaml`. A cluster without the ConfigMap
+/// says nothing, which is fine.
 pub async fn warn_if_different(run: &Run, repo: &Repo, client: &Client) -> Result<(), Failure> {
     let what = format!("the ConfigMap {NAMESPACE}/{NAME}");
     let found = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE).get_opt(NAME).await;
@@ -41,7 +41,7 @@ pub async fn warn_if_different(run: &Run, repo: &Repo, client: &Client) -> Resul
     Ok(())
 }
 
-/// In words, to follow the ConfigMap's name.
+/// In words that follow the ConfigMap's name.
 pub(crate) fn differences(text: &str, settings: &RegistrySettings) -> Vec<String> {
     let hosting: Hosting = match crate::files::bounds::yaml(text) {
         Ok(hosting) => hosting,
@@ -56,7 +56,7 @@ pub(crate) fn differences(text: &str, settings: &RegistrySettings) -> Vec<String
         .collect()
 }
 
-/// This machine's names for itself are one.
+/// All names for this machine itself are equivalent.
 fn address(name: &str) -> String {
     let (host, port) = name.rsplit_once(':').unwrap_or((name, ""));
     let host = if matches!(host, "127.0.0.1" | "0.0.0.0" | "[::1]") { "localhost" } else { host };
@@ -94,7 +94,7 @@ mod tests {
             assert_eq!(differences(text, &settings), expected, "{text}");
         }
         assert!(differences("[", &settings)[0].starts_with("is not what KEP-1755 says"));
-        // Without a name of its own the nodes use the other one.
+        // Without a name of their own, the nodes use the other one.
         assert_eq!(differences("host: localhost:5000", &settings).len(), 1);
     }
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask checklist`: whether the data plane is ready, in the form and for as long as
-//! is asked; `--fix` carries out the remedies that destroy nothing.
+//! `cargo xtask checklist`: whether the data plane is ready, in the requested format and for the
+//! requested time; `--fix` carries out the remedies that destroy nothing.
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -24,7 +24,7 @@ pub struct Args {
     /// How to print the checklist
     #[arg(long, value_enum, conflicts_with = "watch")]
     pub format: Option<Form>,
-    /// Write it to this file as well, in the format that its ending names (.txt, .json, .md, .xml)
+    /// Also write it to this file, in the format that its extension names (.txt, .json, .md, .xml)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "write"])]
     pub to: Vec<camino::Utf8PathBuf>,
     /// Look again until everything holds, for at most this long
@@ -85,7 +85,7 @@ fn form_of(path: &camino::Utf8Path) -> Result<Form, Failure> {
     }
 }
 
-/// One remedy after the other, each at most once, looking again after each.
+/// Carries out one remedy after the other, each at most once, looking again after each.
 async fn fix(context: &Context) -> Result<Vec<Item>, Failure> {
     let mut tried: Vec<Fix> = Vec::new();
     loop {
@@ -101,7 +101,7 @@ async fn fix(context: &Context) -> Result<Vec<Item>, Failure> {
         context.run.reporter.note(id, describe(&fix));
         match act(context, &fix).await {
             Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => return Err(failure),
-            // Told, and the rest is tried: the checklist has the last word.
+            // Reported, and the rest is tried: the checklist decides in the end.
             Err(failure) => context.run.reporter.warn(id, failure.to_string()),
             Ok(()) => {}
         }
@@ -140,7 +140,7 @@ async fn watch(context: &Context) -> Result<(), Failure> {
     let show = async || {
         let items = checklist::look(context).await?;
         let screen = checklist::rendered(&context.repo, &context.site, &items, Form::Text);
-        // Home, the new screen, and nothing of the old one below it.
+        // Cursor home, then the new screen, erasing the old one below it.
         context.run.reporter.data(&format!("\x1b[H\x1b[J{screen}"));
         Ok(ControlFlow::<(), ()>::Continue(()))
     };

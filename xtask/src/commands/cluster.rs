@@ -1,4 +1,4 @@
-//! `cargo xtask cluster`: the local cluster as its file says, or gone.
+//! `cargo xtask cluster`: makes the local cluster match its file, or deletes it.
 
 use run_record::Failure;
 
@@ -15,11 +15,12 @@ pub enum Action {
     Stop,
     /// Delete the cluster, its registry, their volumes, the kubeconfig context and the state folder
     Delete,
-    /// Write the kubeconfig's context again, by a name that is reached from here
+    /// Write the kubeconfig's context again, with an address that is reachable from here
     Kubeconfig,
     /// Delete the cluster and create it again; the registry and its images stay
     Recreate,
-    /// Only what can be there before the cluster: its registry and its nodes' image (prebuilds)
+    /// Prepare only what can exist before the cluster: its registry and its nodes' image
+    /// (prebuilds)
     Prefetch,
 }
 

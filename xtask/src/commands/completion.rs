@@ -1,9 +1,9 @@
-//! `cargo xtask completion SHELL` prints what teaches a shell to complete `cargo xtask …`; what
-//! may stand at a place, the shell asks `complete` then, with the words so far.
+//! `cargo xtask completion SHELL` prints a script that lets a shell complete `cargo xtask …`; the
+//! shell then calls `complete` with the words so far to get the candidates.
 //!
-//! clap has a crate for that (`clap_complete`), whose part for values that are looked up is
-//! declared unstable, that knows no command of two words, and that everybody who types
-//! `cargo xtask` would build; this is a walk over the same description of the command line.
+//! clap's crate for this (`clap_complete`) declares its dynamic completion unstable, does not
+//! support a command of two words, and would be built by everybody who types `cargo xtask`. This
+//! walks the same description of the command line.
 
 use camino::Utf8PathBuf;
 use clap::{Arg, Command};
@@ -19,7 +19,7 @@ pub enum Shell {
     Fish,
 }
 
-/// What a shell reads at its start.
+/// The script that a shell reads at startup.
 pub fn script(shell: Shell) -> &'static str {
     match shell {
         Shell::Bash => include_str!("completion/cargo-xtask.bash"),
@@ -28,11 +28,11 @@ pub fn script(shell: Shell) -> &'static str {
     }
 }
 
-/// Says that a file's name may stand there, which the shell knows better.
+/// Means that a file name may follow, which the shell completes better.
 const FILES: &str = ":files";
 
-/// What may stand in place of the last of these words, one on a line, each with what it is
-/// behind a tab; nothing where nothing is known, whatever the reason.
+/// The candidates for the last of these words, one per line, each with a description after a tab;
+/// nothing if nothing is known, for whatever reason.
 pub fn candidates(command: Command, words: &[String]) -> String {
     let tree = std::env::current_dir().ok().and_then(|folder| Utf8PathBuf::from_path_buf(folder).ok());
     let tree = tree.and_then(|folder| Tree::discover(&folder).ok());
@@ -46,13 +46,13 @@ pub fn candidates(command: Command, words: &[String]) -> String {
 type Candidate = (String, String);
 
 fn offered(mut command: Command, words: &[String], tree: Option<&Tree>) -> Vec<Candidate> {
-    // Hands the flags of all commands down to each.
+    // Propagates global flags to each command.
     command.build();
     let Some((last, before)) = words.split_last() else { return Vec::new() };
     let mut place = Place { command: &command, positionals: 0, open: None, only_positionals: false };
     before.iter().for_each(|word| place.pass(word));
     let mut found = place.at(last, before, tree);
-    // A shell would take other characters for its own.
+    // A shell would interpret other characters.
     found.retain(|(value, _)| {
         value == FILES || value.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=,:".contains(c))
     });
@@ -60,14 +60,14 @@ fn offered(mut command: Command, words: &[String], tree: Option<&Tree>) -> Vec<C
     found
 }
 
-/// Where in a command line something is to be completed.
+/// The position in a command line where something is to be completed.
 struct Place<'a> {
     command: &'a Command,
-    /// How many of the command's own arguments stand before it.
+    /// How many of the command's own arguments come before it.
     positionals: usize,
-    /// A flag that lacks its value, and how many of them it has already.
+    /// A flag whose value is missing, and how many values it already has.
     open: Option<(&'a Arg, usize)>,
-    /// Behind `--`.
+    /// After `--`.
     only_positionals: bool,
 }
 
@@ -84,7 +84,7 @@ impl<'a> Place<'a> {
             let lacks_value = |arg: &&Arg| !long.contains('=') && wants_a_word(arg);
             self.open = self.long(long).filter(lacks_value).map(|arg| (arg, 0));
         } else if let Some(shorts) = word.strip_prefix('-').filter(|shorts| !shorts.is_empty()) {
-            // `-vl` lacks the value of `-l`; `-lx` has it.
+            // In `-vl` the value of `-l` is missing; `-lx` has it.
             let value = shorts
                 .chars()
                 .enumerate()
@@ -142,7 +142,7 @@ fn takes_values(arg: &Arg) -> bool {
     arg.get_num_args().is_some_and(|range| range.takes_values())
 }
 
-/// Whether its value is a word of its own.
+/// Whether its value is a separate word.
 fn wants_a_word(arg: &Arg) -> bool {
     takes_values(arg) && !arg.is_require_equals_set()
 }
@@ -151,7 +151,7 @@ fn about(text: Option<&clap::builder::StyledStr>) -> String {
     foreign::line(text.map(ToString::to_string).unwrap_or_default().lines().next().unwrap_or_default())
 }
 
-/// The values of an argument; of a list behind its last comma, without what it names already.
+/// The values of an argument; in a list, those after its last comma that it does not name yet.
 fn listed(command: &Command, arg: &Arg, nth: usize, word: &str, tree: Option<&Tree>) -> Vec<Candidate> {
     let values = values(command, arg, nth, word, tree);
     let Some((before, _)) = word.rsplit_once(',').filter(|_| arg.get_value_delimiter() == Some(',')) else {
@@ -161,7 +161,7 @@ fn listed(command: &Command, arg: &Arg, nth: usize, word: &str, tree: Option<&Tr
     new.map(|(value, about)| (format!("{before},{value}"), about)).collect()
 }
 
-/// The `nth` value that an argument takes: one of a closed list, or a name of the tree.
+/// The candidates for an argument's `nth` value: from a closed list, or names in the tree.
 fn values(command: &Command, arg: &Arg, nth: usize, word: &str, tree: Option<&Tree>) -> Vec<Candidate> {
     let possible = arg.get_possible_values();
     if !possible.is_empty() {
@@ -201,14 +201,14 @@ fn bare(name: String) -> Candidate {
     (name, String::new())
 }
 
-/// By their full names; by the name without its number for who has begun to type that.
+/// By their full names; by the name without its number if that is being typed.
 fn layers(tree: &Tree, word: &str) -> Vec<Candidate> {
     let by_stage = word.starts_with(|c: char| c.is_ascii_alphabetic());
     let layers = tree.layers().unwrap_or_default().into_iter();
     layers.map(|layer| bare(if by_stage { layer.stage.clone() } else { layer.name() })).collect()
 }
 
-/// As the layers' files have them, unrendered: asking Helmfile would take seconds.
+/// From the layers' files, unrendered: asking Helmfile would take seconds.
 fn releases(tree: &Tree) -> Vec<Candidate> {
     let mut found = Vec::new();
     for layer in tree.layers().unwrap_or_default() {
@@ -220,7 +220,7 @@ fn releases(tree: &Tree) -> Vec<Candidate> {
     found
 }
 
-/// Those that a layer waits for.
+/// The services that a layer waits for.
 fn services(tree: &Tree) -> Vec<Candidate> {
     let needs = tree.layer_needs().map(|needs| needs.layers).unwrap_or_default();
     let names = needs.into_values().flat_map(|needs| needs.services).map(|service| service.name);

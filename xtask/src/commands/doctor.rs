@@ -16,7 +16,7 @@ use run_record::{Code, Failure, Step, StepKind};
 
 struct Check {
     name: &'static str,
-    /// What was seen, or what is wrong and its fix.
+    /// What was found, or what is wrong and its fix.
     result: Result<String, (String, String)>,
 }
 
@@ -30,7 +30,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
             Err((finding, fix)) => {
                 broken += 1;
                 check_step(&context.run).failed_as(format!("{}: {finding}", check.name));
-                // Said also where only what is wrong is: the failure points at it.
+                // Also printed with `--quiet`: the failure refers to it.
                 context.run.reporter.warn("doctor", format!("fix: {fix}"));
             }
         }
@@ -52,7 +52,7 @@ async fn docker() -> Check {
             "Engine {}, storage {}, cgroup v{} ({}), runtime {}",
             info.server_version, info.driver, info.cgroup_version, info.cgroup_driver, info.default_runtime
         )),
-        // Away, denied, or not known where: each has its own fix.
+        // Unreachable, denied, or address unknown: each has its own fix.
         Err(failure) => Err((
             format!("no engine: {}", failure.evidence.first().unwrap_or(&failure.message)),
             failure.remedy.unwrap_or_default(),
@@ -66,7 +66,7 @@ fn capability() -> Check {
     Check { name: "CAP_SYS_RESOURCE", result: Ok(seen.to_owned()) }
 }
 
-/// Go is there, or not needed: no pinned tool has to be built.
+/// Go is installed, or not needed because no pinned tool has to be built.
 async fn go(repo: &Repo) -> Result<Check, Failure> {
     let mut built = Vec::new();
     let result = if let Ok(path) = which::which("go") {
@@ -134,7 +134,7 @@ fn memory() -> Check {
     Check { name: "memory", result }
 }
 
-/// The host ports of the cluster and the registry: free, or held by them.
+/// The host ports of the cluster and the registry: free, or used by them.
 async fn ports(repo: &Repo, site: &Site) -> Result<Vec<Check>, Failure> {
     let Some(config) = repo.k3d_config()? else { return Ok(Vec::new()) };
     if site.inside.is_some() {

@@ -1,4 +1,4 @@
-//! `cargo xtask drift`: what others have made of what the layers deployed. Nothing is changed.
+//! `cargo xtask drift`: what others have changed in what the layers deployed. Changes nothing.
 
 use run_record::Failure;
 
@@ -13,7 +13,7 @@ pub struct Args {
     /// Numbers (45), names (data-plane-ext), paths, or ranges (10-45); every layer if none is given
     #[arg(value_name = "LAYER")]
     pub selectors: Vec<String>,
-    /// Exit 1 where anything differs, 0 where not, more for errors
+    /// Exit 1 if anything differs, 0 if not, more for errors
     #[arg(long)]
     pub exit_code: bool,
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask layer`: which layers there are; what a run of some would do; the run.
+//! `cargo xtask layer`: lists layers, shows what a run would do, or runs them.
 
 use run_record::Failure;
 
@@ -21,7 +21,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     }
     helm_storage::check_driver()?;
     if let Some(path) = &args.plan {
-        // An empty variable is none, which a flag's own rules cannot tell.
+        // An empty variable counts as unset, which clap's rules cannot express.
         if args.selector().is_some() {
             return Err(Failure::usage(
                 "--plan: the plan says which releases are meant, and so does the selector (-l, HELM_LAYER_SELECTOR)",
@@ -48,7 +48,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     bring(context, &selected, args, None).await
 }
 
-/// The layers to what the tree says; with a plan, what that says and nothing else.
+/// Makes the layers match the tree; with a plan, does exactly what that says.
 async fn bring(context: &Context, layers: &[Layer], args: &Args, plan: Option<&Plan>) -> Result<Done, Failure> {
     let lock = cluster::lock(&context.run).await?;
     if plan.is_none() && instant::answers(context, layers, args).await? {
@@ -71,7 +71,7 @@ fn list(run: &Run, repo: &Repo, layers: Vec<Layer>, critical_path: bool) -> Resu
     Ok(())
 }
 
-/// What a run would do.
+/// Shows what a run would do.
 pub(super) async fn show(context: &Context, layers: &[Layer], args: &Args, unseen: Unseen) -> Result<Done, Failure> {
     let previews = preview::previews(context, layers, args, unseen).await?;
     previews.iter().for_each(|preview| preview.tell(&context.run));

@@ -1,5 +1,5 @@
-//! `cargo xtask logs`: what the pods of a layer, or of releases, print. Followed until Ctrl-C,
-//! which ends it as any run: with exit 130.
+//! `cargo xtask logs`: the logs of the pods of a layer, or of releases. Followed until Ctrl-C,
+//! which ends it like any run, with exit 130.
 
 use std::time::Duration;
 
@@ -17,26 +17,26 @@ pub struct Args {
     /// Layers as `layer` takes them, or releases: NAME or NAMESPACE/NAME
     #[arg(value_name = "LAYER|RELEASE", required = true)]
     pub names: Vec<String>,
-    /// Go on with what is printed from now on, by pods that start later too, until Ctrl-C
+    /// Follow the logs, including those of pods that start later, until Ctrl-C
     #[arg(short, long)]
     pub follow: bool,
-    /// Begin with the last so many lines of each container
+    /// Start with this many of the last lines of each container
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..))]
     pub tail: Option<u32>,
-    /// The instance of each container before the one of now: what it said before it crashed
+    /// Show each container's previous instance: what it printed before it crashed
     #[arg(long, conflicts_with = "follow")]
     pub previous: bool,
-    /// Begin so long ago: 90s, 5m, 1h
+    /// Start this long ago: 90s, 5m, 1h
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     pub since: Option<Duration>,
-    /// Containers of this name alone
+    /// Only containers of this name
     #[arg(short, long, value_name = "CONTAINER")]
     pub container: Option<String>,
 }
 
 /// # Errors
-/// `usage` for a name that is none, for releases that are not installed, and where there is
-/// nothing to show; those of looking.
+/// `usage` for an unknown name, for releases that are not installed, and if there is nothing to
+/// show; errors from reading the cluster.
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let client = kubernetes::client(context).await?;
     let releases = named(context, &client, &args.names).await?;

@@ -1,4 +1,4 @@
-//! `cargo xtask mirror`: the images of the lock into the registry, or what is missing there.
+//! `cargo xtask mirror`: copies the lock's images into the registry, or says what is missing.
 
 use image_mirror::{Endpoint, ManifestCache};
 
@@ -13,8 +13,8 @@ pub struct Args {
     /// Ids of infra/images/images.yaml; all of them if none is given
     #[arg(value_name = "IMAGE")]
     pub images: Vec<String>,
-    /// Only say what is missing or stale, and which image of a layer is not from the
-    /// mirror by the lock's digest; exit 5 if anything is
+    /// Only say what is missing or stale, and which images of layers are not from the mirror with
+    /// the lock's digest; exit 5 if there are any
     #[arg(long)]
     pub check: bool,
     /// Resolve the tags again and rewrite the lock, showing old and new digest
@@ -23,7 +23,7 @@ pub struct Args {
     /// Copy to this registry, HOST[:PORT][/PREFIX], instead of the environment's
     #[arg(long, value_name = "REGISTRY", conflicts_with = "update")]
     pub to: Option<String>,
-    /// Look at every blob, also of images whose manifest is there already
+    /// Check every blob, even of images whose manifest is already there
     #[arg(long, conflicts_with_all = ["check", "update"])]
     pub force: bool,
 }
@@ -31,7 +31,7 @@ pub struct Args {
 pub(crate) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let to = args.to.as_deref();
     if let Some(to) = to {
-        // Not by clap, whose message would repeat an account that somebody wrote there.
+        // Not checked by clap, whose message would repeat an account in the value.
         Endpoint::named(to).parts().map_err(|error| Failure::usage(format!("--to: {error}")))?;
     }
     let lab = cluster::its_lab(context).await?;

@@ -1,5 +1,5 @@
-//! `cargo xtask open`: what there is to open of the tree's releases, and a way to each of it
-//! from this machine, which lasts until Ctrl-C (exit 130, as any run that is stopped).
+//! `cargo xtask open`: lists what can be opened of the tree's releases, or opens one of it on this
+//! machine until Ctrl-C (exit 130, like any run that is stopped).
 
 use run_record::Failure;
 
@@ -10,7 +10,7 @@ use crate::world::kubernetes;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// A service, or a release that has one: NAME or NAMESPACE/NAME; without it, what there is
+    /// A service, or a release that has one: NAME or NAMESPACE/NAME; if not given, lists them
     pub name: Option<String>,
     /// Only this port of the service, by number or name; LOCAL:PORT listens at LOCAL
     #[arg(long, value_name = "[LOCAL:]PORT", value_parser = forward::wanted, requires = "name")]
@@ -18,7 +18,7 @@ pub struct Args {
 }
 
 /// # Errors
-/// `usage` for a name or a port that is none; `port-taken`; those of looking.
+/// `usage` for an unknown name or port; `port-taken`; errors from reading the cluster.
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let client = kubernetes::client(context).await?;
     let Some(name) = &args.name else {
@@ -34,7 +34,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let all = services::all(&context.repo, &client).await?;
     let service = match services::named(&all, name, &[]) {
         Ok(service) => service,
-        // What there is may take asking Helmfile: only for who needs to know.
+        // Listing what can be opened may require asking Helmfile, so only if the list is needed.
         Err(failure) => match services::of_tree(context, &client).await {
             Ok(there) => services::named(&all, name, &there)?,
             Err(_) => return Err(failure),
@@ -58,7 +58,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     forward::forward(context, &client, &openable, &ports).await
 }
 
-/// What to do from here about what there is: for the last lines of `up`, which it never fails.
+/// Prints how to open the services, as the last lines of `up`; never fails it.
 pub async fn tell(context: &Context) {
     let look = async { services::of_tree(context, &kubernetes::client(context).await?).await };
     match look.await {

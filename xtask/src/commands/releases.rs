@@ -1,5 +1,5 @@
-//! `cargo xtask releases`: the releases that are not deployed, their repair, and what
-//! became of each before.
+//! `cargo xtask releases`: the releases that are not deployed, their repair, and the history of
+//! each.
 
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ pub enum Action {
         #[arg(value_name = "LAYER|RELEASE")]
         names: Vec<String>,
     },
-    /// Mark what nobody finishes any more as failed, so that the next layer run goes on
+    /// Mark what nobody will finish as failed, so that the next layer run can continue
     Repair {
-        /// From which age a pending release of an unknown owner counts as orphaned: counted
-        /// from its last change; if not given, 5m, and never less than its own timeout
+        /// The age, since its last change, from which a pending release of an unknown owner counts
+        /// as orphaned; if not given, 5m, and never less than its own timeout
         #[arg(long, value_parser = crate::run::duration::parse)]
         older_than: Option<Duration>,
-        /// Uninstall this release (NAME or NAMESPACE/NAME), after showing what goes with it
+        /// Uninstall this release (NAME or NAMESPACE/NAME), after showing what is deleted with it
         #[arg(long, value_name = "NAME", conflicts_with = "rollback")]
         uninstall: Option<String>,
         /// Roll this release back to that revision

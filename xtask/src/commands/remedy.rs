@@ -1,5 +1,5 @@
-//! The last touch to what ends a run: a remedy that works when it is pasted, in this
-//! environment, and that never makes or mends a cluster which is not this tool's to make.
+//! The final adjustment of the failure that ends a run: its remedy must work when pasted, in this
+//! environment, and never create or repair a cluster that this tool does not manage.
 
 use run_record::{Code, Exit, Failure};
 
@@ -8,14 +8,14 @@ use crate::repo::environment;
 use crate::run::context::Site;
 use crate::world::kubernetes;
 
-/// The failure with its remedy as it is to be run here.
+/// The failure, with its remedy adapted to this environment.
 pub fn fitting(repo: &Repo, site: &Site, mut failure: Failure) -> Failure {
     let remedy = failure.remedy.take();
     failure.remedy = remedy.map(|remedy| match &repo.env.cluster.k3d {
         None if says_cluster(&remedy) => of_shared(repo, site, failure.code),
         _ => with_environment(&remedy, &repo.env_name),
     });
-    // A port that `open` listens at is one of the container's own.
+    // A port that `open` listens on belongs to the container itself.
     let published = failure.remedy.as_ref().is_some_and(|remedy| remedy.contains("k3d.yaml"));
     if failure.code == Code::PortTaken && published && site.inside.is_some() {
         failure = outside(failure);
@@ -23,8 +23,8 @@ pub fn fitting(repo: &Repo, site: &Site, mut failure: Failure) -> Failure {
     failure
 }
 
-/// In a container whose engine is outside, the engine publishes ports on the machine that it
-/// runs on; what `ss` shows here is of no use.
+/// In a container whose engine is outside, the engine publishes ports on the machine that it runs
+/// on; the output of `ss` here is useless.
 fn outside(failure: Failure) -> Failure {
     failure
         .evidence("Docker Engine is outside of this container: the port is one of the machine that it runs on")
@@ -38,7 +38,7 @@ fn of_shared(repo: &Repo, site: &Site, code: Code) -> String {
     kubernetes::bring_back(&site.kube_context)
 }
 
-/// Whether a remedy is `cargo xtask cluster` or one of its kind.
+/// Whether a remedy is `cargo xtask cluster` or one of its subcommands.
 fn says_cluster(remedy: &str) -> bool {
     let commands = remedy.split("cargo xtask ").skip(1);
     commands.into_iter().any(|rest| {
@@ -47,7 +47,7 @@ fn says_cluster(remedy: &str) -> bool {
     })
 }
 
-/// Names the environment in each command that does not, unless it is the one that goes without saying.
+/// Names the environment in each command that does not, unless it is the default one.
 fn with_environment(remedy: &str, env: &str) -> String {
     if env == environment::DEFAULT {
         return remedy.to_owned();

@@ -1,5 +1,5 @@
-//! `cargo xtask report`: a run as one HTML page, or as Markdown. Everything in it
-//! comes from the run's folder: its record, its logs, its checklist.
+//! `cargo xtask report`: a run as one HTML page, or as Markdown. Everything in it comes from the
+//! run's folder: its record, its logs, its checklist.
 
 use std::io::Write;
 
@@ -36,10 +36,10 @@ pub struct Args {
     pub list: bool,
 }
 
-/// How much of a log goes into a page; its end is what tells.
+/// How much of a log goes into a page; its end is the relevant part.
 const LOG_BYTES: u64 = 200 * 1024;
 
-/// How much of a record is read from its beginning, and from its end, in bytes.
+/// How much of a record is read from its beginning and from its end, in bytes.
 const RECORD: u64 = 16 << 20;
 
 pub async fn run(run: &Run, args: &Args) -> Result<(), Failure> {
@@ -69,12 +69,12 @@ pub async fn run(run: &Run, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Adds this run's report to the summary of the job that it is, on GitHub Actions.
+/// Adds this run's report to the job summary on GitHub Actions.
 pub fn summarize(run: &Run) {
     let path = std::env::var("GITHUB_STEP_SUMMARY").ok().filter(|path| reporter::on_github() && !path.is_empty());
     let (Some(path), Some(recorded)) = (path, load(&run.dir)) else { return };
     let markdown = markdown::page(&recorded, &checklist(&run.dir));
-    // For reading later: losing it must not fail the job.
+    // It is for later: losing it must not fail the job.
     if let Ok(mut file) = std::fs::File::options().append(true).create(true).open(path) {
         let _ = file.write_all(markdown.as_bytes());
     }
@@ -89,7 +89,7 @@ fn list(run: &Run) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The folders of earlier runs, oldest first: their names begin with the time.
+/// The folders of earlier runs, oldest first: their names start with the time.
 fn folders(run: &Run) -> Result<Vec<Utf8PathBuf>, Failure> {
     let runs = run.state.runs();
     let entries = runs.read_dir_utf8().map_err(|error| Failure::usage(format!("cannot list {runs}: {error}")))?;

@@ -1,6 +1,6 @@
-//! The old script names with their old arguments: each file under
-//! `scripts/infra` and `infra/kubernetes/scripts` hands its arguments to one of
-//! these, so that habits, other scripts and pages keep working.
+//! The old script names with their old arguments: each file under `scripts/infra` and
+//! `infra/kubernetes/scripts` passes its arguments to one of these, so that habits, other scripts
+//! and pages keep working.
 
 use super::cluster;
 use crate::checklist;
@@ -23,14 +23,15 @@ pub enum Script {
     /// `infra-health-check.sh [ENVIRONMENT] [--layers 40,45]`: layers and their tests
     InfraHealthCheck {
         environment: Option<String>,
-        /// Numbers or names, by comma; those of INFRA_CRITICAL_PATH, or of layers.yaml, if none is given
+        /// Numbers or names, separated by commas; if not given, those of INFRA_CRITICAL_PATH, or of
+        /// layers.yaml
         #[arg(long, value_delimiter = ',')]
         layers: Vec<String>,
     },
 }
 
 impl Script {
-    /// The environment, where a script takes it as an argument.
+    /// The environment, if a script takes it as an argument.
     pub fn environment(&self) -> Option<&str> {
         match self {
             Self::HelmfileSync { environment } | Self::InfraHealthCheck { environment, .. } => environment.as_deref(),

@@ -1,5 +1,5 @@
-//! `cargo xtask tools`: finds, downloads or builds the pinned tools, and says how to use them;
-//! or records the digests of their release archives.
+//! `cargo xtask tools`: finds, downloads or builds the pinned tools, and says how to use them; or
+//! records the digests of their release archives.
 
 use run_record::{Code, Failure, Step, StepKind};
 
@@ -12,11 +12,11 @@ use crate::world::tools::{self, From, download};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
-    /// Ask the projects' checksum files for the digest of every release archive, and record
-    /// them in infra/tools/tools.lock; exit 8 if one does not tell
+    /// Read the digest of every release archive from the projects' checksum files, and record them
+    /// in infra/tools/tools.lock; exit 8 if one cannot be determined
     #[arg(long)]
     pub update: bool,
-    /// Take none from PATH or out of a release archive: build them from their Go modules
+    /// Build them from their Go modules, instead of using PATH or release archives
     #[arg(long, conflicts_with = "update")]
     pub from_source: bool,
 }
@@ -39,7 +39,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What does not tell leaves what the lock said of it, and is named at the end.
+/// A digest that cannot be determined keeps its entry in the lock, and is named at the end.
 async fn update(run: &Run, repo: &Repo) -> Result<(), Failure> {
     let (tree, reporter) = (&repo.tree, &run.reporter);
     let archives = tools::archives(tree)?;
@@ -63,7 +63,7 @@ async fn update(run: &Run, repo: &Repo) -> Result<(), Failure> {
         };
         match lock.entry(tool, platform) {
             Some(known) if known.version == *version && known.digest == digest => continue,
-            // Nobody replaces what is released; whoever does has to say why.
+            // Releases are never replaced; if one is, the project has to say why.
             Some(known) if known.version == *version => reporter.warn(
                 tool,
                 format!("{platform}: {version} was {} and is {digest} now: ask the project why", known.digest),
@@ -95,7 +95,7 @@ async fn update(run: &Run, repo: &Repo) -> Result<(), Failure> {
     Err(failure)
 }
 
-/// A path as a shell takes it for one word.
+/// A path quoted as one word for a shell.
 fn for_a_shell(path: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+@%".contains(c);
     if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }

@@ -1,5 +1,5 @@
-//! The trace of a run: begun with it, or joined where CI has begun one, and told at its end to
-//! whoever collects traces. It is made of the run's record, as its report is.
+//! The trace of a run: started by it, or joined if CI has started one, and exported at its end to
+//! the trace collector. Like the report, it is made from the run's record.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -11,7 +11,7 @@ use crate::run::Run;
 use crate::run::reporter::Reporter;
 use crate::world::otlp::{Receiver, resource};
 
-/// The trace that this run is a part of; none where nobody collects traces.
+/// The trace that this run is part of; `None` if there is no collector.
 pub fn begin(reporter: &Reporter) -> Option<Trace> {
     let receiver = Receiver::from_env()?;
     if let Some(text) = receiver.of_the_protocol() {
@@ -27,16 +27,16 @@ pub fn begin(reporter: &Reporter) -> Option<Trace> {
     }))
 }
 
-/// Bits that are others in each process: what the keys of hash maps are made of.
+/// Bits that differ in each process: from the keys of hash maps.
 fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-/// Tells of this run, which has ended. However that goes, it changes nothing of how.
+/// Exports this run, which has ended. Whatever happens here does not change its result.
 pub async fn export(run: &Run) {
     let Some(receiver) = Receiver::from_env() else { return };
     let Some(recorded) = report::load(&run.dir) else { return };
-    // Who began the trace has decided for all of it.
+    // Whoever started the trace decided this for all of it.
     let Some(trace) = recorded.trace.as_ref().filter(|trace| trace.sampled) else { return };
     if let Err(why) = receiver.send(&otlp::request(&recorded, trace, &resource())).await {
         run.reporter.detail(&why);

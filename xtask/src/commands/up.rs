@@ -1,5 +1,5 @@
-//! `cargo xtask up`: a fresh machine to a running stack. Each step reconciles, so
-//! that an interrupted run is simply run again.
+//! `cargo xtask up`: from a fresh machine to a running stack. Each step reconciles, so an
+//! interrupted run can simply be run again.
 
 use super::Done;
 use crate::checklist;
@@ -20,14 +20,14 @@ pub struct Args {
     /// Leave out `helm test`
     #[arg(long)]
     pub skip_tests: bool,
-    /// Sync also what has not changed
+    /// Also sync what has not changed
     #[arg(long)]
     pub force: bool,
-    /// With --dry-run: exit 1 where a run would change anything, 0 where not, more for errors
+    /// With --dry-run: exit 1 if a run would change anything, 0 if not, more for errors
     #[arg(long, requires = "dry_run")]
     pub exit_code: bool,
-    /// The way back: uninstall the layers of the critical path, the last one first; what holds
-    /// data stays, unless --allow-destroy names claim
+    /// Uninstall the layers of the critical path, last one first; what holds data stays, unless
+    /// --allow-destroy names claim
     #[arg(long, conflicts_with_all = ["skip_tests", "force", "jobs", "keep_going"])]
     pub down: bool,
     #[command(flatten)]

@@ -1,6 +1,6 @@
-//! What an upgrade would make of a release's objects: the deployed manifest beside the
-//! rendered one, object by object, with what each change means. Pure, and without the values
-//! of Secrets: they are hidden before anything is compared as text.
+//! What an upgrade would change in a release's objects: compares the deployed and the rendered
+//! manifest, object by object, with what each change means. Pure, and without the values of
+//! Secrets: they are hidden before anything is compared as text.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,18 +15,18 @@ use crate::run::foreign;
 use crate::world::kubernetes::kinds::Kinds;
 use run_record::preview::{Change, ObjectPreview};
 
-/// A release's objects, as a stored revision or a rendering has them.
+/// A release's objects, from a stored revision or a rendering.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Objects {
     pub resources: Vec<Value>,
     pub hooks: Vec<Value>,
-    /// Those of a chart's folder `crds`, which Helm creates with a first installation and
-    /// never again touches.
+    /// Those in a chart's `crds` folder, which Helm creates at a first install and never touches
+    /// again.
     pub crds: Vec<Value>,
 }
 
 impl Objects {
-    /// Sorts what a chart's templates render into resources and hooks.
+    /// Sorts the objects rendered by a chart's templates into resources and hooks.
     pub fn of(templates: Vec<Value>, crds: Vec<Value>) -> Self {
         let templates = templates.into_iter().filter(|object| !object.is_null());
         let (hooks, resources) = templates.partition(|object| hook_events(object).is_some());
@@ -34,7 +34,7 @@ impl Objects {
     }
 }
 
-/// `pre-upgrade,post-upgrade`, of an object that is a hook.
+/// `pre-upgrade,post-upgrade`, for an object that is a hook.
 fn hook_events(object: &Value) -> Option<&str> {
     annotation(object, "helm.sh/hook")
 }
@@ -47,8 +47,8 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// What Helm tells objects apart by (`isMatchingInfo` of `pkg/kube/resource.go`): not the
-/// version of their API.
+/// How Helm identifies objects (`isMatchingInfo` of `pkg/kube/resource.go`): without the API
+/// version.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Identity {
     group: String,
@@ -73,8 +73,8 @@ pub(crate) fn group(object: &Value) -> &str {
     text(object, "/apiVersion").split_once('/').map_or("", |(group, _)| group)
 }
 
-/// `Deployment ameide/minio`, as a [`Place`](crate::world::kubernetes::place::Place) is told; of a kind that `kinds`
-/// does not know, by what Kubernetes' own kinds are.
+/// `Deployment ameide/minio`, as a [`Place`](crate::world::kubernetes::place::Place) is shown; for
+/// a kind not in `kinds`, as if it were Kubernetes' own.
 pub(crate) fn title(object: &Value, namespace: &str, kinds: &Kinds) -> String {
     let (kind, name) = (kind(object), text(object, "/metadata/name"));
     let kind = if kind.is_empty() { "object" } else { kind };
@@ -87,7 +87,7 @@ pub(crate) fn title(object: &Value, namespace: &str, kinds: &Kinds) -> String {
     }
 }
 
-/// Of Kubernetes' own kinds.
+/// For Kubernetes' own kinds.
 fn is_cluster_wide(object: &Value) -> bool {
     matches!(
         (group(object), kind(object)),
@@ -102,9 +102,8 @@ fn is_cluster_wide(object: &Value) -> bool {
     )
 }
 
-/// What becomes of each object that is not the same in both, in the order of the rendering;
-/// what is deleted comes last. `namespace` is the release's; `deployed` is none where nothing
-/// is installed.
+/// What happens to each object that differs, in the order of the rendering, with deleted ones last.
+/// `namespace` is the release's; `deployed` is `None` if nothing is installed.
 pub(crate) fn changes(
     deployed: Option<&Objects>,
     rendered: &Objects,
@@ -172,8 +171,8 @@ fn by_identity<'a>(objects: &'a [Value], namespace: &str) -> BTreeMap<Identity, 
     objects.iter().map(|object| (Identity::of(object, namespace), object)).collect()
 }
 
-/// Hooks are no part of what Helm compares: each is created when its event comes, by default
-/// after the one before was deleted.
+/// Helm does not compare hooks: each is created at its event, by default after the previous one was
+/// deleted.
 fn hooks(before: &Objects, rendered: &Objects, namespace: &str, hidden: &Hidden, kinds: &Kinds) -> Vec<ObjectPreview> {
     let known = by_identity(&before.hooks, namespace);
     let changed = rendered.hooks.iter().filter_map(|object| {
@@ -195,17 +194,17 @@ fn hooks(before: &Objects, rendered: &Objects, namespace: &str, hidden: &Hidden,
     changed.chain(gone).collect()
 }
 
-/// What is not to be shown: the values of Secrets, wherever they stand.
+/// What must not be shown: the values of Secrets, wherever they occur.
 pub(crate) struct Hidden {
     values: BTreeSet<String>,
 }
 
-/// What stands in place of a Secret's value.
+/// Replaces a Secret's value.
 const HIDDEN: &str = "***";
-/// The same, where the value is another one than before.
+/// The same, if the value differs from before.
 const CHANGED: &str = "*** changed";
 
-/// A value this short, or one of letters alone, is a word that stands in other places as well.
+/// A value this short, or only of letters, is a word that may occur elsewhere as well.
 const A_WORD: usize = 8;
 
 impl Hidden {
@@ -222,7 +221,7 @@ impl Hidden {
         Self { values }
     }
 
-    /// The lines of a unified diff; none where both are the same.
+    /// The lines of a unified diff; none if both are the same.
     fn diff(&self, old: Option<&Value>, new: Option<&Value>) -> Vec<String> {
         let (old, new) = (old.map(plain), new.map(plain));
         if old == new {
@@ -235,9 +234,9 @@ impl Hidden {
         unified.lines().map(str::to_owned).collect()
     }
 
-    /// A text without any of them.
+    /// A text with all of these hidden.
     pub fn text(&self, text: &str) -> String {
-        // The longest first: one may be a part of another.
+        // Longest first: one may be part of another.
         let mut values: Vec<&String> = self.values.iter().filter(|value| text.contains(value.as_str())).collect();
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
         values.into_iter().fold(text.to_owned(), |text, value| text.replace(value.as_str(), HIDDEN))
@@ -254,9 +253,9 @@ impl Hidden {
 
     fn yaml(&self, object: Option<Value>) -> String {
         let Some(mut object) = object else { return String::new() };
-        // Before it is written: YAML would escape a value, or break it into lines.
+        // Before it is serialized: YAML would escape a value, or break it into lines.
         self.within(&mut object);
-        // A long text stays one line, so that a change of it is one.
+        // A long text stays on one line, so that its change is one line.
         let options = serde_saphyr::ser_options! { min_fold_chars: usize::MAX, folded_wrap_chars: usize::MAX };
         serde_saphyr::to_string_with_options(&object, options).unwrap_or_else(|_| object.to_string())
     }
@@ -266,7 +265,7 @@ pub(crate) fn is_secret(object: &Value) -> bool {
     kind(object).eq_ignore_ascii_case("secret") && group(object).is_empty()
 }
 
-/// The values of a Secret in plain text, by their keys.
+/// The values of a Secret in plain text, by key.
 fn secret_values(secret: &Value) -> BTreeMap<String, String> {
     let map = |name: &str| secret.get(name).and_then(Value::as_object).into_iter().flatten();
     let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -278,8 +277,8 @@ fn secret_values(secret: &Value) -> BTreeMap<String, String> {
     decoded.chain(map("stringData").map(|(key, value)| (key.clone(), plain(value)))).collect()
 }
 
-/// An object without what makes no difference: fields that are null, and where a Secret's
-/// values are written.
+/// An object without irrelevant differences: null fields, and the form in which a Secret's values
+/// are given.
 fn plain(object: &Value) -> Value {
     let mut object = object.clone();
     without_nulls(&mut object);
@@ -312,7 +311,7 @@ fn without_nulls(value: &mut Value) {
     }
 }
 
-/// Both without a Secret's values; which of them differ can still be seen.
+/// Both without a Secret's values; it is still visible which of them differ.
 fn hide_both(old: Option<Value>, new: Option<Value>) -> (Option<Value>, Option<Value>) {
     let before = old.clone();
     let hidden = |object: Value, other: Option<&Value>| {
@@ -326,7 +325,7 @@ fn hide_both(old: Option<Value>, new: Option<Value>) -> (Option<Value>, Option<V
                 hide(value, other.map(|other| &other[name]));
             }
         }
-        // What kubectl keeps there has all values once more.
+        // kubectl's annotation contains all values once more.
         if let Some(last) =
             object.pointer_mut("/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration")
         {
@@ -338,8 +337,8 @@ fn hide_both(old: Option<Value>, new: Option<Value>) -> (Option<Value>, Option<V
     (old.map(|old| hidden(old, None)), new)
 }
 
-/// The values of fields and variables whose names say that nobody else may read them. `other`
-/// is what stood there before.
+/// Hides the values of fields and variables whose names say that they are secret. `other` is the
+/// previous value.
 fn hide_variables(value: &mut Value, other: Option<&Value>) {
     match value {
         Value::Object(map) => {
@@ -366,13 +365,13 @@ fn hide_variables(value: &mut Value, other: Option<&Value>) {
     }
 }
 
-/// In names of variables, unlike in those of fields, the word is said of the value itself.
+/// In names of variables, unlike in those of fields, the word describes the value itself.
 fn is_secret_variable(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     foreign::names_a_secret(&name) || ["secret", "auth", "_key"].iter().any(|end| name.ends_with(end))
 }
 
-/// `other` is what stood there before.
+/// `other` is the previous value.
 fn hide(value: &mut Value, other: Option<&Value>) {
     match value {
         Value::Object(map) => {
@@ -387,8 +386,9 @@ fn hide(value: &mut Value, other: Option<&Value>) {
     }
 }
 
-/// What a kind does not let anybody change once it is there: a path of fields, or all but
-/// those after it. From the validation of Kubernetes' API server (`pkg/apis/*/validation`).
+/// What cannot be changed in an existing object of a kind: a field path, or everything except
+/// certain fields below it. From the validation of Kubernetes' API server
+/// (`pkg/apis/*/validation`).
 enum Fixed {
     Field(&'static [&'static str]),
     AllOf(&'static [&'static str], &'static [&'static str]),
@@ -456,7 +456,7 @@ fn fixed(object: &Value) -> &'static [Fixed] {
 fn refused(old: &Value, new: &Value) -> Vec<String> {
     let differs = |path: &Path| {
         let (before, after) = (path.get(old), path.get(new));
-        // A field that is left out has what the server chose, which may be the same.
+        // An omitted field has the server's default, which may be the same.
         before.is_some() && after.is_some() && before != after
     };
     let mut found = Vec::new();
@@ -560,7 +560,7 @@ mod tests {
         Objects::of(resources, Vec::new())
     }
 
-    /// What becomes of one object.
+    /// What happens to one object.
     fn one(old: Value, new: Value) -> ObjectPreview {
         let found = changes(Some(&objects(vec![old])), &objects(vec![new]), "shop", &Kinds::new());
         assert_eq!(found.len(), 1, "{found:?}");
@@ -597,7 +597,8 @@ mod tests {
         assert_eq!(
             rows,
             [
-                // The namespace of the release, written or not, is a difference of the manifest alone.
+                // Whether the release's namespace is written or not only makes a difference in the
+                // manifest.
                 ("ConfigMap shop/same", Change::Change, variables),
                 ("ConfigMap shop/changed", Change::Change, variables),
                 ("ConfigMap shop/new", Change::Create, ""),
@@ -662,7 +663,7 @@ mod tests {
                 assert!(!text.contains(value) && !text.contains(&encoded), "{text}");
             }
         }
-        // Nor where another object repeats it.
+        // Nor if another object repeats it.
         let repeated = |tail: &str| {
             vec![secret(json!({"data": {"a": encoded}})), config("x", &format!("postgres://me:{value}@db/{tail}"))]
         };
@@ -760,7 +761,7 @@ mod tests {
                 of_kind("v1", "ConfigMap", json!({"immutable": true, "data": {"a": "2"}})),
                 Some("data"),
             ),
-            // A kind of that name in somebody's own group.
+            // A kind of that name in a third-party group.
             (
                 of_kind("example.com/v1", "Job", json!({"spec": {"template": 1}})),
                 of_kind("example.com/v1", "Job", json!({"spec": {"template": 2}})),

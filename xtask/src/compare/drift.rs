@@ -1,6 +1,6 @@
-//! What others have made of a release's objects since Helm applied them: each field, who set
-//! it and when, by the API server's own notes (`managedFields`); objects that are gone, and
-//! objects that name a release which has them no more. Only looked at.
+//! What others have changed in a release's objects since Helm applied them: each field, who set it
+//! and when, according to the API server (`managedFields`); objects that are gone, and objects that
+//! name a release which no longer has them. Only looks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,10 +29,10 @@ use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::{self, read_failed};
 use run_record::{Code, Failure};
 
-/// One thing about an object that is not as Helm left it.
+/// One difference between an object and what Helm left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
-    /// `spec.replicas`; none where the object as a whole is meant.
+    /// `spec.replicas`; `None` if it is about the whole object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// `is 5, Helm set 1`, `is gone`
@@ -47,22 +47,22 @@ pub(crate) struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FindingKind {
-    /// The object is gone, or another one.
+    /// The object is gone, or was replaced.
     Object,
     /// Somebody else owns a field that Helm set: Helm's next apply is refused there.
     Taken,
-    /// A field that Helm set and nobody owns: Helm's next apply sets it again.
+    /// A field that Helm set and nobody owns now: Helm's next apply sets it again.
     Lost,
-    /// The number of pods, which an autoscaler sets: it is left to it.
+    /// The number of replicas, which an autoscaler sets: it is left alone.
     Scaled,
     /// A field that the manifest does not name, set by a person: Helm leaves it.
     Added,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown,
 }
 
 impl FindingKind {
-    /// Whether the object is another one than the tree says.
+    /// Whether the object differs from what the tree says.
     pub fn is_drift(self) -> bool {
         matches!(self, Self::Object | Self::Taken | Self::Lost | Self::Unknown)
     }
@@ -96,11 +96,11 @@ impl ObjectDrift {
     }
 }
 
-/// Those of these objects, which Helm applied for a release of this namespace, that are not as
-/// it left them. `record` tells the object that Helm made from one made anew.
+/// Which of these objects, applied by Helm for a release in this namespace, are not as it left
+/// them. `record` distinguishes the object that Helm made from a recreated one.
 ///
 /// # Errors
-/// Those of reading: what was not seen is not said to be gone.
+/// Errors from reading: what was not seen is not reported as gone.
 pub(crate) async fn of_objects(
     client: &Client,
     objects: &[Value],
@@ -143,8 +143,8 @@ fn name(object: &Value) -> &str {
     object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Where an object is, or would be; none where the API server does not have its kind, and of
-/// one without a name.
+/// The location of an object, existing or not; `None` if the API server does not have its kind, or
+/// it has no name.
 pub(crate) async fn place(
     client: &Client,
     object: &Value,
@@ -176,7 +176,7 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>, hidden: &H
     for taken in taken_fields {
         let field = taken.path.to_string();
         let what = match values(&taken.path) {
-            // Whoever set it set what Helm had set: nothing differs.
+            // Somebody set the same value as Helm: nothing differs.
             Some((theirs, ours)) if theirs == ours => continue,
             Some((theirs, ours)) => values_in_words(&field, theirs, ours, hidden),
             None => "was changed".to_owned(),
@@ -216,8 +216,8 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>, hidden: &H
     found
 }
 
-/// `is 5, Helm set 1`; without values that nobody else may read, and of short ones alone: a
-/// list or a long text may hold anything.
+/// `is 5, Helm set 1`; without secret values, and only for short ones: a list or a long text may
+/// contain anything.
 fn values_in_words(field: &str, theirs: Option<&Value>, ours: Option<&Value>, hidden: &Hidden) -> String {
     let ends = [field, field.trim_end_matches(".value").trim_end_matches("\"]")];
     if ends.iter().any(|name| foreign::names_a_secret(name) || name.to_ascii_lowercase().ends_with("secret")) {
@@ -236,13 +236,13 @@ fn values_in_words(field: &str, theirs: Option<&Value>, ours: Option<&Value>, hi
     }
 }
 
-/// Of a value that is shown, in bytes.
+/// The longest value that is shown, in bytes.
 const LONGEST: usize = 60;
 
 /// The objects of a stored release, without its hooks.
 ///
 /// # Errors
-/// Where its Secret is no release, or its manifest no YAML, in words that hold nothing of it.
+/// If its Secret is not a release, or its manifest not YAML, in words that contain nothing of it.
 pub(crate) fn resources(revision: &Revision, stored: &Stored) -> Result<Vec<Value>, Failure> {
     if let Some(error) = &stored.unreadable {
         return Err(helm_storage::unreadable(revision, error.clone()));
@@ -255,14 +255,14 @@ pub(crate) fn resources(revision: &Revision, stored: &Stored) -> Result<Vec<Valu
     Ok(parsed.into_iter().map(|(object, _)| object).collect())
 }
 
-/// What others have made of layers.
+/// What others have changed in layers.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub releases: Vec<ReleaseDrift>,
     pub leftovers: Vec<Leftover>,
     /// Layers of which nothing is deployed.
     pub absent: Vec<String>,
-    /// Kinds that could not be listed, so that leftovers of them are not known.
+    /// Kinds that could not be listed, so that leftovers of them are unknown.
     pub unseen: Vec<String>,
     /// The API server's time.
     pub now: Timestamp,
@@ -273,9 +273,9 @@ pub(crate) struct ReleaseDrift {
     pub layer: String,
     pub release: String,
     pub namespace: String,
-    /// None where nothing is installed.
+    /// `None` if nothing is installed.
     pub revision: Option<u32>,
-    /// What is said of the release itself: that it is missing, pending, or of no layer.
+    /// About the release itself: that it is missing, pending, or of no layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub what: Option<String>,
     pub objects: Vec<ObjectDrift>,
@@ -293,12 +293,11 @@ impl Report {
     }
 }
 
-/// What others have made of these layers' releases, and what is left of releases in the
-/// namespaces of the tree. Unless `all` are meant to be there, layers of which nothing is
-/// deployed are only named.
+/// What others have changed in these layers' releases, and what is left of releases in the tree's
+/// namespaces. Unless `all`, layers of which nothing is deployed are only named.
 ///
 /// # Errors
-/// Those of reading; `render-failed` where Helmfile cannot read a layer.
+/// Errors from reading; `render-failed` if Helmfile cannot read a layer.
 pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer], all: bool) -> Result<Report, Failure> {
     let all_layers = context.repo.tree.layers()?;
     let (everywhere, now, secrets) = tokio::join!(
@@ -347,7 +346,7 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
         report.releases.push(found);
     }
     if !all {
-        // Of a layer that was never deployed here nothing can have changed.
+        // In a layer that was never deployed here, nothing can have changed.
         let deployed: BTreeSet<String> =
             report.releases.iter().filter(|found| found.revision.is_some()).map(|found| found.layer.clone()).collect();
         report.releases.retain(|found| deployed.contains(&found.layer));
@@ -382,21 +381,21 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
     Ok(report)
 }
 
-/// An object that says that a release made it, and that no release has.
+/// An object that claims to be made by a release, but that no release has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Leftover {
     pub object: String,
-    /// As the object says, `NAMESPACE/NAME`.
+    /// According to the object, `NAMESPACE/NAME`.
     pub release: String,
     pub why: String,
 }
 
-/// Objects labelled as Helm's in these namespaces, or of the whole cluster, whose release is
-/// not there or has them no more. `manifests` are the objects of the releases that are known
-/// in full; `releases` all that are there, `NAMESPACE/NAME`.
+/// Objects labelled as Helm's in these namespaces, or cluster-wide, whose release does not exist or
+/// no longer has them. `manifests` are the objects of the releases that are fully known; `releases`
+/// are all that exist, `NAMESPACE/NAME`.
 ///
 /// # Errors
-/// Those of reading; kinds that may not be listed are told in the second list.
+/// Errors from reading; kinds that may not be listed are in the second list.
 pub(crate) async fn leftovers(
     client: &Client,
     namespaces: &BTreeSet<String>,
@@ -414,7 +413,7 @@ pub(crate) async fn leftovers(
     for (resource, listed) in all {
         let listed = match listed {
             Ok(listed) => listed,
-            // A kind that is not to be listed, or whose API server is away, is one that is not looked at.
+            // A kind that may not be listed, or whose API server is unavailable, is not checked.
             Err(kube::Error::Api(status)) if matches!(status.code, 403..=405 | 503) => {
                 unseen.push(resource.kind.clone());
                 continue;
@@ -430,7 +429,7 @@ pub(crate) async fn leftovers(
                 continue;
             };
             let within = metadata.namespace.as_ref().unwrap_or(&of);
-            // What a controller made for an object of ours goes with it.
+            // What a controller created for one of our objects is deleted with it.
             if !namespaces.contains(within) || metadata.owner_references.as_ref().is_some_and(|all| !all.is_empty()) {
                 continue;
             }
@@ -452,23 +451,23 @@ pub(crate) async fn leftovers(
         }
     }
     found.sort_by(|one, other| one.object.cmp(&other.object));
-    // An API of several groups shows the same objects in each.
+    // An API with several groups shows the same objects in each.
     found.dedup_by(|one, other| one.object == other.object);
     Ok((found, unseen))
 }
 
-/// Kinds that can be listed, each by its group's preferred version; and the groups whose API
-/// does not say what it has.
+/// Kinds that can be listed, each in its group's preferred version; and the groups whose API does
+/// not list its kinds.
 async fn listable(client: &Client) -> Result<(Vec<ApiResource>, Vec<String>), Failure> {
     let failed = |error: kube::Error| read_failed("the kinds that the API server has", error);
     let mut unseen = Vec::new();
     let mut lists = vec![("v1".to_owned(), client.list_core_api_resources("v1").await.map_err(failed)?)];
     for group in client.list_api_groups().await.map_err(failed)?.groups {
-        // Events are nobody's.
+        // Events belong to nobody.
         let Some(version) = group.preferred_version.filter(|_| group.name != "events.k8s.io") else { continue };
         match client.list_api_group_resources(&version.group_version).await {
             Ok(list) => lists.push((version.group_version, list)),
-            // An aggregated API that is away hides its own kinds alone.
+            // An unavailable aggregated API only hides its own kinds.
             Err(kube::Error::Api(status)) if status.code >= 500 || status.code == 404 => unseen.push(group.name),
             Err(error) => return Err(failed(error)),
         }
@@ -478,7 +477,7 @@ async fn listable(client: &Client) -> Result<(Vec<ApiResource>, Vec<String>), Fa
         let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
         for resource in list.resources {
             let lists = resource.verbs.iter().any(|verb| verb == "list");
-            // Subresources; and what is computed, or has no label of anybody's.
+            // Subresources; and kinds that are computed, or have no labels.
             if !lists || resource.name.contains('/') || resource.kind == "Event" || group == "metrics.k8s.io" {
                 continue;
             }
@@ -494,20 +493,20 @@ async fn listable(client: &Client) -> Result<(Vec<ApiResource>, Vec<String>), Fa
     Ok((found, unseen))
 }
 
-/// What others have made of a release since the last run of its layer.
+/// What others have changed in a release since the last run of its layer.
 pub(crate) struct Drifts {
     pub layer: String,
-    /// The first change of each object, in words; and whether somebody else owns what Helm set,
-    /// so that a run takes it back only by `--force-conflicts`.
+    /// The first change of each object, in words; and whether somebody else owns a field that Helm
+    /// set, so that a run only takes it back with `--force-conflicts`.
     pub found: Vec<(String, bool)>,
 }
 
-/// What others have made of each release of these layers of which there is a record.
+/// What others have changed in each release of these layers that has a record.
 ///
 /// # Errors
-/// Those of looking.
+/// Errors from reading the cluster.
 pub(crate) async fn of_layers(context: &Context, client: &Client, layers: &[Layer]) -> Result<Vec<Drifts>, Failure> {
-    // Which images they were rendered with says nothing of what others have changed since.
+    // The images that they were rendered with do not matter for what others have changed since.
     let sights = Look::open(context, client, Vec::new()).await?.recorded(layers).await?;
     let mut all = Vec::new();
     for (layer, sight) in layers.iter().zip(sights) {
@@ -542,7 +541,7 @@ mod tests {
         Hidden::of(std::iter::empty())
     }
 
-    /// What is told of an object of this manifest that the cluster has so.
+    /// What is reported for an object of this manifest in this state.
     fn told(manifest: &Value, live: Option<(&Value, &[Value])>) -> Vec<String> {
         let now: Timestamp = "2026-11-25T10:03:00Z".parse().unwrap();
         let seen = live.map(|(object, managed)| {

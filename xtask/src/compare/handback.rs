@@ -1,6 +1,6 @@
-//! What a removal has set and left behind, because it was stopped before Helm began: as long as a
-//! field belongs to this tool, Helm's apply of what the chart says there is refused. Before Helm
-//! applies anything it is nobody's again; its value stays until Helm sets it.
+//! What a removal has set and left behind because it was stopped before Helm started: as long as
+//! this tool owns a field, Helm's apply of the chart's value there is refused. Before Helm applies
+//! anything, ownership is given up; the value stays until Helm sets it.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
@@ -15,19 +15,19 @@ use crate::world::kubernetes::{read_failed, write_failed};
 use crate::world::release::Release;
 use run_record::{Code, Failure};
 
-/// Under which name this tool changes objects that Helm made.
+/// The field manager's name for this tool's changes to objects that Helm made.
 pub(crate) const MANAGER: &str = "xtask";
 
-/// How often a write is tried again that somebody else's has come before: a controller writes
-/// the status as its pods come and go.
+/// How often a write is retried after a conflicting one: a controller writes the status as its pods
+/// come and go.
 const TRIES: usize = 5;
 
 /// # Errors
-/// Those of looking and of writing.
+/// Errors from reading and writing.
 pub(crate) async fn give_back(run: &Run, client: &Client, releases: &[Release]) -> Result<(), Failure> {
     let installed: Vec<Release> = releases.iter().filter(|release| release.installed).cloned().collect();
     for (revision, stored) in helm_storage::newest_whole(client, &installed).await? {
-        // What cannot be read is told by what reads it for its content.
+        // If it cannot be read, the code that needs its content reports that.
         for (set, _) in manifest::parse(&stored.manifest).unwrap_or_default() {
             let text = |pointer: &str| set.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
             if let (true, Some(name)) = (removal::is_set(&set), text("/metadata/name")) {
@@ -46,7 +46,7 @@ async fn give_set_back(run: &Run, client: &Client, namespace: &str, name: &str) 
         let found = sets.get_metadata_opt(name).await.map_err(|error| read_failed(&what, error))?;
         let Some(metadata) = found.map(|found| found.metadata) else { return Ok(()) };
         let Some(others) = without_ours(&metadata) else { return Ok(()) };
-        // Refused where anybody has written in between, so that no entry of theirs is lost.
+        // Refused if anybody has written in between, so that none of their entries is lost.
         let patch = serde_json::json!({"metadata": {
             "uid": metadata.uid, "resourceVersion": metadata.resource_version, "managedFields": others,
         }});
@@ -64,21 +64,21 @@ async fn give_set_back(run: &Run, client: &Client, namespace: &str, name: &str) 
     Err(Failure::new(Code::ApiFailed, format!("{what} is written by others all the time")).remedy("run it again"))
 }
 
-/// Whether an entry of `managedFields` is of what this tool has set.
+/// Whether an entry of `managedFields` lists what this tool has set.
 fn is_ours(entry: &ManagedFieldsEntry) -> bool {
     entry.manager.as_deref() == Some(MANAGER) && entry.subresource.is_none()
 }
 
-/// Whether a field of this object is this tool's.
+/// Whether this tool owns a field of this object.
 pub(crate) fn is_held(metadata: &ObjectMeta) -> bool {
     metadata.managed_fields.iter().flatten().any(is_ours)
 }
 
-/// Who set what, without what this tool has set; none where that is nothing.
+/// The entries without this tool's; `None` if there is nothing to remove.
 fn without_ours(metadata: &ObjectMeta) -> Option<Vec<&ManagedFieldsEntry>> {
     let entries = metadata.managed_fields.as_deref().unwrap_or_default();
     let others: Vec<&ManagedFieldsEntry> = entries.iter().filter(|entry| !is_ours(entry)).collect();
-    // An empty list would make the API server note everything anew, as nobody's.
+    // An empty list would make the API server record everything again, without an owner.
     (others.len() < entries.len() && !others.is_empty()).then_some(others)
 }
 

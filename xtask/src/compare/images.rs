@@ -1,5 +1,5 @@
-//! Every image that a layer renders, and whether the mirror has it as the lock says:
-//! found out before Helm starts, since afterwards it is a pod that cannot start.
+//! Every image that a layer renders, and whether the mirror has it with the lock's digest: checked
+//! before Helm starts, because later it is a pod that cannot start.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::repo::read_yaml;
 use crate::world::kubernetes::read_failed;
 use run_record::{Code, Failure};
 
-/// An image where a rendered object names it.
+/// An image, and where a rendered object names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Named {
     /// `StatefulSet ameide/minio`
@@ -25,7 +25,7 @@ pub struct Named {
     pub image: String,
 }
 
-/// Where images stand, beside what can be nothing else: `infra/images/places.yaml`.
+/// Where images are, besides text that can only be an image: `infra/images/places.yaml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Places {
@@ -45,7 +45,7 @@ impl Places {
     }
 }
 
-/// Whether a name is one of these, in which `*` is any text.
+/// Whether a name matches one of these, where `*` is any text.
 fn is_one_of(patterns: &[String], name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     patterns.iter().any(|pattern| matches(&pattern.to_ascii_lowercase(), &name))
@@ -63,16 +63,16 @@ fn matches(pattern: &str, name: &str) -> bool {
     name.ends_with(last)
 }
 
-/// All images of rendered manifests, of pod templates, hooks, tests, custom resources,
-/// image volumes and ConfigMaps: what stands where `places` says, and everywhere else
-/// text that can be nothing else than an image. Definitions of resources and Secrets
-/// are not looked at.
+/// All images in rendered manifests, in pod templates, hooks, tests, custom resources, image
+/// volumes and ConfigMaps: text in the places that `places` names, and anywhere else text that can
+/// only be an image. CRDs and Secrets are skipped.
 ///
 /// # Errors
-/// Line and column of what is no YAML.
+/// Line and column of what is not YAML.
 pub fn images(manifests: &str, places: &Places) -> Result<Vec<Named>, String> {
     let mut search = Search { places, object: String::new(), found: BTreeSet::new() };
-    // Rendered Secrets are in there, and what fails ends up in logs: the place is told, never the text.
+    // This includes rendered Secrets, and failures end up in logs: only the position is given,
+    // never the text.
     let documents = crate::files::bounds::documents(manifests).map_err(|error| {
         let place = error.location().map(|place| format!(" at line {}, column {}", place.line(), place.column()));
         format!("what it renders is no YAML{}", place.unwrap_or_default())
@@ -82,9 +82,10 @@ pub fn images(manifests: &str, places: &Places) -> Result<Vec<Named>, String> {
         for object in items.into_iter().flatten().chain(items.is_none().then_some(&value)) {
             search.object = name(object);
             match object["kind"].as_str().unwrap_or_default() {
-                // A definition's defaults and examples are nobody's images yet.
+                // A CRD's defaults and examples are not images in use yet.
                 "Secret" | "CustomResourceDefinition" => {}
-                // A file in it is no object of Kubernetes, and its keys are variables to whoever reads them.
+                // A file in it is not a Kubernetes object, and its keys are variables for whoever
+                // reads them.
                 "ConfigMap" => search.data(&object["data"]),
                 _ => search.walk(object, ""),
             }
@@ -105,7 +106,7 @@ fn name(object: &Value) -> String {
 
 struct Search<'a> {
     places: &'a Places,
-    /// The one that is looked at.
+    /// The object being searched.
     object: String,
     found: BTreeSet<Named>,
 }
@@ -115,7 +116,7 @@ impl Search<'_> {
         self.found.insert(Named { object: self.object.clone(), field: field.to_owned(), image: image.into() });
     }
 
-    /// What of a text can be nothing else than an image; in a place for images, what can be one.
+    /// The parts of a text that can only be an image; in a place for images, those that can be one.
     fn text(&mut self, field: &str, text: &str, generous: bool) {
         let found: Vec<&str> = words(text)
             .filter(|word| is_reference(word) || generous && may_be_image(word))
@@ -150,13 +151,13 @@ impl Search<'_> {
                             self.text(&field, text, generous);
                         }
                         (_, Value::String(image)) if is_one_of(&self.places.fields, key) => {
-                            // Empty, it is the operator's own.
+                            // If empty, it is the operator's default.
                             if !image.is_empty() {
                                 self.add(&field, image);
                             }
                         }
                         (_, Value::String(text)) => {
-                            // `env: {KAFKA_IMAGE: …}`, as custom resources have it.
+                            // `env: {KAFKA_IMAGE: …}`, as in custom resources.
                             let generous = is_one_of(&self.places.variables, key);
                             self.text(&field, text, generous);
                         }
@@ -178,7 +179,7 @@ impl Search<'_> {
         }
     }
 
-    /// `--image=name:tag`, `--image name:tag`, and images in what a shell is given.
+    /// `--image=name:tag`, `--image name:tag`, and images in shell scripts.
     fn arguments(&mut self, words: &[Value], field: &str) {
         let mut before = "";
         for (at, word) in words.iter().enumerate() {
@@ -203,8 +204,8 @@ impl Search<'_> {
     }
 }
 
-/// What of a text could be a name with slashes and colons: lists, JSON and assignments are
-/// taken apart. Nothing of an address, and nothing that a template still has to fill in.
+/// The parts of a text that could be a name with slashes and colons: lists, JSON and assignments
+/// are split. Skips URLs, and text that a template still has to fill in.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     let part = |c: char| c.is_ascii_alphanumeric() || "._-/:@+~%".contains(c);
     let mut rest = text;
@@ -214,7 +215,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
         let whole = &rest[begin..];
         let end = whole.find(|c: char| !part(c)).unwrap_or(whole.len());
         let after = &whole[end..];
-        // The placeholder belongs to the word: `name:$(TAG)`, `{{ .registry }}/name:1`.
+        // The placeholder is part of the word: `name:$(TAG)`, `{{ .registry }}/name:1`.
         let templated = after.starts_with(['$', '{', '<', '(']) || open && whole.starts_with(['/', ':', '.', '-', '_']);
         rest = after;
         let word = whole[..end].trim_end_matches(['.', ':']);
@@ -223,7 +224,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     .filter(|word| !word.is_empty())
 }
 
-/// An image in parts, as custom resources and image volumes have it.
+/// An image given in parts, as in custom resources and image volumes.
 fn whole(parts: &serde_json::Map<String, Value>) -> Option<String> {
     let text = |key: &str| parts.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     if let Some(reference) = text("reference") {
@@ -236,8 +237,8 @@ fn whole(parts: &serde_json::Map<String, Value>) -> Option<String> {
     Some(format!("{registry}{repository}{tag}{digest}"))
 }
 
-/// Whether a text can be nothing else than an image: a registry's name with a dot or a
-/// port, a repository, and a tag or digest.
+/// Whether a text can only be an image: a registry's name with a dot or a port, a repository, and a
+/// tag or digest.
 fn is_reference(text: &str) -> bool {
     let Some((host, rest)) = text.split_once('/') else { return false };
     let (name, port) = host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
@@ -247,7 +248,7 @@ fn is_reference(text: &str) -> bool {
         label.starts_with(plain) && label.ends_with(plain) && label.chars().all(|c| plain(c) || c == '-')
     };
     let last = name.rsplit('.').next().unwrap_or_default();
-    // Without a port a name ends like those of the Internet do, which is no number and no letter alone.
+    // Without a port it ends like an internet host name: not in a number or a single letter.
     let named = name.contains('.') && last.len() > 1 && last.bytes().all(|byte| byte.is_ascii_lowercase());
     let registry = match port {
         Some(port) => port_like(port),
@@ -257,14 +258,14 @@ fn is_reference(text: &str) -> bool {
     registry && name.split('.').all(label) && is_image(rest) && (tag.is_some() || digest.is_some())
 }
 
-/// Whether a text can be an image, of which nothing but its place says so.
+/// Whether a text can be an image, if only its place suggests so.
 fn may_be_image(text: &str) -> bool {
     let (name, tag, digest) = parts(text);
-    // `4.2.0` is the version before an image, and `Always` how one is pulled.
+    // `4.2.0` is the version in front of an image, and `Always` a pull policy.
     is_image(text) && (tag.is_some() || digest.is_some() || name.contains('/') && name.contains('.'))
 }
 
-/// Name, tag, digest.
+/// Name, tag and digest.
 fn parts(text: &str) -> (&str, Option<&str>, Option<&str>) {
     let (name, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
     match name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
@@ -294,20 +295,21 @@ fn is_image(text: &str) -> bool {
         && digest.is_none_or(|digest| Digest::parse(digest).is_ok())
 }
 
-/// Why an image will not do.
+/// Why an image is not acceptable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It comes from somewhere else than the mirror.
+    /// It does not come from the mirror.
     Outside,
-    /// The mirror's, but in no lock.
+    /// It is from the mirror, but not in the lock.
     Unknown,
     Unpinned,
     OtherDigest(Option<Digest>),
-    /// None of a node.
+    /// It has no build for this node platform.
     Platform(String),
 }
 
-/// The decision: an image, where pods pull from, what the lock says, what the nodes are.
+/// The decision, from an image, the registry that pods pull from, the lock, and the nodes'
+/// platforms.
 pub fn judge(image: &str, pull: &str, lock: &ImagesLock, platforms: &[String]) -> Option<Fault> {
     let Some(rest) = image.strip_prefix(pull).and_then(|rest| rest.strip_prefix('/')) else {
         return Some(Fault::Outside);
@@ -328,7 +330,7 @@ pub fn judge(image: &str, pull: &str, lock: &ImagesLock, platforms: &[String]) -
     platforms.iter().find(lacks).map(|platform| Fault::Platform(platform.clone()))
 }
 
-/// Whether a line of `unmirrored:` means this image: all of it, or with `*` its beginning.
+/// Whether a line of `unmirrored:` matches this image: completely, or with `*` as a prefix.
 fn is_exempt(image: &str, exempt: &[String]) -> bool {
     exempt.iter().any(|line| match line.strip_suffix('*') {
         Some(beginning) => image.starts_with(beginning),
@@ -336,10 +338,11 @@ fn is_exempt(image: &str, exempt: &[String]) -> bool {
     })
 }
 
-/// What is wrong with the images of a layer; those that are `exempt` may come from anywhere.
+/// Checks the images of a layer; those that are `exempt` may come from anywhere.
 ///
 /// # Errors
-/// `image-not-mirrored` (`image-platform` where that is all), naming each object, field and image.
+/// `image-not-mirrored` (or `image-platform` if that is the only problem), naming each object,
+/// field and image.
 pub fn check(
     layer: &str,
     named: &[Named],
@@ -384,7 +387,7 @@ pub fn check(
     Err(failure)
 }
 
-/// What the cluster's nodes are: `linux/amd64`.
+/// The platforms of the cluster's nodes: `linux/amd64`.
 pub async fn node_platforms(client: &Client) -> Result<Vec<String>, Failure> {
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
     let nodes = nodes.map_err(|error| read_failed("the nodes", error))?;
@@ -432,7 +435,7 @@ mod tests {
             (format!("reg:5000/third-party/redis:7@{arm64}"), &amd, Some(Fault::Platform("linux/amd64".into()))),
             (format!("reg:5000/third-party/redis:7@{index}"), &s390x, Some(Fault::Platform("linux/s390x".into()))),
             (format!("reg:5000/third-party/redis:7@{index}"), &[], None),
-            // Of a lock that names no children nothing is known.
+            // If the lock names no children, nothing is known about platforms.
             (format!("reg:5000/third-party/bare:1@{bare}"), &s390x, None),
             ("reg:5000/third-party/redis:7".into(), &amd, Some(Fault::Unpinned)),
             (format!("reg:5000/third-party/redis:7@{other}"), &amd, Some(Fault::OtherDigest(Some(index.clone())))),
@@ -603,8 +606,8 @@ items: [{kind: Pod, metadata: {name: p}, spec: {containers: [{image: 'listed:1'}
         }
     }
 
-    /// Files in the shape of what these charts render, with the images that they would pull
-    /// in a comment of their first lines.
+    /// Files like those that these charts render, with the images that they would pull in a comment
+    /// in their first lines.
     #[test]
     fn every_image_of_three_operators_is_found_and_nothing_else() {
         for (name, manifests) in [

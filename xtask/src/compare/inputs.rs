@@ -1,11 +1,11 @@
-//! What a layer's rendering depends on, as one digest for each thing that has a name; and
-//! what in the tree makes it depend on more than that, which no digest can hold.
+//! What a layer's rendering depends on, as one digest for each named part; and what in the tree
+//! makes it depend on more than that, which no digest can capture.
 //!
-//! Which files Helmfile reads is not asked of Helmfile but told by the tree: it reads what
-//! the state file and its bases name, and runs with `readFile` and its kind switched off.
-//! So a file is left out only where nothing of its name stands in them; one that is in by
-//! mistake costs a rendering, one that is out by mistake would be a wrong answer. What
-//! the cluster says, and what the record held, is for others.
+//! Which files Helmfile reads is derived from the tree, without asking Helmfile: it reads what the
+//! state file and its bases name, and runs with `readFile` and similar functions disabled. So a
+//! file is excluded only if nothing in them contains its name. A file included by mistake costs a
+//! rendering; one excluded by mistake would give a wrong answer. The cluster's answers and the
+//! record's content are handled elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,26 +17,26 @@ use crate::repo::Tree;
 use crate::repo::layers::Layer;
 use run_record::Failure;
 
-/// By name, the digest of each thing that the rendering depends on.
+/// The digest of each part that the rendering depends on, by name.
 pub(crate) type Parts = BTreeMap<String, String>;
 
-/// What was read of one layer.
+/// The inputs of one layer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inputs {
     pub parts: Parts,
-    /// Why equal parts do not mean an equal rendering; empty where they do.
+    /// Why equal parts do not imply an equal rendering; empty if they do.
     pub doubts: Vec<String>,
 }
 
-/// What is not in `infra/kubernetes` and decides the rendering too.
+/// What is not in `infra/kubernetes` but affects the rendering too.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Around<'a> {
     pub environment: &'a str,
     /// By name: the versions of the tools, the flags, the server's version.
     pub named: Vec<(&'static str, String)>,
-    /// The images that are handed over.
+    /// The image lock that is passed to Helmfile.
     pub lock: &'a [u8],
-    /// What of the environment Helmfile is given.
+    /// The environment variables that Helmfile gets.
     pub variables: Vec<(String, String)>,
 }
 
@@ -46,16 +46,16 @@ pub(crate) struct Files {
     environments: Vec<String>,
 }
 
-/// The annotation of a `Chart.yaml` that says that all that the chart looks up in the cluster,
-/// or makes by chance, is in the release's own objects.
+/// The annotation in a `Chart.yaml` that says that everything the chart looks up in the cluster or
+/// generates randomly is in the release's own objects.
 const KEPT: &str = "ameide/generated";
 
-/// How deep folders may lie in each other, links between them included.
+/// How deeply folders may be nested, including through links.
 const DEEPEST: usize = 16;
 
 impl Files {
     /// # Errors
-    /// `usage` for what cannot be read: a file that is passed over could have changed.
+    /// `usage` for a file that cannot be read: if it were skipped, a change could be missed.
     pub fn read(tree: &Tree) -> Result<Self, Failure> {
         let root = tree.path("infra/kubernetes");
         let mut files = BTreeMap::new();
@@ -70,7 +70,7 @@ impl Files {
     /// The inputs of a layer.
     ///
     /// # Errors
-    /// Where the layer's file is not among those that were read.
+    /// If the layer's file is not among those that were read.
     pub fn of(&self, layer: &Layer, around: &Around<'_>) -> Result<Inputs, Failure> {
         let missing = || Failure::usage(format!("{} is not below infra/kubernetes", layer.path));
         let state = Utf8Path::new("helmfiles").join(layer.path.file_name().ok_or_else(missing)?);
@@ -78,7 +78,8 @@ impl Files {
             return Err(missing());
         }
         let mut found = Inputs::default();
-        // What can name a file: the layer's own, what is beside and above it, the environment's.
+        // Files that can name others: the layer's own, those next to it and above it, the
+        // environment's.
         let own = Utf8Path::new("environments").join(around.environment);
         let names: Vec<&Utf8PathBuf> = self
             .files
@@ -143,8 +144,8 @@ impl Files {
         Ok(found)
     }
 
-    /// Whether Helmfile may come upon a file: all but those of another environment, of
-    /// another layer, and those that nothing of their name leads to.
+    /// Whether Helmfile may read a file: any, except those of another environment or layer, and
+    /// those whose name occurs nowhere.
     fn may_be_read(&self, group: &str, path: &Utf8Path, corpus: &str, environment: &str) -> bool {
         if is_layer(path) || path.as_str() == TOP {
             return false;
@@ -157,14 +158,14 @@ impl Files {
         {
             return false;
         }
-        // A pattern may stand for any name.
+        // A pattern may match any name.
         let patterns = corpus.contains('*');
         let name = Utf8Path::new(group).file_name().unwrap_or_default();
         let stem = name.split('.').next().unwrap_or_default();
         patterns || stem.is_empty() || corpus.contains(stem)
     }
 
-    /// What of a chart, with the charts in it, renders differently though its files, its
+    /// What in a chart, including its subcharts, may render differently although its files, its
     /// values and the server's version are the same.
     fn doubts_of_a_chart(&self, chart: &str, doubts: &mut Vec<String>) {
         let root = Utf8Path::new("charts").join(chart);
@@ -187,7 +188,7 @@ impl Files {
                 let (Token::Word(word) | Token::Text(word)) = token;
                 let why = match token {
                     Token::Word(word) => unsteady(word, kept),
-                    // As `index . "Release"` and `get $ "Capabilities"` ask for them.
+                    // As used in `index . "Release"` and `get $ "Capabilities"`.
                     Token::Text("Release") => Some(REVISION),
                     Token::Text("Capabilities") => Some(CAPABILITIES),
                     Token::Text(_) => None,
@@ -200,20 +201,20 @@ impl Files {
     }
 }
 
-/// All layers in order, which says nothing about what one of them holds.
+/// Lists all layers in order, which says nothing about the content of one.
 const TOP: &str = "helmfile.yaml";
 
-/// What Helmfile reads of no layer.
+/// Files that Helmfile reads for no layer.
 const NO_STATE: [&str; 2] = [TOP, NEEDS];
 
-/// What layers need before they start: xtask's own.
+/// What layers need before they start: only read by xtask.
 const NEEDS: &str = "layers.yaml";
 
-/// What each revision is stamped with: the run's own id, which is another one each time, and
-/// whose run it is. They decide nothing of what is rendered.
+/// What each revision is stamped with: the run's own id, which differs each time, and who ran it.
+/// They do not affect what is rendered.
 const STAMPS: [&str; 2] = ["AMEIDE_RUN", "AMEIDE_BY"];
 
-/// Variables of this program that are named as if they were the tools'.
+/// This program's own variables whose names look like the tools'.
 const OURS: [&str; 2] = ["HELM_LAYER_SELECTOR", "HELMFILE_ENVIRONMENT"];
 
 fn walk(
@@ -230,7 +231,7 @@ fn walk(
     for entry in folder.read_dir_utf8().map_err(|error| failed(&folder, error))? {
         let entry = entry.map_err(|error| failed(&folder, error))?;
         let (path, inner) = (entry.path().to_owned(), inner.join(entry.file_name()));
-        // As Helm reads charts: through links, those to other charts among them.
+        // Follows links, as Helm does when it reads charts, including those to other charts.
         if path.metadata().map_err(|error| failed(&path, error))?.is_dir() {
             walk(root, &inner, depth - 1, files)?;
         } else {
@@ -247,7 +248,8 @@ fn is_layer(path: &Utf8Path) -> bool {
     path.parent().is_some_and(|folder| folder == "helmfiles") && numbered
 }
 
-/// Under which name a change of a file is told: a chart as one thing, every other file by itself.
+/// The name under which a change of a file is reported: a chart as a whole, any other file by
+/// itself.
 fn group_of(path: &Utf8Path) -> Option<String> {
     let mut parts = path.components().map(|part| part.as_str());
     match (parts.next(), parts.next()) {
@@ -257,7 +259,7 @@ fn group_of(path: &Utf8Path) -> Option<String> {
     }
 }
 
-/// With its length before it, so that no two rows of parts are the same bytes.
+/// Adds the length first, so that different sequences of parts never give the same bytes.
 fn part(hash: &mut Sha256, bytes: &[u8]) {
     hash.update((bytes.len() as u64).to_le_bytes());
     hash.update(bytes);
@@ -273,7 +275,7 @@ fn hex(hash: Sha256) -> String {
     crate::files::digest::hex(hash, 16)
 }
 
-/// What differs between two sets of inputs, in words; none where nothing does.
+/// What differs between two sets of inputs, in words; `None` if nothing does.
 pub(crate) fn changed(recorded: &Parts, now: &Parts) -> Option<String> {
     let names: BTreeSet<&String> = recorded.keys().chain(now.keys()).collect();
     let mut told: Vec<String> = names
@@ -295,15 +297,15 @@ pub(crate) fn changed(recorded: &Parts, now: &Parts) -> Option<String> {
     }
 }
 
-/// A template of a chart: a `define`, or what stands in a file outside of them.
+/// A template of a chart: a `define`, or the text of a file outside them.
 struct Piece {
     path: Utf8PathBuf,
-    /// Of a `define`.
+    /// The name of a `define`.
     name: Option<String>,
     text: String,
 }
 
-/// What stands between `{{` and `}}`, comments left out.
+/// The text between `{{` and `}}`, without comments.
 fn actions(text: &str) -> impl Iterator<Item = &str> {
     text.split("{{").skip(1).filter_map(|rest| {
         let action = rest.split("}}").next().unwrap_or_default();
@@ -311,12 +313,12 @@ fn actions(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What an action is made of, as far as it matters here.
+/// The tokens of an action that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token<'a> {
     /// A function or a field: `lookup`, `.Values.images`.
     Word(&'a str),
-    /// What stands in quotes.
+    /// A quoted string.
     Text(&'a str),
 }
 
@@ -349,7 +351,7 @@ fn words(action: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// How long a text in double quotes is, with both of them.
+/// The length of a double-quoted text, including its quotes.
 fn quoted(text: &str) -> usize {
     let mut escaped = false;
     for (index, c) in text.char_indices().skip(1) {
@@ -363,11 +365,11 @@ fn quoted(text: &str) -> usize {
     text.len()
 }
 
-/// A file's definitions, and what stands outside of them.
+/// A file's definitions, and the text outside them.
 fn pieces_of(path: &Utf8Path, text: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut outside = String::new();
-    // The definition that is read, and how many blocks are open in it.
+    // The definition being read, and how many blocks are open in it.
     let mut inside: Option<(String, String, usize)> = None;
     for (index, part) in text.split("{{").enumerate() {
         let action = part.split("}}").next().unwrap_or_default();
@@ -398,21 +400,21 @@ fn pieces_of(path: &Utf8Path, text: &str) -> Vec<Piece> {
         }
     }
     if let Some((_, body, _)) = inside {
-        // It does not end: Helm will say so, and here it counts whoever calls it.
+        // It is not terminated: Helm will report that, and here it counts whoever calls it.
         outside.push_str(&body);
     }
     pieces.push(Piece { path: path.to_owned(), name: None, text: outside });
     pieces
 }
 
-/// The pieces that are rendered: those outside of definitions, and definitions whose name
-/// stands in one that is.
+/// The pieces that are rendered: those outside definitions, and definitions whose name occurs in a
+/// rendered piece.
 fn reached(pieces: &[Piece]) -> Vec<&Piece> {
     let mut found: Vec<&Piece> = pieces.iter().filter(|piece| piece.name.is_none()).collect();
     let mut next = 0;
     while next < found.len() {
         let text = found[next].text.clone();
-        // A name that is put together may be any.
+        // A computed name may be any.
         let any = actions(&text).any(|action| {
             ["include", "template"].iter().any(|call| {
                 action.split(call).skip(1).any(|after| after.starts_with(' ') && !after.trim_start().starts_with('"'))
@@ -432,8 +434,8 @@ fn reached(pieces: &[Piece]) -> Vec<&Piece> {
 const REVISION: &str = "asks which revision it is";
 const CAPABILITIES: &str = "asks what the API server can do";
 
-/// Without `"Release" .Release`: a `dict` that hands the release on under its name says nothing
-/// of it; whoever takes a field of it is found by that.
+/// Removes `"Release" .Release`: a `dict` that passes the release on under its name does not use
+/// it; whoever uses a field of it is found by that.
 fn without_passing_on(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
     let passes_on =
         |pair: &[Token<'_>]| matches!(pair, [Token::Text("Release"), Token::Word(".Release" | "$.Release")]);
@@ -450,12 +452,12 @@ fn without_passing_on(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
     kept
 }
 
-/// Why a word of a template makes the rendering depend on more than its inputs. What is
-/// looked up or made by chance is no doubt where the chart keeps it in its own objects,
-/// which are looked at by themselves.
+/// Why a word of a template makes the rendering depend on more than its inputs. What is looked up
+/// or generated randomly is no doubt if the chart keeps it in its own objects, which are checked
+/// separately.
 fn unsteady(word: &str, kept: bool) -> Option<&'static str> {
     let capabilities = word.contains(".Capabilities") && !word.contains(".Capabilities.KubeVersion");
-    // The last one is all of it, for `toYaml` and `with`.
+    // The last one is the whole object, for `toYaml` and `with`.
     let revision = [".Release.Revision", ".Release.IsUpgrade", ".Release.IsInstall", ".Release"];
     match word {
         "lookup" => (!kept).then_some("looks into the cluster"),
@@ -469,18 +471,18 @@ fn unsteady(word: &str, kept: bool) -> Option<&'static str> {
     }
 }
 
-/// `randAlphaNum`, `genSelfSignedCert` and their kind.
+/// `randAlphaNum`, `genSelfSignedCert` and similar functions.
 fn chance(word: &str) -> bool {
     ["rand", "gen"]
         .iter()
         .any(|prefix| word.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase())))
 }
 
-/// Helmfile's own functions that reach beyond its inputs. Not `readFile`, `exec` and their
-/// kind: Helmfile runs without them, and a template that calls them fails.
+/// Helmfile's own functions that go beyond its inputs. Not `readFile`, `exec` and similar: Helmfile
+/// runs without them, and a template that calls them fails.
 const BEYOND: [&str; 4] = ["isFile", "isDir", "fetchSecretValue", "expandSecretRefs"];
 
-/// Those that it runs without.
+/// The functions that it runs without.
 const OFF: [&str; 5] = ["exec", "envExec", "readFile", "readDir", "readDirEntries"];
 
 fn doubts_of_values(path: &Utf8Path, text: &str, doubts: &mut Vec<String>) {
@@ -496,7 +498,7 @@ fn doubts_of_values(path: &Utf8Path, text: &str, doubts: &mut Vec<String>) {
     }
 }
 
-/// A state file, or what it is made of.
+/// A state file, or a part of it.
 fn doubts_of_a_state(path: &Utf8Path, text: &str, layer: bool, doubts: &mut Vec<String>) {
     doubts_of_values(path, text, doubts);
     let mut text = text.to_owned();
@@ -529,8 +531,8 @@ fn doubts_of_a_state(path: &Utf8Path, text: &str, layer: bool, doubts: &mut Vec<
     }
 }
 
-/// Without what is a comment of YAML or of a template. A template in a comment of YAML is
-/// carried out all the same, and stays.
+/// Removes comments of YAML and of templates. A template in a YAML comment is executed all the
+/// same, and so is kept.
 fn uncommented(text: &str) -> String {
     let mut kept = String::new();
     let mut rest = text;
@@ -547,7 +549,7 @@ fn uncommented(text: &str) -> String {
         .collect()
 }
 
-/// All that is in doubt of a text, taken for every kind of file.
+/// All doubts about a text, treated as every kind of file.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn doubts_in(text: &str) -> Vec<String> {
     let (path, mut doubts, mut named) = (Utf8Path::new("file"), Vec::new(), BTreeSet::new());
@@ -559,7 +561,7 @@ pub(crate) fn doubts_in(text: &str) -> Vec<String> {
     doubts
 }
 
-/// The variables that a template asks for.
+/// The variables that a template reads.
 fn variables_in(path: &Utf8Path, text: &str, named: &mut BTreeSet<String>, doubts: &mut Vec<String>) {
     for action in actions(text) {
         let tokens = tokens(action);
@@ -579,7 +581,7 @@ fn variables_in(path: &Utf8Path, text: &str, named: &mut BTreeSet<String>, doubt
 mod tests {
     use super::*;
 
-    /// A tree of one environment with these files below `infra/kubernetes`, besides two layers.
+    /// A tree with one environment, these files below `infra/kubernetes`, and two layers.
     struct World {
         folder: tempfile::TempDir,
     }

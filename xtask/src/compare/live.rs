@@ -1,12 +1,12 @@
-//! How the objects stand that Helm made: whether somebody changed what Helm owns of them,
-//! and whether what runs is whole. Only looked at, one GET for each object; of kinds that
-//! run something the whole object is read, of all others their metadata alone, so that no
-//! Secret's data travels.
+//! The state of the objects that Helm made: whether somebody changed fields that Helm owns, and
+//! whether workloads are healthy. Only looks, with one GET for each object; for kinds that run
+//! something the whole object is read, for all others only their metadata, so that no Secret's data
+//! is transferred.
 //!
-//! Helm applies on the server's side: what it set is listed in the object's `managedFields`,
-//! under its name, and moves away from there when somebody else sets it. So that list and
-//! the object's uid tell a change by others, in every kind, without a dry run. Not seen
-//! is what Helm never set, and who writes in Helm's name.
+//! Helm uses server-side apply: the fields it set are listed in the object's `managedFields` under
+//! its name, and leave that list when somebody else sets them. So that list and the object's uid
+//! reveal a change by others, for every kind, without a dry run. Fields that Helm never set, and
+//! changes made under Helm's name, are not seen.
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -23,41 +23,41 @@ use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::read_failed;
 use run_record::Failure;
 
-/// An object that Helm made, and how it stood then.
+/// An object that Helm made, and its state at that time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Made {
     #[serde(flatten)]
     pub place: Place,
     pub uid: String,
-    /// The digest of what Helm owns of it.
+    /// The digest of the fields that Helm owns.
     pub owns: String,
 }
 
-/// An object as it is now.
+/// An object's current state.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub metadata: ObjectMeta,
-    /// All of it, where it was asked for.
+    /// The whole object, if requested.
     pub whole: Option<Value>,
 }
 
-/// How many are asked for at once: the client has one connection for each.
+/// How many requests run at once: the client uses one connection for each.
 pub(crate) const AT_ONCE: usize = 6;
 
-/// Each of these as it is now; none for one that is gone.
+/// The current state of each of these; `None` for one that is gone.
 ///
 /// # Errors
-/// Those of reading: what was not seen is not said to be gone.
+/// Errors from reading: what was not seen is not reported as gone.
 pub(crate) async fn look(client: &Client, places: &[Place]) -> Result<Vec<Option<Seen>>, Failure> {
     let gets = places.iter().map(|place| whole(client, place, runs(place)));
     let all: Vec<Result<Option<Seen>, Failure>> = futures_util::stream::iter(gets).buffered(AT_ONCE).collect().await;
     all.into_iter().collect()
 }
 
-/// An object as it is now, all of it or its metadata alone; none for one that is gone.
+/// An object's current state, whole or only its metadata; `None` if it is gone.
 ///
 /// # Errors
-/// Those of reading.
+/// Errors from reading.
 pub(crate) async fn whole(client: &Client, place: &Place, all: bool) -> Result<Option<Seen>, Failure> {
     let api = place.api(client);
     let seen = if all {
@@ -83,11 +83,11 @@ fn runs(place: &Place) -> bool {
     )
 }
 
-/// What Helm owns of an object, as one digest: without the times, which say nothing, and
-/// without status, which is not Helm's.
+/// A digest of the fields that Helm owns: without times, which do not matter, and without status,
+/// which is not Helm's.
 ///
 /// # Errors
-/// Where it is not exactly one list: then nothing can be told by it.
+/// If there is not exactly one list: then it proves nothing.
 pub(crate) fn owned(metadata: &ObjectMeta) -> Result<String, String> {
     Ok(digest_of(helms(metadata)?))
 }
@@ -108,16 +108,16 @@ fn digest_of(fields: Value) -> String {
     digest(fields.to_string().as_bytes())
 }
 
-/// What an object's look says of it.
+/// What a look at an object shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     AsMade,
-    /// As made, but for the number of its pods, which an autoscaler sets; the words for it.
+    /// As made, except for its replicas, which an autoscaler sets; with a description.
     Scaled(String),
     Drifted(Drift),
 }
 
-/// An object beside what was recorded of it. `now` is the API server's time.
+/// Compares an object with its record. `now` is the API server's time.
 pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Standing {
     let object = made.place.to_string();
     let whole = |what: &str| Drift { object: object.clone(), field: None, manager: None, ago: None, what: what.into() };
@@ -134,7 +134,7 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
         Ok(fields) if digest_of(fields.clone()) == made.owns => return Standing::AsMade,
         Ok(fields) => fields,
     };
-    // To 0 nobody is noted for it: the API server's Scale leaves that number out.
+    // Scaling to 0 is recorded for nobody: the API server's Scale omits that number.
     let scaled = with_replicas(fields).is_some_and(|fields| digest_of(fields) == made.owns);
     if scaled && let Some(scaler) = autoscaler(metadata) {
         let text = format!("{object}: spec.replicas is set by {scaler}, an autoscaler: it is left as it is");
@@ -150,7 +150,7 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
     Standing::Drifted(Drift { object, field, manager, ago, what: what.to_owned() })
 }
 
-/// How long something is ago.
+/// How long ago something was.
 pub(crate) fn in_words(seconds: i64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -160,14 +160,14 @@ pub(crate) fn in_words(seconds: i64) -> String {
     }
 }
 
-/// The autoscaler that scales the object by the subresource: the one of Kubernetes, which its
-/// controller manager runs, KEDA's, or one that says so by its name. Anybody else is a person,
-/// or a person's tool.
+/// The autoscaler that scales the object through the subresource: Kubernetes' own, which runs in
+/// the controller manager, KEDA's, or one identified by its name. Anybody else is a person, or a
+/// person's tool.
 fn autoscaler(metadata: &ObjectMeta) -> Option<&str> {
     scaler(metadata).and_then(autoscaler_name)
 }
 
-/// Who scales it by the subresource, of which the API server notes no time.
+/// Who scales it through the subresource, for which the API server records no time.
 fn scaler(metadata: &ObjectMeta) -> Option<&str> {
     let entry = metadata.managed_fields.iter().flatten().find(|entry| {
         entry.subresource.as_deref() == Some("scale")
@@ -176,7 +176,7 @@ fn scaler(metadata: &ObjectMeta) -> Option<&str> {
     entry.manager.as_deref()
 }
 
-/// The manager's name, where it is one that scales.
+/// The manager's name, if it is an autoscaler.
 pub(crate) fn autoscaler_name(manager: &str) -> Option<&str> {
     let scales = manager == "kube-controller-manager" || manager.starts_with("keda") || manager.contains("autoscaler");
     scales.then_some(manager)
@@ -184,14 +184,14 @@ pub(crate) fn autoscaler_name(manager: &str) -> Option<&str> {
 
 const REPLICAS: &str = ".spec.replicas";
 
-/// The list as it would be if `spec.replicas` were in it still.
+/// The list as if it still contained `spec.replicas`.
 fn with_replicas(mut fields: Value) -> Option<Value> {
     let spec = fields.get_mut("f:spec")?.as_object_mut()?;
     spec.insert("f:replicas".to_owned(), Value::Object(serde_json::Map::new()));
     Some(fields)
 }
 
-/// The newest change by somebody else: a field that Helm does not own (any more), who, and when.
+/// The latest change by somebody else: a field that Helm does not own (any more), who, and when.
 fn changed_by(metadata: &ObjectMeta) -> (Option<String>, Option<String>, Option<Timestamp>) {
     let entries = || metadata.managed_fields.iter().flatten();
     let helms: Vec<String> =
@@ -200,15 +200,15 @@ fn changed_by(metadata: &ObjectMeta) -> (Option<String>, Option<String>, Option<
     let others = entries().filter(|entry| !is_helms(entry) && entry.subresource.as_deref() != Some("status"));
     let mut others: Vec<(Option<Timestamp>, &ManagedFieldsEntry)> = others.map(|entry| (time(entry), entry)).collect();
     others.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
-    // What was there before Helm last set anything has taken nothing from it.
+    // An entry older than Helm's last change has taken nothing from it.
     let helm = entries().filter(|entry| is_helms(entry)).map(time).max().flatten();
     let Some((time, newest)) = others.first().filter(|(time, _)| *time >= helm) else { return (None, None, None) };
     let field = by_hand::fields(newest, false).into_iter().find(|field| !helms.contains(field));
     (field, newest.manager.clone(), *time)
 }
 
-/// What of an object does not run as it is meant to, in words; none where it does, or
-/// where its kind runs nothing that is known here.
+/// What in an object does not run as intended, in words; `None` if it does, or if its kind is not
+/// known to run anything.
 pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
     let whole = seen.whole.as_ref()?;
     let number = |pointer: &str| whole.pointer(pointer).and_then(Value::as_i64);
@@ -278,11 +278,11 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
     why.map(|why| format!("{place}: {why}"))
 }
 
-/// Where the objects of a manifest are, with what it says of each. Kinds are asked for
-/// once for each version of an API.
+/// The locations of a manifest's objects, with their manifests. Kinds are requested once per API
+/// version.
 ///
 /// # Errors
-/// Those of asking; a kind that the server does not have.
+/// Errors from the request; a kind that the server does not have.
 pub(crate) async fn places(
     client: &Client,
     objects: &[Value],
@@ -365,7 +365,7 @@ mod tests {
         for (managed, told) in [
             (vec![helm_entry()], "as made"),
             (vec![helm_entry(), status.clone(), injected.clone()], "as made"),
-            // Whatever a clock said.
+            // Whatever the clock said.
             (vec![later(helm_entry())], "as made"),
             (
                 vec![paused(), entry("kubectl-edit", None, 2, replicas.clone()), status],

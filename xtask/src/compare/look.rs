@@ -1,7 +1,7 @@
-//! One look at layers: what their inputs are, what was recorded of them, and how what Helm
-//! made of them stands. It starts no program and writes nothing; an answer that it cannot
-//! give is a failure or a state of its own, never "in place". What follows from it is
-//! `state`'s to say and the layer's run to do.
+//! One look at layers: their inputs, what was recorded about them, and the state of what Helm made.
+//! It starts no program and writes nothing. If it cannot tell, that is a failure or a separate
+//! state, never "in place". The consequences are decided in `state` and carried out by the layer's
+//! run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,12 +31,12 @@ use crate::world::release::Release;
 use crate::world::{process, tools};
 use run_record::{Code, Failure, InPlace};
 
-/// What is the same for every layer that is looked at.
+/// What is the same for all layers of the look.
 pub(crate) struct Look<'a> {
     context: &'a Context,
     client: &'a Client,
     files: Files,
-    /// The images that are handed over to Helmfile.
+    /// The image lock that is passed to Helmfile.
     lock: Vec<u8>,
     named: Vec<(&'static str, String)>,
     variables: Vec<(String, String)>,
@@ -46,16 +46,16 @@ pub(crate) struct Look<'a> {
     now: Timestamp,
 }
 
-/// A release of a layer, as it was found.
+/// A release of a layer, as found.
 pub(crate) struct Found {
     pub named: Named,
     pub facts: Facts,
     pub state: ReleaseState,
-    /// What is told of it and no reason to do anything.
+    /// What is reported about it but is no reason to do anything.
     pub told: Vec<String>,
-    /// Its record is of other inputs, whatever they render.
+    /// Its record has other inputs, whether or not they render differently.
     is_outdated: bool,
-    /// A field of it is this tool's own: a removal was stopped.
+    /// This tool owns a field of it: a removal was stopped.
     is_held: bool,
     record: Option<Record>,
     /// The newest one.
@@ -67,13 +67,13 @@ impl Found {
         self.named.name == release.name && self.named.namespace == release.namespace
     }
 
-    /// Whether nothing but a fresh rendering is missing to say how it stands.
+    /// Whether only a new rendering is missing to determine its state.
     pub fn is_open(&self) -> bool {
         let open = matches!(&self.facts.kept, Kept::Whole { inputs: Some(_), .. });
         open && self.facts.rendering.is_none() && matches!(self.facts.newest, Some((_, Status::Deployed)))
     }
 
-    /// Whether its record says what is so, inputs too.
+    /// Whether its record is up to date, including the inputs.
     pub fn is_recorded_as_it_is(&self) -> bool {
         matches!(&self.facts.kept, Kept::Whole { .. }) && !self.is_outdated
     }
@@ -83,7 +83,7 @@ impl Found {
         matches!(&self.facts.kept, Kept::Whole { tested: true, .. })
     }
 
-    /// What was recorded of it, where that can be believed.
+    /// Its record, if it is trustworthy.
     pub fn record(&self) -> Option<&Record> {
         self.record.as_ref()
     }
@@ -93,7 +93,7 @@ impl Found {
         self.revision.as_ref()
     }
 
-    /// With what a fresh rendering showed.
+    /// Adds the result of a new rendering.
     pub fn rendered(&mut self, fresh: &record::Renderings) {
         let key = (self.named.namespace.clone(), self.named.name.clone());
         let Some(record) = &self.record else { return };
@@ -103,20 +103,20 @@ impl Found {
     }
 }
 
-/// A layer, as it was found.
+/// A layer, as found.
 pub(crate) struct Sight {
     pub releases: Vec<Found>,
 }
 
 impl Sight {
-    /// How a layer is in place of which nothing has to be done.
+    /// How a layer is in place if nothing has to be done.
     pub fn how(&self) -> InPlace {
         let scaled = self.releases.iter().any(|found| !found.told.is_empty());
         if scaled { InPlace::Scaled } else { InPlace::Unchanged }
     }
 
-    /// Whether this release is known to be as Helm left it, so that no field of it is anybody
-    /// else's: it was compared with its record.
+    /// Whether this release is known to be as Helm left it, so that nobody else owns a field of it:
+    /// it was compared with its record.
     pub fn is_untouched(&self, release: &Release) -> bool {
         let found = self.releases.iter().find(|found| found.is(release));
         found.is_some_and(|found| {
@@ -124,18 +124,18 @@ impl Sight {
         })
     }
 
-    /// Whether a fresh rendering could show that a release is as it should be, which is all
-    /// that is open of it.
+    /// Whether a new rendering could show that a release is as it should be, which is its only open
+    /// question.
     pub fn is_worth_rendering(&self) -> bool {
         self.releases.iter().any(Found::is_open)
     }
 }
 
 impl<'a> Look<'a> {
-    /// Reads the tree, and asks the API server who it is.
+    /// Reads the tree, and identifies the API server.
     ///
     /// # Errors
-    /// Those of reading: `usage`, `forbidden`, `api-unreachable` and their like.
+    /// Errors from reading: `usage`, `forbidden`, `api-unreachable` and similar.
     pub async fn open(context: &'a Context, client: &'a Client, lock: Vec<u8>) -> Result<Self, Failure> {
         let files = Files::read(&context.repo.tree)?;
         let mut named: Vec<(&'static str, String)> = vec![("xtask", env!("XTASK_SOURCES").to_owned())];
@@ -152,13 +152,13 @@ impl<'a> Look<'a> {
         let (server, cluster) = tokio::join!(kubernetes::server(client), cluster(client));
         let server = server?;
         named.push(("the API server's version", server.version));
-        // A release that names no namespace goes there.
+        // The namespace for a release that names none.
         named.push(("the context's namespace", client.default_namespace().to_owned()));
         let variables = variables.collect();
         Ok(Self { context, client, files, lock, named, variables, cluster: cluster?, now: server.time })
     }
 
-    /// Where a release goes that names no namespace.
+    /// The namespace for a release that names none.
     pub fn namespace(&self) -> &str {
         self.client.default_namespace()
     }
@@ -177,10 +177,10 @@ impl<'a> Look<'a> {
         &self.cluster
     }
 
-    /// What the layer is made of now.
+    /// The layer's current inputs.
     ///
     /// # Errors
-    /// Those of reading the tree.
+    /// Errors from reading the tree.
     pub fn inputs(&self, layer: &Layer) -> Result<Inputs, Failure> {
         let around = Around {
             environment: &self.context.repo.env_name,
@@ -191,16 +191,17 @@ impl<'a> Look<'a> {
         self.files.of(layer, &around)
     }
 
-    /// Each of these layers, with the releases that its own records name. None for one of
-    /// which nothing is recorded.
+    /// Each of these layers, with the releases that its own records name. `None` for one without a
+    /// record.
     ///
     /// # Errors
-    /// Those of reading.
+    /// Errors from reading.
     pub async fn recorded(&self, layers: &[Layer]) -> Result<Vec<Option<Sight>>, Failure> {
         let names: Vec<String> = layers.iter().map(Layer::name).collect();
         let labels = format!("owner=helm,layer in ({})", names.join(","));
         let secrets = match helm_storage::metadata(self.client, None, &labels).await {
-            // Who may not see the whole cluster sees what layers.yaml says of the layers.
+            // Without the right to read the whole cluster, only the namespaces in layers.yaml are
+            // read.
             Err(failure) if failure.code == Code::Forbidden => {
                 let needs = self.context.repo.tree.layer_needs()?;
                 let namespaces: BTreeSet<String> = layers.iter().flat_map(|layer| needs.namespaces_of(layer)).collect();
@@ -215,7 +216,7 @@ impl<'a> Look<'a> {
             let records = records.filter_map(|(_, secret)| Record::on(secret).ok());
             let mut records: Vec<Record> =
                 records.filter(|record| record.layer == *name && record.cluster == self.cluster).collect();
-            // Of a release that the layer has no more, the record stays as it was.
+            // A release that the layer no longer has keeps its old record.
             let inputs = self.inputs(layer)?;
             records.sort_by_key(|record| record.inputs != inputs.parts);
             known.extend(records.into_iter().next().map(|record| (layer, record.releases, inputs)));
@@ -227,10 +228,10 @@ impl<'a> Look<'a> {
         Ok(names.iter().map(|name| seen.remove(name)).collect())
     }
 
-    /// A layer with these releases, as Helmfile lists them.
+    /// A layer with these releases, from Helmfile's list.
     ///
     /// # Errors
-    /// Those of reading.
+    /// Errors from reading.
     pub async fn listed(&self, layer: &Layer, releases: &[Release]) -> Result<Sight, Failure> {
         let mut sights = self.judge(&[(layer, named(releases), self.inputs(layer)?)]).await?;
         sights.pop().ok_or_else(|| Failure::usage(format!("{} was not looked at", layer.name())))
@@ -241,7 +242,7 @@ impl<'a> Look<'a> {
         for named in layers.iter().flat_map(|(_, releases, _)| releases) {
             names.entry(&named.namespace).or_default().insert(&named.name);
         }
-        // By name and not by label alone: a revision that somebody made by hand has no label of a layer.
+        // By name and not only by label: a revision made by hand has no layer label.
         let lists = names.iter().map(async |(namespace, names)| {
             let names: Vec<&str> = names.iter().copied().collect();
             let labels = format!("owner=helm,name in ({})", names.join(","));
@@ -269,7 +270,7 @@ impl<'a> Look<'a> {
             }
             sights.push(Sight { releases: found });
         }
-        // A namespace that goes takes everything with it, a while before it does.
+        // A namespace that is being deleted takes everything with it, after a while.
         wanted.extend(names.keys().map(|name| namespace(name)));
         wanted.sort();
         wanted.dedup();
@@ -348,11 +349,11 @@ impl<'a> Look<'a> {
         Found { named: named.clone(), facts, state, told: Vec::new(), is_outdated, is_held: false, record, revision }
     }
 
-    /// Whether the Secrets that pods pull with are as this shell's account makes them; they
-    /// are no release's, and are put right here where they are not.
+    /// Makes the pull secrets match this shell's account: they belong to no release, so they are
+    /// corrected right here.
     ///
     /// # Errors
-    /// Those of reading and writing them.
+    /// Errors from reading and writing them.
     pub async fn pull_secret(&self) -> Result<(), Failure> {
         match &self.context.repo.tree.layer_needs()?.pull_secret {
             Some(need) => pull_secret::ensure(&self.context.run, &self.context.repo, self.client, need).await,
@@ -380,15 +381,15 @@ fn named(releases: &[Release]) -> Vec<Named> {
     releases.iter().map(named).collect()
 }
 
-/// Which cluster this is, whatever its context is called.
+/// Identifies the cluster, whatever its context is called.
 async fn cluster(client: &Client) -> Result<String, Failure> {
     let found = Api::<Namespace>::all(client.clone()).get_metadata("kube-system").await;
     let found = found.map_err(|error| read_failed("the namespace kube-system", error))?;
     found.metadata.uid.ok_or_else(|| Failure::new(Code::ApiFailed, "kube-system has no uid"))
 }
 
-/// A release as it stood when Helm was done with it, or as an earlier run recorded it: what is
-/// written down must not be what somebody has made of it since.
+/// A release in the state in which Helm left it, or as an earlier run recorded it: what somebody
+/// has changed since must not get into the record.
 #[derive(Clone, Debug)]
 pub(crate) struct Baseline {
     revision: Revision,
@@ -397,7 +398,7 @@ pub(crate) struct Baseline {
 }
 
 impl Found {
-    /// What its record says, for writing it down again; none where it has none.
+    /// From its record, to write it again; `None` if it has none.
     pub fn baseline(&self) -> Option<Baseline> {
         let record = self.record.as_ref()?;
         Some(Baseline {
@@ -408,8 +409,8 @@ impl Found {
     }
 }
 
-/// How these releases stand now that Helm has synced them, in their order; why not, of one that
-/// cannot be recorded. `before` says which revisions are older than the sync.
+/// The state of these releases now that Helm has synced them, in order; for one that cannot be
+/// recorded, why. `before` says which revisions are older than the sync.
 pub(crate) async fn baselines(
     look: &Look<'_>,
     synced: &[Release],
@@ -473,17 +474,17 @@ async fn baseline(
     Ok(Baseline { revision: revision.clone(), rendered, objects: made })
 }
 
-/// What the layer's run knows of a release when it records it.
+/// What the layer's run knows about a release when it records it.
 pub(crate) struct Outcome<'a> {
     pub release: &'a Release,
-    /// Its tests have passed on the newest revision, now or before.
+    /// Its tests have passed on the newest revision, now or earlier.
     pub tested: bool,
-    /// Why not, where there is nothing to write down.
+    /// Or why there is nothing to record.
     pub baseline: Result<Baseline, String>,
 }
 
-/// Records these releases, each on the revision that its baseline is of; `all` are the layer's.
-/// What cannot be recorded is told, and is looked at in full by the next run.
+/// Records these releases, each on the revision of its baseline; `all` are the layer's. What cannot
+/// be recorded is reported, and gets a full look in the next run.
 pub(crate) async fn write(look: &Look<'_>, layer: &Layer, all: &[Release], outcomes: Vec<Outcome<'_>>) {
     let reporter = &look.context.run.reporter;
     let inputs = match look.inputs(layer) {
@@ -509,14 +510,14 @@ async fn write_one(look: &Look<'_>, record: &Record, of: &Revision) -> Result<()
     let listed = helm_storage::metadata(look.client, Some(&of.namespace), &labels).await;
     let revisions = listed.map_err(|failure| failure.to_string())?.into_iter().map(|(revision, _)| revision);
     let newest = revisions.max_by_key(|revision| revision.revision);
-    // Somebody's `helm upgrade` or `helm rollback` by hand takes no Lease.
+    // A manual `helm upgrade` or `helm rollback` takes no Lease.
     let same = newest.filter(|newest| newest.revision == of.revision && newest.uid == of.uid);
     let Some(newest) = same else { return Err("somebody else has written a revision of it meanwhile".to_owned()) };
     if newest.status != Status::Deployed {
         return Err(format!("revision {} is {}", newest.revision, newest.status.as_str()));
     }
     let text = record.text(newest.uid.as_deref().unwrap_or_default())?;
-    // Only where nobody, Helm above all, has written it since it was read.
+    // Only if nobody, Helm in particular, has written it since it was read.
     let patch = serde_json::json!({"metadata": {
         "resourceVersion": newest.resource_version,
         "annotations": {helm_storage::RECORD: text},

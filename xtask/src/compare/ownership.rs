@@ -1,9 +1,9 @@
-//! Whose the fields are that Helm set: by the object's `managedFields`, beside the manifest
-//! that Helm applied. A field that somebody else sets to another value leaves Helm's list;
-//! one that is taken away, or set by a subresource that notes nobody, is in no list.
+//! Who owns the fields that Helm set: determined from the object's `managedFields` and the manifest
+//! that Helm applied. A field that somebody else sets to another value leaves Helm's list; one that
+//! is removed, or set through a subresource that records nobody, is in no list.
 //!
-//! Paths are those of `fieldsV1` (structured-merge-diff): fields by name, items of a list by
-//! the keys that its type names.
+//! Paths are those of `fieldsV1` (structured-merge-diff): fields by name, list items by the keys
+//! that their type defines.
 
 use std::fmt;
 
@@ -17,11 +17,11 @@ use crate::releases::by_hand::is_helms;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     Field(String),
-    /// The item of a list that has these keys.
+    /// The list item with these keys.
     Item(Map<String, Value>),
 }
 
-/// Where a field is within an object.
+/// The path of a field within an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Path(Vec<Step>);
 
@@ -38,12 +38,12 @@ impl Path {
         Self(self.0.iter().cloned().chain([step]).collect())
     }
 
-    /// Built of field names alone.
+    /// From field names only.
     pub fn of(names: &[&str]) -> Self {
         Self(names.iter().map(|name| Step::Field((*name).to_owned())).collect())
     }
 
-    /// What an object has there.
+    /// The value there in an object.
     pub fn get<'a>(&self, object: &'a Value) -> Option<&'a Value> {
         self.0.iter().try_fold(object, |value, step| match step {
             Step::Field(name) => value.get(name),
@@ -52,7 +52,7 @@ impl Path {
     }
 }
 
-/// As the API server writes it in a conflict, without the first dot.
+/// In the API server's notation for conflicts, without the first dot.
 impl fmt::Display for Path {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         for (index, step) in self.0.iter().enumerate() {
@@ -69,23 +69,23 @@ impl fmt::Display for Path {
     }
 }
 
-/// A key that the manifest leaves out has its default: a port's protocol.
+/// A key that the manifest omits has its default: a port's protocol.
 fn is_item(item: &Value, keys: &Map<String, Value>) -> bool {
     let same = |(key, value): (&String, &Value)| item.get(key).is_none_or(|own| own == value);
     keys.iter().all(same) && keys.keys().any(|key| item.get(key).is_some())
 }
 
-/// A field that somebody else owns, and Helm not.
+/// A field that somebody else owns, and Helm does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Taken {
     pub path: Path,
     pub manager: Option<String>,
     pub time: Option<Timestamp>,
-    /// By which of the object's subresources: `scale`.
+    /// Through which of the object's subresources: `scale`.
     pub subresource: Option<String>,
 }
 
-/// Fields that this manifest sets and that others own by now, Helm not.
+/// Fields that this manifest sets and that are now owned by others and not by Helm.
 pub(crate) fn taken(manifest: &Value, metadata: &ObjectMeta) -> Vec<Taken> {
     let Ok(helms) = helms(metadata) else { return Vec::new() };
     let others = metadata.managed_fields.iter().flatten();
@@ -102,7 +102,7 @@ pub(crate) fn taken(manifest: &Value, metadata: &ObjectMeta) -> Vec<Taken> {
                 time: entry.time.as_ref().map(|time| time.0),
                 subresource: entry.subresource.clone(),
             };
-            // Of several that share it, whoever wrote last.
+            // If several share it, the last one to write.
             match found.iter_mut().find(|known| known.path == taken.path) {
                 Some(known) if known.time < taken.time => *known = taken,
                 Some(_) => {}
@@ -137,7 +137,7 @@ fn taken_of(others: &Value, helms: &Value, manifest: &Value, path: &Path, found:
     }
 }
 
-/// What names the object, what is written only, and what is not Helm's to set: nobody owns it.
+/// Object names, write-only fields, and what is not for Helm to set: nobody owns them.
 const OWNED_BY_NOBODY: [&[&str]; 7] = [
     &["apiVersion"],
     &["kind"],
@@ -148,8 +148,8 @@ const OWNED_BY_NOBODY: [&[&str]; 7] = [
     &["stringData"],
 ];
 
-/// Fields that this manifest sets and that are not Helm's: somebody has taken them away, or set
-/// them to what nobody is noted for (`kubectl scale --replicas=0`).
+/// Fields that this manifest sets and that Helm does not own: somebody has removed them, or set
+/// them in a way that is recorded for nobody (`kubectl scale --replicas=0`).
 pub(crate) fn lost(manifest: &Value, metadata: &ObjectMeta) -> Vec<Path> {
     let mut found = Vec::new();
     if let Ok(helms) = helms(metadata) {
@@ -158,7 +158,7 @@ pub(crate) fn lost(manifest: &Value, metadata: &ObjectMeta) -> Vec<Path> {
     found
 }
 
-/// `helms` is what Helm owns of this value; none where it owns nothing of it.
+/// `helms`: the fields that Helm owns in this value; `None` if it owns none.
 fn lost_of(helms: Option<&Value>, value: &Value, path: &Path, found: &mut Vec<Path>) {
     let fields: Vec<(&String, &Value)> =
         helms.and_then(Value::as_object).into_iter().flatten().filter(|(key, _)| *key != ".").collect();
@@ -264,7 +264,7 @@ mod tests {
         ] {
             let mut fields = helms();
             fields.pointer_mut(within).unwrap().as_object_mut().unwrap().remove(key).unwrap();
-            // Where it was the only one, the field above goes too.
+            // If it was the only one, the field above is removed too.
             let emptied = fields.pointer(within).unwrap().as_object().unwrap().is_empty();
             if let (true, Some((above, last))) = (emptied, within.rsplit_once('/')) {
                 fields.pointer_mut(above).unwrap().as_object_mut().unwrap().remove(last).unwrap();

@@ -1,7 +1,6 @@
-//! The pull secret: with an account's credentials in the shell, and where the environment's
-//! `env.yaml` says `pullSecret: {fromShell: true}`, pods that pull from Docker Hub after all
-//! do so as that account. Where the mirror is complete nothing needs it, and without
-//! credentials nothing is done.
+//! The pull secret: with an account's credentials in the shell, and if the environment's `env.yaml`
+//! says `pullSecret: {fromShell: true}`, pods that still pull from Docker Hub do so with that
+//! account. With a complete mirror nothing needs it, and without credentials nothing is done.
 //!
 //! The format is `kubernetes.io/dockerconfigjson`, a Docker `config.json`:
 //! <https://kubernetes.io/docs/tasks/configure-pod-container/pull-image-private-registry/>.
@@ -23,15 +22,15 @@ use run_record::{Code, Failure};
 const KIND: &str = "kubernetes.io/dockerconfigjson";
 const KEY: &str = ".dockerconfigjson";
 
-/// The account that gets into the cluster. Where none may, half an account is the
-/// mirror's to refuse: nothing of it is used here.
+/// The account that is written to the cluster. If none may be, an incomplete one is left for the
+/// mirror to refuse: nothing of it is used here.
 fn to_write(found: Result<Option<Account>, Failure>, from_shell: bool) -> Result<Option<Account>, Failure> {
     if from_shell { found } else { Ok(None) }
 }
 
-/// Creates the secret, or rotates what it says of Docker Hub, in each of its
-/// namespaces that exists; a namespace that does not is met again before the next layer.
-/// Only where the environment's file lets a person's own account into the cluster.
+/// Creates the secret, or updates its Docker Hub credentials, in each of its namespaces that
+/// exists; a missing namespace is handled before the next layer. Only if the environment's file
+/// allows a personal account in the cluster.
 pub async fn ensure(run: &Run, repo: &Repo, client: &Client, need: &PullSecretNeed) -> Result<(), Failure> {
     let account = account(crate::world::process::environment::variable);
     let from_shell = repo.env.pull_secret.from_shell;
@@ -61,7 +60,8 @@ pub async fn ensure(run: &Run, repo: &Repo, client: &Client, need: &PullSecretNe
         })?;
         let Some(secret) = secret else { continue };
         let parameters = PostParams::default();
-        // The resource version that was read goes with it: somebody else's change in between is a conflict.
+        // Includes the resource version that was read: a change by somebody else in between is a
+        // conflict.
         let written = if existed {
             api.replace(&need.name, &parameters, &secret).await
         } else {
@@ -74,8 +74,7 @@ pub async fn ensure(run: &Run, repo: &Repo, client: &Client, need: &PullSecretNe
     Ok(())
 }
 
-/// The secret as it should be; none where it is so already. What it holds for
-/// other registries stays.
+/// The secret as it should be; `None` if it already is. Its entries for other registries are kept.
 pub(crate) fn with_account(
     found: Option<Secret>,
     need: &PullSecretNeed,
@@ -95,7 +94,7 @@ pub(crate) fn with_account(
     }
     let current = secret.data.as_ref().and_then(|data| data.get(KEY));
     let mut config: Value = match current {
-        // A broken file holds nothing for anybody.
+        // A malformed file is useless, so it is replaced.
         Some(bytes) => serde_json::from_slice(&bytes.0).unwrap_or_else(|_| json!({})),
         None => json!({}),
     };

@@ -1,5 +1,5 @@
-//! What Helmfile makes of a layer's file: its releases, and what they render. Every question
-//! is asked with the same flags, environment and selector as the sync that may follow.
+//! What Helmfile makes of a layer's file: its releases, and what they render. Every query uses the
+//! same flags, environment and selector as the sync that may follow.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -24,12 +24,12 @@ use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
 use run_record::{Code, Failure};
 
-/// Asks Helmfile about layers.
+/// Queries Helmfile about layers.
 #[derive(Clone)]
 pub struct Reader<'a> {
     pub context: &'a Context,
     toolbox: &'a Toolbox,
-    /// Where the images are from, and the file that hands their lock over.
+    /// Where the images come from, and the file that passes their lock on.
     pub origin: Origin,
     values: Utf8PathBuf,
     /// Helmfile's label selector, where a part of a layer is asked for.
@@ -38,7 +38,7 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// # Errors
-    /// A lock of the images that cannot be read, or handed over.
+    /// An image lock that cannot be read or passed on.
     pub fn new(
         context: &'a Context,
         toolbox: &'a Toolbox,
@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
         let content: serde_json::Value = crate::repo::read_yaml(&origin.lock)?;
         let values = context.run.dir.join("images-lock.json");
         let text = serde_json::json!({"imagesLock": content}).to_string();
-        // Layers beside each other share it.
+        // Parallel layers share it.
         files::write_atomically(&values, text.as_bytes())
             .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {values}: {error}")))?;
         Ok(Self { context, toolbox, origin, values, selector })
@@ -68,14 +68,14 @@ impl<'a> Reader<'a> {
         let selected: Vec<&str> = selectors.iter().flat_map(|selector| ["--selector", selector]).collect();
         let mut command = helmfile::command(self.context, self.toolbox, layer);
         command.args(selected).args(arguments).args(["--state-values-file", self.values.as_str()]);
-        // So that a rendering depends on nothing but what it is given.
+        // So that a rendering only depends on what it is given.
         command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
         command.env("AMEIDE_RUN", &self.context.run.id);
         command.env("AMEIDE_BY", history::by_label());
         command
     }
 
-    /// The layer's releases, as Helmfile reads the tree; none where no release matches the selector.
+    /// The layer's releases, as Helmfile reads the tree; none if no release matches the selector.
     pub async fn releases(&self, layer: &Layer, default_namespace: &str) -> Result<Vec<Release>, Failure> {
         match self.read(layer, &["list", "--output", "json"]).await? {
             None => Ok(Vec::new()),
@@ -84,14 +84,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// All that the layer's releases would put into the cluster, hooks, tests and definitions included.
+    /// Everything that the layer's releases would put into the cluster, including hooks, tests and
+    /// CRDs.
     pub async fn render(&self, layer: &Layer) -> Result<String, Failure> {
         Ok(self.read(layer, &["--quiet", "template", "--include-crds"]).await?.unwrap_or_default())
     }
 
-    /// By release, what the cluster would be given now; with `asking`, rendered with what the
-    /// cluster itself answers to charts that ask it. With `crds`, also what a chart's folder of
-    /// that name holds.
+    /// What the cluster would now be given, by release; with `asking`, rendered with the cluster's
+    /// answers to charts that query it; with `crds`, including the content of a chart's `crds`
+    /// folder.
     pub async fn rendered(&self, layer: &Layer, asking: bool, crds: bool) -> Result<Rendered, Failure> {
         let folder = tempfile::tempdir();
         let folder =
@@ -111,19 +112,19 @@ impl<'a> Reader<'a> {
         rendered_below(folder.path()).map_err(|error| self.unreadable(layer, "template", error))
     }
 
-    /// What Helmfile prints of a layer's file; none where none of its releases is selected.
+    /// Helmfile's output for a layer's file; `None` if none of its releases is selected.
     pub async fn read(&self, layer: &Layer, arguments: &[&str]) -> Result<Option<String>, Failure> {
         let verb = arguments.iter().find(|word| !word.starts_with('-')).copied().unwrap_or_default();
         let ask = async || {
             let captured = capture(self.helmfile(layer, arguments)).await;
             captured.map_err(|failure| match failure.code {
-                // Which says nothing about the file.
+                // This says nothing about the file.
                 Code::NoAnswer | Code::Interrupted => failure,
                 _ => self.unreadable(layer, verb, failure.to_string()),
             })
         };
         let mut captured = ask().await?;
-        // It was killed, which says nothing about the file; it changes nothing, so that it is asked again.
+        // It was killed, which says nothing about the file; it changes nothing, so it is run again.
         if captured.status.signal().is_some() {
             captured = ask().await?;
         }
@@ -141,7 +142,7 @@ impl<'a> Reader<'a> {
             ))
             .evidence(line.trim()));
         }
-        // The cause is the last line that says something; the first ones repeat the file.
+        // The cause is in the last non-empty lines; the first ones repeat the file.
         let lines: Vec<&str> = captured.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let last = lines.iter().rev().take(3).rev().copied().collect::<Vec<_>>();
         Err(self.unreadable(layer, verb, last.join(" | ")))
@@ -153,8 +154,8 @@ impl<'a> Reader<'a> {
             .remedy(format!("helmfile -f {} -e {} {verb}", layer.path, self.context.repo.env_name))
     }
 
-    /// Every image that the layer renders is in the mirror, by the digest of the lock,
-    /// for the platforms of the nodes.
+    /// Checks that every image that the layer renders is in the mirror, with the lock's digest, for
+    /// the nodes' platforms.
     pub async fn check_images(
         &self,
         layer: &Layer,
@@ -163,7 +164,8 @@ impl<'a> Reader<'a> {
     ) -> Result<usize, Failure> {
         let platforms = match client {
             Some(client) => match images::node_platforms(client).await {
-                // Nodes are nobody's but the cluster's; without them the images' presence alone is checked.
+                // Reading nodes takes a cluster-wide right; without it only the images' presence is
+                // checked.
                 Err(failure) if failure.code == Code::Forbidden => {
                     let text = format!("the platforms of the nodes are not looked at: {}", failure.message);
                     self.context.run.reporter.note(&layer.name(), text);
@@ -182,8 +184,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Every image that any layer renders is in the mirror as the lock says; where the
-/// cluster answers, for its nodes too. How many there are.
+/// Checks that every image rendered by any layer is in the mirror with the lock's digest; if the
+/// cluster answers, for its nodes too. Returns how many there are.
 pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<usize, Failure> {
     let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let reader = Reader::new(context, &toolbox, lab::origin(&context.repo, lab), None)?;
@@ -211,33 +213,33 @@ pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<us
     failed.map_or(Ok(count), Err)
 }
 
-/// What `helmfile list` says: only what it would do something about, and nothing counts as
-/// wanted that Helmfile leaves alone.
+/// Parses `helmfile list`: only releases that Helmfile would act on; what it ignores does not count
+/// as wanted.
 pub(crate) fn listed(json: &str, default_namespace: &str) -> Result<Vec<Release>, String> {
     let releases: Vec<Release> = serde_json::from_str(json).map_err(|error| error.to_string())?;
     let mut enabled: Vec<Release> = releases.into_iter().filter(|release| release.enabled).collect();
-    // One without a namespace goes where the kubeconfig's context points.
+    // One without a namespace goes to that of the kubeconfig's context.
     let nowhere = enabled.iter_mut().filter(|release| release.namespace.is_empty());
     nowhere.for_each(|release| release.namespace = default_namespace.to_owned());
     Ok(enabled)
 }
 
-/// Helmfile's words for a selector that is none (`ParseLabels`).
+/// Helmfile's message for an invalid selector (`ParseLabels`).
 const MALFORMED_SELECTOR: &str = "malformed label";
 
-/// The lock of the images, as it is written.
+/// The image lock, as written.
 pub(crate) fn bytes(origin: &Origin) -> Result<Vec<u8>, Failure> {
     let path = &origin.lock;
     std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))
 }
 
-/// By namespace and name of a release, its objects.
+/// The objects of a release, by its namespace and name.
 pub(crate) type Rendered = BTreeMap<(String, String), Objects>;
 
-/// The objects in a folder that Helm wrote them to, `NAMESPACE/NAME` each.
+/// The objects in a folder where Helm wrote them, `NAMESPACE/NAME` each.
 ///
 /// # Errors
-/// What cannot be read, or is no YAML: its place, never its text, in which Secrets are.
+/// What cannot be read, or is not YAML: only its position, never its text, which includes Secrets.
 fn rendered_below(folder: &Path) -> Result<Rendered, String> {
     let mut found = Rendered::new();
     for namespace in folders(folder)? {
@@ -275,7 +277,7 @@ fn read_below(release: &Path, folder: &Path, templates: &mut Vec<Value>, crds: &
     Ok(())
 }
 
-/// `CHART/crds/…`, `CHART/charts/OTHER/crds/…`, and not a folder of that name among templates.
+/// `CHART/crds/…`, `CHART/charts/OTHER/crds/…`, but not a folder of that name among templates.
 fn is_of_crds(path: &Path) -> bool {
     let mut names = path.components().map(|part| part.as_os_str());
     names.find(|name| *name == "templates" || *name == "crds").is_some_and(|name| name == "crds")

@@ -1,10 +1,10 @@
-//! What a layer's run leaves for the next one: on the Secret of each deployed revision, an
-//! annotation with digests of what was rendered, from what, and of what Helm made of it.
+//! What a layer's run leaves for the next one: an annotation on the Secret of each deployed
+//! revision, with digests of what was rendered, from what, and of what Helm made of it.
 //!
-//! Helm writes that Secret anew from its name and labels whenever it writes it, so that
-//! whatever Helm does takes the record away with it. A record holds for one Secret, by its
-//! uid, and for one cluster; one that was cut, edited or copied is none. What it is
-//! compared with is `inputs`' and `live`'s to find.
+//! Helm recreates that Secret's metadata from its name and labels whenever it writes it, so
+//! anything that Helm does removes the record. A record is valid for one Secret, by its uid, and
+//! for one cluster; one that was truncated, edited or copied is not valid. What it is compared with
+//! is determined in `inputs` and `live`.
 
 use std::collections::BTreeMap;
 
@@ -21,10 +21,10 @@ use crate::world::release::Release;
 /// All annotations of an object together may have 256 KiB (`TotalAnnotationSizeLimitB`).
 const MOST: usize = 200 << 10;
 
-/// Of what is written down; another number is no record of this program.
+/// The record's format; another number is no record of this program.
 const FORMAT: u32 = 1;
 
-/// A release as the layer's file has it.
+/// A release according to the layer's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Named {
     pub namespace: String,
@@ -43,10 +43,10 @@ impl Named {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
     format: u32,
-    /// The uid of the namespace kube-system, which is that of the cluster.
+    /// The uid of the namespace kube-system, which identifies the cluster.
     pub cluster: String,
     pub layer: String,
-    /// All releases of the layer, so that a missing one is missed.
+    /// All releases of the layer, so that a missing one is noticed.
     pub releases: Vec<Named>,
     pub inputs: Parts,
     /// The digest of manifest and hooks.
@@ -70,10 +70,10 @@ impl Record {
         }
     }
 
-    /// The text for this Secret, with a sum that holds for it alone.
+    /// The text for this Secret, with a checksum that is only valid for it.
     ///
     /// # Errors
-    /// Where it would be too large for an annotation.
+    /// If it would be too large for an annotation.
     pub fn text(&self, uid: &str) -> Result<String, String> {
         let body = serde_json::to_string(self).map_err(|error| error.to_string())?;
         if body.len() > MOST {
@@ -85,7 +85,7 @@ impl Record {
     /// The record on a revision's Secret.
     ///
     /// # Errors
-    /// Why there is none to believe.
+    /// Why there is no trustworthy one.
     pub fn on(secret: &ObjectMeta) -> Result<Self, String> {
         let Some(text) = secret.annotations.as_ref().and_then(|all| all.get(RECORD)) else {
             return Err("there is no record on this revision: xtask did not deploy it, or Helm has rewritten it since"
@@ -103,7 +103,7 @@ impl Record {
     }
 }
 
-/// What was written down, without its sum.
+/// What was recorded, without its checksum.
 pub(crate) fn read(body: &str) -> Result<Record, String> {
     let record: Record = serde_json::from_str(body).map_err(|_| "its record is of another version")?;
     if record.format == FORMAT { Ok(record) } else { Err("its record is of another version".to_owned()) }
@@ -113,7 +113,8 @@ fn sum(uid: &str, body: &str) -> String {
     digest(format!("{RECORD} {uid} {body}").as_bytes())
 }
 
-/// Whether what the Secret stores is Helm's word alone: somebody who edits it owns a part of it then.
+/// Whether only Helm has written the Secret's data: somebody who edits it owns part of it
+/// afterwards.
 fn helms_own(secret: &ObjectMeta) -> bool {
     let stores = |entry: &&k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry| {
         entry
@@ -122,19 +123,19 @@ fn helms_own(secret: &ObjectMeta) -> bool {
             .is_some_and(|fields| fields.0.get("f:data").is_some() || fields.0.get("f:type").is_some())
     };
     let mut owners = secret.managed_fields.iter().flatten().filter(stores);
-    // `Helm`, by an update, for its own storage; `helm` is what it applies.
+    // `Helm`, as an update, for its own storage; `helm` is what it applies.
     owners.next().is_some_and(|entry| entry.manager.as_deref() == Some("Helm")) && owners.next().is_none()
 }
 
-/// One digest of all objects, whatever their order and however they are written.
+/// One digest of all objects, independent of their order and formatting.
 pub(crate) fn rendering<'a>(objects: impl Iterator<Item = &'a Value>) -> String {
-    // Maps of values are sorted by their keys.
+    // Maps are sorted by key.
     let mut texts: Vec<String> = objects.filter(|object| !object.is_null()).map(Value::to_string).collect();
     texts.sort();
     digest(texts.join("\n").as_bytes())
 }
 
-/// By namespace and name of a release, the digest of what a fresh rendering makes of it.
+/// The digest of a new rendering, by a release's namespace and name.
 pub(crate) type Renderings = BTreeMap<(String, String), String>;
 
 /// The digests of what releases render.

@@ -1,6 +1,6 @@
-//! How a layer's releases stand, and what is done about it: one closed list of states,
-//! one function from what was seen to a state, one from a state to an action. Nothing is
-//! looked at or done here, so that each row is tested without a cluster.
+//! The states of a layer's releases, and what is done about each: one closed list of states, one
+//! function from facts to a state, one from a state to an action. There are no looks or actions
+//! here, so each row is tested without a cluster.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ use crate::world::helm_storage::Status;
 pub(crate) struct Drift {
     /// `Deployment ameide/minio`
     pub object: String,
-    /// `.spec.replicas`; none where the object itself is gone or another one.
+    /// `.spec.replicas`; `None` if the object itself is gone or was replaced.
     pub field: Option<String>,
-    /// Who did it, as the API server noted: `kubectl-scale`.
+    /// Who did it, as the API server recorded: `kubectl-scale`.
     pub manager: Option<String>,
     /// How long ago, by the API server's clock: `3 min`.
     pub ago: Option<String>,
-    /// What happened, where it is no field: `is gone`.
+    /// What happened, if it is not about a field: `is gone`.
     pub what: String,
 }
 
@@ -38,24 +38,24 @@ impl fmt::Display for Drift {
     }
 }
 
-/// How one release stands to what the tree says of it.
+/// The state of one release compared with the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReleaseState {
-    /// The tree wants it, and no revision of it is there.
+    /// The tree wants it, and it has no revision.
     Absent,
-    /// Somebody works on it now; says who.
+    /// Somebody is working on it now; says who.
     Owned(String),
-    /// Its newest revision is one that nobody finishes any more; says which.
+    /// Nobody will finish its newest revision; says which.
     Stuck(String),
-    /// The tree says otherwise by now, or it cannot be told that it does not; says why.
+    /// The tree now says something else, or that cannot be excluded; says why.
     OutOfSync(String),
-    /// As the tree says, but for what others have changed since on what Helm made.
+    /// As the tree says, except for what others have changed since in what Helm made.
     Drifted(Vec<Drift>),
-    /// As the tree says, and something of it does not run; says what.
+    /// As the tree says, but something in it does not run; says what.
     Unhealthy(String),
-    /// As the tree says, and whole; its tests have not passed on this revision.
+    /// As the tree says, and healthy; its tests have not passed on this revision.
     Untested,
-    /// As the tree says, whole, and tested.
+    /// As the tree says, healthy, and tested.
     InSync,
 }
 
@@ -82,45 +82,45 @@ fn told(drifts: &[Drift]) -> String {
     }
 }
 
-/// What was found out of the newest revision's record.
+/// The state of the newest revision's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kept {
-    /// None is there, or none that is to be believed; says why.
+    /// There is none, or none that is trustworthy; says why.
     None(String),
-    /// It holds for this revision and this cluster.
+    /// It is valid for this revision and this cluster.
     Whole {
-        /// Why the rendering may differ from the recorded one; none where nothing did that
-        /// decides it.
+        /// Why the rendering may differ from the recorded one; `None` if none of its inputs
+        /// changed.
         inputs: Option<String>,
         tested: bool,
     },
 }
 
-/// What was seen of one release.
+/// The facts about one release.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// The tree wants it installed.
     pub installed: bool,
-    /// The highest revision and its label; none where none is there.
+    /// The highest revision and its label; `None` if there is none.
     pub newest: Option<(u32, Status)>,
-    /// Who works on it, where anybody is known to.
+    /// Who is working on it, if anybody is known to.
     pub owner: Option<String>,
     pub kept: Kept,
-    /// What rendering it anew has shown; none where it was not rendered.
+    /// The result of a new rendering; `None` if it was not rendered.
     pub rendering: Option<Rendering>,
     pub drifts: Vec<Drift>,
-    /// What of it does not run.
+    /// What in it does not run.
     pub ailing: Vec<String>,
 }
 
-/// A fresh rendering beside the recorded one.
+/// A new rendering compared with the recorded one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Rendering {
     Same,
     Different,
 }
 
-/// The state that these facts make.
+/// The state for these facts.
 pub(crate) fn determine(facts: &Facts) -> ReleaseState {
     let Some((revision, status)) = facts.newest.filter(|(_, status)| *status != Status::Uninstalled) else {
         return if facts.installed { ReleaseState::Absent } else { ReleaseState::InSync };
@@ -162,15 +162,15 @@ pub(crate) fn determine(facts: &Facts) -> ReleaseState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Nothing,
-    /// Its tests alone.
+    /// Only its tests.
     Test,
-    /// Whoever works on it is waited for, what nobody finishes is repaired, and Helm brings
-    /// it to what the tree says; its tests follow.
+    /// Wait for whoever works on it, repair what nobody will finish, and let Helm deploy what the
+    /// tree says; its tests follow.
     Sync,
 }
 
-/// What is done about a release in this state. `force` syncs whatever the state is;
-/// without `tests` none are run, nor missed.
+/// What is done about a release in this state. `force` syncs whatever the state is; without `tests`
+/// none are run or required.
 pub(crate) fn act(state: &ReleaseState, force: bool, tests: bool) -> Action {
     match state {
         _ if force => Action::Sync,

@@ -1,5 +1,5 @@
-//! Why nobody answers behind a service. A service is a name: what keeps it from answering
-//! is a matter of its pods, of what makes them, or of the nodes they need.
+//! Why nothing answers behind a Service. A Service is only a name: the reason is in its pods, in
+//! what creates them, or in the nodes they need.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ use super::placement::{self, Hindrance};
 use super::{sources, tracker};
 use crate::world::kubernetes::pod_ready;
 
-/// What stands in the way of the service's pods. Empty where nothing is known against them,
-/// where one of them is ready, and where it cannot be looked at.
+/// What is wrong with the Service's pods. Empty if nothing is known to be wrong, if one of them is
+/// ready, or if they cannot be looked at.
 pub(crate) async fn of(client: &Client, context: &str, namespace: &str, service: &str) -> Hindrance {
     look(client, context, namespace, service).await.unwrap_or_default()
 }
@@ -50,7 +50,7 @@ async fn look(client: &Client, context: &str, namespace: &str, service: &str) ->
     Ok(whole)
 }
 
-/// What a pod's state says against it, with the blocker's code where one is known.
+/// What a pod's state shows to be wrong, with the blocker's code if known.
 fn against(pod: &Pod) -> Vec<String> {
     if pod.metadata.deletion_timestamp.is_some() {
         return vec!["is being deleted".to_owned()];
@@ -64,7 +64,7 @@ fn against(pod: &Pod) -> Vec<String> {
     if facts.is_empty() { vec![format!("{}, not ready yet", tracker::phase(pod).unwrap_or("Pending"))] } else { facts }
 }
 
-/// No pod: a workload that has none on purpose is the most common reason.
+/// There is no pod: the most common reason is a workload scaled to zero.
 async fn nothing_runs(
     client: &Client,
     context: &str,

@@ -1,6 +1,6 @@
-//! Which pods belong to releases: by what made them, up to an object that Helm's annotation or
-//! the stored manifest names, hooks and tests among them. A label says so only of a pod of
-//! which nothing else says anything: charts may set it or not.
+//! Which pods belong to releases: by their owners, up to an object that Helm's annotation or the
+//! stored manifest names, including hooks and tests. A label only counts for a pod about which
+//! nothing else says anything, because charts may or may not set it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ use crate::world::release::annotated;
 /// Namespace and name.
 type ReleaseName = (String, String);
 
-/// An object that a release has made: API group, kind, namespace and name.
+/// An object made by a release: API group, kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Made {
     group: String,
@@ -38,21 +38,21 @@ impl Made {
     }
 }
 
-/// What some releases have made, and which pods were found to be theirs.
+/// What some releases have made, and which pods were found to belong to them.
 pub struct Belongings<'a> {
     client: &'a Client,
     releases: BTreeSet<ReleaseName>,
     made: BTreeMap<Made, ReleaseName>,
-    /// Where a pod of theirs may be.
+    /// The namespaces where their pods may be.
     namespaces: BTreeSet<String>,
-    /// By the pods' uid; what a pod is of never changes.
+    /// By the pods' uid; a pod's release never changes.
     known: RefCell<BTreeMap<String, bool>>,
-    /// Releases whose manifest could not be read, so that only Helm's annotations tell.
+    /// Releases whose manifest could not be read, so that only Helm's annotations count.
     pub unread: Vec<String>,
 }
 
 impl<'a> Belongings<'a> {
-    /// Of the newest revisions of these releases, with their manifests.
+    /// From the newest revisions of these releases, with their manifests.
     pub fn of(client: &'a Client, stored: &[(Revision, Stored)]) -> Self {
         let (mut made, mut unread, mut namespaces) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
         let mut releases = BTreeSet::new();
@@ -84,18 +84,18 @@ impl<'a> Belongings<'a> {
         &self.namespaces
     }
 
-    /// The pods of these releases as they are now, and where a watch for others begins:
-    /// each namespace with its version. Also pods of which it cannot be said, with why.
+    /// The current pods of these releases, and where a watch for others starts: each namespace with
+    /// its version. Also says which pods are unclear, and why.
     ///
     /// # Errors
-    /// Those of listing pods and of reading what made them.
+    /// Errors from listing pods and reading their owners.
     pub async fn pods(&self) -> Result<Found, Failure> {
         let mut found = Found::default();
         for namespace in &self.namespaces {
             let listed = Api::<Pod>::namespaced(self.client.clone(), namespace).list(&ListParams::default()).await;
             let own = self.releases.iter().any(|(own, _)| own == namespace);
             let listed = match listed {
-                // Not where the release itself is: what it has made there may have no pods at all.
+                // Not the release's own namespace: what it has there may not have any pods.
                 Err(error) if is_forbidden(&error) && !own => {
                     found
                         .unclear
@@ -116,10 +116,10 @@ impl<'a> Belongings<'a> {
         Ok(found)
     }
 
-    /// Whether a pod is of one of these releases.
+    /// Whether a pod belongs to one of these releases.
     ///
     /// # Errors
-    /// Those of reading what made it, but for a lacking right, which is an answer of its own.
+    /// Errors from reading its owners, except a missing right, which has its own answer.
     pub async fn has(&self, pod: &Pod) -> Result<Whose, Failure> {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let whose = |theirs: bool| if theirs { Whose::Theirs } else { Whose::Others };
@@ -140,8 +140,8 @@ impl<'a> Belongings<'a> {
         Ok(whose(found))
     }
 
-    /// Goes up from a pod to what made it, until something says of which release that is. It
-    /// may be another one than these.
+    /// Follows a pod's owners until one says which release it belongs to. That may be a release
+    /// other than these.
     async fn by_chain(&self, pod: &Pod) -> Result<Option<ReleaseName>, (String, kube::Error)> {
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let mut current = pod.metadata.clone();
@@ -162,7 +162,7 @@ impl<'a> Belongings<'a> {
             let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &namespace, &resource);
             let found = match api.get_metadata(&above.name).await {
                 Ok(found) => Some(found.metadata),
-                // It is gone, or its kind is named otherwise than most are.
+                // It is gone, or its kind's plural is irregular.
                 Err(kube::Error::Api(status)) if status.code == 404 => None,
                 Err(error) => return Err((format!("{} {namespace}/{}", above.kind, above.name), error)),
             };
@@ -186,7 +186,7 @@ pub struct Found {
     pub pods: Vec<Pod>,
     /// By namespace, the version of its list.
     pub versions: BTreeMap<String, String>,
-    /// Of which pods nothing can be said, and why.
+    /// Which pods are unclear, and why.
     pub unclear: Vec<String>,
 }
 
@@ -195,7 +195,7 @@ pub struct Found {
 pub enum Whose {
     Theirs,
     Others,
-    /// What made it may not be read; in words.
+    /// Its owner may not be read; in words.
     Unknown(String),
 }
 

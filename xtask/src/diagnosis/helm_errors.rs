@@ -1,9 +1,7 @@
-//! What Helm and Helmfile said, found in a job's log wherever it stands: Helmfile
-//! repeats Helm's error in a frame of forty lines (`PATH:`, `ARGS:`, `STDERR:` …), and
-//! goes on with other releases after it.
+//! Finds what Helm and Helmfile said anywhere in a job's log: Helmfile repeats Helm's error in a
+//! frame of forty lines (`PATH:`, `ARGS:`, `STDERR:` …), and goes on with other releases after it.
 //!
-//! Only errors are taken: what a hook or a test printed may stand in the same log, and
-//! its words are not Helm's.
+//! Only errors are taken: output of a hook or a test may be in the same log, and is not Helm's.
 
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 
@@ -18,7 +16,7 @@ pub enum Speaker {
     Helmfile,
 }
 
-/// One error, of one line or several.
+/// One error, of one or more lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
     pub speaker: Speaker,
@@ -26,7 +24,7 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// The most telling verdict on it, and the line that it was read from.
+    /// The most informative verdict about it, and the line that it is based on.
     pub fn verdict(&self) -> Option<(Verdict, String)> {
         let classify = match self.speaker {
             Speaker::Helm => sources::helm,
@@ -43,7 +41,7 @@ impl Statement {
     }
 }
 
-/// A refusal of the API before what may heal, and that before a symptom.
+/// An API refusal comes before what may heal, and that before a symptom.
 pub fn rank(verdict: &Verdict) -> u8 {
     match verdict {
         verdict if verdict.ends == Ends::AtOnce => 0,
@@ -56,28 +54,28 @@ pub fn rank(verdict: &Verdict) -> u8 {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Said {
     pub errors: Vec<Statement>,
-    /// That Helm was killed, in the words of Helmfile.
+    /// Helmfile's message that Helm was killed.
     pub killed: Option<String>,
-    /// The last lines that say something and are no frame: for whom nothing else helps.
+    /// The last lines with content outside frames, in case nothing else helps.
     pub last: Vec<String>,
 }
 
-/// Where in Helmfile's frame a line stands.
+/// The position of a line in Helmfile's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Section {
     Outside,
     Stderr,
     /// `ERROR:`: how the command ended.
     Error,
-    /// The command line, and what stands in `STDERR:` already.
+    /// The command line, and repetitions of what is in `STDERR:`.
     Other,
 }
 
-/// Longer lines are cut: no sentence of Helm's is as long.
+/// Longer lines are cut: no message of Helm's is as long.
 const LINE: usize = 64 * 1024;
-/// Of a longer log, the first and the last half of this are read.
+/// For a longer log, the first and the last half of this are read.
 const READ: u64 = 64 * 1024 * 1024;
-/// Lines of one error; a list of conflicts names each field in one.
+/// The maximum number of lines of one error; a list of conflicts has one line per field.
 const LINES: usize = 200;
 const LAST: usize = 5;
 
@@ -103,7 +101,7 @@ pub fn read(log: &Utf8Path, from: u64) -> std::io::Result<Said> {
     Ok(reader.finish())
 }
 
-/// The next line without its end, cut at [`LINE`] bytes; the rest of it is passed over.
+/// The next line without its line break, cut at [`LINE`] bytes; the rest is skipped.
 fn bounded_line(lines: &mut impl BufRead) -> std::io::Result<Option<String>> {
     let mut line = Vec::new();
     if lines.take(LINE as u64).read_until(b'\n', &mut line)? == 0 {
@@ -127,7 +125,7 @@ fn bounded_line(lines: &mut impl BufRead) -> std::io::Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-/// The errors in lines that are at hand.
+/// The errors in these lines.
 pub fn of_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Said {
     let mut reader = Reader::default();
     lines.into_iter().for_each(|line| reader.line(line));
@@ -137,9 +135,9 @@ pub fn of_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Said {
 struct Reader {
     section: Section,
     open: Option<Statement>,
-    /// Helm's errors of frames, and Helmfile's own.
+    /// Helm's errors in frames, and Helmfile's own.
     errors: Vec<Statement>,
-    /// `Error: …` outside of a frame: Helm's, where it is run without Helmfile.
+    /// `Error: …` outside a frame: Helm's, if it is run without Helmfile.
     bare: Vec<Statement>,
     killed: Option<String>,
     last: std::collections::VecDeque<String>,
@@ -181,7 +179,7 @@ impl Reader {
         }
     }
 
-    /// A line of Helm's standard error, with its indentation taken off.
+    /// A line of Helm's standard error, without indentation.
     fn helm(&mut self, text: &str) {
         if sources::is_warning(text) {
             return;
@@ -261,7 +259,7 @@ fn header(line: &str) -> Option<Section> {
     })
 }
 
-/// What Helmfile says of a state file, without the names of the files it goes through.
+/// What Helmfile says about a state file, without the file names before it.
 fn of_helmfile(text: &str) -> Option<&str> {
     if let Some(says) = text.strip_prefix("err: ") {
         return Some(says);
@@ -285,23 +283,23 @@ fn of_helmfile(text: &str) -> Option<&str> {
     }
 }
 
-/// What Helmfile says of whoever collects its traces, mostly that nobody does (`otlptrace`'s
-/// words, by Go's `log`): nothing that it says of the cluster.
+/// What Helmfile says about its trace collector, usually that it does not answer (from `otlptrace`,
+/// through Go's `log`): it says nothing about the cluster.
 fn is_of_traces(text: &str) -> bool {
     text.contains(" traces export: ") || text.starts_with("OpenTelemetry tracing ")
 }
 
-/// Helmfile's words for a Helm that was killed (Go's `exec.ExitError`), on a line of
-/// their own; and Rust's for a Helmfile that was.
+/// Helmfile's message for a Helm that was killed (Go's `exec.ExitError`), on its own line; and
+/// Rust's for a Helmfile that was.
 pub fn is_killed(line: &str) -> bool {
     matches!(line.trim(), "signal: killed" | "signal: 9 (SIGKILL)")
 }
 
-/// What one other manager holds of an object that Helm applies (server-side apply;
+/// What another manager owns of an object that Helm applies (server-side apply;
 /// `apimachinery/pkg/util/managedfields/internal/conflict.go`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// `Deployment ameide/temporal`, where the message says it.
+    /// `Deployment ameide/temporal`, if the message says.
     pub object: Option<String>,
     pub manager: String,
     pub subresource: Option<String>,
@@ -309,8 +307,8 @@ pub struct Conflict {
 }
 
 impl Conflict {
-    /// An autoscaler that sets `replicas`, which is its business. `kubectl scale` writes
-    /// the same subresource, and is not.
+    /// An autoscaler that sets `replicas`, as it should. `kubectl scale` writes the same
+    /// subresource, but does not count.
     pub fn is_of_autoscaler(&self) -> bool {
         let scales = self.subresource.as_deref() == Some("scale")
             || self.manager.contains("autoscaler")
@@ -319,8 +317,8 @@ impl Conflict {
     }
 }
 
-/// The conflicts that an error lists, in each of its forms: one in the sentence itself,
-/// several by manager, each field on a line.
+/// The conflicts in an error, in each of its forms: one in the sentence itself, several by manager,
+/// each field on a line.
 pub fn conflicts(text: &str) -> Vec<Conflict> {
     let mut found = Vec::new();
     for (before, after) in occurrences(text, "Apply failed with ") {
@@ -335,7 +333,7 @@ pub fn conflicts(text: &str) -> Vec<Conflict> {
     found
 }
 
-/// Each occurrence, with the text of its error before it and after it.
+/// Each occurrence, with the error's text before and after it.
 fn occurrences<'a>(text: &'a str, word: &'a str) -> Vec<(&'a str, &'a str)> {
     let starts: Vec<usize> = text.match_indices(word).map(|(at, _)| at).collect();
     let mut begin = 0;
@@ -353,7 +351,7 @@ fn split_any<'a>(text: &'a str, words: &[&str]) -> Option<(&'a str, &'a str)> {
     Some((&text[..at], &text[at + word.len()..]))
 }
 
-/// After `conflict with "`.
+/// Parses what follows `conflict with "`.
 fn one_conflict(text: &str, object: Option<String>) -> Option<(Conflict, &str)> {
     let (manager, mut rest) = quoted(text)?;
     let mut subresource = None;
@@ -362,7 +360,7 @@ fn one_conflict(text: &str, object: Option<String>) -> Option<(Conflict, &str)> 
         subresource = Some(name);
         rest = tail;
     }
-    // ` using apps/v1 at 2025-11-25T12:00:00Z`: ends at the colon before white space.
+    // ` using apps/v1 at 2025-11-25T12:00:00Z`: ends at the first colon before white space.
     let colon = rest.match_indices(':').find(|(at, _)| rest[at + 1..].starts_with([' ', '\n', '\r']))?.0;
     rest = &rest[colon + 1..];
     let line_end = rest.find('\n').unwrap_or(rest.len());
@@ -372,7 +370,7 @@ fn one_conflict(text: &str, object: Option<String>) -> Option<(Conflict, &str)> 
         return Some((Conflict { object, manager, subresource, fields }, &rest[line_end..]));
     }
     let mut fields = Vec::new();
-    // On lines of their own, or joined by spaces where somebody joined the lines.
+    // On separate lines, or joined by spaces.
     let mut tail = rest;
     while let Some(item) = tail.trim_start().strip_prefix("- ") {
         let ends = [item.find('\n'), item.find(" - ."), item.find(" conflicts with ")];
@@ -383,7 +381,7 @@ fn one_conflict(text: &str, object: Option<String>) -> Option<(Conflict, &str)> 
     (!fields.is_empty()).then_some((Conflict { object, manager, subresource, fields }, tail))
 }
 
-/// The rest of a string in Go's `%q`, and what follows it.
+/// The rest of a string in Go's `%q` format, and what follows it.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -411,7 +409,7 @@ mod tests {
     use super::*;
     use run_record::Code;
 
-    /// Helmfile 1.8 about a Helm that failed, as it stands in a log.
+    /// Helmfile 1.8 about a failed Helm, as in a log.
     const FRAME: &str = r#"Upgrading release=web, chart=../charts/web, namespace=shop
 level=WARN msg="unable to find exact version; falling back to closest available version" chart=web
 
@@ -490,7 +488,7 @@ COMBINED OUTPUT:
     fn what_a_hook_prints_is_not_helms_word() {
         let lines = "Logs for pod web-hook\n  Error: UPGRADE FAILED: another operation is in progress\nnamespace x is being terminated\n";
         assert_eq!(of_lines(lines.lines()).errors, []);
-        // Beside a frame, what stands bare is not Helm's error either.
+        // Next to a frame, text outside it is not Helm's error either.
         let mixed = format!("Error: secrets is forbidden: User \"x\" cannot list resource\n\n{FRAME}");
         let codes: Vec<Code> =
             of_lines(mixed.lines()).errors.iter().filter_map(|e| Some(e.verdict()?.0.rule.code)).collect();

@@ -1,7 +1,7 @@
-//! Pods that a StatefulSet has left behind: made by a revision that it no longer wants, and
-//! unable to start. With ordered pods its controller waits for such a pod to become ready
-//! before it replaces any, and so waits forever though its template is right again.
-//! Kubernetes' docs call the way out a forced rollback, and leave it to people:
+//! Pods that a StatefulSet has left behind: created from a revision that it no longer wants, and
+//! unable to start. With ordered pods its controller waits for such a pod to become ready before it
+//! replaces any, and so waits forever, even after its template is fixed. Kubernetes' docs call the
+//! solution a forced rollback, and leave it to people:
 //! <https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#forced-rollback>.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::tracker;
 
-/// Whether the newest template has been taken up and not all of the set's pods are ready.
+/// Whether the controller has observed the newest template and not all of the set's pods are ready.
 pub(super) fn waits(set: &StatefulSet) -> bool {
     let (Some(spec), Some(status)) = (&set.spec, &set.status) else { return false };
     let rolls = spec.update_strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) != Some("OnDelete");
@@ -21,9 +21,9 @@ pub(super) fn waits(set: &StatefulSet) -> bool {
         && set.metadata.deletion_timestamp.is_none()
 }
 
-/// Whether the set would replace this pod if it were ready: of another revision than the
-/// one that the set updates to, with a container that cannot start, and with nothing in it
-/// that runs. A pod below the partition of a staged update is meant to be of another one.
+/// Whether the set would replace this pod if it were ready: its revision is not the set's update
+/// revision, it has a container that cannot start, and nothing in it runs. A pod below the
+/// partition of a staged update is meant to have another revision.
 pub(super) fn is_left_behind(set: &StatefulSet, pod: &Pod) -> bool {
     let Some(wanted) = set.status.as_ref().and_then(|status| status.update_revision.as_ref()) else { return false };
     let label = |name: &str| pod.metadata.labels.as_ref().and_then(|labels| labels.get(name));
@@ -40,20 +40,20 @@ pub(super) fn is_left_behind(set: &StatefulSet, pod: &Pod) -> bool {
         && tracker::statuses(pod).any(cannot_start)
 }
 
-/// A container that the kubelet has tried to start and could not, or that has ended and
-/// waits for its next try.
+/// A container that the kubelet has tried to start and could not, or that has ended and waits for
+/// its next try.
 fn cannot_start(status: &k8s_openapi::api::core::v1::ContainerStatus) -> bool {
     let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref()?.reason.as_deref());
     waiting.is_some_and(|reason| !matches!(reason, "ContainerCreating" | "PodInitializing"))
 }
 
-/// Pods by their uid that were left behind at one look and at the next: what the controller
-/// does by itself, it does at once.
+/// Pods, by uid, that were left behind at two consecutive looks: what the controller does by
+/// itself, it does at once.
 #[derive(Debug, Default)]
 pub(super) struct SeenTwice(BTreeSet<String>);
 
 impl SeenTwice {
-    /// Of these pods, those that the look before has found too.
+    /// Those of these pods that the previous look also found.
     pub fn again(&mut self, found: Vec<Pod>) -> Vec<Pod> {
         let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
         let now: BTreeSet<String> = found.iter().map(uid).collect();

@@ -1,6 +1,6 @@
-//! Looks at the cluster that a verdict needs beyond what the watches bring: whose a pod
-//! is, whether what was seen still stands, what a container said before it ended, and
-//! what is wrong where no rule knows it. A look that failed is never taken for an answer.
+//! Looks at the cluster that a verdict needs beyond the watches: whose a pod is, whether what was
+//! seen is still true, what a container said before it ended, and what is wrong if no rule matches.
+//! A look that failed is never taken for an answer.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use super::tracker::{self, Owner, Sighting, Stage, exit_in_words};
 use crate::releases::by_hand;
 use crate::world::release::{Release, annotated};
 
-/// The releases of a layer that are to be installed, by namespace and name.
+/// A layer's releases that are to be installed, by namespace and name.
 #[derive(Clone, Debug, Default)]
 pub struct Releases(BTreeSet<(String, String)>);
 
@@ -35,7 +35,7 @@ impl Releases {
         self.0.iter().any(|(_, release)| release == name)
     }
 
-    /// What Helm wrote on an object: whose it is, where it wrote anything.
+    /// The owner by Helm's annotations on an object, if it has any.
     fn by_annotation(&self, metadata: &ObjectMeta) -> Option<Owner> {
         let ours = self.0.contains(&annotated(metadata)?);
         Some(if ours { Owner::Ours } else { Owner::Others })
@@ -47,17 +47,17 @@ impl Releases {
     }
 }
 
-/// What a hook of Helm, which carries no release's name, says of whose something is.
+/// What a Helm hook, which has no release name, says about its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hooks {
-    /// While Helm runs: that it is this run's.
+    /// While Helm is running: that it belongs to this run.
     OfThisRun,
     NotSure,
 }
 
-/// How long one look may take while a run goes on.
+/// How long one look may take during a run.
 const WITHIN: Duration = Duration::from_secs(3);
-/// Pod, ReplicaSet, Deployment, and what an operator puts above them.
+/// Pod, ReplicaSet, Deployment, and the objects of an operator above them.
 pub(super) const GENERATIONS: usize = 6;
 
 pub(super) async fn within<T>(look: impl Future<Output = Result<T, kube::Error>>) -> Result<T, String> {
@@ -67,12 +67,12 @@ pub(super) async fn within<T>(look: impl Future<Output = Result<T, kube::Error>>
     }
 }
 
-/// Finds out whose objects are, and remembers it.
+/// Determines the owners of objects, and remembers them.
 pub struct Owners<'a> {
     client: &'a Client,
     releases: Releases,
     known: RefCell<BTreeMap<String, Owner>>,
-    /// By the objects' uid, where it is one of these.
+    /// The release by the object's uid, if it is one of these.
     release_of: RefCell<BTreeMap<String, String>>,
 }
 
@@ -81,9 +81,8 @@ impl<'a> Owners<'a> {
         Self { client, releases, known: RefCell::default(), release_of: RefCell::default() }
     }
 
-    /// Whose a pod is: by its label, where that names one of these releases, else by
-    /// what made it. A chart may label its pods otherwise, and an operator's pods carry
-    /// the operator's labels.
+    /// Whose a pod is: by its label, if that names one of these releases, else by its owners. A
+    /// chart may label its pods differently, and an operator's pods carry the operator's labels.
     pub async fn of_pod(&self, pod: &Pod) -> Owner {
         if self.releases.by_label(&pod.metadata) == Some(Owner::Ours) {
             self.remember(&pod.metadata, &pod.metadata);
@@ -92,18 +91,18 @@ impl<'a> Owners<'a> {
         self.of_metadata(&pod.metadata).await
     }
 
-    /// Whose a pod is, by what Helm wrote on the object that made it and on nothing
-    /// else: what is to be deleted needs more than a label.
+    /// Whether a pod is ours, only by Helm's annotations on its owner: deleting something takes
+    /// more than a label.
     pub async fn is_surely_ours(&self, pod: &Pod) -> bool {
         self.by_chain(&pod.metadata, Hooks::NotSure).await.ok().flatten() == Some(Owner::Ours)
     }
 
-    /// The release that an object was found to be of, if it is one of these.
+    /// The release that an object was found to belong to, if it is one of these.
     pub fn release_of(&self, uid: &str) -> Option<String> {
         self.release_of.borrow().get(uid).cloned()
     }
 
-    /// That the object is of the release that `named` names.
+    /// Records that `object` belongs to the release that `named` names.
     fn remember(&self, object: &ObjectMeta, named: &ObjectMeta) {
         let annotation = named.annotations.as_ref().and_then(|all| all.get("meta.helm.sh/release-name"));
         let label = || named.labels.as_ref().and_then(|all| all.get("app.kubernetes.io/instance"));
@@ -144,7 +143,7 @@ impl<'a> Owners<'a> {
         owner
     }
 
-    /// Goes up from an object to what made it, until Helm's annotation says whose it is.
+    /// Follows an object's owners until Helm's annotation says whose it is.
     async fn by_chain(&self, metadata: &ObjectMeta, hooks: Hooks) -> Result<Option<Owner>, String> {
         let mut current = metadata.clone();
         let namespace = metadata.namespace.clone().unwrap_or_default();
@@ -153,8 +152,8 @@ impl<'a> Owners<'a> {
                 self.remember(metadata, &current);
                 return Ok(Some(owner));
             }
-            // Hooks carry no name of a release. One that runs now is of the Helm that
-            // runs now, where its labels name no other.
+            // Hooks have no release name. One that is running now belongs to the Helm that is
+            // running now, unless its labels name another release.
             let is_hook = current.annotations.as_ref().is_some_and(|all| all.contains_key("helm.sh/hook"));
             if is_hook && hooks == Hooks::NotSure {
                 return Ok(None);
@@ -189,16 +188,16 @@ pub(super) fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
     metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
-/// What a last look says of a sighting that would end the run.
+/// The result of a last look at a sighting that would end the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Stands,
     Healed,
-    /// It cannot be said now: the run goes on, and it is looked at again.
+    /// It is unknown now: the run goes on, and it is checked again.
     Unsure,
 }
 
-/// Whether a state of the cluster stands behind a sighting now.
+/// Whether the cluster's current state confirms a sighting.
 pub async fn confirm(client: &Client, sighting: &Sighting) -> Standing {
     let (kind, name) = sighting.object.split_once('/').unwrap_or(("", ""));
     let namespace = &sighting.namespace;
@@ -230,7 +229,7 @@ async fn confirm_pod(client: &Client, sighting: &Sighting, name: &str) -> Standi
     }
     match tracker::phase(&pod) {
         Some("Succeeded") => return Standing::Healed,
-        // What made it makes another: whether that comes up is what counts.
+        // Its owner creates another one: what counts is whether that comes up.
         Some("Failed") => return maker_lacks(client, &pod).await,
         _ => {}
     }
@@ -250,7 +249,7 @@ async fn confirm_pod(client: &Client, sighting: &Sighting, name: &str) -> Standi
     };
     let no_status = tracker::statuses(&pod).next().is_none();
     let stands = match sighting.stage {
-        // It crashed before and does not run now; one that runs may be coming up.
+        // It crashed before and is not running now; if it is running, it may be coming up.
         Stage::Crash => {
             let down = tracker::statuses(&pod).any(|status| {
                 let state = status.state.as_ref();
@@ -265,7 +264,7 @@ async fn confirm_pod(client: &Client, sighting: &Sighting, name: &str) -> Standi
             });
             return if down { Standing::Stands } else { Standing::Unsure };
         }
-        // The image is not there yet, and the kubelet says so itself.
+        // The image is still missing, and the kubelet itself says so.
         Stage::Pull => waits(&[
             "ErrImagePull",
             "ImagePullBackOff",
@@ -301,15 +300,15 @@ async fn maker_lacks(client: &Client, pod: &Pod) -> Standing {
     }
 }
 
-/// Which pods of a workload are counted against those that it wants.
+/// Which of a workload's pods are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Count {
-    /// Those that exist: what its controller cannot make.
+    /// Those that exist: checks whether its controller cannot create them.
     Made,
     Ready,
 }
 
-/// Whether it has fewer pods than it wants; none where it is gone.
+/// Whether it has fewer pods than it wants; `None` if it is gone.
 async fn replica_set_lacks(client: &Client, namespace: &str, name: &str, count: Count) -> Result<Option<bool>, String> {
     let found = within(Api::<ReplicaSet>::namespaced(client.clone(), namespace).get_opt(name)).await?;
     Ok(found.map(|set| {
@@ -344,7 +343,7 @@ async fn daemon_set_lacks(client: &Client, namespace: &str, name: &str, count: C
     }))
 }
 
-/// Whether a Job has given up, or cannot even make its pods.
+/// Whether a Job has given up, or cannot even create its pods.
 async fn job_failed(client: &Client, namespace: &str, name: &str) -> Result<Option<bool>, String> {
     let found = within(Api::<Job>::namespaced(client.clone(), namespace).get_opt(name)).await?;
     Ok(found.map(|job| {
@@ -360,8 +359,8 @@ async fn claim_pends(client: &Client, namespace: &str, name: &str) -> Result<Opt
     Ok(found.map(|claim| claim.status.and_then(|status| status.phase).as_deref() == Some("Pending")))
 }
 
-/// Whether a pod is of its workload's newest revision, as Helm made it: one of a revision
-/// that is being replaced, or whose image somebody else set, says nothing about this run.
+/// Whether a pod belongs to its workload's newest revision, as Helm made it: one of a revision that
+/// is being replaced, or whose image somebody else set, says nothing about this run.
 pub async fn is_current(client: &Client, pod: &Pod) -> Result<bool, String> {
     let namespace = tracker::namespace(pod);
     let revision = |metadata: &ObjectMeta| {
@@ -397,10 +396,10 @@ pub struct Crash {
     pub namespace: String,
     pub container: String,
     pub how: String,
-    /// The line of its log that a rule knows, and its last one, or what the runtime says;
-    /// where there is none of them, why.
+    /// The log line that a rule matches, and the last one, or the runtime's message; if there are
+    /// none, why.
     pub words: String,
-    /// What its log means, where a rule knows a line of it.
+    /// What its log means, if a rule matches a line of it.
     pub verdict: Option<Verdict>,
 }
 
@@ -410,12 +409,12 @@ impl Crash {
     }
 }
 
-/// Lines of a container's log in which its last words are looked for.
+/// How many lines of a container's log are searched for its last words.
 const WORDS: i64 = 40;
-/// Characters of evidence from one place; what is longer is cut.
+/// The maximum length of evidence from one place, in characters.
 const WORD_LENGTH: usize = 1000;
 
-/// The containers of a pod that ended with a failure, each with its last words.
+/// The containers of a pod that failed, each with its last words.
 pub async fn crashes(client: &Client, pod: &Pod) -> Vec<Crash> {
     let api = Api::<Pod>::namespaced(client.clone(), &tracker::namespace(pod));
     let name = pod.metadata.name.clone().unwrap_or_default();
@@ -433,14 +432,14 @@ pub async fn crashes(client: &Client, pod: &Pod) -> Vec<Crash> {
         let log = within(api.logs(&name, &parameters)).await;
         let runtime = ended.message.as_deref().map(str::trim).filter(|message| !message.is_empty());
         let lines = log.as_deref().unwrap_or_default();
-        // The last line that a rule knows is nearest to the end.
+        // The last matching line is closest to the end.
         let known = lines.lines().rev().find_map(|line| Some((sources::log(line)?, line)));
         let (verdict, words) = match (known, runtime, last_line(lines)) {
             (Some((verdict, line)), _, Some(last)) if line.trim() != last => {
                 (Some(verdict), format!("{}; then {}", cut(line.trim()), cut(last)))
             }
             (Some((verdict, line)), ..) => (Some(verdict), line.trim().to_owned()),
-            // A container that never started has no log of its own.
+            // A container that never started has no log.
             (None, Some(message), _) => (None, message.to_owned()),
             (None, None, Some(line)) => (None, line.to_owned()),
             (None, None, None) => (
@@ -460,7 +459,7 @@ pub async fn crashes(client: &Client, pod: &Pod) -> Vec<Crash> {
             verdict,
         });
     }
-    // Of several, the one that says what it lacks has the last word.
+    // The container whose log names the cause comes last, and so takes precedence.
     found.sort_by_key(|crash| crash.verdict.is_some());
     found
 }
@@ -474,11 +473,11 @@ pub fn cut(text: &str) -> String {
     end.map_or_else(|| text.to_owned(), |end| format!("{}…", &text[..end]))
 }
 
-/// How many lines of each kind a verdict without a rule carries.
+/// How many lines of each kind a verdict without a rule has.
 const LINES: usize = 5;
 
-/// What is wrong where no rule says what: the newest warnings about the layer's
-/// objects, and what is not ready, each look that failed said as such.
+/// What is wrong if no rule matches: the newest warnings about the layer's objects, and what is not
+/// ready; failed looks are reported as such.
 pub async fn what_is_wrong(owners: &Owners<'_>, namespaces: &BTreeSet<String>, since: jiff::Timestamp) -> Vec<String> {
     let mut lines = Vec::new();
     for namespace in namespaces {
@@ -527,7 +526,7 @@ async fn newest_warnings(owners: &Owners<'_>, namespace: &str, since: jiff::Time
     found
 }
 
-/// The layer's workloads and pods in a namespace that are not ready, with what they say.
+/// The layer's workloads and pods in a namespace that are not ready, with their status.
 async fn not_ready(owners: &Owners<'_>, namespace: &str) -> Vec<String> {
     match unready(owners, namespace).await {
         Ok(lines) => lines,
@@ -535,10 +534,10 @@ async fn not_ready(owners: &Owners<'_>, namespace: &str) -> Vec<String> {
     }
 }
 
-/// A line for each object of the layer's releases that is not ready.
+/// One line for each object of the layer's releases that is not ready.
 ///
 /// # Errors
-/// One of the looks failed.
+/// If one of the looks failed.
 pub async fn unready(owners: &Owners<'_>, namespace: &str) -> Result<Vec<String>, String> {
     let client = owners.client;
     let all = ListParams::default();
@@ -614,7 +613,7 @@ pub async fn unready(owners: &Owners<'_>, namespace: &str) -> Result<Vec<String>
     Ok(lines)
 }
 
-/// The conditions that do not hold, as `; Available: MinimumReplicasUnavailable: …`.
+/// The conditions that are not fulfilled, as `; Available: MinimumReplicasUnavailable: …`.
 fn conditions<'a>(all: impl Iterator<Item = (&'a str, &'a str, Option<&'a str>, Option<&'a str>)>) -> String {
     all.filter(|(kind, status, ..)| *status != "True" || *kind == "ReplicaFailure")
         .map(|(kind, _, reason, message)| {

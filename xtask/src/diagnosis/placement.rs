@@ -1,5 +1,5 @@
-//! Why no node takes a pod, beyond what the scheduler says: it counts nodes and names none.
-//! A volume of one node's disk holds its pod there, whatever becomes of the node.
+//! Why no node takes a pod, in more detail than the scheduler gives: it counts nodes and names
+//! none. A volume on one node's disk ties its pod to that node, even if the node is gone.
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::Client;
@@ -16,19 +16,19 @@ enum Obstacle {
     Cordoned,
 }
 
-/// What stands in a pod's way, for evidence, and what to do about it.
+/// What blocks a pod, as evidence, and what to do about it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hindrance {
     pub evidence: Vec<String>,
     pub remedy: Option<String>,
 }
 
-/// Looks at the nodes, and at the volumes of a pod that no node takes. What may not be
-/// looked at, or does not answer, adds nothing.
+/// Looks at the nodes, and at the volumes of a pod that no node takes. What may not be read, or
+/// does not answer, adds nothing.
 pub(super) async fn of(client: &Client, context: &str, namespace: &str, pod: &str) -> Hindrance {
     let looked = async {
         let pod = within(Api::<Pod>::namespaced(client.clone(), namespace).get(pod)).await?;
-        // One that has its node waits for something else.
+        // A pod that has its node waits for something else.
         if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
             return Ok(Hindrance::default());
         }
@@ -58,7 +58,7 @@ fn judge(context: &str, namespace: &str, nodes: &[Node], volumes: &[(String, Per
     for (claim, volume) in volumes {
         let hosts = nodes::of_volume(volume);
         let obstacles: Vec<_> = hosts.iter().map(|host| (obstacle(nodes, host), host)).collect();
-        // One of several that takes pods is enough.
+        // One node that takes pods is enough.
         if hosts.is_empty() || obstacles.iter().any(|(obstacle, _)| obstacle.is_none()) {
             continue;
         }
@@ -85,7 +85,7 @@ fn judge(context: &str, namespace: &str, nodes: &[Node], volumes: &[(String, Per
             let state = if *obstacle == Obstacle::Cordoned { "cordoned" } else { "not ready" };
             found.evidence.push(format!("the node {name} is {state}{}", why_not_ready(nodes, name)));
         }
-        // Only where no other one is left does it say what to do.
+        // The remedy is only for the case that no other node is left.
         if out.len() == nodes.len() {
             worst = out.into_iter().min();
         }
@@ -166,7 +166,7 @@ mod tests {
             assert_eq!(found.evidence, [evidence]);
             assert!(found.remedy.as_deref().unwrap().starts_with(remedy), "{found:?}");
         }
-        // What can be used on a node that takes pods is not what is in the way.
+        // A volume that can be used on a node that takes pods is not the obstacle.
         assert_eq!(of(&["a"]), Hindrance::default());
         assert_eq!(of(&["b", "a"]), Hindrance::default());
         assert_eq!(of(&[]), Hindrance::default());

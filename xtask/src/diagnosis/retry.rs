@@ -1,6 +1,5 @@
-//! What is tried again, how often, and when: one table. Everything that does not
-//! stand in it is not tried again. Budgets are per layer run, in
-//! `infra/kubernetes/layers.yaml`.
+//! What is retried, how often, and when, in one table. Anything else is not retried. Budgets are
+//! per layer run, in `infra/kubernetes/layers.yaml`.
 
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ pub struct Spent {
     webhook_unavailable: u32,
 }
 
-/// The next try.
+/// The next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Next {
     pub attempt: u32,
@@ -71,8 +70,8 @@ impl Spent {
         }
     }
 
-    /// As long as the registry asks for, else doubling, within bounds and with a
-    /// jitter of a quarter, so that the nodes of a site do not come back together.
+    /// As long as the registry asks for, else doubling, within limits and with a jitter of a
+    /// quarter, so that the nodes of a site do not retry simultaneously.
     pub fn rate_limit(&mut self, budget: &RateLimit, asked: Option<Duration>) -> Option<Next> {
         if self.rate_limit >= budget.attempts {
             return None;
@@ -87,14 +86,14 @@ impl Spent {
     }
 }
 
-/// Any number that two runs are unlikely to share; nothing depends on its quality.
+/// A number that two runs are unlikely to share; its quality does not matter.
 fn jitter() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish()
 }
 
-/// How the registry of the image that the kubelet's message is about limits us: asked, since
-/// the message does not carry it. A wait longer than an hour is none but an outage of its own.
+/// How the registry of the image in the kubelet's message limits us: asked separately, since the
+/// message does not say. A wait of more than an hour counts as none; it is an outage.
 pub async fn limit(message: &str, repo: &Repo, site: &Site) -> Limit {
     const LONGEST: Duration = Duration::from_secs(3600);
     let Some(image) = image_of(message) else { return Limit::default() };
@@ -102,7 +101,7 @@ pub async fn limit(message: &str, repo: &Repo, site: &Site) -> Limit {
     Limit { wait: limit.wait.map(|wait| wait.min(LONGEST)), ..limit }
 }
 
-/// The image that the kubelet's message is about.
+/// The image in the kubelet's message.
 pub(crate) fn image_of(message: &str) -> Option<&str> {
     let before = ["failed to resolve reference \"", "Failed to pull image \"", "Back-off pulling image \""];
     let (image, _) = before.iter().find_map(|before| message.split_once(before)?.1.split_once('"'))?;

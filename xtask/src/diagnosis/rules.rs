@@ -1,27 +1,26 @@
-//! Which of the blockers a layer's objects, Helm or Helmfile can show, and how long each
-//! may last.
+//! Which blockers a layer's objects, Helm or Helmfile can show, and how long each may last.
 //!
-//! Which message means which blocker is said by source, in [`super::sources`].
+//! Which message means which blocker is defined by source, in [`super::sources`].
 
 use run_record::Code;
 
-/// How long a blocker may stand before it ends a Helmfile run that would else wait
-/// for its own timeout.
+/// How long a blocker may last before it ends a Helmfile run that would otherwise wait for its own
+/// timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lasts {
-    /// It may heal: only when it has stood for so many seconds, and stands at a last look.
+    /// It may heal: it ends the run only after this many seconds, if a last look confirms it.
     For(u64),
-    /// It heals by itself, by a retry that counts by itself, or is Helm's to judge.
+    /// It heals by itself or through a retry with its own limit, or Helm decides.
     Always,
 }
 
-/// When what was seen ends a run. [`super::sources`] decides it: only the state of a
-/// container and an answer of the API can give [`Ends::AtOnce`].
+/// When a sighting ends a run. Decided by [`super::sources`]: only the state of a container and an
+/// answer of the API can give [`Ends::AtOnce`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {
-    /// Nothing that this run does can heal it: as soon as it was seen twice.
+    /// Nothing in this run can heal it: as soon as it was seen twice.
     AtOnce,
-    /// When it has lasted so many seconds, and a state of the cluster stands behind it.
+    /// After this many seconds, if the cluster's state confirms it.
     After(u64),
     Never,
 }
@@ -35,11 +34,11 @@ impl From<Lasts> for Ends {
     }
 }
 
-/// A blocker, as it is judged here: what it is called and what to do about it is the [`Code`]'s.
+/// A blocker as it is judged here; its name and remedy belong to the [`Code`].
 #[derive(Debug)]
 pub struct Rule {
     pub code: Code,
-    /// `retries.patience` of layers.yaml goes before it.
+    /// `retries.patience` of layers.yaml takes precedence.
     pub lasts: Lasts,
 }
 
@@ -62,8 +61,8 @@ pub const RULES: &[Rule] = &[
     Rule { code: Code::NameInUse, lasts: Lasts::Always },
     Rule { code: Code::FieldConflict, lasts: Lasts::Always },
     Rule { code: Code::ReleaseTooLarge, lasts: Lasts::Always },
-    // Helm waits for custom resources too, which nobody here can judge: only a Helm that
-    // has outlived every timeout of its own (900 s by default) is stuck for sure.
+    // Helm also waits for custom resources, which cannot be judged here: only a Helm that has
+    // exceeded all its timeouts (900 s by default) is certainly stuck.
     Rule { code: Code::HelmStuck, lasts: Lasts::For(1800) },
     Rule { code: Code::ImmutableField, lasts: Lasts::For(60) },
     Rule { code: Code::CrdMissing, lasts: Lasts::For(60) },
@@ -92,7 +91,7 @@ pub const RULES: &[Rule] = &[
     Rule { code: Code::ApiCertificate, lasts: Lasts::Always },
 ];
 
-/// The rule of a code.
+/// The rule for a code.
 pub fn of(code: Code) -> Option<&'static Rule> {
     RULES.iter().find(|rule| rule.code == code)
 }

@@ -1,19 +1,19 @@
-//! Which message means which blocker: by its source first, then by its reason, then
-//! by its text. Each source has its own table, and a text is never looked up in the
-//! table of another: what a probe printed, or a container's log, can hold any words.
+//! Which message means which blocker: by its source first, then by its reason, then by its text.
+//! Each source has its own table, and a text is never looked up in another source's table: the
+//! output of a probe, or a container's log, can contain any words.
 //!
-//! Texts are those of the kubelet (`pkg/kubelet/events/event.go`,
-//! `images/types.go`, `container/sync_result.go`), containerd, the scheduler and the
-//! controllers, the API server, Helm 3 and 4 and Helmfile. `tests/messages.tsv` has
-//! real ones with where they come from, and the tests read it row by row.
+//! The texts are those of the kubelet (`pkg/kubelet/events/event.go`, `images/types.go`,
+//! `container/sync_result.go`), containerd, the scheduler and the controllers, the API server, Helm
+//! 3 and 4 and Helmfile. `tests/messages.tsv` has real examples with their origin, and the tests
+//! check each row.
 //!
-//! That only a state or an answer of the API ends a run at once is held by the types:
-//! [`Reason`], the rows of all other sources, has no way to say so.
+//! The types ensure that only a state or an answer of the API ends a run at once: [`Reason`], used
+//! for all other sources, cannot express it.
 
 use super::rules::{self, Ends, Rule};
 use run_record::Code;
 
-/// What was read off one message.
+/// The meaning of one message.
 #[derive(Clone, Copy, Debug)]
 pub struct Verdict {
     pub rule: &'static Rule,
@@ -31,10 +31,10 @@ impl Verdict {
     }
 }
 
-/// Parts, lower case, that must all be in the text.
+/// Parts, in lower case, that must all occur in the text.
 type Parts = &'static [&'static str];
 
-/// A text with one of these is that blocker; no code: it is known, and harmless.
+/// A text with one of these is that blocker; without a code, it is known to be harmless.
 struct Row {
     code: Option<Code>,
     any: &'static [Parts],
@@ -48,22 +48,22 @@ const fn harmless(any: &'static [Parts]) -> Row {
     Row { code: None, any }
 }
 
-/// The rows for these reasons of a source: the first that holds, else `rest`.
+/// The rows for these reasons of a source: the first match, else `rest`.
 struct Reason {
     of: &'static [&'static str],
     texts: &'static [&'static [Row]],
     rest: Option<Code>,
 }
 
-/// As [`Reason`], of a source whose word is a fact about the cluster.
+/// Like [`Reason`], for a source whose messages are facts about the cluster.
 struct Fact {
     reason: Reason,
-    /// What is final when read from this reason: a code, with the texts of it that are
-    /// (all where there are none).
+    /// What is final if it has this reason: a code, with the texts for which it is (if there are
+    /// none, all).
     finals: &'static [(Code, &'static [Parts])],
 }
 
-/// Some: a row holds, with its code.
+/// `Some` if a row matches, with its code.
 fn in_rows(rows: &[Row], lower: &str) -> Option<Option<Code>> {
     let holds = |row: &&Row| row.any.iter().any(|parts| parts.iter().all(|part| lower.contains(part)));
     rows.iter().find(holds).map(|row| row.code)
@@ -77,12 +77,12 @@ fn for_reason<'a>(table: &'a [Reason], reason: &str) -> Option<&'a Reason> {
     table.iter().find(|row| row.of.iter().any(|of| matches_reason(of, reason)))
 }
 
-/// `OutOf*` stands for every reason that begins so.
+/// `OutOf*` matches every reason with that prefix.
 fn matches_reason(of: &str, reason: &str) -> bool {
     of.strip_suffix('*').map_or(of == reason, |prefix| reason.starts_with(prefix))
 }
 
-/// Whatever the kubelet or containerd say about fetching an image.
+/// Anything that the kubelet or containerd says about pulling an image.
 const PULL: &[Row] = &[
     harmless(&[&["unable to retrieve some image pull secrets"]]),
     row(
@@ -104,7 +104,7 @@ const PULL: &[Row] = &[
             &["parent snapshot", "does not exist"],
         ],
     ),
-    // What a pull left behind is broken, or was cut as it was unpacked.
+    // What an earlier pull left is broken, or unpacking was interrupted.
     row(
         Code::ImageInvalid,
         &[&["content digest", "not found"], &["failed to get reader from content store"], &["unexpected media type"]],
@@ -283,7 +283,7 @@ const PULL: &[Row] = &[
     ),
 ];
 
-/// What the kubelet lacks to make a container.
+/// What the kubelet lacks to create a container.
 const CONFIG: &[Row] = &[
     harmless(&[
         &["services have not yet been read"],
@@ -320,7 +320,7 @@ const CONFIG: &[Row] = &[
     ),
 ];
 
-/// What the runtime says when it makes or starts a container.
+/// The runtime's messages when it creates or starts a container.
 const START: &[Row] = &[
     row(Code::DiskFull, &[&["no space left on device"], &["input/output error"]]),
     row(Code::NodeRuntime, &[&["shared or slave mount"], &["not a shared mount"]]),
@@ -366,10 +366,10 @@ const START: &[Row] = &[
     ),
 ];
 
-/// Volumes, as the kubelet and the controllers speak of them.
+/// Volumes, in messages of the kubelet and the controllers.
 const VOLUME: &[Row] = &[
     row(Code::DiskFull, &[&["no space left on device"], &["input/output error"]]),
-    // The kubelet has not seen them yet; it asks again within seconds.
+    // The kubelet has not seen them yet; it retries within seconds.
     harmless(&[&["not registered"], &["failed to sync configmap cache"], &["failed to sync secret cache"]]),
     row(Code::VolumePending, &[&["failed to fetch token"]]),
     row(
@@ -407,12 +407,12 @@ const SANDBOX: &[Row] = &[
     ),
 ];
 
-/// What the kubelet tells of pods in events. None of these ends a run by itself.
+/// What the kubelet reports about pods in events. None of these ends a run by itself.
 const KUBELET: &[Reason] = &[
     Reason { of: &["Unhealthy", "ProbeError", "ProbeWarning"], texts: &[], rest: Some(Code::ProbeFailing) },
     Reason { of: &["Killing"], texts: &[KILLING], rest: None },
-    // `Failed` is said of pulling an image, and of making and starting a container: two
-    // tables, told apart by how the kubelet begins the sentence ([`sentence`]).
+    // `Failed` is used for pulling an image, and for creating and starting a container: two tables,
+    // distinguished by the start of the kubelet's message ([`sentence`]).
     Reason { of: &[PULL_FAILED], texts: &[PULL], rest: None },
     Reason { of: &[MAKE_FAILED], texts: &[MAKE, CONFIG, START, STARTED], rest: None },
     Reason { of: &["InspectFailed"], texts: &[PULL], rest: Some(Code::ImageInvalid) },
@@ -503,16 +503,16 @@ const KUBELET: &[Reason] = &[
         rest: Some(Code::NodeRuntime),
     },
     // Known, and no obstacle: FailedPreStopHook, FailedSync, FailedKillPod, Killing,
-    // FailedToRetrieveImagePullSecret, DNSConfigForming, MissingClusterDNS,
-    // InvalidDiskCapacity, ExceededGracePeriod, Rebooted, PossibleMemoryBackedVolumesOnDisk …
+    // FailedToRetrieveImagePullSecret, DNSConfigForming, MissingClusterDNS, InvalidDiskCapacity,
+    // ExceededGracePeriod, Rebooted, PossibleMemoryBackedVolumesOnDisk …
 ];
 
 const PULL_FAILED: &str = "Failed: pull";
 const MAKE_FAILED: &str = "Failed: make";
 
-/// Which of the two the kubelet speaks of. Of a container: `Error: …` and `Internal
-/// PreStartContainer hook failed: …` (`kuberuntime_container.go`), and of a pod's folders
-/// on the node (`kubelet.go`).
+/// Which of the two the kubelet means. For a container: `Error: …` and `Internal PreStartContainer
+/// hook failed: …` (`kuberuntime_container.go`), and for a pod's folders on the node
+/// (`kubelet.go`).
 fn sentence<'a>(reason: &'a str, lower: &str) -> &'a str {
     let of_making =
         ["error: ", "error making pod data", "internal pre", "failed to create container", "failed to start container"];
@@ -525,13 +525,13 @@ fn sentence<'a>(reason: &'a str, lower: &str) -> &'a str {
 
 const MAKE: &[Row] = &[
     row(Code::ImageNotFound, &[&["errimageneverpull"], &["pull policy of never"]]),
-    // Said again after the pull said why.
+    // Repeated after the pull itself said why.
     harmless(&[&["errimagepull"], &["imagepullbackoff"], &["error: imageinspecterror"], &["error: invalidimagename"]]),
     row(Code::DiskFull, &[&["no space left on device"], &["input/output error"]]),
     row(Code::NodeRuntime, &[&["error making pod data directories"], &["internal pre"]]),
 ];
 
-/// A container that was made, and whose program could not be started.
+/// A container that was created, but whose program could not be started.
 const STARTED: &[Row] = &[row(
     Code::CrashLoop,
     &[
@@ -549,7 +549,7 @@ const KILLING: &[Row] = &[row(Code::ProbeFailing, &[&["failed liveness probe"], 
 
 const BACK_OFF: &[Row] = &[row(Code::CrashLoop, &[&["restarting failed container"]])];
 
-/// The pause image is pulled as any other is.
+/// The pause image is pulled like any other.
 const SANDBOX_IMAGE: &[Row] = &[
     row(Code::RegistryDns, &[&["sandbox image", "no such host"], &["sandbox image", "lookup "]]),
     row(Code::RegistryRateLimited, &[&["sandbox image", "too many requests"]]),
@@ -582,7 +582,7 @@ const SCHEDULER: &[Reason] = &[
 
 const SCHEDULING: &[Row] = &[
     harmless(&[&["skip schedule deleting pod"], &["object has been modified"], &["operation cannot be fulfilled"]]),
-    // What some nodes lack is room, and not health.
+    // If some nodes lack capacity, the problem is not their health.
     row(Code::Unschedulable, &[&["insufficient "], &["too many pods"]]),
     row(Code::DiskFull, &[&["disk-pressure"]]),
     row(
@@ -613,8 +613,8 @@ const SCHEDULING: &[Row] = &[
     ),
 ];
 
-/// What controllers tell of what they cannot make: mostly an answer of the API, which
-/// they ask again until it is another one.
+/// What controllers report that they cannot create: usually an answer of the API, which they retry
+/// until it changes.
 const CONTROLLER: &[Reason] = &[
     Reason {
         of: &[
@@ -656,7 +656,7 @@ const CONTROLLER: &[Reason] = &[
     Reason { of: &["UpdateFailed"], texts: &[SECRET_STORE], rest: None },
 ];
 
-/// No more than a slow API: the controller asks again.
+/// Just a slow API: the controller retries.
 const TRIED_AGAIN: &[Row] =
     &[harmless(&[&["could not be completed at this time"], &["object has been modified"], &["already exists"]])];
 
@@ -667,7 +667,7 @@ const SECRET_STORE: &[Row] = &[row(
     &[&["could not get clustersecretstore"], &["could not get secretstore"], &["secretstore", "not found"]],
 )];
 
-/// The text of a Status of the API server, wherever it is quoted.
+/// The text of an API server's Status, wherever it is quoted.
 const API_ANSWERS: &[Row] = &[
     row(
         Code::ReleaseTooLarge,
@@ -834,8 +834,7 @@ const API_ANSWERS: &[Row] = &[
     ),
 ];
 
-/// Codes that are the API server's own refusal: what stands in the cluster is not the
-/// cause of it.
+/// Codes that are the API server's own refusal: the cluster's state is not its cause.
 const REFUSALS: &[Code] = &[
     Code::ReleaseTooLarge,
     Code::WebhookDenied,
@@ -852,8 +851,8 @@ const REFUSALS: &[Code] = &[
     Code::NameInUse,
 ];
 
-/// Refusals of what the tree says: asked again, the API says the same. Of the others
-/// somebody else may change the reason: a quota, a right, a definition.
+/// Refusals of what the tree says: a retry gives the same answer. For the others, somebody else may
+/// change the reason: a quota, a right, a CRD.
 const FINAL_REFUSALS: &[Code] = &[
     Code::ReleaseTooLarge,
     Code::WebhookDenied,
@@ -864,7 +863,7 @@ const FINAL_REFUSALS: &[Code] = &[
     Code::NameInUse,
 ];
 
-/// Helm's own words, the API's quoted in them apart. Above [`API_ANSWERS`].
+/// Helm's own messages, without the API answers quoted in them. Checked before [`API_ANSWERS`].
 const HELM_FIRST: &[Row] = &[
     row(
         Code::ReleasePending,
@@ -944,7 +943,7 @@ const HELM_FIRST: &[Row] = &[
     ),
 ];
 
-/// Helm and the network between it and the API. Below [`API_ANSWERS`].
+/// Helm and the network between it and the API. Checked after [`API_ANSWERS`].
 const HELM_LAST: &[Row] = &[
     row(Code::Forbidden, &[&["getting credentials: exec"], &[": unauthorized"], &["no auth provider found"]]),
     row(
@@ -977,7 +976,7 @@ const HELM_LAST: &[Row] = &[
     ),
     row(Code::NameInUse, &[&["\" already exists"]]),
     harmless(&[&["release: not found"]]),
-    // What Helm waited for and saw fail: it names the object, the cluster the cause.
+    // What Helm waited for and saw fail: Helm names the object, the cluster has the cause.
     row(
         Code::HookFailed,
         &[
@@ -993,11 +992,11 @@ const HELM_LAST: &[Row] = &[
     ),
 ];
 
-/// Symptoms of pods: what stands in the cluster goes before it, whatever it is.
+/// Symptoms of pods: anything in the cluster's state takes precedence.
 const SYMPTOMS: &[Code] = &[Code::HookFailed];
 
 const HELMFILE: &[Row] = &[
-    // Its frame around a command that failed, which said itself what is wrong.
+    // Its frame around a failed command, which itself said what is wrong.
     harmless(&[&["exited with non-zero status"], &["command \"", "exited"], &["skipping missing"]]),
     row(
         Code::Usage,
@@ -1055,7 +1054,7 @@ const HELMFILE: &[Row] = &[
     ),
 ];
 
-/// The last words of a container that crashed. Most rows are about what may come up.
+/// The last words of a crashed container. Most rows are about dependencies that may still come up.
 const LOG: &[Row] = &[
     harmless(&[&["terminating connection due to administrator command"]]),
     row(Code::ImagePlatform, &[&["exec format error"]]),
@@ -1072,7 +1071,7 @@ const LOG: &[Row] = &[
     row(
         Code::DependencyUnreachable,
         &[
-            // The schema of a database is made by somebody else, who may be about to.
+            // Something else creates a database's schema, possibly right now.
             &["schema version", "mismatch"],
             &["schema version compatibility check failed"],
             &["unable to read db schema version"],
@@ -1158,7 +1157,7 @@ const LOG: &[Row] = &[
     ),
 ];
 
-/// A container's state of waiting, or of how it ended.
+/// The state of a container that is waiting or has ended.
 const STATES: &[Fact] = &[
     Fact {
         reason: Reason { of: &["ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"], texts: &[PULL], rest: None },
@@ -1166,7 +1165,8 @@ const STATES: &[Fact] = &[
             (Code::ImageNotFound, &[]),
             (Code::ImagePlatform, &[]),
             (Code::RegistryProtocol, &[]),
-            // An expired certificate is renewed, a clock is set; a CA is not trusted by waiting.
+            // An expired certificate may be renewed, and a clock set; but waiting does not make a
+            // CA trusted.
             (
                 Code::RegistryTls,
                 &[&["unknown authority"], &["certificate is valid for"], &["ip sans"], &["not standards compliant"]],
@@ -1242,7 +1242,7 @@ const STATES: &[Fact] = &[
         },
         finals: &[],
     },
-    // A Job's condition; a pod whose own deadline passed has the reason as well.
+    // A Job's condition; a pod that exceeded its own deadline has the same reason.
     Fact {
         reason: Reason {
             of: &[
@@ -1261,7 +1261,7 @@ const STATES: &[Fact] = &[
         reason: Reason { of: &["ErrPrepareDynamicResources"], texts: &[], rest: Some(Code::Unschedulable) },
         finals: &[],
     },
-    // Of a pod's status, and of its condition PodScheduled.
+    // A pod's status, and its condition PodScheduled.
     Fact {
         reason: Reason {
             of: &["Unschedulable", "SchedulingGated", "SchedulerError"],
@@ -1277,11 +1277,11 @@ const INSPECT: &[Row] = &[
     row(Code::NodeRuntime, &[&["containerd.sock"], &["deadline exceeded"], &["deadlineexceeded"]]),
 ];
 
-/// A container's waiting state or how it ended: a fact, which may be final.
+/// A container's waiting or terminated state: a fact, which may be final.
 pub fn state(reason: &str, message: &str) -> Option<Verdict> {
     let fact = STATES.iter().find(|fact| fact.reason.of.iter().any(|of| matches_reason(of, reason)));
     let Some(fact) = fact else {
-        // A pod's own reason (`Evicted`, `OutOfcpu`) is written as the kubelet's event is.
+        // A pod's own reason (`Evicted`, `OutOfcpu`) has the same text as the kubelet's event.
         let of_pod = [
             "Evicted",
             "NodeAffinity",
@@ -1308,13 +1308,13 @@ pub fn state(reason: &str, message: &str) -> Option<Verdict> {
     if is_final { Verdict::cannot_heal(code) } else { Verdict::may_heal(code) }
 }
 
-/// Who told an event.
+/// The source of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Teller {
     Kubelet,
     Scheduler,
     Controller,
-    /// An operator, say: its reasons are its own.
+    /// For example an operator, which has its own reasons.
     Other,
 }
 
@@ -1329,14 +1329,14 @@ fn teller(component: Option<&str>, reason: &str) -> Teller {
         "" => Teller::Kubelet,
         name if of_scheduler && name.ends_with("scheduler") => Teller::Scheduler,
         name if name.ends_with("controller") || name.ends_with("-manager") => Teller::Controller,
-        // Schedulers and provisioners have any name, and these reasons one meaning.
+        // Schedulers and provisioners may have any name, but these reasons have one meaning.
         _ if matches!(reason, "FailedScheduling") => Teller::Scheduler,
         _ if matches!(reason, "ProvisioningFailed" | "FailedAttachVolume" | "UpdateFailed") => Teller::Controller,
         _ => Teller::Other,
     }
 }
 
-/// A Warning event: told when it comes, and never the end of a run by itself.
+/// A Warning event: reported when it comes, and never ends a run by itself.
 pub fn event(component: Option<&str>, reason: &str, message: &str) -> Option<Verdict> {
     let table = match teller(component, reason) {
         Teller::Kubelet => KUBELET,
@@ -1348,8 +1348,8 @@ pub fn event(component: Option<&str>, reason: &str, message: &str) -> Option<Ver
     Verdict::may_heal(in_reason(for_reason(table, sentence(reason, &lower))?, &lower)?)
 }
 
-/// Lines that Helm's libraries log beside its errors: klog's (`E0204 17:06:35.898427 …`),
-/// slog's (`level=WARN msg=…`), and `WARNING: …`. None of them is why Helm failed.
+/// Lines that Helm's libraries log next to its errors: klog's (`E0204 17:06:35.898427 …`), slog's
+/// (`level=WARN msg=…`), and `WARNING: …`. None of them is why Helm failed.
 pub fn is_warning(line: &str) -> bool {
     let line = line.trim_start();
     let klog = {
@@ -1366,13 +1366,13 @@ pub fn is_warning(line: &str) -> bool {
     klog || slog || go_log || words.iter().any(|word| line.starts_with(word))
 }
 
-/// A line of Helm's error: an answer of the API in it, or Helm's own words.
+/// A line of Helm's error: an API answer quoted in it, or Helm's own message.
 pub fn helm(message: &str) -> Option<Verdict> {
     let lower = message.to_lowercase();
     if is_warning(message) {
         return None;
     }
-    // An answer that was waited for in vain is one of the API, or of a webhook.
+    // A timeout that names a webhook or a URL is about that webhook or the API.
     if is_timeout(message) && !lower.contains("webhook") && !lower.contains("\"https://") {
         return hook_of_timeout(&lower);
     }
@@ -1385,13 +1385,13 @@ pub fn helm(message: &str) -> Option<Verdict> {
     Verdict::may_heal(in_rows(HELM_LAST, &lower)??)
 }
 
-/// That a hook's Job failed is said beside the deadline as well.
+/// The message about a deadline may also say that a hook's Job failed.
 fn hook_of_timeout(lower: &str) -> Option<Verdict> {
     let failed = lower.contains("backofflimitexceeded") || lower.contains("job/") && lower.contains("status: failed");
     if failed { Verdict::may_heal(Code::HookFailed) } else { None }
 }
 
-/// Whether it is the API server's own refusal, before which nothing goes.
+/// Whether it is the API server's own refusal, which takes precedence over everything.
 pub fn is_refusal(verdict: &Verdict) -> bool {
     REFUSALS.contains(&verdict.rule.code)
 }
@@ -1401,12 +1401,12 @@ pub fn is_symptom(verdict: &Verdict) -> bool {
     SYMPTOMS.contains(&verdict.rule.code)
 }
 
-/// What Helmfile says of itself and of the tree.
+/// What Helmfile says about itself and the tree.
 pub fn helmfile(message: &str) -> Option<Verdict> {
     if is_warning(message) || is_timeout(message) {
         return None;
     }
-    // Of a short command it quotes the error on the same line.
+    // For a short command it quotes the error on the same line.
     if let Some((_, quoted)) = message.split_once("exited with non-zero status: ") {
         return helm(quoted);
     }
@@ -1450,7 +1450,7 @@ fn names_unset_variable(line: &str) -> bool {
     })
 }
 
-/// Symptoms: they say that something took too long, and not what.
+/// Symptoms: they say that something took too long, but not what.
 pub fn is_timeout(message: &str) -> bool {
     let lower = message.to_lowercase();
     lower.contains("context deadline exceeded") && !lower.contains("client rate limiter")
@@ -1459,15 +1459,14 @@ pub fn is_timeout(message: &str) -> bool {
         || lower.contains(" not ready. status:")
 }
 
-/// What the API server answers: a Status, by its reason where that says it all, and by
-/// its message.
+/// The API server's answer: a Status, by its reason if that is specific enough, and by its message.
 pub fn api(reason: &str, message: &str) -> Option<Verdict> {
     let lower = message.to_lowercase();
     if let Some(code) = in_rows(API_ANSWERS, &lower) {
         return of_api(code?);
     }
     match reason {
-        // Of an eviction: a PodDisruptionBudget holds it back for a while.
+        // For an eviction: a PodDisruptionBudget blocks it for a while.
         "TooManyRequests" if lower.contains("disruption budget") => None,
         "AlreadyExists" => of_api(Code::NameInUse),
         "Unauthorized" | "Forbidden" => of_api(Code::Forbidden),
@@ -1548,7 +1547,7 @@ mod tests {
         for line in table().iter().filter(|line| line.source != "k3d") {
             let verdict = judged(line);
             let code = verdict.map(|verdict| verdict.rule.code);
-            // Of a program that has ended, the table says whether it is tried again.
+            // For a program that has ended, the table says whether it is retried.
             let ended = matches!(line.source, "helm" | "helmfile" | "warning");
             let ends = if ended { line.may_end } else { in_words(verdict) };
             if code != line.code || ends != line.may_end {
@@ -1594,7 +1593,7 @@ mod tests {
         }
     }
 
-    /// A rule that is written in capitals would never hold.
+    /// A rule with capital letters would never match.
     #[test]
     fn texts_of_rules_are_lower_case() {
         for row in [PULL, CONFIG, START, VOLUME, SANDBOX, API_ANSWERS, HELM_FIRST, HELM_LAST, HELMFILE, LOG, SCHEDULING]
@@ -1605,8 +1604,8 @@ mod tests {
         }
     }
 
-    /// Texts of any words, whole messages of every source and halves of them among them,
-    /// given to each source but states under each of its reasons.
+    /// Random texts, including whole messages of every source and halves of them, given to each
+    /// source except states, under each of its reasons.
     #[test]
     fn no_text_ends_a_run_at_once_without_a_state_or_an_answer_of_the_api() {
         let table = table();
@@ -1644,7 +1643,7 @@ mod tests {
             if is_warning(&text) {
                 assert!(helm(&text).is_none() && helmfile(&text).is_none(), "{text}");
             }
-            // A probe's output is evidence of the probe, whatever it says.
+            // A probe's output is evidence about the probe, whatever it says.
             assert_eq!(
                 event(Some("kubelet"), "Unhealthy", &text).map(|found| found.rule.code),
                 Some(Code::ProbeFailing)

@@ -1,4 +1,4 @@
-//! The diagnosis against an API server that answers as one does, over HTTP on loopback.
+//! The diagnosis against a simulated API server, over HTTP on loopback.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::run::reporter::{Format, Reporter};
 use crate::stand_in;
 use run_record::Code;
 
-/// What the API server answers to one request.
+/// The API server's answer to one request.
 enum Answer {
     Json(u16, Value),
     /// A container's log.
@@ -31,7 +31,7 @@ enum Held {
 struct Server(stand_in::Server);
 
 impl Server {
-    /// `answer` is given method, path, and how often that very request came before.
+    /// `answer` gets method, path, and how many times the same request came before.
     fn start(answer: impl Fn(&str, &str, usize) -> Answer + Send + Sync + 'static) -> Self {
         let lines = |lines: Vec<Value>| lines.iter().map(Value::to_string).collect();
         Self(stand_in::Server::start(move |request| match answer(&request.method, &request.target, request.before) {
@@ -76,7 +76,7 @@ fn list(kind: &str, items: Vec<Value>) -> Answer {
     )
 }
 
-/// Whatever is not asked for by a test: empty lists, watches that bring nothing.
+/// The default for anything else: empty lists, and watches without events.
 fn nothing(path: &str) -> Answer {
     if path.contains("watch=true") {
         return Answer::Watch(Vec::new(), Held::Open);
@@ -87,7 +87,7 @@ fn nothing(path: &str) -> Answer {
     list("Any", Vec::new())
 }
 
-/// A context, with the folder that it keeps its files in.
+/// A context, with the folder for its files.
 fn context() -> (Context, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
@@ -149,7 +149,7 @@ fn waiting(reason: &str, message: &str) -> Value {
     }]})
 }
 
-/// An object as a request for its metadata shows it.
+/// An object in the answer to a request for its metadata.
 fn metadata(kind: &str, name: &str, release: Option<&str>, owner: Option<(&str, &str)>) -> Answer {
     let annotations =
         release.map(|release| json!({"meta.helm.sh/release-name": release, "meta.helm.sh/release-namespace": "shop"}));
@@ -177,13 +177,13 @@ fn event(reason: &str, message: &str, kind: &str, name: &str) -> Value {
     }})
 }
 
-/// The watch's verdict, if it comes within the time.
+/// The watch's verdict, if it comes in time.
 async fn watched(diagnosis: &Diagnosis<'_>, budgets: &Budgets, within: Duration) -> Option<Failure> {
     let mut spent = Spent::default();
     tokio::time::timeout(within, diagnosis.watch(budgets, &mut spent)).await.ok()
 }
 
-/// On a thread of its own: what never yields would hold any timer of its runtime up.
+/// On a separate thread: work that never yields would block any timer of its runtime.
 fn ends_by_itself<F: Future<Output = ()>>(what: &str, work: impl FnOnce() -> F + Send + 'static) {
     let (done, ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -287,7 +287,7 @@ async fn a_watch_that_is_cut_or_forgotten_is_begun_anew_and_never_in_a_busy_loop
             asked.filter(|seen| seen.path().contains("/pods") && seen.target.contains("watch=true") == watched).count()
         };
         let watches = lists(true);
-        // 0.5 s, 1 s, 2 s: a pause that doubles.
+        // 0.5 s, 1 s, 2 s: the pause doubles.
         assert!((2..=5).contains(&watches), "{what}: {watches} watches in 4 s");
         let relisted = lists(false);
         assert_eq!(relisted > 1, listed_again, "{what}: {relisted} lists");
@@ -301,7 +301,7 @@ async fn a_watch_that_is_cut_or_forgotten_is_begun_anew_and_never_in_a_busy_loop
     futures_util::future::join_all(cases).await;
 }
 
-/// A ReplicaSet `web` of a Deployment `web`; whose it is, by what Helm wrote.
+/// A ReplicaSet `web` of a Deployment `web`, whose owner is given by Helm's annotations.
 fn owned_by(release: Option<&'static str>) -> impl Fn(&str) -> Option<Answer> {
     move |path| match path {
         _ if path.contains("/replicasets/web") => {
@@ -400,7 +400,7 @@ async fn only_pods_of_this_layer_in_which_nothing_runs_are_replaced() {
         _ if path.contains("/replicasets/other") => metadata("ReplicaSet", "other", Some("other"), None),
         _ if path.contains("/replicasets/nobody") => metadata("ReplicaSet", "nobody", None, None),
         _ if path.contains("/replicasets/hidden") => forbidden("replicasets"),
-        // Anybody's hook: it carries no release's name.
+        // A hook of any release: it has no release name.
         _ if path.contains("/replicasets/hook") => Answer::Json(
             200,
             json!({
@@ -418,7 +418,7 @@ async fn only_pods_of_this_layer_in_which_nothing_runs_are_replaced() {
                 labelled(pod("db-0", ("StatefulSet", "db"), stuck()), "web"),
                 labelled(pod("db-1", ("StatefulSet", "db"), sidecar()), "web"),
                 pod("of-others", ("ReplicaSet", "other"), stuck()),
-                // Its label says what its maker does not.
+                // Its label says what its owner does not.
                 labelled(pod("says-so", ("ReplicaSet", "other"), stuck()), "web"),
                 labelled(pod("of-nobody", ("ReplicaSet", "nobody"), stuck()), "web"),
                 labelled(pod("hidden", ("ReplicaSet", "hidden"), stuck()), "web"),
@@ -444,8 +444,8 @@ async fn only_pods_of_this_layer_in_which_nothing_runs_are_replaced() {
     }
 }
 
-/// What a run is told that has ended with these lines in its log, on a cluster that
-/// answers so.
+/// The explanation of a run that ended with these lines in its log, on a cluster with these
+/// answers.
 async fn explained(log: &str, answer: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static) -> Failure {
     let server = Server::start(move |_, path, _| answer(path).unwrap_or_else(|| nothing(path)));
     let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
@@ -514,7 +514,7 @@ async fn a_conflict_names_manager_field_and_both_ways_out() {
     let evidence = failure.evidence.join("\n");
     let named = "Deployment shop/web: \"kubectl-set\" set .spec.template.spec.containers[name=\"web\"].image";
     assert!(evidence.contains(named) && evidence.contains("to keep the other value"), "{evidence}");
-    // What an autoscaler sets is left to it.
+    // What an autoscaler sets is left alone.
     let scaled = "Error: UPGRADE FAILED: conflict occurred while applying object shop/web apps/v1, Kind=Deployment: Apply failed with 1 conflict: conflict with \"k3s\" with subresource \"scale\" using apps/v1: .spec.replicas";
     let failure = explained(&frame(scaled), |_| None).await;
     assert!(!failure.remedy.unwrap().contains("--force-conflicts"));
@@ -561,7 +561,7 @@ async fn unknown_is_never_empty() {
     }
     assert!(!evidence.contains("theirs") && !evidence.contains("somebody else"), "{evidence}");
     assert!(failure.remedy.is_some());
-    // Looks that fail are told, and are no "nothing".
+    // Failed looks are reported, and do not mean "nothing".
     let failure = explained("", |path| path.contains("/apis/apps").then(|| forbidden("deployments"))).await;
     assert!(failure.evidence.join("\n").contains("the workloads in shop cannot be read"), "{:?}", failure.evidence);
 }

@@ -1,5 +1,5 @@
-//! What was seen of pods and events since a run began, and which of it may end the
-//! run: pure, with the clock handed in.
+//! What was seen of pods and events since a run began, and which of it may end the run: pure, with
+//! the time passed in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,21 +14,21 @@ use run_record::{Code, Prospect};
 /// Whose an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// Of a release of this layer.
+    /// It belongs to a release of this layer.
     Ours,
     Others,
-    /// Nothing says it, or it could not be looked at: told, and never the end of a run.
+    /// Nothing says, or it could not be looked at: reported, but never ends a run.
     Unclear,
 }
 
-/// At which point of a pod's life it was seen, which says what disproves it.
+/// The stage of a pod's life in which it was seen, which determines what disproves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Schedule,
     /// Volumes, sandbox, network.
     Setup,
     Pull,
-    /// Making and starting a container.
+    /// Creating and starting a container.
     Start,
     Crash,
     /// Probes, controllers, evictions.
@@ -90,53 +90,53 @@ pub struct Sighting {
     pub object: String,
     pub namespace: String,
     pub message: String,
-    /// When Kubernetes says that it happened, by its own clock.
+    /// When it happened according to Kubernetes, by its own clock.
     pub since: Option<Timestamp>,
     pub first: Instant,
-    /// How often a state showed it anew: each pull that failed so counts. The kubelet's
-    /// event about a pull is the same sight once more.
+    /// How often a state showed it again: each failed pull counts. The kubelet's event about the
+    /// same pull does not.
     pub times: u32,
-    /// Whether the kubelet tries it again by itself, and says so.
+    /// Whether the kubelet retries it by itself, and says so.
     tried: bool,
-    /// Of the pod, or of the object that the event is about.
+    /// The uid of the pod, or of the event's object.
     pub uid: String,
     pub owner: Owner,
-    /// Whether a state of the object says so itself, and not an event alone.
+    /// Whether a state of the object shows it, not only an event.
     pub of_state: bool,
-    /// A pod of a controller that was there before this run: it may be of a
-    /// revision that this run replaces.
+    /// A pod whose controller existed before this run: it may be of a revision that this run
+    /// replaces.
     pub inherited: bool,
-    /// Not judged before: a last look did not confirm it.
+    /// A last look did not confirm it: not judged before this time.
     not_before: Option<Instant>,
 }
 
-/// One sighting an object and code; of all crashes of a pod, one.
+/// One sighting per object and code; for all crashes of a pod, one.
 type Key = (String, Slot);
 
-/// All that is seen of a crash counts as one thing, whatever its code.
+/// Everything seen of a crash counts as one thing, whatever its code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Slot {
     Crash,
     Of(Code),
 }
 
-/// Keeps the first cause per object and code until it is healed.
+/// Keeps the first cause per object and code until it heals.
 #[derive(Default)]
 pub struct Tracker {
     /// Pods (and other objects) from before this run: not this run's doing.
     before: BTreeSet<String>,
-    /// Those of them of which something was told all the same.
+    /// Those of them about which something was reported all the same.
     foretold: BTreeSet<String>,
     /// Controllers (ReplicaSets …) from before this run.
     controllers: BTreeSet<String>,
     seen: BTreeMap<Key, Sighting>,
-    /// Pods that are not of these releases, or are gone.
+    /// Pods that do not belong to these releases, or are gone.
     ignored: BTreeSet<String>,
     /// Why a container waited for its image at the last look, by pod and name.
     waiting: BTreeMap<(String, String), String>,
-    /// What was told already, so that a crash that changes its words is told once each.
+    /// What was already reported, so that a crash with changing messages is reported once for each.
     told: BTreeSet<Key>,
-    /// Seconds by code, where layers.yaml says other than the rule.
+    /// Seconds by code, if layers.yaml overrides the rule.
     patience: BTreeMap<Code, u64>,
 }
 
@@ -150,7 +150,7 @@ struct News<'a> {
     verdict: Verdict,
     since: Option<Timestamp>,
     of_state: bool,
-    /// A try of its own, and not the same one seen again.
+    /// A new attempt, not the same one seen again.
     anew: bool,
 }
 
@@ -159,16 +159,16 @@ impl Tracker {
         Self { patience, ..Self::default() }
     }
 
-    /// A pod that was there before the run.
+    /// Records a pod that existed before the run.
     pub fn remember(&mut self, pod: &Pod) {
         self.before.extend(pod.metadata.uid.clone());
         self.controllers.extend(controller(pod));
     }
 
-    /// From now on pods from before count as well: what Helm waited for in vain.
+    /// From now on pods from before the run count too: Helm waited for them in vain.
     pub fn count_all(&mut self) {
         self.before.clear();
-        // What is said of them by then is judged anew.
+        // What is seen of them from then on is judged from scratch.
         let foretold = std::mem::take(&mut self.foretold);
         self.seen.retain(|_, sighting| !foretold.contains(&sighting.uid));
     }
@@ -177,15 +177,15 @@ impl Tracker {
         pod.metadata.uid.as_ref().is_some_and(|uid| self.before.contains(uid))
     }
 
-    /// That a pod from before, of which something was told, is ready by now.
+    /// Records that a pod from before the run, about which something was reported, is now ready.
     pub fn foretold_is_ready(&mut self, pod: &Pod) {
         if let Some(uid) = pod.metadata.uid.as_ref().filter(|uid| self.foretold.contains(*uid)) {
             self.seen.retain(|_, sighting| sighting.uid != *uid);
         }
     }
 
-    /// What is wrong with a pod from before, to be told: it ends no run, since Helm may not
-    /// have come to what made it yet. Returns what is new about it.
+    /// What is wrong with a pod from before the run, to be reported: it ends no run, since Helm may
+    /// not have got to its owner yet. Returns what is new about it.
     pub fn foretell(&mut self, pod: &Pod, owner: Owner, now: Instant) -> Vec<Sighting> {
         let Some(uid) = pod.metadata.uid.clone().filter(|uid| self.before.remove(uid)) else { return Vec::new() };
         let mut found = self.pod(pod, owner, now);
@@ -196,12 +196,12 @@ impl Tracker {
         found
     }
 
-    /// Whether a pod is looked at: not one from before, or that is gone.
+    /// Whether a pod counts: not if it is from before the run, or gone.
     pub fn counts(&self, uid: &str) -> bool {
         !self.before.contains(uid) && !self.ignored.contains(uid)
     }
 
-    /// A pod as it is now; returns what is new about it.
+    /// Takes a pod's current state; returns what is new about it.
     pub fn pod(&mut self, pod: &Pod, owner: Owner, now: Instant) -> Vec<Sighting> {
         let Some(uid) = pod.metadata.uid.clone() else { return Vec::new() };
         if !self.counts(&uid) {
@@ -230,7 +230,7 @@ impl Tracker {
                     verdict,
                     since: since(pod),
                     of_state: true,
-                    // The kubelet's back-off repeats what the last pull said.
+                    // The kubelet's back-off repeats the message of the last pull.
                     anew: anew && fact.reason != "ImagePullBackOff",
                 },
                 now,
@@ -243,7 +243,7 @@ impl Tracker {
         found
     }
 
-    /// An event that came in since the run began.
+    /// Takes an event that came in since the run began.
     pub fn event(&mut self, event: &Event, owner: Owner, now: Instant) -> Option<Sighting> {
         let about = &event.involved_object;
         let uid = about.uid.clone().unwrap_or_default();
@@ -275,14 +275,14 @@ impl Tracker {
         self.see(news, now)
     }
 
-    /// What the kubelet does next disproves what held it before.
+    /// The kubelet's next action disproves what blocked the previous one.
     fn progress(&mut self, uid: &str, reason: &str) {
         let past: &[Stage] = match reason {
             "Scheduled" => &[Stage::Schedule],
             // The image comes after volumes and sandbox.
             "Pulling" | "Pulled" => &[Stage::Schedule, Stage::Setup],
             "Created" | "Started" => &[Stage::Schedule, Stage::Setup],
-            // Of a controller, which makes its pods now.
+            // From a controller, which can create its pods now.
             "SuccessfulCreate" | "ProvisioningSucceeded" => &[Stage::Other],
             _ => return,
         };
@@ -298,7 +298,7 @@ impl Tracker {
             if news.of_state {
                 known.of_state = true;
                 known.owner = news.owner;
-                // The state says what the event could only hint at.
+                // The state confirms what the event only hinted at.
                 if known.rule.code == news.verdict.rule.code && news.verdict.ends == Ends::AtOnce {
                     known.ends = Ends::AtOnce;
                 }
@@ -332,11 +332,11 @@ impl Tracker {
         self.told.insert((news.uid.to_owned(), Slot::Of(news.verdict.rule.code))).then_some(sighting)
     }
 
-    /// What a crashing container's log says replaces that it crashes; since when it
-    /// does stays. Returns what was not told before.
+    /// What a crashing container's log says replaces the bare crash, keeping its start time.
+    /// Returns what was not reported before.
     pub fn explain_crash(&mut self, uid: &str, verdict: Option<Verdict>, line: &str) -> Option<Sighting> {
         let sighting = self.seen.get_mut(&(uid.to_owned(), Slot::Crash))?;
-        // That it was killed for its memory is the kernel's word, and not the log's.
+        // That it was killed for its memory use comes from the kernel, not from the log.
         if sighting.rule.code == Code::OomKilled || sighting.rule.code == Code::ImagePlatform {
             return None;
         }
@@ -348,7 +348,7 @@ impl Tracker {
         self.told.insert((uid.to_owned(), Slot::Of(verdict.rule.code))).then_some(sighting)
     }
 
-    /// What a pod's state disproves: pulled images, a container that is up.
+    /// Removes what a pod's state disproves: pulled images, a container that is up.
     fn heal(&mut self, pod: &Pod, uid: &str, facts: &[Fact]) {
         let ready = crate::world::kubernetes::pod_ready(pod);
         let succeeded = phase(pod) == Some("Succeeded");
@@ -363,7 +363,7 @@ impl Tracker {
                 sources::state(&fact.reason, &fact.message).is_some_and(|now| now.rule.code == wanted.rule.code)
             })
         };
-        // A pull that failed otherwise: the cause before it is no longer the cause.
+        // A pull that failed differently: the earlier cause no longer applies.
         let other_pull = facts
             .iter()
             .any(|fact| fact.reason == "ErrImagePull" && sources::state(&fact.reason, &fact.message).is_some());
@@ -391,7 +391,7 @@ impl Tracker {
         self.seen.retain(|(seen, _), _| seen != uid);
     }
 
-    /// A last look found that it does not stand any more.
+    /// A last look found that it is no longer true.
     pub fn healed(&mut self, sighting: &Sighting) {
         self.seen.retain(|_, seen| seen.uid != sighting.uid || seen.rule.code != sighting.rule.code);
     }
@@ -405,8 +405,7 @@ impl Tracker {
         }
     }
 
-    /// How long a blocker may last before it ends the run, after which it is looked at
-    /// once more.
+    /// How long a blocker may last before it ends the run, after which it is checked once more.
     fn patience(&self, sighting: &Sighting) -> Option<Duration> {
         if sighting.owner != Owner::Ours {
             return None;
@@ -423,23 +422,23 @@ impl Tracker {
     }
 
     fn due_at(&self, sighting: &Sighting) -> Option<Instant> {
-        // So long that it never comes is never.
+        // A time that overflows never comes.
         let at = sighting.first.checked_add(self.patience(sighting)?)?;
         Some(sighting.not_before.map_or(at, |then| at.max(then)))
     }
 
-    /// The blocker that may end the run now, if one does; the longest-standing first.
+    /// The blocker that may end the run now, if any; the oldest first.
     pub fn due(&self, now: Instant) -> Option<&Sighting> {
         let over = |sighting: &&Sighting| self.due_at(sighting).is_some_and(|at| now >= at);
         self.seen.values().filter(over).min_by_key(|sighting| sighting.first)
     }
 
-    /// When `due` has to be asked again.
+    /// When `due` has to be called again.
     pub fn next_due(&self) -> Option<Instant> {
         self.seen.values().filter_map(|sighting| self.due_at(sighting)).min()
     }
 
-    /// How a sighting may go on.
+    /// What a sighting may lead to.
     pub fn prospect(&self, sighting: &Sighting) -> Prospect {
         match (self.patience(sighting), sighting.ends) {
             (None, _) if sighting.owner == Owner::Unclear => Prospect::OfNoRelease,
@@ -449,14 +448,14 @@ impl Tracker {
         }
     }
 
-    /// What stands, the most telling first: what ends a run before what may heal.
+    /// The current sightings, most informative first: what ends a run before what may heal.
     pub fn standing(&self) -> Vec<&Sighting> {
         let mut all: Vec<&Sighting> = self.seen.values().collect();
         all.sort_by_key(|sighting| (rank(sighting), sighting.first));
         all
     }
 
-    /// Whether it is final, or has lasted its time: what Helm says does not go before it.
+    /// Whether it is final, or has lasted its time: then Helm's messages do not take precedence.
     pub fn is_heavy(&self, sighting: &Sighting, now: Instant) -> bool {
         rank(sighting) == 0 || self.due_at(sighting).is_some_and(|at| now >= at)
     }
@@ -476,11 +475,11 @@ fn crash_loop() -> Option<Verdict> {
     rules::of(Code::CrashLoop).map(|rule| Verdict { rule, ends: rule.lasts.into() })
 }
 
-/// For which time a pod of a controller from before the run is not judged.
+/// How long a pod of a controller from before the run is not judged.
 const INHERITED: Duration = Duration::from_secs(15);
 
-/// When something final that was seen once counts as seen twice. The kubelet pulls
-/// again after 10 s, and says so by itself; what it does not try again it still says.
+/// When something final that was seen once counts as seen twice. The kubelet pulls again after 10
+/// s, which shows by itself; what it does not retry simply stays.
 fn second_look(sighting: &Sighting) -> Duration {
     Duration::from_secs(if sighting.tried { 45 } else { 5 })
 }
@@ -502,13 +501,13 @@ fn condition(pod: &Pod, kind: &str) -> bool {
     conditions.is_some_and(|all| all.iter().any(|condition| condition.type_ == kind && condition.status == "True"))
 }
 
-/// Who tells an event, in either form of events.
+/// The component that reported an event, in either form of events.
 pub fn component(event: &Event) -> Option<&str> {
     let source = event.source.as_ref().and_then(|source| source.component.as_deref());
     source.or(event.reporting_component.as_deref()).filter(|name| !name.is_empty())
 }
 
-/// When a container of it last ended; of one whose containers never ran, its creation.
+/// When one of its containers last ended; if none ever ran, its creation.
 fn since(pod: &Pod) -> Option<Timestamp> {
     let ended = statuses(pod).filter_map(|status| {
         let states = [status.state.as_ref(), status.last_state.as_ref()];
@@ -518,21 +517,20 @@ fn since(pod: &Pod) -> Option<Timestamp> {
     ended.map(|time| time.0).max().or(pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
-/// The uid of what made the pod.
+/// The uid of the pod's controller.
 pub fn controller(pod: &Pod) -> Option<String> {
     let owners = pod.metadata.owner_references.as_ref()?;
     owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
 }
 
-/// Init containers count.
+/// Including init containers.
 pub fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let status = pod.status.as_ref();
     let init = status.into_iter().flat_map(|status| status.init_container_statuses.iter().flatten());
     init.chain(status.into_iter().flat_map(|status| status.container_statuses.iter().flatten()))
 }
 
-/// Whether a container waits in back-off for its image: the kubelet tries again
-/// only after up to 300 s.
+/// Whether a container is in back-off for its image: the kubelet retries only after up to 300 s.
 pub fn in_pull_back_off(pod: &Pod) -> bool {
     statuses(pod).any(|status| {
         let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
@@ -540,22 +538,22 @@ pub fn in_pull_back_off(pod: &Pod) -> bool {
     })
 }
 
-/// Whether anything of a pod runs, of its ephemeral containers too.
+/// Whether anything in a pod is running, including ephemeral containers.
 pub fn anything_runs(pod: &Pod) -> bool {
     let ephemeral = pod.status.iter().flat_map(|status| status.ephemeral_container_statuses.iter().flatten());
     statuses(pod).chain(ephemeral).any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
 }
 
-/// What one container's state says against a pod, or the pod's own.
+/// Something wrong in the state of one container, or of the pod itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
-    /// Empty of the pod itself.
+    /// Empty for the pod itself.
     pub container: String,
     pub reason: String,
     pub message: String,
 }
 
-/// What the state of a pod and of its containers says against it.
+/// What is wrong in the state of a pod and its containers.
 pub fn facts(pod: &Pod) -> Vec<Fact> {
     let mut facts = Vec::new();
     let mut fact = |container: &str, reason: Option<&str>, message: Option<&str>| {
@@ -579,7 +577,7 @@ pub fn facts(pod: &Pod) -> Vec<Fact> {
         let Some(state) = &container.state else { continue };
         let waiting = state.waiting.as_ref();
         let ended = ended(container).filter(|ended| ended.exit_code != 0);
-        // That it was killed for its memory says more than that it crashes.
+        // That it was killed for its memory use says more than that it crashes.
         if let Some(ended) = ended.filter(|ended| ended.reason.as_deref() != Some("Error")) {
             fact(&container.name, ended.reason.as_deref(), ended.message.as_deref());
         }
@@ -593,7 +591,7 @@ pub fn facts(pod: &Pod) -> Vec<Fact> {
     facts
 }
 
-/// How a container ended, or how it did the last time.
+/// How a container ended, now or the last time.
 pub fn ended(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     let now = container.state.as_ref().and_then(|state| state.terminated.as_ref());
     now.or_else(|| container.last_state.as_ref()?.terminated.as_ref())
@@ -678,7 +676,7 @@ mod tests {
         let broken = pod("a", waiting("containerStatuses", "ErrImagePull", NOT_FOUND));
         assert_eq!(ours(&mut tracker, &broken, now).len(), 1, "told when it is seen");
         assert!(tracker.due(now + seconds(10)).is_none(), "one pull that failed ends nothing");
-        // The same state once more, and the kubelet's back-off, are no second look.
+        // The same state again, and the kubelet's back-off, do not count as a second look.
         assert!(ours(&mut tracker, &broken, now).is_empty());
         let backing_off = pod("a", waiting("containerStatuses", "ImagePullBackOff", "Back-off pulling image"));
         assert!(ours(&mut tracker, &backing_off, now + seconds(1)).is_empty());
@@ -692,7 +690,7 @@ mod tests {
         );
     }
 
-    /// The kubelet tells of one pull by an event and by a state, in either order.
+    /// The kubelet reports one pull by an event and by a state, in either order.
     #[test]
     fn a_pull_that_is_told_twice_has_failed_once() {
         let state = pod("a", waiting("containerStatuses", "ErrImagePull", NOT_FOUND));
@@ -756,7 +754,7 @@ mod tests {
         assert_eq!(told.len(), 1);
         assert_eq!(tracker.prospect(&told[0]), Prospect::OfNoRelease);
         assert!(tracker.due(now + seconds(9999)).is_none() && tracker.next_due().is_none());
-        // Once Helm has ended, what was there before counts: it is what Helm waited for.
+        // Once Helm has ended, what existed before counts: Helm waited for it.
         tracker.count_all();
         assert_eq!(ours(&mut tracker, &pod("old", state()), now).len(), 1);
     }
@@ -780,7 +778,7 @@ mod tests {
         tracker.count_all();
         ours(&mut tracker, &old, now);
         assert!(tracker.due(now + seconds(9999)).is_some());
-        // One of this run is not from before.
+        // A pod of this run is not from before.
         assert!(tracker.foretell(&pod("new", json!({"conditions": scheduled})), Owner::Ours, now).is_empty());
     }
 
@@ -804,7 +802,8 @@ mod tests {
         let line = "dial tcp 10.43.0.7:5432: connect: connection refused";
         assert!(tracker.explain_crash("a", sources::log(line), line).is_some());
         assert!(tracker.due(now + seconds(299)).is_none());
-        // It crashes again, and says it again: that is told once, and counts from the first.
+        // It crashes again with the same message: that is reported once, and counts from the first
+        // time.
         assert!(ours(&mut tracker, &crashing(), now + seconds(60)).is_empty());
         assert!(tracker.explain_crash("a", sources::log(line), line).is_none());
         assert_eq!(tracker.due(now + seconds(300)).unwrap().rule.code, Code::DependencyUnreachable);
@@ -866,7 +865,7 @@ mod tests {
             now,
         );
         assert!(tracker.standing().is_empty());
-        // The Secret is there now: the kubelet waits for something else.
+        // The Secret exists now: the kubelet waits for something else.
         let mut tracker = Tracker::default();
         ours(
             &mut tracker,
@@ -885,7 +884,7 @@ mod tests {
         assert!(tracker.event(&event("Warning", "Failed", NOT_FOUND), Owner::Ours, now).is_none());
     }
 
-    /// What an event says is told, and is never final.
+    /// What an event says is reported, and never final.
     #[test]
     fn no_event_is_final() {
         let rows = include_str!("../../../tests/messages.tsv").lines().filter(|line| !line.starts_with('#')).skip(1);

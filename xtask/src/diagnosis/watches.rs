@@ -1,7 +1,7 @@
-//! The watches of one run: pods and events of a namespace, and whether the API answers
-//! at all. Each goes on for as long as the run does, opened again where it was cut and
-//! begun anew where the API server has forgotten its place (410 Gone, as an answer or
-//! as an event of the watch), never in a loop without a pause.
+//! The watches of one run: pods and events of a namespace, and whether the API answers at all. Each
+//! goes on as long as the run does, is reopened after it was cut and restarted if the API server
+//! has forgotten its version (410 Gone, as an answer or as an event of the watch), and never loops
+//! without a pause.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,16 @@ pub enum Seen {
     Pod(Box<Pod>),
     Gone(String),
     Event(Box<Event>),
-    /// The API does not answer any more, and why; or does again.
+    /// The API no longer answers, and why; or it answers again.
     Silent(Option<String>),
-    /// A watch is refused: what, and the answer.
+    /// A watch is refused: what was watched, and the answer.
     Refused(String, String),
 }
 
 pub type News = tokio::sync::mpsc::UnboundedSender<Seen>;
 
-/// How often the API is asked whether it is there, and how long it may take: a
-/// server that hangs says nothing on the watches, as one that has nothing to tell.
+/// How often the API is checked, and how long an answer may take: on the watches, a server that
+/// hangs looks like one that has nothing to report.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const HEARTBEAT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -41,13 +41,13 @@ pub async fn heartbeat(client: &Client, to: News) {
     }
 }
 
-/// How long after a watch was cut it is opened again: doubling while it brings nothing.
+/// How long to wait before a watch is reopened: doubling while it brings nothing.
 struct Pause(Duration);
 
 impl Pause {
     const FIRST: Duration = Duration::from_millis(500);
     const LONGEST: Duration = Duration::from_secs(10);
-    /// A watch that stood so long was a good one, and closed for its age.
+    /// A watch that stayed open this long worked, and was closed for its age.
     const GOOD: Duration = Duration::from_secs(5);
 
     fn new() -> Self {
@@ -66,7 +66,7 @@ impl Pause {
     }
 }
 
-/// Tells once that something may not be watched; whether the error is such a refusal.
+/// Reports once that something may not be watched; returns whether the error is such a refusal.
 fn refused(error: &kube::Error, what: &str, told: &mut bool, to: &News) {
     if let kube::Error::Api(status) = error
         && matches!(status.code, 401 | 403)
@@ -76,12 +76,12 @@ fn refused(error: &kube::Error, what: &str, told: &mut bool, to: &News) {
     }
 }
 
-/// Whether the API server has forgotten the version that a watch was to begin at.
+/// Whether the API server has forgotten the version that a watch was to start from.
 fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 410 || status.reason == "Expired")
 }
 
-/// Pods from `version` on; listed where there is none.
+/// Pods from `version` on; lists them first if it is empty.
 pub async fn pods(api: Api<Pod>, namespace: &str, mut version: String, to: News) {
     let what = format!("pods in {namespace}");
     let (mut pause, mut told) = (Pause::new(), false);
@@ -114,7 +114,7 @@ pub async fn pods(api: Api<Pod>, namespace: &str, mut version: String, to: News)
     }
 }
 
-/// Events from `version` on; from now on where there is none: pods tell what was missed.
+/// Events from `version` on; from now on if it is empty, because pods show what was missed.
 pub async fn events(api: Api<Event>, namespace: &str, mut version: String, to: News) {
     let what = format!("events in {namespace}");
     let (mut pause, mut told) = (Pause::new(), false);
@@ -139,9 +139,9 @@ pub async fn events(api: Api<Event>, namespace: &str, mut version: String, to: N
     }
 }
 
-/// One watch from `version` on, until it is cut, or forgotten: then there is no version
-/// any more. `news` makes of an object, and whether it is deleted, what is told of it.
-/// Whether there was any.
+/// One watch from `version` on, until it is cut or its version is forgotten (then `version` is
+/// empty). `news` turns an object, and whether it was deleted, into what is reported. Returns
+/// whether there was any.
 async fn watched<K>(
     api: &Api<K>,
     version: &mut String,

@@ -1,9 +1,8 @@
-//! Bounds on what comes from outside: how much of a file is read, what YAML may expand
-//! to, and how large a number of a file of the tree may be.
+//! Limits for external input: how much of a file is read, how far YAML may expand, and how large a
+//! number in a file of the tree may be.
 //!
-//! A file may be endless (a pipe, a log that nobody stopped), a few aliases may stand for
-//! millions of values, and a number of seconds that no clock can hold panics where it is
-//! added to one.
+//! A file may be endless (a pipe, a log that nobody stopped), a few aliases may expand to millions
+//! of values, and adding a number of seconds that overflows to a clock panics.
 
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::ops::RangeInclusive;
@@ -14,23 +13,23 @@ use indicatif::BinaryBytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// What a file of settings may hold, in bytes; of the tree, a kubeconfig, a kept answer.
+/// The maximum size in bytes of a settings file: one of the tree, a kubeconfig, a cached answer.
 pub const SETTINGS: u64 = 8 << 20;
 
-/// The longest time that a file of the tree may ask for: a day, in seconds.
+/// The longest time that a file of the tree may set: a day, in seconds.
 pub const DAY: u64 = 86_400;
 
-/// The longest time that a flag may ask for: a year.
+/// The longest time that a flag may set: a year.
 pub const YEAR: Duration = Duration::from_secs(366 * DAY);
 
-/// What aliases may stand for, in YAML's events (a value is one, a list two and its items).
-/// Templates of YAML are expanded by Helm and Helmfile before they come here.
+/// How far aliases may expand, in YAML events (a scalar is one, a list two plus its items). YAML
+/// templates were expanded by Helm and Helmfile before they are read here.
 const REPLAYED: usize = 20_000;
 
-/// A file of at most so many bytes, as text.
+/// Reads a file of at most `most` bytes as text.
 ///
 /// # Errors
-/// As [`std::fs::read_to_string`]; one that is larger.
+/// As [`std::fs::read_to_string`]; a file that is larger.
 pub fn read(path: &Utf8Path, most: u64) -> std::io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)?.take(most + 1).read_to_string(&mut text)?;
@@ -41,7 +40,7 @@ pub fn read(path: &Utf8Path, most: u64) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// The beginning and the end of a file, and how many bytes between them are left out.
+/// The beginning and the end of a file, and how many bytes in between are left out.
 pub fn ends(path: &Utf8Path, first: u64, last: u64) -> std::io::Result<(Vec<u8>, Vec<u8>, u64)> {
     let mut file = std::fs::File::open(path)?;
     let size = file.metadata()?.len();
@@ -71,10 +70,10 @@ pub fn documents(text: &str) -> Result<Vec<Value>, serde_saphyr::Error> {
     serde_saphyr::from_multiple_with_options(text, options())
 }
 
-/// Whether a field's number is one that makes sense.
+/// Checks that a field's number is plausible.
 ///
 /// # Errors
-/// A sentence that names the field, what it says, and what is expected.
+/// A sentence that names the field, its value, and what is expected.
 pub fn within(field: &str, value: u64, expected: RangeInclusive<u64>) -> Result<(), String> {
     if expected.contains(&value) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Digests of folders, under which what is built from one is kept, and of files.
+//! Digests of folders, which are the cache key of what is built from them, and of files.
 
 use std::io::Read;
 
@@ -6,11 +6,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 use run_record::Failure;
 use sha2::{Digest, Sha256};
 
-/// Adds the files of a folder, each with its name and its content, so that neither can run
-/// into the other.
+/// Adds the files of a folder, each with its name and its content, delimited so that they cannot be
+/// confused.
 ///
 /// # Errors
-/// What cannot be read: a digest without it would be that of another folder.
+/// A file that cannot be read: a digest without it would be that of another folder.
 pub fn update(hash: &mut Sha256, folder: &Utf8Path, files: &[Utf8PathBuf]) -> Result<(), Failure> {
     for path in files {
         let content = std::fs::read(path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
@@ -39,17 +39,17 @@ pub fn files_below(folder: &Utf8Path) -> Result<Vec<Utf8PathBuf>, Failure> {
     Ok(files)
 }
 
-/// Sixteen hexadecimal digits of it: enough to tell what is cached under a name of its own.
+/// Sixteen hexadecimal digits: enough to distinguish cache entries that also have a name.
 pub fn short(hash: Sha256) -> String {
     hex(hash, 8)
 }
 
-/// Its first so many bytes, in hexadecimal.
+/// The first `bytes` bytes of the digest, in hexadecimal.
 pub fn hex(hash: Sha256, bytes: usize) -> String {
     hash.finalize().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The whole of a file's, in hexadecimal; read piece by piece.
+/// The whole digest of a file, in hexadecimal; the file is read in pieces.
 pub fn of_file(path: &Utf8Path) -> std::io::Result<String> {
     let (mut file, mut hash, mut buffer) = (std::fs::File::open(path)?, Sha256::new(), vec![0; 1 << 20]);
     loop {

@@ -1,4 +1,4 @@
-//! As Linux tells it: proc(5), prctl(2).
+//! The Linux variant: proc(5), prctl(2).
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -10,7 +10,7 @@ fn proc(path: &str) -> String {
     std::fs::read_to_string(format!("/proc/{path}")).unwrap_or_default()
 }
 
-/// A set of bits that the status of this process has, in hexadecimal digits.
+/// A bit set from the status of this process, in hexadecimal digits.
 fn status(field: &str) -> Option<u64> {
     let status = proc("self/status");
     let set = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
@@ -39,7 +39,7 @@ pub fn inotify_instances() -> Option<u64> {
     proc("sys/fs/inotify/max_user_instances").trim().parse().ok()
 }
 
-/// Where the bounding set has CAP_SYS_RESOURCE (bit 24, `capability.h`), or cannot be read.
+/// Whether the bounding set has CAP_SYS_RESOURCE (bit 24, `capability.h`), or cannot be read.
 pub fn may_raise_limits() -> bool {
     status("CapBnd").is_none_or(|set| set & (1 << 24) != 0)
 }

@@ -1,17 +1,17 @@
-//! As POSIX's programs tell it (ps, sh), and what macOS has besides (sysctl, vm_stat). What a
-//! system cannot tell is unknown, which is never the harmless case.
+//! The portable variant: POSIX programs (ps, sh), plus those of macOS (sysctl, vm_stat). What a
+//! system cannot tell is unknown, which never counts as the harmless case.
 
 use std::io;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-/// What one of the system's own programs prints, in nobody's language.
+/// The output of one of the system's own programs, in the C locale.
 fn printed(program: &str, arguments: &[&str]) -> io::Result<String> {
     let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("LC_ALL", "C");
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output()?;
-    // ps ends with 1 where no process is as asked for.
+    // ps exits with 1 if no process matches.
     if !matches!(output.status.code(), Some(0 | 1)) {
         return Err(io::Error::other(format!("{program} ended with {}", output.status)));
     }
@@ -23,7 +23,7 @@ fn ps(pid: u32, field: &str) -> io::Result<Option<String>> {
     Ok(Some(said.trim().to_owned()).filter(|said| !said.is_empty()))
 }
 
-/// There is one for all processes of this machine.
+/// All processes of this machine share one.
 pub fn pid_namespace() -> String {
     boot_id()
 }
@@ -32,9 +32,10 @@ pub fn boot_id() -> String {
     printed("sysctl", &["-n", "kern.bootsessionuuid"]).unwrap_or_default().trim().to_owned()
 }
 
-/// A child has what is ignored from its parent: one that sends itself the signal lives on then.
+/// A child inherits ignored signals: if it sends itself the signal and the signal is ignored, it
+/// survives.
 pub fn ignores(signal: Signal) -> bool {
-    // It ends by the signal else, which is an error here.
+    // Otherwise the signal ends it, which is an error here.
     printed("sh", &["-c", &format!("kill -{} $$; echo ignored", signal.as_raw())]).is_ok_and(|said| !said.is_empty())
 }
 
@@ -42,7 +43,7 @@ pub fn available_memory() -> Option<u64> {
     available(&printed("vm_stat", &[]).ok()?)
 }
 
-/// Of what vm_stat prints: pages that are free, or can be had without writing anything.
+/// From the output of vm_stat: pages that are free, or can be freed without writing anything.
 fn available(text: &str) -> Option<u64> {
     let size: u64 = text.split_once("page size of ")?.1.split(' ').next()?.parse().ok()?;
     let pages = |name: &str| {
@@ -57,7 +58,7 @@ pub fn inotify_instances() -> Option<u64> {
     None
 }
 
-/// The engine runs in a machine of its own here, whose root may.
+/// The engine runs in its own virtual machine here, where root may.
 pub fn may_raise_limits() -> bool {
     true
 }
@@ -73,12 +74,12 @@ pub fn commands() -> io::Result<Vec<(u32, Vec<String>)>> {
         Some((words.next()?.parse().ok()?, words.map(str::to_owned).collect()))
     };
     let found: Vec<_> = said.lines().filter_map(of).collect();
-    // At least ps itself runs.
+    // At least ps itself is running.
     if found.is_empty() { Err(io::Error::other("ps lists no process")) } else { Ok(found) }
 }
 
 pub fn program(pid: u32) -> io::Result<Option<String>> {
-    // macOS has the whole path.
+    // macOS gives the whole path.
     Ok(ps(pid, "comm")?.map(|path| path.rsplit('/').next().unwrap_or_default().to_owned()))
 }
 
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_signal_that_is_ignored_is_told_by_what_it_does_to_a_child() {
-        // USR1 is nobody's here, and ends who gets it.
+        // Nobody ignores USR1 here, so it ends the process that gets it.
         assert!(!ignores(Signal::USR1));
     }
 }

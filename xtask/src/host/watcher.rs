@@ -1,11 +1,11 @@
-//! Ends children of a process that was killed, where no kernel does: a shell that reads a pipe
-//! whose other end only this process has. When it is closed, by whatever end of this process,
-//! each child that was not taken off the list is signalled, as the kernel of Linux would: the
-//! child itself, not those that it started. A child puts itself on the list before it becomes
-//! its program, so that there is no moment at which it is not on it.
+//! Ends the children of a process that was killed, on systems whose kernel does not: a shell reads
+//! a pipe whose other end only this process has. When that is closed, however this process ended,
+//! each child still on the list is signalled, as the Linux kernel would: only the child itself, not
+//! its own children. A child puts itself on the list before it execs its program, so that there is
+//! no moment at which it is missing.
 //!
-//! One who kills the shell as well leaves the children alone; the next child is started with
-//! another one.
+//! If somebody kills the shell too, the children are left alone; the next child is started with a
+//! new shell.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,7 +16,8 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal};
 
-/// Reads `+ PID SIGNAL`, `- PID`, and `!`: the newest never became its program. What a terminal sends is not for it.
+/// Reads `+ PID SIGNAL`, `- PID`, and `!`: the newest never became its program. It ignores the
+/// terminal's signals.
 const SCRIPT: &str = r#"
 trap '' HUP INT QUIT TERM
 while read -r sign pid signal; do
@@ -53,7 +54,7 @@ impl Watcher {
         Ok(Self { shell, list: File::from(OwnedFd::from(writes)) })
     }
 
-    /// Has the child put itself on the list.
+    /// Makes the child put itself on the list.
     fn put(&self, command: &mut Command, signal: Signal) {
         let (list, parent) = (self.list.as_raw_fd(), rustix::process::getpid());
         // SAFETY: between fork and exec only async-signal-safe system calls are made, and the
@@ -76,11 +77,11 @@ static WATCHER: Mutex<Option<Watcher>> = Mutex::new(None);
 /// The longest line: a sign, a number of ten digits, a signal.
 const LINE: usize = 24;
 
-/// `+ PID SIGNAL`, made without memory of the heap: between fork and exec there is none to be had.
+/// `+ PID SIGNAL`, formatted without heap allocation, which is not allowed between fork and exec.
 fn line(pid: i32, signal: i32) -> ([u8; LINE], usize) {
     let mut line = [0; LINE];
     let mut rest = &mut line[..];
-    // It is long enough.
+    // The buffer is long enough.
     let _ = writeln!(rest, "+ {pid} {signal}");
     let left = rest.len();
     (line, LINE - left)
@@ -102,7 +103,7 @@ pub fn untie(pid: Pid) {
     tell(&format!("- {}\n", pid.as_raw_nonzero()));
 }
 
-// On Linux only the tests use this form.
+// On Linux only the tests use this variant.
 #[cfg_attr(target_os = "linux", expect(dead_code))]
 pub fn untie_newest() {
     tell("!\n");
@@ -111,7 +112,7 @@ pub fn untie_newest() {
 fn tell(line: &str) {
     let watcher = WATCHER.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(watcher) = watcher.as_ref() {
-        // One that has ended has nothing to forget.
+        // If the shell has ended, there is nothing to forget.
         let _ = (&watcher.list).write_all(line.as_bytes());
     }
 }
@@ -122,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// One that keeps no stream of these tests open.
+    /// A child that keeps no stream of these tests open.
     fn sleeping() -> Command {
         let mut command = Command::new("sleep");
         command.arg("600").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -144,7 +145,7 @@ mod tests {
             watcher.list.write_all(&line[..length]).unwrap();
         }
         writeln!(watcher.list, "- {}", children[1].id()).unwrap();
-        // One whose program was not there: its number may be anybody's by now.
+        // A child whose program did not exist: its id may already be reused.
         let (never, length) = line(std::process::id() as i32, Signal::TERM.as_raw());
         watcher.list.write_all(&never[..length]).unwrap();
         writeln!(watcher.list, "!").unwrap();
@@ -173,7 +174,7 @@ mod tests {
         assert!(shell.wait().unwrap().success());
     }
 
-    /// Elsewhere than on Linux the other tests' children are on this list.
+    /// On systems other than Linux, the children of other tests are on this list too.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_shell_that_somebody_killed_is_replaced() {

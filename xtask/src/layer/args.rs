@@ -24,27 +24,27 @@ pub struct Args {
     /// Helmfile's label selector, to sync a part of a layer
     #[arg(short = 'l', long, env = "HELM_LAYER_SELECTOR", value_name = "LABEL=VALUE")]
     pub selector: Option<String>,
-    /// Take fields back that others have changed since (kubectl, a controller): the tree's
-    /// values win, and the flag is the consent
+    /// Take back fields that others have changed since (kubectl, a controller): the tree's values
+    /// win, and the flag is the consent
     #[arg(long)]
     pub force_conflicts: bool,
-    /// Sync also what has not changed
+    /// Also sync what has not changed
     #[arg(long)]
     pub force: bool,
-    /// With --dry-run: ask the API server about each object too, by a dry run of its own
-    /// (conflicts, immutable fields, webhooks)
+    /// With --dry-run: also send each object to the API server as a dry run (conflicts, immutable
+    /// fields, webhooks)
     #[arg(long, requires = "dry_run")]
     pub server: bool,
-    /// With --dry-run: exit 1 where a run would change anything, 0 where not, more for errors
+    /// With --dry-run: exit 1 if a run would change anything, 0 if not, more for errors
     #[arg(long, requires = "dry_run")]
     pub exit_code: bool,
-    /// With --dry-run: write what was found to this file, for --plan
+    /// With --dry-run: write the result to this file, for --plan
     #[arg(long, requires = "dry_run", value_name = "FILE")]
     pub save_plan: Option<Utf8PathBuf>,
-    /// Do what this file says, or refuse where anything that it was made of has changed since
+    /// Do what this file says, or refuse if anything that it is based on has changed since
     #[arg(long, value_name = "FILE", conflicts_with_all = ["selectors", "all", "list", "save_plan", "force", "force_conflicts", "skip_tests"])]
     pub plan: Option<Utf8PathBuf>,
-    /// Take its releases together back to the revisions of its last good run, or of RUN
+    /// Take its releases back together to the revisions of its last good run, or of RUN
     #[arg(
         long,
         value_name = "RUN",
@@ -63,8 +63,8 @@ pub struct Args {
 /// How a run goes through several layers.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct Pace {
-    /// How many layers to work on at once, as far as layers.yaml lets them [default: the number
-    /// of processors]
+    /// How many layers to work on at once, as far as layers.yaml allows [default: the number of
+    /// processors]
     #[arg(short, long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
     /// After a failure, go on with the layers that do not need the failed one
@@ -80,17 +80,17 @@ impl Pace {
 }
 
 impl Args {
-    /// Whole layers with their tests, as a command line without flags asks for them.
+    /// Whole layers with their tests, as a command line without flags would request.
     pub fn of(selectors: Vec<String>) -> Self {
         Self { selectors, ..Self::default() }
     }
 
-    /// Helmfile's selector; an empty variable is none.
+    /// Helmfile's selector; an empty variable counts as unset.
     pub(crate) fn selector(&self) -> Option<&str> {
         self.selector.as_deref().map(str::trim).filter(|selector| !selector.is_empty())
     }
 
-    /// With `HELM_LAYER_SELECTOR`, as the command line would have taken it.
+    /// With `HELM_LAYER_SELECTOR`, as the command line would take it.
     pub fn selected_by_environment(self) -> Self {
         Self { selector: std::env::var("HELM_LAYER_SELECTOR").ok(), ..self }
     }

@@ -1,5 +1,5 @@
-//! What both ways back ask of a layer's file: how long Helm may wait for a release, and in
-//! which order releases go, those first that need others.
+//! What rollback and removal need from a layer's file: how long Helm may wait for a release, and
+//! the order of the releases, dependents first.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use crate::files::bounds;
 use crate::world::helm_storage::Revision;
 use crate::world::helmfile;
 
-/// The layers, the last one first, each with its releases; without those of which the selector
-/// matches none.
+/// The layers, last one first, each with its releases; without those of which the selector matches
+/// none.
 ///
 /// # Errors
-/// `usage` where it matches none at all; `render-failed`.
+/// `usage` if it matches none at all; `render-failed`.
 pub(super) async fn selected<'a>(
     reader: &Reader<'_>,
     client: &Client,
@@ -44,24 +44,24 @@ pub(super) struct Built(String);
 
 impl Built {
     /// # Errors
-    /// `render-failed` where Helmfile cannot read the layer.
+    /// `render-failed` if Helmfile cannot read the layer.
     pub async fn of(reader: &Reader<'_>, layer: &Layer) -> Result<Self, Failure> {
         Ok(Self(reader.read(layer, &["build"]).await?.unwrap_or_default()))
     }
 
-    /// How long Helm may wait for one thing of this release.
+    /// How long Helm may wait for one operation on this release.
     pub fn timeout(&self, revision: &Revision) -> Duration {
         helmfile::timeout_in(&self.0, revision).unwrap_or(helmfile::HELMS_TIMEOUT)
     }
 
-    /// These releases in the order in which they go: none before one that needs it.
+    /// These releases in the order in which they are removed: none before one that needs it.
     pub fn reversed(&self, releases: &[Release]) -> Vec<Release> {
         let needs = needs_in(&self.0, releases);
         reversed(&needs).into_iter().filter_map(|index| releases.get(index).cloned()).collect()
     }
 }
 
-/// For each of these releases, those of them that it needs.
+/// For each of these releases, which of them it needs.
 fn needs_in(built: &str, releases: &[Release]) -> Vec<Vec<usize>> {
     let documents = bounds::documents(built).unwrap_or_default();
     let rows = documents.iter().find_map(|document| document.get("releases")?.as_array()).cloned().unwrap_or_default();
@@ -83,10 +83,10 @@ fn needs_in(built: &str, releases: &[Release]) -> Vec<Vec<usize>> {
     releases.iter().map(of).collect()
 }
 
-/// The last ones first, and what needs another before that.
+/// The last ones first, and each only after those that need it.
 fn reversed(needs: &[Vec<usize>]) -> Vec<usize> {
     fn visit(index: usize, needs: &[Vec<usize>], seen: &mut BTreeSet<usize>, found: &mut Vec<usize>) {
-        // Also where they need each other in a circle, which Helmfile refuses.
+        // This also terminates if they need each other in a cycle, which Helmfile refuses.
         if seen.insert(index) {
             needs.get(index).into_iter().flatten().for_each(|need| visit(*need, needs, seen, found));
             found.push(index);

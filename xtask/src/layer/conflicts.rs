@@ -1,6 +1,6 @@
-//! Fields that others own, before Helm starts: where the API server refuses an apply by a dry
-//! run of it, Helm's is refused too, after it has begun a revision that it then has to roll
-//! back. So the run says who set what, and leaves everything as it is.
+//! Fields that others own, before Helm starts: if the API server refuses a dry run of an apply, it
+//! also refuses Helm's, after Helm has created a revision that it then has to roll back. So the run
+//! says who set what, and leaves everything as it is.
 
 use kube::Client;
 use serde_json::Value;
@@ -22,7 +22,7 @@ use crate::world::release::Release;
 use run_record::{Code, Failure};
 
 /// # Errors
-/// `field-conflict`, by the API server's own word. What could not be looked at is Helm's to say.
+/// `field-conflict`, if the API server says so. What could not be looked at is left to Helm.
 pub(crate) async fn refuse(
     client: &Client,
     reader: &Reader<'_>,
@@ -64,7 +64,7 @@ pub(crate) async fn refuse(
     Err(failure)
 }
 
-/// Objects of the deployed revision of which others own a field that its manifest sets.
+/// Objects of the deployed revision in which others own a field that the manifest sets.
 async fn taken_from(client: &Client, release: &Release, kinds: &mut Kinds) -> Result<Vec<Place>, Failure> {
     let Some((revision, stored)) = helm_storage::upgraded_from(client, release).await? else { return Ok(Vec::new()) };
     let (mut places, mut objects) = (Vec::new(), Vec::new());

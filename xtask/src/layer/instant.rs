@@ -1,6 +1,6 @@
-//! The short way through a run: layers that are in place are said to be, by one look that
-//! starts no program, writes nothing and takes no Lease. Whatever is not plainly so goes
-//! the long way, which looks again under the Lease and says why.
+//! The fast path of a run: layers that are in place are reported as such, after one look that
+//! starts no program, writes nothing and takes no Lease. Anything that is not clearly in place
+//! takes the normal path, which looks again under the Lease and says why.
 
 use std::time::Instant;
 
@@ -20,11 +20,11 @@ use crate::world::release::Release;
 use crate::world::{kubernetes, tools};
 use run_record::{Event, Exit, Failure};
 
-/// Whether all of these layers are in place, which is told then; where it cannot be said,
+/// Whether all of these layers are in place, which is then reported; if that cannot be determined,
 /// they are not.
 ///
 /// # Errors
-/// An interrupt alone.
+/// Only an interrupt.
 pub(crate) async fn answers(context: &Context, layers: &[Layer], args: &Args) -> Result<bool, Failure> {
     if args.force || args.force_conflicts || args.selector().is_some() {
         return Ok(false);
@@ -32,7 +32,7 @@ pub(crate) async fn answers(context: &Context, layers: &[Layer], args: &Args) ->
     match in_place(context, layers, args).await {
         Ok(found) => Ok(found),
         Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => Err(failure),
-        // The long way looks again, and says why it cannot.
+        // The normal path looks again, and says why it cannot.
         Err(_) => Ok(false),
     }
 }
@@ -45,7 +45,7 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
     let (look, holder) =
         tokio::join!(Look::open(context, &client, lock), lease::other_holder(&context.run, &context.repo, &client));
     let look = look?;
-    // What another run changes is not looked at yet.
+    // Another run may be changing something, so there is no look yet.
     if holder?.is_some() {
         return Ok(false);
     }
@@ -83,7 +83,7 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
     Ok(true)
 }
 
-/// Records the new inputs of releases that they render the same.
+/// Records the new inputs of releases whose rendering they do not change.
 async fn refresh(look: &Look<'_>, layer: &Layer, wanted: &[Release], sight: &Sight) {
     let outdated = wanted.iter().zip(&sight.releases).filter(|(_, found)| !found.is_recorded_as_it_is());
     let outcomes: Vec<super::Outcome<'_>> = outdated
@@ -103,7 +103,8 @@ fn finished(run: &Run, layer: &Layer, sight: &Sight, started: Instant) {
     run.reporter.event(&Event::LayerInPlace { layer: layer.name(), releases, how, took: started.elapsed() });
 }
 
-/// Why something is done about a release, and what of it was found to make no difference.
+/// Reports why something is done about a release, and which changes were found to make no
+/// difference.
 pub(crate) fn tell(run: &Run, layer: &Layer, sight: &Sight, args: &Args) {
     for (found, action) in sight.releases.iter().zip(actions(sight, args)) {
         let name = &found.named.name;
@@ -115,7 +116,7 @@ pub(crate) fn tell(run: &Run, layer: &Layer, sight: &Sight, args: &Args) {
         };
         match action {
             Action::Sync if args.force => syncing(true),
-            // A first install says so by itself.
+            // A first install needs no reason.
             Action::Sync if found.state == ReleaseState::Absent => {}
             Action::Sync => syncing(false),
             Action::Test => run.reporter.note(name, format!("testing: {why}")),
@@ -131,12 +132,12 @@ pub(crate) fn tell(run: &Run, layer: &Layer, sight: &Sight, args: &Args) {
     }
 }
 
-/// Says that nothing can be said at once, and why.
+/// Reports that the fast path is not possible, and why.
 pub(crate) fn cannot(run: &Run, failure: &Failure) {
     run.reporter.note("layer", format!("cannot compare with the last run, so everything is synced: {failure}"));
 }
 
-/// Where the images are from, by what this machine remembers of the cluster.
+/// Where the images come from, according to what this machine recorded about the cluster.
 pub(crate) fn origin(run: &Run, repo: &Repo) -> Result<Origin, Failure> {
     match cluster::remembered(run, repo)? {
         true => lab::known_origin(),

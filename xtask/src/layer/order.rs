@@ -1,16 +1,15 @@
-//! Which of a run's layers may be worked on beside each other. Only what layers.yaml says
-//! counts: the layers that one needs or goes after, and those that make its namespaces.
-//! Nothing is run here.
+//! Which of a run's layers may run in parallel. Only layers.yaml counts: the layers that one needs
+//! or goes after, and those that create its namespaces. Nothing is run here.
 
 use std::collections::BTreeSet;
 
 use crate::repo::layers::Layer;
 use crate::repo::needs::LayerNeeds;
 
-/// For each of these layers, those before it in the list that it waits for, by index: what it
-/// needs or goes after, also through layers that are not in the list. One that layers.yaml
-/// does not name waits for all of them. What stands after a layer is never waited for, so
-/// that no circle can be written; the layer's own check finds it missing.
+/// For each of these layers, the indexes of earlier ones in the list that it waits for: what it
+/// needs or goes after, also through layers that are not in the list. A layer that layers.yaml does
+/// not name waits for all of them. Later layers are never waited for, so there can be no cycle; the
+/// layer's own check finds a missing one.
 pub(crate) fn edges(all: &[Layer], needs: &LayerNeeds) -> Vec<BTreeSet<usize>> {
     let names: Vec<String> = all.iter().map(Layer::name).collect();
     let of = |(index, name): (usize, &String)| {
@@ -23,7 +22,7 @@ pub(crate) fn edges(all: &[Layer], needs: &LayerNeeds) -> Vec<BTreeSet<usize>> {
     names.iter().enumerate().map(of).collect()
 }
 
-/// All layers that go before this one, near and far.
+/// All layers that go before this one, directly or indirectly.
 fn first_of<'a>(layer: &'a str, needs: &'a LayerNeeds) -> BTreeSet<&'a str> {
     let (mut found, mut open) = (BTreeSet::new(), vec![layer]);
     while let Some(next) = open.pop() {
@@ -47,12 +46,12 @@ enum Progress {
     Failed,
 }
 
-/// How far each layer of a run has come.
+/// The progress of each layer of a run.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     edges: Vec<BTreeSet<usize>>,
     progress: Vec<Progress>,
-    /// Whether what does not need a failed layer is started all the same.
+    /// Whether layers that do not need a failed one are started all the same.
     keep_going: bool,
 }
 
@@ -62,7 +61,7 @@ impl Schedule {
         Self { edges, progress, keep_going }
     }
 
-    /// The next layer to work on, which counts as worked on from now; none where none may be
+    /// The next layer to run, which counts as in progress from now on; `None` if none may be
     /// started yet, or any more.
     pub fn start(&mut self) -> Option<usize> {
         if !self.keep_going && self.progress.contains(&Progress::Failed) {
@@ -81,13 +80,13 @@ impl Schedule {
         self.progress[index] = if well { Progress::Done } else { Progress::Failed };
     }
 
-    /// How many are worked on now.
+    /// How many are in progress.
     pub fn working(&self) -> usize {
         self.progress.iter().filter(|progress| **progress == Progress::Working).count()
     }
 
-    /// Those that were never started, each with the first one that it needs and that is not
-    /// in place; none where nothing of it was.
+    /// Those that were never started, each with the first one that it needs and that is not in
+    /// place; `None` if there is no such layer.
     pub fn left(&self) -> Vec<(usize, Option<usize>)> {
         let waiting = (0..self.edges.len()).filter(|index| self.progress[*index] == Progress::Waiting);
         let missing =
@@ -119,9 +118,9 @@ mod tests {
             ("10-a: {}, 20-b: {}, 30-c: {layers: [10-a]}, 40-d: {layers: [10-a, 20-b]}", [&[][..], &[], &[0], &[0, 1]]),
             ("10-a: {creates: [x]}, 20-b: {namespaces: [x]}, 30-c: {}, 40-d: {}", [&[], &[0], &[], &[]]),
             ("10-a: {}, 20-b: {}, 30-c: {after: [20-b]}, 40-d: {}", [&[], &[], &[1], &[]]),
-            // By way of one that is not in this run.
+            // Through a layer that is not in this run.
             ("10-a: {}, 15-x: {layers: [10-a]}, 20-b: {layers: [15-x]}, 30-c: {}, 40-d: {}", [&[], &[0], &[], &[]]),
-            // 20-b needs one that comes after it, which its own check will miss.
+            // 20-b needs a later one, which its own check will find missing.
             ("10-a: {}, 20-b: {layers: [30-c]}, 30-c: {layers: [20-b]}, 40-d: {}", [&[], &[], &[1], &[]]),
             ("10-a: {}, 20-b: {layers: [99-z]}", [&[], &[], &[0, 1], &[0, 1, 2]]),
         ] {

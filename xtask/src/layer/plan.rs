@@ -1,6 +1,6 @@
-//! A saved plan: what a preview found of the tree, of the releases and of their objects, so
-//! that a later run does that and nothing else, or says what has changed since. It holds
-//! digests and names, and nothing that anybody may not read.
+//! A saved plan: what a preview found in the tree, the releases and their objects, so that a later
+//! run does exactly that, or says what has changed since. It contains digests and names, and
+//! nothing secret.
 
 use std::collections::BTreeMap;
 
@@ -28,10 +28,10 @@ use crate::world::tools;
 use run_record::preview::Act;
 use run_record::{Code, Failure};
 
-/// Of what is written down; another number is no plan of this program.
+/// The file format; another number is no plan of this program.
 const FORMAT: u32 = 1;
 
-/// How a run was asked to go about it.
+/// The options that the run was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Asked {
@@ -60,7 +60,7 @@ pub(crate) struct Plan {
 struct PlannedLayer {
     layer: String,
     inputs: Parts,
-    /// What the inputs cannot tell: then the rendering alone says whether it is the same.
+    /// What the inputs cannot tell: then only the rendering shows whether it is the same.
     doubts: Vec<String>,
     releases: Vec<PlannedRelease>,
 }
@@ -73,16 +73,16 @@ struct PlannedRelease {
     act: Act,
     /// The newest revision and the uid of its Secret.
     revision: Option<(u32, String)>,
-    /// The digest of what it renders; none where that was not asked for.
+    /// The digest of its rendering; `None` if that was not needed.
     rendered: Option<String>,
     objects: Vec<Stood>,
 }
 
 impl Plan {
-    /// What these previews found.
+    /// From the results of these previews.
     ///
     /// # Errors
-    /// `usage` where one of them was not compared with the cluster.
+    /// `usage` if one of them was not compared with the cluster.
     pub fn of(repo: &Repo, site: &Site, previews: &[LayerPreview], args: &Args) -> Result<Self, Failure> {
         let mut layers = Vec::new();
         let mut cluster = String::new();
@@ -126,7 +126,7 @@ impl Plan {
     }
 
     /// # Errors
-    /// `usage` where the file cannot be written.
+    /// `usage` if the file cannot be written.
     pub fn write(&self, path: &Utf8Path) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(self).map_err(|error| Failure::usage(error.to_string()))? + "\n";
         files::write_atomically(path, text.as_bytes())
@@ -134,7 +134,7 @@ impl Plan {
     }
 
     /// # Errors
-    /// `usage` for a file that cannot be read, is no plan, or is one of another version.
+    /// `usage` for a file that cannot be read, is not a plan, or has another version.
     pub fn read(path: &Utf8Path) -> Result<Self, Failure> {
         let text =
             bounds::read(path, bounds::SETTINGS).map_err(|error| Failure::usage(format!("--plan {path}: {error}")))?;
@@ -155,13 +155,13 @@ impl Plan {
         self.layers.iter().map(|layer| layer.layer.clone()).collect()
     }
 
-    /// With what the plan was asked for in place of flags.
+    /// With the plan's options instead of flags.
     pub fn asks(&self, args: &Args) -> Args {
         let Asked { selector, skip_tests, force, force_conflicts } = self.asked.clone();
         Args { selector, skip_tests, force, force_conflicts, ..args.clone() }
     }
 
-    /// What is done about a release of a layer; none of one that the plan does not know.
+    /// What is done about a release of a layer; `None` for one that is not in the plan.
     pub fn act(&self, layer: &Layer, release: &Release) -> Option<Act> {
         let planned = self.layers.iter().find(|planned| planned.layer == layer.name())?;
         let is =
@@ -169,11 +169,11 @@ impl Plan {
         planned.releases.iter().find(is).map(|known| known.act)
     }
 
-    /// That everything is as it was when the plan was made, of all its layers or of `only` this
-    /// one: before anything is changed, and while nobody else may.
+    /// Checks that everything is as it was when the plan was made, for all its layers or for `only`
+    /// this one: before anything is changed, and while nobody else may.
     ///
     /// # Errors
-    /// `plan-outdated` with all that has changed since; those of reading.
+    /// `plan-outdated` with everything that has changed since; errors from reading.
     pub async fn holds(
         &self,
         context: &Context,
@@ -229,10 +229,10 @@ impl Plan {
     }
 }
 
-/// That a plan holds, looked at without lock or Lease.
+/// Checks a plan without lock or Lease.
 ///
 /// # Errors
-/// Those of [`Plan::holds`].
+/// As for [`Plan::holds`].
 pub(crate) async fn check(context: &Context, plan: &Plan, layers: &[Layer], args: &Args) -> Result<(), Failure> {
     let client = crate::world::kubernetes::client(context).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
@@ -246,7 +246,7 @@ pub(crate) async fn check(context: &Context, plan: &Plan, layers: &[Layer], args
     Ok(())
 }
 
-/// What has changed of one release since it was planned.
+/// What has changed in one release since it was planned.
 async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Result<Vec<String>, Failure> {
     let release = planned.named.release();
     let revisions = helm_storage::history(client, &release.namespace, &release.name).await?;
@@ -269,7 +269,7 @@ async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Re
             (None, None) => {}
             (None, Some(_)) => changed.push(format!("{}: it was not there, and is", stood.place)),
             (Some(uid), seen) => {
-                // Helm's own list, where it could not be told, is compared as it was then.
+                // If Helm's list could not be determined, its state at that time is compared.
                 if let Some(seen) = seen
                     && seen.metadata.uid.as_ref() == Some(uid)
                     && owns(&seen.metadata) == stood.owns

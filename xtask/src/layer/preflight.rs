@@ -1,5 +1,5 @@
-//! What must hold before Helm starts: `infra/kubernetes/layers.yaml` says it per
-//! layer. All checks run, and all that fail are shown, not the first alone.
+//! What must hold before Helm starts, for each layer according to `infra/kubernetes/layers.yaml`.
+//! All checks run, and all failures are shown, not only the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -33,13 +33,13 @@ use crate::world::registry;
 use crate::world::release::Release;
 use run_record::{Code, Failure};
 
-/// For how long a service is waited for that the layer itself installs.
+/// How long to wait for a service that the layer itself installs.
 const OWN_SERVICE: Duration = Duration::from_secs(3);
 
 /// How often a namespace or a service is looked at: neither tells when it changes.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// What the layer itself brings: never a reason not to bring it.
+/// What the layer itself deploys: never a reason not to deploy it.
 #[derive(Default)]
 pub struct Own {
     /// Kind, namespace, name.
@@ -47,11 +47,12 @@ pub struct Own {
 }
 
 impl Own {
-    /// `manifests` is what the layer renders. Charts may leave an object's namespace to
-    /// Helm, and the rendering does not say whose it is: then it is any of the releases'.
+    /// `manifests` is the layer's rendering. Charts may leave an object's namespace to Helm, and
+    /// the rendering does not say which release it belongs to: then any of the releases' namespaces
+    /// counts.
     pub fn of(manifests: &str, wanted: &[Release]) -> Self {
         let mut objects = BTreeSet::new();
-        // What is no YAML is told by the check of its images.
+        // Invalid YAML is reported by the image check.
         for (object, _) in manifest::parse(manifests).unwrap_or_default() {
             let text = |pointer: &str| object.pointer(pointer).and_then(serde_json::Value::as_str);
             let kind = manifest::kind(&object);
@@ -78,14 +79,14 @@ impl Own {
     }
 }
 
-/// The registry answers (at `K3D_REGISTRY_HEALTHCHECK_URL` where that is set), and
-/// holds what the lock names.
+/// Checks that the registry answers (at `K3D_REGISTRY_HEALTHCHECK_URL`, if set), and has what the
+/// lock names.
 async fn check_registry(repo: &Repo, site: &Site, lab: Option<&Lab>) -> Result<(), Failure> {
     registry::healthy(repo, site).await?;
     mirror::require(repo, site, &lab::origin(repo, lab)).await
 }
 
-/// `images`: the check of what the layer renders, which goes on beside the others.
+/// `images`: the check of the layer's rendering, which runs in parallel with the others.
 pub async fn check(
     context: &Context,
     client: &Client,
@@ -97,13 +98,13 @@ pub async fn check(
     let needs_all = context.repo.tree.layer_needs()?;
     let needs = needs_all.layers.get(&layer.name()).cloned().unwrap_or_default();
     let budgets = &needs_all.preflight;
-    // All at once: a wait for one says nothing about the others.
+    // All in parallel: waiting for one says nothing about the others.
     let registry = async {
         let (registry, images) = tokio::join!(check_registry(&context.repo, &context.site, lab), images);
         vec![registry, images.map(drop)]
     };
-    // A namespace of any layer that is being deleted stops this one too: Helm would wait
-    // its whole timeout for objects that nobody can make. One that is not there yet does not.
+    // A namespace of any layer that is being deleted stops this one too: Helm would wait its whole
+    // timeout for objects that cannot be created. One that does not exist yet does not.
     let named: BTreeSet<&String> =
         needs_all.layers.values().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).collect();
     let namespaces = join_all(named.into_iter().map(|name| {
@@ -138,7 +139,7 @@ pub async fn check(
     Err(first)
 }
 
-/// Waits while the namespace is Terminating, telling what holds it; `needed` ones must exist.
+/// Waits while the namespace is Terminating, reporting what holds it; `needed` ones must exist.
 async fn namespace_active(
     run: &Run,
     site: &Site,
@@ -151,7 +152,7 @@ async fn namespace_active(
     let mut told: Option<Vec<String>> = None;
     let look = async || {
         let phase = match kubernetes::namespace_phase(client, name).await {
-            // Another layer's, and perhaps another team's.
+            // Another layer's, and possibly another team's.
             Err(failure) if !needed && failure.code == Code::Forbidden => {
                 let text = format!("whether it is being deleted is not looked at: {}", failure.message);
                 run.reporter.note(name, text);
@@ -166,7 +167,7 @@ async fn namespace_active(
                 }
                 Ok(ControlFlow::Break(()))
             }
-            // It is gone, and the layer that makes it makes it anew.
+            // It is gone, and the layer that creates it creates it again.
             NamespacePhase::Absent if !needed => Ok(ControlFlow::Break(())),
             NamespacePhase::Absent => {
                 let missing = Failure::new(Code::NamespaceMissing, format!("the namespace {name} does not exist"));
@@ -200,9 +201,9 @@ fn held_by(held: &[String]) -> String {
     if held.is_empty() { "its content is being deleted".to_owned() } else { held.join("; ") }
 }
 
-/// Earlier layers are in place when each of the releases that the tree gives them is
-/// deployed, in the namespace where the tree has it. In a namespace that this layer has no
-/// business in, one who may not look is told so and goes on.
+/// Earlier layers are in place if each of the releases that the tree gives them is deployed, in the
+/// namespace that the tree gives it. In a namespace that does not concern this layer, a missing
+/// right is reported and the run goes on.
 async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> Vec<Result<(), Failure>> {
     let names = &needs.layers;
     if names.is_empty() {
@@ -304,9 +305,9 @@ async fn secret_has_keys(repo: &Repo, client: &Client, need: &SecretNeed) -> Res
     }
 }
 
-/// Reached over the network from inside the cluster: the API server dials the
-/// service's endpoint for us. Whatever the endpoint says to HTTP, it answered.
-/// `own` is one that the layer itself installs: told, and no reason to stop.
+/// Connects over the cluster's network: the API server dials the service's endpoint for us.
+/// Whatever the endpoint says to HTTP, it answered. `own` is a service that the layer itself
+/// installs: it is reported, but does not stop the run.
 async fn service_answers(
     run: &Run,
     site: &Site,
@@ -337,7 +338,7 @@ async fn service_answers(
             return Ok(ControlFlow::Break(Err(reason)));
         }
         let behind = backends::of(client, &site.kube_context, &need.namespace, &need.name).await;
-        // A pod on its way changes its words often: who is told waits for what is new.
+        // A pod that is starting changes its message often: only report what is new.
         if told.as_ref() != Some(&behind) {
             let why = if behind.evidence.is_empty() { reason.clone() } else { behind.evidence.join("; ") };
             let remedy = behind.remedy.as_ref().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
@@ -365,19 +366,19 @@ async fn service_answers(
     })))
 }
 
-/// What came of dialling a service.
+/// The result of dialling a service.
 enum Dialled {
-    /// The endpoint took the connection.
+    /// The endpoint accepted the connection.
     Answered,
-    /// Nobody there, or not yet, and why.
+    /// Nothing is there, or not yet, and why.
     Silent(String),
-    /// The API server did not dial for us, and will not.
+    /// The API server refused to dial for us.
     Refused(Failure),
-    /// It cannot be dialled this way, since it is not made of pods.
+    /// It cannot be dialled this way, since it is not backed by pods.
     Outside(String),
 }
 
-/// An answer of more than this is no Status of the API server's, in bytes.
+/// A larger answer, in bytes, is not a Status of the API server.
 const LARGEST_STATUS: usize = 64 << 10;
 
 async fn dial(client: &Client, need: &ServiceNeed) -> Dialled {
@@ -387,7 +388,7 @@ async fn dial(client: &Client, need: &ServiceNeed) -> Dialled {
         let response = client.send(request).await.map_err(|error| error.to_string())?;
         let code = response.status().as_u16();
         let length = response.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
-        // Neither is an error's text: it is not read at all.
+        // Neither is an error text, so it is not read at all.
         if code < 400 || length.is_some_and(|length: usize| length > LARGEST_STATUS) {
             return Ok((code, Vec::new()));
         }
@@ -411,9 +412,8 @@ async fn dial(client: &Client, need: &ServiceNeed) -> Dialled {
     }
 }
 
-/// Why the API server cannot dial this service though there may be somebody: it dials only
-/// endpoints that are pods, by a port that the service declares
-/// (`pkg/registry/core/service/storage`).
+/// Why the API server cannot dial this service although it may work: it only dials endpoints that
+/// are pods, on a port that the service declares (`pkg/registry/core/service/storage`).
 async fn not_of_pods(client: &Client, need: &ServiceNeed) -> Option<String> {
     let service = Api::<Service>::namespaced(client.clone(), &need.namespace).get_opt(&need.name).await.ok()??;
     let spec = service.spec?;
@@ -429,19 +429,19 @@ async fn not_of_pods(client: &Client, need: &ServiceNeed) -> Option<String> {
     let slices = Api::<EndpointSlice>::namespaced(client.clone(), &need.namespace);
     let slices = slices.list(&ListParams::default().labels(&labels)).await.ok()?;
     let ready = slices.items.iter().flat_map(|slice| &slice.endpoints).any(|endpoint| {
-        // Not said is ready.
+        // Unset means ready.
         endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
     });
     let why = if by_hand { "its endpoints are no pods" } else { "it declares no port" };
     ready.then(|| format!("{why}, and are listed as ready"))
 }
 
-/// Whose words an answer over the API server's proxy are.
+/// Who gave an answer over the API server's proxy.
 #[derive(Debug)]
 enum Said {
-    /// The endpoint's own, whatever they are, or its silence after it took the connection.
+    /// The endpoint, with any answer, or with silence after it accepted the connection.
     Endpoint,
-    /// The API server's: nobody was reached.
+    /// The API server: nothing was reached.
     Server(Box<ApiStatus>),
 }
 
@@ -459,7 +459,7 @@ fn who_answered(code: u16, body: &[u8]) -> Said {
     Said::Server(Box::new(status))
 }
 
-/// The API server's own words; none where they are the endpoint's.
+/// The API server's own Status; `None` if the answer is the endpoint's.
 fn status_in(code: u16, body: &[u8], text: &str) -> Option<ApiStatus> {
     let own = |message: &str| ApiStatus {
         code,
@@ -485,14 +485,14 @@ fn status_in(code: u16, body: &[u8], text: &str) -> Option<ApiStatus> {
     }
     let mut status: ApiStatus = serde_json::from_value(object).unwrap_or_else(|_| own("a Status that cannot be read"));
     status.code = code;
-    // An endpoint may speak Kubernetes itself (an API server in a pod, an aggregated one). Of
-    // its refusals those about a path are its own: here a resource is asked for.
+    // An endpoint may itself be an API server (in a pod, or an aggregated one). Its refusals are
+    // about a path; ours would be about a resource.
     let about_a_path = status.message.contains(" path \"");
     (!(code == 403 && about_a_path)).then_some(status)
 }
 
-/// Whether an error of dialling is one after the connection stood: a Redis or Postgres
-/// endpoint closes it, or talks no HTTP. All others mean that nobody took it.
+/// Whether a dialling error came after the connection was established: a Redis or Postgres endpoint
+/// closes it, or does not speak HTTP. All others mean that nothing accepted it.
 fn took_the_connection(reason: &str) -> bool {
     let after = [
         "EOF",
@@ -577,7 +577,7 @@ mod tests {
                 503,
                 "error trying to reach service: read tcp 10.42.0.1:4242->10.42.0.9:5432: read: connection reset by peer",
             ),
-            // An API server in a pod: it was asked for a path, ours for a resource.
+            // An API server in a pod: its message is about a path, ours would be about a resource.
             (403, r#"forbidden: User "system:anonymous" cannot get path "/""#),
         ] {
             assert!(endpoint(code, &status(code, message)), "{message}");

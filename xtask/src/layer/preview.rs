@@ -1,6 +1,6 @@
-//! What a run of layers would do, object by object: rendered beside deployed, and beside what
-//! others have made of the objects since. It takes no lock and no Lease, and writes nothing
-//! to the cluster; what it could not compare it says.
+//! What a run of layers would do, object by object: compares the rendering with what is deployed,
+//! and with what others have changed in the objects since. It takes no lock and no Lease, and
+//! writes nothing to the cluster; what it could not compare it reports.
 
 use std::collections::BTreeSet;
 
@@ -38,31 +38,31 @@ use crate::world::tools;
 use run_record::preview::{Act, Change, Count, ObjectPreview, ReleasePreview};
 use run_record::{Code, Event, Exit, Failure};
 
-/// A layer as it was previewed.
+/// The preview of a layer.
 pub(crate) struct LayerPreview {
     pub layer: Layer,
     pub releases: Vec<ReleasePreview>,
-    /// None where the cluster could not be read.
+    /// `None` if the cluster could not be read.
     pub sight: Option<Sight>,
-    /// None where nothing had to be rendered, since nothing has changed.
+    /// `None` if nothing had to be rendered, since nothing has changed.
     pub rendered: Option<Rendered>,
-    /// What the layer was made of when the look began; none where the cluster could not be read.
+    /// The layer's inputs at the start of the look; `None` if the cluster could not be read.
     pub inputs: Option<Inputs>,
-    /// The uid of the cluster's namespace kube-system; empty where it could not be read.
+    /// The uid of the cluster's namespace kube-system; empty if it could not be read.
     pub cluster: String,
-    /// For each release the objects of its deployed revision as they stood before they were
-    /// compared, where that is to be saved.
+    /// For each release the objects of its deployed revision before they were compared, if a plan
+    /// is to be saved.
     pub stood: Vec<Vec<Stood>>,
 }
 
-/// An object of a deployed revision, as it stood.
+/// The state of an object of a deployed revision.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Stood {
     #[serde(flatten)]
     pub place: Place,
-    /// None of one that was not there.
+    /// `None` if it did not exist.
     pub uid: Option<String>,
-    /// The digest of what Helm owned of it, or why that could not be told.
+    /// The digest of what Helm owned of it, or why that is unknown.
     pub owns: String,
 }
 
@@ -72,7 +72,7 @@ impl LayerPreview {
         self.releases.iter().any(|release| release.act.changes())
     }
 
-    /// Prints it, and keeps it in the run's record.
+    /// Prints it, and adds it to the run's record.
     pub fn tell(&self, run: &Run) {
         for release in &self.releases {
             run.reporter.event(&Event::Preview(release.clone()));
@@ -95,27 +95,27 @@ impl LayerPreview {
     }
 }
 
-/// What is done where the cluster cannot be read.
+/// What to do if the cluster cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unseen {
-    /// The layers are rendered all the same, so that a file that is wrong is found.
+    /// Render the layers all the same, so that errors in files are found.
     Render,
-    /// They are named alone: to render them may mean to build Helm first, on a machine that has
-    /// no cluster yet.
+    /// Only name them: to render them may require building Helm first, on a machine that has no
+    /// cluster yet.
     Name,
 }
 
 /// What a run of these layers would do.
 ///
 /// # Errors
-/// `render-failed` of a layer; an interrupt; with `--server`, those of asking.
+/// `render-failed` for a layer; an interrupt; with `--server`, errors from the requests.
 pub(crate) async fn previews(
     context: &Context,
     layers: &[Layer],
     args: &Args,
     unseen: Unseen,
 ) -> Result<Vec<LayerPreview>, Failure> {
-    // Of a cluster that was never brought up here, the images are where this machine has them.
+    // If there was never a cluster here, use the image lock that this machine has.
     let there = |origin: &Origin| origin.lock.exists();
     let known = instant::origin(&context.run, &context.repo)
         .ok()
@@ -135,14 +135,14 @@ pub(crate) async fn previews(
     };
     if let Err(failure) = &look {
         let stopped = matches!(failure.exit(), Exit::Interrupted | Exit::Terminated);
-        // What asks for an answer is given none without a cluster.
+        // These options need an answer, so it is a failure without a cluster.
         if stopped || args.server || args.exit_code || args.save_plan.is_some() {
             return Err(failure.clone());
         }
         context.run.reporter.note("layer", format!("cannot compare with what is deployed: {failure}"));
     }
     let recorded = match &look {
-        // With a selector Helmfile says which releases are meant.
+        // With a selector Helmfile decides which releases are meant.
         Ok(look) if args.selector().is_none() => look.recorded(layers).await?,
         _ => layers.iter().map(|_| None).collect(),
     };
@@ -162,13 +162,13 @@ struct Before<'a> {
     context: &'a Context,
     args: &'a Args,
     unseen: Unseen,
-    /// None where the cluster cannot be read.
+    /// `None` if the cluster cannot be read.
     look: Option<&'a Look<'a>>,
     origin: Origin,
 }
 
 impl Before<'_> {
-    /// `recorded` is the layer as its own records have it, where they can be believed.
+    /// `recorded` is the layer according to its own records, if they are trustworthy.
     async fn layer(&self, layer: &Layer, recorded: Option<Sight>) -> Result<LayerPreview, Failure> {
         let still = |sight: &Sight| {
             let actions = actions(sight, self.args);
@@ -218,8 +218,8 @@ impl Before<'_> {
         Ok(LayerPreview { releases, sight: Some(sight), rendered: Some(rendered), stood, ..preview })
     }
 
-    /// The objects of each release as they stand, where a plan is to be saved: looked at before
-    /// anything is compared, so that what changes meanwhile is not taken for what was shown.
+    /// The state of each release's objects, if a plan is to be saved: read before anything is
+    /// compared, so that a change in the meantime is not taken for what was shown.
     async fn stood(
         &self,
         releases: impl Iterator<Item = Release>,
@@ -239,7 +239,7 @@ impl Before<'_> {
         found.map(|(found, action)| self.still(layer, found, action)).collect()
     }
 
-    /// A release that no sync is for.
+    /// A release that will not be synced.
     fn still(&self, layer: &Layer, found: &Found, action: Action) -> ReleasePreview {
         found.told.iter().for_each(|told| self.context.run.reporter.note(&found.named.name, told));
         let left_out = action == Action::Nothing && found.state == ReleaseState::Untested;
@@ -257,7 +257,7 @@ impl Before<'_> {
         }
     }
 
-    /// A release of which nothing is known but what it renders.
+    /// A release of which only the rendering is known.
     fn uncompared(&self, layer: &Layer, release: &Release, rendered: &Rendered) -> ReleasePreview {
         let objects = rendered.get(&(release.namespace.clone(), release.name.clone()));
         let count = objects.map_or(0, |objects| objects.resources.len() + objects.hooks.len() + objects.crds.len());
@@ -311,7 +311,7 @@ impl Before<'_> {
             place(client, object, &release.namespace, kinds).await?;
         }
         let objects = match (&base, &deployed) {
-            // What is there, or comes, cannot be read: everything would look new, or gone.
+            // What exists, or what is rendered, cannot be read: everything would look new, or gone.
             (Some(_), None) => Vec::new(),
             _ if release.installed && rendered.is_none() => Vec::new(),
             (_, deployed) => difference::changes(deployed.as_ref(), fresh, &release.namespace, kinds),
@@ -366,7 +366,7 @@ impl Before<'_> {
     }
 }
 
-/// A release's objects beside what the cluster has of them.
+/// A release's objects, compared with the cluster's.
 struct Beside<'a> {
     client: &'a Client,
     release: &'a Release,
@@ -375,7 +375,7 @@ struct Beside<'a> {
     /// `--force-conflicts`.
     force: bool,
     kinds: &'a mut Kinds,
-    /// What becomes of each, as far as it was found out.
+    /// What happens to each, as far as determined.
     objects: Vec<ObjectPreview>,
 }
 
@@ -388,7 +388,7 @@ impl Beside<'_> {
         place(self.client, object, &self.release.namespace, self.kinds).await
     }
 
-    /// Says more of an object, also of one whose manifest stays.
+    /// Adds notes to an object, even to one whose manifest stays the same.
     fn note(&mut self, object: String, notes: Vec<String>) {
         match self.objects.iter_mut().find(|known| known.object == object) {
             Some(known) => known.notes.extend(notes),
@@ -396,8 +396,8 @@ impl Beside<'_> {
         }
     }
 
-    /// Whether what the chart has no more stays: Helm's upgrade asks the object itself, not the
-    /// manifest (see [`kept`]).
+    /// Whether objects that the chart no longer has are kept: Helm's upgrade checks the object
+    /// itself, not the manifest (see [`kept`]).
     async fn kept(&mut self, deployed: &Objects) -> Result<(), Failure> {
         for object in &deployed.resources {
             let name = self.title(object);
@@ -426,7 +426,7 @@ impl Beside<'_> {
         Ok(())
     }
 
-    /// What others have made of objects that stay; `now` is the API server's time.
+    /// What others have changed in objects that stay; `now` is the API server's time.
     async fn drifted(
         &mut self,
         deployed: &Objects,
@@ -446,7 +446,7 @@ impl Beside<'_> {
         Ok(())
     }
 
-    /// What becomes of something that others have made of an object.
+    /// What Helm will do about a change by others.
     fn what_helm_makes_of(&self, finding: &Finding, now: jiff::Timestamp) -> String {
         let told = finding.told(now);
         match finding.kind {
@@ -467,8 +467,8 @@ impl Beside<'_> {
         }
     }
 
-    /// Objects that are to be created and are there already: Helm takes over only what names
-    /// this release as its own.
+    /// Objects that are to be created but already exist: Helm takes over only those that name this
+    /// release as their own.
     async fn in_the_way(&mut self) -> Result<(), Failure> {
         let fresh = self.fresh;
         for object in fresh.resources.iter().chain(&fresh.crds) {
@@ -486,7 +486,7 @@ impl Beside<'_> {
             };
             let Some(seen) = live::whole(self.client, &place, false).await? else { continue };
             if fresh.crds.contains(object) {
-                // Helm passes over a definition that is there (`installCRDs`).
+                // Helm skips a CRD that exists (`installCRDs`).
                 self.objects.remove(index);
                 continue;
             }
@@ -505,8 +505,8 @@ impl Beside<'_> {
         Ok(())
     }
 
-    /// Asks the API server for each object that Helm would apply, by a dry run: conflicts,
-    /// immutable fields, webhooks and policies answer as they would.
+    /// Sends each object that Helm would apply to the API server as a dry run: conflicts, immutable
+    /// fields, webhooks and policies answer as they would.
     async fn ask(&mut self) -> Result<(), Failure> {
         let fresh = self.fresh;
         for object in &fresh.resources {
@@ -527,8 +527,8 @@ impl Beside<'_> {
     }
 }
 
-/// Why the API server says no, without values: its words for a Secret, or for a field that
-/// cannot change, hold them.
+/// Why the API server refuses, without values: its message for a Secret, or for an immutable field,
+/// contains them.
 fn no(object: &Value, status: &Status) -> String {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let fields: Vec<&str> = causes.map(|cause| cause.field.as_str()).filter(|field| !field.is_empty()).collect();
@@ -539,7 +539,7 @@ fn no(object: &Value, status: &Status) -> String {
     }
 }
 
-/// The objects of the revision that an upgrade goes on from, as they stand.
+/// The state of the objects of the revision that an upgrade starts from.
 async fn stood(client: &Client, release: &Release, kinds: &mut Kinds) -> Result<Vec<Stood>, Failure> {
     let Some((revision, stored)) = helm_storage::upgraded_from(client, release).await? else { return Ok(Vec::new()) };
     let mut places = Vec::new();
@@ -555,12 +555,12 @@ async fn stood(client: &Client, release: &Release, kinds: &mut Kinds) -> Result<
     Ok(stood.collect())
 }
 
-/// The digest of what Helm owns of an object, or why that cannot be told.
+/// The digest of what Helm owns of an object, or why that is unknown.
 pub(crate) fn owns(metadata: &ObjectMeta) -> String {
     live::owned(metadata).unwrap_or_else(|why| why)
 }
 
-/// Asks the API server to apply an object as Helm would, and to keep nothing of it.
+/// Asks the API server to apply an object as Helm would, without persisting it.
 ///
 /// # Errors
 /// The API server's own.
@@ -571,7 +571,7 @@ pub(crate) async fn dry_run(
     release: &Release,
     force: bool,
 ) -> kube::Result<()> {
-    // As Helm asks (`FieldValidationDirectiveStrict`).
+    // As Helm requests it (`FieldValidationDirectiveStrict`).
     let mut parameters = PatchParams::apply("helm").dry_run().validation_strict();
     parameters.force = force;
     let patch = Patch::Apply(as_helm_applies(object, release));

@@ -1,7 +1,7 @@
 //! `cargo xtask layer … --remove` and `up --down`: uninstalls the releases of layers, the last
-//! layer first. What holds data stays, unless losing it was named (`--allow-destroy=claim`).
-//! Looked at first: what the releases made, and which claims their StatefulSets have; all of
-//! it is told and asked about before anything is done.
+//! layer first. What holds data stays, unless losing it was named (`--allow-destroy=claim`). It
+//! first determines what the releases made, and which claims their StatefulSets have; all of this
+//! is reported and asked about before anything is done.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -42,8 +42,8 @@ use crate::world::{helmfile, tools};
 use run_record::{Code, Failure};
 
 /// # Errors
-/// `usage` where a layer that stays needs one of these; `consent-needed`; those of looking and
-/// of Helm.
+/// `usage` if a layer that stays needs one of these; `consent-needed`; errors from reading the
+/// cluster and of Helm.
 pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(), Failure> {
     let client = kubernetes::client(context).await?;
     if context.run.dry_run {
@@ -58,7 +58,7 @@ pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(),
     let reader = Reader::new(context, &toolbox, lab::origin(&context.repo, lab.as_ref()), args.selector())?;
     kubernetes::require(&client).await?;
     let lease = ClusterLease::acquire(context, &client).await?;
-    // On the heap: what a run holds is as large as a stack, and is moved.
+    // On the heap, because the run's future would fill the stack.
     let work = Box::pin(async {
         let plans = planned(&reader, &client, &Others::kept_out(), layers).await?;
         if plans.is_empty() {
@@ -87,24 +87,24 @@ pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(),
     lease.guard(work).await
 }
 
-/// A release that is there, and what becomes of what it made.
+/// An installed release, and what happens to its objects.
 struct Plan {
     layer: String,
     revision: Revision,
     timeout: Duration,
-    /// `Deployment web`, and where it is.
+    /// `Deployment web`, and its location.
     goes: Vec<(String, Place)>,
-    /// Those of these that are there, by their uid.
+    /// Those of these that exist, with their uid.
     uids: BTreeMap<Place, String>,
-    /// What is there and stays, and why.
+    /// What exists and stays, and why.
     stays: Vec<(Place, Fate)>,
-    /// Claims of its StatefulSets, and those in a namespace that goes.
+    /// Claims of its StatefulSets, and those in a namespace that is deleted.
     claims: Vec<Claim>,
-    /// Whether those go as well.
+    /// Whether those are deleted too.
     claims_go: bool,
-    /// StatefulSets with which Kubernetes would delete their claims.
+    /// StatefulSets whose claims Kubernetes would delete with them.
     releasing: Vec<Holder>,
-    /// Hooks that run at an uninstallation.
+    /// Hooks that run at an uninstall.
     hooks: Vec<String>,
 }
 
@@ -116,7 +116,7 @@ struct Claim {
     uid: String,
 }
 
-/// A StatefulSet by what it is.
+/// The identity of a StatefulSet.
 #[derive(Clone, Debug)]
 struct Holder {
     namespace: String,
@@ -129,7 +129,7 @@ impl Plan {
         format!("{}/{}", self.revision.namespace, self.revision.release)
     }
 
-    /// What stays, and how to get rid of it.
+    /// What stays, and how to delete it.
     fn kept(&self, site: &Site) -> Vec<(String, String)> {
         let line =
             |place: &Place| format!("kept: {place}; with its data it goes by: {}", by_kubectl(site, place, "delete"));
@@ -153,18 +153,18 @@ impl Claim {
     }
 }
 
-/// The command line for an object, whose kind is named in full: another group may have one of
-/// that name.
+/// The command line for an object, with its kind in full, because another group may have the same
+/// one.
 fn by_kubectl(site: &Site, place: &Place, verb: &str) -> String {
     let within = place.namespace.as_ref().map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
     let group = place.api_version.split_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
     format!("kubectl --context {}{within} {verb} {}{group} {}", site.kube_context, place.plural, place.name)
 }
 
-/// What is there of these layers, in the order in which it goes.
+/// What exists of these layers, in the order in which it is removed.
 ///
 /// # Errors
-/// As of [`run`].
+/// As for [`run`].
 async fn planned(
     reader: &Reader<'_>,
     client: &Client,
@@ -201,8 +201,9 @@ async fn planned(
     Ok(plans)
 }
 
-/// Of releases that are not there, what is: Helm drops its record of a release also where an
-/// object of it does not go, and what holds data was kept. That cannot be looked at: told, too.
+/// Reports what is left of releases that no longer exist: Helm drops its record of a release even
+/// if one of its objects is not deleted, and what holds data was kept. Failed looks are reported
+/// too.
 async fn tell_what_is_left(
     run: &Run,
     repo: &Repo,
@@ -249,8 +250,8 @@ fn is_there(revision: &Revision) -> bool {
     revision.status != Status::Uninstalled
 }
 
-/// Layers that need one of those that go, each with the one that it needs, also by way of
-/// others; what only goes after another does not need it.
+/// Layers that need one of those being removed, directly or indirectly, each with the one it needs;
+/// a layer that only goes after another does not need it.
 fn needing<'a>(all: &'a [Layer], going: &[String], needs: &LayerNeeds) -> Vec<(&'a Layer, String)> {
     let needed = |layer: &Layer| {
         let (mut seen, mut open) = (BTreeSet::new(), vec![layer.name()]);
@@ -266,7 +267,7 @@ fn needing<'a>(all: &'a [Layer], going: &[String], needs: &LayerNeeds) -> Vec<(&
 }
 
 /// # Errors
-/// `usage` where a layer that needs one of those that go is there and stays.
+/// `usage` if a deployed layer that stays needs one of those being removed.
 async fn check_nobody_needs(context: &Context, client: &Client, going: &[String]) -> Result<(), Failure> {
     let (all, needs) = (context.repo.tree.layers()?, context.repo.tree.layer_needs()?);
     let needing = needing(&all, going, &needs);
@@ -301,7 +302,7 @@ async fn check_nobody_needs(context: &Context, client: &Client, going: &[String]
     Err(failure.remedy(remedy))
 }
 
-/// One release: what it made, and what becomes of that.
+/// Examines one release: its objects, and what happens to them.
 async fn examined(
     context: &Context,
     client: &Client,
@@ -356,7 +357,7 @@ async fn examined(
                 }
             }
             (_, Some(_)) => plan.stays.push((place.clone(), *fate)),
-            // What is to stay and is not there cannot be kept.
+            // What is to stay but does not exist cannot be kept.
             (_, None) => {}
         }
     }
@@ -410,8 +411,8 @@ fn claim_of(claim: &PersistentVolumeClaim) -> Option<Claim> {
     Some(Claim { namespace: metadata.namespace.clone()?, name: metadata.name.clone()?, uid: metadata.uid.clone()? })
 }
 
-/// Whether a claim was made from a template of this set, `TEMPLATE-SET-NUMBER`, with the labels
-/// that the set gives to all of them: by the name alone it may be another set's.
+/// Whether a claim was created from a template of this set, `TEMPLATE-SET-NUMBER`, with the labels
+/// that the set gives to all of them: the name alone might be another set's.
 fn is_of_set(set: &Value, claim: &ObjectMeta) -> bool {
     let name = claim.name.as_deref().unwrap_or_default();
     let set_name = set.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
@@ -432,7 +433,7 @@ fn is_owned_by(claim: &ObjectMeta, uid: &str) -> bool {
     claim.owner_references.iter().flatten().any(|owner| owner.uid == uid)
 }
 
-/// Whether Kubernetes deletes the claims of this set when it goes, by what it is now.
+/// Whether Kubernetes deletes this set's claims with it, according to its current state.
 async fn deletes_its_claims(client: &Client, place: &Place) -> Result<bool, Failure> {
     let namespace = place.namespace.as_deref().unwrap_or_default();
     let set = Api::<StatefulSet>::namespaced(client.clone(), namespace).get_opt(&place.name).await;
@@ -474,7 +475,7 @@ fn tell(run: &Run, plans: &[Plan]) {
     }
 }
 
-/// All that goes, in one question.
+/// Everything that is removed, in one question.
 fn question(plans: &[Plan]) -> String {
     let mut layers: Vec<&str> = plans.iter().map(|plan| plan.layer.as_str()).collect();
     layers.dedup();
@@ -504,7 +505,8 @@ async fn remove(
         let_go_of_claims(&context.run, client, set).await?;
     }
     if let (_, Some(claim)) = consented {
-        // Before the release, which names their sets: a run after a killed one finds them so.
+        // Before the release, which names their sets, so that a run after a killed one still finds
+        // them.
         for gone in &plan.claims {
             delete_claim(client, gone, claim).await?;
         }
@@ -514,7 +516,7 @@ async fn remove(
     let what = (&plan.revision, plan.timeout);
     if let Err(failure) = removal::uninstall(context, client, lock.descriptor(), what, consented, watch).await {
         Interrupt::global().check()?;
-        // Helm deletes its record though something of the release is still there.
+        // Helm deletes its record even if objects of the release are still there.
         let left = hanging(client, &going).await?;
         return Err(stopped(&context.site, plan, failure, left));
     }
@@ -526,10 +528,10 @@ async fn remove(
     if left.is_empty() { Ok(()) } else { Err(uninstalled_but(&context.site, plan, &left)) }
 }
 
-/// What Helm has deleted nothing of, though it says that it succeeded: it passes over what it
-/// cannot read, and what does not say that it is this release's (`verifyOwnershipBeforeDelete`
-/// of `pkg/action/uninstall.go`). What is another release's by now, or another object of that
-/// name, is not this release's to delete, and is only told.
+/// Reports objects that Helm did not delete although it says that it succeeded: it skips what it
+/// cannot read, and what is not marked as this release's (`verifyOwnershipBeforeDelete` of
+/// `pkg/action/uninstall.go`). What now belongs to another release, or is another object with that
+/// name, is not to be deleted, and only reported.
 async fn passed_over(
     run: &Run,
     client: &Client,
@@ -555,7 +557,7 @@ async fn passed_over(
     Ok(left)
 }
 
-/// Another release that an object says it is of.
+/// Another release that an object claims to belong to.
 fn anothers(metadata: &ObjectMeta, revision: &Revision) -> Option<String> {
     let annotation = |name: &str| metadata.annotations.as_ref()?.get(name).map(String::as_str);
     let name = annotation("meta.helm.sh/release-name")?;
@@ -578,7 +580,7 @@ fn uninstalled_but(site: &Site, plan: &Plan, left: &[(Place, String)]) -> Failur
         .remedy(commands.join("; "))
 }
 
-/// What an uninstallation has stopped at: where an object does not go, that is what is told.
+/// The failure of an uninstall: if an object is not going away, that is reported.
 fn stopped(site: &Site, plan: &Plan, failure: Failure, left: Vec<(Place, String)>) -> Failure {
     let held = left.iter().find(|(_, words)| words.contains(FINALIZERS)).cloned();
     let failure = left.into_iter().fold(failure, |failure, (_, words)| failure.evidence(words));
@@ -596,7 +598,7 @@ fn stopped(site: &Site, plan: &Plan, failure: Failure, left: Vec<(Place, String)
     }
 }
 
-/// How long the StatefulSet controller may take to let go of claims.
+/// How long the StatefulSet controller may take to release claims.
 const CONTROLLER: Duration = Duration::from_secs(60);
 const EVERY: Duration = Duration::from_millis(500);
 
@@ -639,7 +641,7 @@ async fn let_go_of_claims(run: &Run, client: &Client, set: &Holder) -> Result<()
     }
 }
 
-/// Deletes one claim: the one that was named, not another of that name.
+/// Deletes one claim: exactly the one that was named, not another with that name.
 async fn delete_claim(client: &Client, claim: &Claim, _: &Consent<consent::Claim>) -> Result<(), Failure> {
     let only = Preconditions { uid: Some(claim.uid.clone()), resource_version: None };
     let parameters = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
@@ -672,7 +674,7 @@ async fn wait_for_claims(client: &Client, plan: &Plan) -> Result<(), Failure> {
     }
 }
 
-/// Those of these that are still there, though they are deleted or were to be.
+/// Which of these are still there, although they are deleted or should be.
 async fn hanging(client: &Client, places: &[Place]) -> Result<Vec<(Place, String)>, Failure> {
     let seen = live::look(client, places).await?;
     let of = |(place, seen): (&Place, Option<live::Seen>)| {
@@ -682,7 +684,7 @@ async fn hanging(client: &Client, places: &[Place]) -> Result<Vec<(Place, String
     Ok(places.iter().zip(seen).filter_map(of).collect())
 }
 
-/// Before the names of what holds an object that is deleted.
+/// Precedes the finalizers that hold a deleted object.
 const FINALIZERS: &str = ", being deleted and held by the finalizers ";
 
 fn held_by(metadata: &ObjectMeta) -> String {
@@ -693,11 +695,11 @@ fn held_by(metadata: &ObjectMeta) -> String {
     }
 }
 
-/// From when on it is told what an uninstallation waits for, and how often that is looked at.
+/// When to start reporting what an uninstall waits for, and how often to look.
 const HANGS: Duration = Duration::from_secs(15);
 
-/// Tells each object once that is deleted and does not go, while Helm waits for it. Never
-/// resolves: what holds an object may let go of it, and Helm has a timeout.
+/// Reports once each deleted object that does not go away while Helm waits for it. Never resolves:
+/// what holds an object may release it, and Helm has a timeout.
 async fn tell_what_hangs(run: &Run, client: &Client, plan: &Plan, going: &[Place]) -> Failure {
     let mut told = BTreeSet::new();
     loop {
@@ -710,7 +712,7 @@ async fn tell_what_hangs(run: &Run, client: &Client, plan: &Plan, going: &[Place
     }
 }
 
-/// What was to stay is there.
+/// Checks that what was to stay is there.
 async fn check_kept(client: &Client, plan: &Plan) -> Result<(), Failure> {
     let mut places: Vec<Place> = plan.stays.iter().map(|(place, _)| place.clone()).collect();
     if !plan.claims_go {

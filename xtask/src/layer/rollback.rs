@@ -1,6 +1,6 @@
-//! `cargo xtask layer … --rollback`: a layer's releases go together to the revisions of its
-//! last good run. Looked at first: the histories that Helm keeps; decided in [`target`]; then
-//! `helm rollback` one by one, watched like a sync.
+//! `cargo xtask layer … --rollback`: takes a layer's releases back together to the revisions of its
+//! last good run. First it reads the histories that Helm keeps; [`target`] decides; then `helm
+//! rollback` runs for one after the other, watched like a sync.
 
 mod target;
 
@@ -44,7 +44,7 @@ pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Op
     let client = kubernetes::client(context).await?;
     kubernetes::require(&client).await?;
     let lease = ClusterLease::acquire(context, &client).await?;
-    // On the heap: what a layer's run holds is as large as a stack, and is moved.
+    // On the heap, because a layer's future would fill the stack.
     let work = Box::pin(async {
         let plans = planned(&runner.reader, &client, &Others::kept_out(), layers, to).await?;
         consent(&context.run, &client, &plans).await?;
@@ -58,22 +58,22 @@ pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Op
     lease.guard(work).await
 }
 
-/// What becomes of a layer's releases.
+/// What happens to a layer's releases.
 struct Plan<'a> {
     layer: &'a Layer,
     intent: Intent,
     built: Built,
-    /// The newest revision of each that goes back, and the number of the one that it goes to.
+    /// The newest revision of each that is rolled back, and the number of the target revision.
     back: Vec<(Release, Revision, u32)>,
-    /// Those that are there, for testing.
+    /// Those that exist, to be tested.
     there: Vec<Release>,
 }
 
-/// Every layer's plan, the last layer first. All are told before any is acted on, and one
-/// that cannot go back keeps the others from it: half a way back is none.
+/// Every layer's plan, last layer first. All are reported before any is carried out, and one that
+/// cannot go back keeps the others from it: a partial rollback is useless.
 ///
 /// # Errors
-/// `usage` where there is nothing to go back to; those of looking.
+/// `usage` if there is nothing to go back to; errors from reading the cluster.
 async fn planned<'a>(
     reader: &Reader<'_>,
     client: &Client,
@@ -130,7 +130,7 @@ async fn planned<'a>(
     Ok(plans)
 }
 
-/// Where a rollback of this layer notes what it is about to do, while it does it.
+/// The file in which a rollback of this layer notes what it is about to do, while it does it.
 fn note(run: &Run, repo: &Repo, layer: &Layer) -> Utf8PathBuf {
     run.state.path.join(format!("rollback-{}-{}.json", repo.env_name, layer.name()))
 }
@@ -139,8 +139,8 @@ fn left_by_another(run: &Run, repo: &Repo, layer: &Layer) -> Option<Intent> {
     serde_json::from_str(&bounds::read(&note(run, repo, layer), bounds::SETTINGS).ok()?).ok()
 }
 
-/// The newest revision of a release, and all that Helm keeps of it; what Helm cannot read it
-/// passes over, and nobody can go back to it.
+/// The newest revision of a release, and all that Helm keeps of it; Helm skips what it cannot read,
+/// so nobody can go back to that.
 async fn history(client: &Client, release: &Release) -> Result<(Option<Revision>, Vec<Past>), Failure> {
     let revisions = helm_storage::history(client, &release.namespace, &release.name).await?;
     let mut found = helm_storage::whole(client, revisions).await?;
@@ -225,7 +225,7 @@ fn refused(repo: &Repo, site: &Site, layer: &Layer, refusal: &Refusal) -> Failur
     failure.evidence("nothing was rolled back")
 }
 
-/// Everything is asked before anything is done.
+/// All questions come before any action.
 async fn consent(run: &Run, client: &Client, plans: &[Plan<'_>]) -> Result<(), Failure> {
     let mut all = Vec::new();
     for plan in plans.iter().filter(|plan| !plan.back.is_empty()) {
@@ -241,8 +241,8 @@ async fn consent(run: &Run, client: &Client, plans: &[Plan<'_>]) -> Result<(), F
     if all.is_empty() { Ok(()) } else { run.confirm(&all.join("; ")).await }
 }
 
-/// One release after the other: a failure is told and keeps no other from going back. Then
-/// the tests.
+/// One release after the other: a failure is reported and does not keep others from going back.
+/// Then the tests.
 async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) -> Vec<Result<(), Failure>> {
     let (context, since) = (runner.context, jiff::Timestamp::now());
     let (note, mut results) = (note(&context.run, &context.repo, plan.layer), Vec::new());
@@ -278,7 +278,7 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
     if Interrupt::global().check().is_err() {
         return results;
     }
-    // It has come to its end, well or not: the next one decides anew.
+    // It has finished, successfully or not: the next one decides from scratch.
     let _ = std::fs::remove_file(&note);
     let name = plan.layer.name();
     let text = format!(
@@ -291,8 +291,8 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
     results
 }
 
-/// `helm rollback`, watched as a sync is: what blocks is told in seconds, and a StatefulSet
-/// that a pod of the bad revision holds is freed.
+/// `helm rollback`, watched like a sync: blockers are reported within seconds, and a StatefulSet
+/// that is held by a pod of the bad revision is freed.
 async fn roll_back(
     runner: &Runner<'_>,
     client: &Client,

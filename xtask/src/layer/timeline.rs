@@ -1,5 +1,5 @@
-//! What a layer did on the cluster, for the run's record: its releases and their
-//! pods, with the times that the cluster itself wrote down.
+//! What a layer did on the cluster, for the run's record: its releases and their pods, with the
+//! times that the cluster itself recorded.
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use crate::run::Run;
 use crate::world::kubernetes::{is_forbidden, pods_anywhere};
 use run_record::{Event, PodEvent, ReleaseEvent};
 
-/// Records what was made since then. A cluster that does not answer adds nothing:
-/// the run has its own verdict, and this is for reading later.
+/// Records what was created since then. If the cluster does not answer, nothing is added: the run
+/// has its own result, and this is for later.
 pub async fn record(run: &Run, repo: &Repo, client: &Client, layer: &Layer, since: Timestamp) {
     const PATIENCE: Duration = Duration::from_secs(5);
     let _ = tokio::time::timeout(PATIENCE, observe(run, repo, client, layer, since)).await;
 }
 
 async fn observe(run: &Run, repo: &Repo, client: &Client, layer: &Layer, since: Timestamp) -> kube::Result<()> {
-    // The API server's times have whole seconds.
+    // The API server's times are whole seconds.
     let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
     let ours = ListParams::default().labels(&format!("owner=helm,layer={}", layer.name()));
     let namespaces = repo.tree.layer_needs().map(|needs| needs.namespaces_of(layer)).unwrap_or_default();
     let mut secrets = Vec::new();
     match Api::<Secret>::all(client.clone()).list_metadata(&ours).await {
-        // Who may not see the whole cluster sees what layers.yaml says of the layer.
+        // Without the right to read the whole cluster, only the namespaces in layers.yaml are read.
         Err(error) if is_forbidden(&error) => {
             for namespace in &namespaces {
                 secrets.extend(Api::<Secret>::namespaced(client.clone(), namespace).list_metadata(&ours).await?.items);

@@ -1,4 +1,4 @@
-//! What of the lock our registry lacks.
+//! Which images of the lock our registry lacks.
 
 use image_mirror::{Finding, ImagesLock, Options};
 
@@ -8,10 +8,11 @@ use crate::run::context::{Context, Site};
 use crate::world::registry::endpoint;
 use run_record::{Code, Failure};
 
-/// Says that a registry holds what this lock names; `to`: another one than the environment's.
+/// Requires that a registry has what this lock names; `to`: a registry other than the
+/// environment's.
 ///
 /// # Errors
-/// `image-not-mirrored`, with what is missing or stale; as the registry answers.
+/// `image-not-mirrored`, with what is missing or stale; else as the registry answers.
 pub(crate) async fn check(
     context: &Context,
     origin: &Origin,
@@ -27,13 +28,13 @@ pub(crate) async fn check(
     Ok(())
 }
 
-/// Before a layer: the registry holds what the lock names.
+/// Before a layer: requires that the registry has what the lock names.
 pub(crate) async fn require(repo: &Repo, site: &Site, origin: &Origin) -> Result<(), Failure> {
     let (_, findings) = findings(repo, site, origin).await?;
     complete(&repo.env.registry.push, &findings)
 }
 
-/// How many images the lock names, and what of it is not in the registry.
+/// How many images the lock names, and which are missing from the registry or stale.
 pub(crate) async fn findings(repo: &Repo, site: &Site, origin: &Origin) -> Result<(usize, Vec<Finding>), Failure> {
     let lock = pick(repo, origin.read_lock()?, &[])?;
     let findings = interruptible(image_mirror::check(&lock, &origin.options(repo, site)?)).await?;

@@ -1,4 +1,4 @@
-//! Copies what our registry lacks, and tells of it as it goes on.
+//! Copies what our registry lacks, and reports progress.
 
 use std::time::Instant;
 
@@ -16,8 +16,8 @@ pub(crate) async fn copy_all(context: &Context, origin: &Origin) -> Result<(), F
     copy(context, origin, &[], |_| {}).await
 }
 
-/// Copies the images with these ids (all for none); those that are there already cost one
-/// HEAD each. `change`: what of the way is not as it mostly is.
+/// Copies the images with these ids (all if empty); those already there cost one HEAD each.
+/// `change` adjusts the options.
 pub(crate) async fn copy(
     context: &Context,
     origin: &Origin,
@@ -25,9 +25,10 @@ pub(crate) async fn copy(
     change: impl FnOnce(&mut Options),
 ) -> Result<(), Failure> {
     let mut lock = origin.read_lock()?;
-    // What is resolved now is not asked for again.
+    // What is resolved now is not requested again.
     let kept = ManifestCache::default();
-    // Of the others who copies them asks, and need not ask again.
+    // Only what is copied now is resolved: the others are resolved when they are copied, so that
+    // no index is requested twice.
     let concerns = |image: &LockedImage| {
         !image.is_resolved() && if ids.is_empty() { image.role.is_none() } else { ids.contains(&image.id.as_str()) }
     };

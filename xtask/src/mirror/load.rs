@@ -1,6 +1,6 @@
-//! The images that the local cluster itself is made of (k3s, and k3d's helpers): pulls from
-//! public registries like those of pods, so they come the same way, by the lock's digests, with
-//! the mirror's accounts, proxies and waits, and are loaded into the container engine.
+//! The images of the local cluster itself (k3s, and k3d's helpers). They come from public
+//! registries like those of pods, so they are fetched the same way, by the lock's digests, with the
+//! mirror's accounts, proxies and waits, and loaded into the container engine.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -18,7 +18,7 @@ use crate::world::docker::{self, Image, Kind, Looked};
 use crate::world::process::Job;
 use run_record::{Code, Exit, Failure, Step, StepKind};
 
-/// The names of the images that the tree lists for the cluster itself.
+/// The names of the tree's images for the cluster itself.
 ///
 /// # Errors
 /// `usage` for a lock that cannot be read.
@@ -27,9 +27,9 @@ pub(crate) fn of_the_cluster(repo: &Repo) -> Result<BTreeMap<Role, String>, Fail
     Ok(lock.images.iter().filter_map(|image| Some((image.role?, image.name().to_owned()))).collect())
 }
 
-/// Loads those of these images that the engine lacks and the tree lists. One that the engine
-/// has under its name is used as it is; one that cannot be had is left to the engine's own
-/// pull, which may know ways that we do not (a mirror, a proxy of its own).
+/// Loads those of these images that the engine lacks and the tree lists. One that the engine has
+/// under its name is used as it is; one that cannot be fetched is left to the engine's own pull,
+/// which may have other ways (its own mirror or proxy).
 ///
 /// # Errors
 /// An engine that does not answer, a full disk, an interrupt, a lock that cannot be read.

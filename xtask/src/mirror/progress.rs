@@ -1,5 +1,5 @@
-//! Shows a copy of images while it goes on: a line for each image that moves on a
-//! terminal, plain lines elsewhere.
+//! Shows the progress of a copy: on a terminal a line for each image being transferred, elsewhere
+//! plain lines.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +19,7 @@ pub(super) struct Progress<'a> {
 #[derive(Default)]
 struct State {
     images: BTreeMap<String, Image>,
-    /// In bytes, of all images.
+    /// In bytes, for all images.
     total: u64,
     moved: u64,
     since: Option<Instant>,
@@ -47,7 +47,7 @@ impl<'a> Progress<'a> {
 }
 
 impl State {
-    /// What was moved of what there is, and how fast.
+    /// How much of the total was transferred, and how fast.
     fn line(&self) -> String {
         let seconds = self.since.map_or(0.0, |since| since.elapsed().as_secs_f64());
         #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -63,7 +63,7 @@ impl State {
     }
 }
 
-/// In whole seconds, or fractions where it is short.
+/// In whole seconds, or with a fraction if short.
 fn seconds(duration: Duration) -> String {
     if duration < Duration::from_secs(10) {
         format!("{:.1} s", duration.as_secs_f64())

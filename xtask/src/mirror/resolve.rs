@@ -1,4 +1,4 @@
-//! Resolves tags into the lock, and says whether they still are what it says.
+//! Resolves tags into the lock, and checks whether they have moved.
 
 use std::fs::File;
 
@@ -13,8 +13,8 @@ use crate::run::interrupt::Interrupt;
 use crate::world::registry::failure;
 use run_record::Failure;
 
-/// Resolves the tags of these ids again (all for none), and rewrites the lock. `kept`: the
-/// manifests that a copy need not ask for again.
+/// Resolves the tags of these ids again (all if empty), and rewrites the lock. `kept`: manifests
+/// that a copy need not request again.
 pub(crate) async fn resolve(
     context: &Context,
     origin: &Origin,
@@ -25,7 +25,7 @@ pub(crate) async fn resolve(
     let listed = origin.listed(&context.repo)?;
     let old = match ImagesLock::read(path) {
         Ok(old) => Some(old),
-        // What it says of the other images would be lost.
+        // Otherwise the entries of the other images would be lost.
         Err(error) if !ids.is_empty() && path.exists() => return Err(failure(error)),
         Err(_) => None,
     };
@@ -36,11 +36,11 @@ pub(crate) async fn resolve(
     let progress = Progress::new(&context.run.reporter);
     let fresh = interruptible(image_mirror::resolve(&subset, old.as_ref(), &options, &progress)).await?;
     drop(progress);
-    // Another run may have resolved other images meanwhile: from here on they take turns.
+    // Another run may have resolved other images in the meantime: from here on they take turns.
     let folder = path.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
     let turn =
         File::open(folder).map_err(|error| Failure::usage(format!("cannot read the folder of {path}: {error}")))?;
-    // Where the file system has no locks, there is nobody to wait for either.
+    // If the file system has no locks, there is nothing to wait for.
     let _ = turn.lock();
     let old = ImagesLock::read(path).ok().or(old);
     let mut lock = template;
@@ -71,8 +71,8 @@ pub(crate) async fn resolve(
     lock.write(path).map_err(failure)
 }
 
-/// Whether the origin still serves what its lock says. One that cannot be asked is not in
-/// the way: where an image is still to be copied, that will tell.
+/// Whether the origin still serves what its lock says. If it cannot be reached, that is no
+/// obstacle: an image that still has to be copied will show.
 pub(crate) async fn is_served(repo: &Repo, site: &Site, origin: &Origin) -> Result<bool, Failure> {
     let Ok(lock) = ImagesLock::read(&origin.lock) else { return Ok(false) };
     let (listed, options) = (origin.listed(repo)?, origin.options(repo, site)?);

@@ -1,5 +1,5 @@
-//! A way from this machine to a Service: connections to ports of the loopback are passed on to
-//! a pod of it, and to the next one where that is replaced.
+//! Connects this machine to a Service: connections to loopback ports are forwarded to one of its
+//! pods, and to the next one if that is replaced.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::world::kubernetes::read_failed;
 use crate::world::port_forward::{self, Pair};
 use crate::world::tools;
 
-/// A port of a service, as somebody asks for it.
+/// A port of a service, as requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     local: Option<u16>,
@@ -27,10 +27,10 @@ pub struct Wanted {
     port: String,
 }
 
-/// Reads a port as kubectl does.
+/// Parses a port in kubectl's syntax.
 ///
 /// # Errors
-/// What is expected.
+/// A message with the expected format.
 pub fn wanted(text: &str) -> Result<Wanted, String> {
     const EXPECTED: &str = "expected PORT or LOCAL:PORT, with LOCAL from 1 to 65535";
     let (local, port) = match text.split_once(':') {
@@ -45,18 +45,17 @@ pub fn wanted(text: &str) -> Result<Wanted, String> {
     }
 }
 
-/// How long is waited before a connection that broke is taken up again: doubling while it
-/// does not come up.
+/// The pause before a broken connection is reopened: doubling while that fails.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// How often a forwarding may fail before it has ever stood.
+/// How often a port-forward may fail before it has ever worked.
 const ATTEMPTS: u32 = 3;
 
-/// How often it is looked whether a pod is ready by now.
+/// How often to check whether a pod is ready.
 const READY: Duration = Duration::from_secs(1);
 
-/// The ports to forward, each with the one of this machine that was asked for.
+/// The ports to forward, each with the requested local port.
 ///
 /// # Errors
 /// `usage` for a port that the service does not have.
@@ -77,10 +76,10 @@ pub fn chosen(openable: &Openable, wanted: &[Wanted]) -> Result<Vec<(Port, Optio
     wanted.iter().map(of).collect()
 }
 
-/// Passes connections on until Ctrl-C, to one pod after the other as they are replaced.
+/// Forwards connections until Ctrl-C, to one pod after the other as they are replaced.
 ///
 /// # Errors
-/// `interrupted` at last; what kept it from ever being open.
+/// `interrupted` at the end; what kept it from ever working.
 pub async fn forward(
     context: &Context,
     client: &Client,
@@ -105,7 +104,7 @@ pub async fn forward(
         };
         let (pod, remotes) = match found {
             Ok(Some(found)) => found,
-            // Before it ever stood, that it cannot be looked at is a failure.
+            // If it never worked before, a failed look is a failure.
             Err(failure) if !stood => return Err(failure),
             not_now => {
                 if !std::mem::replace(&mut waiting, true) {
@@ -158,7 +157,7 @@ pub async fn forward(
     }
 }
 
-/// The ports of this machine: as asked for, else of the same number, else any that is free.
+/// The local ports: as requested, else the same number, else any that is free.
 fn local_ports(ports: &[(Port, Option<u16>)]) -> Result<Vec<u16>, Failure> {
     let mut taken: Vec<u16> = Vec::new();
     for (port, asked) in ports {
@@ -180,7 +179,7 @@ fn local_ports(ports: &[(Port, Option<u16>)]) -> Result<Vec<u16>, Failure> {
     Ok(taken)
 }
 
-/// What is open now, a line a port.
+/// Prints what is open now, one line per port.
 fn say(run: &Run, openable: &Openable, ports: &[(Port, Option<u16>)], locals: &[u16]) {
     for ((port, asked), local) in ports.iter().zip(locals) {
         let address = with_scheme(port.scheme, &format!("127.0.0.1:{local}"));
@@ -203,7 +202,7 @@ async fn replaced(client: &Client, pod: &Pod) {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let api = Api::<Pod>::namespaced(client.clone(), &namespace);
     let (to, mut news) = mpsc::unbounded_channel();
-    // From the pod's own version on: what became of it since it was looked at is told too.
+    // From the pod's own version on, so that changes since it was read are reported too.
     let version = pod.metadata.resource_version.clone().unwrap_or_default();
     let goes = async {
         while let Some(seen) = news.recv().await {
@@ -223,7 +222,7 @@ async fn replaced(client: &Client, pod: &Pod) {
     }
 }
 
-/// What does not become better by trying it again.
+/// Errors for which a retry does not help.
 fn is_final(why: &str) -> bool {
     code_of(why) != Code::Unknown
 }

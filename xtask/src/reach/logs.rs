@@ -1,5 +1,5 @@
-//! What pods print: one container after the other, or all at once as they print it, each line
-//! with where it is from, and safe to print.
+//! The logs of pods: one container after the other, or all at once as they are written, each line
+//! with its source, and safe to print.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,25 +24,25 @@ use crate::world::kubernetes::{self, read_failed};
 use crate::world::pod_log::{self, Container, Standing, Taken};
 use crate::world::release::Release;
 
-/// What somebody wants to see.
+/// What was asked for.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// By the words of whoever asks.
+    /// In the user's words.
     pub what: String,
     pub follow: bool,
-    /// The last so many lines of each container.
+    /// The number of last lines of each container.
     pub tail: Option<u32>,
-    /// The instance of each container before the one of now.
+    /// The previous instance of each container.
     pub previous: bool,
     pub since: Option<Duration>,
-    /// Containers of this name alone.
+    /// Only containers of this name.
     pub container: Option<String>,
 }
 
-/// Tells which of these releases are not there.
+/// Reports which of these releases are not installed.
 ///
 /// # Errors
-/// `usage` where none is.
+/// `usage` if none is.
 pub fn require_installed(
     run: &Run,
     what: &str,
@@ -62,11 +62,10 @@ pub fn require_installed(
     Err(failure.remedy(format!("cargo xtask layer {what}")))
 }
 
-/// So many bytes wait for a slow reader before no more is read from the cluster.
+/// How many bytes may wait for a slow reader before no more is read from the cluster.
 const BEHIND: usize = 1 << 20;
 
-/// How long a connection that broke rests before it is taken up again: doubling while that
-/// brings nothing.
+/// The pause before a broken connection is reopened: doubling while that brings nothing.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -80,7 +79,7 @@ impl Asked {
             follow: self.follow,
             previous: self.previous,
             tail_lines: self.tail.map(i64::from),
-            // Less than a second is the last one: 0 would be refused.
+            // At least one second: 0 would be refused.
             since_seconds: self.since.map(|since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX).max(1)),
             ..LogParams::default()
         }
@@ -90,9 +89,9 @@ impl Asked {
 /// Where lines are printed.
 struct Lines<'a> {
     run: &'a Run,
-    /// Whether each says where it is from.
+    /// Whether each line is prefixed with its source.
     prefixed: Cell<bool>,
-    /// The reader of what is printed is gone.
+    /// The reader of the output is gone.
     unheard: Cell<bool>,
     on_github: bool,
 }
@@ -100,11 +99,12 @@ struct Lines<'a> {
 impl<'a> Lines<'a> {
     fn new(run: &'a Run) -> Self {
         let on_github = reporter::on_github();
-        // GitHub's runner obeys a line that begins with `::`: with its source before it, none does.
+        // GitHub's runner obeys a line that begins with `::`; prefixed with its source, no line
+        // does.
         Self { run, prefixed: Cell::new(on_github), unheard: Cell::new(false), on_github }
     }
 
-    /// Prints a line; whether anybody still reads.
+    /// Prints a line; returns whether anybody still reads.
     async fn print(&self, container: &Container, line: &str) -> bool {
         self.run.reporter.data(&shown(container, line, self.prefixed.get(), self.run.json, self.on_github));
         loop {
@@ -120,22 +120,22 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// A line of a container, safe to print and without what looks like a secret.
+/// A container's line, safe to print and without what looks like a secret.
 fn shown(container: &Container, line: &str, prefixed: bool, json: bool, on_github: bool) -> String {
     let safe = foreign::masked(&foreign::lines(line)).into_owned();
     if json {
         let Container { namespace, pod, name, .. } = container;
         return serde_json::json!({"namespace": namespace, "pod": pod, "container": name, "line": safe}).to_string();
     }
-    // The runner takes this for a command wherever in a line it stands.
+    // The runner recognises this command anywhere in a line.
     let safe = if on_github { safe.replace("##[", "##\u{200b}[") } else { safe };
     if prefixed { format!("{}/{} {safe}", container.pod, container.name) } else { safe }
 }
 
-/// What there is by now, one container after the other.
+/// Prints what exists so far, one container after the other.
 ///
 /// # Errors
-/// `usage` where there is nothing to show; those of looking.
+/// `usage` if there is nothing to show; errors from reading the cluster.
 pub async fn show(run: &Run, client: &Client, asked: &Asked, belongings: &Belongings<'_>) -> Result<(), Failure> {
     let (lines, found, what) = (Lines::new(run), belongings.pods().await?, &asked.what);
     found.unclear.iter().for_each(|why| run.reporter.warn("logs", why));
@@ -172,7 +172,7 @@ pub async fn show(run: &Run, client: &Client, asked: &Asked, belongings: &Belong
         }
         if let Err(error) = read {
             let failure = read_failed(&log_of(container), error);
-            // One that cannot be read keeps no other from it.
+            // One that cannot be read does not keep the others from being printed.
             match &mut failed {
                 None => failed = Some(failure),
                 Some(first) => first.evidence.push(format!("also {failure}")),
@@ -186,7 +186,7 @@ fn log_of(container: &Container) -> String {
     format!("the log of {}/{} {}", container.namespace, container.pod, container.name)
 }
 
-/// The containers that are asked for, in order, each with its pod.
+/// The requested containers, in order, each with its pod.
 fn chosen<'a>(asked: &Asked, pods: &'a [Pod]) -> Result<Vec<(&'a Pod, Container)>, Failure> {
     let what = &asked.what;
     if pods.is_empty() {
@@ -207,19 +207,19 @@ fn chosen<'a>(asked: &Asked, pods: &'a [Pod]) -> Result<Vec<(&'a Pod, Container)
     }
 }
 
-/// A pod as it is; none when it is gone.
+/// A pod's current state; `None` when it is gone.
 type Pods = watch::Receiver<Option<Pod>>;
 
 type Following<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
 
-/// All containers at once, and those of pods that come later.
+/// Follows all containers at once, and those of pods that come later.
 ///
 /// # Errors
-/// Those of looking for the first time; that a log may not be read.
+/// Errors from the first look; that a log may not be read.
 pub async fn follow(run: &Run, client: &Client, asked: &Asked, belongings: &Belongings<'_>) -> Result<(), Failure> {
     let (lines, found) = (Lines::new(run), belongings.pods().await?);
     found.unclear.iter().for_each(|why| run.reporter.warn("logs", why));
-    // Nothing from before this is asked for again where nothing came yet.
+    // If nothing has come yet, a reconnect asks for nothing from before this time.
     let now = kubernetes::server_time(client).await?;
     let mut unclear: BTreeSet<String> = found.unclear.into_iter().collect();
     let (to, mut news) = mpsc::unbounded_channel();
@@ -235,7 +235,7 @@ pub async fn follow(run: &Run, client: &Client, asked: &Asked, belongings: &Belo
     let known: RefCell<BTreeMap<String, watch::Sender<Option<Pod>>>> = RefCell::default();
     let mut following: FuturesUnordered<Following<'_>> = FuturesUnordered::new();
     let count = Cell::new(0);
-    // Those to follow from now on: none of a pod that is known, which is told what became of it.
+    // The containers to follow from now on; for a known pod none, but its new state is passed on.
     let begin = |pod: Pod, early: bool| -> Vec<Following<'_>> {
         let Some(uid) = pod.metadata.uid.clone() else { return Vec::new() };
         let mut known = known.borrow_mut();
@@ -269,7 +269,8 @@ pub async fn follow(run: &Run, client: &Client, asked: &Asked, belongings: &Belo
             Some(seen) = news.recv() => match seen {
                 Seen::Pod(pod) => match belongings.has(&pod).await {
                     Ok(Whose::Theirs) => following.extend(begin(*pod, false)),
-                    // Each once, though a pod changes often; an error is tried again by the next change.
+                    // Each is reported once, though a pod changes often; after an error, the next
+                    // change tries again.
                     whose => {
                         let why = match whose {
                             Ok(Whose::Unknown(why)) => why,
@@ -296,7 +297,7 @@ pub async fn follow(run: &Run, client: &Client, asked: &Asked, belongings: &Belo
     }
 }
 
-/// One container, through its restarts, until its pod is gone or starts it no more.
+/// Follows one container through its restarts, until its pod is gone or will not start it again.
 async fn follow_one(
     run: &Run,
     client: &Client,
@@ -322,7 +323,7 @@ async fn follow_one(
             }
         };
         if waits {
-            // What tells of pods is gone only with all of this.
+            // The sender is only dropped together with everything here.
             if pods.changed().await.is_err() {
                 return Ok(());
             }
@@ -343,13 +344,13 @@ async fn follow_one(
                 if let Standing::Ended(instance) = standing {
                     read_through = Some(instance);
                 }
-                // What was asked for at first is not asked for again.
+                // These options only apply to the first request.
                 parameters.tail_lines = None;
                 parameters.since_seconds = None;
                 parameters.since_time = Some(taken.since().unwrap_or(begun));
             }
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-            // The kubelet has not started it yet, though the pod says so, or the other way round.
+            // The kubelet has not started it yet although the pod says so, or the other way round.
             Err(kube::Error::Api(status)) if status.code == 400 => {}
             Err(error @ kube::Error::Api(_)) if kubernetes::is_forbidden(&error) => {
                 return Err(read_failed(&log_of(&container), error));

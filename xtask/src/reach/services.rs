@@ -1,5 +1,5 @@
-//! What there is to open: the Services of the tree's releases, their ports, and how each is
-//! reached from this machine. All of it is read from the cluster and from `k3d.yaml`.
+//! What can be opened: the Services of the tree's releases, their ports, and how each is reached
+//! from this machine. All of it is read from the cluster and from `k3d.yaml`.
 
 use std::collections::BTreeSet;
 
@@ -18,12 +18,12 @@ use crate::world::helmfile;
 use crate::world::kubernetes::{is_forbidden, pod_ready, read_failed};
 use crate::world::release::annotated;
 
-/// A Service that connections can be passed on to.
+/// A Service that connections can be forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Openable {
     pub namespace: String,
     pub name: String,
-    /// The release that brought it, as Helm's annotation says: NAMESPACE/NAME.
+    /// The release that it belongs to, by Helm's annotation: NAMESPACE/NAME.
     pub release: Option<String>,
     pub ports: Vec<Port>,
 }
@@ -33,16 +33,16 @@ pub struct Openable {
 pub struct Port {
     pub number: u16,
     pub name: Option<String>,
-    /// Of its address, where the Service says what is spoken there.
+    /// The URL scheme, if the Service says which protocol it speaks.
     pub scheme: Option<&'static str>,
-    /// Where it is reached without anything being forwarded, by a port that k3d maps.
+    /// Its address without forwarding, if k3d maps a port to it.
     pub address: Option<String>,
     #[serde(skip)]
     target: IntOrString,
 }
 
-/// What is spoken at a port (`appProtocol`, or the beginning of its name, as Istio reads it:
-/// `PROTOCOL` or `PROTOCOL-WORDS`), and the scheme of an address for it.
+/// The protocol of a port (`appProtocol`, or the beginning of its name, in Istio's convention:
+/// `PROTOCOL` or `PROTOCOL-WORDS`), and the matching URL scheme.
 const SCHEMES: &[(&str, &str)] = &[
     ("http", "http"),
     ("http2", "http"),
@@ -71,19 +71,19 @@ fn scheme(protocol: Option<&str>, name: Option<&str>) -> Option<&'static str> {
         SCHEMES.iter().find(|(spoken, _)| *spoken == word).map(|(_, scheme)| *scheme)
     };
     let beginning = |name: &str| known(name.split('-').next().unwrap_or_default());
-    // gRPC goes over HTTP/2, and is nothing for a browser.
+    // gRPC uses HTTP/2, but browsers cannot open it.
     if name.is_some_and(|name| name == "grpc" || name.starts_with("grpc-")) {
         return None;
     }
-    // `kubernetes.io/h2c`, or a name that IANA knows.
+    // `kubernetes.io/h2c`, or a name registered with IANA.
     match protocol {
         Some(protocol) => known(protocol.rsplit('/').next().unwrap_or_default()),
         None => name.and_then(beginning),
     }
 }
 
-/// What of a Service can be opened; none of one that has no address of its own, or none inside
-/// the cluster, no port for TCP, or no pods that it selects.
+/// What can be opened of a Service; `None` if it is headless or external, has no TCP port, or
+/// selects no pods.
 pub fn openable(service: &Service, mapped: &[Mapping]) -> Option<Openable> {
     let spec = service.spec.as_ref()?;
     let headless = spec.cluster_ip.as_deref() == Some("None");
@@ -114,8 +114,8 @@ fn of_port(service: &Service, port: &ServicePort, mapped: &[Mapping]) -> Option<
     })
 }
 
-/// Where k3d maps a port of the nodes to this machine, and the nodes have this one: a node
-/// port, or, of a load balancer that k3s serves, the port itself.
+/// The address where k3d maps a node's port to this machine, if it is this port: a node port, or,
+/// for a load balancer served by k3s, the port itself.
 fn address(service: &Service, port: &ServicePort, mapped: &[Mapping]) -> Option<String> {
     let spec = service.spec.as_ref()?;
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
@@ -140,7 +140,7 @@ fn host_address(mapping: &Mapping) -> String {
 /// What can be opened of the tree's releases, by namespace and name.
 ///
 /// # Errors
-/// Those of reading the tree and the cluster.
+/// Errors from reading the tree and the cluster.
 pub async fn of_tree(context: &Context, client: &Client) -> Result<Vec<Openable>, Failure> {
     let wanted = helmfile::releases(context, &context.repo.tree.layers()?).await?;
     let wanted: BTreeSet<(String, String)> =
@@ -155,10 +155,10 @@ pub async fn of_tree(context: &Context, client: &Client) -> Result<Vec<Openable>
     Ok(found)
 }
 
-/// Every Service, or those of the tree's namespaces where the whole cluster may not be listed.
+/// Every Service, or those in the tree's namespaces if the whole cluster cannot be listed.
 ///
 /// # Errors
-/// Those of listing.
+/// Errors from listing.
 pub async fn all(repo: &Repo, client: &Client) -> Result<Vec<Service>, Failure> {
     listed(repo, client, &ListParams::default()).await
 }
@@ -177,18 +177,18 @@ async fn listed(repo: &Repo, client: &Client, parameters: &ListParams) -> Result
     Ok(services)
 }
 
-/// The ports of this machine that k3d maps to the nodes; none of a shared cluster, nor where
-/// they are published on another machine than this (a container with its host's Docker).
+/// The ports of this machine that k3d maps to the nodes; none for a shared cluster, or if they are
+/// published on another machine (in a container with its host's Docker).
 pub fn mapped(repo: &Repo, site: &Site) -> Result<Vec<Mapping>, Failure> {
     let config = repo.k3d_config()?.filter(|_| site.inside.is_none());
     let ports = config.into_iter().flat_map(|config| config.simple.ports);
     Ok(ports.filter_map(|port| Mapping::parse(&port.port)).collect())
 }
 
-/// The Service that a name means: that Service, else the only one of the release of that name.
+/// The Service that a name means: that Service, else the only one of the release with that name.
 ///
 /// # Errors
-/// `usage` where it names none, with what can be opened, or more than one.
+/// `usage` if it names none, with what can be opened, or more than one.
 pub fn named<'a>(services: &'a [Service], name: &str, there: &[Openable]) -> Result<&'a Service, Failure> {
     let full = |service: &Service| {
         let (namespace, name) = (service.metadata.namespace.as_deref(), service.metadata.name.as_deref());
@@ -220,11 +220,11 @@ pub fn named<'a>(services: &'a [Service], name: &str, there: &[Openable]) -> Res
     }
 }
 
-/// A pod that takes the Service's connections, and the port of it for each of these; none
-/// where no pod is ready that has them all.
+/// A pod for the Service's connections, and its port for each of these; `None` if no ready pod has
+/// them all.
 ///
 /// # Errors
-/// Those of listing pods.
+/// Errors from listing pods.
 pub async fn pod_of(client: &Client, service: &Service, ports: &[Port]) -> Result<Option<(Pod, Vec<u16>)>, Failure> {
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
@@ -240,7 +240,7 @@ pub async fn pod_of(client: &Client, service: &Service, ports: &[Port]) -> Resul
     Ok(listed.items.into_iter().find_map(fits))
 }
 
-/// The port of a pod that a Service means, by number or by name.
+/// The pod's port that a Service targets, by number or by name.
 fn target(pod: &Pod, target: &IntOrString) -> Option<u16> {
     let name = match target {
         IntOrString::Int(number) => return u16::try_from(*number).ok(),
@@ -253,12 +253,12 @@ fn target(pod: &Pod, target: &IntOrString) -> Option<u16> {
     u16::try_from(port.container_port).ok()
 }
 
-/// The command, with the environment where that has to be named.
+/// The command, with the environment if necessary.
 fn command(env: &str) -> String {
     if env == environment::DEFAULT { "cargo xtask open".to_owned() } else { format!("cargo xtask --env {env} open") }
 }
 
-/// As short as it is no other's.
+/// The shortest unique name.
 fn shortest(one: &Openable, all: &[Openable]) -> String {
     match all.iter().filter(|other| other.name == one.name).count() {
         1 => one.name.clone(),
@@ -277,7 +277,7 @@ pub(super) fn in_words(port: &Port) -> String {
     }
 }
 
-/// What there is, for people: a line a service: how it is reached, and its ports.
+/// What can be opened, for people: one line per service with how it is reached, and its ports.
 pub fn list(there: &[Openable], env: &str) -> String {
     let mut rows: Vec<(String, String)> = Vec::new();
     for one in there {
@@ -300,7 +300,7 @@ pub fn list(there: &[Openable], env: &str) -> String {
     rows.iter().map(|(how, what)| format!("{how:<width$} → {what}")).collect::<Vec<_>>().join("\n")
 }
 
-/// The same in as few lines as it takes: what has an address, and the names of the others.
+/// The same in as few lines as possible: those with an address, and the names of the others.
 pub fn summary(there: &[Openable], env: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut names = Vec::new();
@@ -416,11 +416,11 @@ mod tests {
         assert_eq!(name("shop/admin").unwrap(), "admin");
         let failure = name("webs").unwrap_err();
         assert!(failure.message.contains("\"webs\"") && failure.evidence[0].contains("nothing"), "{failure:?}");
-        // The release has two, and none of its own name.
+        // The release has two, and none has its name.
         let others = [service("api", plain(json!({}))), services[1].clone()];
         let failure = named(&others, "web", &[]).unwrap_err();
         assert!(failure.message.contains("shop/api, shop/admin"), "{failure}");
-        // Headless ones are no choice.
+        // Headless Services do not count.
         let others = [others[0].clone(), service("pods", plain(json!({"clusterIP": "None"})))];
         assert_eq!(named(&others, "shop/web", &[]).unwrap().metadata.name.as_deref(), Some("api"));
     }

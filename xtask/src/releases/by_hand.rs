@@ -1,7 +1,6 @@
-//! What people have set by hand on a layer's objects. What the tree does not name stays,
-//! whatever the layer says: Helm applies on the server's side and takes away nothing that
-//! it never set. It is told, with who set it; and after a failure all that was set by hand
-//! is, for it may be the cause.
+//! What people have changed by hand on a layer's objects. Fields that the tree does not name stay:
+//! Helm uses server-side apply and removes nothing that it never set. They are reported, with who
+//! set them. After a failure, all manual changes are reported, because they may be the cause.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -17,8 +16,8 @@ use serde_json::Value;
 use crate::run::Run;
 use crate::world::release::Release;
 
-/// Tells each object of these releases that somebody has added fields to. A look that
-/// fails says nothing: it stops no layer that is in place.
+/// Reports each object of these releases to which somebody has added fields. A failed look reports
+/// nothing: it must not stop a layer that is in place.
 pub async fn tell(run: &Run, client: &Client, wanted: &[Release]) {
     for (object, manager, fields) in found(client, wanted, false).await {
         let text = format!(
@@ -29,11 +28,11 @@ pub async fn tell(run: &Run, client: &Client, wanted: &[Release]) {
     }
 }
 
-/// How many objects are named beside a failure.
+/// How many objects are named with a failure.
 const NAMED: usize = 5;
 
-/// What was set by hand on objects of these releases, in one line for each object, for a
-/// failure whose cause it may be.
+/// What was set by hand on objects of these releases, one line per object, as evidence for a
+/// failure that it may have caused.
 pub async fn evidence(client: &Client, wanted: &[Release]) -> Vec<String> {
     let found = found(client, wanted, true).await;
     let line = |(object, manager, fields): &(String, String, Vec<String>)| {
@@ -42,8 +41,8 @@ pub async fn evidence(client: &Client, wanted: &[Release]) -> Vec<String> {
     found.iter().take(NAMED).map(line).collect()
 }
 
-/// `deployment/web in shop`, the manager, its fields: all of them, or those that Helm does
-/// not set as well.
+/// `deployment/web in shop`, the manager, its fields: all of them, or only those that Helm does not
+/// set too.
 async fn found(client: &Client, wanted: &[Release], all: bool) -> Vec<(String, String, Vec<String>)> {
     let mut told = Vec::new();
     let installed = || wanted.iter().filter(|release| release.installed);
@@ -79,7 +78,7 @@ where
     objects.iter().flat_map(|object| added_to(&object.metadata, &kind, all)).collect()
 }
 
-/// By each person's manager: its fields, all or those that Helm does not set as well.
+/// The fields of each person's manager: all, or only those that Helm does not set too.
 pub(crate) fn added_to(metadata: &ObjectMeta, kind: &str, all: bool) -> Vec<Added> {
     let release = metadata.annotations.as_ref().and_then(|all| all.get("meta.helm.sh/release-name"));
     let Some(release) = release else { return Vec::new() };
@@ -98,8 +97,8 @@ pub(crate) fn added_to(metadata: &ObjectMeta, kind: &str, all: bool) -> Vec<Adde
         .collect()
 }
 
-/// Whether the image of a container that Helm made is somebody else's word by now: then
-/// Helm's apply is refused or takes it back, and the pods are not what this run deploys.
+/// Whether somebody else now owns the image of a container that Helm made: then Helm's apply is
+/// refused or takes it back, and the pods are not what this run deploys.
 pub fn image_is_others(metadata: &ObjectMeta) -> bool {
     let of = |helm: bool| -> BTreeSet<String> {
         let entries = metadata.managed_fields.iter().flatten().filter(|entry| entry.subresource.is_none());
@@ -115,13 +114,13 @@ pub fn image_is_others(metadata: &ObjectMeta) -> bool {
         && others.iter().any(taken)
 }
 
-/// kubectl names itself by its verb. A restart leaves an annotation behind that means nothing.
+/// kubectl names itself after its verb. A restart leaves an annotation that does not matter.
 fn is_a_person(manager: &str) -> bool {
     manager.starts_with("kubectl") && manager != "kubectl-rollout"
 }
 
-/// Whether this entry is of who made the object, before Helm came to it (a Deployment of
-/// kube-system of which a chart sets one annotation): it is no change of what Helm made.
+/// Whether this entry is from the creator of the object, before Helm changed it (a Deployment of
+/// kube-system where a chart sets one annotation): it is not a change of what Helm made.
 fn made(metadata: &ObjectMeta, entry: &ManagedFieldsEntry) -> bool {
     entry.time.is_some() && entry.time == metadata.creation_timestamp
 }
@@ -131,8 +130,8 @@ pub(crate) fn is_helms(entry: &ManagedFieldsEntry) -> bool {
     entry.manager.as_deref() == Some("helm") && entry.subresource.is_none()
 }
 
-/// The fields of an entry of `managedFields`; an item of a list that it made as one of them
-/// where `items_whole` says so.
+/// The fields of an entry of `managedFields`; with `items_whole`, a list item that it created
+/// counts as one field.
 pub(crate) fn fields(entry: &ManagedFieldsEntry, items_whole: bool) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(fields) = &entry.fields_v1 {
@@ -141,7 +140,7 @@ pub(crate) fn fields(entry: &ManagedFieldsEntry, items_whole: bool) -> Vec<Strin
     found
 }
 
-/// The paths of `fieldsV1`, as the API server writes them in a conflict.
+/// The paths of `fieldsV1`, in the API server's notation for conflicts.
 fn walk(fields: &Value, path: &str, items_whole: bool, found: &mut Vec<String>) {
     let inner: Vec<(&String, &Value)> =
         fields.as_object().into_iter().flatten().filter(|(key, _)| *key != ".").collect();
@@ -150,7 +149,7 @@ fn walk(fields: &Value, path: &str, items_whole: bool, found: &mut Vec<String>) 
     if inner.is_empty() || owned {
         found.push(path.to_owned());
     }
-    // An item of a list that somebody made is told as one thing.
+    // A list item that somebody created is reported as a whole.
     if owned && items_whole {
         return;
     }
@@ -239,7 +238,8 @@ mod tests {
                     .iter()
                     .map(|text| {
                         let (name, field) = text.split_once('.').unwrap();
-                        // Who made the item owns it itself; who changed a field of it does not.
+                        // The creator of an item owns the item itself; whoever changed one of its
+                        // fields does not.
                         let mut fields = serde_json::json!({format!("f:{field}"): {}});
                         if manager == "helm" || name == "sidecar" {
                             fields["."] = serde_json::json!({});

@@ -1,10 +1,10 @@
-//! `cargo xtask releases history`: the revisions of releases as Helm keeps them: what became
-//! of each, when, by which run and whose, and why.
+//! `cargo xtask releases history`: the revisions of releases that Helm keeps: the status of each,
+//! when, by which run and whose, and why.
 //!
-//! Helm hands the labels of a revision on to the next one, also where somebody upgrades by
-//! hand, and a rollback takes those of the revision that it goes back to. So labels alone say
-//! whose a revision is only where they differ from those before it; else the run's record says
-//! it, where this machine has that, and where nothing does, nothing is claimed.
+//! Helm carries a revision's labels over to the next one, even if somebody upgrades by hand, and a
+//! rollback takes those of its target. So labels alone identify the run only if they differ from
+//! those before; otherwise the run's record does, if this machine has it; and if nothing does, no
+//! run is named.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,20 +21,20 @@ use crate::run::context::Context;
 use crate::world::helm_storage::{self, ChartMetadata, Revision, Status, Told};
 use crate::world::kubernetes::server_time;
 
-/// The longest value of a label, in characters (`validation.LabelValueMaxLength`).
+/// The maximum length of a label's value, in characters (`validation.LabelValueMaxLength`).
 const LABEL: usize = 63;
 
-/// How much of a run's record is read from its beginning, and from its end, in bytes.
+/// How much of a run's record is read from its beginning and from its end, in bytes.
 const RECORD: u64 = 4 << 20;
 
-/// Who runs this, as the value of a label: `anna_at_laptop`.
+/// Who runs this, as a label value: `anna_at_laptop`.
 pub fn by_label() -> String {
     let holder = Holder::this_process("");
     label_value(&format!("{}_at_{}", holder.user, holder.host))
 }
 
-/// The text as a label's value: what may not stand in one becomes `_`, and what is too long
-/// is cut.
+/// Converts a text to a label value: invalid characters become `_`, and a text that is too long is
+/// cut.
 fn label_value(text: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
     let text: String = text.chars().map(plain).collect();
@@ -43,46 +43,46 @@ fn label_value(text: &str) -> String {
     start[..start.len().min(LABEL)].trim_end_matches(ends).to_owned()
 }
 
-/// Which run made a revision, as far as that is known.
+/// Which run made a revision, as far as known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Made {
     ByRun {
         run: String,
         by: Option<String>,
     },
-    /// It says so, and may have that from the revision before it.
+    /// Its label says so, but may be carried over from the previous revision.
     Perhaps {
         run: String,
         by: Option<String>,
     },
-    /// Helm by hand, or somebody's own program; with labels of an earlier revision, perhaps.
+    /// Helm by hand, or another program; possibly with labels of an earlier revision.
     Unknown {
         inherited: bool,
     },
 }
 
-/// What the record of a run says of releases.
+/// What a run's record says about releases.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recorded {
     /// Namespace, release and revision of what came up while it worked on a layer.
     made: BTreeSet<(String, String, u32)>,
     /// By namespace and release.
     why: BTreeMap<(String, String), String>,
-    /// It came to its end, and wrote so.
+    /// Whether it ended regularly, with an end event.
     ended: bool,
 }
 
-/// How Helm's words begin for a revision that `helm rollback` made, or `--rollback-on-failure`:
-/// `Rollback to 1`, `Rollback "web" failed: …`.
+/// The beginning of Helm's description for a revision made by `helm rollback` or
+/// `--rollback-on-failure`: `Rollback to 1`, `Rollback "web" failed: …`.
 const ROLLBACK: &str = "Rollback ";
 
-/// The decision: `earlier` are the revisions before it that Helm still has, the newest first;
-/// `record` is that of the run whose label it carries, where this machine has it.
+/// The decision: `earlier` are the revisions before it that Helm still has, newest first; `record`
+/// is that of the run in its label, if this machine has it.
 fn made(revision: &Revision, earlier: &[&Revision], description: &str, record: Option<&Recorded>) -> Made {
     let Some(run) = revision.run.clone().filter(|run| !run.is_empty()) else {
         return Made::Unknown { inherited: false };
     };
-    // Its labels are those of the revision that it went back to.
+    // Its labels are those of the rollback's target.
     if description.starts_with(ROLLBACK) {
         return Made::Unknown { inherited: true };
     }
@@ -92,8 +92,8 @@ fn made(revision: &Revision, earlier: &[&Revision], description: &str, record: O
     };
     let named: Vec<u32> =
         record.into_iter().flat_map(|record| record.made.iter().filter(is_its)).map(|(.., number)| *number).collect();
-    // Words can be lost, as where a revision is marked failed: a rollback has the label of any
-    // revision before it, also of one that is gone by now. The names of runs begin with their time.
+    // The description can be lost, for example when a revision is marked failed: a rollback has the
+    // label of any earlier revision, even of one that is gone. Run names start with their time.
     let before = earlier.first().filter(|before| before.revision.checked_add(1) == Some(revision.revision));
     let is_new = |before: &&Revision| {
         earlier.iter().all(|earlier| earlier.run.as_ref() != Some(&run))
@@ -103,14 +103,14 @@ fn made(revision: &Revision, earlier: &[&Revision], description: &str, record: O
     if anew || named.contains(&revision.revision) {
         return Made::ByRun { run, by };
     }
-    // A run that tells of another revision of this release tells of all that it made.
+    // If a run's record names another revision of this release, it names all that the run made.
     if record.is_some_and(|record| record.ended) && !named.is_empty() {
         return Made::Unknown { inherited: true };
     }
     Made::Perhaps { run, by }
 }
 
-/// A revision as it is shown.
+/// A revision as shown.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
     namespace: String,
@@ -119,28 +119,28 @@ struct Row {
     status: Status,
     created: Option<Timestamp>,
     age_seconds: i64,
-    /// Of the run that made it; none where that is not known.
+    /// The run that made it; `None` if unknown.
     run: Option<String>,
     by: Option<String>,
-    /// False where run and `by` may be handed on from an earlier revision.
+    /// False if run and `by` may be carried over from an earlier revision.
     certain: bool,
     /// Whether the labels are those of an earlier revision.
     inherited: bool,
     /// The reason that the run gave.
     reason: Option<String>,
-    /// Helm's own words.
+    /// Helm's own description.
     description: String,
     chart: Option<String>,
     chart_version: Option<String>,
     app_version: Option<String>,
-    /// Why the Secret cannot be read as a release.
+    /// Why the Secret cannot be decoded as a release.
     unreadable: Option<String>,
 }
 
 /// Shows the revisions of the releases that these words name, or of all.
 ///
 /// # Errors
-/// `usage` for a word that names nothing; those of reading.
+/// `usage` for a word that names nothing; errors from reading.
 pub async fn show(context: &Context, client: &Client, words: &[String]) -> Result<(), Failure> {
     let wanted: BTreeSet<(String, String)> = match words {
         [] => there(&context.run, &context.repo, client).await?.into_iter().collect(),
@@ -177,15 +177,15 @@ pub async fn show(context: &Context, client: &Client, words: &[String]) -> Resul
     Ok(())
 }
 
-/// By release, the newest revision first.
+/// By release, newest revision first.
 fn sort(revisions: &mut [Revision]) {
     revisions
         .sort_by(|a, b| (&a.namespace, &a.release).cmp(&(&b.namespace, &b.release)).then(b.revision.cmp(&a.revision)));
 }
 
-/// What this machine has of a run; none where it has no record, or cannot read it.
+/// What this machine's record of a run says; `None` if there is none, or it cannot be read.
 fn record(run: &Run, id: &str) -> Option<Recorded> {
-    // A label is anybody's to set.
+    // Anybody can set a label.
     if !super::is_recorded(run, id) {
         return None;
     }
@@ -213,7 +213,7 @@ pub(crate) fn read(text: &str) -> Recorded {
     recorded
 }
 
-/// Of revisions that are sorted.
+/// For sorted revisions.
 fn rows(told: &[(Revision, Result<Told, String>)], records: &BTreeMap<String, Recorded>, now: Timestamp) -> Vec<Row> {
     let mut rows = Vec::new();
     for (index, (revision, told_of_it)) in told.iter().enumerate() {
@@ -264,7 +264,7 @@ fn rows(told: &[(Revision, Result<Told, String>)], records: &BTreeMap<String, Re
 }
 
 impl Row {
-    /// Which run, and whose.
+    /// The run, and who ran it.
     fn who(&self) -> String {
         match (&self.run, &self.by) {
             (Some(run), Some(by)) if self.certain => format!("{run} {by}"),
@@ -292,7 +292,7 @@ impl Row {
     }
 }
 
-/// The rows as a table, each column as wide as it has to be; the last one as it is.
+/// The rows as a table, each column as wide as necessary; the last one unpadded.
 fn table(rows: &[Row]) -> String {
     const HEAD: [&str; 7] = ["RELEASE", "REVISION", "STATUS", "AGE", "RUN", "CHART", "WHY"];
     let cells = rows.iter().map(|row| {

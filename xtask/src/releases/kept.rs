@@ -1,7 +1,7 @@
-//! What Helm keeps at an upgrade and at a rollback, though the next revision does not have it: it
-//! asks the object in the cluster (`update` of `pkg/kube/client.go`), and takes `keep` alone for
-//! an answer, not the stored manifest, which an uninstallation goes by. The two can differ: a
-//! removal marks the stored one alone, and anybody may take the annotation off the object.
+//! What Helm keeps at an upgrade or a rollback although the next revision does not have it: it
+//! checks the object in the cluster (`update` of `pkg/kube/client.go`), and only for the value
+//! `keep`, not the stored manifest, which an uninstall uses. The two can differ: a removal only
+//! marks the stored manifest, and anybody may remove the annotation from the object.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
@@ -15,8 +15,8 @@ use run_record::Failure;
 
 const KEEP: &str = "keep";
 
-/// Those of these objects that Helm would delete: neither gone already nor kept. One that
-/// cannot be looked at is none that is known to be kept.
+/// The objects that Helm would delete: neither already gone nor kept. One that cannot be looked at
+/// does not count as kept.
 pub(super) async fn without_kept(client: &Client, dropped: Vec<Dropped>, namespace: &str) -> Vec<Dropped> {
     let (mut lost, mut known) = (Vec::new(), Kinds::new());
     for object in dropped {
@@ -27,7 +27,7 @@ pub(super) async fn without_kept(client: &Client, dropped: Vec<Dropped>, namespa
     lost
 }
 
-/// Whether the object is kept, or is not there to be lost.
+/// Whether the object is kept, or already gone.
 async fn is_safe(client: &Client, object: &Value, namespace: &str, known: &mut Kinds) -> Result<bool, Failure> {
     let Some(place) = Place::of(client, object, namespace, known).await? else { return Ok(false) };
     if place.name.is_empty() {
@@ -38,7 +38,7 @@ async fn is_safe(client: &Client, object: &Value, namespace: &str, known: &mut K
     Ok(live.is_none_or(|live| is_kept(&live.metadata)))
 }
 
-/// Whether an object in the cluster says so, as Helm asks it.
+/// Whether an object in the cluster is kept, by Helm's own check.
 pub(crate) fn is_kept(live: &ObjectMeta) -> bool {
     live.annotations.as_ref().and_then(|all| all.get(POLICY)).is_some_and(|policy| policy == KEEP)
 }

@@ -1,16 +1,16 @@
-//! The objects of a manifest, parsed as Helm parses them; and what uninstalling a release
-//! would delete of its stored manifest and hooks, and which of it holds data.
+//! The objects of a manifest, parsed as Helm parses them; and what uninstalling a release would
+//! delete according to its stored manifest and hooks, and which of that holds data.
 
 use serde_json::Value;
 
 use crate::world::helm_storage::Stored;
 
-/// The annotation by which an object is kept (`pkg/kube/resource_policy.go`).
+/// The annotation that keeps an object (`pkg/kube/resource_policy.go`).
 pub(crate) const POLICY: &str = "helm.sh/resource-policy";
 
-/// Built-in kinds, with their API group, that hold nothing which the tree could not make
-/// again: a closed list. Every other kind counts as data, custom resources with it, whose
-/// controller may delete a database when the resource goes.
+/// Built-in kinds, with their API group, that hold nothing which the tree could not recreate: a
+/// closed list. Every other kind counts as data, including custom resources, because their
+/// controller may delete a database with the resource.
 const STATELESS: &[(&str, &[&str])] = &[
     (
         "",
@@ -52,20 +52,20 @@ const STATELESS: &[(&str, &[&str])] = &[
     ("storage.k8s.io", &["CSIDriver", "StorageClass"]),
 ];
 
-/// An object that goes when the release is uninstalled, or is kept by its annotation.
+/// An object that is deleted when the release is uninstalled, or kept by its annotation.
 struct Object {
     /// `PersistentVolumeClaim data`
     name: String,
-    /// As the manifest says; else the release's.
+    /// From the manifest; else the release's.
     namespace: Option<String>,
     built_in: bool,
     data: bool,
     keep: bool,
-    /// As it is written.
+    /// As in the manifest.
     written: Value,
 }
 
-/// Every object of a stored release, with what becomes of it: `Deployment web`,
+/// Every object of a stored release, with what happens to it: `Deployment web`,
 /// `PersistentVolumeClaim data (kept)`.
 pub fn objects(stored: &Stored) -> Vec<String> {
     let Ok(found) = judged(&stored.manifest, true) else {
@@ -74,26 +74,27 @@ pub fn objects(stored: &Stored) -> Vec<String> {
     found.into_iter().map(|object| if object.keep { format!("{} (kept)", object.name) } else { object.name }).collect()
 }
 
-/// What of a release holds data, or may take some with it, when it is uninstalled and
-/// installed again. What cannot be read counts as such.
+/// What of a release holds data, or may take some with it, when it is uninstalled and installed
+/// again. What cannot be read counts as such.
 pub fn data_of(stored: &Stored) -> Vec<String> {
     let mut data: Vec<String> = match judged(&stored.manifest, true) {
         Ok(found) => found.into_iter().filter(|object| object.data && !object.keep).map(|object| object.name).collect(),
         Err(place) => vec![format!("what its manifest holds, which is no YAML{place}")],
     };
     for hook in &stored.hooks {
-        // A test is neither run nor deleted by an uninstall, nor by an install.
+        // A test is neither run nor deleted by an uninstall or an install.
         if !hook.events.is_empty() && hook.events.iter().all(|event| event.starts_with("test")) {
             continue;
         }
-        // Helm deletes a hook's objects before it makes them anew, whatever their annotations say.
+        // Helm deletes a hook's objects before it creates them again, whatever their annotations
+        // say.
         match judged(&hook.manifest, false) {
             Ok(found) => data.extend(
                 found.into_iter().filter(|object| object.data).map(|object| format!("{} (a hook)", object.name)),
             ),
             Err(place) => data.push(format!("what the hook {} holds, which is no YAML{place}", hook.name)),
         }
-        // A program of the chart's, which may drop anything.
+        // One of the chart's programs, which may delete anything.
         if hook.events.iter().any(|event| matches!(event.as_str(), "pre-delete" | "post-delete")) {
             data.push(format!("whatever the hook {} deletes, which runs at an uninstall", hook.name));
         }
@@ -101,20 +102,20 @@ pub fn data_of(stored: &Stored) -> Vec<String> {
     data
 }
 
-/// Something that holds data and goes.
+/// An object that holds data and is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dropped {
     pub name: String,
-    /// Of Kubernetes' own kinds. A custom resource may be missing from a rendering only
-    /// because that asks no cluster (`.Capabilities.APIVersions`).
+    /// One of Kubernetes' own kinds. A custom resource may be missing from a rendering only because
+    /// that has no access to the cluster (`.Capabilities.APIVersions`).
     pub built_in: bool,
-    /// As the release's manifest has it.
+    /// As in the release's manifest.
     pub written: Value,
 }
 
-/// What of a release holds data and is not in what takes its place: Helm deletes it, unless
-/// the object in the cluster says that it is to be kept (`super::kept`); what its manifest says
-/// of that does not count here. None where either cannot be read: then Helm cannot apply it.
+/// What holds data in a release and is missing in its replacement: Helm deletes it, unless the
+/// object in the cluster is annotated to be kept (`super::kept`); the manifest's annotation does
+/// not count here. Empty if either manifest cannot be read: then Helm cannot apply it.
 pub fn dropped(stored: &Stored, next: &str) -> Vec<Dropped> {
     let (Ok(now), Ok(next)) = (judged(&stored.manifest, false), parse(next)) else { return Vec::new() };
     let named = |object: &Value, pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
@@ -159,21 +160,20 @@ pub fn kind(object: &Value) -> &str {
     object.get("kind").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The objects of a manifest, those of lists one by one, and whether Helm keeps each at an
-/// uninstall.
+/// The objects of a manifest, with lists expanded, and whether Helm keeps each at an uninstall.
 ///
 /// # Errors
-/// Where it is no YAML, in words that hold nothing of its text.
+/// If it is not YAML, in words that contain nothing of its text.
 pub fn parse(manifest: &str) -> Result<Vec<(Value, bool)>, String> {
     let manifest = manifest.strip_prefix('\u{feff}').unwrap_or(manifest);
     let documents = crate::files::bounds::documents(manifest).map_err(|error| {
-        // The text itself may hold a Secret's values.
+        // The text itself may contain a Secret's values.
         let place = error.location().map(|place| format!(" (line {}, column {})", place.line(), place.column()));
         place.unwrap_or_default()
     })?;
     let mut found = Vec::new();
     for document in documents.into_iter().filter(|document| !document.is_null()) {
-        // Helm looks at the document alone: an annotation within a List keeps nothing.
+        // Helm only checks the document: an annotation within a List keeps nothing.
         let kept = is_kept(&document);
         flatten(document, kept, &mut found);
     }
@@ -186,7 +186,7 @@ fn flatten(mut object: Value, kept: bool, found: &mut Vec<(Value, bool)>) {
     match (of, object.get_mut("items").and_then(Value::as_array_mut)) {
         (Some(of), Some(items)) => {
             for mut item in std::mem::take(items).into_iter().filter(|item| !item.is_null()) {
-                // The items of a typed list may leave their kind to it.
+                // The items of a typed list may omit their kind.
                 if let (Some(fields), false) = (item.as_object_mut(), of.is_empty()) {
                     fields.entry("kind").or_insert_with(|| of.as_str().into());
                     fields.entry("apiVersion").or_insert_with(|| version.clone().unwrap_or_default());
@@ -198,12 +198,13 @@ fn flatten(mut object: Value, kept: bool, found: &mut Vec<(Value, bool)>) {
     }
 }
 
-/// Whether an object holds data, or takes some with it when it goes.
+/// Whether an object holds data, or takes some with it when it is deleted.
 pub(crate) fn holds_data(object: &Value) -> bool {
     let kind = kind(object);
     let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or("?/");
     let group = version.split_once('/').map_or("", |(group, _)| group);
-    // Its claims can go with it (persistentVolumeClaimRetentionPolicy), and nobody uses those that stay.
+    // Its claims may be deleted with it (persistentVolumeClaimRetentionPolicy), and nothing uses
+    // those that stay.
     if (group, kind) == ("apps", "StatefulSet") {
         return object.pointer("/spec/volumeClaimTemplates").is_some_and(|claims| !claims.is_null());
     }
@@ -243,12 +244,12 @@ mod tests {
             "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items:\n  - {apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: gone}}\n",
             "apiVersion: v1\nkind: PersistentVolumeClaimList\nitems: [{metadata: {name: gone}}]\n",
             "apiVersion: v1\nkind: &kind PersistentVolumeClaim\nmetadata: {name: gone, labels: {of: *kind}}\n",
-            // Words of others about keeping.
+            // Other text about keeping.
             "apiVersion: v1\nkind: PersistentVolumeClaim\n# helm.sh/resource-policy: keep\nmetadata:\n  name: gone\n",
             "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: gone\n  labels: {helm.sh/resource-policy: keep}\n",
             "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: gone\n  annotations: {note: 'helm.sh/resource-policy: keep'}\n",
             "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: gone, annotations: {helm.sh/resource-policy: keep}}}]\n",
-            // A line of dashes within a text is no new document.
+            // A line of dashes inside a text does not start a new document.
             "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\ndata:\n  x: |\n    ---\n    kind: PersistentVolumeClaim\n---\n---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: gone}\n",
         ] {
             assert_eq!(data(manifest), claim, "{manifest}");
@@ -268,7 +269,7 @@ mod tests {
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition", true),
             ("postgresql.cnpg.io/v1", "Cluster", true),
             ("snapshot.storage.k8s.io/v1", "VolumeSnapshot", true),
-            // A kind of the same name in a group of somebody's.
+            // A kind of the same name in a third-party group.
             ("example.com/v1", "Deployment", true),
             ("serving.knative.dev/v1", "Service", true),
         ] {
@@ -338,7 +339,7 @@ mod tests {
         let kafka = object("Kafka", "events", ", namespace: shop");
         let stored =
             Stored { manifest: format!("{claim}{kept}{kafka}{}", object("Service", "web", "")), ..Stored::default() };
-        // Helm asks the object in the cluster whether it is to be kept, not the manifest.
+        // Helm checks the object in the cluster for the annotation, not the manifest.
         let text = format!("{claim}{kafka}");
         let lost: Vec<String> = dropped(&stored, &text).into_iter().map(|dropped| dropped.name).collect();
         assert_eq!(lost, ["PersistentVolumeClaim kept"]);

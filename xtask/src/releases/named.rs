@@ -1,5 +1,5 @@
-//! Releases as a person names them: by their layer, in any form that `cargo xtask layer`
-//! takes, or by NAME or NAMESPACE/NAME.
+//! Releases as a person names them: by their layer, in any form that `cargo xtask layer` accepts,
+//! or by NAME or NAMESPACE/NAME.
 
 use std::collections::BTreeSet;
 
@@ -14,13 +14,12 @@ use crate::run::context::Context;
 use crate::world::helmfile;
 use crate::world::release::Release;
 
-/// The releases that these words name, each once, in the order of their namespaces and names:
-/// of a layer those that the tree installs, whether they are there or not; by name those that
-/// are in the cluster.
+/// The releases that these words name, each once, ordered by namespace and name: for a layer those
+/// that the tree installs, whether they exist or not; by name those that are in the cluster.
 ///
 /// # Errors
 /// `usage` for a word that names neither a layer nor a release, with what there is, and for one
-/// that names several releases; those of reading the tree and Helm's storage.
+/// that names several releases; errors from reading the tree and Helm's storage.
 pub async fn named(context: &Context, client: &Client, words: &[String]) -> Result<Vec<Release>, Failure> {
     let all = context.repo.tree.layers()?;
     let (mut of, mut names) = (Vec::new(), Vec::new());
@@ -47,8 +46,8 @@ pub async fn named(context: &Context, client: &Client, words: &[String]) -> Resu
     Ok(found.into_iter().map(release).collect())
 }
 
-/// Every release of the cluster, or of the tree's namespaces where the whole cluster may not
-/// be listed, by namespace and name.
+/// Every release by namespace and name, in the whole cluster, or in the tree's namespaces if the
+/// whole cluster cannot be listed.
 pub(super) async fn there(run: &Run, repo: &Repo, client: &Client) -> Result<Vec<(String, String)>, Failure> {
     let newest = every(run, repo, client).await?;
     Ok(newest.into_iter().map(|(revision, _)| (revision.namespace, revision.release)).collect())

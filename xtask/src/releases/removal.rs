@@ -1,8 +1,8 @@
-//! Uninstalling a release without what holds data. Helm deletes what the stored manifest of
-//! the newest revision names, but for objects that say `helm.sh/resource-policy: keep` there
+//! Uninstalls a release without what holds data. Helm deletes what the stored manifest of the
+//! newest revision names, except objects that have `helm.sh/resource-policy: keep` there
 //! (`filterManifestsToKeep` of `pkg/action/resource_policy.go`; the object in the cluster is not
-//! asked). So what is to stay is given that annotation in the stored release first. The objects
-//! keep Helm's own labels and annotations, by which the next installation takes them over.
+//! checked). So what is to stay first gets that annotation in the stored release. The objects keep
+//! Helm's own labels and annotations, by which the next install takes them over.
 
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -22,20 +22,20 @@ use crate::world::kubernetes::{server_time, write_failed};
 use crate::world::release::Release;
 use run_record::{Code, Failure};
 
-/// What becomes of an object of a release's manifest at a removal.
+/// What happens to an object of a release's manifest at a removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Goes,
     /// It holds data, or takes some with it.
     StaysAsData,
-    /// Its chart says that Helm keeps it.
+    /// Its chart tells Helm to keep it.
     StaysByItsChart,
 }
 
-/// Every object of a manifest, and what becomes of it. `claims`: also data goes.
+/// Every object of a manifest, and what happens to it. `claims`: data is deleted too.
 ///
 /// # Errors
-/// Where the manifest cannot be read: then Helm cannot either, and nothing may be concluded.
+/// If the manifest cannot be read: then Helm cannot either, and nothing can be concluded.
 pub(crate) fn fates(manifest: &str, claims: bool) -> Result<Vec<(Value, Fate)>, String> {
     let judge = |(object, kept): (Value, bool)| {
         let fate = match (kept && !is_marked(&object), is_data(&object) && !claims) {
@@ -48,15 +48,15 @@ pub(crate) fn fates(manifest: &str, claims: bool) -> Result<Vec<(Value, Fate)>, 
     Ok(manifest::parse(manifest)?.into_iter().map(judge).collect())
 }
 
-/// The annotation of an object that was marked here and not by its chart, in a removal that
-/// came to no end.
+/// The annotation of an object that was marked here, not by its chart, in a removal that was not
+/// finished.
 const MARKED: &str = "ameide/kept";
 
 fn is_marked(object: &Value) -> bool {
     object.pointer("/metadata/annotations").is_some_and(|annotations| annotations.get(MARKED).is_some())
 }
 
-/// A StatefulSet's data is its claims', which stay where it goes.
+/// A StatefulSet's data is in its claims, which stay when it is deleted.
 fn is_data(object: &Value) -> bool {
     !is_set(object) && holds_data(object)
 }
@@ -72,11 +72,11 @@ pub(crate) fn name(object: &Value) -> String {
     format!("{kind} {}", object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name"))
 }
 
-/// The manifest with `keep` on everything that holds data; none where all of that has it. What
-/// holds none keeps its text, byte by byte.
+/// The manifest with `keep` on everything that holds data; `None` if all of that has it already.
+/// Objects without data keep their text, byte by byte.
 ///
 /// # Errors
-/// Where the result would not keep all of it, or the manifest cannot be read.
+/// If the result would not keep all of it, or the manifest cannot be read.
 pub(crate) fn keeping(manifest: &str) -> Result<Option<String>, String> {
     let all_kept = |text: &str| Ok::<bool, String>(manifest::parse(text)?.iter().all(|(o, kept)| *kept || !is_data(o)));
     if all_kept(manifest)? {
@@ -91,7 +91,7 @@ pub(crate) fn keeping(manifest: &str) -> Result<Option<String>, String> {
             text.push('\n');
             continue;
         }
-        // Helm looks at a document as a whole: of a list, each object gets one of its own.
+        // Helm checks a document as a whole: each object of a list gets its own document.
         for (mut object, kept) in objects {
             if kept || is_data(&object) {
                 let annotations = annotations(&mut object)?;
@@ -100,11 +100,12 @@ pub(crate) fn keeping(manifest: &str) -> Result<Option<String>, String> {
                     annotations.insert(MARKED.to_owned(), "true".into());
                 }
             }
-            // JSON is YAML, and has no line that could be taken for the end of a document.
+            // JSON is YAML, and has no line that could be taken for a document separator.
             text.push_str(&format!("---\n{object}\n"));
         }
     }
-    // The same objects, and every one kept that is to be: else it is not given to Helm.
+    // It must have the same objects, with everything kept that should be; otherwise Helm never gets
+    // it.
     let names = |text: &str| -> Result<Vec<String>, String> {
         Ok(manifest::parse(text)?.iter().map(|(object, _)| name(object)).collect())
     };
@@ -114,10 +115,10 @@ pub(crate) fn keeping(manifest: &str) -> Result<Option<String>, String> {
     Ok(Some(text))
 }
 
-/// The manifest without the marks of a removal that came to no end; none where it has none.
+/// The manifest without the marks of an unfinished removal; `None` if there are none.
 ///
 /// # Errors
-/// Where it cannot be read.
+/// If it cannot be read.
 fn unmarked(manifest: &str) -> Result<Option<String>, String> {
     let any = |text: &str| Ok::<bool, String>(manifest::parse(text)?.iter().any(|(object, _)| is_marked(object)));
     if !any(manifest)? {
@@ -149,8 +150,8 @@ fn annotations(object: &mut Value) -> Result<&mut serde_json::Map<String, Value>
     Ok(annotations.as_object_mut().ok_or("annotations that are no map")?)
 }
 
-/// As Helm splits a manifest into documents (`SplitManifests`): at each line that begins with
-/// `---`, whose rest belongs to the next.
+/// Splits a manifest into documents like Helm (`SplitManifests`): at each line that begins with
+/// `---`, whose rest belongs to the next document.
 fn split(manifest: &str) -> Vec<&str> {
     let text = manifest.strip_prefix('\u{feff}').unwrap_or(manifest).trim_start();
     let (mut found, mut start, mut at) = (Vec::new(), 0, 0);
@@ -165,12 +166,11 @@ fn split(manifest: &str) -> Vec<&str> {
     found.into_iter().filter(|document| !document.trim().is_empty()).collect()
 }
 
-/// Before a way back: each of these releases is waited for, repaired, or reported, as before a
-/// layer. With `finishing`, an uninstallation that nobody finishes is no trouble: it is gone
-/// on with.
+/// Before a rollback or removal: waits for, repairs or reports each of these releases, as before a
+/// layer. With `finishing`, an unfinished uninstall is no problem: it is continued.
 ///
 /// # Errors
-/// `release-owned`, `release-pending`, `consent-needed`, and those of looking.
+/// `release-owned`, `release-pending`, `consent-needed`, and errors from reading the cluster.
 pub(crate) async fn watch_over(
     context: &Context,
     client: &Client,
@@ -200,12 +200,12 @@ pub(crate) async fn watch_over(
     Ok(())
 }
 
-/// Marks what holds data to be kept, in the stored release that Helm will read, or takes such
-/// marks away, in one write that the API server refuses if anybody else wrote in between.
+/// Marks what holds data to be kept, in the stored release that Helm will read, or removes such
+/// marks, in one write that the API server refuses if anybody else wrote in between.
 ///
 /// # Errors
-/// `release-owned` where somebody wrote it, or a newer revision; `release-pending` where it
-/// cannot be marked.
+/// `release-owned` if somebody wrote it, or a newer revision; `release-pending` if it cannot be
+/// marked.
 async fn mark(
     run: &Run,
     client: &Client,
@@ -230,7 +230,7 @@ async fn mark(
             }
         }
     }
-    // What Helm will read is looked at once more: it takes the newest revision, whoever made it.
+    // Check once more what Helm will read: it takes the newest revision, whoever made it.
     let of = Release {
         name: revision.release.clone(),
         namespace: revision.namespace.clone(),
@@ -255,13 +255,14 @@ fn changed(revision: &Revision) -> Failure {
         .remedy("run it again")
 }
 
-/// What was consented to losing: releases, and perhaps also what holds data.
+/// What was consented to losing: releases, and possibly also what holds data.
 pub(crate) type Consented = (Consent<consent::Release>, Option<Consent<consent::Claim>>);
 
-/// Uninstalls a release. Without a consent to losing data no hook is run: one may drop anything.
+/// Uninstalls a release. Without consent to losing data no hook is run, because one may delete
+/// anything.
 ///
 /// # Errors
-/// That of Helm; those of [`mark`].
+/// Errors of Helm and of [`mark`].
 pub(crate) async fn uninstall(
     context: &Context,
     client: &Client,
@@ -340,7 +341,7 @@ mod tests {
         assert!(documents.iter().all(|document| kind(document) != "List"));
         assert_eq!(keeping(&marked), Ok(None), "a second time there is nothing to do");
 
-        // A removal that came to no end is no chart's word.
+        // The marks of an unfinished removal do not count as the chart's.
         let fates = |text: &str, claims| -> Vec<Fate> {
             super::fates(text, claims).unwrap().into_iter().map(|(_, fate)| fate).collect()
         };

@@ -1,4 +1,4 @@
-//! An environment: its cluster, its registry, and what is written there for whom.
+//! An environment: its cluster, its registry, and which account is written into it.
 
 use camino::{Utf8Path, Utf8PathBuf};
 use run_record::Failure;
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::parse_yaml;
 
-/// The environment that goes without saying.
+/// The default environment.
 pub const DEFAULT: &str = "local";
 
 /// `infra/kubernetes/environments/<env>/env.yaml`, which Helmfile reads as well.
@@ -22,7 +22,7 @@ pub struct Environment {
 
 impl Environment {
     /// # Errors
-    /// What is no such file, or holds a value that cannot be; file and field are named.
+    /// A file that is missing, or has an invalid value; file and field are named.
     pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
         let environment: Self = parse_yaml(path, text)?;
         let namespace = &environment.cluster.lease_namespace;
@@ -46,7 +46,7 @@ pub struct ClusterSettings {
     pub k3d: Option<Utf8PathBuf>,
     /// The kubeconfig context.
     pub context: String,
-    /// Where the Lease is that keeps runs apart: the same for everybody who deploys there.
+    /// The namespace of the Lease that keeps runs apart: the same for everybody who deploys there.
     #[serde(default = "kube_system")]
     pub lease_namespace: String,
 }
@@ -75,7 +75,8 @@ pub struct RegistrySettings {
     /// Without TLS.
     #[serde(default, rename = "plainHTTP")]
     pub plain_http: bool,
-    /// Where its certificate is not one that this machine knows: the authority, PEM, in the tree.
+    /// The registry's certificate authority, if this machine does not trust it already: PEM, in the
+    /// tree.
     #[serde(default)]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub ca: Option<Utf8PathBuf>,

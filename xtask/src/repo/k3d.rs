@@ -1,5 +1,5 @@
-//! k3d's config file (`k3d.io/v1alpha5`, kind `Simple`) as types, and how two
-//! versions of it differ, field by field.
+//! k3d's config file (`k3d.io/v1alpha5`, kind `Simple`) as types, and the differences between two
+//! versions of it, field by field.
 //!
 //! The schema is k3d's own `pkg/config/v1alpha5/schema.json`: an unknown field
 //! is an error here too, before anything is created.
@@ -12,7 +12,7 @@ use crate::files::bounds;
 use crate::repo;
 use run_record::Failure;
 
-/// The config file as read, and as a plain value for comparing.
+/// The config file as read, and as a plain value for comparison.
 #[derive(Clone, Debug)]
 pub struct K3dConfig {
     pub path: Utf8PathBuf,
@@ -190,7 +190,7 @@ impl K3dConfig {
     }
 
     /// # Errors
-    /// What is no such file, or holds a number that cannot be; file and field are named.
+    /// A file that is missing, or has an invalid number; file and field are named.
     pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
         let simple: Simple = repo::parse_yaml(path, text)?;
         if simple.api_version != "k3d.io/v1alpha5" || simple.kind != "Simple" {
@@ -266,14 +266,14 @@ impl K3dConfig {
         self.value.to_string()
     }
 
-    /// How a cluster that was made from `applied` differs from this config.
+    /// How a cluster created from `applied` differs from this config.
     pub fn drift_from(&self, applied: &str) -> Result<Vec<Difference>, String> {
         let applied: Value = serde_json::from_str(applied).map_err(|error| error.to_string())?;
         Ok(differences(&applied, &self.value))
     }
 }
 
-/// `[IP:]HOSTPORT:CONTAINERPORT[/PROTOCOL]`, of single ports.
+/// `[IP:]HOSTPORT:CONTAINERPORT[/PROTOCOL]`, for single ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
     /// On the host: `IP:PORT`, or the port.
@@ -302,7 +302,7 @@ fn host_port(mapping: &str) -> Option<u16> {
 }
 
 impl Simple {
-    /// Every node is a container of this machine, and every port one that can be.
+    /// Checks that every node is a container of this machine, and that every port is valid.
     fn check(&self) -> Result<(), String> {
         const NODES: u64 = 100;
         bounds::within("servers", self.servers.into(), 1..=NODES)?;
@@ -314,7 +314,7 @@ impl Simple {
         }
         for (index, mapping) in self.ports.iter().enumerate() {
             let ports = mapping.port.split(['/', '@']).next().unwrap_or_default();
-            // An address may have numbers too, and more of them. Ports may be ranges.
+            // An address may contain numbers too, and larger ones. Ports may be ranges.
             let mut numbers = ports.rsplit(':').take(2).flat_map(|port| port.split('-')).filter(|port| is_digits(port));
             if numbers.any(|port| !is_port(port) && port != "0") {
                 return wrong(format!("ports[{index}].port"), &mapping.port);

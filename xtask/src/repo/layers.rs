@@ -1,9 +1,9 @@
-//! The layers: Helmfile's state files with a number and a name, and how they are selected.
+//! The layers: Helmfile state files with a number and a name, and how they are selected.
 
 use camino::{Utf8Path, Utf8PathBuf};
 use run_record::Failure;
 
-/// A state file of Helmfile with its number and name, `45-data-plane-ext`.
+/// A Helmfile state file with its number and name, `45-data-plane-ext`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Layer {
     pub number: u32,
@@ -29,7 +29,7 @@ fn layer_stem(file_name: &str) -> Option<&str> {
     [".yaml", ".yaml.gotmpl"].iter().find_map(|suffix| file_name.strip_suffix(suffix))
 }
 
-/// The layers that selectors name, in order of their number and each once.
+/// The layers that selectors name, ordered by number and each once.
 ///
 /// A selector is a number (`45`), a stage (`data-plane-ext`), a full name
 /// (`45-data-plane-ext`), a path, or a range of numbers (`10-45`).
@@ -49,7 +49,7 @@ pub fn select(layers: &[Layer], selectors: &[String]) -> Result<Vec<Layer>, Fail
     Ok(selected)
 }
 
-/// As [`select`], in the order of the selectors.
+/// Like [`select`], in the order of the selectors.
 pub fn in_order(layers: &[Layer], selectors: &[String]) -> Result<Vec<Layer>, Failure> {
     let mut listed: Vec<Layer> = Vec::new();
     for selector in selectors {

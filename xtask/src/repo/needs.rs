@@ -1,5 +1,5 @@
-//! `layers.yaml`: what each layer needs before it starts, how long is waited for it, what
-//! is tried again, and which layers `up` brings up.
+//! `layers.yaml`: what each layer needs before it starts, how long to wait for it, what is retried,
+//! and which layers `up` deploys.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,26 +16,26 @@ use crate::files::bounds;
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LayerNeeds {
-    /// By layer, what it needs; one that stands here not at all needs nothing.
+    /// What each layer needs; a layer that is not listed needs nothing.
     #[serde(default)]
     pub layers: BTreeMap<String, Needs>,
-    /// How long is waited before a layer starts.
+    /// How long to wait before a layer starts.
     #[serde(default)]
     pub preflight: Waits,
-    /// What is tried again, how often, and how long blockers may last.
+    /// What is retried, how often, and how long blockers may last.
     #[serde(default)]
     pub retries: Budgets,
-    /// The layers that `up` brings up, in order.
+    /// The layers that `up` deploys, in order.
     pub critical_path: Vec<String>,
-    /// Made, or brought up to date, before each layer.
+    /// Created or updated before each layer.
     pub pull_secret: Option<PullSecretNeed>,
-    /// Images that may come from elsewhere than the mirror, whole or up to a `*`.
+    /// Images that need not come from the mirror: whole names, or a prefix and `*`.
     #[serde(default)]
     pub unmirrored: Vec<String>,
 }
 
 impl LayerNeeds {
-    /// The namespaces that a layer needs or makes, as far as layers.yaml says.
+    /// The namespaces that a layer needs or creates, according to layers.yaml.
     pub fn namespaces_of(&self, layer: &Layer) -> BTreeSet<String> {
         let needs = self.layers.get(&layer.name());
         needs.into_iter().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).cloned().collect()
@@ -46,14 +46,14 @@ impl LayerNeeds {
         self.layers.values().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).cloned().collect()
     }
 
-    /// The layer that makes this namespace, where one says so.
+    /// The layer that creates this namespace, if layers.yaml names one.
     pub fn creator_of(&self, namespace: &str) -> Option<&str> {
         let mut makers = self.layers.iter().filter(|(_, needs)| needs.creates.iter().any(|made| made == namespace));
         makers.next().map(|(name, _)| name.as_str())
     }
 
     /// # Errors
-    /// What is no such file, or holds a number that cannot be meant; file and field are named.
+    /// A file that is missing, or has an implausible number; file and field are named.
     pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
         let needs: Self = parse_yaml(path, text)?;
         needs.check().map_err(|error| Failure::usage(format!("{path}: {error}")))?;
@@ -86,7 +86,7 @@ impl LayerNeeds {
     }
 }
 
-/// The secret that pods pull from Docker Hub with, where there are credentials.
+/// The Secret with which pods pull from Docker Hub, if there are credentials.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -104,11 +104,11 @@ pub struct Needs {
     /// Namespaces that must be Active.
     #[serde(default)]
     pub namespaces: Vec<String>,
-    /// Namespaces that the layer makes: waited for while they are Terminating, and
-    /// none the worse for being absent.
+    /// Namespaces that the layer creates: waited for while they are Terminating, but allowed to be
+    /// absent.
     #[serde(default)]
     pub creates: Vec<String>,
-    /// Services that must take a connection.
+    /// Services that must accept a connection.
     #[serde(default)]
     pub services: Vec<ServiceNeed>,
     /// Secrets that must exist.
@@ -117,7 +117,7 @@ pub struct Needs {
     /// Earlier layers that must be in place.
     #[serde(default)]
     pub layers: Vec<String>,
-    /// Layers that go first where one run has both, and that may be missing.
+    /// Layers that run first if both are in one run, but that may be missing.
     #[serde(default)]
     pub after: Vec<String>,
 }
@@ -139,14 +139,14 @@ pub struct ServiceNeed {
 pub struct SecretNeed {
     pub namespace: String,
     pub name: String,
-    /// All of them, and none empty.
+    /// All of them must exist, and none may be empty.
     #[serde(default)]
     pub keys: Vec<String>,
     /// Needed only once this release exists.
     pub if_release: Option<String>,
 }
 
-/// `preflight:` of layers.yaml: how long is waited, in seconds.
+/// `preflight:` of layers.yaml: how long to wait, in seconds.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -179,7 +179,7 @@ pub struct Budgets {
     pub patience: BTreeMap<Code, u64>,
 }
 
-/// Patience is for what a layer's objects, Helm or Helmfile can show.
+/// Patience only applies to codes that can come from a layer's objects, Helm or Helmfile.
 fn of_known_codes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<Code, u64>, D::Error> {
     let patience = BTreeMap::<String, u64>::deserialize(from)?;
     let known = |(name, seconds): (String, u64)| {
@@ -189,7 +189,7 @@ fn of_known_codes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<
     patience.into_iter().map(known).collect::<Result<_, _>>().map_err(serde::de::Error::custom)
 }
 
-/// Seconds throughout.
+/// All times are in seconds.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -223,7 +223,7 @@ impl Default for ReleasePending {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ApiUnreachable {
     pub attempts: u32,
-    /// How long the API may be away each time, in seconds.
+    /// How long to wait for the API to come back each time, in seconds.
     pub within: u64,
 }
 
@@ -233,13 +233,13 @@ impl Default for ApiUnreachable {
     }
 }
 
-/// A webhook that is coming up: Helm gives up at its first refusal.
+/// For a webhook that is coming up: Helm gives up at its first refusal.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WebhookUnavailable {
     pub attempts: u32,
-    /// Before each, in seconds.
+    /// Before each attempt, in seconds.
     pub wait: u64,
 }
 
@@ -253,7 +253,7 @@ impl Default for WebhookUnavailable {
 mod tests {
     use super::*;
 
-    /// Patience is for the codes that [`of_known_codes`] knows.
+    /// Patience only applies to the codes that [`of_known_codes`] accepts.
     pub(super) fn by_code(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let known = Code::ALL.iter().filter(|code| code.remedy().is_some()).map(|code| code.name());
         schemars::json_schema!({

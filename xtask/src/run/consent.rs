@@ -1,10 +1,9 @@
-//! Consent, of two kinds that never stand for each other.
+//! Consent, of two kinds that never imply each other.
 //!
-//! What loses nothing (installing Docker, marking an unknown owner's old revision as
-//! failed) is asked about on a terminal, or consented to by `--yes`. What destroys is
-//! asked about on a terminal, and elsewhere needs a flag that names what may be lost:
-//! `--allow-destroy=cluster,registry,release,claim`. A function that destroys takes a
-//! [`Consent`], which only [`Given::may_destroy`] can make.
+//! For what loses nothing (installing Docker, marking an unknown owner's old revision as failed),
+//! the terminal asks, or `--yes` consents. For what destroys, the terminal asks, and elsewhere a
+//! flag must name what may be lost: `--allow-destroy=cluster,registry,release,claim`. A function
+//! that destroys takes a [`Consent`], which only [`Given::may_destroy`] can create.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -40,10 +39,10 @@ impl Kind {
     }
 }
 
-/// The variable that stands for the flag, for CI.
+/// The variable that replaces the flag, for CI.
 const VARIABLE: &str = "XTASK_ALLOW_DESTROY";
 
-/// What a [`Consent`] is about.
+/// What a [`Consent`] covers.
 pub trait Lost {
     const KINDS: &'static [Kind];
 }
@@ -78,7 +77,7 @@ impl Lost for (Release, Claim) {
     const KINDS: &'static [Kind] = &[Kind::Release, Kind::Claim];
 }
 
-/// Proof that somebody agreed to losing `L`. It cannot be made, copied or kept elsewhere.
+/// Proof that somebody consented to losing `L`. It cannot be created or copied elsewhere.
 #[must_use = "consent is asked for to be used"]
 pub struct Consent<L: Lost>(PhantomData<L>);
 
@@ -126,25 +125,25 @@ fn needed(what: &str, remedy: String) -> Failure {
 }
 
 impl Given {
-    /// What the flags and `XTASK_CONFIRM` and `XTASK_ALLOW_DESTROY` say together.
+    /// Combines the flags with `XTASK_CONFIRM` and `XTASK_ALLOW_DESTROY`.
     ///
     /// # Errors
-    /// `usage` for a name in the variable that is none; an empty variable is none at all.
+    /// `usage` for an unknown name in the variable; an empty variable counts as unset.
     pub fn by(yes: bool, destroy: &[Kind]) -> Result<Self, Failure> {
         let confirmed = std::env::var("XTASK_CONFIRM").is_ok_and(|value| value == "1");
         let destroy = allowed_by(destroy, &std::env::var(VARIABLE).unwrap_or_default())?;
         Ok(Self { yes: yes || confirmed, destroy })
     }
 
-    /// Whether losing this was named. It is no consent: it tells what a question is to be about.
+    /// Whether losing this was named. This is not consent: it decides what the question mentions.
     pub fn names(&self, kind: Kind) -> bool {
         self.destroy.contains(&kind)
     }
 
-    /// Consent to something that loses nothing, but that nobody wants done unasked.
+    /// Asks for consent to something that loses nothing, but that nobody wants done unasked.
     ///
     /// # Errors
-    /// `consent-needed`; `interrupted` by a signal while it asks.
+    /// `consent-needed`; `interrupted` by a signal during the question.
     pub async fn confirm(&self, reporter: &Reporter, what: &str) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
@@ -155,11 +154,11 @@ impl Given {
         ask(reporter, what).await
     }
 
-    /// Consent to losing `L`. `what` names all of it, and follows "this would". `--yes`
-    /// is no such consent.
+    /// Asks for consent to losing `L`. `what` names all of it, and follows "this would". `--yes`
+    /// does not count.
     ///
     /// # Errors
-    /// `consent-needed`; `interrupted` by a signal while it asks.
+    /// `consent-needed`; `interrupted` by a signal during the question.
     pub async fn may_destroy<L: Lost>(&self, reporter: &Reporter, what: &str) -> Result<Consent<L>, Failure> {
         let names = list(L::KINDS);
         if L::KINDS.iter().all(|kind| self.destroy.contains(kind)) {
@@ -176,13 +175,13 @@ impl Given {
 }
 
 async fn ask(reporter: &Reporter, what: &str) -> Result<(), Failure> {
-    // One question at a time, also where layers are worked on beside each other.
+    // One question at a time, even if layers run in parallel.
     static ASKING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _one = ASKING.lock().await;
     reporter.prompt(&format!("This would {what}. Go on? [y/N] "));
     let (sender, answer) = tokio::sync::oneshot::channel();
-    // A thread of its own, which nothing waits for: a read of a terminal cannot be
-    // called off, and the runtime would wait for a blocking task of its own.
+    // A separate thread that nothing waits for: reading a terminal cannot be cancelled, and the
+    // runtime would wait for its own blocking task.
     std::thread::spawn(move || {
         let mut line = String::new();
         let read = std::io::stdin().read_line(&mut line).map(|_| line);

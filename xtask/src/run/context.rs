@@ -14,10 +14,11 @@ pub struct Context {
 pub struct Site {
     /// The kubeconfig context to use: the environment's, or `--context`.
     pub kube_context: String,
-    /// The registry's name from here: `registry.push`, but in a devcontainer that of pods.
+    /// The registry's name from here: `registry.push`, or in a devcontainer the pods' name.
     pub registry_host: String,
-    /// The container that this process is in, where its engine is outside (see `devcontainer`).
+    /// The container that this process runs in, if its engine is outside (see `devcontainer`).
     pub inside: Option<String>,
-    /// `--lab`, `--no-lab`, or neither: then the lab serves where the upstream registries do not answer.
+    /// `--lab`, `--no-lab`, or neither: then the lab is used if the upstream registries do not
+    /// answer.
     pub lab: Option<bool>,
 }

@@ -1,4 +1,4 @@
-//! Durations as flags take them.
+//! Durations in flags.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const EXPECTED: &str = "expected a number of seconds, or a time such as 90s, 5m 
 /// A number of seconds, or what [`jiff`] reads as a duration: `90`, `90s`, `5m`, `1h30m`.
 ///
 /// # Errors
-/// What is neither, is negative, or is longer than a year.
+/// Text that is neither, is negative, or is longer than a year.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let time = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),

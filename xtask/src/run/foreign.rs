@@ -1,22 +1,22 @@
-//! Foreign text made safe: what containers, registries, tools and people wrote,
-//! before it reaches a terminal, a job's log, or a run's record.
+//! Makes external text safe: what containers, registries, tools and people wrote, before it reaches
+//! a terminal, a job log, or a run's record.
 //!
-//! A terminal obeys escape sequences, GitHub's runner obeys a line that begins with
-//! `::` wherever it comes from, and a record is read by others: so each text of an
-//! event becomes one line, without control characters, of bounded length, and with
-//! what looks like a secret masked. [`crate::run::reporter::Reporter`] is the one caller
-//! that matters: nothing reaches a reader but through it.
+//! A terminal obeys escape sequences, GitHub's runner obeys a line that begins with `::` wherever
+//! it comes from, and others read the record. So each text of an event becomes one line, without
+//! control characters, of limited length, and with anything that looks like a secret masked.
+//! [`crate::run::reporter::Reporter`] is the one caller that matters: nothing reaches a reader
+//! except through it.
 
 use std::borrow::Cow;
 
-/// The most of one text that is kept, in characters. A container may print
-/// megabytes in one line; its beginning says what it is about.
+/// The maximum length kept of one text, in characters. A container may print megabytes in one line;
+/// its beginning says what it is about.
 const LONGEST: usize = 4096;
 
-/// What stands in place of a secret.
+/// Replaces a secret.
 const MASK: &str = "***";
 
-/// One line, safe to print and to keep.
+/// One line, safe to print and to record.
 pub fn line(text: &str) -> String {
     let (text, left_out) = cut(text, LONGEST);
     let plain = anstream::adapter::strip_str(text).to_string();
@@ -38,8 +38,8 @@ pub fn line(text: &str) -> String {
     safe
 }
 
-/// Several lines for a terminal: their breaks and tabs stay, and nothing is masked,
-/// since it is what was asked for.
+/// Several lines for a terminal: line breaks and tabs are kept, and nothing is masked, since the
+/// user asked for this output.
 pub fn lines(text: &str) -> String {
     let plain = anstream::adapter::strip_str(text).to_string();
     plain
@@ -48,14 +48,13 @@ pub fn lines(text: &str) -> String {
         .collect()
 }
 
-/// Neither control characters nor those that reorder what is read ("Trojan Source",
-/// CVE-2021-42574).
+/// Replaces control characters and characters that reorder text ("Trojan Source", CVE-2021-42574).
 fn printable(character: char) -> char {
     let reorders = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if character.is_control() || reorders { '\u{fffd}' } else { character }
 }
 
-/// The beginning of a text of at most so many bytes, and how many are left out.
+/// The beginning of a text, at most `longest` bytes, and how many are left out.
 fn cut(text: &str, longest: usize) -> (&str, usize) {
     if text.len() <= longest {
         return (text, 0);
@@ -64,8 +63,8 @@ fn cut(text: &str, longest: usize) -> (&str, usize) {
     (&text[..end], text.len() - end)
 }
 
-/// A command line as it may be recorded: what looks like an account or a token is
-/// masked, also where a flag's name says that its value is one.
+/// A command line that is safe to record: what looks like an account or a token is masked, also if
+/// a flag's name says that its value is one.
 pub fn command_line<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String {
     let mut shown: Vec<String> = Vec::new();
     let mut secret_follows = false;
@@ -78,8 +77,8 @@ pub fn command_line<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String
     shown.join(" ")
 }
 
-/// A word of a command line without its account: there the word's ends are known, so that
-/// any character may stand in a password, as `/` does in base64.
+/// Removes the account from one word of a command line. Because the word's ends are known, a
+/// password may contain any character, such as `/` in base64.
 fn without_account(word: &str) -> Option<String> {
     let (before, host) = word.rsplit_once('@')?;
     let digest =
@@ -98,8 +97,8 @@ pub fn own_command_line() -> String {
     format!("cargo xtask {}", command_line(words))
 }
 
-/// Masks userinfo, tokens that are known by their form, and values whose key says
-/// that they are secret.
+/// Masks userinfo, tokens recognisable by their format, and values whose key says that they are
+/// secret.
 pub fn masked(text: &str) -> Cow<'_, str> {
     let found = secrets(text);
     if found.is_empty() {
@@ -109,7 +108,7 @@ pub fn masked(text: &str) -> Cow<'_, str> {
     let mut done = 0;
     for (start, end) in found {
         if start < done {
-            // Inside of one that is masked already, or beginning there.
+            // It is inside one that is already masked, or starts there.
             done = done.max(end);
             continue;
         }
@@ -121,8 +120,7 @@ pub fn masked(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Beginnings of tokens that their makers document as such, with the least length
-/// of what follows.
+/// Documented token prefixes, with the minimum length of what follows.
 const TOKENS: &[(&str, usize)] = &[
     ("ghp_", 16),
     ("gho_", 16),
@@ -146,7 +144,7 @@ const TOKENS: &[(&str, usize)] = &[
     ("eyJ", 24),
 ];
 
-/// Where a secret stands, by bytes, in order.
+/// The positions of secrets, in bytes, in order.
 fn secrets(text: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     found.extend(userinfo(text));
@@ -180,8 +178,8 @@ fn secrets(text: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// `https://USER:PASSWORD@host`, `https://TOKEN@host`, `USER:PASSWORD@host`. An
-/// image's `name:tag@sha256:…` is none.
+/// `https://USER:PASSWORD@host`, `https://TOKEN@host`, `USER:PASSWORD@host`. An image's
+/// `name:tag@sha256:…` is not one.
 fn userinfo(text: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices('@') {
@@ -199,10 +197,10 @@ fn userinfo(text: &str) -> Vec<(usize, usize)> {
             text[..at].rfind(ends).map_or(0, |index| index + text[index..].chars().next().map_or(1, char::len_utf8));
         let with_scheme = text[..start].ends_with("://");
         let user = &text[start..at];
-        // Without a scheme a name alone may be a person's address.
+        // Without a scheme, a name alone may be an email address.
         let has_password =
             user.split_once(':').is_some_and(|(name, password)| !name.is_empty() && !password.is_empty());
-        // Of `--to=user:password@host` the flag stays.
+        // In `--to=user:password@host` the flag stays.
         let start = match user.split_once('=') {
             Some((flag, _)) if flag.starts_with('-') => start + flag.len() + 1,
             _ => start,
@@ -214,13 +212,13 @@ fn userinfo(text: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// `password=…`, `"token": "…"`, `?X-Amz-Signature=…`: the values.
+/// The values in `password=…`, `"token": "…"`, `?X-Amz-Signature=…`.
 fn named_values(text: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let bytes = text.as_bytes();
     for (index, _) in text.char_indices().filter(|(_, c)| matches!(c, '=' | ':')) {
         let quoted_key = text[..index].ends_with('"') || text[..index].ends_with('\'');
-        // Prose has colons too ("token: expired"): there, only a quoted key counts.
+        // Prose has colons too ("token: expired"): before a colon, only a quoted key counts.
         if bytes[index] == b':' && !quoted_key {
             continue;
         }
@@ -250,8 +248,8 @@ fn named_values(text: &str) -> Vec<(usize, usize)> {
     found
 }
 
-/// Whether a key or a flag is one whose value nobody else may read. Not `secret`
-/// alone: Kubernetes says it of names.
+/// Whether the value of this key or flag is secret. `secret` alone does not count: Kubernetes uses
+/// it for names.
 pub(crate) fn names_a_secret(key: &str) -> bool {
     let plain: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
     const ENDS: &[&str] = &[
@@ -273,7 +271,7 @@ pub(crate) fn names_a_secret(key: &str) -> bool {
     ENDS.iter().any(|end| plain.ends_with(end)) || plain == "sig"
 }
 
-/// One line, without what Rust adds to the system's words.
+/// One line, without what Rust appends to the system's message.
 pub fn plain(text: &str) -> String {
     let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     while let Some(start) = line.find(" (os error ") {

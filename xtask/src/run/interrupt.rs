@@ -1,10 +1,9 @@
-//! What ends a run early: a signal, or the loss of what the run needs (its Lease).
-//! Each counts from the start of the process, so that one that comes between two
-//! steps is not lost, and each is honoured wherever the run is: [`Interrupt::until`]
-//! stands around all of a command's work.
+//! What ends a run early: a signal, or the loss of something that the run needs (its Lease).
+//! Interrupts are counted from the start of the process, so that one between two steps is not lost,
+//! and are honoured anywhere in the run: [`Interrupt::until`] surrounds all of a command's work.
 //!
-//! Signals are taken by a thread of their own: where the main thread is held up
-//! (by a credential plugin that hangs, say), that thread ends the process.
+//! A separate thread receives the signals: if the main thread is blocked (by a credential plugin
+//! that hangs, for example), that thread ends the process.
 
 use std::pin::pin;
 use std::sync::OnceLock;
@@ -18,31 +17,31 @@ use tokio::sync::Notify;
 use crate::host;
 use run_record::{Code, Failure};
 
-/// At this one even what tidies up is left: its children are killed.
+/// At this interrupt even the cleanup is abandoned: its children are killed.
 pub const LAST: i32 = 3;
 
-/// How long the main thread may be held up after an interrupt.
+/// How long the main thread may stay blocked after an interrupt.
 const HELD_UP: Duration = Duration::from_secs(2);
 
-/// Why this run has to end, as far as anything asked for it.
+/// Whether and why this run has to end.
 pub struct Interrupt {
-    /// Why; the first reason stands.
+    /// The first reason; later ones do not replace it.
     cause: OnceLock<Failure>,
-    /// The number of the newest signal.
+    /// The number of the latest signal.
     signal: AtomicI32,
     count: AtomicI32,
-    /// Up to which the main thread has honoured them.
+    /// How many of them the main thread has honoured.
     honoured: AtomicI32,
-    /// The first signal, as its handler writes it down: what asks before it starts a
-    /// child knows of it before any thread was woken by it.
+    /// The first signal, written by its handler: code that checks before it starts a child sees it
+    /// before any thread has been woken up.
     raised: AtomicI32,
-    /// What must come to its end before the run may be left.
+    /// How many pieces of work must finish before the run may end.
     tidying: AtomicUsize,
     changed: Notify,
 }
 
-/// While it lives, an interrupted run is not left: a child has to end, or
-/// something is put in order.
+/// While it lives, an interrupted run does not end: a child has to end, or something is being
+/// cleaned up.
 pub struct Tidying<'a>(&'a Interrupt);
 
 impl Drop for Tidying<'_> {
@@ -65,17 +64,17 @@ impl Interrupt {
         }
     }
 
-    /// The process's one; `listen` starts it.
+    /// The one of this process; `listen` starts it.
     pub fn global() -> &'static Self {
         static INTERRUPT: Interrupt = Interrupt::new();
         &INTERRUPT
     }
 
-    /// Takes INT, TERM and HUP from now on; HUP not where this process was started
-    /// to outlive its terminal (`nohup`).
+    /// Handles INT, TERM and HUP from now on; HUP only if this process was not started to outlive
+    /// its terminal (`nohup`).
     ///
     /// # Errors
-    /// Of the system, which gave no thread or no handler.
+    /// If the system could not create the thread or a handler.
     pub fn listen(&'static self) -> std::io::Result<()> {
         let outlives = host::ignores(Signal::HUP);
         let hangup = (!outlives).then_some((1, 15));
@@ -146,15 +145,15 @@ impl Interrupt {
         self.stop(cause(number));
     }
 
-    /// Ends the run for another reason than a signal, in the same way.
+    /// Ends the run for a reason other than a signal, in the same way.
     pub fn stop(&self, cause: Failure) {
-        // A later reason changes nothing but that it is more urgent.
+        // A later reason only makes it more urgent.
         let _ = self.cause.set(cause);
         self.count.fetch_add(1, Ordering::SeqCst);
         self.changed.notify_waiters();
     }
 
-    /// The failure that an interrupted run ends with, if there was an interrupt.
+    /// Fails with what an interrupted run ends with, if there was an interrupt.
     pub fn check(&self) -> Result<(), Failure> {
         match self.raised.load(Ordering::SeqCst) {
             0 => {}
@@ -163,7 +162,7 @@ impl Interrupt {
         self.cause.get().map_or(Ok(()), |cause| Err(cause.clone()))
     }
 
-    /// Resolves at the `n`th interrupt since the start of the process.
+    /// Resolves at the `n`th interrupt since the process started.
     pub async fn nth(&self, n: i32) -> Signal {
         loop {
             let changed = self.changed.notified();
@@ -184,10 +183,10 @@ impl Interrupt {
         Err(self.check().err().unwrap_or_else(|| Failure::new(Code::Interrupted, "interrupted")))
     }
 
-    /// Runs `work`, which starts children and tidies up, to its end. After an
-    /// interrupt it goes on for as long as anything in it is [`Self::tidying`], and
-    /// is dropped then; at the [`LAST`] interrupt at once. What an interrupted run
-    /// returns is the interrupt, whatever became of the work.
+    /// Runs `work`, which starts children and cleans up, to its end. After an interrupt it
+    /// continues while anything in it is [`Self::tidying`], and is then dropped; at the [`LAST`]
+    /// interrupt, immediately. An interrupted run returns the interrupt, whatever the result of the
+    /// work.
     pub async fn until<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let mut work = pin!(work);
         loop {
@@ -197,8 +196,8 @@ impl Interrupt {
                 result = &mut work => return self.check().and(result),
                 () = async { if !self.leaves() { changed.await } } => {}
             }
-            // What changed between that poll and now is for the work first: an
-            // `until` inside it may have something to put in order.
+            // If something changed since that poll, the work gets it first: an `until` inside it
+            // may have something to clean up.
             tokio::select! {
                 biased;
                 result = &mut work => return self.check().and(result),
@@ -216,13 +215,13 @@ impl Interrupt {
         count > 0 && (count >= LAST || self.tidying.load(Ordering::SeqCst) == 0)
     }
 
-    /// Keeps an interrupted run from being left while it lives. What it covers must be bounded.
+    /// Keeps an interrupted run from ending while the result lives. What it covers must be bounded.
     pub fn tidying(&self) -> Tidying<'_> {
         self.tidying.fetch_add(1, Ordering::SeqCst);
         Tidying(self)
     }
 
-    /// Puts something in order that an interrupt must not leave: at most for so long.
+    /// Cleans up something that an interrupt must not leave behind, within a time limit.
     pub async fn tidy<T>(&self, at_most: Duration, work: impl Future<Output = T>) -> Option<T> {
         let _tidying = self.tidying();
         tokio::time::timeout(at_most, work).await.ok()

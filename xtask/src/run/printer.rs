@@ -1,8 +1,7 @@
-//! The one place that writes to standard output and standard error: a thread of
-//! its own, so that a terminal that takes nothing (Ctrl-S, a pager that is full)
-//! holds up neither the run nor the renewal of its Lease. What cannot be written
-//! (a closed pipe, a terminal that is gone, a full disk) is dropped, and the run
-//! goes on.
+//! The only place that writes to standard output and standard error. It uses its own thread, so
+//! that a terminal that accepts nothing (Ctrl-S, a pager that is full) blocks neither the run nor
+//! the renewal of its Lease. What cannot be written (a closed pipe, a terminal that is gone, a full
+//! disk) is dropped, and the run goes on.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -12,15 +11,15 @@ use std::time::Duration;
 
 use indicatif::TermLike;
 
-/// What may wait for a terminal that takes nothing, in bytes: some 10,000 lines.
-/// Beyond it lines are left out, and counted.
+/// How many bytes may be buffered for a slow terminal: some 10,000 lines. Lines beyond that are
+/// dropped and counted.
 const WAITING: usize = 1 << 20;
 
-/// A bar that moves waits for nothing: the next one is as good.
+/// A progress bar is not buffered for long: the next frame is as good.
 const WAITING_FRAMES: usize = 64 << 10;
 
 enum Piece {
-    /// For standard output: data that was asked for, never left out.
+    /// For standard output: data that was asked for, never dropped.
     Data(String),
     /// For standard error.
     Words(String),
@@ -29,13 +28,13 @@ enum Piece {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Piece>,
-    /// Of the words.
+    /// Buffered bytes for standard error.
     bytes: usize,
-    /// Of the data.
+    /// Buffered bytes for standard output.
     data: usize,
     left_out: u64,
     writing: bool,
-    /// Why data could not be written: the first reason.
+    /// The first reason why data could not be written.
     failed: Option<io::Error>,
 }
 
@@ -54,7 +53,7 @@ fn printer() -> &'static Printer {
         thread.spawn(|| printer.write_all(&mut io::stdout(), &mut io::stderr())).is_ok()
     });
     if !works {
-        // No thread is to be had: then by this one.
+        // If no thread can be created, this one writes.
         printer.write_waiting(&mut io::stdout(), &mut io::stderr());
     }
     printer
@@ -70,16 +69,16 @@ pub fn data(text: &str) {
     printer().add(Piece::Data(text.to_owned()), WAITING);
 }
 
-/// How many bytes of data wait for a reader that is slower than what writes; none where the
-/// reader is gone, or the data cannot be written.
+/// How many bytes of data are waiting for a slow reader; `None` if the reader is gone, or the data
+/// cannot be written.
 pub fn data_behind() -> Option<usize> {
     printer().data_behind()
 }
 
-/// Waits until all is written, or until nobody wants to wait any more.
+/// Waits until everything is written, or until `give_up` says so.
 ///
 /// # Errors
-/// Where data could not be written, and not because its reader had enough.
+/// If data could not be written, unless its reader just stopped reading.
 pub fn finish(give_up: impl Fn() -> bool) -> io::Result<()> {
     printer().finish(give_up)
 }
@@ -124,7 +123,7 @@ impl Printer {
         piece
     }
 
-    /// Writes for ever.
+    /// Writes forever.
     fn write_all(&self, out: &mut impl Write, err: &mut impl Write) {
         loop {
             self.write_waiting(out, err);
@@ -165,7 +164,7 @@ impl Printer {
     }
 }
 
-/// Writes all of it; a stream that somebody made non-blocking is waited for.
+/// Writes all of it; waits for a stream that somebody made non-blocking.
 fn write(stream: &mut impl Write, text: &str) -> io::Result<()> {
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
@@ -185,7 +184,7 @@ fn write(stream: &mut impl Write, text: &str) -> io::Result<()> {
     }
 }
 
-/// The terminal as bars draw on it: whole frames through the printer.
+/// The terminal as progress bars draw on it: whole frames go through the printer.
 #[derive(Debug, Default)]
 pub struct Screen(Mutex<String>);
 
@@ -255,7 +254,7 @@ impl TermLike for Screen {
 }
 
 impl Printer {
-    /// A frame that would wait is left out, and is no line that anybody misses.
+    /// A frame that would have to wait is dropped, and not counted as a dropped line.
     fn add_frame(&self, frame: String) {
         let mut state = self.state();
         if state.bytes + frame.len() <= WAITING_FRAMES {
@@ -270,7 +269,7 @@ impl Printer {
 mod tests {
     use super::*;
 
-    /// Takes nothing but an error.
+    /// Every write fails with this error.
     struct Broken(io::ErrorKind);
 
     impl Write for Broken {

@@ -1,8 +1,8 @@
-//! Where the one stream of events of a run goes: as lines to a terminal or a job's log,
-//! as JSON to standard output, and into the run's record, which `report`, CI and scripts
-//! read. What an event is and how it reads is `run_record`'s.
+//! Where a run's stream of events goes: as lines to a terminal or a job log, as JSON to standard
+//! output, and into the run's record, which `report`, CI and scripts read. Events and their formats
+//! are defined in `run_record`.
 //!
-//! Nothing else in this program prints, but for `--help` and final data output.
+//! Nothing else in this program prints, except `--help` and final data output.
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -27,7 +27,7 @@ pub enum Format {
     Json,
 }
 
-/// Whether this is a job of GitHub Actions.
+/// Whether this is a GitHub Actions job.
 pub(crate) fn on_github() -> bool {
     std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true")
 }
@@ -38,23 +38,23 @@ fn coloured() -> bool {
     std::io::stdout().is_terminal() && !set("NO_COLOR") && std::env::var("TERM").is_ok_and(|term| term != "dumb")
 }
 
-/// A file of the checked out tree, on GitHub Actions.
+/// A file of the checked-out tree, on GitHub Actions.
 fn file(path: &str) -> Option<String> {
     let root = std::env::var("GITHUB_WORKSPACE").ok()?;
     std::fs::read_to_string(std::path::Path::new(&root).join(path)).ok()
 }
 
-/// Writes each event to everything that reads the run.
+/// Passes each event to every reader of the run.
 pub struct Reporter {
     format: Format,
-    /// Print what the tools print.
+    /// Print the tools' output.
     verbose: bool,
-    /// Print what is wrong, and what was asked for.
+    /// Print only problems and what was asked for.
     quiet: bool,
     started: Instant,
     /// How many steps have begun.
     steps: AtomicU64,
-    /// What the run is a part of, from when it has begun.
+    /// The trace that the run is part of, once it has started.
     trace: OnceLock<Trace>,
     inner: Mutex<Inner>,
 }
@@ -63,24 +63,24 @@ pub struct Reporter {
 struct Inner {
     record: Option<File>,
     record_path: Option<Utf8PathBuf>,
-    /// Events from before the record had a place, and all of them for `--output json`.
+    /// Events from before the record was opened, and all of them for `--output json`.
     buffered: Vec<String>,
     bar: Option<ProgressBar>,
-    /// Where a long step may draw lines of its own, above that bar.
+    /// Where a long step may draw its own lines, above that bar.
     bars: Option<MultiProgress>,
     last_sign: Option<Instant>,
-    /// Where the run's output is a job's log on GitHub Actions.
+    /// Set if the output is a GitHub Actions job log.
     github: Option<Annotations>,
 }
 
-/// Where there is no terminal, a long step says this often that it goes on.
+/// Without a terminal, a long step reports this often that it is still going on.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 
 impl Reporter {
     pub fn new(format: Format, verbose: bool) -> Self {
         let mut inner = Inner::default();
         if format == Format::Text && std::io::stderr().is_terminal() {
-            // As often as indicatif draws on a terminal of its own.
+            // As often as indicatif draws by default.
             let screen = Box::new(printer::Screen::default());
             let bars = MultiProgress::with_draw_target(ProgressDrawTarget::term_like_with_hz(screen, 20));
             let bar = bars.add(ProgressBar::no_length());
@@ -94,8 +94,8 @@ impl Reporter {
         Self { format, verbose, quiet: false, started: Instant::now(), steps, trace, inner: Mutex::new(inner) }
     }
 
-    /// The same, printing only what is wrong and what was asked for, where that is wanted. Who
-    /// reads the run otherwise is told all of it.
+    /// If `quiet`, prints only problems and what was asked for. Other readers of the run still get
+    /// everything.
     pub fn quietly(self, quiet: bool) -> Self {
         if quiet {
             let mut inner = self.lock();
@@ -104,7 +104,7 @@ impl Reporter {
         Self { quiet, ..self }
     }
 
-    /// From now on (and for what came before) the record goes to `path`.
+    /// Writes the record to `path` from now on, including earlier events.
     pub fn record_to(&self, path: Utf8PathBuf) -> std::io::Result<()> {
         let mut file = files::private(File::options().create(true).append(true)).open(&path)?;
         let mut inner = self.lock();
@@ -120,7 +120,7 @@ impl Reporter {
         self.lock().record_path.clone()
     }
 
-    /// The one way into everything that reads the run: foreign text is made safe here.
+    /// The only way to every reader of the run: external text is made safe here.
     pub fn event(&self, event: &Event) {
         if let Event::RunStarted { trace: Some(trace), .. } = event {
             let _ = self.trace.set(trace.clone());
@@ -133,7 +133,7 @@ impl Reporter {
         let mut inner = self.lock();
         if let Ok(json) = line.to_json() {
             if let Some(record) = &mut inner.record {
-                // A full disk must not end a deploy: the record is for reading later.
+                // A full disk must not end a deploy: the record is for later.
                 let _ = writeln!(record, "{json}");
             }
             if inner.record.is_none() || self.format == Format::Json {
@@ -153,8 +153,8 @@ impl Reporter {
         }
     }
 
-    /// A step that is reported when it ends; dropped unfinished, it says nothing
-    /// more, since the failure that ended it is reported by itself.
+    /// A step that is reported when it ends. If it is dropped unfinished it says nothing more,
+    /// since the failure that ended it is reported separately.
     pub fn step(&self, step: Step) -> RunningStep<'_> {
         let id = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
         let step = RunningStep { reporter: self, step: Step { id, ..step }, started: Instant::now() };
@@ -178,7 +178,7 @@ impl Reporter {
         self.event(&Event::Planned { resource: resource.to_owned(), text: text.as_ref().to_owned() });
     }
 
-    /// What a long step is at; shown on a terminal, or everywhere with `--verbose`.
+    /// What a long step is doing; shown on a terminal, or everywhere with `--verbose`.
     pub fn progress(&self, text: &str) {
         let text = &foreign::line(text);
         if self.verbose {
@@ -192,22 +192,22 @@ impl Reporter {
         if let Some(bar) = &inner.bar {
             bar.set_message(text.to_owned());
         } else if self.format == Format::Text && inner.last_sign.is_none_or(|last| last.elapsed() >= SIGN_OF_LIFE) {
-            // The first of these is the moment from which silence is counted.
+            // The first one starts the interval.
             if inner.last_sign.replace(Instant::now()).is_some() {
                 printer::words(&format!("   … {text}\n"));
             }
         }
     }
 
-    /// A line that only `--verbose` shows, and nothing keeps.
+    /// A line that only `--verbose` prints and nothing records.
     pub fn detail(&self, text: &str) {
         if self.verbose {
             self.data_to_stderr(&foreign::line(text));
         }
     }
 
-    /// The variables that tell a child which span it works in: the run's; nothing where nobody
-    /// collects traces. A step's children have [`RunningStep::trace_context`].
+    /// The variables that tell a child process its parent span, here the run's; empty if no trace
+    /// is exported. For children of a step, use [`RunningStep::trace_context`].
     pub fn trace_context(&self) -> Vec<(&'static str, String)> {
         self.trace_context_of(|trace| trace.span)
     }
@@ -218,7 +218,7 @@ impl Reporter {
         [("TRACEPARENT", trace.traceparent(span(trace)))].into_iter().chain(state).collect()
     }
 
-    /// Where lines can be drawn and drawn again; none but on a terminal.
+    /// Where lines can be redrawn; only on a terminal.
     pub fn bars(&self) -> Option<MultiProgress> {
         if self.verbose { None } else { self.lock().bars.clone() }
     }
@@ -245,7 +245,7 @@ impl Reporter {
         }
     }
 
-    /// Data that the command was asked for (tables, JSON): goes to standard output.
+    /// Data that the command was asked for (tables, JSON), to standard output.
     pub fn data(&self, text: &str) {
         let inner = self.lock();
         let text = foreign::lines(text.trim_end());
@@ -256,7 +256,7 @@ impl Reporter {
         }
     }
 
-    /// A question, whose answer the caller reads: nothing is drawn over it.
+    /// Prints a question, whose answer the caller reads; nothing is drawn over it.
     pub fn prompt(&self, text: &str) {
         let inner = self.lock();
         if let Some(bar) = &inner.bar {
@@ -271,7 +271,7 @@ impl Reporter {
 
     fn data_to_stderr(&self, text: &str) {
         let inner = self.lock();
-        // GitHub's runner looks past leading spaces for its commands, not past this.
+        // GitHub's runner ignores leading spaces before its commands, but not this character.
         let print = || printer::words(&format!("   │ {text}\n"));
         match &inner.bar {
             Some(bar) => bar.suspend(print),
@@ -300,7 +300,7 @@ impl Reporter {
                 None => print(),
             };
         }
-        // The runner takes this for a command wherever in a line it stands.
+        // The runner recognises this command anywhere in a line.
         let text = if inner.github.is_some() { text.replace("##[", "##\u{200b}[") } else { text };
         let print = || printer::words(&format!("{text}\n"));
         match &inner.bar {
@@ -317,7 +317,7 @@ pub struct RunningStep<'a> {
 }
 
 impl RunningStep<'_> {
-    /// As of [`Reporter::trace_context`], for what is started by this step.
+    /// Like [`Reporter::trace_context`], for what this step starts.
     pub fn trace_context(&self) -> Vec<(&'static str, String)> {
         self.reporter.trace_context_of(|trace| trace.step(self.step.id))
     }
@@ -326,7 +326,7 @@ impl RunningStep<'_> {
         self.finish(Outcome::Done);
     }
 
-    /// Done, with words that only the end of the step could know.
+    /// Done, with text that is only known at the end of the step.
     pub fn done_as(mut self, text: impl Into<String>) {
         self.step.text = text.into();
         self.finish(Outcome::Done);

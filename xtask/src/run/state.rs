@@ -1,5 +1,5 @@
-//! Where a machine keeps what this tool must remember of a cluster: its lock, the ready
-//! marker, the records of runs.
+//! Where a machine keeps what this tool must remember about a cluster: its lock, the ready marker,
+//! the records of runs.
 
 use camino::{Utf8Path, Utf8PathBuf};
 
@@ -8,7 +8,8 @@ use crate::host;
 use crate::run::reporter::Reporter;
 use run_record::{Code, Failure};
 
-/// A folder outside the work tree, so that two work trees of one cluster exclude each other.
+/// A folder outside the work tree, so that two work trees that use the same cluster exclude each
+/// other.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     pub path: Utf8PathBuf,
@@ -16,8 +17,8 @@ pub struct StateDir {
 
 impl StateDir {
     /// `$AMEIDE_STATE_DIR/<cluster>`, else `$XDG_STATE_HOME/ameide/<cluster>`, else
-    /// `~/.local/state/ameide/<cluster>`; `.k3d-state/<cluster>` in the work tree,
-    /// with a warning, where that one cannot be written (say it belongs to root).
+    /// `~/.local/state/ameide/<cluster>`; if that cannot be written (because it belongs to root,
+    /// for example), `.k3d-state/<cluster>` in the work tree, with a warning.
     pub fn open(root: &Utf8Path, cluster: &str, reporter: &Reporter) -> Result<Self, Failure> {
         let preferred = env_path("AMEIDE_STATE_DIR")
             .or_else(|| env_path("XDG_STATE_HOME").map(|folder| folder.join("ameide")))
@@ -46,8 +47,8 @@ impl StateDir {
         self.path.join("k3d-cluster-ready")
     }
 
-    /// Whether the cluster's images are the lab's or public ones: it stays so when the
-    /// cluster is made again.
+    /// Whether the cluster's images are the lab's or public ones: this does not change when the
+    /// cluster is recreated.
     pub fn cluster_kind(&self) -> Utf8PathBuf {
         self.path.join("k3d-cluster-kind")
     }
@@ -56,14 +57,14 @@ impl StateDir {
         self.path.join("runs")
     }
 
-    /// Removes the oldest run records beyond [`kept_runs`], never one whose process lives. Runs
-    /// that only looked are counted by themselves: a revision that Helm left pending is known
-    /// to be nobody's by the record of its run, which a hundred looks must not push out.
-    /// Another run may be at it too: what is gone already is no error.
+    /// Removes the oldest run records beyond [`kept_runs`], but none whose process is alive. Runs
+    /// that only looked are counted separately: the record of a run proves that nobody is working
+    /// on a revision that it left pending, so a hundred looks must not displace it. Another run may
+    /// prune at the same time: what is already gone is no error.
     pub fn prune(&self) {
         let entries = self.runs().read_dir_utf8().into_iter().flatten().flatten();
         let mut runs: Vec<Utf8PathBuf> = entries.map(|entry| entry.path().to_owned()).collect();
-        // Their names begin with the time.
+        // Their names start with the time.
         runs.sort();
         let (ran_tools, looked): (Vec<Utf8PathBuf>, Vec<Utf8PathBuf>) = runs.into_iter().partition(|run| has_logs(run));
         for kind in [ran_tools, looked] {
@@ -74,8 +75,8 @@ impl StateDir {
         }
     }
 
-    /// Removes everything but the lock, which the caller holds: the cluster that it is
-    /// about is gone. The folder itself goes with the lock (see [`Self::remove_if_empty`]).
+    /// Removes everything except the lock, which the caller holds: the cluster is gone. The folder
+    /// itself is removed with the lock (see [`Self::remove_if_empty`]).
     pub fn clear(&self) -> std::io::Result<()> {
         for entry in self.path.read_dir_utf8()?.flatten() {
             let path = entry.path();
@@ -96,20 +97,20 @@ impl StateDir {
     }
 }
 
-/// How many runs' records are kept per cluster, of those that changed something and of those
-/// that only looked: `AMEIDE_KEEP_RUNS`, else 100.
+/// How many records are kept per cluster, of runs that changed something and of runs that only
+/// looked: `AMEIDE_KEEP_RUNS`, else 100.
 fn kept_runs() -> usize {
     std::env::var("AMEIDE_KEEP_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(100).max(1)
 }
 
-/// Whether a run started a tool that changes something: each has a log.
+/// Whether a run started a tool that changes something: each of these has a log.
 fn has_logs(run: &Utf8Path) -> bool {
     let entries = run.read_dir_utf8().into_iter().flatten().flatten();
     entries.into_iter().any(|entry| entry.file_name().ends_with(".log"))
 }
 
-/// Whether the process that a run's name ends with is there (or another of its number:
-/// then the record is kept a little longer).
+/// Whether the process whose id ends the run's name is alive. If the id was reused, the record is
+/// just kept a little longer.
 fn lives(run: &Utf8Path) -> bool {
     let pid = run.file_name().and_then(|name| name.rsplit('-').next());
     pid.and_then(|pid| pid.parse().ok()).is_some_and(host::lives)
@@ -128,12 +129,12 @@ mod tests {
     fn the_oldest_runs_go_and_living_ones_stay() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir { path: Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap() };
-        // Pids above the kernel's limit of 2^22 are nobody's.
+        // There are no pids above the kernel's limit of 2^22.
         let name = |n: usize| format!("20260101-{n:06}-99999999");
         for n in 0..kept_runs() + 3 {
             std::fs::create_dir_all(state.runs().join(name(n)).join("logs")).unwrap();
         }
-        // One that began a revision, and many looks since.
+        // One that started a revision, followed by many looks.
         let revision = "20250601-000000-99999999";
         std::fs::create_dir_all(state.runs().join(revision)).unwrap();
         std::fs::write(state.runs().join(revision).join("45-x.log"), "").unwrap();

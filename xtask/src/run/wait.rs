@@ -1,5 +1,5 @@
-//! The one poll loop, for what offers no watch and tells nobody: a process of somebody else,
-//! a lock file, a server that is coming up.
+//! The only poll loop, for things that cannot be watched and give no notification: another user's
+//! process, a lock file, a server that is coming up.
 
 use std::fs::TryLockError;
 use std::ops::ControlFlow;
@@ -9,12 +9,12 @@ use run_record::{Code, Failure};
 
 use crate::run::interrupt::Interrupt;
 
-/// Looks until a look says [`ControlFlow::Break`], or until `within` is over: then the last
-/// look's [`ControlFlow::Continue`] is returned, with why it is not so yet. The first look is
-/// made at once, the last one not before `within` is over.
+/// Calls `look` until it returns [`ControlFlow::Break`], or until `within` is over: then it returns
+/// the last [`ControlFlow::Continue`], with the reason why it is not ready yet. The first look
+/// happens immediately, the last one not before `within` is over.
 ///
 /// # Errors
-/// That of a look, which ends the wait; `interrupted`.
+/// An error of a look, which ends the wait; `interrupted`.
 pub async fn until<T, R>(
     every: Duration,
     within: Duration,
@@ -31,10 +31,10 @@ pub async fn until<T, R>(
     }
 }
 
-/// Waits for a file that another run has locked; `told` says so, once, where it has to.
+/// Waits for a file that another run has locked; `told` reports that once, if there is a wait.
 ///
 /// # Errors
-/// `interrupted`; `state-unwritable` where the file system has no locks.
+/// `interrupted`; `state-unwritable` if the file system has no locks.
 pub async fn for_lock(lock: &std::fs::File, told: impl FnOnce()) -> Result<(), Failure> {
     const EVERY: Duration = Duration::from_millis(200);
     let mut told = Some(told);

@@ -1,9 +1,9 @@
-//! What Docker's command line answers, read in one place. A look has three ends: the
-//! thing was found, the engine itself said that there is none, or the look failed; and
-//! the third is never taken for the second.
+//! Interprets the output of Docker's command line, in one place. A look has three possible results:
+//! the thing was found, the engine itself said that there is none, or the look failed; and the
+//! third is never taken for the second.
 //!
-//! The words are those of docker/cli and moby 20.10 to 29, of podman behind the same
-//! command, and of what stands between: a socket, a proxy, a context.
+//! The messages are those of docker/cli and moby 20.10 to 29, of podman behind the same command,
+//! and of anything in between: a socket, a proxy, a context.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ use serde_json::Value;
 use crate::world::process::{self, Captured};
 use run_record::{Code, Exit, Failure};
 
-/// The end of a look that did not fail.
+/// The result of a look that did not fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "what was not looked at is not absent"]
 pub enum Looked<T> {
     Found(T),
-    /// The engine's own words: there is none.
+    /// The engine itself said that there is none.
     Absent,
 }
 
@@ -32,7 +32,7 @@ impl<T> Looked<T> {
     }
 }
 
-/// What can be looked at by name: `docker KIND inspect NAME`.
+/// What can be looked up by name: `docker KIND inspect NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Container,
@@ -55,25 +55,25 @@ impl Kind {
 /// Why Docker's command did not do what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing answers where the engine should be.
+    /// Nothing answers at the engine's address.
     Away,
-    /// Something answers, and does not let us in.
+    /// Something answers, but denies access.
     Denied,
     /// The client does not know where the engine is.
     Context,
-    /// Client and engine have no version of the API in common.
+    /// Client and engine share no API version.
     Version,
-    /// Anything else, the engine's own refusals among them.
+    /// Anything else, including the engine's own refusals.
     Other,
 }
 
-/// The fault that a line of standard error tells.
+/// The fault that a line of standard error describes.
 pub fn fault(line: &str) -> Fault {
     let line = line.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| line.contains(word));
-    // What an engine answers is about its own way to elsewhere (a registry, say), but
-    // for that of Docker Desktop, which answers for an engine behind it.
-    // k3d, and the client itself, may say around it what they were about.
+    // An engine's answer is about its own connections (to a registry, for example), except for
+    // Docker Desktop's, which answers for an engine behind it. k3d, and the client itself, may add
+    // around it what they were doing.
     let answered = line.contains("error response from daemon");
     let on_the_way = &[
         "cannot connect to the docker daemon",
@@ -108,10 +108,10 @@ pub fn fault(line: &str) -> Fault {
     }
 }
 
-/// A line that says nothing about whether the command did its work.
+/// A line that says nothing about whether the command succeeded.
 fn is_noise(line: &str) -> bool {
     let lower = line.to_lowercase();
-    // Podman's and some of Docker's own, as logrus writes where no terminal is.
+    // Logged by podman and sometimes by Docker, in logrus's format without a terminal.
     let level = lower.strip_prefix("time=\"").and_then(|rest| rest.split_once("\" level=")).map(|(_, rest)| rest);
     let logged = level.is_some_and(|rest| {
         ["trace", "debug", "info", "warning"].iter().any(|level| rest.starts_with(&format!("{level} ")))
@@ -122,7 +122,7 @@ fn is_noise(line: &str) -> bool {
         || lower.starts_with("emulate docker cli using podman")
 }
 
-/// Whether this line is the engine's own word that it has no such thing, by this name.
+/// Whether in this line the engine itself says that it has no such thing, by this name.
 fn says_absent(line: &str, kind: Kind, name: &str) -> bool {
     let Some(said) = refusal(line) else { return false };
     let name = name.to_lowercase();
@@ -141,7 +141,7 @@ fn says_absent(line: &str, kind: Kind, name: &str) -> bool {
     named && absent
 }
 
-/// Whether this line is the engine's own word that a container has no such file.
+/// Whether in this line the engine itself says that a container has no such file.
 fn says_no_file(line: &str, container: &str, path: &str) -> bool {
     let Some(said) = refusal(line) else { return false };
     let (container, path) = (container.to_lowercase(), path.to_lowercase());
@@ -150,8 +150,8 @@ fn says_no_file(line: &str, container: &str, path: &str) -> bool {
         || said.starts_with(&format!("\"{path}\" could not be found on container {container}"))
 }
 
-/// What follows "Error:" or "Error response from daemon:", in lower case; nothing for
-/// words about the way to the engine, which hold "no such file" too.
+/// What follows "Error:" or "Error response from daemon:", in lower case; `None` for messages about
+/// the connection to the engine, which may contain "no such file" too.
 fn refusal(line: &str) -> Option<String> {
     let line = line.trim();
     if fault(line) != Fault::Other {
@@ -162,10 +162,10 @@ fn refusal(line: &str) -> Option<String> {
     Some(said.strip_prefix("error response from daemon: ").unwrap_or(said).to_owned())
 }
 
-/// Where the engine is that this machine's client talks to, as its contexts say.
+/// The address of the engine that this machine's client uses, according to its contexts.
 ///
 /// # Errors
-/// As of [`docker_output`].
+/// As for [`docker_output`].
 pub async fn endpoint() -> Result<String, Failure> {
     docker_output(["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]).await
 }
@@ -177,15 +177,16 @@ pub fn docker<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>)
     command
 }
 
-/// A command as messages name it. No argument of ours is a secret.
+/// A command as messages show it. None of our arguments is secret.
 fn shown(command: &tokio::process::Command) -> String {
-    // Not as the standard library shows it, which is with the environment.
+    // Not the standard library's format, which includes the environment.
     let command = command.as_std();
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// Whether a command only asks the engine; what it does (saving, pushing, deleting) may take longer.
+/// Whether a command only queries the engine; other commands (saving, pushing, deleting) may take
+/// longer.
 fn looks(command: &tokio::process::Command) -> bool {
     let looks = ["info", "inspect", "ps", "images", "version", "ls"];
     command.as_std().get_args().take(2).any(|word| looks.iter().any(|look| word == *look))
@@ -199,10 +200,10 @@ async fn capture(command: tokio::process::Command) -> Result<Captured, Failure> 
     })
 }
 
-/// The output of a `docker` command that is expected to succeed.
+/// Runs a `docker` command that is expected to succeed, and returns its output.
 ///
 /// # Errors
-/// `docker-unavailable` where no engine answers, `docker-failed` where it refused.
+/// `docker-unavailable` if no engine answers, `docker-failed` if it refused.
 pub async fn docker_output<S: AsRef<std::ffi::OsStr>>(
     arguments: impl IntoIterator<Item = S>,
 ) -> Result<String, Failure> {
@@ -212,10 +213,10 @@ pub async fn docker_output<S: AsRef<std::ffi::OsStr>>(
     if captured.status.success() { Ok(captured.stdout) } else { Err(failed(&shown, &captured)) }
 }
 
-/// Why a command failed, told by its most telling line.
+/// Why a command failed, quoting its most informative line.
 fn failed(shown: &str, captured: &Captured) -> Failure {
     let lines = || captured.stderr.lines().filter(|line| !is_noise(line));
-    // The client's last line only counts what failed; the engine's own words come before it.
+    // The client's last line only counts failures; the engine's own message comes before it.
     let telling = lines()
         .find(|line| fault(line) != Fault::Other)
         .or_else(|| lines().find(|line| line.contains("Error response from daemon")))
@@ -234,7 +235,7 @@ fn refused(shown: &str, evidence: impl Into<String>) -> Failure {
         .remedy("`docker info` tells how the engine is; when it is well, run this again")
 }
 
-/// An answer that is none: cut off, or not what this command prints.
+/// An invalid answer: cut off, or not in this command's format.
 fn unreadable(shown: &str, why: impl std::fmt::Display) -> Failure {
     refused(shown, format!("its answer cannot be read: {why}"))
 }
@@ -251,8 +252,8 @@ pub(crate) fn unavailable(fault: Fault, evidence: impl Into<String>) -> Failure 
     Failure::new(Code::DockerUnavailable, "Docker Engine cannot be reached").evidence(evidence).remedy(remedy)
 }
 
-/// Everything of one kind that bears one of these names. Each name is positively found
-/// or positively absent; a look that leaves one open has failed as a whole.
+/// Everything of one kind with one of these names. Each name is positively found or positively
+/// absent; if a look leaves one open, it has failed as a whole.
 ///
 /// # Errors
 /// `docker-unavailable`, `docker-failed`.
@@ -279,7 +280,7 @@ pub(crate) fn read_inspected<T: DeserializeOwned + Named>(
             None => return Err(failed(shown, captured)),
         }
     }
-    // Killed, or failed without a word: what it printed until then may be cut off.
+    // Killed, or failed without a message: its output may be incomplete.
     if captured.status.code().is_none() || (absent.is_empty() && !captured.status.success()) {
         return Err(failed(shown, captured));
     }
@@ -301,19 +302,19 @@ pub(crate) fn read_inspected<T: DeserializeOwned + Named>(
     Ok(found)
 }
 
-/// One thing by its name.
+/// Looks up one thing by name.
 ///
 /// # Errors
-/// As of [`inspect`].
+/// As for [`inspect`].
 pub async fn look<T: DeserializeOwned + Named>(kind: Kind, name: &str) -> Result<Looked<T>, Failure> {
     let found = inspect(kind, std::slice::from_ref(&name.to_owned())).await?;
     Ok(found.into_iter().next().map_or(Looked::Absent, Looked::Found))
 }
 
-/// Whether a container, running or not, has a file. `docker cp` reads stopped ones as well.
+/// Whether a container, running or not, has a file. `docker cp` also reads stopped ones.
 ///
 /// # Errors
-/// As of [`inspect`]; also where the container itself is absent.
+/// As for [`inspect`]; also if the container itself is absent.
 pub async fn look_at_file(container: &str, path: &str) -> Result<Looked<()>, Failure> {
     let command = docker(["cp", &format!("{container}:{path}"), "-"]);
     let shown = shown(&command);
@@ -328,7 +329,7 @@ pub(crate) fn read_file_look(
     captured: &Captured,
 ) -> Result<Looked<()>, Failure> {
     if captured.status.success() {
-        // A tar archive, whose first header names the file (512 bytes, tar(5)).
+        // A tar archive, whose first header (512 bytes, tar(5)) names the file.
         let name = path.rsplit('/').next().unwrap_or(path);
         if captured.stdout.starts_with(name) && captured.stdout.len() >= 512 {
             return Ok(Looked::Found(()));
@@ -340,13 +341,13 @@ pub(crate) fn read_file_look(
     if said && captured.status.code() == Some(1) { Ok(Looked::Absent) } else { Err(failed(shown, captured)) }
 }
 
-/// Something that `docker inspect` describes, and the name that it was asked for by.
+/// Something that `docker inspect` describes, matched by the name it was requested by.
 pub trait Named {
     fn is(&self, name: &str) -> bool;
 }
 
-/// A container as `docker inspect` describes it. Podman leaves some of it out; what is
-/// not there counts as unknown, which is never the harmless case.
+/// A container as `docker inspect` describes it. Podman omits some fields; a missing field counts
+/// as unknown, which is never the harmless case.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Container {
@@ -356,7 +357,7 @@ pub struct Container {
     pub config: ContainerConfig,
     #[serde(default)]
     pub mounts: Option<Vec<Mount>>,
-    /// How often the engine started it again.
+    /// How often the engine restarted it.
     #[serde(default)]
     pub restart_count: Option<u64>,
 }
@@ -367,7 +368,7 @@ pub struct ContainerState {
     #[serde(default)]
     pub running: bool,
     pub status: String,
-    /// RFC 3339; [`NEVER`] in one that never ran.
+    /// RFC 3339; [`NEVER`] if it never ran.
     #[serde(default)]
     pub started_at: Option<String>,
 }
@@ -386,14 +387,14 @@ pub struct ContainerConfig {
 pub struct Mount {
     #[serde(default)]
     pub r#type: String,
-    /// The volume's, where it is one.
+    /// The volume's name, if it is one.
     #[serde(default)]
     pub name: String,
     #[serde(default)]
     pub destination: String,
 }
 
-/// Go's zero time, which Docker writes where there was no moment.
+/// Go's zero time, which Docker writes for a time that never was.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 impl Container {
@@ -405,16 +406,16 @@ impl Container {
         self.config.labels.as_ref()?.get(name).map(String::as_str)
     }
 
-    /// Positively so: created, and never started once. All else may hold something.
+    /// Positively known: created, and never started. Anything else may hold data.
     pub fn never_ran(&self) -> bool {
-        // Podman says "configured" or "initialized" where Docker says "created".
+        // Podman says "configured" or "initialized" instead of "created".
         matches!(self.state.status.as_str(), "created" | "configured" | "initialized")
             && !self.state.running
             && self.state.started_at.as_deref() == Some(NEVER)
             && self.restart_count == Some(0)
     }
 
-    /// Positively so: what is at `path` in it is the named volume, which outlives it.
+    /// Positively known: `path` in it is the named volume, which survives it.
     pub fn keeps_in_volume(&self, path: &str, volume: &str) -> bool {
         self.mounts.as_ref().is_some_and(|mounts| {
             mounts.iter().any(|mount| mount.r#type == "volume" && mount.name == volume && mount.destination == path)
@@ -450,7 +451,7 @@ impl Named for Thing {
     }
 }
 
-/// An image, which may have been asked for by any of its names.
+/// An image, which may have been requested by any of its names.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Image {
@@ -463,10 +464,10 @@ impl Named for Image {
     }
 }
 
-/// The containers with all of these labels, running or not, as they are.
+/// The containers with all of these labels, running or not.
 ///
 /// # Errors
-/// As of [`inspect`].
+/// As for [`inspect`].
 pub async fn containers_labelled(labels: &[(&str, &str)]) -> Result<Vec<Container>, Failure> {
     let filters = labels.iter().flat_map(|(key, value)| ["--filter".to_owned(), format!("label={key}={value}")]);
     let arguments = ["ps", "-a", "--format", "{{.Names}}"].map(str::to_owned).into_iter().chain(filters);
@@ -484,7 +485,7 @@ pub async fn containers_labelled(labels: &[(&str, &str)]) -> Result<Vec<Containe
 }
 
 pub(crate) fn read_names(shown: &str, captured: &Captured) -> Result<Vec<String>, Failure> {
-    // A client that succeeds has nothing to say but warnings.
+    // A client that succeeds prints nothing but warnings.
     if !captured.status.success() || captured.stderr.lines().any(|line| !is_noise(line)) {
         return Err(failed(shown, captured));
     }
@@ -497,7 +498,7 @@ pub(crate) fn read_names(shown: &str, captured: &Captured) -> Result<Vec<String>
     }
 }
 
-/// What `docker info` says of the engine.
+/// What `docker info` says about the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineInfo {
     pub server_version: String,
@@ -506,14 +507,14 @@ pub struct EngineInfo {
     pub cgroup_driver: String,
     pub default_runtime: String,
     pub docker_root_dir: String,
-    /// What it runs without emulation: `linux/amd64`.
+    /// The platform that it runs without emulation: `linux/amd64`.
     pub platform: String,
 }
 
 /// The engine's description.
 ///
 /// # Errors
-/// Why it cannot be had.
+/// Why it is not available.
 pub async fn info() -> Result<EngineInfo, (Fault, String)> {
     let command = docker(["info", "--format", "{{json .}}"]);
     match capture(command).await {
@@ -525,7 +526,7 @@ pub async fn info() -> Result<EngineInfo, (Fault, String)> {
 
 pub(crate) fn read_info(captured: &Captured) -> Result<EngineInfo, (Fault, String)> {
     let value: Option<Value> = serde_json::from_str(captured.stdout.trim()).ok();
-    // Without an engine the client answers all the same, with `ServerErrors`.
+    // Without an engine the client still answers, with `ServerErrors`.
     let told = value.as_ref().and_then(|value| value["ServerErrors"].as_array()?.first()?.as_str().map(str::to_owned));
     if told.is_some() || !captured.status.success() {
         let said = captured.stderr.lines().filter(|line| !is_noise(line)).map(str::trim);
@@ -582,7 +583,7 @@ mod tests {
         Ok(found.iter().map(|container| container.name().to_owned()).collect())
     }
 
-    /// What engines say of a thing called `x` that they do not have.
+    /// What engines say about a thing called `x` that they do not have.
     const ABSENT: [(Kind, &str); 19] = [
         (Kind::Container, "Error: No such container: x"),
         (Kind::Container, "Error response from daemon: No such container: x"),
@@ -605,7 +606,7 @@ mod tests {
         (Kind::Image, "Error response from daemon: No such image: x"),
     ];
 
-    /// What is said where nothing is known of `x`, with its fault.
+    /// Messages after which nothing is known about `x`, with their fault.
     const UNKNOWN: [(Fault, &str); 17] = [
         (
             Fault::Away,
@@ -680,7 +681,7 @@ mod tests {
             let names = ["x".to_owned()];
             let found = read_inspected::<Thing>(kind, &names, "docker", &said(1, "[]\n", line)).unwrap();
             assert!(found.is_empty(), "{line}");
-            // Podman answers with 125, and its wrapper says what it is.
+            // Podman exits with 125, and its wrapper identifies itself.
             let line =
                 format!("Emulate Docker CLI using podman. Create /etc/containers/nodocker to quiet msg.\n{line}");
             assert!(read_inspected::<Thing>(kind, &names, "docker", &said(125, "[]\n", &line)).is_ok());
@@ -781,7 +782,7 @@ mod tests {
             assert_eq!(fault(&format!("{pull} {said}")), Fault::Other, "{said}");
             assert_eq!(fault(&format!("docker: Error response from daemon: {said}")), Fault::Other, "{said}");
         }
-        // The same words without an answer are about the way to the engine.
+        // The same words without an answer are about the connection to the engine.
         let away = "docker failed to pull the image 'x': error during connect: Post \"http://x/images/create\": EOF";
         assert_eq!(fault(away), Fault::Away);
         let behind = format!("{pull} dial unix docker.raw.sock: connect: connection refused");

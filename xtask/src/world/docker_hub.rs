@@ -1,5 +1,5 @@
-//! Docker Hub, from where most images come: whether it answers from here, and the account
-//! that the environment names for it.
+//! Docker Hub, where most images come from: whether it answers from here, and the account that the
+//! environment names for it.
 
 use std::time::Duration;
 
@@ -11,17 +11,18 @@ use run_record::{Code, Failure};
 /// As images name it.
 pub(crate) const NAME: &str = "docker.io";
 
-/// Whether it answers from here at all, through a proxy too (any HTTP status does).
+/// Whether it answers from here at all, possibly through a proxy (any HTTP status counts).
 ///
 /// # Errors
-/// A proxy that is mistyped: without it nothing is reachable, and that says nothing.
+/// A malformed proxy: without it nothing can be reached, which would prove nothing.
 pub(crate) async fn answers() -> Result<bool, Failure> {
     let (hub, proxies) = (Endpoint::named(NAME), proxies::named()?);
     let asked = tokio::time::timeout(Duration::from_secs(4), image_mirror::answers(&hub, &proxies)).await;
     Ok(matches!(asked, Ok(Ok(()))))
 }
 
-/// The variables that hold an account: what Docker's own actions call them, and what page 359 does.
+/// The variables that hold an account: the names that Docker's own actions use, and those of page
+/// 359.
 const VARIABLES: [(&str, &str); 2] = [("DOCKERHUB_USERNAME", "DOCKERHUB_TOKEN"), ("DCKR_USERNAME", "DCKR_PAT")];
 
 /// An account; its token is never printed.
@@ -30,14 +31,14 @@ pub(crate) struct Account {
     pub token: String,
 }
 
-/// The account that the environment names. A variable that is empty is one that is not
-/// set: the devcontainers CLI gives the empty string for `${localEnv:…}` of a variable that
-/// somebody without an account does not have, and GitHub for a secret that a fork lacks.
-/// White space around a value, such as the line break of a pasted token, is none of it.
+/// The account that the environment names. An empty variable counts as unset: the devcontainers CLI
+/// gives an empty string for `${localEnv:…}` of a variable that is not set, and GitHub for a secret
+/// that a fork lacks. White space around a value, such as the line break of a pasted token, is
+/// ignored.
 ///
 /// # Errors
-/// `registry-auth` for half an account, or for one that no header can hold: the registry
-/// would refuse it in words that name no variable.
+/// `registry-auth` for an incomplete account, or for one that no header can hold: the registry's
+/// refusal would not name the variable.
 pub(crate) fn account(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Account>, Failure> {
     for (user_variable, token_variable) in VARIABLES {
         let set = |name: &str| variable(name).unwrap_or_default().trim().to_owned();
@@ -84,7 +85,7 @@ mod tests {
             (&[("DCKR_USERNAME", "bob"), ("DCKR_PAT", "")], Err("DCKR_PAT")),
             (&[("DCKR_PAT", "t")], Err("DCKR_USERNAME")),
             (&[("DCKR_USERNAME", "bob"), ("DCKR_PAT", "one\ntwo")], Err("DCKR_PAT")),
-            // What somebody without an account gets of a devcontainer, or a fork of GitHub.
+            // What a devcontainer, or a fork on GitHub, passes to somebody without an account.
             (&[("DCKR_USERNAME", ""), ("DCKR_PAT", "")], Ok(None)),
             (&[("DOCKERHUB_USERNAME", ""), ("DOCKERHUB_TOKEN", "")], Ok(None)),
             (&[("DCKR_USERNAME", " "), ("DCKR_PAT", "\n")], Ok(None)),

@@ -1,6 +1,6 @@
-//! Docker Engine: is it there, what is it like, and, for root on a Debian-like
-//! machine that has none running, installing and starting it. In a dev container it is
-//! waited for instead: there a feature starts one beside what runs this, or none is wanted.
+//! Docker Engine: whether it is there, what it is like, and, for root on a Debian-like machine
+//! where none is running, installing and starting it. In a dev container the engine is only waited
+//! for: there a feature starts one in parallel, or none is wanted.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -14,7 +14,7 @@ use crate::world::docker::{self, EngineInfo, Fault, docker_output, unavailable};
 use crate::world::process::{self, Job};
 use run_record::{Code, Exit, Failure, Step, StepKind};
 
-/// The engine's description, or why it cannot be had.
+/// The engine's description, or why it is not available.
 pub async fn observe() -> Result<EngineInfo, String> {
     docker::info().await.map_err(|(_, error)| error)
 }
@@ -33,7 +33,7 @@ pub async fn ensure(run: &Run, repo: &Repo) -> Result<EngineInfo, Failure> {
         Err(error) => error,
     };
     let unavailable = |error: String| unavailable(fault, error);
-    // One that answers, and be it with an error, needs no other beside it.
+    // If an engine answers, even with an error, no other one should be started.
     if fault != Fault::Away {
         return Err(unavailable(error));
     }
@@ -41,14 +41,14 @@ pub async fn ensure(run: &Run, repo: &Repo) -> Result<EngineInfo, Failure> {
     let set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
     let remote = set("DOCKER_HOST") || set("DOCKER_CONTEXT");
     if is_dev_container(set) {
-        // Without a client, or for an engine elsewhere, there is nothing to come up here.
+        // Without a client, or for a remote engine, nothing will come up here.
         let comes = !remote && which::which("docker").is_ok();
         return if comes { come_up(run, error).await } else { Err(of_dev_container(unavailable(error))) };
     }
     if !rustix::process::geteuid().is_root() || !debian || remote {
         return Err(unavailable(error));
     }
-    // Without a client nobody has chosen another engine with it.
+    // Without a client, nobody can have chosen another engine with it.
     if which::which("docker").is_ok() {
         require_here(docker::endpoint().await, unavailable(error.clone()))?;
     }
@@ -84,17 +84,17 @@ pub async fn ensure(run: &Run, repo: &Repo) -> Result<EngineInfo, Failure> {
     Ok(info)
 }
 
-/// Whether this is a dev container, by the variables of `.devcontainer/devcontainer.json`, of
-/// VS Code and of GitHub Codespaces. A container without any of them is a machine of its own.
+/// Whether this is a dev container, by the variables of `.devcontainer/devcontainer.json`, VS Code
+/// and GitHub Codespaces. Any other container counts as a machine of its own.
 fn is_dev_container(set: impl Fn(&str) -> bool) -> bool {
     ["DEVCONTAINER", "REMOTE_CONTAINERS", "CODESPACES"].into_iter().any(set)
 }
 
-/// How long the engine of a dev container may take to answer. The feature docker-in-docker
-/// starts dockerd, and starts it again where it failed, while the first commands run already.
+/// How long the engine of a dev container may take to answer. The docker-in-docker feature starts
+/// dockerd, and restarts it after a failure, while the first commands are already running.
 const COMES_UP: Duration = Duration::from_secs(90);
 
-/// Waits for the engine that a dev container starts beside this process.
+/// Waits for the engine that a dev container starts in parallel.
 async fn come_up(run: &Run, error: String) -> Result<EngineInfo, Failure> {
     const EVERY: Duration = Duration::from_millis(500);
     let reporter = &run.reporter;
@@ -103,7 +103,7 @@ async fn come_up(run: &Run, error: String) -> Result<EngineInfo, Failure> {
     let step = reporter.step(Step::new(StepKind::Engine, "docker", "waiting for Docker Engine"));
     let look = async || match docker::info().await {
         Ok(info) => Ok(ControlFlow::Break(info)),
-        // Its socket is made before it is given to the group docker.
+        // Its socket is created before it is given to the group docker.
         Err((fault @ (Fault::Away | Fault::Denied), error)) => Ok(ControlFlow::Continue((fault, error))),
         Err((fault, error)) => Err(unavailable(fault, error)),
     };
@@ -119,7 +119,7 @@ async fn come_up(run: &Run, error: String) -> Result<EngineInfo, Failure> {
     }
 }
 
-/// What helps in a dev container, whose engine is a feature's to install and to start.
+/// The remedy in a dev container, where a feature installs and starts the engine.
 fn of_dev_container(failure: Failure) -> Failure {
     failure.remedy(
         "docker-in-docker says why in /tmp/dockerd.log; rebuild the container, with that feature or \
@@ -127,13 +127,13 @@ fn of_dev_container(failure: Failure) -> Failure {
     )
 }
 
-/// Whether an engine at this address, as a context of Docker has it, is on this machine.
+/// Whether an engine at this address, as in a Docker context, is on this machine.
 fn is_here(host: &str) -> bool {
     ["unix://", "npipe://"].iter().any(|local| host.trim().starts_with(local))
 }
 
-/// That the engine which does not answer would be on this machine; else it is told that
-/// it is `away`. Where it would be is not known after a look that failed.
+/// Requires that the engine that does not answer would be on this machine; else fails with `away`.
+/// If the look failed, its address is unknown.
 fn require_here(endpoint: Result<String, Failure>, away: Failure) -> Result<(), Failure> {
     match endpoint {
         Ok(host) if is_here(&host) => Ok(()),
@@ -158,12 +158,12 @@ async fn apt(run: &Run, program: &str, arguments: &[&str]) -> Result<(), Failure
         .log(log))
 }
 
-/// Where the wrapper around runc is put: dockerd wants a path that stays.
+/// The path of the wrapper around runc; dockerd needs one that stays valid.
 const WRAPPER: &str = "/usr/local/lib/ameide/runc-without-sys-resource";
 
 const DOCKERD_LOG: &str = "/var/log/dockerd.log";
 
-/// Starts the engine: by systemd, or as a process of its own, which is returned.
+/// Starts the engine: through systemd, or as a child process, which is returned.
 async fn start(repo: &Repo) -> Result<Option<std::process::Child>, Failure> {
     let io = |error: std::io::Error| unavailable(Fault::Away, error.to_string());
     let wrapper = !host::may_raise_limits();
@@ -189,7 +189,7 @@ async fn start(repo: &Repo) -> Result<Option<std::process::Child>, Failure> {
     command.stdin(std::process::Stdio::null()).stderr(log.try_clone().map_err(io)?).stdout(log);
     {
         use std::os::unix::process::CommandExt;
-        // The engine outlives this run: a session of its own keeps a terminal's signals away.
+        // The engine outlives this run: its own session keeps the terminal's signals away.
         // SAFETY: setsid is async-signal-safe.
         unsafe {
             command.pre_exec(|| rustix::process::setsid().map(drop).map_err(Into::into));
@@ -198,8 +198,8 @@ async fn start(repo: &Repo) -> Result<Option<std::process::Child>, Failure> {
     Ok(Some(command.spawn().map_err(io)?))
 }
 
-/// dockerd that was killed leaves a file with its process id; when another program
-/// has that id by now, the next dockerd would take it for itself and not start.
+/// A killed dockerd leaves a file with its process id; if another program has that id now, the next
+/// dockerd would believe itself to be running already and not start.
 fn remove_stale_pid_file(path: &str) {
     let Ok(text) = std::fs::read_to_string(path) else { return };
     let Ok(pid) = text.trim().parse() else { return };
@@ -222,7 +222,7 @@ fn install_executable(source: &std::path::Path, target: &std::path::Path) -> std
 
 async fn wait_until_it_answers(mut dockerd: Option<&mut std::process::Child>) -> Result<EngineInfo, Failure> {
     const EVERY: Duration = Duration::from_millis(200);
-    // dockerd has no way to tell that it listens now but to be asked.
+    // The only way to find out whether dockerd is listening is to query it.
     let look = async || {
         let error = match observe().await {
             Ok(info) => return Ok(ControlFlow::Break(info)),
@@ -260,7 +260,7 @@ mod tests {
         for variable in ["DEVCONTAINER", "REMOTE_CONTAINERS", "CODESPACES"] {
             assert!(is_dev_container(|name| name == variable), "{variable}");
         }
-        // Of a container that is nobody's dev container, as a job of CI may run in.
+        // Inside a container that is not a dev container, as a CI job may be.
         assert!(!is_dev_container(|name| name == "container"));
     }
 

@@ -1,5 +1,5 @@
-//! Building programs from pinned Go modules (`go.mod` and `go.sum`, so that
-//! what is built is checksummed) into a cache keyed by content.
+//! Builds programs from pinned Go modules (`go.mod` and `go.sum`, so that their sources are
+//! checksummed) into a cache keyed by content.
 
 use camino::{Utf8Path, Utf8PathBuf};
 use sha2::{Digest, Sha256};
@@ -10,29 +10,29 @@ use crate::run::wait;
 use crate::world::process::{self, Job};
 use run_record::{Code, Failure, Step, StepKind};
 
-/// A program that a Go module holds.
+/// A program in a Go module.
 #[derive(Clone, Debug)]
 pub struct Program {
     pub name: String,
-    /// The folder of `go.mod`.
+    /// The folder with its `go.mod`.
     pub module: Utf8PathBuf,
     /// The package to build, as `go build` takes it.
     pub package: String,
-    /// `variable=value` to set at link time, where the program has a version to print.
+    /// `variable=value` to set at link time, if the program prints a version.
     pub stamp: Option<String>,
 }
 
-/// What the disk must have free before a build starts: the Go module and build
-/// caches of the largest program here (helmfile) take 2.5 GiB.
+/// The free disk space needed before a build starts: the Go module and build caches of the largest
+/// program here (helmfile) take 2.5 GiB.
 const FREE_FOR_BUILD: u64 = 3 << 30;
 
 impl Program {
-    /// Where this very content is cached, built or not.
+    /// The path in the cache for exactly this content, built or not.
     pub fn cached(&self, cache: &Utf8Path) -> Result<Utf8PathBuf, Failure> {
         Ok(cache.join("go").join(format!("{}-{}", self.name, self.key()?)).join(&self.name))
     }
 
-    /// A digest of all that decides the program's content.
+    /// A digest of everything that determines the program's content.
     pub fn key(&self) -> Result<String, Failure> {
         let mut hash = Sha256::new();
         digest::update(&mut hash, &self.module, &digest::files_below(&self.module)?)?;
@@ -42,7 +42,7 @@ impl Program {
         Ok(digest::short(hash))
     }
 
-    /// The program, built if the cache lacks it. Two runs at once build it once.
+    /// The program, built if the cache lacks it. Two concurrent runs build it once.
     pub async fn build(&self, cache: &Utf8Path, reporter: &Reporter) -> Result<Utf8PathBuf, Failure> {
         let output = self.cached(cache)?;
         if output.is_file() {

@@ -1,16 +1,15 @@
 //! Helm's storage: a Secret `sh.helm.release.v1.NAME.vREVISION` for each revision
-//! (`pkg/storage/driver/secrets.go`), with the labels `owner`, `name`, `status`,
-//! `version`, and the release itself as base64 of gzip of JSON.
+//! (`pkg/storage/driver/secrets.go`), with the labels `owner`, `name`, `status`, `version`, and the
+//! release itself as base64 of gzip of JSON.
 //!
-//! The status is there twice, and the two can differ: an interrupted Helm marks its
-//! revision failed while a hook of the same revision is being recorded, and that
-//! record can end with the label `failed` beside a release that says
-//! `pending-upgrade` (`action/upgrade.go` and `action/hooks.go` share the release
-//! without a lock). Helm refuses the next upgrade by what the release says, and finds
-//! the last deployed revision by the label; so does this module. `failed` is the only
-//! label that can be wrong like that (`newSecretsObject` writes the release first and
-//! the label after it, and only a failure is written beside a hook), so that only
-//! releases with this label, and those that somebody names, are opened at all.
+//! The status is stored twice, and the two can differ: an interrupted Helm marks its revision
+//! failed while a hook of the same revision is being recorded, and the result can be the label
+//! `failed` on a release that says `pending-upgrade` (`action/upgrade.go` and `action/hooks.go`
+//! share the release without a lock). Helm refuses the next upgrade by what the release says, and
+//! finds the last deployed revision by the label; so does this module. `failed` is the only label
+//! that can be wrong in this way (`newSecretsObject` writes the release first and then the label,
+//! and only a failure is written concurrently with a hook), so only releases with this label, and
+//! those that are named explicitly, are decoded at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -44,10 +43,10 @@ pub enum Status {
     PendingInstall,
     PendingUpgrade,
     PendingRollback,
-    /// Helm's own word: nobody works on such a revision, and Helm goes on from none.
+    /// Helm's own value: nobody works on such a revision, and Helm does not continue from it.
     #[default]
     Unknown,
-    /// A word of a later Helm, which may mean anything.
+    /// A value of a later Helm, which may mean anything.
     #[serde(other)]
     Other,
 }
@@ -58,7 +57,7 @@ impl Status {
         Self::deserialize(text).unwrap_or(Self::Other)
     }
 
-    /// As Helm writes it.
+    /// The name that Helm writes.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Deployed => "deployed",
@@ -79,28 +78,28 @@ impl Status {
     }
 }
 
-/// One revision of a release, as its Secret's metadata tells.
+/// One revision of a release, from its Secret's metadata.
 #[derive(Clone, Debug, Serialize)]
 pub struct Revision {
     pub release: String,
     pub namespace: String,
     pub revision: u32,
     pub status: Status,
-    /// The run that started it, where it was stamped.
+    /// The run that started it, if stamped.
     pub run: Option<String>,
-    /// Whose run that was, where it was stamped.
+    /// Who ran it, if stamped.
     #[serde(skip)]
     pub by: Option<String>,
     pub created: Option<Timestamp>,
-    /// When anybody last wrote it, by the API server's clock: Helm writes at each hook.
+    /// When anybody last wrote it, by the API server's clock; Helm writes at each hook.
     #[serde(skip)]
     pub written: Option<Timestamp>,
-    /// The layer that brought it, where it was stamped.
+    /// The layer that deployed it, if stamped.
     #[serde(skip)]
     pub layer: Option<String>,
     #[serde(skip)]
     pub secret: String,
-    /// Of that Secret.
+    /// The uid of that Secret.
     #[serde(skip)]
     pub uid: Option<String>,
     #[serde(skip)]
@@ -110,12 +109,12 @@ pub struct Revision {
 const STAMP_LABEL: &str = "run";
 const BY_LABEL: &str = "by";
 
-/// The annotation that a layer's run leaves on a revision that it found whole. Helm writes
-/// the Secret anew each time, without it.
+/// The annotation that a layer's run puts on a revision that it found intact. Helm replaces the
+/// whole Secret each time it writes, which removes it.
 pub(crate) const RECORD: &str = "ameide/record";
 
 impl Revision {
-    /// None where it is not a revision: labels are anybody's to set, the name is Helm's.
+    /// `None` if it is not a revision: anybody can set labels, but the name is Helm's.
     fn of(metadata: &ObjectMeta) -> Option<Self> {
         let labels = metadata.labels.as_ref()?;
         let (release, version) = (labels.get("name")?, labels.get("version")?);
@@ -166,7 +165,7 @@ fn key(release: &str, revision: u32) -> String {
     format!("sh.helm.release.v1.{release}.v{revision}")
 }
 
-/// What is asked of a stored release (`pkg/release/v1/release.go`).
+/// The fields needed of a stored release (`pkg/release/v1/release.go`).
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Stored {
     #[serde(default)]
@@ -180,27 +179,27 @@ pub struct Stored {
     pub manifest: String,
     #[serde(default)]
     pub hooks: Vec<Hook>,
-    /// `ssa`, or what Helm did before it could apply on the server's side.
+    /// `ssa`, or what Helm did before it supported server-side apply.
     #[serde(default)]
     pub apply_method: String,
-    /// Why the Secret could not be read as a release.
+    /// Why the Secret could not be decoded as a release.
     #[serde(skip)]
     pub unreadable: Option<String>,
 }
 
 impl Stored {
-    /// Whether Helm applied it on the API server's side, and so will the next revision
+    /// Whether Helm used server-side apply for it, and so will for the next revision
     /// (`--server-side=auto`).
     pub fn is_applied_by_the_server(&self) -> bool {
         self.apply_method == "ssa"
     }
 
-    /// Whether it is of this revision, and not another one's content under its name.
+    /// Whether it is this revision, and not the content of another one under its name.
     pub fn is(&self, revision: &Revision) -> bool {
         self.name == revision.release && self.namespace == revision.namespace && self.version == revision.revision
     }
 
-    /// Without what is large, for keeping many.
+    /// Drops the large fields, so that many can be kept.
     fn slim(mut self) -> Self {
         self.manifest = String::new();
         self.hooks.iter_mut().for_each(|hook| hook.manifest = String::new());
@@ -211,10 +210,10 @@ impl Stored {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Info {
     pub status: Status,
-    /// Helm's own words, "Upgrade complete", or those of a repair.
+    /// Helm's own description, "Upgrade complete", or that of a repair.
     #[serde(default)]
     pub description: String,
-    /// The revision that a rollback went back to, also one that failed; 0 of all others.
+    /// The target revision if it is a rollback, even a failed one; otherwise 0.
     #[serde(default)]
     pub rollback_revision: u32,
 }
@@ -232,20 +231,20 @@ pub struct Hook {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct HookExecution {
-    /// `Succeeded`, `Failed`, `Running`, `Unknown`; empty when it never ran for this revision.
+    /// `Succeeded`, `Failed`, `Running`, `Unknown`; empty if it never ran for this revision.
     #[serde(default)]
     pub phase: String,
     pub completed_at: Option<String>,
 }
 
-/// How many Secrets are fetched at a time; each is at most 1 MiB.
+/// How many Secrets are fetched concurrently; each is at most 1 MiB.
 const READS: usize = 4;
 
-/// Where Helm keeps its releases is for this module to know: with another driver Helm
-/// would see none of them, and install a second time.
+/// Only this module knows where Helm stores its releases: with another driver Helm would see none
+/// of them, and install them a second time.
 ///
 /// # Errors
-/// `usage` where `HELM_DRIVER` names another storage than Secrets.
+/// `usage` if `HELM_DRIVER` names a storage other than Secrets.
 pub fn check_driver() -> Result<(), Failure> {
     let driver = std::env::var("HELM_DRIVER").unwrap_or_default();
     if is_read_here(&driver) {
@@ -262,29 +261,28 @@ fn is_read_here(driver: &str) -> bool {
 
 /// The highest revision of each release, or of each of these.
 ///
-/// Releases that are named are opened, and have the status that the stored release says;
-/// of all others only the metadata is read, but for those labelled `failed`. One that
-/// cannot be read as a release, which Helm passes over, is judged by its label and says
-/// why. Manifests are left out.
+/// Releases that are named are decoded, and have the status of the stored release; for all others
+/// only the metadata is read, except for those labelled `failed`. One that cannot be decoded, which
+/// Helm skips, is judged by its label and says why. Manifests are left out.
 pub async fn newest(client: &Client, of: Option<&[Release]>) -> Result<Vec<(Revision, Stored)>, Failure> {
     opened(client, highest(revisions(client, of, "owner=helm").await?), of.is_some()).await
 }
 
-/// The highest revision of each of these releases as [`newest`] reads it, with its manifest.
+/// The highest revision of each of these releases, like [`newest`], with its manifest.
 pub async fn newest_whole(client: &Client, of: &[Release]) -> Result<Vec<(Revision, Stored)>, Failure> {
     whole(client, highest(revisions(client, Some(of), "owner=helm").await?)).await
 }
 
-/// Each of these revisions as it is now, with its manifest; one that is gone by now is left out.
+/// The current state of each of these revisions, with its manifest; one that is gone is left out.
 ///
 /// # Errors
-/// Those of reading.
+/// Errors from reading.
 pub(crate) async fn whole(client: &Client, revisions: Vec<Revision>) -> Result<Vec<(Revision, Stored)>, Failure> {
     let reads = revisions.into_iter().map(|revision| async move { current(client, &revision).await });
     futures_util::stream::iter(reads).buffered(READS).try_filter_map(async |found| Ok(found)).try_collect().await
 }
 
-/// The highest revision of each release in these namespaces, read as [`newest`] reads all.
+/// The highest revision of each release in these namespaces, read like [`newest`] reads all.
 pub async fn newest_within(client: &Client, namespaces: &BTreeSet<String>) -> Result<Vec<(Revision, Stored)>, Failure> {
     let lists = namespaces.iter().map(async |namespace| {
         let what = format!("Helm's release Secrets in {namespace}");
@@ -318,8 +316,7 @@ pub(crate) fn highest(revisions: Vec<Revision>) -> Vec<Revision> {
     newest.into_values().collect()
 }
 
-/// All revisions with these labels, or those of these releases, looked for only in
-/// their namespaces.
+/// All revisions with these labels, or those of these releases, searched only in their namespaces.
 async fn revisions(client: &Client, of: Option<&[Release]>, labels: &str) -> Result<Vec<Revision>, Failure> {
     let Some(wanted) = of else {
         return list(Api::all(client.clone()), labels, "Helm's release Secrets").await;
@@ -336,8 +333,8 @@ async fn revisions(client: &Client, of: Option<&[Release]>, labels: &str) -> Res
     Ok(futures_util::future::try_join_all(lists).await?.into_iter().flatten().collect())
 }
 
-/// Those of these releases that have no deployed revision: one that Helm finds as such by
-/// its label, and that is a stored release of that very name, namespace and revision.
+/// The releases that have no deployed revision: one that Helm finds by its label, and that is a
+/// stored release of exactly that name, namespace and revision.
 pub async fn not_deployed<'a>(client: &Client, wanted: &'a [Release]) -> Result<Vec<&'a Release>, Failure> {
     let labelled = revisions(client, Some(wanted), "owner=helm,status=deployed").await?;
     let checks = wanted.iter().map(async |release| {
@@ -353,7 +350,7 @@ pub async fn not_deployed<'a>(client: &Client, wanted: &'a [Release]) -> Result<
     Ok(futures_util::future::try_join_all(checks).await?.into_iter().flatten().collect())
 }
 
-/// A revision as it is now; none where it is gone.
+/// The current state of a revision; `None` if it is gone.
 pub async fn current(client: &Client, revision: &Revision) -> Result<Option<(Revision, Stored)>, Failure> {
     let secret = Api::<Secret>::namespaced(client.clone(), &revision.namespace).get_opt(&revision.secret).await;
     let secret = secret.map_err(|error| read_failed(&format!("the Secret {}", revision.secret), error))?;
@@ -369,12 +366,12 @@ pub async fn current(client: &Client, revision: &Revision) -> Result<Option<(Rev
     }))
 }
 
-/// The revision that Helm's next upgrade of a release goes on from (`prepareUpgrade` of
-/// `pkg/action/upgrade.go`): the deployed one, else the newest; none where there is none, or
-/// it was uninstalled.
+/// The revision that Helm's next upgrade of a release starts from (`prepareUpgrade` of
+/// `pkg/action/upgrade.go`): the deployed one, else the newest; `None` if there is none, or it was
+/// uninstalled.
 ///
 /// # Errors
-/// Those of reading.
+/// Errors from reading.
 pub(crate) async fn upgraded_from(client: &Client, of: &Release) -> Result<Option<(Revision, Stored)>, Failure> {
     let mut revisions = history(client, &of.namespace, &of.name).await?;
     revisions.sort_by_key(|revision| revision.revision);
@@ -383,7 +380,7 @@ pub(crate) async fn upgraded_from(client: &Client, of: &Release) -> Result<Optio
     current(client, deployed.unwrap_or(newest)).await
 }
 
-/// What a stored revision tells of itself, without what it has made.
+/// What a stored revision says about itself, without its objects.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Told {
     #[serde(default)]
@@ -399,7 +396,7 @@ pub struct Chart {
     pub metadata: ChartMetadata,
 }
 
-/// Of its `Chart.yaml`; empty where that says nothing.
+/// From its `Chart.yaml`; empty if that does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ChartMetadata {
@@ -408,11 +405,11 @@ pub struct ChartMetadata {
     pub app_version: String,
 }
 
-/// What each of these revisions tells, in their order; within one of them, why its Secret
-/// cannot be read as a release. One that is gone by now is left out.
+/// What each of these revisions says, in order; each may instead be the reason why its Secret
+/// cannot be decoded as a release. One that is gone is left out.
 ///
 /// # Errors
-/// Those of reading.
+/// Errors from reading.
 pub async fn told(client: &Client, revisions: Vec<Revision>) -> Result<Vec<(Revision, Result<Told, String>)>, Failure> {
     let reads = revisions.into_iter().map(|revision| async move {
         let secret = Api::<Secret>::namespaced(client.clone(), &revision.namespace).get_opt(&revision.secret).await;
@@ -432,11 +429,10 @@ async fn list(secrets: Api<Secret>, labels: &str, what: &str) -> Result<Vec<Revi
     Ok(with_metadata(secrets, labels, what).await?.into_iter().map(|(revision, _)| revision).collect())
 }
 
-/// The revisions with these labels, in this namespace or in all, each with the metadata of
-/// its Secret.
+/// The revisions with these labels, in this namespace or in all, each with its Secret's metadata.
 ///
 /// # Errors
-/// Those of reading; `usage` where Helm keeps its releases elsewhere.
+/// Errors from reading; `usage` if Helm stores its releases elsewhere.
 pub(crate) async fn metadata(
     client: &Client,
     namespace: Option<&str>,
@@ -468,7 +464,7 @@ pub async fn secret(client: &Client, revision: &Revision) -> Result<Secret, Fail
 /// The stored release of a revision.
 ///
 /// # Errors
-/// `release-pending` where the Secret holds none.
+/// `release-pending` if the Secret holds none.
 pub async fn stored(client: &Client, revision: &Revision) -> Result<Stored, Failure> {
     let secret = secret(client, revision).await?;
     decode(payload(&secret)).map_err(|error| unreadable(revision, error))
@@ -486,8 +482,8 @@ fn payload(secret: &Secret) -> &[u8] {
     secret.data.as_ref().and_then(|data| data.get("release")).map_or(&[], |release| &release.0)
 }
 
-/// Puts the status into both places of a Secret, takes the record of the other status away,
-/// and leaves the rest as it is.
+/// Sets the status in both places of a Secret, removes the record for the old status, and leaves
+/// the rest unchanged.
 pub fn set_status(secret: &mut Secret, status: Status, description: &str) -> Result<(), String> {
     if let Some(annotations) = &mut secret.metadata.annotations {
         annotations.remove(RECORD);
@@ -509,8 +505,8 @@ pub(crate) fn with_status(payload: &[u8], status: Status, description: &str) -> 
     })
 }
 
-/// Puts this manifest into a Secret in place of its own, takes the record of the other one
-/// away, and leaves the rest as it is.
+/// Replaces the manifest in a Secret, removes the record for the old one, and leaves the rest
+/// unchanged.
 pub fn set_manifest(secret: &mut Secret, manifest: &str) -> Result<(), String> {
     if let Some(annotations) = &mut secret.metadata.annotations {
         annotations.remove(RECORD);
@@ -537,9 +533,9 @@ fn rewritten(
     Ok(STANDARD.encode(zipped).into_bytes())
 }
 
-/// What a stored release may inflate to. The API server takes at most 1 MiB of data in a
-/// Secret (`MaxSecretSize`), hence 768 KiB of gzip. Charts and manifests shrink to a tenth
-/// or twentieth, some 15 MiB; gzip itself could hold a thousand times its size.
+/// The maximum decompressed size of a stored release. The API server accepts at most 1 MiB of data
+/// in a Secret (`MaxSecretSize`), hence 768 KiB of gzip. Charts and manifests compress to a tenth
+/// or twentieth, which is some 15 MiB; gzip itself could expand a thousandfold.
 const INFLATED: u64 = 64 << 20;
 
 const GZIP: [u8; 3] = [0x1f, 0x8b, 0x08];
@@ -550,14 +546,14 @@ pub(crate) fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
     let zipped = STANDARD.decode(lines).map_err(|error| error.to_string())?;
     let json = if zipped.starts_with(&GZIP) { inflate(&zipped)? } else { zipped };
     serde_json::from_slice(&json).map_err(|error| {
-        // Its text may hold values that are nobody's to read.
+        // Its text may contain secret values.
         format!("no release of Helm's: line {}, column {} of its JSON", error.line(), error.column())
     })
 }
 
 fn inflate(zipped: &[u8]) -> Result<Vec<u8>, String> {
     let too_large = || format!("it inflates to more than {} MiB, which no release of Helm's does", INFLATED >> 20);
-    // The last four bytes say how much it will be: for believing no less than that.
+    // The last four bytes give the size: only used to reject, never trusted to accept.
     let says = zipped.last_chunk::<4>().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)));
     if says > INFLATED {
         return Err(too_large());
@@ -649,7 +645,7 @@ mod tests {
         assert_eq!((large.manifest.len(), large.slim().manifest.len()), (20 << 20, 0));
         let mut zipped = STANDARD.decode(encode(&release(70 << 20))).unwrap();
         let honest = decode::<Stored>(STANDARD.encode(&zipped).as_bytes()).unwrap_err();
-        // One that lies about its size is found out on the way.
+        // One with a wrong size is detected while decompressing.
         let end = zipped.len();
         zipped[end - 4..].copy_from_slice(&7_u32.to_le_bytes());
         let lying = decode::<Stored>(STANDARD.encode(&zipped).as_bytes()).unwrap_err();

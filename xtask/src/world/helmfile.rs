@@ -1,6 +1,6 @@
-//! Which releases the tree wants, as Helmfile reads it. Asking Helmfile takes
-//! most of a second a layer, so the answer is kept beside the state, under a
-//! digest of everything that decides it.
+//! Which releases the tree wants, according to Helmfile. Asking Helmfile takes most of a second per
+//! layer, so the answer is cached in the state folder, under a digest of everything that determines
+//! it.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
 use run_record::{Code, Failure};
 
-/// A release that the tree wants installed, and the layer that brings it.
+/// A release that the tree wants installed, and the layer that deploys it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WantedRelease {
     pub layer: String,
@@ -34,10 +34,10 @@ impl From<&WantedRelease> for Release {
     }
 }
 
-/// The installed releases of these layers.
+/// The releases of these layers that are to be installed.
 ///
 /// # Errors
-/// `render-failed` where Helmfile cannot read a layer.
+/// `render-failed` if Helmfile cannot read a layer.
 pub async fn releases(context: &Context, layers: &[Layer]) -> Result<Vec<WantedRelease>, Failure> {
     let key = key(&context.repo)?;
     let mut missing = Vec::new();
@@ -57,7 +57,7 @@ pub async fn releases(context: &Context, layers: &[Layer]) -> Result<Vec<WantedR
     for (layer, releases) in missing.iter().zip(answers) {
         let answer = Kept { key: key.clone(), releases };
         let text = serde_json::to_string(&answer).unwrap_or_default();
-        // For speed only: without it Helmfile is asked again.
+        // This only saves time: without it Helmfile is asked again.
         let _ = files::write_atomically(&kept(&context.run, &context.repo, layer), text.as_bytes());
         wanted.extend(answer.releases);
     }
@@ -79,8 +79,8 @@ fn read(path: &Utf8PathBuf, key: &str) -> Option<Vec<WantedRelease>> {
     (kept.key == key).then_some(kept.releases)
 }
 
-/// Everything below infra/kubernetes but the charts (they decide what a release
-/// holds, never whether there is one), and Helmfile's version.
+/// Everything below infra/kubernetes except the charts (they determine what a release contains,
+/// never whether there is one), and Helmfile's version.
 fn key(repo: &Repo) -> Result<String, Failure> {
     let root = repo.tree.path("infra/kubernetes");
     let mut hash = Sha256::new();
@@ -92,9 +92,9 @@ fn key(repo: &Repo) -> Result<String, Failure> {
     Ok(digest::short(hash))
 }
 
-/// Helmfile on a layer's file, with the flags of every question and of every sync. Who renders
-/// hands the images' lock over besides, and forbids to read anything else; the questions here
-/// are about releases alone, and the tree's own lock is read for them.
+/// Helmfile on a layer's file, with the flags of every query and every sync. For rendering, the
+/// caller also passes the image lock, and forbids reading anything else. The queries here are only
+/// about releases, and use the tree's own lock.
 pub(crate) fn command(context: &Context, toolbox: &Toolbox, layer: &Layer) -> tokio::process::Command {
     let mut command = toolbox.command_on("helmfile", context);
     command.current_dir(&context.repo.tree.root);
@@ -104,12 +104,12 @@ pub(crate) fn command(context: &Context, toolbox: &Toolbox, layer: &Layer) -> to
     command
 }
 
-/// What Helmfile prints of a layer's file.
+/// The output of Helmfile for a layer's file.
 async fn helmfile(context: &Context, toolbox: &Toolbox, layer: &Layer, arguments: &[&str]) -> Result<String, Failure> {
     let mut command = command(context, toolbox, layer);
     command.args(arguments);
     let captured = capture(command).await.map_err(|failure| match failure.code {
-        // Which says nothing about the file.
+        // This says nothing about the file.
         Code::NoAnswer | Code::Interrupted => failure,
         _ => unreadable(&context.repo, layer, arguments, failure.to_string()),
     })?;
@@ -119,7 +119,7 @@ async fn helmfile(context: &Context, toolbox: &Toolbox, layer: &Layer, arguments
     captured.ok().map_err(|error| unreadable(&context.repo, layer, arguments, error))
 }
 
-/// Helmfile's words where none of a file's releases matches, or where it has none.
+/// Helmfile's message if none of a file's releases matches, or if it has none.
 pub const NO_RELEASES: &str = "no releases found that matches specified selector";
 
 fn unreadable(repo: &Repo, layer: &Layer, arguments: &[&str], evidence: String) -> Failure {
@@ -150,14 +150,14 @@ async fn ask(context: &Context, toolbox: &Toolbox, layer: &Layer) -> Result<Vec<
     Ok(installed.map(|row| WantedRelease { layer: layer.name(), namespace: row.namespace, name: row.name }).collect())
 }
 
-/// How long Helm waits for one thing where nothing says it (`helm upgrade --timeout`).
+/// How long Helm waits for one operation by default (`helm upgrade --timeout`).
 pub(crate) const HELMS_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a Helm that works on this release may wait for one thing, as the file of its
-/// layer says; none where it is of no layer of the tree.
+/// How long a Helm that works on this release may wait for one operation, according to its layer's
+/// file; `None` if it belongs to no layer of the tree.
 ///
 /// # Errors
-/// `render-failed` where Helmfile cannot read the layer.
+/// `render-failed` if Helmfile cannot read the layer.
 pub async fn timeout(context: &Context, revision: &Revision) -> Result<Option<Duration>, Failure> {
     let layers = context.repo.tree.layers()?;
     let stamped = layers.iter().find(|layer| revision.layer.as_ref() == Some(&layer.name()));
@@ -178,7 +178,8 @@ pub async fn timeout(context: &Context, revision: &Revision) -> Result<Option<Du
     Ok(timeout_in(&built, revision))
 }
 
-/// What `helmfile build` says of a release, or of all, as Helmfile gives precedence (`timeoutFlags`).
+/// The timeout in the output of `helmfile build`, of the release or the default, with Helmfile's
+/// precedence (`timeoutFlags`).
 pub(crate) fn timeout_in(built: &str, revision: &Revision) -> Option<Duration> {
     let documents = bounds::documents(built).ok()?;
     let state = documents.iter().find(|document| document.get("releases").is_some_and(serde_json::Value::is_array))?;
@@ -187,7 +188,7 @@ pub(crate) fn timeout_in(built: &str, revision: &Revision) -> Option<Duration> {
         release["name"] == revision.release.as_str() && namespace == revision.namespace
     })?;
     let seconds = release["timeout"].as_u64().or(state["helmDefaults"]["timeout"].as_u64());
-    // None given, or 0: the flag is left out.
+    // If it is not set, or 0, Helmfile omits the flag.
     Some(seconds.filter(|seconds| *seconds > 0).map_or(HELMS_TIMEOUT, Duration::from_secs).min(bounds::YEAR))
 }
 

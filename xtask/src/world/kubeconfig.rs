@@ -1,13 +1,13 @@
-//! The kubeconfig: read as `kubectl` reads it, and the entries of a k3d cluster put into
-//! it and taken out of it, beside whoever else writes it.
+//! The kubeconfig: read as `kubectl` reads it, and how the entries of a k3d cluster are added and
+//! removed while others may write to it too.
 //!
 //! Reading follows client-go's `tools/clientcmd/loader.go`: every file of `KUBECONFIG`, else
-//! `~/.kube/config`; one that is not there is passed over, one that is broken is an error; the
-//! first file that says something wins. Writing takes `FILE.lock`, as `kubectl config` does,
-//! so that no writer loses what another has just written. k3d itself takes no such lock, and
-//! refuses a list of several files, hence it is never let near the file.
+//! `~/.kube/config`; a missing one is skipped, a malformed one is an error; the first file that
+//! sets a value wins. Writing takes `FILE.lock`, as `kubectl config` does, so that no writer loses
+//! the changes of another. k3d itself takes no such lock, and refuses a list of several files, so
+//! it is never allowed to write the file.
 //!
-//! A parser's message may quote the line, and with it a token: messages give its position alone.
+//! A parser's message may quote the line, and with it a token: messages only give the position.
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -24,16 +24,16 @@ use crate::run::foreign::plain;
 use crate::run::interrupt::Interrupt;
 use run_record::{Code, Failure, human_seconds};
 
-/// The kubeconfig's lists, and what an entry of each is called.
+/// The kubeconfig's lists, and the key of an entry in each.
 const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("users", "user"), ("contexts", "context")];
 
-/// How long another writer's lock is waited for. `kubectl` holds it for milliseconds.
+/// How long to wait for another writer's lock. `kubectl` holds it for milliseconds.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
-/// The files in force, each once, in the order in which they win.
+/// The files in effect, each once, in order of precedence.
 ///
 /// # Errors
-/// A name that is no UTF-8.
+/// A name that is not UTF-8.
 pub fn files() -> Result<Vec<Utf8PathBuf>, Failure> {
     let Some(list) = std::env::var_os("KUBECONFIG").filter(|list| !list.is_empty()) else {
         return Ok(env_path("HOME").map(|home| home.join(".kube/config")).into_iter().collect());
@@ -49,10 +49,10 @@ pub fn files() -> Result<Vec<Utf8PathBuf>, Failure> {
     Ok(files)
 }
 
-/// All files as one.
+/// All files merged.
 ///
 /// # Errors
-/// `usage` for a file that is there and cannot be read, or is no kubeconfig; it is named.
+/// `usage` for an existing file that cannot be read, or is not a kubeconfig; it is named.
 pub fn load() -> Result<Kubeconfig, Failure> {
     merged(&files()?)
 }
@@ -61,16 +61,16 @@ fn merged(files: &[Utf8PathBuf]) -> Result<Kubeconfig, Failure> {
     let mut all = Kubeconfig::default();
     for path in files {
         let Some(mut config) = read(path)? else { continue };
-        // An empty one is not set, and leaves the word to the next file.
+        // An empty value counts as unset, so that the next file decides.
         config.current_context = config.current_context.filter(|name| !name.is_empty());
         all = all.merge(config).map_err(|error| broken(path, error))?;
     }
     Ok(all)
 }
 
-/// None where there is no such file.
+/// `None` if there is no such file.
 fn read(path: &Utf8Path) -> Result<Option<Kubeconfig>, Failure> {
-    // What is no file, such as a shell's `<(…)`, can be read once only.
+    // Anything that is not a regular file, such as a shell's `<(…)`, can be read only once.
     if std::fs::metadata(path).is_ok_and(|file| file.is_file()) {
         match bounds::read(path, bounds::SETTINGS).map(|text| unfolds(&text).map_err(|error| unparsed(&error))) {
             Err(error) if error.kind() == ErrorKind::FileTooLarge => return Err(told(path, &error.to_string())),
@@ -97,7 +97,7 @@ fn broken(path: &Utf8Path, error: KubeconfigError) -> Failure {
     told(path, &why)
 }
 
-/// The client library lets aliases stand for a million values.
+/// Checks this because the client library allows aliases to expand to a million values.
 pub(crate) fn unfolds(text: &str) -> Result<(), serde_saphyr::Error> {
     if text.contains('&') { bounds::yaml::<Value>(text).map(drop) } else { Ok(()) }
 }
@@ -115,16 +115,16 @@ fn unparsed(error: &serde_saphyr::Error) -> String {
     }
 }
 
-/// What becomes of the entries that k3d makes for a cluster.
+/// What is done with the entries that k3d makes for a cluster.
 pub(crate) enum Change<'a> {
-    /// The context, cluster and user of this name go.
+    /// Removes the context, cluster and user of this name.
     Forget { context: &'a str, user: &'a str },
-    /// These entries, each a list's name and the entry, are as they are here.
+    /// Sets these entries, each given by its list's name and its content.
     Put { entries: &'a [(&'static str, Value)], current: Option<&'a str> },
 }
 
 impl Change<'_> {
-    /// Carries it out; whether anything differs now.
+    /// Applies it; returns whether anything changed.
     fn apply(&self, config: &mut Value) -> bool {
         let before = config.clone();
         match self {
@@ -166,9 +166,9 @@ fn name_of(entry: &Value) -> Option<&str> {
     entry.get("name").and_then(Value::as_str)
 }
 
-/// The text after a change; none where nothing differs. Fields that are not known here
-/// stay, and so does the text of every entry that is not changed, comments included,
-/// where the file is written in blocks, as all tools write it.
+/// The text after a change; `None` if nothing changed. Unknown fields are kept, and so is the text
+/// of every entry that is not changed, including comments, if the file is in block style, as all
+/// tools write it.
 pub(crate) fn changed(text: &str, change: &Change) -> Result<Option<String>, String> {
     let config: Value =
         if text.trim().is_empty() { Value::Null } else { bounds::yaml(text).map_err(|error| unparsed(&error))? };
@@ -184,8 +184,8 @@ pub(crate) fn changed(text: &str, change: &Change) -> Result<Option<String>, Str
     }
 }
 
-/// Changes entries in the text itself. None where it is not written in blocks; the
-/// caller reads what comes out once more.
+/// Changes entries in the text itself. `None` if it is not in block style; the caller parses the
+/// result again.
 fn splice(text: &str, config: &Value, wanted: &Value) -> Option<String> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     for (list, _) in LISTS {
@@ -246,11 +246,11 @@ fn item(entry: &Value, indent: usize) -> Option<Vec<String>> {
     Some(lines.map(|(index, line)| format!("{:indent$}{}{line}", "", if index == 0 { "- " } else { "  " })).collect())
 }
 
-/// Removes the context, cluster and user that k3d made for this cluster from every file.
-/// Returns whether any was there.
+/// Removes the context, cluster and user that k3d made for this cluster from every file. Returns
+/// whether there were any.
 ///
 /// # Errors
-/// A file that names the cluster and cannot be rewritten; it is left as it was.
+/// A file that names the cluster and cannot be rewritten; it is left unchanged.
 pub async fn forget(cluster: &str) -> Result<bool, Failure> {
     forget_in(&files()?, cluster).await
 }
@@ -260,7 +260,7 @@ async fn forget_in(files: &[Utf8PathBuf], cluster: &str) -> Result<bool, Failure
     let change = Change::Forget { context: &context, user: &format!("admin@{context}") };
     let mut found = false;
     for path in files {
-        // A file that does not even name it need not be one that we can read.
+        // A file that does not even name it need not be readable for us.
         if bounds::ends(path, bounds::SETTINGS, 0)
             .is_ok_and(|(text, ..)| String::from_utf8_lossy(&text).contains(&context))
         {
@@ -270,13 +270,13 @@ async fn forget_in(files: &[Utf8PathBuf], cluster: &str) -> Result<bool, Failure
     Ok(found)
 }
 
-/// Puts the entries of a kubeconfig (as `k3d kubeconfig get` prints it) into the file that
-/// has each of them already, else into the one that `kubectl config` would write to. Its
-/// context becomes the current one where there is none. `server` is where the API server
-/// is reached from here, where that is not what k3d says.
+/// Adds the entries of a kubeconfig (as `k3d kubeconfig get` prints it) to the file that already
+/// has each of them, else to the one that `kubectl config` would write to. Its context becomes the
+/// current one if there is none. `server` is the API server's address from here, if it differs from
+/// k3d's.
 ///
 /// # Errors
-/// `usage` for a broken file, `lock-timeout`, `state-unwritable`.
+/// `usage` for a malformed file, `lock-timeout`, `state-unwritable`.
 pub async fn put(kubeconfig: &str, server: Option<&str>) -> Result<(), Failure> {
     put_into(&files()?, kubeconfig, server).await
 }
@@ -328,7 +328,7 @@ fn holds(config: &Kubeconfig, list: &str, name: &str) -> bool {
     }
 }
 
-/// Carries a change out in one file, under its lock; whether anything differed.
+/// Applies a change to one file, under its lock; returns whether anything changed.
 async fn write(path: &Utf8Path, change: &Change<'_>) -> Result<bool, Failure> {
     let failed = |error: String| {
         Failure::new(Code::StateUnwritable, format!("cannot change the kubeconfig {path}: {error}"))
@@ -338,7 +338,7 @@ async fn write(path: &Utf8Path, change: &Change<'_>) -> Result<bool, Failure> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         other => other.map_err(|error| failed(plain(&error.to_string()))),
     };
-    // Nearly always there is nothing to do, and then nobody is waited for.
+    // Usually there is nothing to do, and then there is no need to wait for anybody.
     if changed(&text()?, change).map_err(failed)?.is_none() {
         return Ok(false);
     }
@@ -348,8 +348,8 @@ async fn write(path: &Utf8Path, change: &Change<'_>) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// In one step, so that readers see the old file or the new one. A link stays one, and the
-/// file keeps its mode and owner; a new one is for its owner only.
+/// Atomically, so that readers see the old file or the new one. A symbolic link is kept, and so are
+/// the file's mode and owner; a new file is accessible to its owner only.
 fn replace(path: &Utf8Path, content: &[u8]) -> std::io::Result<()> {
     let target = path.canonicalize_utf8().unwrap_or_else(|_| path.to_owned());
     let before = std::fs::metadata(&target).ok();
@@ -366,7 +366,7 @@ fn replace(path: &Utf8Path, content: &[u8]) -> std::io::Result<()> {
         Ok(())
     };
     match whole() {
-        // A file that is mounted by itself can be written and not replaced.
+        // A file that is a mount point can be written but not replaced.
         Err(error)
             if before.is_some() && matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::CrossesDevices) =>
         {
@@ -376,15 +376,15 @@ fn replace(path: &Utf8Path, content: &[u8]) -> std::io::Result<()> {
     }
 }
 
-/// `FILE.lock` of client-go: there while somebody writes, made with `O_EXCL`, by the name of
-/// the file as it is given (a link's own).
+/// client-go's `FILE.lock`: it exists while somebody writes, is created with `O_EXCL`, and is named
+/// after the path as given (for a link, the link's own).
 struct FileLock {
     path: Utf8PathBuf,
 }
 
 impl FileLock {
     /// # Errors
-    /// `lock-timeout` where it stays, with its age; `state-unwritable`.
+    /// `lock-timeout` if it is not released, with its age; `state-unwritable`.
     async fn take(file: &Utf8Path) -> Result<Self, Failure> {
         Self::take_within(file, LOCK_WAIT).await
     }
@@ -403,7 +403,7 @@ impl FileLock {
             let made = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path);
             match made {
                 Ok(mut lock) => {
-                    // For the next run of this tool, should this one be killed right here.
+                    // For the next run of this tool, in case this one is killed right here.
                     let _ = lock.write_all(ours(std::process::id()).as_bytes());
                     return Ok(Self { path });
                 }
@@ -423,7 +423,7 @@ impl FileLock {
                 .evidence(format!("{path} is there{age}: kubectl makes it while it writes, for milliseconds, and leaves it behind when it is killed"))
                 .remedy(format!("if no kubectl or other tool is at work on it: rm {path}")));
             }
-            // Its maker tells nobody when it goes.
+            // There is no notification when it is released.
             Interrupt::global().or(tokio::time::sleep(Duration::from_millis(50))).await?;
         }
     }
@@ -435,14 +435,14 @@ impl Drop for FileLock {
     }
 }
 
-/// What this tool writes into a lock: its process, and where that number means it. A home
-/// folder is shared with containers, whose processes have numbers of their own.
+/// What this tool writes into a lock: its process id, and the namespace in which that is valid. A
+/// home folder may be shared with containers, which have their own process ids.
 fn ours(pid: u32) -> String {
     format!("cargo xtask, pid {pid} in {}", host::pid_namespace())
 }
 
-/// Whether a lock is of a run of this tool, in this very namespace of processes, that was
-/// killed between the two.
+/// Whether a lock belongs to a run of this tool, in the same process namespace, that was killed
+/// before it released the lock.
 fn left_by_us(lock: &Utf8Path) -> bool {
     let text = bounds::read(lock, 4096).unwrap_or_default();
     let pid = text.strip_prefix("cargo xtask, pid ").and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
@@ -453,7 +453,7 @@ fn left_by_us(lock: &Utf8Path) -> bool {
 mod tests {
     use super::*;
 
-    /// As kubectl writes it, with comments that somebody put in by hand.
+    /// As kubectl writes it, with comments added by hand.
     const CONFIG: &str = "apiVersion: v1\n# mine\nclusters:\n- cluster:\n    certificate-authority-data: QQ==\n    server: https://127.0.0.1:6551\n  name: k3d-ameide-ci\n# the other one\n- cluster:\n    proxy-url: http://p # a proxy\n    server: https://x\n  name: other\ncontexts:\n- context:\n    cluster: k3d-ameide-ci\n    user: admin@k3d-ameide-ci\n  name: k3d-ameide-ci\n- context:\n    cluster: other\n    user: other\n  name: other\ncurrent-context: k3d-ameide-ci\nkind: Config\nnew-field: [1, 2]\nusers:\n- name: admin@k3d-ameide-ci\n  user:\n    token: a\n- name: other\n  user:\n    token: b\n";
 
     const K3D: &str = "apiVersion: v1\nclusters:\n- cluster:\n    server: https://0.0.0.0:6550\n  name: k3d-ameide\ncontexts:\n- context:\n    cluster: k3d-ameide\n    user: admin@k3d-ameide\n  name: k3d-ameide\ncurrent-context: k3d-ameide\nkind: Config\nusers:\n- name: admin@k3d-ameide\n  user:\n    token: c\n";
@@ -502,7 +502,7 @@ mod tests {
         assert_eq!(forget(&rest), None);
     }
 
-    /// Every way to write the same file ends with the same content.
+    /// Every style of the same file leads to the same content.
     #[test]
     fn a_file_in_any_style_is_changed_to_the_same_end() {
         let plain: Value = serde_saphyr::from_str(CONFIG).unwrap();
@@ -528,7 +528,7 @@ mod tests {
         put_into(std::slice::from_ref(&absent), K3D, None).await.unwrap();
         assert_eq!(value(&absent), serde_saphyr::from_str::<Value>(K3D).unwrap());
         assert_eq!(std::fs::metadata(&absent).unwrap().mode() & 0o777, 0o600);
-        // Beside others: what was there stays to the letter, and the current context too.
+        // With other entries: they are unchanged to the letter, and so is the current context.
         let (gone, config) = (files.path("gone"), files.with("config", CONFIG));
         let list = [gone.clone(), config.clone(), files.with("last", "")];
         put_into(&list, K3D, Some("https://k3d-ameide-serverlb:6443")).await.unwrap();
@@ -540,7 +540,7 @@ mod tests {
         let inode = std::fs::metadata(&config).unwrap().ino();
         put_into(&list, K3D, Some("https://k3d-ameide-serverlb:6443")).await.unwrap();
         assert_eq!(std::fs::metadata(&config).unwrap().ino(), inode);
-        // A file further down the list that has them keeps them.
+        // Entries that a later file of the list has stay there.
         let list = [files.with("first", "apiVersion: v1\nkind: Config\n"), config.clone()];
         put_into(&list, K3D, None).await.unwrap();
         assert_eq!(value(&config)["clusters"][2]["cluster"]["server"], "https://0.0.0.0:6550");
@@ -572,7 +572,7 @@ mod tests {
         assert_eq!(failure.code, Code::LockTimeout);
         assert!(failure.evidence[0].contains("config.lock is there, made "), "{failure:?}");
         assert!(failure.remedy.unwrap().ends_with(&format!("rm {lock}")));
-        // Somebody else's is never taken away.
+        // Somebody else's lock is never removed.
         assert!(lock.exists());
         // What they wrote while we waited is not lost.
         let (waiting, writing) = tokio::join!(put_into(std::slice::from_ref(&config), K3D, None), async {
@@ -585,10 +585,10 @@ mod tests {
         waiting.unwrap();
         assert_eq!(value(&config)["clusters"].as_array().unwrap().len(), 3);
         assert!(!lock.exists(), "ours is gone as well");
-        // One of ours whose run was killed is none.
+        // A lock of ours whose run was killed does not count.
         std::fs::write(&lock, ours(99_999_999)).unwrap();
         drop(FileLock::take_within(&config, Duration::ZERO).await.unwrap());
-        // Of another container's process nobody here can say whether it lives.
+        // For a process of another container, we cannot know whether it is alive.
         std::fs::write(&lock, ours(99_999_999).replace("pid:[", "pid:[1")).unwrap();
         assert!(FileLock::take_within(&config, Duration::ZERO).await.is_err());
         std::fs::write(&lock, ours(std::process::id())).unwrap();

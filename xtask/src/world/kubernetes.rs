@@ -1,5 +1,5 @@
-//! The cluster's API as this tool uses it: a client for one kubeconfig context,
-//! and waiting for the things that a fresh cluster needs before anything runs on it.
+//! The cluster's API as this tool uses it: a client for one kubeconfig context, and waiting for
+//! what a fresh cluster needs before anything runs on it.
 
 pub mod answers;
 pub(crate) mod connect;
@@ -24,12 +24,12 @@ use crate::run::interrupt::Interrupt;
 use crate::run::wait;
 use run_record::{Code, Failure};
 
-/// The API server's own clock (its `Date` header), to which its timestamps belong.
+/// The API server's own clock (its `Date` header), which its timestamps refer to.
 pub async fn server_time(client: &Client) -> Result<jiff::Timestamp, Failure> {
     Ok(version(client).await?.0)
 }
 
-/// What the API server says of itself.
+/// What the API server says about itself.
 pub(crate) struct Server {
     /// `v1.34.1+k3s1`
     pub version: String,
@@ -37,10 +37,10 @@ pub(crate) struct Server {
     pub time: jiff::Timestamp,
 }
 
-/// Asks for both at once.
+/// Requests both at once.
 ///
 /// # Errors
-/// Those of asking; an answer without a version.
+/// Errors from the request; an answer without a version.
 pub(crate) async fn server(client: &Client) -> Result<Server, Failure> {
     let (time, body) = version(client).await?;
     let told: serde_json::Value = serde_json::from_slice(&connect::beginning(body, VERSION).await).unwrap_or_default();
@@ -50,7 +50,7 @@ pub(crate) async fn server(client: &Client) -> Result<Server, Failure> {
     }
 }
 
-/// Of the answer to `/version`, in bytes.
+/// The most that is read of the answer to `/version`, in bytes.
 const VERSION: usize = 64 << 10;
 
 async fn version(client: &Client) -> Result<(jiff::Timestamp, kube::client::Body), Failure> {
@@ -65,8 +65,8 @@ async fn version(client: &Client) -> Result<(jiff::Timestamp, kube::client::Body
     Ok((time, response.into_body()))
 }
 
-/// The pods with these labels, wherever they are; where the whole cluster may not be
-/// listed, those of these namespaces.
+/// The pods with these labels, in the whole cluster; if listing it is forbidden, those in these
+/// namespaces.
 pub async fn pods_anywhere(client: &Client, labels: &str, namespaces: &BTreeSet<String>) -> kube::Result<Vec<Pod>> {
     let parameters = ListParams::default().labels(labels);
     match Api::<Pod>::all(client.clone()).list(&parameters).await {
@@ -80,7 +80,7 @@ pub async fn pods_anywhere(client: &Client, labels: &str, namespaces: &BTreeSet<
     Ok(pods)
 }
 
-/// Whether the API server answers at all, whatever it says.
+/// Whether the API server answers at all, with any status.
 pub async fn answers(client: &Client) -> Result<(), String> {
     let request = http::Request::get("/version").body(Vec::new()).map_err(|error| error.to_string())?;
     match client.request_text(request).await {
@@ -89,11 +89,11 @@ pub async fn answers(client: &Client) -> Result<(), String> {
     }
 }
 
-/// The API server is ready for this run's requests.
+/// Requires that the API server is ready.
 ///
 /// # Errors
-/// `api-unreachable`, `unauthenticated` and their like. One who may not ask for `/readyz`
-/// goes on: what is needed is asked for by itself.
+/// `api-unreachable`, `unauthenticated` and similar. If `/readyz` is forbidden the run goes on:
+/// each request it needs will fail by itself.
 pub async fn require(client: &Client) -> Result<(), Failure> {
     match asked_ready(client).await {
         Ok(()) => Ok(()),
@@ -118,7 +118,7 @@ pub async fn certificate_has_expired(client: &Client) -> bool {
     asked_ready(client).await.is_err_and(|error| answers::says_expired(&error))
 }
 
-/// One look at `/readyz`.
+/// One request to `/readyz`.
 pub async fn ready(client: &Client) -> Result<(), String> {
     match asked_ready(client).await {
         Err(error) if !is_forbidden(&error) => Err(in_words(&error)),
@@ -126,10 +126,10 @@ pub async fn ready(client: &Client) -> Result<(), String> {
     }
 }
 
-/// Looks four times a second until the check passes, at most for `within`.
+/// Checks four times a second until the check passes, for at most `within`.
 ///
 /// # Errors
-/// The code that is given, with `what` and why it was not so at the last look; `interrupted`.
+/// The given code, with `what` and the reason of the last check; `interrupted`.
 pub async fn wait_until(
     what: &str,
     code: Code,
@@ -146,7 +146,7 @@ pub async fn wait_until(
     }
 }
 
-/// Every node is Ready, and there are at least `expected`.
+/// Checks that every node is Ready, and that there are at least `expected`.
 pub async fn nodes_ready(client: &Client, expected: usize) -> Result<(), String> {
     let nodes =
         Api::<Node>::all(client.clone()).list(&ListParams::default()).await.map_err(|error| in_words(&error))?;
@@ -165,7 +165,7 @@ pub async fn nodes_ready(client: &Client, expected: usize) -> Result<(), String>
     Ok(())
 }
 
-/// The DNS service has an endpoint that answers.
+/// Checks that the DNS service has an endpoint that answers.
 pub async fn dns_ready(client: &Client) -> Result<(), String> {
     let pods = Api::<Pod>::namespaced(client.clone(), "kube-system")
         .list(&ListParams::default().labels("k8s-app=kube-dns"))
@@ -193,12 +193,12 @@ pub async fn default_storage_class(client: &Client) -> Result<(), String> {
     if classes.items.iter().any(is_default) { Ok(()) } else { Err("no default StorageClass".to_owned()) }
 }
 
-/// A namespace as preflight sees it.
+/// A namespace's state for preflight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamespacePhase {
     Absent,
     Active,
-    /// With what the API server says holds it: remaining kinds and finalizers.
+    /// With what holds it according to the API server: remaining kinds and finalizers.
     Terminating(Vec<String>),
 }
 
@@ -229,12 +229,12 @@ fn phase_of(namespace: &Namespace) -> NamespacePhase {
     NamespacePhase::Terminating(held)
 }
 
-/// The most that is read of one container's log: the last so many lines, of which the
-/// first so many bytes (a line may be of any length).
+/// The most that is read of one container's log: this many of the last lines, and of these the
+/// first bytes up to a limit (a line may be of any length).
 const LOG_LINES: i64 = 10_000;
 pub const LOG_BYTES: i64 = 4 << 20;
 
-/// The logs of a pod's containers, within bounds, or why they cannot be read.
+/// The logs of a pod's containers, within limits, or why they cannot be read.
 pub async fn pod_logs(client: &Client, pod: &Pod) -> String {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let name = pod.metadata.name.clone().unwrap_or_default();
@@ -254,8 +254,8 @@ pub async fn pod_logs(client: &Client, pod: &Pod) -> String {
     text
 }
 
-/// Proves registry and DNS end to end: a pod that pulls `image` by the name pods
-/// use, and resolves the API server's name.
+/// Tests registry and DNS end to end: a pod that pulls `image` by the name that pods use, and
+/// resolves the API server's name.
 pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> Result<(), Failure> {
     const NAME: &str = "registry-check";
     let failed = |evidence: String| {
@@ -273,15 +273,16 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
             "restartPolicy": "Never", "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0,
             "containers": [{
                 "name": "check", "image": image, "imagePullPolicy": "Always",
-                // One record type: old busybox versions fail when the other one has no answer.
-                // Again for a while: CoreDNS says NXDOMAIN until it has read the services.
+                // Only one record type: old busybox versions fail if the other one has no answer.
+                // Repeated for a while, because CoreDNS answers NXDOMAIN until it has read the
+                // services.
                 "command": ["sh", "-c", "for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do nslookup -type=a kubernetes.default.svc.cluster.local. && exit 0; sleep 1; done; exit 1"],
             }],
         },
     }))
     .map_err(|error| failed(error.to_string()))?;
-    // The service account of a new cluster's namespace comes a moment after the
-    // namespace, and a pod of an earlier run may still be going.
+    // In a new namespace the service account is created a moment later, and a pod of an earlier run
+    // may still be terminating.
     let made = wait_until("the pod is", Code::RegistryUnreachable, timeout, async || {
         api.create(&PostParams::default(), &pod).await.map(drop).map_err(|error| in_words(&error))
     });
@@ -314,7 +315,7 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
     }
 }
 
-/// Another failure in place of this one, but where it only says that the run was stopped.
+/// Replaces this failure with another one, unless the run was just interrupted.
 fn unless_interrupted(failure: Failure, otherwise: impl FnOnce(Failure) -> Failure) -> Failure {
     if Interrupt::global().check().is_err() { failure } else { otherwise(failure) }
 }

@@ -1,5 +1,5 @@
-//! Whoever collects traces, as the variables of OpenTelemetry name it
-//! (<https://opentelemetry.io/docs/specs/otel/protocol/exporter/>): reached over HTTP, told in JSON.
+//! The trace collector that OpenTelemetry's variables name
+//! (<https://opentelemetry.io/docs/specs/otel/protocol/exporter/>): HTTP with JSON.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,32 +11,32 @@ use serde_json::Value;
 
 use crate::world::proxies;
 
-/// How long a run that is done may take to tell of itself, where no variable says it.
+/// How long a finished run may take to send its trace, if no variable says.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Where traces go. Its headers may hold an account: it is never printed.
+/// Where traces are sent. Its headers may contain credentials: it is never printed.
 pub struct Receiver {
     url: String,
     headers: HeaderMap,
     patience: Duration,
     ca: Option<Utf8PathBuf>,
-    /// `OTEL_EXPORTER_OTLP_PROTOCOL`, where it is another than ours.
+    /// `OTEL_EXPORTER_OTLP_PROTOCOL`, if it is not the one used here.
     protocol: Option<String>,
 }
 
-/// A variable that says something (an empty one is none).
+/// A variable that is set and not empty.
 fn set(name: &str) -> Option<String> {
     std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
 impl Receiver {
-    /// The one that this process's environment names.
+    /// The receiver that this process's environment names.
     pub fn from_env() -> Option<Self> {
         Self::from_variables(set)
     }
 
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        // What is said of traces alone goes before what is said of all signals.
+        // Settings for traces take precedence over those for all signals.
         let said = |what: &str| {
             let of_traces = variable(&format!("OTEL_EXPORTER_OTLP_TRACES_{what}"));
             of_traces.or_else(|| variable(&format!("OTEL_EXPORTER_OTLP_{what}")))
@@ -59,7 +59,7 @@ impl Receiver {
         })
     }
 
-    /// What there is to say about a protocol that was asked for, and is not spoken here.
+    /// A message about a protocol that was requested but is not supported here.
     pub fn of_the_protocol(&self) -> Option<String> {
         let asked = self.protocol.as_ref()?;
         let then = if self.is_grpc() { "this run exports no trace" } else { "it is tried all the same" };
@@ -70,10 +70,10 @@ impl Receiver {
         self.protocol.as_deref() == Some("grpc")
     }
 
-    /// Sends a trace, once. Nothing is sent to one that speaks gRPC alone.
+    /// Sends a trace, once. A receiver that only speaks gRPC gets nothing.
     ///
     /// # Errors
-    /// Why it was not taken, in words that name the address.
+    /// Why it was not accepted, naming the address.
     pub async fn send(&self, request: &Value) -> Result<(), String> {
         if self.is_grpc() {
             return Ok(());
@@ -93,8 +93,8 @@ impl Receiver {
     }
 }
 
-/// `key=value,key=value` with `%20` in the values, as W3C Baggage has it; what is not written so
-/// is left out.
+/// `key=value,key=value` with percent-encoded values, as in W3C Baggage; malformed pairs are
+/// dropped.
 fn pairs(text: &str) -> impl Iterator<Item = (String, String)> {
     text.split(',').filter_map(|pair| {
         let (key, value) = pair.split_once('=')?;
@@ -116,7 +116,7 @@ fn headers(text: &str) -> HeaderMap {
     headers
 }
 
-/// Who makes the spans: `OTEL_SERVICE_NAME`, and what `OTEL_RESOURCE_ATTRIBUTES` adds.
+/// The service that makes the spans: `OTEL_SERVICE_NAME`, plus `OTEL_RESOURCE_ATTRIBUTES`.
 pub fn resource() -> Vec<(String, String)> {
     resource_from(set)
 }
@@ -129,8 +129,8 @@ fn resource_from(variable: impl Fn(&str) -> Option<String>) -> Vec<(String, Stri
     resource.into_iter().collect()
 }
 
-/// What makes Helmfile tell of itself too, to the same receiver: unless somebody says otherwise,
-/// of its traces alone. It speaks no JSON, and would tell nothing where that is asked for.
+/// Makes Helmfile export to the same receiver too: only its traces, unless the environment says
+/// otherwise. It does not support JSON, and would export nothing if that were requested.
 pub fn for_helmfile() -> Vec<(&'static str, String)> {
     helmfile_from(set)
 }

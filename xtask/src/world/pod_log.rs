@@ -1,5 +1,5 @@
-//! The log of one container, line by line, in bounded memory; and what makes it possible to go
-//! on after a connection that broke without a line coming twice.
+//! The log of one container, line by line, in bounded memory; and the position that lets a reader
+//! continue after a broken connection without repeating a line.
 
 use futures_util::AsyncBufReadExt;
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ pub struct Container {
     pub namespace: String,
     pub pod: String,
     pub name: String,
-    /// One that runs to its end before the others start, and once.
+    /// A container that runs to completion, once, before the others start.
     pub init: bool,
 }
 
@@ -28,7 +28,7 @@ pub fn containers(pod: &Pod) -> Vec<Container> {
         name: name.to_owned(),
         init,
     };
-    // An init container that is restarted always is a sidecar, which runs with the others.
+    // An init container with restart policy Always is a sidecar, which runs with the others.
     let init = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
     let init = init.map(|one| container(&one.name, one.restart_policy.as_deref() != Some("Always")));
     let others = spec.into_iter().flat_map(|spec| &spec.containers).map(|one| container(&one.name, false));
@@ -36,13 +36,13 @@ pub fn containers(pod: &Pod) -> Vec<Container> {
     init.chain(others).chain(ephemeral.map(|one| container(&one.name, false))).collect()
 }
 
-/// How far a container has come.
+/// The state of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// There is no log yet; with what it waits for.
+    /// There is no log yet; with the reason.
     NotStarted(String),
     Runs,
-    /// This instance of it has ended, by its count of restarts.
+    /// This instance has ended, with its restart count.
     Ended(i32),
 }
 
@@ -52,7 +52,7 @@ fn status<'a>(pod: &'a Pod, container: &Container) -> Option<&'a ContainerStatus
     all.into_iter().flat_map(|statuses| statuses.iter().flatten()).find(|status| status.name == container.name)
 }
 
-/// How far a container has come, as its pod says.
+/// The state of a container, according to its pod.
 pub fn standing(pod: &Pod, container: &Container) -> Standing {
     let Some(status) = status(pod, container) else {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -62,7 +62,7 @@ pub fn standing(pod: &Pod, container: &Container) -> Standing {
     if state.is_some_and(|state| state.running.is_some()) {
         return Standing::Runs;
     }
-    // Between two instances the log is that of the last one.
+    // Between two instances the log is that of the previous one.
     if has_previous(pod, container) || state.is_some_and(|state| state.terminated.is_some()) {
         return Standing::Ended(status.restart_count);
     }
@@ -71,47 +71,47 @@ pub fn standing(pod: &Pod, container: &Container) -> Standing {
     Standing::NotStarted(reason.unwrap_or_else(|| "waiting".to_owned()))
 }
 
-/// Whether an instance of a container came before the one of now.
+/// Whether a container has had an earlier instance.
 pub fn has_previous(pod: &Pod, container: &Container) -> bool {
     let last = status(pod, container).and_then(|status| status.last_state.as_ref());
     last.is_some_and(|last| last.terminated.is_some())
 }
 
-/// Whether a pod starts no container any more.
+/// Whether a pod will start no more containers.
 pub fn is_over(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// Which lines of a log were taken already. Times of the log are the node's, to the nanosecond;
-/// the API server is asked from a whole second on, and what it repeats is left out here.
+/// Which lines of a log were already read. The log's times are the node's, in nanoseconds; the API
+/// server is asked from a full second on, and the lines that it repeats are dropped here.
 #[derive(Clone, Debug, Default)]
 pub struct Taken {
     /// Of the last line.
     last: Option<Timestamp>,
-    /// How many lines had that very time.
+    /// How many lines had exactly that time.
     at_last: usize,
-    /// Of those, how many this connection has repeated.
+    /// How many of those this connection has repeated.
     repeated: usize,
 }
 
 impl Taken {
-    /// From when on the next connection has to ask; none where nothing was taken.
+    /// The time from which the next connection has to ask; `None` if nothing was read.
     pub fn since(&self) -> Option<Timestamp> {
-        // The client would round to the next second, and lines would be lost.
+        // The client would round up to the next second, and lines would be lost.
         self.last.and_then(|last| Timestamp::from_second(last.as_second()).ok())
     }
 
-    /// Another connection begins, which may repeat lines.
+    /// A new connection starts, which may repeat lines.
     pub fn again(&mut self) {
         self.repeated = 0;
     }
 
-    /// A line as the API server sends it, with its time before it: without that, and none
-    /// where it was taken before.
+    /// Removes the time from a line as the API server sends it; `None` if the line was already
+    /// read.
     pub fn take<'a>(&mut self, line: &'a str) -> Option<&'a str> {
         let parts = line.split_once(' ').unwrap_or((line, ""));
-        // What has no time is the kubelet's own word.
+        // A line without a time is a message of the kubelet.
         let Ok(time) = parts.0.parse::<Timestamp>() else { return Some(line) };
         match self.last {
             Some(last) if time < last => return None,
@@ -131,12 +131,11 @@ impl Taken {
     }
 }
 
-/// Reads a log to its end, or until its connection ends; `on_line` gets each line that was not
-/// taken before, and says whether to go on.
+/// Reads a log to its end, or until its connection ends. `on_line` gets each new line, and says
+/// whether to go on.
 ///
 /// # Errors
-/// Those of asking for it. That a connection ends in the middle is none: whoever follows asks
-/// again.
+/// Errors from the request. A connection that ends in the middle is not one: a follower reconnects.
 pub async fn read(
     client: &Client,
     container: &Container,
@@ -154,7 +153,7 @@ pub async fn read(
         let bytes = match stream.fill_buf().await {
             Ok(bytes) if !bytes.is_empty() => bytes,
             Ok(_) => break,
-            // The rest of a line whose end did not come is asked for again.
+            // An incomplete last line is requested again.
             Err(_) if parameters.follow => return Ok(()),
             Err(error) => return Err(kube::Error::ReadEvents(error)),
         };
@@ -235,7 +234,7 @@ mod tests {
             "2026-11-25T12:00:01.2Z ",
             "2026-11-25T12:00:03Z d",
         ];
-        // A connection may break after any line; the next one begins at the whole second.
+        // A connection may break after any line; the next one starts at the full second.
         for first in 0..=all.len() {
             for second in 0..=all.len() {
                 let mut taken = Taken::default();

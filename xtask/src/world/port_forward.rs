@@ -1,7 +1,7 @@
-//! `kubectl port-forward`, which passes connections to ports of this machine's loopback on to
-//! a pod. The pinned kubectl does it, and not this program by itself: kube's own way needs its
-//! feature `ws`, and with it tungstenite and all below it, for which everybody who types
-//! `cargo xtask` would wait.
+//! `kubectl port-forward`, which forwards connections from ports on this machine's loopback to a
+//! pod. The pinned kubectl does it, not this program: kube's implementation needs its feature `ws`,
+//! which adds tungstenite and its dependencies to the build time of everybody who types `cargo
+//! xtask`.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -19,17 +19,17 @@ pub struct Pair {
     pub remote: u16,
 }
 
-/// How one forwarding ended, by itself or because `stop` said so.
+/// How one port-forward ended, by itself or because of `stop`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Over {
-    /// Whether it had begun to listen.
+    /// Whether it was listening.
     pub listened: bool,
-    /// What kubectl said last, where it ended by itself.
+    /// kubectl's last message, if it ended by itself.
     pub why: String,
 }
 
-/// Forwards until kubectl ends or `stop` resolves; `on_listening` is told once when the ports
-/// are open.
+/// Forwards until kubectl ends or `stop` resolves; `on_listening` is called once when the ports are
+/// open.
 ///
 /// # Errors
 /// `interrupted`; a kubectl that cannot be started.
@@ -76,8 +76,8 @@ pub async fn forward(
     }
 }
 
-/// A free port of the loopback: this one where it is free and this user may listen there, else
-/// any; none where there is none at all.
+/// A free loopback port: this one if it is free and this user may listen on it, else any; `None` if
+/// there is none.
 pub fn free_port(wanted: u16) -> Option<u16> {
     if is_free(wanted) {
         return Some(wanted);
@@ -86,7 +86,7 @@ pub fn free_port(wanted: u16) -> Option<u16> {
     Some(any.local_addr().ok()?.port())
 }
 
-/// Whether this user can listen at a port of the loopback.
+/// Whether this user can listen on a loopback port.
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }

@@ -1,10 +1,9 @@
-//! Running other programs: captured for a short question, supervised for a long
-//! job. No child outlives this process: each is [tied](host::tie) to it, and an
-//! interrupt is passed on and waited for.
+//! Runs other programs: captured for a short query, supervised for a long job. No child outlives
+//! this process: each is [tied](host::tie) to it, and interrupts are passed on and waited for.
 //!
-//! Every child has a process group of its own, so that a terminal's Ctrl-C reaches
-//! it through us, once; what it is given of the environment stands in
-//! [`environment`]. None is started after an interrupt, but by [`tidy_up`].
+//! Every child has its own process group, so that a terminal's Ctrl-C reaches it through us, once;
+//! its environment is determined in [`environment`]. After an interrupt no child is started, except
+//! by [`tidy_up`].
 
 pub mod environment;
 pub(crate) mod streams;
@@ -26,30 +25,30 @@ use crate::host;
 use crate::run::interrupt::{Interrupt, LAST};
 use run_record::{Code, Failure};
 
-/// How long a short question may take before it counts as not answered. Docker's
-/// answers take a fraction of a second, of a busy engine some seconds; Helmfile's
-/// take a few, on a machine with more to do a minute.
+/// How long a short query may take before it counts as unanswered. Docker answers in a fraction of
+/// a second, a busy engine in some seconds; Helmfile in a few seconds, or a minute on a busy
+/// machine.
 pub const ANSWER: Duration = Duration::from_secs(120);
 
-/// How long an act of the engine or of a package's tool may take: saving, pushing,
-/// importing an image, deleting a volume.
+/// How long an operation of the engine or a package manager may take: saving, pushing or importing
+/// an image, deleting a volume.
 pub const ACT: Duration = Duration::from_secs(1800);
 
-/// The most that a captured command may print, in bytes: a hundred times what the
-/// largest layer renders to. Of standard error both ends are kept, each of this size.
+/// The most that a captured command may print, in bytes: a hundred times the rendered size of the
+/// largest layer. Of standard error both ends are kept, each of this size.
 const MOST: usize = 64 << 20;
 const MOST_ERRORS: usize = 64 << 10;
 
-/// How long the streams of a child that has ended may stay open: a grandchild
-/// that it left behind has them.
+/// How long the streams of a child that has ended may stay open: a grandchild that it left behind
+/// may hold them.
 const LEFT_OPEN: Duration = Duration::from_secs(2);
 
-/// How long a job that was asked to end (INT) may take until it is told to (TERM),
-/// and how much longer until it is killed. Helm writes the release's status in it.
+/// How long a job may take after INT before it gets TERM, and how much longer before it is killed.
+/// Helm writes the release's status in this time.
 const ASKED: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
 const TOLD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
-/// A command with the arguments and the environment that every child gets here.
+/// A command with the stdin and environment that every child gets here.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(&program);
     command.stdin(Stdio::null()).env_clear().envs(environment::of(program.as_ref()));
@@ -61,12 +60,12 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 pub struct Captured {
     pub status: ExitStatus,
     pub stdout: String,
-    /// Of a very long one its two ends.
+    /// Only the two ends, if it is very long.
     pub stderr: String,
 }
 
 impl Captured {
-    /// Standard output when the command succeeded, else standard error's last line.
+    /// Standard output if the command succeeded, else standard error's last line.
     pub fn ok(self) -> Result<String, String> {
         if self.status.success() {
             return Ok(self.stdout);
@@ -76,31 +75,31 @@ impl Captured {
     }
 }
 
-/// What a short command printed, within [`ANSWER`].
+/// Runs a short command, within [`ANSWER`].
 ///
 /// # Errors
-/// `interrupted` (then nothing was started, or what was has been ended), `no-answer`
-/// where it took too long, `unknown` where it could not be started or printed more
-/// than can be kept. None of them says anything about what was asked for.
+/// `interrupted` (then nothing was started, or it has ended), `no-answer` if it took too long,
+/// `unknown` if it could not be started or printed too much. None of these says anything about what
+/// was queried.
 pub async fn capture(command: Command) -> Result<Captured, Failure> {
     capture_within(command, ANSWER).await
 }
 
-/// What a command printed, within a bound of the caller's.
+/// Runs a command within the caller's time limit.
 ///
 /// # Errors
-/// As of [`capture`].
+/// As for [`capture`].
 pub async fn capture_within(command: Command, at_most: Duration) -> Result<Captured, Failure> {
     let interrupt = Interrupt::global();
     interrupt.check()?;
     interrupt.or(captured(command, at_most)).await?
 }
 
-/// Runs what puts something in order, also after an interrupt, which waits for it.
-/// Nothing else may: a run that was told to stop starts nothing.
+/// Runs a cleanup command, even after an interrupt, which waits for it. Only cleanup may do this: a
+/// run that was told to stop starts nothing else.
 ///
 /// # Errors
-/// As of [`capture`], but for `interrupted`.
+/// As for [`capture`], except `interrupted`.
 pub async fn tidy_up(command: Command, at_most: Duration) -> Result<Captured, Failure> {
     let _tidying = Interrupt::global().tidying();
     captured(command, at_most).await
@@ -156,7 +155,7 @@ async fn captured(mut command: Command, at_most: Duration) -> Result<Captured, F
     Ok(Captured { status, stdout: String::from_utf8_lossy(&stdout).into_owned(), stderr: stderr.text() })
 }
 
-/// A command as messages name it: the program and its first words, which hold no secret.
+/// A command as messages show it: the program and its first words, which contain no secret.
 fn shown(command: &Command) -> String {
     let command = command.as_std();
     let program = command.get_program().to_string_lossy().into_owned();
@@ -165,7 +164,7 @@ fn shown(command: &Command) -> String {
     std::iter::once(program).chain(words).collect::<Vec<_>>().join(" ")
 }
 
-/// A child's process group: killed when this is dropped before the child has ended.
+/// A child's process group: killed if this is dropped before the child has ended.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -181,7 +180,7 @@ impl Group {
 
     fn signal(&self, signal: Signal, all: bool) {
         let Some(pid) = self.0 else { return };
-        // Errors mean that it has ended already, which is what is wanted.
+        // An error means that it has already ended, which is the goal.
         let _ = if all {
             rustix::process::kill_process_group(pid, signal)
         } else {
@@ -201,8 +200,8 @@ impl Drop for Group {
 pub struct Job<'a> {
     pub command: Command,
     pub log: &'a Utf8Path,
-    /// Stays open in the job and in all its children: a lock on it is held until
-    /// the last of them has ended, even when this process was killed.
+    /// Stays open in the job and all its descendants: a lock on it is held until the last of them
+    /// has ended, even if this process was killed.
     pub inherit: Option<RawFd>,
 }
 
@@ -210,14 +209,14 @@ pub struct Job<'a> {
 #[derive(Debug)]
 pub struct Ended {
     pub status: ExitStatus,
-    /// The last lines of both streams, for evidence; and the signal that killed it.
+    /// The last lines of both streams, as evidence; and the signal that killed it.
     pub tail: Vec<String>,
     pub log: Utf8PathBuf,
 }
 
 const TAIL: usize = 40;
 
-/// How a job that has to end is brought to it, and when the next step is due.
+/// How a job is being ended, and when the next step is due.
 #[derive(Default)]
 struct Ending {
     steps: i32,
@@ -225,8 +224,7 @@ struct Ending {
 }
 
 impl Ending {
-    /// One step further: asked (the leader alone, which tells its children), told
-    /// (all of them), killed.
+    /// The next step: INT (only the leader, which tells its children), TERM (all of them), KILL.
     fn step(&mut self, group: &Group, signal: Signal, leader_ended: bool) {
         self.steps += 1;
         match self.steps {
@@ -250,12 +248,12 @@ async fn at(moment: Option<Instant>) {
 }
 
 impl Job<'_> {
-    /// Runs the job to its end. An interrupt is passed on, each further one presses
-    /// harder (the third kills), as does time, and the job's end is waited for before
-    /// the failure is returned. `stop` ends it the same way when it resolves first.
+    /// Runs the job to its end. An interrupt is passed on; each further one, or more time,
+    /// escalates (the third kills), and the job's end is waited for before the failure is returned.
+    /// If `stop` resolves first, it ends the job in the same way.
     ///
     /// # Errors
-    /// What stopped it; `interrupted` without a start where the run was interrupted before.
+    /// What stopped it; `interrupted`, without a start, if the run was already interrupted.
     pub async fn run(self, on_line: impl FnMut(&str), stop: impl Future<Output = Failure>) -> Result<Ended, Failure> {
         self.run_under(Interrupt::global(), on_line, stop).await
     }
@@ -267,7 +265,8 @@ impl Job<'_> {
         stop: impl Future<Output = Failure>,
     ) -> Result<Ended, Failure> {
         interrupt.check()?;
-        // Until its end the run is not left: the lock may not go before the last child.
+        // The run does not end before the job: the lock must not be released before the last child
+        // has ended.
         let _tidying = interrupt.tidying();
         let program = self.command.as_std().get_program().to_string_lossy().into_owned();
         let io = |error: std::io::Error| Failure::new(Code::Unknown, format!("{program}: {error}"));
@@ -312,7 +311,7 @@ impl Job<'_> {
                 },
                 ended = child.wait(), if status.is_none() => {
                     status = Some(ended.map_err(io)?);
-                    // What holds the lock is waited for; what else is left behind is not.
+                    // Descendants that hold the lock are waited for; others are not.
                     left = self.inherit.is_none().then(|| Instant::now() + LEFT_OPEN);
                 }
                 signal = interrupt.nth(interrupts + 1) => {
@@ -344,13 +343,13 @@ impl Job<'_> {
         }
     }
 
-    /// Runs a job that nothing but an interrupt ends early.
+    /// Runs a job that only an interrupt ends early.
     pub async fn run_to_end(self, on_line: impl FnMut(&str)) -> Result<Ended, Failure> {
         self.run(on_line, std::future::pending()).await
     }
 }
 
-/// Lets one file descriptor through to the child and to those that it starts.
+/// Lets the child and its descendants inherit one file descriptor.
 fn let_through(command: &mut Command, fd: RawFd) {
     // SAFETY: between fork and exec only an async-signal-safe system call is made; the
     // job's caller keeps the descriptor open.
@@ -362,7 +361,7 @@ fn let_through(command: &mut Command, fd: RawFd) {
     }
 }
 
-/// The descriptor of a file, for [`Job::inherit`].
+/// The file descriptor for [`Job::inherit`].
 pub fn descriptor(file: &File) -> RawFd {
     file.as_raw_fd()
 }
@@ -384,11 +383,11 @@ mod tests {
         (folder, path)
     }
 
-    /// Runs a job, interrupted at each line that it prints.
+    /// Runs a job that is interrupted at each line it prints.
     async fn interrupted_at_each_line(script: &str) -> (Failure, String) {
-        // A shell starts what it puts into the background with INT ignored, these tests
-        // too; xtask itself takes the signal, so that its children have the default.
-        // SAFETY: no handler of anybody's is replaced.
+        // A shell starts background jobs with INT ignored, including these tests; xtask itself
+        // handles the signal, so its children have the default.
+        // SAFETY: no existing handler is replaced.
         unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
         let (_folder, log) = log();
         let interrupt = Interrupt::new();

@@ -1,6 +1,5 @@
-//! Registries, ours and public ones: where they are, by which proxies and with which accounts
-//! they are asked, what their answers mean, and whether ours answers. What is copied where is
-//! the mirror's.
+//! Registries, ours and public ones: their addresses, the proxies and accounts used for them, what
+//! their answers mean, and whether ours answers. What is copied is decided in the mirror room.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -17,7 +16,7 @@ use crate::world::process::environment::variable;
 use crate::world::{docker_hub, proxies};
 use run_record::{Code, Failure};
 
-/// How long a registry has for one answer.
+/// How long a registry may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The environment's registry, or another one by its name.
@@ -30,17 +29,17 @@ pub(crate) fn endpoint(repo: &Repo, site: &Site, named: Option<&str>) -> Endpoin
     }
 }
 
-/// How registries are reached from here; images go to the environment's.
+/// How registries are reached from here; images are pushed to the environment's.
 ///
 /// # Errors
-/// `usage` for a proxy or a registry that is mistyped; `registry-auth` for half an account.
+/// `usage` for a malformed proxy or registry; `registry-auth` for an incomplete account.
 pub(crate) fn options(repo: &Repo, site: &Site) -> Result<Options, Failure> {
     let mut options = Options::to(endpoint(repo, site, None));
     options.credentials.docker_config = Credentials::docker_config_path(variable);
     options.credentials.docker_auth_config = variable("DOCKER_AUTH_CONFIG").map(image_mirror::AuthConfig);
     options.proxies = proxies::named()?;
     if repo.env.cluster.k3d.is_some() {
-        // It is on this machine or on the cluster's network, where no proxy reaches.
+        // It is on this machine or on the cluster's network, which no proxy reaches.
         let (authority, _) = options.target.parts().map_err(failure)?;
         options.proxies = options.proxies.never_for(authority.host());
     }
@@ -54,7 +53,7 @@ pub(crate) fn options(repo: &Repo, site: &Site) -> Result<Options, Failure> {
     Ok(options)
 }
 
-/// This tool's words for what the library says went wrong.
+/// Turns the library's error into a failure in this tool's words.
 pub(crate) fn failure(error: image_mirror::Error) -> Failure {
     let (code, remedy) = match error.kind() {
         Kind::RateLimited => (
@@ -104,8 +103,8 @@ pub(crate) fn failure(error: image_mirror::Error) -> Failure {
     failure
 }
 
-/// Where the registry is asked for its health: `K3D_REGISTRY_HEALTHCHECK_URL`, else
-/// its catalog by the name that this machine pushes to.
+/// The URL of the registry's health check: `K3D_REGISTRY_HEALTHCHECK_URL`, else its catalog, by the
+/// name that this machine pushes to.
 fn health_url(repo: &Repo, site: &Site) -> String {
     let scheme = if repo.env.registry.plain_http { "http" } else { "https" };
     std::env::var("K3D_REGISTRY_HEALTHCHECK_URL")
@@ -114,12 +113,12 @@ fn health_url(repo: &Repo, site: &Site) -> String {
         .unwrap_or_else(|| format!("{scheme}://{}/v2/_catalog", site.registry_host))
 }
 
-/// Asks the environment's registry once for its health. One that wants another account
-/// is there all the same: whether it gives an image is for that image's look to tell.
+/// Checks the environment's registry once. One that requires another account is healthy all the
+/// same: whether it serves an image is up to the check of that image.
 ///
 /// # Errors
-/// `registry-unreachable` when nothing answers, or not as a registry in health does;
-/// `registry-tls` for a certificate; `usage` for a URL that is none.
+/// `registry-unreachable` if nothing answers, or not like a healthy registry; `registry-tls` for a
+/// certificate; `usage` for an invalid URL.
 pub(crate) async fn healthy(repo: &Repo, site: &Site) -> Result<(), Failure> {
     let url = health_url(repo, site);
     let parsed = url.parse::<http::Uri>().ok();
@@ -155,7 +154,7 @@ fn silent(message: String, evidence: String) -> Failure {
 /// Waits for a registry of this machine that was just started: any answer will do.
 pub(crate) async fn wait_until_it_answers(endpoint: &Endpoint, timeout: Duration) -> Result<(), Failure> {
     const EVERY: Duration = Duration::from_millis(100);
-    // No proxy leads to this machine.
+    // This machine is never reached through a proxy.
     let proxies = Proxies::default();
     let look = async || {
         let asked = tokio::time::timeout(PATIENCE, image_mirror::answers(endpoint, &proxies)).await;
@@ -173,8 +172,8 @@ pub(crate) async fn wait_until_it_answers(endpoint: &Endpoint, timeout: Duration
     }
 }
 
-/// How the registry of an image limits us just now, by the name that pods pull it by;
-/// none where it does not say, or cannot be asked.
+/// How an image's registry currently limits us, with the image's name as pods pull it; `None` if
+/// the registry does not say, or cannot be reached.
 pub(crate) async fn limit(repo: &Repo, site: &Site, image: &str) -> Option<image_mirror::Limit> {
     let retry = RetryPolicy { stall: PATIENCE, ..RetryPolicy::default() };
     let options = Options { retry, ..options(repo, site).ok()? };
@@ -184,8 +183,8 @@ pub(crate) async fn limit(repo: &Repo, site: &Site, image: &str) -> Option<image
         if !host.contains(':') || options.sources.contains_key(host) {
             return usual.await.ok();
         }
-        // A host with a port is perhaps one that the nodes speak plain HTTP to: it is asked both
-        // ways at once, since one that takes no TLS may say nothing at all. No account goes there.
+        // The nodes may use plain HTTP for a host with a port, so it is tried both ways at once,
+        // because a server without TLS may not answer a TLS hello at all. No account is sent there.
         let mut plain = options.clone();
         let unnamed = Endpoint { plain_http: true, anonymous: true, ..Endpoint::named(host) };
         plain.sources.insert(host.to_owned(), unnamed);

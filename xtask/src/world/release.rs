@@ -1,21 +1,21 @@
-//! A Helm release of a layer, as Helmfile names it.
+//! A Helm release of a layer, in Helmfile's terms.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
-/// A release as `helmfile list --output json` names it.
+/// A release in the output of `helmfile list --output json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Release {
     pub name: String,
     pub namespace: String,
-    /// Its `condition:` holds; Helmfile does nothing about one whose does not.
+    /// Its `condition:` is true; Helmfile ignores releases whose condition is false.
     pub enabled: bool,
-    /// To be there when the layer is in place.
+    /// It has to exist when the layer is in place.
     pub installed: bool,
 }
 
-/// Namespace and name of the release that an object says it is of, as Helm annotates what it
-/// makes; without the namespace, in the object's own.
+/// Namespace and name of the release that an object belongs to according to Helm's annotations; the
+/// namespace defaults to the object's own.
 pub fn annotated(metadata: &ObjectMeta) -> Option<(String, String)> {
     let annotations = metadata.annotations.as_ref()?;
     let name = annotations.get("meta.helm.sh/release-name")?;

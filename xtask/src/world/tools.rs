@@ -1,7 +1,7 @@
-//! The pinned tools: helm, helmfile, k3d, kubectl. Their versions stand in
-//! `infra/tools/NAME/go.mod`. A tool of that version on PATH is used as it is; otherwise
-//! its release archive is downloaded into the cache, if `tools.lock` has the digest, and where
-//! it has none or nobody answers, it is built from its module, into a place of its own.
+//! The pinned tools: helm, helmfile, k3d, kubectl. Their versions are in `infra/tools/NAME/go.mod`.
+//! A tool of that version on PATH is used. Otherwise its release archive is downloaded into the
+//! cache, if `tools.lock` has the digest; if it has none or no server answers, the tool is built
+//! from its module, into a separate place.
 
 pub mod archive;
 pub mod checksums;
@@ -35,7 +35,7 @@ use run_record::{Code, Failure};
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct ToolsFile {
-    /// Those with release archives, `os/arch`.
+    /// The platforms with release archives, `os/arch`.
     platforms: Vec<String>,
     tools: BTreeMap<String, ToolEntry>,
 }
@@ -46,42 +46,42 @@ struct ToolsFile {
 struct ToolEntry {
     /// Arguments that make the tool print its version.
     version: Vec<String>,
-    /// Variables that it is always run with.
+    /// Environment variables that it is always run with.
     #[serde(default)]
     environment: BTreeMap<String, String>,
     /// The Go variable that holds the version.
     stamp: String,
-    /// None: it is always built.
+    /// `None`: it is always built.
     archive: Option<Template>,
 }
 
-/// What may be taken where a tool is not there yet.
+/// Where a missing tool may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
     /// PATH, the release archive, the Go module: the first that has it.
     Anywhere,
-    /// What is built here from the Go module, and nothing else.
+    /// Only what is built here from the Go module.
     Source,
 }
 
 #[derive(Clone, Debug)]
 pub struct Tool {
     pub name: String,
-    /// With its leading `v`, as Go modules have it.
+    /// With its leading `v`, as in Go modules.
     pub version: String,
     program: Program,
-    /// The release archive for this machine with its digest, or why there is none to take.
+    /// The release archive for this machine with its digest, or why there is none to use.
     archive: Result<(Archive, Digest), String>,
     version_arguments: Vec<String>,
     environment: BTreeMap<String, String>,
 }
 
-/// Where the tools that a run needs are.
+/// The paths of the tools that a run needs.
 #[derive(Clone, Debug)]
 pub struct Toolbox {
     paths: BTreeMap<String, Utf8PathBuf>,
     environments: BTreeMap<String, BTreeMap<String, String>>,
-    /// For the PATH of children: Helmfile looks `helm` up there.
+    /// The PATH for children: Helmfile looks up `helm` there.
     pub search_path: String,
 }
 
@@ -90,7 +90,7 @@ impl Toolbox {
         self.paths.get(name).cloned().unwrap_or_else(|| name.into())
     }
 
-    /// A command that runs the tool, finding its fellow tools on PATH.
+    /// A command that runs the tool, with the other tools on its PATH.
     pub fn command(&self, name: &str) -> tokio::process::Command {
         let mut command = process::command(self.path(name));
         command.env("PATH", &self.search_path);
@@ -100,9 +100,9 @@ impl Toolbox {
         command
     }
 
-    /// A command of a tool that works on the cluster of this kubeconfig context: with
-    /// the cloud's account where the context's user signs in by a plugin, past a proxy
-    /// where it is on this machine, and as a part of the run's trace.
+    /// A command of a tool that works on this kubeconfig context's cluster: with the cloud
+    /// credentials if the context's user logs in with a plugin, bypassing a proxy if the cluster is
+    /// on this machine, and as part of the run's trace.
     pub fn command_on(&self, name: &str, context: &Context) -> tokio::process::Command {
         let mut command = self.command(name);
         command.envs(process::environment::for_plugins_of(&context.site.kube_context));
@@ -117,7 +117,7 @@ const FILE: &str = "infra/tools/tools.yaml";
 /// Every tool that the tree pins.
 ///
 /// # Errors
-/// `usage` for a file below `infra/tools` that is not as it should be.
+/// `usage` for an invalid file below `infra/tools`.
 pub fn pinned(tree: &Tree) -> Result<Vec<Tool>, Failure> {
     let file: ToolsFile = read_yaml(&tree.path(FILE))?;
     let (lock, here) = (Lock::read(tree)?, archive::here());
@@ -161,7 +161,7 @@ fn fill(tree: &Tree, template: &Template, tool: &str, version: &str, platform: &
     filled.map_err(|reason| Failure::usage(format!("{}: {reason}", tree.path(FILE))))
 }
 
-/// The `tool` package of a go.mod, and the version of the module that holds it.
+/// The `tool` package of a go.mod, and the version of its module.
 fn pinned_in(go_mod: &Utf8Path) -> Result<(String, String), Failure> {
     pin(&repo::read(go_mod)?).map_err(|error| Failure::usage(format!("{go_mod}: {error}")))
 }
@@ -172,7 +172,7 @@ pub(crate) fn pin(text: &str) -> Result<(String, String), String> {
         .find_map(|line| line.strip_prefix("tool ").map(str::trim))
         .filter(|package| !package.starts_with('('))
         .ok_or("expected a line `tool PACKAGE`")?;
-    // `require` lines stand alone or in a block; both end in `MODULE VERSION`.
+    // `require` lines are single or in a block; both end in `MODULE VERSION`.
     let version = lines()
         .filter(|line| !line.contains("=>"))
         .filter_map(|line| line.strip_prefix("require ").unwrap_or(line).split_once(' '))
@@ -186,8 +186,8 @@ pub(crate) fn pin(text: &str) -> Result<(String, String), String> {
 }
 
 impl Tool {
-    /// The tool on PATH, if it has the pinned version. What is in our own folder of links is
-    /// not, whichever way it came there.
+    /// The tool on PATH, if it has the pinned version. Our own folder of links does not count,
+    /// however it got onto PATH.
     async fn on_path(&self, bin: &Utf8Path) -> Option<Utf8PathBuf> {
         let bin = bin.canonicalize().ok();
         let is_ours = |path: &std::path::Path| {
@@ -198,13 +198,13 @@ impl Tool {
         self.has_its_version(&path).await.ok().map(|()| path)
     }
 
-    /// Whether a program tells the pinned version; the error is what it tells.
+    /// Whether a program prints the pinned version; the error is what it printed.
     async fn has_its_version(&self, path: &Utf8Path) -> Result<(), String> {
         let mut command = process::command(path);
         command.args(&self.version_arguments).envs(&self.environment);
-        // What it says counts, not how it ends: a tool may find more to complain about
-        // (a newer version that it could not ask for, a plugin that is broken). One
-        // that does not answer is not used.
+        // Its output counts, not its exit code: a tool may have other things to complain about (a
+        // newer version that it could not check for, a broken plugin). One that does not answer is
+        // not used.
         let answer = process::capture_within(command, VERSION).await.map_err(|failure| failure.message)?;
         match prints_version(&answer.stdout, &self.version) {
             true => Ok(()),
@@ -212,8 +212,8 @@ impl Tool {
         }
     }
 
-    /// Where it is in the cache, at no more cost than a look: built here before, which is only
-    /// done where there is no other way or somebody asks for it, or out of its archive.
+    /// Its path in the cache, found by just a look: built here earlier, which only happens if there
+    /// is no other way or somebody asks for it, or unpacked from its archive.
     pub fn cached(&self, cache: &Utf8Path, from: From) -> Result<Option<Utf8PathBuf>, Failure> {
         let built = self.program.cached(cache)?;
         if built.is_file() {
@@ -223,11 +223,11 @@ impl Tool {
         Ok(downloaded.map(|(archive, digest)| archive.cached(cache, digest)).filter(|path| path.is_file()))
     }
 
-    /// Where the tool is: in the cache, on PATH, downloaded or built now.
+    /// The tool's path: in the cache, on PATH, or downloaded or built now.
     ///
     /// # Errors
-    /// `go-missing`, `tool-build-failed` where no way leads to it; `tool-version` where the
-    /// archive has another version; `disk-full`.
+    /// `go-missing`, `tool-build-failed` if no source has it; `tool-version` if the archive has
+    /// another version; `disk-full`.
     pub async fn find(&self, cache: &Utf8Path, from: From, reporter: &Reporter) -> Result<Utf8PathBuf, Failure> {
         if let Some(path) = self.cached(cache, from)? {
             return Ok(path);
@@ -264,7 +264,7 @@ impl Tool {
         self.program.build(cache, reporter).await.map_err(|failure| self.neither(&reason, advice, failure))
     }
 
-    /// Whether only a Go toolchain brings it in, as far as that shows without asking anybody.
+    /// Whether it can only be built with a Go toolchain, as far as is known without network access.
     pub async fn has_to_be_built(&self, cache: &Utf8Path) -> Result<bool, Failure> {
         let there = self.archive.is_ok() || self.cached(cache, From::Anywhere)?.is_some();
         Ok(!there && self.on_path(&cache.join("bin")).await.is_none())
@@ -279,7 +279,7 @@ impl Tool {
         })
     }
 
-    /// The one failure of both ways.
+    /// Combines the failures of both ways into one.
     fn neither(&self, download: &str, advice: &str, mut built: Failure) -> Failure {
         let (name, version) = (&self.name, &self.version);
         let remedy = match built.code {
@@ -294,11 +294,11 @@ impl Tool {
     }
 }
 
-/// How long a tool may take to tell its version.
+/// How long a tool may take to print its version.
 const VERSION: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 20 });
 
-/// Whether this is the version that the output tells: the one that stands alone on
-/// a line, where there is such a line, else the first of all. Notices name others.
+/// Whether the output gives this version: the version that is alone on a line, if there is such a
+/// line, else the first one. Notices may mention others.
 pub(crate) fn prints_version(output: &str, version: &str) -> bool {
     let alone = output.lines().map(str::trim).find(|line| is_version(line));
     let first =
@@ -306,19 +306,19 @@ pub(crate) fn prints_version(output: &str, version: &str) -> bool {
     alone.or_else(first).is_some_and(|told| bare(told) == bare(version))
 }
 
-/// `v1.8.0+build` is told for what Go modules call `v1.8.0`.
+/// Tools print `v1.8.0+build` for what Go modules call `v1.8.0`.
 fn bare(version: &str) -> &str {
     version.trim_start_matches('v').split('+').next().unwrap_or_default()
 }
 
-/// `1.2.3`, with a `v` before it, or what a pre-release or build has after it.
+/// `1.2.3`, optionally with a `v` before it, or a pre-release or build suffix.
 fn is_version(word: &str) -> bool {
     let core = bare(word).split('-').next().unwrap_or_default();
     let numbers: Vec<&str> = core.split('.').collect();
     numbers.len() == 3 && numbers.iter().all(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// The named tools (all of them for an empty list), each in the cheapest way that leads to it.
+/// The named tools (all of them for an empty list), each from its cheapest source.
 ///
 /// # Errors
 /// As [`Tool::find`].
@@ -326,7 +326,7 @@ pub async fn ensure(tree: &Tree, names: &[&str], reporter: &Reporter) -> Result<
     ensure_from(tree, names, From::Anywhere, reporter).await
 }
 
-/// As [`ensure`], out of what may be taken.
+/// Like [`ensure`], with a choice of sources.
 ///
 /// # Errors
 /// As [`Tool::find`].
@@ -340,7 +340,7 @@ pub async fn ensure_from(tree: &Tree, names: &[&str], from: From, reporter: &Rep
             environments.insert(tool.name, tool.environment);
         }
     }
-    // One folder with all of them, for people's PATH and for children's.
+    // One folder with all of them, for people's PATH and for that of children.
     let bin = cache.join("bin");
     let failed = |error: std::io::Error| Failure::usage(format!("cannot link the tools into {bin}: {error}"));
     std::fs::create_dir_all(&bin).map_err(failed)?;
@@ -351,7 +351,7 @@ pub async fn ensure_from(tree: &Tree, names: &[&str], from: From, reporter: &Rep
     Ok(Toolbox { paths, environments, search_path })
 }
 
-/// Points `link` at `target`, in one step for whoever looks at the same time.
+/// Points `link` at `target`, atomically for concurrent readers.
 fn link(target: &Utf8Path, link: &Utf8Path) -> std::io::Result<()> {
     if link.read_link_utf8().is_ok_and(|current| current == target) {
         return Ok(());
@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(pinned_in(&path).unwrap(), ("helm.sh/helm/v4/cmd/helm".to_owned(), "v4.3.1".to_owned()));
     }
 
-    /// What a stand-in on PATH answers, and whether it is taken for `v1.8.0`.
+    /// Whether a stand-in on PATH with this output is accepted as `v1.8.0`.
     async fn taken(script: &str) -> bool {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
@@ -420,7 +420,7 @@ mod tests {
             ("v4.3.10", "v4.3.1", false),
             ("v14.3.1", "v4.3.1", false),
             ("4.3.1", "v4.3.1", true),
-            // Notices before it, after it, and of the very version that is wanted.
+            // Notices before it, after it, and mentioning the wanted version.
             ("A new release is there: 1.9.0, you have v1.8.0\n1.8.0\n", "v1.8.0", true),
             ("1.8.0\nhelmfile v1.9.0 is there: https://example.org/v1.9.0\n", "v1.9.0", false),
             ("k3d version v5.8.3\nupdate to v5.9.0\n", "v5.9.0", false),

@@ -52,7 +52,7 @@ fn minio(wanted: i32, ready: i32) -> Workload {
     }
 }
 
-/// Everything holds.
+/// Facts where every item passes.
 fn good() -> Facts {
     Facts {
         run: "me".into(),
@@ -86,7 +86,7 @@ fn item(facts: &Facts, id: &str) -> Item {
     decide(facts).into_iter().find(|item| item.id == id).unwrap()
 }
 
-/// That item fails, alone, with this exit code, saying this; its fix, if it has one.
+/// Asserts that only this item fails, with this exit code and evidence; returns its fix, if any.
 #[track_caller]
 fn fails_alone(facts: &Facts, id: &str, exit: Exit, evidence: &str) -> Option<Fix> {
     let items = decide(facts);

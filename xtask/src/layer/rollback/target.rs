@@ -1,10 +1,10 @@
-//! To which revisions a layer's releases go back together: a function from the histories that
-//! Helm keeps to a move for each release. Nothing is looked at or done here.
+//! To which revisions a layer's releases go back together: a function from the histories that Helm
+//! keeps to a move for each release. There are no looks or actions here.
 //!
-//! Revisions carry the label of the run that made them, but not always their own: `helm
-//! rollback` takes the labels of the revision that it goes back to, which fits, for it is that
-//! one's content; `helm upgrade` by hand takes those of the revision before it, which does
-//! not, and is found out by its content and its place among the others.
+//! Revisions carry the label of a run, but not always of the one that made them. `helm rollback`
+//! takes the labels of its target revision, which fits, because the content is that revision's. A
+//! manual `helm upgrade` takes those of the previous revision, which does not fit, and is detected
+//! by its content and its position.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::releases::came_up;
 use crate::world::helm_storage::Status;
 
-/// A revision as it decides where to go back to.
+/// A revision, with what the decision needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Past {
     pub revision: u32,
@@ -23,7 +23,7 @@ pub(crate) struct Past {
     pub run: Option<String>,
     pub created: Option<Timestamp>,
     pub description: String,
-    /// The revision that it went back to, where it is a rollback, also one that failed.
+    /// The target if it is a rollback, even a failed one.
     pub back_to: Option<u32>,
     /// The digest of manifest and hooks.
     pub content: String,
@@ -34,33 +34,32 @@ impl Past {
         came_up(self.status, &self.description)
     }
 
-    /// A rollback that did not come to its end: it says nothing of what is there.
+    /// A rollback that did not finish: it says nothing about what is deployed.
     fn is_broken_rollback(&self) -> bool {
         self.back_to.is_some() && !self.came_up()
     }
 
-    /// A rollback that somebody else made: Helm by itself after a failure, or a person.
+    /// A rollback by somebody else: by Helm itself after a failure, or by a person.
     fn is_others_rollback(&self) -> bool {
         self.back_to.is_some() && !self.description.contains(BY_US)
     }
 }
 
-/// In the description of a rollback that was made here, which no failure replaces: a broken
-/// one is passed over in any case.
+/// In the description of a rollback made here; no failure overwrites it, since a broken rollback is
+/// skipped in any case.
 const BY_US: &str = "(xtask, run ";
 
-/// What Helm is to write down of a rollback made here. Its first words are Helm's own.
+/// The description of a rollback made here. It starts like Helm's own.
 pub(crate) fn description(to: u32, run: &str) -> String {
     format!("Rollback to {to} {BY_US}{run})")
 }
 
-/// The revision that Helm's own words name, for a Helm that notes it nowhere else.
+/// The revision named in Helm's description, for a Helm that records it nowhere else.
 pub(crate) fn named_in(description: &str) -> Option<u32> {
     description.strip_prefix("Rollback to ")?.split(' ').next()?.parse().ok()
 }
 
-/// A release of the layer, with all revisions of it that Helm keeps; with none where it is not
-/// installed.
+/// A release of the layer, with all revisions of it that Helm keeps; none if it is not installed.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
     pub release: String,
@@ -71,7 +70,7 @@ pub(crate) struct History {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Maker {
     Run(String),
-    /// Somebody by hand: the revision of that release, by its place in the list.
+    /// Somebody by hand: the revision of the release with this index.
     Hand(usize, u32),
 }
 
@@ -84,20 +83,20 @@ impl fmt::Display for Maker {
     }
 }
 
-/// What becomes of one release.
+/// What happens to one release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
     Back {
         from: u32,
         to: u32,
     },
-    /// Its newest revision carries that content already.
+    /// Its newest revision already has that content.
     There {
         revision: u32,
     },
     /// It was installed later, and is left as it is: nothing is uninstalled.
     NotYetThere,
-    /// Nothing of it is there that could go back.
+    /// Nothing of it exists that could go back.
     NotInstalled,
 }
 
@@ -108,15 +107,15 @@ pub(crate) struct Decision {
     pub moves: Vec<Move>,
 }
 
-/// Why nothing can be gone back to.
+/// Why there is nothing to go back to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     NothingInstalled,
-    /// No good run before the one whose content is there.
+    /// There is no good run before the one whose content is deployed.
     NothingBefore {
         now: Maker,
     },
-    /// Helm keeps so many revisions, and the one that is needed is none of them any more.
+    /// Helm keeps only this many revisions, and the one needed is no longer among them.
     NotKept {
         release: String,
         to: Maker,
@@ -124,7 +123,7 @@ pub(crate) enum Refusal {
     NoSuchRun {
         known: Vec<String>,
     },
-    /// After the run that was asked for, this release did not come up.
+    /// This release did not come up in the requested run.
     NotGood {
         release: String,
         to: Maker,
@@ -133,15 +132,15 @@ pub(crate) enum Refusal {
 
 /// What a release held after a run.
 enum Held {
-    /// The content that this revision made, which may not be kept itself.
+    /// The content that this revision made, which may itself no longer be kept.
     Content(u32),
-    /// A rollback had broken off: nobody can say what was there.
+    /// A rollback was interrupted: it is unknown what was deployed.
     Unclear,
     NotThere,
     NotKept,
 }
 
-/// A release with each content that it had: the revision that made it, and who that was.
+/// A release with each content that it had: the revision that made it, and who did.
 struct Told<'a> {
     release: &'a str,
     past: Vec<&'a Past>,
@@ -175,7 +174,7 @@ impl<'a> Told<'a> {
             before = Some(maker.clone());
             makers.insert(past.revision, maker);
         }
-        // What made a content may be gone, and rollbacks to it still be there.
+        // The revision that made a content may be gone while rollbacks to it still exist.
         for past in &told.past {
             let made = told.made(past.revision);
             let maker = past.run.clone().map_or(Maker::Hand(index, made), Maker::Run);
@@ -189,7 +188,7 @@ impl<'a> Told<'a> {
         self.past.iter().find(|past| past.revision == revision).copied()
     }
 
-    /// The revision that made the content which this one carries.
+    /// The revision that made this revision's content.
     fn made(&self, mut revision: u32) -> u32 {
         while let Some(before) = self.find(revision).and_then(|past| past.back_to).filter(|before| *before < revision) {
             revision = before;
@@ -197,7 +196,7 @@ impl<'a> Told<'a> {
         revision
     }
 
-    /// The revision that brought the content first, where later ones brought nothing new.
+    /// The revision that first brought the content, if later ones brought nothing new.
     fn origin(&self, revision: u32) -> u32 {
         let mut made = self.made(revision);
         while let Some(own) = self.find(made).filter(|own| own.came_up())
@@ -214,8 +213,8 @@ impl<'a> Told<'a> {
         self.past.last().copied()
     }
 
-    /// Whose content is there, or was meant to be: of an upgrade that failed and that Helm took
-    /// back by itself it is still that upgrade's, whose run is the one to go back from.
+    /// Whose content is deployed, or was meant to be: for an upgrade that failed and that Helm
+    /// rolled back by itself it is still that upgrade's, whose run is the one to undo.
     fn position(&self) -> Option<&Maker> {
         let mut whole = self.past.iter().rev().filter(|past| !past.is_broken_rollback());
         let newest = whole.next().or(self.past.last())?;
@@ -225,7 +224,7 @@ impl<'a> Told<'a> {
         self.makers.get(&self.origin(failed.unwrap_or(newest).revision))
     }
 
-    /// What was there before this maker brought anything, or is there where it brought nothing.
+    /// What was deployed before this maker brought anything, or is deployed if it brought nothing.
     fn before(&self, maker: &Maker) -> Option<&'a Past> {
         let own = |(made, by): (&u32, &Maker)| (by == maker && self.find(*made).is_some()).then_some(*made);
         let first = self.makers.iter().find_map(own);
@@ -233,13 +232,13 @@ impl<'a> Told<'a> {
         self.past.iter().rev().find(earlier).copied()
     }
 
-    /// A revision that carries the content and came up: the one that made it, else the newest.
+    /// A revision with this content that came up: the one that made it, else the newest.
     fn good(&self, made: u32) -> Option<&'a Past> {
         let carries = |past: &&&Past| self.made(past.revision) == made && past.came_up();
         self.find(made).filter(|past| past.came_up()).or(self.past.iter().rev().find(carries).copied())
     }
 
-    /// What was there after the run of this maker, which is a place in `order`.
+    /// What was deployed after this maker's run; `order` gives its position.
     fn held(&self, maker: &Maker, start: Option<Timestamp>, order: &[Maker]) -> Held {
         if let Some((made, _)) = self.makers.iter().rev().find(|(_, by)| *by == maker) {
             return Held::Content(*made);
@@ -254,14 +253,14 @@ impl<'a> Told<'a> {
         match self.past.iter().rev().find(before) {
             Some(past) if past.is_broken_rollback() => Held::Unclear,
             Some(past) => Held::Content(self.made(past.revision)),
-            // Helm counts from 1, and takes the oldest away first.
+            // Helm counts from 1, and deletes the oldest first.
             None if self.past.first().is_some_and(|past| past.revision > 1) => Held::NotKept,
             None => Held::NotThere,
         }
     }
 }
 
-/// When a run began, by what is kept of it: the first revision that it made, or its own name.
+/// When a run began, from what is kept of it: the first revision that it made, or its own name.
 fn began(maker: &Maker, told: &[Told<'_>]) -> Option<Timestamp> {
     let of = |told: &Told<'_>| {
         let own = told.makers.iter().filter(|(_, by)| *by == maker).filter_map(|(made, _)| told.find(*made)?.created);
@@ -279,8 +278,8 @@ fn began(maker: &Maker, told: &[Told<'_>]) -> Option<Timestamp> {
     told.iter().filter_map(of).min().or_else(by_name)
 }
 
-/// Where the layer goes back to: the newest good run before the one whose content is there, and
-/// none newer than what was there before that; or what is asked for.
+/// The layer's target: the newest good run before the one whose content is deployed, with nothing
+/// newer than what was deployed before that; or the requested one.
 pub(crate) fn decide(histories: &[History], asked: Option<&Maker>) -> Result<Decision, Refusal> {
     let told: Vec<Told<'_>> = histories.iter().enumerate().map(|(index, history)| Told::of(index, history)).collect();
     let mut order: Vec<Maker> = told.iter().flat_map(|told| told.makers.values().cloned()).collect();
@@ -291,7 +290,7 @@ pub(crate) fn decide(histories: &[History], asked: Option<&Maker>) -> Result<Dec
         return Err(Refusal::NothingInstalled);
     };
     let there = |told: &&Told<'_>| told.newest().is_some_and(|newest| newest.status != Status::Uninstalled);
-    // Whether this run is good, or which release keeps it from being gone back to.
+    // Whether this run is good, or which release keeps it from being a target.
     let judge = |maker: &Maker| -> Result<bool, Refusal> {
         let start = began(maker, &told);
         let (mut some, mut lost) = (false, None);
@@ -337,8 +336,8 @@ pub(crate) fn decide(histories: &[History], asked: Option<&Maker>) -> Result<Dec
             wanted.clone()
         }
         None => {
-            // What a rollback has left behind is not gone back to: nothing newer than what was
-            // there before the run that one goes back from.
+            // What a rollback has undone is no target: nothing newer than what was deployed before
+            // the run being undone.
             let before: Vec<Option<&Past>> = told.iter().map(|told| told.before(&order[now])).collect();
             let maker =
                 |(told, past): (&Told<'_>, &Option<&Past>)| told.makers.get(&told.origin((*past)?.revision)).cloned();
@@ -352,7 +351,7 @@ pub(crate) fn decide(histories: &[History], asked: Option<&Maker>) -> Result<Dec
                     _ => before.is_none(),
                 })
             };
-            // Of a good run that brought nothing new the content is what one goes back from.
+            // If a good run brought nothing new, its content is the one being undone.
             let is_good = judge(&order[now]) == Ok(true);
             let is_same = |maker: &Maker| !moves_to(maker).iter().any(|found| matches!(found, Move::Back { .. }));
             let mut found = None;
@@ -367,7 +366,7 @@ pub(crate) fn decide(histories: &[History], asked: Option<&Maker>) -> Result<Dec
                         break;
                     }
                     Ok(false) | Err(Refusal::NotGood { .. }) => {}
-                    // What came before it is kept even less.
+                    // Earlier ones are even less likely to be kept.
                     Err(refusal) => return Err(refusal),
                 }
             }
@@ -377,8 +376,8 @@ pub(crate) fn decide(histories: &[History], asked: Option<&Maker>) -> Result<Dec
     Ok(Decision { moves: moves_to(&to), to })
 }
 
-/// What a rollback was about to do, left for the next one by one that was stopped on its way:
-/// with the tests still to come, its revisions alone do not tell it from one that was done.
+/// What an interrupted rollback was about to do, for the next one: if only the tests were missing,
+/// its revisions alone do not distinguish it from a finished one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Intent {
     pub to: Maker,
@@ -393,7 +392,7 @@ impl Intent {
         Self { to: to.clone(), newest: histories.iter().filter_map(newest).collect() }
     }
 
-    /// Whether nothing but rollbacks has come since: else somebody has gone on from there.
+    /// Whether only rollbacks have come since: otherwise somebody has gone on from there.
     pub fn still_holds(&self, histories: &[History]) -> bool {
         let holds = |history: &History| {
             let known = self.newest.get(&history.release);
@@ -409,7 +408,7 @@ impl Intent {
     }
 }
 
-/// Who made what this revision carries, in words.
+/// Who made this revision's content, in words.
 pub(crate) fn maker_of(histories: &[History], index: usize, revision: u32) -> Option<String> {
     let told = Told::of(index, histories.get(index)?);
     told.makers.get(&told.made(revision)).map(Maker::to_string)
@@ -420,7 +419,7 @@ mod tests {
     use super::*;
     use Status::{Deployed, Failed, PendingRollback, PendingUpgrade, Superseded, Uninstalled};
 
-    /// A revision that a run made in that minute, each run with a content of its own.
+    /// A revision that a run made in that minute; each run has its own content.
     fn made(revision: u32, run: &str, minute: i64, status: Status) -> Past {
         let words = match status {
             Deployed | Superseded if revision == 1 => "Install complete",
@@ -447,7 +446,7 @@ mod tests {
         Past { description: words, back_to: Some(to), ..made(revision, run, minute, status) }
     }
 
-    /// By hand: with the label of the revision before, and another content.
+    /// By hand: with the label of the previous revision, and other content.
     fn hand(revision: u32, label: &str, minute: i64, status: Status) -> Past {
         Past { content: format!("by hand {revision}"), ..made(revision, label, minute, status) }
     }

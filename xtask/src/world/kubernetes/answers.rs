@@ -1,9 +1,9 @@
-//! What the API server answered, or why it did not, in words: one place turns an
-//! error of the client into a failure with code, evidence, remedy and exit code.
+//! The API server's answers, or why there were none, in words: the one place that turns a client
+//! error into a failure with code, evidence, remedy and exit code.
 //!
-//! Codes and reasons are those of the API conventions (`sig-architecture/api-conventions.md`,
-//! "HTTP status codes" and "Response Status Kind"); the sentence of a refused right is that
-//! of the RBAC authorizer (`apiserver/pkg/endpoints/handlers/responsewriters/errors.go`).
+//! Codes and reasons are those of the API conventions (`sig-architecture/api-conventions.md`, "HTTP
+//! status codes" and "Response Status Kind"); the wording of a forbidden request is that of the
+//! RBAC authorizer (`apiserver/pkg/endpoints/handlers/responsewriters/errors.go`).
 
 use std::sync::OnceLock;
 
@@ -12,21 +12,22 @@ use kube::core::Status;
 use crate::run::foreign::plain;
 use run_record::{Code, Failure};
 
-/// The Role that suffices, as remedies name it.
+/// The Role with sufficient rights, as remedies name it.
 const ROLES: &str = "infra/kubernetes/access/deployer.yaml";
 
-/// The cluster that this run talks to, as far as remedies depend on it.
+/// The cluster that this run uses, as far as remedies depend on it.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// The kubeconfig context.
     pub context: String,
-    /// A k3d cluster of this machine, which `cargo xtask cluster` mends; else a shared one.
+    /// Whether it is a k3d cluster of this machine, which `cargo xtask cluster` repairs; else a
+    /// shared one.
     pub local: bool,
 }
 
 static PLACE: OnceLock<Place> = OnceLock::new();
 
-/// Notes which cluster a run talks to; a run talks to one.
+/// Records which cluster the run uses; there is one per run.
 pub(super) fn talks_to(place: Place) {
     let _ = PLACE.set(place);
 }
@@ -40,7 +41,7 @@ impl Place {
         if self.context.is_empty() { "kubectl".to_owned() } else { format!("kubectl --context {}", self.context) }
     }
 
-    /// What brings an API back that does not answer.
+    /// The remedy for an API that does not answer.
     pub(super) fn bring_back(&self) -> String {
         if self.local {
             return "cargo xtask cluster".to_owned();
@@ -49,7 +50,7 @@ impl Place {
     }
 }
 
-/// What brings back the API of a shared cluster, which this tool neither makes nor starts.
+/// The remedy for the API of a shared cluster, which this tool neither creates nor starts.
 pub fn bring_back(context: &str) -> String {
     Place { context: context.to_owned(), local: false }.bring_back()
 }
@@ -69,7 +70,7 @@ impl Doing {
     }
 }
 
-/// Reading `what` failed: never taken for "there is none". `what` names the namespace.
+/// Reading `what` failed: this never means "there is none". `what` names the namespace.
 pub fn read_failed(what: &str, error: kube::Error) -> Failure {
     failure(Doing::Read, what, &error, &place())
 }
@@ -79,7 +80,7 @@ pub fn write_failed(what: &str, error: kube::Error) -> Failure {
     failure(Doing::Write, what, &error, &place())
 }
 
-/// The context's API does not answer, for a reason that is no error of the client.
+/// The context's API does not answer, for a reason other than a client error.
 pub fn unreachable(context: &str, reason: impl std::fmt::Display) -> Failure {
     let place = Place { context: context.to_owned(), ..place() };
     Failure::new(Code::ApiUnreachable, format!("the Kubernetes API of context {context:?} cannot be reached"))
@@ -92,7 +93,7 @@ pub fn is_forbidden(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 403)
 }
 
-/// An error of the client in one line that says what happened and to what.
+/// A client error in one line that says what happened and to what.
 pub fn in_words(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => answer(status),
@@ -129,7 +130,7 @@ fn of_connection(doing: Doing, what: &str, error: &kube::Error, place: &Place) -
     let of = |code, sentence: String, remedy: String| {
         Failure::new(code, format!("{} {what} failed: {sentence}", doing.word())).evidence(words.clone()).remedy(remedy)
     };
-    // An alert is the server's word on our side of the handshake.
+    // A TLS alert is the server's rejection of our side of the handshake.
     if chain.contains("received fatal alert") {
         let remedy = if place.local { "cargo xtask cluster kubeconfig".to_owned() } else { log_in(place) };
         return of(Code::Unauthenticated, "the API server refuses the client certificate".into(), remedy);
@@ -156,8 +157,8 @@ fn log_in(place: &Place) -> String {
     )
 }
 
-/// The table: the first row that holds. Refusals of an object go before those of a right,
-/// since both come as 403.
+/// The table: the first matching row decides. Refusals of an object come before those of a right,
+/// since both are 403.
 fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failure {
     let text = &status.message;
     let has = |words: &[&str]| words.iter().all(|word| text.contains(word));
@@ -252,8 +253,8 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
     }
 }
 
-/// What the server says of itself while it starts, stops or changes its leader
-/// (etcd's `rpctypes/error.go`, the API server's shutdown filters).
+/// What the server says about itself while it starts, stops or changes its leader (etcd's
+/// `rpctypes/error.go`, the API server's shutdown filters).
 pub(super) fn is_passing(text: &str) -> bool {
     [
         "etcdserver: leader changed",
@@ -272,14 +273,14 @@ pub(super) fn is_passing(text: &str) -> bool {
     .any(|words| text.contains(words))
 }
 
-/// A right that lacks, taken out of the API server's sentence.
+/// A missing right, extracted from the API server's message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Right<'a> {
     verb: &'a str,
-    /// With its subresource, `pods/log`; a path where it is no resource.
+    /// With its subresource, `pods/log`; a path if it is not a resource.
     resource: &'a str,
     group: &'a str,
-    /// None for the whole cluster.
+    /// `None` for the whole cluster.
     namespace: Option<&'a str>,
 }
 
@@ -352,8 +353,8 @@ fn answer(status: &Status) -> String {
     }
 }
 
-/// What a server said, in one line of readable length. A page of HTML is none of the
-/// API server's: its title says most.
+/// What a server said, in one line of readable length. An HTML page does not come from the API
+/// server: its title says the most.
 fn said(text: &str) -> String {
     const LONGEST: usize = 600;
     let lower = text.trim_start().get(..14).unwrap_or_default().to_ascii_lowercase();
@@ -369,7 +370,7 @@ fn said(text: &str) -> String {
     }
 }
 
-/// The causes of an error, outermost first, each once and without the layers' own names.
+/// The causes of an error, outermost first, each once and without the names of the layers.
 fn chain(error: &kube::Error) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut next: Option<&dyn std::error::Error> = Some(error);
@@ -394,7 +395,7 @@ pub(super) fn says_expired(error: &kube::Error) -> bool {
 
 const EXPIRED: &str = "its certificate has expired";
 
-/// What is wrong with a certificate, where that is what rustls says.
+/// What is wrong with a certificate, if that is what rustls reports.
 fn certificate(chain: &str) -> Option<String> {
     let sentence = if chain.contains("InvalidContentType") || chain.contains("corrupt message") {
         "what answers there speaks no TLS: another program, or plain HTTP"
@@ -413,12 +414,12 @@ fn certificate(chain: &str) -> Option<String> {
     } else {
         "its certificate is not valid"
     };
-    // Rust's names of variants say nothing to a person.
+    // Rust's variant names mean nothing to users.
     let detail = chain.rsplit_once("invalid peer certificate: ").map_or("", |(_, detail)| detail);
     Some(if detail.contains(' ') { format!("{sentence} ({detail})") } else { sentence.to_owned() })
 }
 
-/// A credential plugin of the kubeconfig failed (`users[].user.exec`), or another way in.
+/// A credential plugin of the kubeconfig failed (`users[].user.exec`), or another way to log in.
 fn plugin(error: &kube::client::AuthError) -> String {
     use kube::client::AuthError;
     match error {
@@ -447,8 +448,8 @@ fn plugin(error: &kube::client::AuthError) -> String {
     }
 }
 
-/// The program of a command line as Rust writes it, `NAME="value" "program" "argument"`:
-/// what stands around it may be a secret.
+/// The program in a command line as Rust formats it, `NAME="value" "program" "argument"`: the rest
+/// may be secret.
 pub(crate) fn program(line: &str) -> Option<String> {
     let mut rest = line;
     loop {

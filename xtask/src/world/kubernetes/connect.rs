@@ -1,10 +1,10 @@
-//! The way to the API server: the kubeconfig's context, a proxy where one leads there, and
-//! the patience with a server that asks for some.
+//! The connection to the API server: the kubeconfig's context, a proxy if there is one, and retries
+//! when the server asks for them.
 //!
-//! Proxies as client-go has them (`clientcmd/client_config.go`, `rest/transport.go`, and
-//! `golang.org/x/net/http/httpproxy`): `proxy-url` of the kubeconfig's cluster before all
-//! else, then `HTTPS_PROXY`, or `HTTP_PROXY` for a server without TLS, unless `NO_PROXY`
-//! says otherwise. A cluster of this machine is reached directly, as no proxy reaches it.
+//! Proxies are chosen as in client-go (`clientcmd/client_config.go`, `rest/transport.go`, and
+//! `golang.org/x/net/http/httpproxy`): `proxy-url` of the kubeconfig's cluster first, then
+//! `HTTPS_PROXY`, or `HTTP_PROXY` for a server without TLS, unless `NO_PROXY` says otherwise. A
+//! cluster of this machine is reached directly, because no proxy can reach it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,8 +35,8 @@ use run_record::Failure;
 /// A client for the run's context.
 ///
 /// # Errors
-/// `usage` for a broken kubeconfig or a mistyped proxy, each named; `api-unreachable` for a
-/// context that is not there; `unauthenticated` for credentials that cannot be used.
+/// `usage` for a malformed kubeconfig or proxy, naming it; `api-unreachable` for a missing context;
+/// `unauthenticated` for unusable credentials.
 pub async fn client(context: &Context) -> Result<Client, Failure> {
     let place = Place { context: context.site.kube_context.clone(), local: context.repo.env.cluster.k3d.is_some() };
     answers::talks_to(place.clone());
@@ -45,7 +45,7 @@ pub async fn client(context: &Context) -> Result<Client, Failure> {
     connect(&config, &place, variable, context.run.reporter.clone())
 }
 
-/// Makes clients like that of [`client`], for a thread that has its own.
+/// Creates clients like [`client`]'s, for a thread with its own runtime.
 pub fn connector(context: &Context) -> impl Fn() -> Result<Client, Failure> + Send + 'static {
     let place = Place { context: context.site.kube_context.clone(), local: context.repo.env.cluster.k3d.is_some() };
     let reporter = context.run.reporter.clone();
@@ -55,8 +55,8 @@ pub fn connector(context: &Context) -> impl Fn() -> Result<Client, Failure> + Se
     }
 }
 
-/// Variables for Helm and Helmfile, which do not know that a cluster is on this machine, or
-/// on a network that no proxy reaches: its host beside what `NO_PROXY` says.
+/// Variables for Helm and Helmfile, which do not know that a cluster is on this machine, or on a
+/// network that no proxy reaches: adds its host to `NO_PROXY`.
 pub fn reached_directly(repo: &Repo, site: &Site) -> Vec<(&'static str, String)> {
     let place = Place { context: site.kube_context.clone(), local: repo.env.cluster.k3d.is_some() };
     let Some(config) = kubeconfig::load().ok().filter(|_| place.local) else { return Vec::new() };
@@ -67,7 +67,7 @@ pub fn reached_directly(repo: &Repo, site: &Site) -> Vec<(&'static str, String)>
     list.map(|list| vec![("NO_PROXY", list.clone()), ("no_proxy", list)]).unwrap_or_default()
 }
 
-/// None where the list covers the server already.
+/// `None` if the list already covers the server.
 fn no_proxy_with(list: &str, server: &Uri) -> Option<String> {
     let host = server.host()?;
     if NoProxy::parse(list).covers(host, server.port_u16().unwrap_or(443)) {
@@ -87,9 +87,9 @@ fn connect(
     limit_plugins(&mut kubeconfig);
     let (mut config, cluster) = config_of(&kubeconfig, place)?;
     config.connect_timeout = Some(Duration::from_secs(5));
-    // Retries are ours, bounded, and reported.
+    // Retries are ours: limited, and reported.
     config.default_retry = false;
-    // Watches live longer than any one read.
+    // Watches last longer than any single read.
     config.read_timeout = Some(Duration::from_secs(300));
     let via = via(&config.cluster_url, cluster.proxy_url.as_deref(), place.local, variable)?;
     config.proxy_url = via.as_ref().and_then(|via| via.proxy.url());
@@ -112,8 +112,8 @@ fn unusable(place: &Place, why: String) -> Failure {
     Failure::usage(format!("the kubeconfig's context {:?} cannot be used", place.context)).evidence(why).remedy(remedy)
 }
 
-/// The client's configuration for the context, but for the proxy: what kube itself would
-/// take for one is never asked for.
+/// The client's configuration for the context, except for the proxy: kube's own choice is never
+/// used.
 fn config_of<'a>(kubeconfig: &'a Kubeconfig, place: &Place) -> Result<(Config, &'a Cluster), Failure> {
     let named = kubeconfig.contexts.iter().find(|named| named.name == place.context);
     let Some(context) = named.and_then(|named| named.context.as_ref()) else {
@@ -135,7 +135,7 @@ fn config_of<'a>(kubeconfig: &'a Kubeconfig, place: &Place) -> Result<(Config, &
         return Err(unusable(place, format!("it names the cluster {:?}, which the kubeconfig lacks", context.cluster)));
     };
     let server = cluster.server.as_deref().unwrap_or_default();
-    // Without a scheme client-go takes TLS for granted where it has any TLS settings.
+    // Without a scheme, client-go assumes TLS if there are any TLS settings.
     let full = if server.contains("://") { server.to_owned() } else { format!("https://{server}") };
     let url = full.parse::<Uri>().ok().filter(|url| url.host().is_some_and(|host| !host.is_empty()));
     let url = url.ok_or_else(|| {
@@ -147,7 +147,7 @@ fn config_of<'a>(kubeconfig: &'a Kubeconfig, place: &Place) -> Result<(Config, &
     config.disable_compression = cluster.disable_compression.unwrap_or(false);
     config.tls_server_name.clone_from(&cluster.tls_server_name);
     config.root_cert = authority(cluster).map_err(|why| unusable(place, why))?;
-    // client-go goes on without a user where the entry is missing, and so do we.
+    // If the user entry is missing, client-go goes on without one, and so do we.
     let user = context.user.as_ref().and_then(|name| kubeconfig.auth_infos.iter().find(|named| named.name == *name));
     if let Some(info) = user.and_then(|named| named.auth_info.clone()) {
         config.auth_info = info;
@@ -158,7 +158,7 @@ fn config_of<'a>(kubeconfig: &'a Kubeconfig, place: &Place) -> Result<(Config, &
     Ok((config, cluster))
 }
 
-/// The certificates that the cluster's own is checked by; none: those of this machine.
+/// The authorities for the cluster's certificate; `None`: those of this machine.
 fn authority(cluster: &Cluster) -> Result<Option<Vec<Vec<u8>>>, String> {
     use base64::Engine as _;
     let (pem, from) = match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
@@ -181,10 +181,10 @@ fn authority(cluster: &Cluster) -> Result<Option<Vec<Vec<u8>>>, String> {
     }
 }
 
-/// Which proxy leads to the server; none: the way is direct.
+/// The proxy for the server; `None`: reached directly.
 ///
 /// # Errors
-/// `usage` for one that would be used and cannot be.
+/// `usage` for a proxy that would be used but is invalid.
 fn via(
     server: &Uri,
     of_kubeconfig: Option<&str>,
@@ -192,7 +192,7 @@ fn via(
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<Via>, Failure> {
     if let Some(text) = of_kubeconfig.filter(|text| !text.is_empty()) {
-        // client-go asks neither NO_PROXY nor whether the host is this one.
+        // client-go checks neither NO_PROXY nor whether the host is this machine.
         let strict = text.contains("://").then_some(text);
         return named("proxy-url of the kubeconfig", strict.unwrap_or_default()).map(Some);
     }
@@ -214,7 +214,7 @@ fn via(
 fn named(from: &str, text: &str) -> Result<Via, Failure> {
     let proxy = Proxy::parse(text)
         .ok_or_else(|| mistyped(from, "expected http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"))?;
-    // kube's client passes the account over, and the proxy would refuse it in other words.
+    // kube's client drops the account, and the proxy's refusal would not say why.
     if proxy.is_socks() && proxy.has_account() {
         let message = format!("{from} is a SOCKS proxy with an account, which does not lead to the API server");
         return Err(Failure::usage(message)
@@ -224,26 +224,26 @@ fn named(from: &str, text: &str) -> Result<Via, Failure> {
 }
 
 fn mistyped(from: &str, expected: &str) -> Failure {
-    // It may hold an account, and be mistyped just there: it is not shown.
+    // It may contain an account, mistyped just there: it is not shown.
     Failure::usage(format!("{from} is no proxy: {expected}"))
         .remedy(format!("correct {from}, or leave the API server's host out of it by NO_PROXY"))
 }
 
-/// Asks again where the server asks for patience. Reads only, but for a 429, which the
-/// server gives before it does anything (API Priority and Fairness).
+/// Retries when the server asks for it. Reads only, except after a 429, which the server sends
+/// before it does anything (API Priority and Fairness).
 struct Patient {
     inner: Client,
     via: Option<Via>,
     reporter: Arc<Reporter>,
     context: String,
-    /// Whether the server has ever answered: one that is not there yet is not waited for here.
+    /// Whether the server has ever answered: one that is not up yet is not waited for here.
     answered: Arc<AtomicBool>,
 }
 
-/// How often a request is asked again, and how long all of that may take.
+/// How often a request is retried, and how long all retries may take.
 const ATTEMPTS: u32 = 4;
 const LONGEST: Duration = Duration::from_secs(15);
-/// Of an answer that may have to be read to be understood, in bytes.
+/// The most that is read of an answer whose body decides, in bytes.
 const READ: usize = 64 << 10;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -276,7 +276,7 @@ impl Patient {
         let started = Instant::now();
         let mut attempt = 0;
         loop {
-            // A body that streams is gone after the first time.
+            // A streaming body can be sent only once.
             let (now, later) = match body.try_clone() {
                 Some(copy) => (copy, Some(body)),
                 None => (body, None),
@@ -314,7 +314,7 @@ impl Patient {
         Box::new(Unanswered { request, via: self.via.clone(), cause })
     }
 
-    /// Why the same request may be answered in a moment, if so.
+    /// Why the same request may succeed in a moment, if so.
     async fn reason(
         &self,
         method: &Method,
@@ -336,7 +336,7 @@ impl Patient {
                 let may = match status {
                     StatusCode::TOO_MANY_REQUESTS => true,
                     StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => reads,
-                    // Of these only what the body says is passing.
+                    // Of these, only what the body says is temporary.
                     StatusCode::INTERNAL_SERVER_ERROR => reads,
                     _ => false,
                 };
@@ -345,7 +345,7 @@ impl Patient {
                 }
                 let header = response.headers().get(http::header::RETRY_AFTER);
                 let header = header.and_then(|value| value.to_str().ok()).and_then(|value| {
-                    // As long as no clock can hold is too long to wait for, not nothing.
+                    // A wait that overflows the clock is too long to wait for, not zero.
                     image_mirror::asked_wait(value, std::time::SystemTime::now())
                 });
                 let (parts, body) = response.into_parts();
@@ -366,8 +366,8 @@ impl Patient {
     }
 }
 
-/// A look at whether something answers, or at what it says just now, is no request to be
-/// patient with; watches are opened again by whoever watches.
+/// Checks whether something answers, or what it currently says, are not retried; watches are
+/// reopened by their caller.
 fn is_patient(uri: &Uri) -> bool {
     let path = uri.path();
     let looks = ["/readyz", "/livez", "/healthz", "/version"].contains(&path) || path.contains("/proxy/");
@@ -377,7 +377,7 @@ fn is_patient(uri: &Uri) -> bool {
 
 struct Reason {
     words: String,
-    /// What the server asked for.
+    /// The wait that the server asked for.
     asked: Option<Duration>,
 }
 
@@ -388,7 +388,7 @@ impl Reason {
     }
 }
 
-/// The first bytes of a body, so many at most.
+/// The first bytes of a body, at most `most`.
 pub(crate) async fn beginning(mut body: Body, most: usize) -> Vec<u8> {
     let mut text = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
@@ -469,7 +469,7 @@ mod tests {
             (&[("HTTP_PROXY", "proxy.example:3128")], None, false, Ok(None)),
             (&[("ALL_PROXY", "proxy.example:3128")], None, false, Ok(None)),
             (&[("HTTPS_PROXY", "proxy.example:3128"), ("NO_PROXY", ".example")], None, false, Ok(None)),
-            // A cluster of this machine is reached directly, but where its kubeconfig says otherwise.
+            // A cluster of this machine is reached directly, unless its kubeconfig says otherwise.
             (&[("HTTPS_PROXY", "proxy.example:3128")], None, true, Ok(None)),
             (&[("NO_PROXY", "*")], Some("http://own.example"), true, Ok(Some("http://own.example:80"))),
             (&[], Some("own.example:3128"), true, Err("proxy-url of the kubeconfig")),

@@ -1,4 +1,4 @@
-//! Which kinds the API server has, and how its paths name them.
+//! Which kinds the API server has, and their names in its paths.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use kube::Client;
 use super::read_failed;
 use run_record::Failure;
 
-/// By a version of an API, its kinds: kind, plural, whether it is within namespaces.
+/// The kinds of each API version: kind, plural, whether it is namespaced.
 pub(crate) type Kinds = BTreeMap<String, Vec<(String, String, bool)>>;
 
-/// The plural of a kind and whether it is within namespaces; none where the API server does not
-/// have it. Each version of an API is asked for once.
+/// The plural of a kind and whether it is namespaced; `None` if the API server does not have it.
+/// Each API version is requested once.
 ///
 /// # Errors
-/// Those of asking.
+/// Errors from the request.
 pub(crate) async fn find(
     client: &Client,
     version: &str,
@@ -28,7 +28,7 @@ pub(crate) async fn find(
         };
         let resources = match asked {
             Ok(list) => list.resources,
-            // It has nothing of that group or version.
+            // The server has nothing of that group or version.
             Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
             Err(error) => return Err(read_failed(&format!("the kinds of {version}"), error)),
         };

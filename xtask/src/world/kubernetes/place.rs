@@ -1,4 +1,4 @@
-//! Where an object is, as the API's paths name it, whatever its kind.
+//! The location of an object in the API's paths, for any kind.
 
 use kube::Client;
 use kube::api::{Api, DynamicObject};
@@ -9,24 +9,24 @@ use serde_json::Value;
 use super::kinds::{self, Kinds};
 use run_record::Failure;
 
-/// Where an object is.
+/// The location of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Place {
     pub api_version: String,
     pub kind: String,
-    /// As the API's paths name the kind.
+    /// The kind's name in the API's paths.
     pub plural: String,
-    /// None for one of the whole cluster.
+    /// `None` for a cluster-scoped object.
     pub namespace: Option<String>,
     pub name: String,
 }
 
 impl Place {
-    /// Where an object of a manifest is, or would be, `namespace` being that of its release;
-    /// none where the API server does not have its kind.
+    /// The location of a manifest's object, existing or not, with `namespace` being its release's;
+    /// `None` if the API server does not have its kind.
     ///
     /// # Errors
-    /// Those of asking for the kinds.
+    /// Errors from requesting the kinds.
     pub async fn of(
         client: &Client,
         object: &Value,

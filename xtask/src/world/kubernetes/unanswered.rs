@@ -1,25 +1,25 @@
-//! A request that the API server did not answer: which it was, the proxy it went through,
-//! and the interrupt that ended it.
+//! A request that the API server did not answer: which one it was, the proxy it went through, and
+//! the interrupt that ended it.
 
 use image_mirror::Proxy;
 use run_record::Failure;
 
-/// The proxy that leads to the server.
+/// The proxy used for the server.
 #[derive(Clone, Debug)]
 pub(crate) struct Via {
     pub proxy: Proxy,
-    /// What names it: a variable, or the kubeconfig.
+    /// Where it is configured: a variable, or the kubeconfig.
     pub from: String,
 }
 
 impl Via {
-    /// As it may be shown: without an account.
+    /// For display: without an account.
     pub fn address(&self) -> String {
         self.proxy.address()
     }
 }
 
-/// Tells which request was not answered, and through which proxy.
+/// Says which request was not answered, and through which proxy.
 #[derive(Debug, thiserror::Error)]
 #[error("{request}")]
 pub(crate) struct Unanswered {
@@ -29,7 +29,7 @@ pub(crate) struct Unanswered {
     pub cause: kube::Error,
 }
 
-/// The proxy that an error came through, where it is the proxy that failed.
+/// The proxy that an error came through, if it was the proxy that failed.
 pub(crate) fn proxy_in(error: &kube::Error) -> Option<&Via> {
     let mut next: Option<&dyn std::error::Error> = Some(error);
     let mut via = None;
@@ -47,7 +47,7 @@ pub(crate) fn proxy_in(error: &kube::Error) -> Option<&Via> {
     via.filter(|_| !reached)
 }
 
-/// The failure that an error carries: an interrupt while the server was waited for.
+/// The failure that an error contains: an interrupt while waiting for the server.
 pub(crate) fn interrupted(error: &kube::Error) -> Option<&Failure> {
     let mut next: Option<&dyn std::error::Error> = Some(error);
     while let Some(cause) = next {

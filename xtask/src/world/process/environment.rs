@@ -1,5 +1,5 @@
-//! What of this process's environment each child is given, as
-//! `infra/tools/environment.yaml` lists it: never an account that it does not need.
+//! Which variables of this process's environment each child gets, according to
+//! `infra/tools/environment.yaml`: never credentials that it does not need.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 use kube::config::Kubeconfig;
 use serde::Deserialize;
 
-/// The list is part of the program, so that nothing can be started without it.
+/// The list is compiled in, so that nothing can be started without it.
 const FILE: &str = include_str!("../../../../infra/tools/environment.yaml");
 
-/// Names to pass besides, by comma.
+/// Additional names to pass, separated by commas.
 const PASS: &str = "AMEIDE_PASS_ENV";
 
 #[derive(Debug, Default, Deserialize)]
@@ -25,7 +25,7 @@ struct Lists {
     plugins: Names,
 }
 
-/// Names, in lists of lists as YAML's anchors make them.
+/// Names, in nested lists because of YAML anchors.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Names {
@@ -51,7 +51,7 @@ impl Names {
 fn lists() -> &'static Lists {
     static LISTS: OnceLock<Lists> = OnceLock::new();
     LISTS.get_or_init(|| {
-        // A test reads it, so that this is never a run's surprise.
+        // A test parses it, so that this never fails in a run.
         serde_saphyr::from_str(FILE).expect("infra/tools/environment.yaml is as its type says")
     })
 }
@@ -72,7 +72,7 @@ fn listed(names: &Names, name: &str, secrets: bool) -> bool {
     })
 }
 
-/// Whether a program (by its file's name) is given a variable.
+/// Whether a program (given by its file name) gets a variable.
 fn given(program: &str, name: &str, plugins: bool) -> bool {
     let lists = lists();
     if listed(&lists.elsewhere, name, true) {
@@ -91,13 +91,13 @@ fn passed(pass: &str, name: &str) -> bool {
     })
 }
 
-/// What of this process's environment a program is given.
+/// The part of this process's environment that a program gets.
 pub fn of(program: impl AsRef<Path>) -> Vec<(OsString, OsString)> {
     let program = program.as_ref().file_name().unwrap_or_default().to_string_lossy().into_owned();
     std::env::vars_os().filter(|(name, _)| given(&program, &name.to_string_lossy(), false)).collect()
 }
 
-/// What a program needs besides where this context's user signs in by a plugin.
+/// What a program also needs if this context's user logs in with a plugin.
 pub fn for_plugins_of(kube_context: &str) -> Vec<(OsString, OsString)> {
     if !crate::world::kubeconfig::load().is_ok_and(|config| signs_in_by_plugin(&config, kube_context)) {
         return Vec::new();
@@ -113,7 +113,7 @@ fn signs_in_by_plugin(config: &Kubeconfig, kube_context: &str) -> bool {
     info.is_some_and(|info| info.exec.is_some() || info.auth_provider.is_some())
 }
 
-/// Keeps what they do not need from the plugins that this process itself starts to sign in.
+/// Withholds unneeded variables from the login plugins that this process starts itself.
 pub fn limit_plugins(config: &mut Kubeconfig) {
     let withheld: Vec<String> = std::env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())
@@ -128,11 +128,11 @@ pub fn limit_plugins(config: &mut Kubeconfig) {
 
 static ACCOUNTS: OnceLock<BTreeMap<String, String>> = OnceLock::new();
 
-/// Takes the accounts out of this process's environment, so that no child can
-/// inherit them, whoever starts it (a library that calls a credential helper, say).
+/// Removes the credentials from this process's environment, so that no child can inherit them,
+/// whoever starts it (a library that calls a credential helper, for example).
 ///
 /// # Safety
-/// As of [`std::env::remove_var`]: no other thread may run yet.
+/// As for [`std::env::remove_var`]: no other thread may be running yet.
 pub unsafe fn take_accounts() {
     let taken = lists().accounts.iter().filter_map(|name| {
         let value = std::env::var(name).ok()?;
@@ -143,7 +143,7 @@ pub unsafe fn take_accounts() {
     let _ = ACCOUNTS.set(taken.collect());
 }
 
-/// A variable of the environment that this process was started with, accounts included.
+/// A variable of the environment that this process was started with, including credentials.
 pub fn variable(name: &str) -> Option<String> {
     ACCOUNTS.get().and_then(|accounts| accounts.get(name).cloned()).or_else(|| std::env::var(name).ok())
 }
@@ -220,7 +220,7 @@ mod tests {
         limit_plugins(&mut config);
         let dropped = config.auth_infos[0].auth_info.as_ref().unwrap().exec.as_ref().unwrap().drop_env.clone().unwrap();
         assert!(!dropped.contains(&"PATH".to_owned()));
-        // What cargo sets for a test, and no plugin needs.
+        // Set by cargo for tests; no plugin needs it.
         assert!(dropped.contains(&"CARGO_MANIFEST_DIR".to_owned()), "{dropped:?}");
     }
 
@@ -230,7 +230,7 @@ mod tests {
         assert!(!passed("ONE, TWO_*", "THREE") && !passed("", "") && !passed("*", "ANY"));
     }
 
-    /// What the tree's own files read from the environment, Helmfile and k3d are given.
+    /// What the tree's own files read from the environment is passed to Helmfile and k3d.
     #[test]
     fn what_the_tree_s_files_read_is_given() {
         let root = camino::Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra");

@@ -1,6 +1,6 @@
-//! Reading what children print, in bounded memory: they may print anything,
-//! 100 MB without a line's end included. What is beyond a bound is dropped, never
-//! left in the pipe, where it would hold the child up.
+//! Reads the output of children in bounded memory: they may print anything, even 100 MB without a
+//! line break. What exceeds a limit is dropped, never left in the pipe, where it would block the
+//! child.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,10 +14,10 @@ use crate::files;
 /// The longest line that is kept, in bytes.
 pub const LINE: usize = 16 << 10;
 
-/// The most that one job may write into its log, in bytes.
+/// The most that one job may write to its log, in bytes.
 pub const LOG: u64 = 64 << 20;
 
-/// Sends each line, without its end, to `to`; a long one is cut and says so.
+/// Sends each line, without its line break, to `to`; a long line is cut and marked.
 pub async fn lines(stream: impl AsyncRead + Unpin, to: Sender<String>) {
     let mut cutter = Cutter::default();
     let mut buffer = vec![0; 16 << 10];
@@ -74,13 +74,13 @@ impl Cutter {
         }
     }
 
-    /// What came after the last line's end.
+    /// What came after the last line break.
     pub(crate) fn rest(&mut self) -> Option<String> {
         (!self.line.is_empty()).then(|| self.end())
     }
 }
 
-/// Reads to the end and keeps the first `most` bytes. Returns whether that was all.
+/// Reads to the end and keeps the first `most` bytes. Returns whether that was everything.
 pub async fn head(mut stream: impl AsyncRead + Unpin, most: usize, kept: &mut Vec<u8>) -> bool {
     let mut buffer = vec![0; 16 << 10];
     let mut all = true;
@@ -96,8 +96,8 @@ pub async fn head(mut stream: impl AsyncRead + Unpin, most: usize, kept: &mut Ve
     }
 }
 
-/// Reads to the end and keeps about the first and the last `most` bytes, with a
-/// line between them that says what is missing.
+/// Reads to the end and keeps about the first and the last `most` bytes, with a line in between
+/// that says what is missing.
 pub async fn both_ends(mut stream: impl AsyncRead + Unpin, most: usize, kept: &mut Ends) {
     let mut buffer = vec![0; 16 << 10];
     loop {
@@ -120,7 +120,7 @@ impl Ends {
         let room = bytes.len().min(most - self.first.len());
         self.first.extend_from_slice(&bytes[..room]);
         self.last.extend_from_slice(&bytes[room..]);
-        // Seldom, so that little is moved.
+        // Only occasionally, so that little data is moved.
         if self.last.len() > 2 * most {
             let surplus = self.last.len() - most;
             self.last.drain(..surplus);
@@ -137,7 +137,7 @@ impl Ends {
     }
 }
 
-/// A job's log file, which ends at a bound.
+/// A job's log file, limited in size.
 pub struct Log {
     file: File,
     room: u64,
@@ -148,7 +148,7 @@ impl Log {
         Ok(Self { file: files::private(File::options().create(true).append(true)).open(path)?, room: LOG })
     }
 
-    /// The log is for people: losing a line of it (a full disk) must not end the job.
+    /// The log is for people: losing a line of it (because of a full disk) must not end the job.
     pub fn write(&mut self, line: &str) {
         if self.room == 0 {
             return;

@@ -1,11 +1,11 @@
-//! Where a project publishes a tool ready to run: the addresses of its release archives and
-//! of its own checksum files, as `infra/tools/tools.yaml` writes them.
+//! Where a project publishes a tool's binaries: the URLs of its release archives and of its own
+//! checksum files, from `infra/tools/tools.yaml`.
 
 use serde::Deserialize;
 
 use crate::world::tools::checksums::Form;
 
-/// With `{version}` (`v1.2.3`), `{number}` (`1.2.3`), `{os}` and `{arch}` as Go names them.
+/// With `{version}` (`v1.2.3`), `{number}` (`1.2.3`), `{os}` and `{arch}` in Go's terms.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -30,7 +30,7 @@ struct Checksums {
 pub struct Archive {
     pub tool: String,
     pub version: String,
-    /// `os/arch`, as Go names them.
+    /// `os/arch`, in Go's terms.
     pub platform: String,
     pub url: String,
     pub member: Option<String>,
@@ -40,7 +40,7 @@ pub struct Archive {
 
 impl Template {
     /// # Errors
-    /// What is not written as it should be, as the end of a sentence that names the file.
+    /// What is malformed, as the end of a sentence that names the file.
     pub fn fill(&self, tool: &str, version: &str, platform: &str) -> Result<Archive, String> {
         let parts = platform.split_once('/').filter(|(os, arch)| is_word(os) && is_word(arch));
         let (os, arch) = parts.ok_or_else(|| format!("platforms: {platform:?}: expected OS/ARCH"))?;
@@ -71,7 +71,7 @@ impl Template {
 }
 
 impl Archive {
-    /// Its file name, by which checksum files name it.
+    /// Its file name, which checksum files use.
     pub fn name(&self) -> &str {
         let path = self.url.split(['?', '#']).next().unwrap_or_default();
         path.rsplit('/').next().unwrap_or_default()
@@ -82,7 +82,7 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// The platform of this machine, as Go names it.
+/// This machine's platform, in Go's terms.
 pub fn here() -> String {
     let os = match std::env::consts::OS {
         "macos" => "darwin",

@@ -1,30 +1,30 @@
-//! What a project's own checksum file says of one of its release archives.
+//! What a project's own checksum file says about one of its release archives.
 
 use image_mirror::Digest;
 use serde::Deserialize;
 
-/// How such a file is written.
+/// The format of a checksum file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// Lines of a digest and the archive's name, as `sha256sum` prints them.
     Named,
-    /// The digest alone.
+    /// Only the digest.
     Bare,
 }
 
-/// The digest of the archive of that name.
+/// The digest of the archive with this name.
 ///
 /// # Errors
-/// What is not there, as the end of a sentence that names the file.
+/// What is missing, as the end of a sentence that names the file.
 pub fn digest_in(text: &str, form: Form, name: &str) -> Result<Digest, String> {
     let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty());
     let mut found: Vec<&str> = match form {
         Form::Bare => lines.collect(),
         Form::Named => lines
             .filter_map(|line| line.split_once(char::is_whitespace))
-            // Some name it with the folder that it was made in; `*` says that it was read as bytes.
+            // Some include the folder where it was created; `*` marks binary mode.
             .filter(|(_, named)| named.trim_start().trim_start_matches('*').rsplit('/').next() == Some(name))
             .map(|(digest, _)| digest)
             .collect(),
@@ -37,7 +37,7 @@ pub fn digest_in(text: &str, form: Form, name: &str) -> Result<Digest, String> {
             (Form::Named, count) => format!("names {name} with {count} digests"),
         });
     };
-    // Nobody's file says it in capitals but one made on Windows.
+    // Only a file made on Windows has upper-case digits.
     Digest::parse(&format!("sha256:{}", digest.to_ascii_lowercase()))
         .map_err(|_| format!("expected 64 hexadecimal digits for {name}"))
 }

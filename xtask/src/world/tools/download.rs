@@ -1,5 +1,5 @@
-//! Asks a project's servers: for the digests of its release archives, and for an archive,
-//! which is kept in the cache under its digest and used only if it has that digest.
+//! Fetches from a project's servers: the digests of its release archives, and an archive, which is
+//! cached under its digest and used only if it has that digest.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::world::tools::archive::Archive;
 use crate::world::tools::{checksums, unpack};
 use run_record::{Code, Failure, Step, StepKind};
 
-/// There is another way, so nobody is waited for as long as for an image.
+/// There is an alternative, so waits are shorter than for an image.
 const RETRY: RetryPolicy = RetryPolicy {
     tries: 3,
     base: Duration::from_millis(500),
@@ -27,30 +27,30 @@ const RETRY: RetryPolicy = RetryPolicy {
     stall: Duration::from_secs(15),
 };
 
-/// What a checksum file may hold, in bytes.
+/// The maximum size of a checksum file, in bytes.
 const CHECKSUMS: usize = 1 << 20;
 
-/// What an archive may hold, in bytes.
+/// The maximum size of an archive, in bytes.
 const MOST: u64 = 512 << 20;
 
-/// What the disk must have free before a download starts: archive and binary of the largest
-/// tool take 80 MiB.
+/// The free disk space needed before a download starts: archive and binary of the largest tool take
+/// 80 MiB.
 const FREE: u64 = 256 << 20;
 
-/// What became of a download.
+/// The result of a download.
 pub enum Had {
     There(Utf8PathBuf),
-    /// Why not; the tool may still be had in another way.
+    /// Why it failed; the tool may still be available in another way.
     Not(String),
     /// It is not what the lock names.
     Wrong(String),
 }
 
-/// The digest of each of these archives, as the project's own checksum file says, or why it is
-/// not known. Each file is asked for once, all of them at the same time.
+/// The digest of each of these archives according to the project's own checksum file, or why it is
+/// not known. Each file is requested once, all of them in parallel.
 ///
 /// # Errors
-/// `usage` for a proxy that is mistyped; `interrupted`.
+/// `usage` for a malformed proxy; `interrupted`.
 pub async fn ask(archives: &[Archive], reporter: &Reporter) -> Result<Vec<Result<Digest, String>>, Failure> {
     let fetcher = Fetcher::new(&proxies::named()?, RETRY);
     let mut urls: Vec<&str> = archives.iter().map(|archive| archive.checksums.as_str()).collect();
@@ -68,19 +68,19 @@ pub async fn ask(archives: &[Archive], reporter: &Reporter) -> Result<Vec<Result
 }
 
 impl Archive {
-    /// Where the binary of the archive with this digest is cached, downloaded or not.
+    /// The path of the binary from the archive with this digest in the cache, downloaded or not.
     pub fn cached(&self, cache: &Utf8Path, digest: &Digest) -> Utf8PathBuf {
         let digest = digest.as_str().trim_start_matches("sha256:");
         let (tool, platform) = (&self.tool, self.platform.replace('/', "-"));
         cache.join("archives").join(format!("{tool}-{}-{platform}-{}", self.version, &digest[..16])).join(tool)
     }
 
-    /// The binary, downloaded if the cache lacks it; a download that was cut off goes on where
-    /// it stopped. Two runs at once download it once. `check` looks at what was unpacked before
-    /// it is in the cache.
+    /// The binary, downloaded if the cache lacks it; an interrupted download resumes. Two
+    /// concurrent runs download it once. `check` checks the unpacked binary before it is put into
+    /// the cache.
     ///
     /// # Errors
-    /// `disk-full`; `usage` for a proxy that is mistyped; `interrupted`; those of `check`.
+    /// `disk-full`; `usage` for a malformed proxy; `interrupted`; errors from `check`.
     pub async fn download(
         &self,
         cache: &Utf8Path,
@@ -122,13 +122,13 @@ impl Archive {
         std::fs::set_permissions(&binary, executable).map_err(|error| failed("cannot change a file", error))?;
         check(&binary).await?;
         std::fs::rename(&binary, &output).map_err(|error| failed("cannot rename a file", error))?;
-        // It has done its work; one that stays is in nobody's way.
+        // It is no longer needed; if it remains, it does no harm.
         let _ = std::fs::remove_file(&part);
         step.done_as(format!("downloaded {} ({})", self.url, BinaryBytes(size)));
         Ok(Had::There(output))
     }
 
-    /// The archive as it is published, with the right digest, and its size in bytes; or why not.
+    /// The archive as published, with the right digest, and its size in bytes; or why not.
     async fn fetch(
         &self,
         fetcher: &Fetcher,
@@ -161,7 +161,7 @@ impl Archive {
                 return Ok(Ok(size()));
             }
             std::fs::remove_file(part).map_err(failed)?;
-            // What an earlier run left may be what is wrong: once more, from the start.
+            // An earlier run's partial file may be the cause: try once more, from the start.
             if before == 0 {
                 let reason = format!("{}: its bytes do not have the digest {digest} of tools.lock", self.url);
                 return Ok(Err(Had::Wrong(reason)));

@@ -1,5 +1,5 @@
-//! `infra/tools/tools.lock`: the digest of each tool's release archive by platform, and of
-//! which version that is.
+//! `infra/tools/tools.lock`: the digest of each tool's release archive by platform, and the version
+//! that it is for.
 
 use std::collections::BTreeMap;
 
@@ -15,20 +15,20 @@ use run_record::Failure;
 #[serde(deny_unknown_fields)]
 pub struct Lock {
     version: u32,
-    /// By tool and platform; what is not there is not resolved.
+    /// By tool and platform; what is missing is not resolved.
     tools: BTreeMap<String, BTreeMap<String, Locked>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Locked {
-    /// What it was resolved for: of another version it says nothing.
+    /// The version that it was resolved for; it says nothing about others.
     pub version: String,
-    /// Of the archive, as it is downloaded.
+    /// Of the archive, as downloaded.
     pub digest: Digest,
 }
 
-/// What stands before what is written.
+/// Written at the top of the file.
 const HEAD: &str = "# Written by `cargo xtask tools --update`: what the projects' own checksum files say of the\n\
                     # release archives in tools.yaml. An archive that is not here is not downloaded.\n";
 
@@ -37,10 +37,10 @@ impl Lock {
         tree.path("infra/tools/tools.lock")
     }
 
-    /// The tree's; one that is not there has resolved nothing.
+    /// The tree's lock; if it does not exist, nothing is resolved.
     ///
     /// # Errors
-    /// `usage` for one that cannot be read, or is not as it should be.
+    /// `usage` for one that cannot be read, or is malformed.
     pub fn read(tree: &Tree) -> Result<Self, Failure> {
         let path = Self::path(tree);
         if !path.exists() {
@@ -57,12 +57,12 @@ impl Lock {
         }
     }
 
-    /// What it says of a tool's archive, of whatever version.
+    /// The entry for a tool's archive, of any version.
     pub fn entry(&self, tool: &str, platform: &str) -> Option<&Locked> {
         self.tools.get(tool)?.get(platform)
     }
 
-    /// The digest of a tool's archive, if it was resolved for that very version.
+    /// The digest of a tool's archive, if it was resolved for exactly that version.
     pub fn digest(&self, tool: &str, platform: &str, version: &str) -> Option<&Digest> {
         self.entry(tool, platform).filter(|locked| locked.version == version).map(|locked| &locked.digest)
     }
@@ -71,7 +71,7 @@ impl Lock {
         self.tools.entry(tool.to_owned()).or_default().insert(platform.to_owned(), locked);
     }
 
-    /// Forgets what the tree does not name any more.
+    /// Removes what the tree no longer names.
     pub fn retain(&mut self, named: impl Fn(&str, &str) -> bool) {
         for (tool, platforms) in &mut self.tools {
             platforms.retain(|platform, _| named(tool, platform));
@@ -79,10 +79,10 @@ impl Lock {
         self.tools.retain(|_, platforms| !platforms.is_empty());
     }
 
-    /// Writes it so that readers see the old one or the new one.
+    /// Writes it atomically, so that readers see the old or the new file.
     ///
     /// # Errors
-    /// `usage` if that cannot be.
+    /// `usage` if that fails.
     pub fn write(&self, tree: &Tree) -> Result<(), Failure> {
         let path = Self::path(tree);
         let failed = |error: String| Failure::usage(format!("cannot write {path}: {error}"));

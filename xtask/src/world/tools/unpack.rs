@@ -1,4 +1,4 @@
-//! One file out of a `.tar.gz`: the one that is named, and nothing else, so that no archive
+//! Extracts one file from a `.tar.gz`: the one that is named, and nothing else, so that no archive
 //! decides what is written where.
 
 use std::fs::File;
@@ -9,7 +9,7 @@ use camino::Utf8Path;
 use flate2::read::GzDecoder;
 use indicatif::BinaryBytes;
 
-/// The largest binary that is taken out of one; kubectl and helm have 60 MiB.
+/// The largest binary that is extracted; kubectl and helm have 60 MiB.
 const MOST: u64 = 1 << 30;
 
 #[derive(Debug, thiserror::Error)]
@@ -21,15 +21,15 @@ pub enum Error {
     Disk(std::io::Error),
 }
 
-/// Writes the archive's file of that path to `to`, whose folder is there.
+/// Writes the archive's file with that path to `to`, whose folder exists.
 ///
 /// # Errors
-/// An archive without it, in which it is no file or too large, or that is broken; a disk that
-/// does not take it.
+/// An archive that is broken, lacks the file, or in which it is not a file or too large; a disk
+/// that cannot be written.
 pub fn one(archive: &Utf8Path, member: &str, to: &Utf8Path) -> Result<(), Error> {
     let broken = |error: std::io::Error| Error::Archive(format!("is no .tar.gz, or a broken one: {error}"));
     let file = File::open(archive).map_err(Error::Disk)?;
-    // A long archive of small things is no reason to read without end.
+    // A long archive of small files must not be read forever.
     let mut entries = tar::Archive::new(GzDecoder::new(file).take(2 * MOST));
     for entry in entries.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
@@ -61,7 +61,7 @@ pub fn one(archive: &Utf8Path, member: &str, to: &Utf8Path) -> Result<(), Error>
     Err(Error::Archive(format!("holds no {member}")))
 }
 
-/// `./a/b` is `a/b`.
+/// `./a/b` is the same as `a/b`.
 fn is(path: &std::path::Path, member: &str) -> bool {
     path.components().filter(|part| *part != Component::CurDir).eq(std::path::Path::new(member).components())
 }
@@ -79,7 +79,7 @@ mod tests {
         (folder, path)
     }
 
-    /// With these files, a link to one outside, and a path that leads out.
+    /// With these files, a link to one outside, and a path that leads outside.
     fn archive(at: &Utf8Path, files: &[(&str, &[u8])]) {
         let mut archive = tar::Builder::new(GzEncoder::new(File::create(at).unwrap(), Compression::fast()));
         let header = |size: usize| {
