@@ -161,3 +161,30 @@ fn fish_completes_what_the_tree_has_and_leaves_cargo_its_own() {
     assert!(!offered("cargo bui").iter().any(|name| name == "up"));
     assert_eq!(ask("cargo xtask layer 45", Path::new("/nowhere")), Vec::<String>::new());
 }
+
+#[test]
+fn runs_and_contexts_are_those_that_this_machine_has() {
+    let home = tempfile::tempdir().unwrap();
+    let kubeconfig = home.path().join("config");
+    std::fs::write(&kubeconfig, "apiVersion: v1\nkind: Config\ncontexts: [{name: k3d-own, context: {cluster: a, user: b}}, {name: team, context: {cluster: a, user: b}}]\n").unwrap();
+    for run in [
+        "k3d-ameide/runs/20261101-100000-1",
+        "k3d-ameide/runs/20261102-100000-1",
+        "k3d-ameide-ci/runs/20261103-100000-1",
+    ] {
+        std::fs::create_dir_all(home.path().join(run)).unwrap();
+    }
+    let offered = |words: &[&str]| {
+        let mut command = xtask(&root(), &[&["complete", "--"], words].concat());
+        command.env("AMEIDE_STATE_DIR", home.path()).env("KUBECONFIG", &kubeconfig);
+        succeeds(command).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let newest_first = ["20261102-100000-1", "20261101-100000-1"];
+    assert_eq!(offered(&["report", ""]), newest_first);
+    assert_eq!(offered(&["--env", "ci", "report", "2026"]), ["20261103-100000-1"]);
+    assert_eq!(offered(&["--env=ci", "report", "2026"]), ["20261103-100000-1"]);
+    assert_eq!(offered(&["layer", "45", "--rollback=2026110"]), newest_first.map(|run| format!("--rollback={run}")));
+    assert_eq!(offered(&["--context", "k"]), ["k3d-own"]);
+    // Looking for completions creates nothing.
+    assert!(!home.path().join("k3d-ameide/k3d-cluster.lock").exists());
+}

@@ -9,8 +9,10 @@ use camino::Utf8PathBuf;
 use clap::{Arg, Command};
 use image_mirror::ImageList;
 
-use crate::repo::Tree;
+use crate::repo::{Tree, environment};
 use crate::run::foreign;
+use crate::run::state::StateDir;
+use crate::world::kubeconfig;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shell {
@@ -49,7 +51,7 @@ fn offered(mut command: Command, words: &[String], tree: Option<&Tree>) -> Vec<C
     // Propagates global flags to each command.
     command.build();
     let Some((last, before)) = words.split_last() else { return Vec::new() };
-    let mut place = Place { command: &command, positionals: 0, open: None, only_positionals: false };
+    let mut place = Place { command: &command, positionals: 0, open: None, only_positionals: false, env: None };
     before.iter().for_each(|word| place.pass(word));
     let mut found = place.at(last, before, tree);
     // A shell would interpret other characters.
@@ -69,17 +71,24 @@ struct Place<'a> {
     open: Option<(&'a Arg, usize)>,
     /// After `--`.
     only_positionals: bool,
+    /// The environment that is chosen before it.
+    env: Option<String>,
 }
 
 impl<'a> Place<'a> {
     fn pass(&mut self, word: &str) {
         if let Some((arg, given)) = self.open.take() {
+            if arg.get_id() == "env" {
+                self.env = Some(word.to_owned());
+            }
             let most = arg.get_num_args().map_or(1, |range| range.max_values());
             self.open = (given + 1 < most).then_some((arg, given + 1));
         } else if self.only_positionals {
             self.positionals += 1;
         } else if word == "--" {
             self.only_positionals = true;
+        } else if let Some(env) = word.strip_prefix("--env=") {
+            self.env = Some(env.to_owned());
         } else if let Some(long) = word.strip_prefix("--") {
             let lacks_value = |arg: &&Arg| !long.contains('=') && wants_a_word(arg);
             self.open = self.long(long).filter(lacks_value).map(|arg| (arg, 0));
@@ -91,7 +100,7 @@ impl<'a> Place<'a> {
                 .find_map(|(at, short)| Some((at, self.short(short)?)).filter(|(_, arg)| wants_a_word(arg)));
             self.open = value.filter(|(at, _)| at + 1 == shorts.chars().count()).map(|(_, arg)| (arg, 0));
         } else if let Some(command) = self.command.find_subcommand(word).filter(|_| self.positionals == 0) {
-            *self = Self { command, positionals: 0, open: None, only_positionals: false };
+            *self = Self { command, positionals: 0, open: None, only_positionals: false, env: self.env.take() };
         } else {
             self.positionals += 1;
         }
@@ -99,13 +108,12 @@ impl<'a> Place<'a> {
 
     fn at(&self, word: &str, before: &[String], tree: Option<&Tree>) -> Vec<Candidate> {
         if let Some((arg, given)) = self.open {
-            return listed(self.command, arg, given, word, tree);
+            return self.listed(arg, given, word, tree);
         }
         if !self.only_positionals
             && let Some((name, value)) = word.strip_prefix("--").and_then(|long| long.split_once('='))
         {
-            let values =
-                self.long(name).filter(|arg| takes_values(arg)).map(|arg| listed(self.command, arg, 0, value, tree));
+            let values = self.long(name).filter(|arg| takes_values(arg)).map(|arg| self.listed(arg, 0, value, tree));
             let whole =
                 |(value, about): Candidate| (if value == FILES { value } else { format!("--{name}={value}") }, about);
             return values.into_iter().flatten().map(whole).collect();
@@ -123,7 +131,7 @@ impl<'a> Place<'a> {
         let many = |arg: &&&Arg| arg.get_num_args().is_some_and(|range| range.max_values() > 1);
         let arg = positionals.get(self.positionals).or_else(|| positionals.last().filter(many));
         if let Some(arg) = arg {
-            found.extend(listed(self.command, arg, self.positionals, word, tree));
+            found.extend(self.listed(arg, self.positionals, word, tree));
         }
         found
     }
@@ -135,6 +143,54 @@ impl<'a> Place<'a> {
 
     fn short(&self, short: char) -> Option<&'a Arg> {
         self.command.get_arguments().find(|arg| arg.get_short() == Some(short))
+    }
+
+    /// The values of an argument; in a list, those after its last comma that it does not name yet.
+    fn listed(&self, arg: &Arg, nth: usize, word: &str, tree: Option<&Tree>) -> Vec<Candidate> {
+        let values = self.values(arg, nth, word, tree);
+        let Some((before, _)) = word.rsplit_once(',').filter(|_| arg.get_value_delimiter() == Some(',')) else {
+            return values;
+        };
+        let new = values.into_iter().filter(|(value, _)| !before.split(',').any(|named| named == value));
+        new.map(|(value, about)| (format!("{before},{value}"), about)).collect()
+    }
+
+    /// The candidates for an argument's `nth` value: from a closed list, or names in the tree.
+    fn values(&self, arg: &Arg, nth: usize, word: &str, tree: Option<&Tree>) -> Vec<Candidate> {
+        let possible = arg.get_possible_values();
+        if !possible.is_empty() {
+            let shown = possible.iter().filter(|value| !value.is_hide_set());
+            return shown.map(|value| (value.get_name().to_owned(), about(value.get_help()))).collect();
+        }
+        let names = arg.get_value_names().unwrap_or_default();
+        let name = names.get(nth).or(names.last()).map_or("", |name| name.as_str());
+        if name == "FILE" {
+            return vec![(FILES.to_owned(), String::new())];
+        }
+        let Some(tree) = tree else { return Vec::new() };
+        let mut found = Vec::new();
+        match (self.command.get_name(), arg.get_id().as_str()) {
+            (_, "context") => found.extend(contexts()),
+            ("report", "run") | ("layer", "rollback") => found.extend(runs(tree, self.env.as_deref())),
+            (_, "env") => found.extend(tree.environments().into_iter().map(bare)),
+            ("repair", "uninstall" | "rollback") if nth == 0 => found.extend(releases(tree)),
+            ("open", "name") => {
+                found.extend(releases(tree));
+                found.extend(services(tree));
+            }
+            _ => {
+                for kind in name.split('|') {
+                    match kind {
+                        "LAYER" => found.extend(layers(tree, word)),
+                        "RELEASE" => found.extend(releases(tree)),
+                        "IMAGE" => found.extend(images(tree)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        found.dedup_by(|one, other| one.0 == other.0);
+        found
     }
 }
 
@@ -149,52 +205,6 @@ fn wants_a_word(arg: &Arg) -> bool {
 
 fn about(text: Option<&clap::builder::StyledStr>) -> String {
     foreign::line(text.map(ToString::to_string).unwrap_or_default().lines().next().unwrap_or_default())
-}
-
-/// The values of an argument; in a list, those after its last comma that it does not name yet.
-fn listed(command: &Command, arg: &Arg, nth: usize, word: &str, tree: Option<&Tree>) -> Vec<Candidate> {
-    let values = values(command, arg, nth, word, tree);
-    let Some((before, _)) = word.rsplit_once(',').filter(|_| arg.get_value_delimiter() == Some(',')) else {
-        return values;
-    };
-    let new = values.into_iter().filter(|(value, _)| !before.split(',').any(|named| named == value));
-    new.map(|(value, about)| (format!("{before},{value}"), about)).collect()
-}
-
-/// The candidates for an argument's `nth` value: from a closed list, or names in the tree.
-fn values(command: &Command, arg: &Arg, nth: usize, word: &str, tree: Option<&Tree>) -> Vec<Candidate> {
-    let possible = arg.get_possible_values();
-    if !possible.is_empty() {
-        let shown = possible.iter().filter(|value| !value.is_hide_set());
-        return shown.map(|value| (value.get_name().to_owned(), about(value.get_help()))).collect();
-    }
-    let names = arg.get_value_names().unwrap_or_default();
-    let name = names.get(nth).or(names.last()).map_or("", |name| name.as_str());
-    if name == "FILE" {
-        return vec![(FILES.to_owned(), String::new())];
-    }
-    let Some(tree) = tree else { return Vec::new() };
-    let mut found = Vec::new();
-    match (command.get_name(), arg.get_id().as_str()) {
-        (_, "env") => found.extend(tree.environments().into_iter().map(bare)),
-        ("repair", "uninstall" | "rollback") if nth == 0 => found.extend(releases(tree)),
-        ("open", "name") => {
-            found.extend(releases(tree));
-            found.extend(services(tree));
-        }
-        _ => {
-            for kind in name.split('|') {
-                match kind {
-                    "LAYER" => found.extend(layers(tree, word)),
-                    "RELEASE" => found.extend(releases(tree)),
-                    "IMAGE" => found.extend(images(tree)),
-                    _ => {}
-                }
-            }
-        }
-    }
-    found.dedup_by(|one, other| one.0 == other.0);
-    found
 }
 
 fn bare(name: String) -> Candidate {
@@ -226,6 +236,18 @@ fn services(tree: &Tree) -> Vec<Candidate> {
     let names = needs.into_values().flat_map(|needs| needs.services).map(|service| service.name);
     let names: std::collections::BTreeSet<String> = names.collect();
     names.into_iter().map(|name| (name, "service".to_owned())).collect()
+}
+
+/// The newest first, as many as fit on a screen.
+fn runs(tree: &Tree, env: Option<&str>) -> Vec<Candidate> {
+    let env = tree.environment(env.filter(|env| !env.is_empty()).unwrap_or(environment::DEFAULT));
+    let names = env.map(|env| StateDir::runs_of(&tree.root, &env.cluster.context)).unwrap_or_default();
+    names.into_iter().take(20).map(bare).collect()
+}
+
+fn contexts() -> Vec<Candidate> {
+    let known = kubeconfig::load().map(|config| config.contexts).unwrap_or_default();
+    known.into_iter().map(|context| bare(context.name)).collect()
 }
 
 fn images(tree: &Tree) -> Vec<Candidate> {

@@ -20,23 +20,30 @@ impl StateDir {
     /// `~/.local/state/ameide/<cluster>`; if that cannot be written (because it belongs to root,
     /// for example), `.k3d-state/<cluster>` in the work tree, with a warning.
     pub fn open(root: &Utf8Path, cluster: &str, reporter: &Reporter) -> Result<Self, Failure> {
-        let preferred = env_path("AMEIDE_STATE_DIR")
-            .or_else(|| env_path("XDG_STATE_HOME").map(|folder| folder.join("ameide")))
-            .or_else(|| env_path("HOME").map(|home| home.join(".local/state/ameide")));
-        if let Some(folder) = preferred {
-            let path = folder.join(cluster);
+        let (preferred, path) = places(root, cluster);
+        if let Some(path) = preferred {
             match writable(&path) {
                 Ok(()) => return Ok(Self { path }),
                 Err(error) => reporter
                     .warn("state", format!("{path} cannot be written ({error}); using .k3d-state/ in the work tree")),
             }
         }
-        let path = root.join(".k3d-state").join(cluster);
         writable(&path).map_err(|error| {
             Failure::new(Code::StateUnwritable, format!("the state folder {path} cannot be written: {error}"))
                 .remedy("set AMEIDE_STATE_DIR to a folder that you own")
         })?;
         Ok(Self { path })
+    }
+
+    /// The names of the runs that are kept, the newest first; creates nothing.
+    pub fn runs_of(root: &Utf8Path, cluster: &str) -> Vec<String> {
+        let (preferred, fallback) = places(root, cluster);
+        let folders = preferred.into_iter().chain([fallback]).map(|path| Self { path }.runs());
+        let entries = folders.filter_map(|runs| runs.read_dir_utf8().ok()).flatten().flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_owned()).collect();
+        // They start with the time.
+        names.sort_unstable_by(|one, other| other.cmp(one));
+        names
     }
 
     pub fn lock(&self) -> Utf8PathBuf {
@@ -95,6 +102,14 @@ impl StateDir {
     pub fn remove_if_empty(&self) {
         let _ = std::fs::remove_dir(&self.path);
     }
+}
+
+/// Where the state of a cluster belongs, and where it goes if that cannot be written.
+fn places(root: &Utf8Path, cluster: &str) -> (Option<Utf8PathBuf>, Utf8PathBuf) {
+    let preferred = env_path("AMEIDE_STATE_DIR")
+        .or_else(|| env_path("XDG_STATE_HOME").map(|folder| folder.join("ameide")))
+        .or_else(|| env_path("HOME").map(|home| home.join(".local/state/ameide")));
+    (preferred.map(|folder| folder.join(cluster)), root.join(".k3d-state").join(cluster))
 }
 
 /// How many records are kept per cluster, of runs that changed something and of runs that only
