@@ -97,6 +97,10 @@ impl Bystander {
 fn nothing_is_left_behind_by_the_whole_way() {
     let turn = turn_with_whatever_there_is();
     succeeds(xtask(&["cluster", "delete", "--allow-destroy=cluster,registry"]));
+    // A prebuild keeps what needs no running cluster.
+    succeeds(xtask(&["cluster", "prefetch"]));
+    let there = lines(&["ps", "-a", "--format", "{{.Names}}"]);
+    assert!(there.contains(&registry_container()) && !there.contains(&node()), "{there:?}");
     succeeds(xtask(&["cluster"]));
     succeeds(xtask(&["mirror"]));
     succeeds(xtask(&["layer", "10-45"]));
