@@ -1,13 +1,15 @@
-//! Gives the program a digest of its own sources, so that a record written by one build can be
+//! Gives the program a digest of its sources, those of its two crates included, so that a record written by one build can be
 //! compared with another build.
 
 use std::path::Path;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src");
     let mut files = Vec::new();
-    collect(Path::new("src"), &mut files);
+    for sources in ["src", "../record/src", "../mirror/src"] {
+        println!("cargo:rerun-if-changed={sources}");
+        collect(Path::new(sources), &mut files);
+    }
     files.sort();
     // FNV-1a: it only has to change, not to resist attacks.
     let mut sum: u64 = 0xcbf2_9ce4_8422_2325;
