@@ -9,7 +9,7 @@ use xtask::world::helm_storage::set_status;
 
 use crate::support::cluster::{
     all_deployed, beside, context, docker, edit_revision, ended, environment, helm_processes, kill, kubectl,
-    load_balancer, node, releases, turn, unheard, xtask,
+    load_balancer, node, registry_container, releases, turn, unheard, xtask,
 };
 use crate::support::{ends, eventually, shell, succeeds, tool};
 
@@ -123,13 +123,19 @@ fn a_release_that_is_pending_under_the_label_failed_is_repaired() {
 
 /// It holds no data, so no consent is needed, and nothing that is deployed is touched.
 #[test]
-fn a_lost_load_balancer_is_made_again_unasked() {
+fn a_lost_load_balancer_is_made_again_and_what_is_paused_goes_on_unasked() {
     let _turn = turn();
     let id = || docker(&["container", "inspect", "--format", "{{.Id}}", &node()]);
     let before = (id(), releases());
     docker(&["rm", "-f", "-v", &load_balancer()]);
     let said = succeeds(xtask(&["cluster"]));
     assert!(said.contains("made the load balancer again"), "{said}");
+    assert_eq!((id(), releases()), before);
+    // Paused containers are continued, the registry's included.
+    for container in [node(), load_balancer(), registry_container()] {
+        docker(&["pause", &container]);
+    }
+    assert!(succeeds(xtask(&["cluster"])).contains("started the cluster"));
     assert_eq!((id(), releases()), before);
     // k3d recognises it as its own.
     assert!(succeeds(xtask(&["cluster", "stop"])).contains("stopped the cluster"));

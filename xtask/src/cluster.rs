@@ -378,6 +378,10 @@ async fn join_missing(
 
 async fn start(run: &Run, config: &K3dConfig, toolbox: &Toolbox, images: &Images, done: &str) -> Result<(), Failure> {
     let step = run.reporter.step(k3d_step(run, config, "starting the cluster"));
+    // k3d starts containers that are stopped, and no others.
+    for container in observe(config).await?.iter().filter(|container| container.is_paused()) {
+        docker_output(["unpause", &container.id]).await?;
+    }
     k3d(run, toolbox, images, &["cluster", "start", config.name(), "--wait"]).await?;
     step.done_as(done);
     Ok(())
@@ -428,10 +432,10 @@ async fn ensure_registry(
     let reporter = &context.run.reporter;
     let runs = match docker::look::<Container>(Kind::Container, &name).await? {
         Looked::Absent => false,
-        Looked::Found(container) if container.state.running => true,
+        Looked::Found(container) if container.runs() => true,
         Looked::Found(container) => {
             let step = reporter.step(Step::new(StepKind::Registry, &name, "starting the registry"));
-            match docker_output(["start", &container.id]).await {
+            match docker_output([container.starting(), &container.id]).await {
                 Ok(_) => {
                     step.done_as("started the registry");
                     true

@@ -393,10 +393,10 @@ fn copy_folder(from: &Utf8Path, to: &Utf8Path) -> std::io::Result<()> {
 async fn start_upstream(image: &str) -> Result<(), Failure> {
     let runs = match docker::look::<Container>(Kind::Container, UPSTREAM_CONTAINER).await? {
         Looked::Absent => false,
-        Looked::Found(container) if container.config.image == image && container.state.running => true,
+        Looked::Found(container) if container.config.image == image && container.runs() => true,
         Looked::Found(container) => {
             let started = container.config.image == image
-                && match docker_output(["start", &container.id]).await {
+                && match docker_output([container.starting(), &container.id]).await {
                     Ok(_) => true,
                     Err(refused) if refused.code == Code::DockerFailed => false,
                     Err(failure) => return Err(failure),

@@ -28,7 +28,7 @@ impl Node {
             // Any role that is not known to hold no data may hold some.
             holds_data: !matches!(container.label(ROLE_LABEL), Some("loadbalancer" | "noRole")),
             is_agent: container.label(ROLE_LABEL) == Some("agent"),
-            running: container.state.running,
+            running: container.runs(),
             never_ran: container.never_ran(),
         }
     }

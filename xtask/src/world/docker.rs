@@ -406,6 +406,21 @@ impl Container {
         self.config.labels.as_ref()?.get(name).map(String::as_str)
     }
 
+    /// Paused by somebody: its processes are there, and none of them does anything. The engine
+    /// also calls it running.
+    pub fn is_paused(&self) -> bool {
+        self.state.status == "paused"
+    }
+
+    /// The `docker` command that makes it run.
+    pub fn starting(&self) -> &'static str {
+        if self.is_paused() { "unpause" } else { "start" }
+    }
+
+    pub fn runs(&self) -> bool {
+        self.state.running && !self.is_paused()
+    }
+
     /// Positively known: created, and never started. Anything else may hold data.
     pub fn never_ran(&self) -> bool {
         // Podman says "configured" or "initialized" instead of "created".
