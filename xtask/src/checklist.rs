@@ -31,7 +31,7 @@ pub const END: &str = "<!-- data-plane-ready: end -->";
 pub async fn conclude(context: &Context) -> Result<(), Failure> {
     let items = look(context).await?;
     let form = if context.run.json { Form::Json } else { Form::Text };
-    context.run.reporter.data(&rendered(&context.repo, &context.site, &items, form));
+    context.run.reporter.data(&shown(&context.repo, &context.site, &items, form));
     verdict(&items)
 }
 
@@ -54,10 +54,22 @@ pub fn verdict(items: &[Item]) -> Result<(), Failure> {
     items::first_failure(items).map_or(Ok(()), Err)
 }
 
+/// For a file, whatever the terminal is.
 pub fn rendered(repo: &Repo, site: &Site, items: &[Item], form: Form) -> String {
+    in_columns(repo, site, items, form, None)
+}
+
+/// For standard output, as wide as the terminal that it may be.
+pub fn shown(repo: &Repo, site: &Site, items: &[Item], form: Form) -> String {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+    let columns = size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
+    in_columns(repo, site, items, form, columns)
+}
+
+fn in_columns(repo: &Repo, site: &Site, items: &[Item], form: Form, width: Option<usize>) -> String {
     let subject = render::Subject { env: &repo.env_name, kube_context: &site.kube_context };
     match form {
-        Form::Text => render::text(&subject, items),
+        Form::Text => render::text(&subject, items, width),
         Form::Json => render::json(&subject, items),
         Form::Markdown => render::markdown(&subject, items),
         Form::Junit => render::junit(&subject, items),

@@ -27,20 +27,47 @@ pub fn summary(items: &[Item]) -> String {
     format!("{} of {} hold{told}", of(State::Pass), of(State::Pass) + of(State::Fail))
 }
 
-pub fn text(subject: &Subject, items: &[Item]) -> String {
+/// Where the evidence begins, in columns.
+const EVIDENCE: usize = 43;
+/// Narrower evidence than this, in columns, is left to the terminal.
+const NARROWEST: usize = 24;
+
+/// `width`: the terminal's, in columns. Evidence that is longer is broken between words;
+/// remedies are not, because they hold commands that people copy.
+pub fn text(subject: &Subject, items: &[Item], width: Option<usize>) -> String {
+    let room = width.and_then(|width| width.checked_sub(EVIDENCE)).filter(|room| *room >= NARROWEST);
     let mut lines = vec![format!("Data Plane Ready · {} · {}", subject.env, subject.kube_context)];
     for item in items {
         let (mark, word) = word(item.state);
-        let mut evidence = item.evidence.iter();
-        let first = evidence.next().map(String::as_str).unwrap_or_default();
+        let mut evidence = item.evidence.iter().flat_map(|line| broken(line, room));
+        let first = evidence.next().unwrap_or_default();
         lines.push(format!("{mark} {word:<4} {:<24} {:>6.0} ms  {first}", item.title, item.seconds * 1000.0));
         // Below the first line of the evidence.
-        let indent = " ".repeat(43);
+        let indent = " ".repeat(EVIDENCE);
         lines.extend(evidence.map(|line| format!("{indent}{line}")));
         lines.extend(item.remedy.iter().map(|remedy| format!("{indent}remedy: {remedy}")));
     }
     lines.push(summary(items));
     lines.join("\n")
+}
+
+/// A line in parts of at most so many characters; a longer word stays whole.
+fn broken(line: &str, room: Option<usize>) -> Vec<String> {
+    let Some(room) = room else { return vec![line.to_owned()] };
+    let mut parts = vec![String::new()];
+    for word in line.split(' ') {
+        let Some(last) = parts.last_mut() else { continue };
+        let length = last.chars().count();
+        if length > 0 && length + 1 + word.chars().count() > room {
+            parts.push(word.to_owned());
+            continue;
+        }
+        if length > 0 {
+            last.push(' ');
+        }
+        last.push_str(word);
+    }
+    parts
 }
 
 pub fn json(subject: &Subject, items: &[Item]) -> String {
@@ -157,9 +184,23 @@ mod tests {
 
     #[test]
     fn text_has_a_line_a_checkpoint_with_pass_or_fail() {
-        let text = text(&SUBJECT, &items());
+        let text = text(&SUBJECT, &items(), None);
         assert!(text.contains("✅ pass A title") && text.contains("❌ FAIL A title"), "{text}");
         assert!(text.contains("remedy: a & b") && text.ends_with("1 of 2 hold, 1 not known"), "{text}");
+    }
+
+    #[test]
+    fn evidence_is_broken_between_words_where_the_terminal_ends_and_remedies_are_not() {
+        let mut items = items();
+        items[0].evidence = vec!["0 of 10 ran; not yet for minio revision 1".to_owned()];
+        items[1].remedy = Some("cargo xtask layer 10-bootstrap 40-data-plane 45-data-plane-ext".to_owned());
+        let text = text(&SUBJECT, &items, Some(80));
+        let indent = " ".repeat(EVIDENCE);
+        assert!(text.contains(&format!("0 of 10 ran; not yet for minio\n{indent}revision 1\n")), "{text}");
+        assert!(text.contains("remedy: cargo xtask layer 10-bootstrap 40-data-plane 45-data-plane-ext"), "{text}");
+        assert!(text.lines().filter(|line| !line.contains("remedy")).all(|line| line.chars().count() <= 80), "{text}");
+        // A window too narrow for that is left to itself.
+        assert!(super::text(&SUBJECT, &items, Some(50)).contains("not yet for minio revision 1"));
     }
 
     #[test]

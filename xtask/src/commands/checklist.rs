@@ -67,7 +67,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let (ControlFlow::Break(items) | ControlFlow::Continue(items)) =
         wait::until(EVERY, args.wait.unwrap_or_default(), look).await?;
     let form = args.format.unwrap_or(if context.run.json { Form::Json } else { Form::Text });
-    context.run.reporter.data(&checklist::rendered(&context.repo, &context.site, &items, form));
+    context.run.reporter.data(&checklist::shown(&context.repo, &context.site, &items, form));
     for (path, form) in forms {
         std::fs::write(path, checklist::rendered(&context.repo, &context.site, &items, form) + "\n")
             .map_err(|error| Failure::usage(format!("--to {path}: {error}")))?;
@@ -139,7 +139,7 @@ async fn watch(context: &Context) -> Result<(), Failure> {
     }
     let show = async || {
         let items = checklist::look(context).await?;
-        let screen = checklist::rendered(&context.repo, &context.site, &items, Form::Text);
+        let screen = checklist::shown(&context.repo, &context.site, &items, Form::Text);
         // Cursor home, then the new screen, erasing the old one below it.
         context.run.reporter.data(&format!("\x1b[H\x1b[J{screen}"));
         Ok(ControlFlow::<(), ()>::Continue(()))
