@@ -33,6 +33,8 @@ const (
 	// Looking at the file once in a while is enough: k3d waits five seconds.
 	lookAgain      = 500 * time.Millisecond
 	connectTimeout = 2 * time.Second
+	apiPort        = "6443.tcp"
+	joinPort       = "9345.tcp"
 )
 
 // config is k3d's: "6443.tcp" to the names of nodes.
@@ -75,6 +77,10 @@ func (p *proxy) apply(content []byte) error {
 	var wanted config
 	if err := yaml.Unmarshal(content, &wanted); err != nil {
 		return err
+	}
+	// k3s admits agents on the API server's port, the lab's nodes on one of their own.
+	if servers, exists := wanted.Ports[apiPort]; exists {
+		wanted.Ports[joinPort] = servers
 	}
 	for entry, open := range p.listeners {
 		if _, keep := wanted.Ports[entry]; !keep {
