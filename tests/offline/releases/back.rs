@@ -271,7 +271,9 @@ fn a_removal_wants_consent_and_has_helm_keep_what_holds_data() {
     bench.server.put(of_run(3, "a", "deployed", 60, json!({"manifest": manifest, "hooks": hook})));
     is_there(&bench, &format!("{CLAIMS}/data"), "v1", "PersistentVolumeClaim", json!({}));
     let said = bench.ends(&["layer", "20", "--remove", "--dry-run"], 0);
-    for line in ["delete ConfigMap top", "keep PersistentVolumeClaim shop/data", "leave out", "drop-all"] {
+    for line in
+        ["delete ConfigMap top", "keep PersistentVolumeClaim shop/data", "skip its chart's uninstall hooks", "drop-all"]
+    {
         assert!(said.contains(line), "{line}\n{said}");
     }
     for flags in [&["--yes"][..], &["--allow-destroy=cluster"], &["--allow-destroy=claim"]] {
@@ -473,7 +475,7 @@ fn what_helm_passes_over_is_named_though_it_says_that_it_succeeded() {
         ("its own", of("top", "shop"), 7, "Helm left what it had created: ConfigMap shop/top"),
         ("nobody's", json!({"metadata": {}}), 7, "kubectl --context t -n shop delete configmaps top"),
         ("another's", of("other", "shop"), 0, "ConfigMap shop/top exists, and belongs to release shop/other"),
-        ("of that name elsewhere", of("top", "else"), 0, "release else/top's"),
+        ("of that name elsewhere", of("top", "else"), 0, "belongs to release else/top"),
     ] {
         let bench = bench();
         bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": CONFIG})));

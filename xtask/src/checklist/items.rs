@@ -439,7 +439,7 @@ fn releases_deployed(facts: &Facts) -> (Verdict, Duration) {
                 stuck = true;
                 format!("revision {} is {}", revision.revision, revision.status.as_str())
             }
-            None => "does not exist".to_owned(),
+            None => "is not installed".to_owned(),
         };
         evidence.push(format!("{}/{} (layer {}): {why}", release.namespace, release.name, release.layer));
         if !layers.contains(&release.layer) {
