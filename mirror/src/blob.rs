@@ -164,7 +164,7 @@ impl Source {
                     .and_then(|value| value.to_str().ok())
                     .unwrap_or_default();
                 if !range.starts_with(&format!("bytes {offset}-")) {
-                    let reason = format!("was asked for the bytes from {offset} and gives {range:?}");
+                    let reason = format!("was asked for the bytes from {offset}, but returns {range:?}");
                     return Err(self.registry.address.error(Kind::Protocol, &url, &reason).passing());
                 }
                 Ok(response)
@@ -217,7 +217,7 @@ impl Reading {
                 },
                 Ok(Some(Err(error))) => error.to_string(),
                 Ok(None) => "it ended early".to_owned(),
-                Err(_) => format!("nothing came for {} s", stall.as_secs()),
+                Err(_) => format!("no data for {} s", stall.as_secs()),
             };
             self.go_on(&reason).await?;
         }

@@ -13,7 +13,7 @@ pub enum Finding {
     NotPinned { image: String },
     #[error("{target}@{digest} is missing")]
     Missing { target: String, digest: String },
-    #[error("{target}:{tag} is {found}, and the lock says {digest}")]
+    #[error("{target}:{tag} is {found}, but the lock says {digest}")]
     Stale { target: String, tag: String, found: String, digest: String },
 }
 

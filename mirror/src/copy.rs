@@ -239,7 +239,7 @@ impl CopyRun<'_> {
             }
         }
         if !level.is_empty() {
-            let message = format!("{}: indexes within indexes, more than three deep", self.image(image).image);
+            let message = format!("{}: indexes nested more than three deep", self.image(image).image);
             return Err(Error::new(Kind::Invalid, message));
         }
         // Whatever refers to something is pushed after it: indexes from the innermost outwards,

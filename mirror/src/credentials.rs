@@ -181,7 +181,7 @@ impl Credentials {
         let Some(entry) = best(&auths, wanted) else { return Ok(Found { account: None, trouble }) };
         let broken = |reason: &str| Error::new(Kind::Auth, format!("{path}: {registry}: {reason}"));
         let entry: Option<Entry> =
-            serde_json::from_value(entry.clone()).map_err(|_| broken("is no account as Docker stores it"))?;
+            serde_json::from_value(entry.clone()).map_err(|_| broken("is not an account in Docker's format"))?;
         match entry.unwrap_or_default().account().map_err(broken)? {
             Some(account) => Ok(Found { account: Some(complete(registry, path, account)?), trouble: None }),
             None => Ok(Found { account: None, trouble }),
@@ -272,7 +272,7 @@ fn complete(registry: &str, origin: &str, account: Credential) -> Result<Credent
 /// words.
 async fn ask(helper: &str, registry: &str) -> Result<Option<Credential>, String> {
     if helper.contains(['/', '\\']) {
-        return Err("is a path, and not the end of a program's name".to_owned());
+        return Err("is a path, not the suffix of a program's name".to_owned());
     }
     let mut child = tokio::process::Command::new(format!("docker-credential-{helper}"))
         .arg("get")
@@ -304,7 +304,7 @@ async fn ask(helper: &str, registry: &str) -> Result<Option<Credential>, String>
         if said.iter().any(|said| said.contains("credentials not found")) {
             return Ok(None);
         }
-        let said = said.iter().find(|said| !said.is_empty()).map_or("it says nothing", String::as_str);
+        let said = said.iter().find(|said| !said.is_empty()).map_or("it printed nothing", String::as_str);
         return Err(format!("{status}: {said}"));
     }
     let helped: Helped =
@@ -424,7 +424,7 @@ mod tests {
         let cases = [
             (r#"{"auths":{"quay.io":{"auth":"%%%"}}}"#, "base64"),
             (r#"{"auths":{"quay.io":{"auth":"Og=="}}}"#, "is empty"),
-            (r#"{"auths":{"quay.io":{"auth":7}}}"#, "no account"),
+            (r#"{"auths":{"quay.io":{"auth":7}}}"#, "not an account"),
         ];
         for (config, expected) in cases {
             let error = found(config, "quay.io").await.unwrap_err();

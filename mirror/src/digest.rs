@@ -18,7 +18,7 @@ impl Digest {
         if hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
             return Ok(Self(text.to_owned()));
         }
-        Err(Error::new(Kind::Invalid, format!("{text:?} is no digest: expected sha256: and 64 hexadecimal digits")))
+        Err(Error::new(Kind::Invalid, format!("{text:?} is not a digest: expected sha256: and 64 hexadecimal digits")))
     }
 
     pub fn of(bytes: &[u8]) -> Self {

@@ -39,7 +39,7 @@ impl Endpoint {
         let (host, prefix) = self.host.split_once('/').unwrap_or((&self.host, ""));
         let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         if host.contains('@') {
-            return Err(Error::new(Kind::Usage, "a registry's name holds no account: docker login keeps it"));
+            return Err(Error::new(Kind::Usage, "a registry's name cannot contain an account: use docker login"));
         }
         let authority = authority(host).filter(|_| prefix.is_empty() || prefix.split('/').all(is_component));
         let wrong = || Error::new(Kind::Usage, format!("{:?}: expected host[:port][/prefix]", self.host));

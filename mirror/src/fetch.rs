@@ -71,7 +71,7 @@ impl Fetcher {
                 }
             };
             match cut {
-                None => return String::from_utf8(text).map_err(|_| error(Kind::Invalid, url, "is no text")),
+                None => return String::from_utf8(text).map_err(|_| error(Kind::Invalid, url, "is not text")),
                 Some(reason) => self.cut(&mut asking, text.len() as u64, &reason).await?,
             }
         }
@@ -112,7 +112,7 @@ impl Fetcher {
                     continue;
                 }
                 StatusCode::PARTIAL_CONTENT if begins != Some(there) => {
-                    return Err(error(Kind::Protocol, url, &format!("does not give the bytes from {there} on")));
+                    return Err(error(Kind::Protocol, url, &format!("does not return the bytes from {there} on")));
                 }
                 StatusCode::PARTIAL_CONTENT => {}
                 // The server does not support ranges.
@@ -192,11 +192,11 @@ impl Fetcher {
             }
             let to = address.resolve(&url, response.headers())?;
             if has_tls(&url) && !has_tls(&to) {
-                return Err(error(Kind::Protocol, &url, "leads away from TLS, to an address without"));
+                return Err(error(Kind::Protocol, &url, "redirects from TLS to an address without it"));
             }
             url = to;
         }
-        Err(error(Kind::Protocol, asking.url, "redirects without end"))
+        Err(error(Kind::Protocol, asking.url, "redirects too many times"))
     }
 
     /// The next bytes; `None` at the end. The error says what happened instead.
@@ -209,7 +209,7 @@ impl Fetcher {
                 },
                 Ok(Some(Err(error))) => return Err(error.to_string()),
                 Ok(None) => return Ok(None),
-                Err(_) => return Err(format!("nothing came for {} s", self.retry.stall.as_secs())),
+                Err(_) => return Err(format!("no data for {} s", self.retry.stall.as_secs())),
             }
         }
     }

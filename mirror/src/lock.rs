@@ -157,7 +157,7 @@ fn tagged(image: &str) -> Result<(Reference, String), String> {
 fn sound(id: &str, image: &str, target: &str) -> Result<(), String> {
     tagged(image).map_err(|reason| format!("{id}: image {image:?} {reason}"))?;
     if !is_repository(target) {
-        return Err(format!("{id}: target {target:?} is no repository's name (lower case letters, digits, . _ - /)"));
+        return Err(format!("{id}: target {target:?} is not a repository name (lower case letters, digits, . _ - /)"));
     }
     Ok(())
 }

@@ -100,13 +100,13 @@ impl Manifest {
         let digest = Digest::of(&bytes);
         let invalid = |reason: String| Error::new(Kind::Invalid, format!("{digest}: {reason}"));
         let document: Document =
-            serde_json::from_slice(&bytes).map_err(|error| invalid(format!("no manifest: {error}")))?;
+            serde_json::from_slice(&bytes).map_err(|error| invalid(format!("not a manifest: {error}")))?;
         let content_type = content_type.split(';').next().unwrap_or_default().trim();
         if document.schema_version == Some(1)
             || content_type.contains("manifest.v1+") && content_type.contains("docker")
         {
             return Err(invalid(
-                "Docker's schema 1, which registries have given up: expected schema 2 or OCI".to_owned(),
+                "Docker's schema 1, which registries no longer support: expected schema 2 or OCI".to_owned(),
             ));
         }
         // Some registries serve every manifest as application/json.
@@ -119,7 +119,7 @@ impl Manifest {
             }
             (None, Some(_)) => OCI_MANIFEST,
             (None, None) if document.manifests.is_empty() => {
-                return Err(invalid("neither manifest nor index".to_owned()));
+                return Err(invalid("neither a manifest nor an index".to_owned()));
             }
             (None, None) => OCI_INDEX,
         };

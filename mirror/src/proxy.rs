@@ -224,7 +224,7 @@ impl Proxies {
 fn named(variable: &str, value: &str) -> Result<Proxy, Error> {
     Proxy::parse(value).ok_or_else(|| {
         let message = format!(
-            "{variable} is no proxy's address: expected http://[user:password@]host:port, with https, socks5 or socks5h"
+            "{variable} is not a proxy address: expected http://[user:password@]host:port, or the same with https, socks5 or socks5h"
         );
         Error::new(Kind::Usage, message)
     })

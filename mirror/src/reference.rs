@@ -41,7 +41,7 @@ impl Reference {
         };
         let host = host.to_ascii_lowercase();
         if authority(&host).is_none() {
-            return Err(format!("{host:?} is no registry's name: {expected}"));
+            return Err(format!("{host:?} is not a registry name: {expected}"));
         }
         let (repository, tag) = match rest.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
             Some((repository, tag)) => (repository, Some(tag)),
@@ -49,13 +49,13 @@ impl Reference {
             None => return Err(format!("has no tag: {expected}")),
         };
         if !is_repository(repository) {
-            return Err(format!("{repository:?} is no repository's name (lower case letters, digits, . _ - /)"));
+            return Err(format!("{repository:?} is not a repository name (lower case letters, digits, . _ - /)"));
         }
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let good =
             |tag: &str| tag.starts_with(word) && tag.len() <= 128 && tag.chars().all(|c| word(c) || ".-".contains(c));
         if let Some(tag) = tag.filter(|tag| !good(tag)) {
-            return Err(format!("{tag:?} is no tag"));
+            return Err(format!("{tag:?} is not a tag"));
         }
         let hub = is_docker_hub(&host);
         let repository =
@@ -120,15 +120,15 @@ mod tests {
             ("", "names no registry"),
             ("docker.io/redis", "has no tag"),
             ("localhost:5000/a", "has no tag"),
-            ("docker.io/library/Redis:7", "no repository's name"),
-            ("docker.io/a//b:1", "no repository's name"),
-            ("docker.io/a/../b:1", "no repository's name"),
-            ("docker.io/a:b/c:", "no repository's name"),
-            ("docker.io/a:-x", "is no tag"),
+            ("docker.io/library/Redis:7", "not a repository name"),
+            ("docker.io/a//b:1", "not a repository name"),
+            ("docker.io/a/../b:1", "not a repository name"),
+            ("docker.io/a:b/c:", "not a repository name"),
+            ("docker.io/a:-x", "is not a tag"),
             ("https://docker.io/a:1", "without a scheme"),
-            ("user:secret@docker.io/a:1", "is no digest"),
-            ("docker.io/a:1@sha256:abc", "is no digest"),
-            ("docker.io:port/a:1", "no registry's name"),
+            ("user:secret@docker.io/a:1", "is not a digest"),
+            ("docker.io/a:1@sha256:abc", "is not a digest"),
+            ("docker.io:port/a:1", "not a registry name"),
         ] {
             let error = parsed(image).unwrap_err();
             assert!(error.contains(expected), "{image}: {error}");

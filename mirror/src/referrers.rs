@@ -29,7 +29,7 @@ const MOST: usize = 1000;
 /// The most held in memory at once, in bytes.
 const BYTES: usize = 64 << 20;
 /// What is skipped when a limit is reached.
-const REST: &str = "the rest of what refers to it";
+const REST: &str = "the rest of its referrers";
 /// A bundle may be an index of indexes.
 const DEEP: usize = 4;
 
@@ -114,7 +114,7 @@ impl Copying<'_> {
         }
         let mut count = copied.len();
         if !noted {
-            self.part("a list of what refers to it", self.note(subject, copied).await)?;
+            self.part("a list of its referrers", self.note(subject, copied).await)?;
         }
         for tag in tagged {
             let what = format!("the signature {tag}");
@@ -129,20 +129,20 @@ impl Copying<'_> {
     async fn list(&self, subject: &Digest) -> Result<Vec<Value>, Error> {
         let url = self.route.source.address.url(&self.route.repository, &format!("referrers/{subject}"));
         // By the specification, the tag counts only if there is no such list.
-        if let Some(listed) = self.part("what refers to it", self.pages(url).await)?.flatten() {
+        if let Some(listed) = self.part("its referrers", self.pages(url).await)?.flatten() {
             return Ok(self.bounded(listed));
         }
         let tag = tag(subject);
         // A HEAD first: a missing manifest must not cost a pull.
         let found = self.route.source.digest_by_head(&self.route.repository, &tag, Need::Optional).await;
         // Some read the tag as the digest itself, and return the image (GitLab's registry).
-        let Some(Some(found)) = self.part("what refers to it", found)? else { return Ok(Vec::new()) };
+        let Some(Some(found)) = self.part("its referrers", found)? else { return Ok(Vec::new()) };
         // If the answer has no digest, the content is compared below.
         if found.as_ref() == Some(subject) {
             return Ok(Vec::new());
         }
         let list =
-            self.part("what refers to it", self.route.source.manifest(&self.route.repository, &tag).await)?.flatten();
+            self.part("its referrers", self.route.source.manifest(&self.route.repository, &tag).await)?.flatten();
         let list = list.filter(|list| list.is_index() && list.digest != *subject);
         let list = list.and_then(|list| serde_json::from_slice::<Index>(&list.bytes).ok());
         Ok(self.bounded(list.and_then(|list| list.manifests).unwrap_or_default()))
@@ -177,7 +177,7 @@ impl Copying<'_> {
             let page = page.and_then(|(bytes, more)| Some((bytes.len(), serde_json::from_slice(&bytes).ok()?, more)));
             let Some((size, index, more)): Option<(usize, Index, _)> = page else {
                 if listed.is_some() {
-                    self.warn(REST, format!("a page of its list is none ({})", self.route.source.address.name));
+                    self.warn(REST, format!("a page of its list is not valid ({})", self.route.source.address.name));
                 }
                 break;
             };
@@ -231,7 +231,7 @@ impl Copying<'_> {
         let there = target.manifest(name, tag).await?.filter(|there| there.digest != *subject);
         if there.is_some_and(|there| there.digest != manifest.digest && !holds_all(&manifest, &there)) {
             let message =
-                format!("{}: {name}:{tag} has something else already, which stays as it is", target.address.name);
+                format!("{}: {name}:{tag} already has other content, which is left as it is", target.address.name);
             return Err(Error::new(Kind::Invalid, message));
         }
         self.parts(&manifest).await?;
@@ -264,7 +264,7 @@ impl Copying<'_> {
                 let child = self.read(child.digest.as_str()).await?;
                 held += child.bytes.len();
                 if held > BYTES {
-                    let message = format!("what stands in it is larger than {} MiB", BYTES >> 20);
+                    let message = format!("its content is larger than {} MiB", BYTES >> 20);
                     return Err(Error::new(Kind::Invalid, message));
                 }
                 next.push(child);
@@ -295,7 +295,7 @@ impl Copying<'_> {
             }
             Some(_) => {
                 let message =
-                    format!("{}: {name}:{tag} is no list of referrers, and stays as it is", target.address.name);
+                    format!("{}: {name}:{tag} is not a list of referrers, and is left as it is", target.address.name);
                 return Err(Error::new(Kind::Invalid, message));
             }
         };

@@ -166,12 +166,12 @@ impl Registry {
                 let to = self.address.resolve(&url, response.headers())?;
                 if call.need == Need::Secret {
                     let to = to.split('?').next().unwrap_or_default();
-                    let reason = format!("leads to {to}, and no account is sent along a redirect");
+                    let reason = format!("redirects to {to}, and no account is sent along a redirect");
                     return Err(self.address.error(Kind::Auth, &url, &reason));
                 }
                 redirects += 1;
                 if redirects > REDIRECTS {
-                    return Err(self.address.error(Kind::Protocol, &url, "redirects without end"));
+                    return Err(self.address.error(Kind::Protocol, &url, "redirects too many times"));
                 }
                 url = to;
                 continue;
@@ -194,7 +194,11 @@ impl Registry {
                 if error.kind != Kind::RateLimited {
                     let mute = status == StatusCode::UNAUTHORIZED && authorized == 0 && challenge.is_none();
                     if mute && call.scope.is_some() {
-                        let silent = self.address.error(Kind::Auth, &url, "answered 401 without saying what it wants");
+                        let silent = self.address.error(
+                            Kind::Auth,
+                            &url,
+                            "answered 401 without saying which authentication it wants",
+                        );
                         return Err(Error { status: error.status, ..silent });
                     }
                     // The reason may be that the credentials could not be read.
@@ -257,14 +261,16 @@ impl Registry {
     fn whole(&self, mut error: Error) -> Error {
         let text = self.address.without_address(&error.message);
         let mut message = match error.kind {
-            Kind::RateLimited => format!("{} gives no more: {text}", self.address.name),
+            Kind::RateLimited => format!("{} refuses further pulls: {text}", self.address.name),
             _ => format!("{}: {text}", self.address.full_name()),
         };
         if error.kind == Kind::RateLimited {
             let window = self.gate.quota().map(|quota| quota.window).filter(|window| !window.is_zero());
             let again = match (error.gives_again, window) {
-                (Some(wait), _) => Some(format!("again {}", pace::until(wait, SystemTime::now()))),
-                (None, Some(window)) => Some(format!("again at the latest {}", pace::until(window, SystemTime::now()))),
+                (Some(wait), _) => Some(format!("possible again {}", pace::until(wait, SystemTime::now()))),
+                (None, Some(window)) => {
+                    Some(format!("possible again at the latest {}", pace::until(window, SystemTime::now())))
+                }
                 (None, None) => None,
             };
             message.extend(again.map(|again| format!("; {again}")));
@@ -308,7 +314,7 @@ impl Registry {
         body: Body,
         scope: Option<&Scope>,
     ) -> Result<Request<Body>, Error> {
-        let uri: Uri = url.parse().map_err(|_| self.address.error(Kind::Protocol, url, "is no URL"))?;
+        let uri: Uri = url.parse().map_err(|_| self.address.error(Kind::Protocol, url, "is not a URL"))?;
         let token = scope.filter(|_| self.address.is_ours(&uri)).and_then(|scope| self.tokens.get(&scope.0));
         let mut request = Request::builder()
             .method(method)
@@ -370,7 +376,7 @@ impl Registry {
                 .get_or_try_init(|| async {
                     let found = self.credentials.find(&self.address.name).await?;
                     if let Some(trouble) = &found.trouble {
-                        let text = format!("goes on without an account: {trouble}");
+                        let text = format!("continues without an account: {trouble}");
                         let _ = self.events.send(MirrorEvent::Warning { id: self.address.name.clone(), text });
                     }
                     Ok::<_, Error>(found)
@@ -381,12 +387,12 @@ impl Registry {
         // The reason may be that the credentials could not be read.
         let more = found.trouble.as_ref().map(|trouble| format!("; {trouble}")).unwrap_or_default();
         let wants = |what: &str| self.address.error(Kind::Auth, url, &format!("{what}{more}"));
-        let challenge =
-            Challenge::of(refused.headers()).ok_or_else(|| wants("answered 401 without saying what it wants"))?;
+        let challenge = Challenge::of(refused.headers())
+            .ok_or_else(|| wants("answered 401 without saying which authentication it wants"))?;
         let (realm, service) = match (challenge, account) {
             (Challenge::Basic, Some(Credential::Password { username, password })) => {
                 if !self.address.may_send_account() {
-                    return Err(wants("wants the account without TLS"));
+                    return Err(wants("asks for the account without TLS"));
                 }
                 let header = auth::basic(username, password).ok_or_else(|| wants("its account cannot be sent"))?;
                 if sent.as_ref() == Some(&header) {
@@ -399,20 +405,20 @@ impl Registry {
                 return Ok(());
             }
             (Challenge::Basic, Some(Credential::IdentityToken(_))) => {
-                return Err(wants("wants a password, and there is an identity token"));
+                return Err(wants("wants a password, but there is only an identity token"));
             }
             (Challenge::Basic, None) if self.anonymous => {
-                return Err(wants("wants an account, and as a stand-in it is given none"));
+                return Err(wants("wants an account, but as a stand-in it is given none"));
             }
-            (Challenge::Basic, None) => return Err(wants("wants an account, and there is none for it")),
+            (Challenge::Basic, None) => return Err(wants("wants an account, but there is none for it")),
             (Challenge::Bearer { realm, service, .. }, _) => (self.address.lead(url, &realm)?, service),
         };
         let at = realm.split('?').next().unwrap_or_default();
-        let uri: Uri = realm.parse().map_err(|_| wants("wants a token from what is no URL"))?;
+        let uri: Uri = realm.parse().map_err(|_| wants("wants a token from something that is not a URL"))?;
         let (scheme, host) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", Authority::as_str));
         // A realm on another host is normal (auth.docker.io); a password without TLS is not.
         if account.is_some() && !self.address.may_send_account_to(scheme, host) {
-            return Err(wants(&format!("wants the account to be sent to {at}, without TLS")));
+            return Err(wants(&format!("asks for the account to be sent to {at}, without TLS")));
         }
         let request = auth::token_request(&realm, service.as_deref(), &scope.0, account);
         let mut headers = HeaderMap::new();
@@ -470,14 +476,10 @@ impl Registry {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
                 let mib = most >> 20;
-                Err(self.address.error(
-                    Kind::Invalid,
-                    url,
-                    &format!("its answer is larger than {mib} MiB, which none may be"),
-                ))
+                Err(self.address.error(Kind::Invalid, url, &format!("its answer is larger than {mib} MiB, the limit")))
             }
             Ok(Err(error)) => Err(self.address.error(Kind::Unreachable, url, &error.to_string())),
-            Err(_) => Err(self.address.error(Kind::Unreachable, url, "its answer stands still")),
+            Err(_) => Err(self.address.error(Kind::Unreachable, url, "its response stalled")),
         }
     }
 }

@@ -149,7 +149,7 @@ impl Target {
         }
         // Registries that do not create repositories on push answer that there is none.
         if error.kind == Kind::NotFound {
-            let message = format!("{}: the repository has to be made there first", error.message);
+            let message = format!("{}: the repository must be created there first", error.message);
             return Err(Error { kind: Kind::Denied, message, ..error });
         }
         Err(error)
@@ -175,7 +175,7 @@ impl Target {
                         return Err(target.address.error(
                             Kind::Protocol,
                             &target.address.url(repository, "blobs/uploads/"),
-                            "begins no upload",
+                            "does not start an upload",
                         ));
                     }
                 },
@@ -190,7 +190,7 @@ impl Target {
                 match select(pin!(sent), pin!(stalled)).await {
                     Either::Left((sent, _)) => sent,
                     Either::Right(_) => {
-                        let reason = format!("nothing moves for {} s: is its disk full?", target.retry.stall.as_secs());
+                        let reason = format!("no progress for {} s: is its disk full?", target.retry.stall.as_secs());
                         Err(Error::new(Kind::Unreachable, reason))
                     }
                 }

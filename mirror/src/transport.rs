@@ -270,14 +270,15 @@ fn certificate(error: &rustls::Error) -> Option<(Kind, String)> {
         Wrong::Expired => (Kind::TlsTime, "its certificate expired".to_owned()),
         Wrong::NotValidYetContext { time, not_before } => {
             let (begin, now) = (day(*not_before), day(*time));
-            (Kind::TlsTime, format!("its certificate is good from {begin} on; this machine's clock says {now}"))
+            (Kind::TlsTime, format!("its certificate is not valid before {begin}; this machine's clock says {now}"))
         }
-        Wrong::NotValidYet => (Kind::TlsTime, "its certificate is not good yet".to_owned()),
-        Wrong::UnknownIssuer => (Kind::Tls, "nobody here trusts the authority that made its certificate".to_owned()),
+        Wrong::NotValidYet => (Kind::TlsTime, "its certificate is not valid yet".to_owned()),
+        Wrong::UnknownIssuer => {
+            (Kind::Tls, "its certificate is signed by an authority that is not trusted here".to_owned())
+        }
         // The certificate that openssl creates by default.
         Wrong::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
-            let words = "its certificate is that of an authority, which no server may use as its own, also if it is \
-                         trusted: the server needs one with basicConstraints CA:FALSE (openssl req -x509 -addext \
+            let words = "its certificate is that of an authority, which no server may use as its own, even if it is trusted: the server needs one with basicConstraints CA:FALSE (openssl req -x509 -addext \
                          basicConstraints=critical,CA:FALSE)";
             (Kind::Tls, words.to_owned())
         }

@@ -158,7 +158,7 @@ fn an_image_that_is_not_there_is_no_matter_of_the_account() {
         }
         let error = resolve(&["docker.io/x/missing:1"], &options).unwrap_err();
         assert_eq!(error.kind(), Kind::Denied, "{error}");
-        assert!(error.to_string().contains("no such repository, or no right to it"), "{error}");
+        assert!(error.to_string().contains("no such repository, or no permission for it"), "{error}");
         // Another token would be no different.
         assert_eq!((source.count("GET", "/token"), source.count("GET", "/manifests/")), (1, 2));
         for (name, case, kind) in cases {
@@ -302,7 +302,7 @@ fn a_target_that_denies_a_look_is_pushed_to() {
         _ => None,
     });
     let error = copy(&lock, &options(&source, &ecr)).0.unwrap_err();
-    assert!(error.kind() == Kind::Denied && error.to_string().contains("has to be made there first"), "{error}");
+    assert!(error.kind() == Kind::Denied && error.to_string().contains("must be created there first"), "{error}");
 }
 
 #[test]
@@ -371,11 +371,12 @@ fn a_quota_that_is_used_up_is_told_in_one_line() {
     let said = error.to_string();
     assert_eq!(error.kind(), Kind::RateLimited);
     assert!(
-        said.starts_with("docker.io gives no more: ") && said.contains("0 of 100 pulls left at docker.io in 6 h"),
+        said.starts_with("docker.io refuses further pulls: ")
+            && said.contains("0 of 100 pulls left at docker.io in 6 h"),
         "{said}"
     );
     assert!(said.contains("You have reached your unauthenticated pull rate limit"), "{said}");
-    assert!(said.contains("again at the latest in 6 h, at ") && said.contains(" UTC"), "{said}");
+    assert!(said.contains("possible again at the latest in 6 h, at ") && said.contains(" UTC"), "{said}");
     let ids: Vec<String> = (0..7).map(|at| format!("image-{at}")).collect();
     assert!(said.ends_with(&format!("; missing: {}", ids.join(", "))), "{said}");
     assert!(!said.contains("http://") && !said.contains("/v2/"), "another image's address: {said}");
@@ -674,7 +675,7 @@ fn a_signature_under_a_tag_is_never_written_over_another_one() {
         let (summary, heard) = forced(&target);
         let warnings = heard.warnings();
         assert_eq!((summary.copied, summary.referrers, warnings.len()), (1, 0, 1), "{warnings:?}");
-        assert!(warnings[0].contains(&tag) && warnings[0].contains("stays as it is"), "{warnings:?}");
+        assert!(warnings[0].contains(&tag) && warnings[0].contains("is left as it is"), "{warnings:?}");
         assert_eq!(target.manifest("mirror/signed", &tag).unwrap(), ours);
     }
 }
@@ -743,7 +744,7 @@ fn what_is_left_behind_of_a_long_or_broken_list_is_told() {
         let (summary, heard) = copied(&lock, &options(&source, &Server::plain()));
         let warnings = heard.warnings();
         assert_eq!((summary.referrers, warnings.len()), (count, 1), "{name}: {warnings:?}");
-        assert!(warnings[0].contains("the rest of what refers to it"), "{name}: {warnings:?}");
+        assert!(warnings[0].contains("the rest of its referrers"), "{name}: {warnings:?}");
         assert!(warnings[0].contains(expected), "{name}: {warnings:?}");
     }
 }
@@ -849,7 +850,7 @@ fn a_helper_that_is_not_there_matters_where_an_account_is_needed() {
     let mut options = options(&public, &Server::plain());
     options.credentials.docker_config = Some(path);
     let (_, heard) = copied(&locked(&["docker.io/x/public:1"], &[digest]), &options);
-    assert_eq!(heard.warnings(), [format!("docker.io: goes on without an account: {expected}")]);
+    assert_eq!(heard.warnings(), [format!("docker.io: continues without an account: {expected}")]);
     let basic = Server::with(|_| Some(answer(401, "").with("www-authenticate", "Basic realm=x")));
     let token = Server::with(|request| match request.path.as_str() {
         "/token" => Some(answer(401, "{}")),
@@ -1048,10 +1049,10 @@ fn a_certificate_is_told_by_what_is_wrong_with_it() {
     let good = authority.serve("IP:127.0.0.1", -1..1);
     assert_eq!(to(&good, true).unwrap().copied, 1);
     let cases = [
-        (good, false, Kind::Tls, "nobody here trusts the authority that made its certificate"),
+        (good, false, Kind::Tls, "its certificate is signed by an authority that is not trusted here"),
         (authority.serve("DNS:registry.example", -1..1), true, Kind::TlsName, "is for "),
         (authority.serve("IP:127.0.0.1", -9..-2), true, Kind::TlsTime, "its certificate expired on "),
-        (authority.serve("IP:127.0.0.1", 2..9), true, Kind::TlsTime, "its certificate is good from "),
+        (authority.serve("IP:127.0.0.1", 2..9), true, Kind::TlsTime, "its certificate is not valid before "),
     ];
     for (server, trusted, kind, expected) in cases {
         let error = to(&server, trusted).unwrap_err();

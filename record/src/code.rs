@@ -76,16 +76,16 @@ codes! {
         "helmfile -f infra/kubernetes/helmfiles/{layer}.yaml -e {env} template";
     Usage = "usage", Usage, "what was asked for does not exist in the tree",
         "cargo xtask layer --list; helmfile -f infra/kubernetes/helmfiles/{layer}.yaml -e {env} list";
-    LockLost = "lock-lost", LockTimeout, "another run has taken the cluster over";
-    LockTimeout = "lock-timeout", LockTimeout, "another run held what this one waited for";
+    LockLost = "lock-lost", LockTimeout, "another run has taken over the cluster";
+    LockTimeout = "lock-timeout", LockTimeout, "another run held the lock that this one waited for";
     ApiCertificate = "api-certificate", ApiUnreachable, "the certificate of the Kubernetes API, or the client's, is not accepted",
-        "cargo xtask --env {env} cluster kubeconfig   # where it has expired: cluster stop, then cluster; k3s makes it anew as it starts";
-    ApiFailed = "api-failed", ApiUnreachable, "the Kubernetes API failed inside";
-    ApiOverloaded = "api-overloaded", ApiUnreachable, "the Kubernetes API turns requests away";
+        "cargo xtask --env {env} cluster kubeconfig   # if it has expired: cluster stop, then cluster; k3s renews it when it starts";
+    ApiFailed = "api-failed", ApiUnreachable, "the Kubernetes API had an internal error";
+    ApiOverloaded = "api-overloaded", ApiUnreachable, "the Kubernetes API is overloaded and rejects requests";
     ApiUnreachable = "api-unreachable", ApiUnreachable, "the Kubernetes API does not answer",
         "cargo xtask --env {env} cluster";
     ClusterMissing = "cluster-missing", ApiUnreachable, "there is no cluster";
-    ClusterNotReady = "cluster-not-ready", ApiUnreachable, "the cluster is not the one that its file describes, or is not up";
+    ClusterNotReady = "cluster-not-ready", ApiUnreachable, "the cluster does not match its file, or is not up";
     ImageInvalid = "image-invalid", Registry, "the image's name or content is not valid",
         "check the image in infra/images/images.yaml";
     ImageNotFound = "image-not-found", Registry, "the image is not in the registry",
@@ -93,16 +93,16 @@ codes! {
     ImageNotMirrored = "image-not-mirrored", Registry, "the registry does not hold an image as the lock names it";
     ImagePlatform = "image-platform", Registry, "the image has no build for the node's platform",
         "cargo xtask --env {env} mirror --update";
-    NodePullQps = "node-pull-qps", Registry, "the kubelet pulls too many images at once; it goes on by itself",
+    NodePullQps = "node-pull-qps", Registry, "the kubelet pulls too many images at once; it continues by itself",
         "kubectl --context {context} -n {namespace} get pods --watch";
-    RegistryAuth = "registry-auth", Registry, "the registry refuses the credentials, or wants some",
+    RegistryAuth = "registry-auth", Registry, "the registry refuses the credentials, or requires some",
         "docker login && cargo xtask --env {env} mirror";
     RegistryBodyLimit = "registry-body-limit", Registry, "a proxy in front of the registry refuses a blob of this size";
     RegistryDeniedOrMissing = "registry-denied-or-missing", Registry, "the registry denies the image, or does not have it",
         "cargo xtask --env {env} mirror --check";
     RegistryDns = "registry-dns", Registry, "the registry's name does not resolve on the node",
         "cargo xtask --env {env} cluster";
-    RegistryProtocol = "registry-protocol", Registry, "a plain-HTTP registry is spoken to over HTTPS",
+    RegistryProtocol = "registry-protocol", Registry, "a plain-HTTP registry is contacted over HTTPS",
         "cargo xtask --env {env} cluster recreate   # asks first, elsewhere --allow-destroy=cluster";
     RegistryRateLimited = "registry-rate-limited", Registry, "the registry's pull rate limit is reached",
         "cargo xtask --env {env} mirror";
@@ -114,48 +114,48 @@ codes! {
         "kubectl --context {context} get namespaces   # run the layer again when it is gone";
     FieldConflict = "field-conflict", Release, "somebody else set a field that the release sets",
         "cargo xtask --env {env} layer {layer} --force-conflicts";
-    HelmStuck = "helm-stuck", Release, "Helm still waits, though everything that the release made is ready",
+    HelmStuck = "helm-stuck", Release, "Helm still waits, although everything that the release created is ready",
         "cargo xtask --env {env} layer {layer}";
     NameInUse = "name-in-use", Release, "an object or release of that name belongs to somebody else",
         "kubectl --context {context} -n {namespace} get all,secrets,pvc -o custom-columns=KIND:.kind,NAME:.metadata.name,OWNER:.metadata.annotations.meta\\.helm\\.sh/release-name";
     PlanOutdated = "plan-outdated", Release, "the tree or the cluster has changed since the plan was saved";
-    ReleaseOwned = "release-owned", Release, "somebody else may still work on the release";
+    ReleaseOwned = "release-owned", Release, "somebody else may still be working on the release";
     ReleasePending = "release-pending", Release, "another Helm operation on the release is in progress, or died",
         "cargo xtask --env {env} releases repair";
     ReleaseTooLarge = "release-too-large", Release, "the release does not fit into the Secret that Helm keeps it in (1 MiB), or a request into the API",
         "du -a infra/kubernetes/charts | sort -n | tail   # take large files out of the chart, or split the release";
     AddressPool = "address-pool", NotReady, "Docker has no address range left for another network";
-    ClusterFailed = "cluster-failed", NotReady, "k3d could not do what it was asked";
+    ClusterFailed = "cluster-failed", NotReady, "k3d could not do what it was asked to do";
     ConfigMissing = "config-missing", NotReady, "a Secret, ConfigMap, key or account is missing or wrong",
-        "kubectl --context {context} -n {namespace} get secrets,configmaps,serviceaccounts   # run the layer that makes it";
+        "kubectl --context {context} -n {namespace} get secrets,configmaps,serviceaccounts   # run the layer that creates it";
     Conflict = "conflict", NotReady, "somebody else wrote the object at the same time";
     CrashLoop = "crash-loop", NotReady, "a container keeps crashing",
         "kubectl --context {context} -n {namespace} logs --previous {object}";
     CrdMissing = "crd-missing", NotReady, "a custom resource's definition is not installed",
         "run the layer that installs the CRD";
     DataPlaneNotReady = "data-plane-not-ready", NotReady, "an item of the checklist does not hold";
-    DependencyUnreachable = "dependency-unreachable", NotReady, "a container crashes because what it needs does not answer",
+    DependencyUnreachable = "dependency-unreachable", NotReady, "a container crashes because a service that it needs does not answer",
         "kubectl --context {context} -n {namespace} logs --previous {object}";
     DiskFull = "disk-full", NotReady, "a disk is full, or fails",
         "cargo xtask doctor";
-    DockerFailed = "docker-failed", NotReady, "Docker refused what it was asked";
+    DockerFailed = "docker-failed", NotReady, "Docker refused the request";
     DockerUnavailable = "docker-unavailable", NotReady, "Docker Engine cannot be reached";
     Forbidden = "forbidden", NotReady, "the credentials do not allow it",
         "kubectl --context {context} auth can-i --list   # use a context with more rights (--context)";
     GoMissing = "go-missing", NotReady, "a pinned tool has to be built, and there is no Go";
     HookFailed = "hook-failed", NotReady, "a hook or a job of the release failed",
-        "kubectl --context {context} -n {namespace} get jobs,pods   # the log below has what the hook said";
+        "kubectl --context {context} -n {namespace} get jobs,pods   # the log below has the hook's output";
     ImmutableField = "immutable-field", NotReady, "a field that cannot change was changed",
         "undo the change, or replace that object by hand";
     LayerMissing = "layer-missing", NotReady, "an earlier layer is not in place",
         "cargo xtask --env {env} checklist";
     MachineNotReady = "machine-not-ready", NotReady, "this machine lacks something that is needed";
     NamespaceMissing = "namespace-missing", NotReady, "a namespace does not exist",
-        "cargo xtask --env {env} layer --list   # run the one that makes the namespace";
+        "cargo xtask --env {env} layer --list   # run the one that creates the namespace";
     NoAnswer = "no-answer", NotReady, "a program did not answer in time";
-    NodeRuntime = "node-runtime", NotReady, "the node, or its container runtime, does not do what it should",
+    NodeRuntime = "node-runtime", NotReady, "the node, or its container runtime, does not work as it should",
         "kubectl --context {context} describe nodes; kubectl --context {context} -n {namespace} describe {object}";
-    NotOurs = "not-ours", NotReady, "something of that name was made by somebody else";
+    NotOurs = "not-ours", NotReady, "something of that name was created by somebody else";
     ObjectInvalid = "object-invalid", NotReady, "an object is refused as invalid",
         "correct the object's template";
     OomKilled = "oom-killed", NotReady, "a container used more memory than its limit",
@@ -169,12 +169,12 @@ codes! {
         "kubectl --context {context} -n {namespace} logs {object}";
     QuotaExceeded = "quota-exceeded", NotReady, "a quota or limit of the namespace does not allow it",
         "kubectl --context {context} -n {namespace} describe quota,limitrange";
-    ToolUnresolved = "tool-unresolved", NotReady, "a project's checksum file does not tell the digest of a tool's archive";
-    ToolVersion = "tool-version", NotReady, "the release archive of a tool holds another version than the pinned one";
+    ToolUnresolved = "tool-unresolved", NotReady, "a project's checksum file does not give the digest of a tool's archive";
+    ToolVersion = "tool-version", NotReady, "the release archive of a tool contains a version other than the pinned one";
     Unauthenticated = "unauthenticated", NotReady, "the API server does not accept the kubeconfig's credentials";
     Unschedulable = "unschedulable", NotReady, "no node can take the pod",
         "kubectl --context {context} -n {namespace} describe {object}";
-    VolumePending = "volume-pending", NotReady, "a volume is not there yet",
+    VolumePending = "volume-pending", NotReady, "a volume is not available yet",
         "kubectl --context {context} -n {namespace} get pvc,events";
     WebhookDenied = "webhook-denied", NotReady, "an admission webhook or policy denied the object",
         "change the object as the webhook says";

@@ -97,7 +97,7 @@ impl Blockage {
             Followed::EndedTheRun => {
                 format!("it ended the run after {}", human_seconds((self.until - self.since).max(0.0)))
             }
-            Followed::FailedOf(code) => format!("the run failed of {code}"),
+            Followed::FailedOf(code) => format!("the run failed with {code}"),
             Followed::Unknown => "what followed is not in the record".to_owned(),
         };
         tries + &then
@@ -747,7 +747,7 @@ mod tests {
                 21.0,
                 "tried again 2 times; it ended the run after 16.0s",
             ),
-            (vec![(21, &other)], Followed::FailedOf(Code::CrashLoop), 21.0, "the run failed of crash-loop"),
+            (vec![(21, &other)], Followed::FailedOf(Code::CrashLoop), 21.0, "the run failed with crash-loop"),
             (vec![], Followed::Unknown, 5.0, "what followed is not in the record"),
         ] {
             let run = blocked_run(&rest);

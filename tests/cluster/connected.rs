@@ -81,7 +81,7 @@ fn a_machine_with_internet_comes_up_from_the_committed_files() {
     let proxied = [("HTTPS_PROXY", "http://127.0.0.3:3128")];
     internet.leave(9);
     let ended = ends(machine.xtask(&proxied, &UP), 5);
-    assert!(ended.contains("registry-rate-limited: docker.io gives no more"), "{ended}");
+    assert!(ended.contains("registry-rate-limited: docker.io refuses further pulls"), "{ended}");
     assert!(internet.counts().limited > 0);
     internet.leave(100);
     succeeds(machine.xtask(&proxied, &["--yes", "--no-lab", "mirror"]));
@@ -132,7 +132,7 @@ fn a_volume_s_node_is_told_where_it_takes_no_pods(machine: &FreshMachine) {
     let lost = ["k3d-ameide-agent-0", "k3d-ameide-agent-1"].into_iter().find(|agent| *agent != node).unwrap();
     succeeds(machine.command("docker", &["rm", "--force", "--volumes", lost]));
     let mended = succeeds(machine.xtask(&[], &["--yes", "cluster"]));
-    assert!(mended.contains("joined a new agent in the place of one that is gone"), "{mended}");
+    assert!(mended.contains("joined a new agent to replace one that is gone"), "{mended}");
     assert!(mended.contains(&format!("[{lost}] removed the Node object")), "{mended}");
     let nodes = kubectl(&["get", "nodes", "--no-headers"]);
     assert_eq!(nodes.lines().filter(|line| line.contains(" Ready ")).count(), 3, "{nodes}");

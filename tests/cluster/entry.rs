@@ -117,7 +117,7 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
     eventually("redis is gone", || {
         kubectl(&["-n", "ameide", "get", "pods", "-o", "name"]).lines().all(|pod| !pod.contains("redis-master"))
     });
-    first_failed("workloads-ready", 8, "statefulset/redis-master: is scaled to nothing");
+    first_failed("workloads-ready", 8, "statefulset/redis-master: is scaled to 0");
     let mut test = tool("helm");
     test.args(["test", "redis", "-n", "ameide", "--kube-context", &context(), "--timeout", "60s"]);
     assert!(!test.output().unwrap().status.success(), "no test passes without a Redis");

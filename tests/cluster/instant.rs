@@ -120,7 +120,7 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
             );
         }),
         ("a deleted object", "ConfigMap ameide/redis is gone", |_| ameide("delete configmap/redis")),
-        ("an object made again", "ConfigMap ameide/redis was deleted and created anew", |_| {
+        ("an object made again", "ConfigMap ameide/redis was deleted and recreated", |_| {
             let text = kubectl(&["-n", "ameide", "get", "configmap/redis", "--show-managed-fields", "-o", "json"]);
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), text).unwrap();

@@ -217,7 +217,7 @@ fn a_preview_says_what_the_run_then_does() {
     let (_, said) = preview(&tree, &["--server"]);
     let (change, words) = &said[&format!("StatefulSet {NAMESPACE}/db")];
     assert!(change == "change" && words.contains("immutable-field") && words.contains("spec.serviceName"), "{words}");
-    assert!(words.contains("the API server says no (422)"), "{words}");
+    assert!(words.contains("the API server rejects it (422)"), "{words}");
     let refused = ends(tree.xtask(&["layer", "70", "--skip-tests"]), 8);
     assert!(refused.contains("immutable-field"), "{refused}");
     tree.write(&set, &good);
@@ -233,7 +233,7 @@ fn a_preview_says_what_the_run_then_does() {
     assert!(refused.contains("name-in-use"), "{refused}");
     let drift = succeeds(tree.xtask(&["drift", "70"]));
     assert!(
-        drift.contains(&format!("{NAMESPACE}/previewed (70-previewed) is installed, and its layer has it no more")),
+        drift.contains(&format!("{NAMESPACE}/previewed (70-previewed) is installed, but no longer part of its layer")),
         "{drift}"
     );
     kubectl(&["delete", "crd", "things.guard.example", "others.guard.example", "--ignore-not-found"]);
@@ -297,7 +297,7 @@ fn what_others_changed_is_foretold_named_and_refused_before_helm_starts() {
     let drift = ends(tree.xtask(&["drift", "70", "--exit-code"]), 1);
     assert!(drift.contains(&format!("ConfigMap {NAMESPACE}/config: is gone")), "{drift}");
     let left =
-        format!("ConfigMap {NAMESPACE}/left says that it is of {NAMESPACE}/gone: there is no such release any more");
+        format!("ConfigMap {NAMESPACE}/left claims to belong to {NAMESPACE}/gone: this release no longer exists");
     assert!(drift.contains(&left), "{drift}");
     let (_, said) = preview(&tree, &[]);
     assert!(said[&format!("ConfigMap {NAMESPACE}/config")].1.contains("Helm creates it"), "{said:?}");

@@ -131,7 +131,7 @@ fn a_layer_runs_with_the_rights_that_the_tree_names_and_one_that_lacks_is_named(
     assert!(!deployer.may("list", "nodes", "", None, ""));
     assert!(!deployer.may("get", "secrets", "", None, "kube-system"));
     let said = succeeds(deployer.layer(&[]));
-    assert!(said.contains("in place") && said.contains("platforms of the nodes are not looked at"), "{said}");
+    assert!(said.contains("in place") && said.contains("not checking the nodes' platforms"), "{said}");
 
     // A missing right that is needed before Helm starts ends the run, naming the right.
     for (verb, resource, namespace) in [

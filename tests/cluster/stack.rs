@@ -129,7 +129,7 @@ fn a_lost_load_balancer_is_made_again_and_what_is_paused_goes_on_unasked() {
     let before = (id(), releases());
     docker(&["rm", "-f", "-v", &load_balancer()]);
     let said = succeeds(xtask(&["cluster"]));
-    assert!(said.contains("made the load balancer again"), "{said}");
+    assert!(said.contains("recreated the load balancer"), "{said}");
     assert_eq!((id(), releases()), before);
     // Paused containers are continued, the registry's included.
     for container in [node(), load_balancer(), registry_container()] {

@@ -128,7 +128,7 @@ fn every_answer_of_the_api_server_is_told_in_words_with_its_own_exit_code() {
             "TooManyRequests",
             "too many requests, please try again later",
             4,
-            &["api-overloaded", "turns requests away"],
+            &["api-overloaded", "rejects requests"],
         ),
         (500, "InternalError", "Internal error occurred: database is locked", 4, &["api-failed", "database is locked"]),
         (500, "", "etcdserver: leader changed", 4, &["api-unreachable", "leader changed"]),
@@ -165,9 +165,9 @@ fn what_is_no_api_server_is_told_as_that() {
         (
             502,
             "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>",
-            &["a page of HTML (502 Bad Gateway)"],
+            &["an HTML page (502 Bad Gateway)"],
         ),
-        (200, "<html>Please log in</html>", &["not one of a Kubernetes API"]),
+        (200, "<html>Please log in</html>", &["not from a Kubernetes API"]),
         (0, "", &["cannot be reached", "GET /api/v1/secrets"]),
     ];
     for &(code, body, parts) in rows {
@@ -204,7 +204,7 @@ fn a_server_that_asks_for_patience_is_asked_again_and_not_for_ever() {
             _ => nothing(request),
         });
         let config = machine.write("config", &kubeconfig(STAGING, &api.url(), json!({})));
-        let text = ends(machine.releases("staging", &config), 0, &["asks again"]);
+        let text = ends(machine.releases("staging", &config), 0, &["retrying in"]);
         assert!(api.count("GET", "/secrets") >= 3, "{code}: {text}");
     });
     // A server that always refuses is given up, even one that asks to wait an hour.
@@ -238,7 +238,7 @@ fn a_credential_plugin_that_fails_is_told_in_its_own_words() {
         machine.write("config", &config.to_string())
     };
     let refusing = plugin("sh", &["-c", "echo secret-token; echo 'Token has expired: run cloud login' >&2; exit 3"]);
-    ends(machine.releases("staging", &refusing), 8, &["unauthenticated", "plugin sh ended with 3", "run cloud login"]);
+    ends(machine.releases("staging", &refusing), 8, &["unauthenticated", "plugin sh exited with 3", "run cloud login"]);
     let absent = plugin("no-such-plugin", &[]);
     ends(machine.releases("staging", &absent), 8, &["unauthenticated", "cannot be started"]);
 }

@@ -432,9 +432,9 @@ fn whoever_holds_the_lease_is_at_work() {
         lease.to_string(),
     );
     let said = bench.ends(&["releases"], 0);
-    assert!(said.contains("elsewhere#run works on it"), "{said}");
+    assert!(said.contains("elsewhere#run is working on it"), "{said}");
     let said = bench.ends(&["releases", "repair", "--dry-run", "--yes", "--older-than", "0s"], 0);
-    assert!(said.contains("elsewhere#run works on it") && !said.contains("mark revision"), "{said}");
+    assert!(said.contains("elsewhere#run is working on it") && !said.contains("mark revision"), "{said}");
 }
 
 #[test]
@@ -521,7 +521,7 @@ fn who_may_not_list_the_whole_cluster_is_shown_the_releases_of_the_trees_namespa
     bench.server.answer("/api/v1/secrets", 403, refused.to_string());
     let said = bench.ends(&["releases"], 0);
     assert!(said.contains("shop/web revision 1 failed") && !said.contains("theirs"), "{said}");
-    assert!(said.contains("looked for in shop alone"), "{said}");
+    assert!(said.contains("searched in shop only"), "{said}");
 }
 
 #[test]

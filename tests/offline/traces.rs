@@ -177,7 +177,7 @@ fn a_run_that_fails_and_one_that_is_interrupted_are_told_as_what_they_are() {
     let (world, failed) = (World::new(), receiver());
     let (code, text) = run(&world, &failed.url(), &["layer", "99"], &[("TRACEPARENT", "yes")]);
     assert_eq!(code, Some(2), "{text}");
-    assert_eq!(text.matches("TRACEPARENT is no W3C trace context").count(), 1, "{text}");
+    assert_eq!(text.matches("TRACEPARENT is not a W3C trace context").count(), 1, "{text}");
     let spans_of_failed = spans(&failed, "");
     let [root] = spans_of_failed.as_slice() else { panic!("{spans_of_failed:#?}") };
     assert_eq!(
@@ -237,10 +237,10 @@ fn nothing_is_told_where_nobody_wants_to_know() {
     ] {
         let (code, text) = run(&world, &receiver.url(), &["layer", "--list"], &[variable]);
         assert_eq!((code, receiver.seen().len()), (Some(0), 0), "{variable:?}: {text}");
-        let told = text.lines().filter(|line| line.contains("only http/json is spoken")).count();
+        let told = text.lines().filter(|line| line.contains("only http/json is supported")).count();
         assert_eq!(told, usize::from(variable.1 == "grpc"), "{text}");
     }
     let (_, text) =
         run(&world, &receiver.url(), &["layer", "--list"], &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
-    assert!(receiver.seen().len() == 1 && text.contains("only http/json is spoken"), "{text}");
+    assert!(receiver.seen().len() == 1 && text.contains("only http/json is supported"), "{text}");
 }

@@ -185,7 +185,7 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
         Plan::Finish => finish(context, &config, &toolbox, &images).await?,
         Plan::Mend(_) => {
             replace_load_balancer(&context.run, &context.site, &config, &images).await?;
-            start(&context.run, &config, &toolbox, &images, "started what stood still").await?;
+            start(&context.run, &config, &toolbox, &images, "started the stopped containers").await?;
             join_missing(&context.run, &context.site, &config, &toolbox, &images).await?;
         }
         Plan::Join(_) => agents::join(&context.run, &context.site, &config, &toolbox, &images).await?,
@@ -225,8 +225,8 @@ pub async fn plan(context: &Context) -> Result<bool, Failure> {
         if fault != docker::Fault::Away {
             return Err(docker::unavailable(fault, error));
         }
-        context.run.reporter.planned("docker", "start Docker Engine, installing it where it may");
-        context.run.reporter.planned(config.name(), "look at what is there then, and create the cluster if nothing is");
+        context.run.reporter.planned("docker", "start Docker Engine, installing it if allowed");
+        context.run.reporter.planned(config.name(), "then check what exists, and create the cluster if nothing does");
         return Ok(true);
     }
     let existing = observe(&config).await?;
@@ -311,7 +311,7 @@ async fn facts(config: &K3dConfig, existing: &[Container], lab: Option<&Lab>) ->
             Some(applied) => drift = config.drift_from(&applied).map_err(Failure::usage)?,
             None => drift.push(Difference {
                 field: "metadata.name".into(),
-                cluster: "a cluster of this name that something else made".into(),
+                cluster: "a cluster of this name that something else created".into(),
                 file: config.name().into(),
             }),
         }
@@ -348,7 +348,7 @@ async fn replace_load_balancer(run: &Run, site: &Site, config: &K3dConfig, image
     let named = |name: &str| existing.iter().find(|container| container.name() == name);
     let server = named(&config.server_container()).ok_or_else(|| missing(&config.server_container()))?;
     let name = config.loadbalancer_container().unwrap_or_default();
-    let step = run.reporter.step(Step::new(StepKind::Cluster, &name, "making the load balancer again"));
+    let step = run.reporter.step(Step::new(StepKind::Cluster, &name, "recreating the load balancer"));
     if let Some(container) = named(&name) {
         docker_output(["rm", "-f", "-v", &container.id]).await?;
     } else {
@@ -358,7 +358,7 @@ async fn replace_load_balancer(run: &Run, site: &Site, config: &K3dConfig, image
     }
     let image = loadbalancer::image(images.loadbalancer.as_deref(), server);
     loadbalancer::make(&spec, server, &image).await?;
-    step.done_as("made the load balancer again, which holds no data");
+    step.done_as("recreated the load balancer, which holds no data");
     Ok(())
 }
 
@@ -393,7 +393,7 @@ async fn start(run: &Run, config: &K3dConfig, toolbox: &Toolbox, images: &Images
 async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
     let remedy = || format!("cargo xtask --env {} cluster recreate --allow-destroy=cluster", context.repo.env_name);
     let reporter = &context.run.reporter;
-    reporter.note(config.name(), "its creation was interrupted: going on with it");
+    reporter.note(config.name(), "its creation was interrupted: continuing it");
     let finished = async {
         let balancer = config.loadbalancer_container();
         let existing = observe(config).await?;
@@ -483,9 +483,9 @@ fn is_k3d_registry(container: &Container) -> bool {
 }
 
 fn not_ours(name: &str) -> Failure {
-    Failure::new(Code::NotOurs, format!("there is a container {name}, which k3d did not make"))
+    Failure::new(Code::NotOurs, format!("there is a container {name}, which k3d did not create"))
         .evidence("it lacks the labels app=k3d, k3d.role=registry")
-        .remedy(format!("docker inspect {name} tells what it is; rename it, or the registry in k3d.yaml"))
+        .remedy(format!("docker inspect {name} shows what it is; rename it, or the registry in k3d.yaml"))
 }
 
 /// Removes a registry that the engine refuses to start (because its port is taken, or its runtime
@@ -675,7 +675,7 @@ async fn ready(
     merge_kubeconfig(&context.run, &context.site, config, toolbox).await?;
     let mut client = kubernetes::client(context).await?;
     if kubernetes::certificate_has_expired(&client).await {
-        reporter.note(config.name(), "its certificates have expired: starting it again, at which k3s renews them");
+        reporter.note(config.name(), "its certificates have expired: restarting it, so that k3s renews them");
         k3d(&context.run, toolbox, images, &["cluster", "stop", config.name()]).await?;
         start(&context.run, config, toolbox, images, "started the cluster, with new certificates").await?;
         merge_kubeconfig(&context.run, &context.site, config, toolbox).await?;
@@ -686,7 +686,7 @@ async fn ready(
     // Each needs its own check; none of them gives a notification.
     let help = |failure: Failure| match failure.code {
         Code::ApiUnreachable | Code::ClusterNotReady => {
-            failure.remedy("cargo xtask doctor; docker logs of the k3d containers tell more")
+            failure.remedy("cargo xtask doctor; docker logs of the k3d containers show more")
         }
         _ => failure,
     };
@@ -795,10 +795,10 @@ fn unmarked(run: &Run, config: &K3dConfig, id: &str) -> Option<String> {
     match ReadyMarker::read(&path) {
         None => Some(format!("{path} does not exist: it is being rebuilt, or was never brought up here")),
         Some(marker) if marker.cluster_id != id => {
-            Some("the ready marker is of an earlier cluster of this name".to_owned())
+            Some("the ready marker is from an earlier cluster of this name".to_owned())
         }
         Some(marker) if marker.config_hash != config_hash(config) => {
-            Some(format!("{} has changed since the cluster was made", config.path))
+            Some(format!("{} has changed since the cluster was created", config.path))
         }
         Some(_) => None,
     }
@@ -826,7 +826,7 @@ pub(crate) fn remembered(run: &Run, repo: &Repo) -> Result<bool, Failure> {
     if let Some(why) = unmarked(run, &config, &id) {
         return Err(not_ready(&config, why));
     }
-    remembered_kind(run).ok_or_else(|| not_ready(&config, "of which images it was made is not known here"))
+    remembered_kind(run).ok_or_else(|| not_ready(&config, "it is not known here which images it was created from"))
 }
 
 fn not_ready(config: &K3dConfig, why: impl Into<String>) -> Failure {
@@ -881,7 +881,7 @@ async fn delete_network(run: &Run, config: &K3dConfig) -> Result<(), Failure> {
     if network.label("app") == Some("k3d") || network.label(devcontainer::NETWORK_LABEL) == Some(config.name()) {
         return docker_output(["network", "rm", &name]).await.map(drop);
     }
-    run.reporter.note(&name, "left the network, which something else made");
+    run.reporter.note(&name, "left the network, which something else created");
     Ok(())
 }
 

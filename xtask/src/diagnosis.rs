@@ -86,7 +86,7 @@ pub(crate) fn of_conflicts(mut failure: Failure, conflicts: &[Conflict]) -> Fail
     }
     if conflicts.iter().all(Conflict::is_of_autoscaler) {
         return failure
-            .evidence("an autoscaler sets the number of replicas, which is its business: it is left as it is")
+            .evidence("an autoscaler sets the number of replicas: it is left as it is")
             .remedy("take `replicas` out of the chart's template where an autoscaler is enabled");
     }
     failure.evidence("to keep the other value, give the release the same one, or take the field out of the chart")
@@ -128,7 +128,7 @@ impl<'a> Diagnosis<'a> {
             start.push(Start { namespace: namespace.clone(), pods, events });
         }
         if start.is_empty() {
-            context.run.reporter.note(layer, "nothing is to be installed: there is nothing to watch");
+            context.run.reporter.note(layer, "nothing to install: there is nothing to watch");
         }
         let stuck = rules::of(Code::HelmStuck).map_or(Duration::MAX, |rule| match rule.lasts {
             rules::Lasts::For(seconds) => {
@@ -376,7 +376,7 @@ impl<'a> Diagnosis<'a> {
                 Ok(Some(tokio::time::Instant::now() + next.wait))
             }
             None => {
-                let tries = format!("{} tries in all, the budget of layers.yaml", budgets.rate_limit.attempts);
+                let tries = format!("{} tries in total, the budget of layers.yaml", budgets.rate_limit.attempts);
                 let mut failure = self.failure(&sighting).evidence(tries);
                 failure.evidence.extend(limit.quota.map(|quota| quota.to_string()));
                 Err(failure)
@@ -432,7 +432,7 @@ impl<'a> Diagnosis<'a> {
         }
         for pod in seen.again(found) {
             let api = Api::namespaced(self.client.clone(), &tracker::namespace(&pod));
-            self.replace(&api, &pod, "deleted, to be made again: it was stuck on an old revision of its StatefulSet")
+            self.replace(&api, &pod, "deleted, to be recreated: it was stuck on an old revision of its StatefulSet")
                 .await;
         }
     }
@@ -668,7 +668,7 @@ impl<'a> Diagnosis<'a> {
                 }
                 Err(error) => {
                     let text =
-                        format!("pods cannot be looked at: what is said of them is what was seen before: {error}");
+                        format!("pods cannot be read: what is reported of them is what was seen before: {error}");
                     self.context.run.reporter.note(namespace, text);
                 }
             }
@@ -741,7 +741,7 @@ impl<'a> Diagnosis<'a> {
         let failure = lines.into_iter().fold(failure, Failure::evidence);
         let failure = self.with_what_is_wrong(failure).await;
         if failure.evidence.is_empty() {
-            return failure.evidence("Helmfile ended without a word, and nothing in the cluster is not ready");
+            return failure.evidence("Helmfile exited without a message, and nothing in the cluster is unready");
         }
         failure
     }
@@ -785,7 +785,7 @@ fn may_be_replaced(pod: &Pod) -> bool {
 }
 
 fn cannot_watch(what: &str, answer: &str) -> String {
-    format!("{what} cannot be watched: what goes wrong there is told by Helm alone ({answer})")
+    format!("{what} cannot be watched: only Helm reports what goes wrong there ({answer})")
 }
 
 /// Where the watch of pods starts. `None` if it is not allowed; empty if they have to be listed

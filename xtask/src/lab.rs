@@ -425,7 +425,7 @@ async fn remove_upstream(container: &Container) -> Result<(), Failure> {
         let message = format!("there is a container {UPSTREAM_CONTAINER}, which is not the lab's");
         return Err(Failure::new(Code::NotOurs, message)
             .evidence("it lacks the label ameide.dev/lab=upstream, or the volume of that name")
-            .remedy(format!("docker inspect {UPSTREAM_CONTAINER} tells what it is; rename or remove it")));
+            .remedy(format!("docker inspect {UPSTREAM_CONTAINER} shows what it is; rename or remove it")));
     }
     docker_output(["rm", "-f", &container.id]).await.map(drop)
 }

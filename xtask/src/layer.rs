@@ -379,7 +379,7 @@ impl<'a> Runner<'a> {
             match retry {
                 Retry::RateLimit(_) | Retry::Webhook(_) => Interrupt::global().or(tokio::time::sleep(wait)).await?,
                 Retry::Api(_) => {
-                    let bound = format!("the API server is waited for, at most {} s", next.wait.as_secs());
+                    let bound = format!("waiting for the API server, at most {} s", next.wait.as_secs());
                     reporter.waiting(&layer.name(), bound);
                     kubernetes::wait_until("the API server is", Code::ApiUnreachable, next.wait, async || {
                         kubernetes::ready(client).await

@@ -161,7 +161,7 @@ async fn every(run: &Run, repo: &Repo, client: &Client) -> Result<Vec<(Revision,
                 return Err(failure);
             }
             let names = namespaces.iter().cloned().collect::<Vec<_>>().join(", ");
-            run.reporter.note("releases", format!("looked for in {names} alone: {}", failure.message));
+            run.reporter.note("releases", format!("searched in {names} only: {}", failure.message));
             helm_storage::newest_within(client, &namespaces).await
         }
         all => all,
@@ -383,7 +383,7 @@ impl Others {
     pub async fn look(run: &Run, repo: &Repo, client: &Client) -> Self {
         let mut working = Vec::new();
         // If a look fails, somebody may be working.
-        let perhaps = |failure: Failure| format!("somebody perhaps ({})", failure.message);
+        let perhaps = |failure: Failure| format!("possibly somebody ({})", failure.message);
         match crate::cluster::lock::ClusterLock::holder(&run.state.lock()) {
             Ok(Some(holder)) => working
                 .push(holder.map_or("a run on this machine".to_owned(), |holder| holder.describe(Timestamp::now()))),
@@ -406,7 +406,7 @@ fn words(status: Status) -> &'static str {
         Status::PendingRollback => "is being rolled back",
         Status::Uninstalling => "is being uninstalled",
         Status::Failed => "failed",
-        Status::Superseded => "is superseded, and no newer one is there",
+        Status::Superseded => "is superseded, and there is no newer one",
         Status::Uninstalled => "is uninstalled",
         Status::Unknown => "has the status unknown",
         Status::Other => "has a status that this tool does not know",
@@ -418,17 +418,17 @@ fn words(status: Status) -> &'static str {
 fn outlook(repo: &Repo, revision: &Revision, stored: &Stored, owner: &Owner, plan: &Plan) -> String {
     let full = format!("{}/{}", revision.namespace, revision.release);
     if let Some(reason) = &stored.unreadable {
-        return format!("its Secret {} cannot be read as a release ({reason}), and is left", revision.secret);
+        return format!("its Secret {} cannot be read as a release ({reason}), and is left as it is", revision.secret);
     }
     let layer = revision.layer.as_deref().filter(|layer| !layer.is_empty());
     match plan {
-        Plan::WaitFor { who } => format!("{who} works on it: a repair would wait"),
+        Plan::WaitFor { who } => format!("{who} is working on it: a repair would wait"),
         Plan::TooYoung { seconds } => {
             format!("by somebody unknown: a repair would leave it, and count it as orphaned in {seconds} s")
         }
         Plan::MarkFailed => match owner {
             Owner::Dead { run } => format!("its run {run} has ended: a repair would mark it failed"),
-            _ => "nobody is known to work on it: a repair would mark it failed".to_owned(),
+            _ => "nobody is known to be working on it: a repair would mark it failed".to_owned(),
         },
         Plan::HalfUninstalled => format!(
             "that was interrupted: cargo xtask --env {} releases repair --uninstall {full} finishes it",
@@ -441,8 +441,8 @@ fn outlook(repo: &Repo, revision: &Revision, stored: &Stored, owner: &Owner, pla
             (_, Some(layer)) => {
                 format!("the next run of its layer upgrades it: cargo xtask --env {} layer {layer}", repo.env_name)
             }
-            (Status::Uninstalled, None) => "its history was kept; nothing is to be repaired".to_owned(),
-            (_, None) => "nothing is to be repaired: Helm goes on from there".to_owned(),
+            (Status::Uninstalled, None) => "its history was kept; nothing to repair".to_owned(),
+            (_, None) => "nothing to repair: Helm continues from there".to_owned(),
         },
     }
 }
@@ -503,7 +503,7 @@ pub async fn consent_to_uninstalls(run: &Run, client: &Client, wanted: &[Release
         for line in objects(&stored) {
             run.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
         }
-        let what = format!("uninstall release {full}, which the tree says is not to be installed");
+        let what = format!("uninstall release {full}, which the tree marks as not installed");
         let _: Consent<consent::Release> = run.may_destroy(&what).await?;
     }
     Ok(())
@@ -549,7 +549,7 @@ pub async fn consent_to_upgrades(
             let names = |all: Vec<manifest::Dropped>| all.into_iter().map(|dropped| dropped.name).collect::<Vec<_>>();
             if !told.is_empty() {
                 let text = format!(
-                    "the layer does not render {}: Helm deletes what its release has made",
+                    "the layer does not render {}: Helm deletes what its release has created",
                     names(told).join(", ")
                 );
                 run.reporter.warn(&revision.release, text);
@@ -649,11 +649,11 @@ async fn treat(
     match plan {
         Plan::Leave => Ok(false),
         Plan::WaitFor { who } if context.run.dry_run => {
-            context.run.reporter.planned(name, format!("wait: {what}, and {who} works on it"));
+            context.run.reporter.planned(name, format!("wait: {what}, and {who} is working on it"));
             Ok(false)
         }
         Plan::WaitFor { who } => {
-            context.run.reporter.waiting(name, format!("{what}, and {who} works on it"));
+            context.run.reporter.waiting(name, format!("{what}, and {who} is working on it"));
             wait_while_owned(&context.run, &context.site, client, revision, &who).await?;
             Ok(false)
         }
@@ -661,7 +661,7 @@ async fn treat(
         )
         .evidence(format!("Secret {}, last written {} s ago", revision.secret, age(revision, now).as_secs()))
         .remedy(format!(
-            "wait: it counts as orphaned in {seconds} s; or, if you know that nobody works on it: cargo xtask --env {} releases repair --older-than 0s --yes",
+            "wait: it counts as orphaned in {seconds} s; or, if you know that nobody is working on it: cargo xtask --env {} releases repair --older-than 0s --yes",
             context.repo.env_name
         ))),
         Plan::HalfUninstalled => Err(Failure::new(Code::ReleasePending, format!("release {name} in {}: an uninstall was interrupted", revision.namespace),
@@ -680,7 +680,7 @@ async fn treat(
                 context
                     .run
                     .confirm(&format!(
-                        "mark revision {} of release {name} ({what}, nobody is known to work on it) as failed",
+                        "mark revision {} of release {name} ({what}, nobody is known to be working on it) as failed",
                         revision.revision
                     ))
                     .await?;
@@ -730,7 +730,7 @@ async fn wait_while_owned(
 }
 
 fn still_worked_on(release: &str, namespace: &str, who: &str) -> Failure {
-    Failure::new(Code::ReleaseOwned, format!("release {release} in {namespace} is still worked on"))
+    Failure::new(Code::ReleaseOwned, format!("release {release} in {namespace} is still being worked on"))
         .evidence(who)
         .remedy("wait for that command to end, or end it yourself")
 }
@@ -794,7 +794,7 @@ pub async fn wait_for_helm(run: &Run, site: &Site, wanted: &[Release]) -> Result
             wanted.iter().find_map(|release| Some((release, helm_process(&site.kube_context, &release.name)?)));
         let Some((release, who)) = working else { return Ok(ControlFlow::Break(())) };
         if !std::mem::replace(&mut told, true) {
-            run.reporter.waiting(&release.name, format!("{who} still works on it"));
+            run.reporter.waiting(&release.name, format!("{who} is still working on it"));
         }
         Ok(ControlFlow::Continue((release, who)))
     };
@@ -811,7 +811,7 @@ fn helm_process(kube_context: &str, release: &str) -> Option<String> {
         Ok(commands) => commands
             .into_iter()
             .find_map(|(pid, words)| changes(&words, kube_context, release).then(|| format!("helm (pid {pid})"))),
-        Err(error) => Some(format!("somebody perhaps (the processes cannot be listed: {error})")),
+        Err(error) => Some(format!("possibly somebody (cannot list processes: {error})")),
     }
 }
 
@@ -856,7 +856,7 @@ async fn mark_failed(run: &Run, client: &Client, revision: &Revision) -> Result<
     match api.replace(&revision.secret, &PostParams::default(), &secret).await {
         Ok(_) => {
             let what = format!("revision {} is {}", revision.revision, revision.status.as_str());
-            step.done_as(format!("{what}, and nobody finishes it: marked failed"));
+            step.done_as(format!("{what}, and nobody is working on it: marked failed"));
             Ok(())
         }
         Err(kube::Error::Api(status)) if status.code == 409 => Err(changed()),

@@ -27,7 +27,7 @@ impl Address {
         let (authority, prefix) = endpoint.parts()?;
         let hub = is_docker_hub(&authority.host().to_ascii_lowercase());
         if hub && endpoint.plain_http {
-            return Err(Error::new(Kind::Usage, format!("{authority}: Docker Hub is never spoken to in plain HTTP")));
+            return Err(Error::new(Kind::Usage, format!("{authority}: Docker Hub is never contacted over plain HTTP")));
         }
         Ok(Self {
             name: name.to_owned(),
@@ -58,14 +58,14 @@ impl Address {
     /// There is none; it contains an account; or no registry leads there (`never_led_to`).
     pub fn resolve(&self, from: &str, headers: &HeaderMap) -> Result<String, Error> {
         let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let location = location.ok_or_else(|| self.error(Kind::Protocol, from, "gave no Location"))?;
+        let location = location.ok_or_else(|| self.error(Kind::Protocol, from, "sent no Location"))?;
         self.lead(from, location)
     }
 
     /// Like [`Self::resolve`], for any reference.
     pub fn lead(&self, from: &str, reference: &str) -> Result<String, Error> {
         let wrong = |why: &str| self.error(Kind::Protocol, from, &format!("leads to {why}"));
-        let base: Uri = from.parse().map_err(|_| self.error(Kind::Protocol, from, "is no URL"))?;
+        let base: Uri = from.parse().map_err(|_| self.error(Kind::Protocol, from, "is not a URL"))?;
         let (scheme, authority) =
             (base.scheme_str().unwrap_or(self.scheme), base.authority().map_or("", |a| a.as_str()));
         let absolute = if has_scheme(reference) {
@@ -80,13 +80,13 @@ impl Address {
             let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
             format!("{scheme}://{authority}{folder}/{reference}")
         };
-        let uri: Uri = absolute.parse().map_err(|_| wrong("what is no URL"))?;
+        let uri: Uri = absolute.parse().map_err(|_| wrong("something that is not a URL"))?;
         let host = uri.host().ok_or_else(|| wrong("no host"))?;
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return Err(wrong("an address with an account in it"));
         }
         if !self.is_our_host(host) && never_led_to(host) {
-            return Err(wrong(&format!("{host}, where machines keep their own secrets")));
+            return Err(wrong(&format!("{host}, an address where machines keep their own secrets")));
         }
         // A registry behind a proxy that terminates TLS writes its own address with http: it is the
         // same registry, and still only spoken to over TLS.

@@ -43,7 +43,7 @@ pub(crate) async fn refusal(address: &Address, url: &str, response: Response<Inc
     };
     let mut said = format!("{status} {}", told(&text));
     if kind == Kind::Denied {
-        said = format!("{}: no such repository, or no right to it", said.trim());
+        said = format!("{}: no such repository, or no permission for it", said.trim());
     }
     Error { status: Some(status.as_u16()), ..address.error(kind, url, said.trim()) }
 }

@@ -73,11 +73,11 @@ fn a_target_that_refuses_is_told_by_its_words_and_holds_nothing_that_can_be_pull
             true => Do::Answer(413, vec![], "<h1>413 Request Entity Too Large</h1>".into()),
             false => Do::Pass,
         }),
-        (Kind::Protocol, "gave no Location", |seen| match seen.method == "POST" {
+        (Kind::Protocol, "sent no Location", |seen| match seen.method == "POST" {
             true => Do::Drop("location"),
             false => Do::Pass,
         }),
-        (Kind::Unreachable, "nothing moves", |seen| match seen.is("PUT", "/blobs/") {
+        (Kind::Unreachable, "no progress", |seen| match seen.is("PUT", "/blobs/") {
             true => Do::Hang(Duration::from_secs(60)),
             false => Do::Pass,
         }),

@@ -274,7 +274,7 @@ fn what_is_no_manifest_is_refused() {
     let cases = [
         (schema_1.to_owned(), "application/vnd.docker.distribution.manifest.v1+prettyjws", "schema 1"),
         (format!("{{\"schemaVersion\":2,\"x\":\"{}\"}}", "y".repeat(5 << 20)), registry::OCI_MANIFEST, "4 MiB"),
-        ("<html>captive portal</html>".to_owned(), "text/html", "no manifest"),
+        ("<html>captive portal</html>".to_owned(), "text/html", "not a manifest"),
     ];
     for (body, content_type, expected) in cases {
         let digest = Digest::of(body.as_bytes());

@@ -178,7 +178,7 @@ fn one_that_falls_silent_is_given_up() {
     assert_eq!(server.count("GET", "/silent"), 1);
     let (ended, told) = download(&format!("{}/half", server.url()), &here.part, retry);
     assert!(ended.unwrap_err().to_string().ends_with("no answer within 1 s"));
-    let waited = "cut after 1000 bytes: nothing came for 1 s";
+    let waited = "cut after 1000 bytes: no data for 1 s";
     assert!(told.iter().any(|event| matches!(event, FetchEvent::Waiting { reason, .. } if reason.ends_with(waited))));
     assert_eq!(server.seen().last().unwrap().header("range"), Some("bytes=1000-"));
     assert_eq!(std::fs::metadata(&here.part).unwrap().len(), 1000);

@@ -31,7 +31,7 @@ pub fn page(run: &Run, checklist: &[Checkpoint], log: impl Fn(&str) -> Option<St
     let left_out = run.left_out().map(|text| format!(" {}", escape(&text))).unwrap_or_default();
     let _ = write!(
         html,
-        "<footer>Times count from the start of the run. Its name: {}.{left_out}</footer>\n</body>\n</html>\n",
+        "<footer>Times are counted from the start of the run. Run: {}.{left_out}</footer>\n</body>\n</html>\n",
         escape(&run.id)
     );
     html
@@ -130,7 +130,7 @@ fn previews(html: &mut String, run: &Run) {
 fn timeline(html: &mut String, run: &Run, log: impl Fn(&str) -> Option<String>) {
     html.push_str("<h2>Timeline</h2>\n");
     if run.rows.is_empty() {
-        html.push_str("<p>The run took no step.</p>\n");
+        html.push_str("<p>The run has no steps.</p>\n");
         return;
     }
     html.push_str("<p class=\"legend\">");

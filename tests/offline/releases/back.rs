@@ -271,7 +271,9 @@ fn a_removal_wants_consent_and_has_helm_keep_what_holds_data() {
     bench.server.put(of_run(3, "a", "deployed", 60, json!({"manifest": manifest, "hooks": hook})));
     is_there(&bench, &format!("{CLAIMS}/data"), "v1", "PersistentVolumeClaim", json!({}));
     let said = bench.ends(&["layer", "20", "--remove", "--dry-run"], 0);
-    for line in ["delete ConfigMap top", "keep PersistentVolumeClaim shop/data", "leave out", "drop-all"] {
+    for line in
+        ["delete ConfigMap top", "keep PersistentVolumeClaim shop/data", "skip its chart's uninstall hooks", "drop-all"]
+    {
         assert!(said.contains(line), "{line}\n{said}");
     }
     for flags in [&["--yes"][..], &["--allow-destroy=cluster"], &["--allow-destroy=claim"]] {
@@ -421,7 +423,7 @@ fn what_others_need_stays_and_what_is_gone_is_said() {
     bench.base_in_place();
     bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": CONFIG})));
     let said = bench.ends(&["layer", "10", "--remove", "--allow-destroy=release"], 2);
-    assert!(said.contains("20-top needs 10-base, and its release shop/top is there"), "{said}");
+    assert!(said.contains("20-top needs 10-base, and its release shop/top is still installed"), "{said}");
     assert!(said.contains("layer 10-base 20-top --remove"), "{said}");
     assert_eq!(bench.helms(), [] as [&str; 0]);
     let said = bench.ends(&["layer", "10-20", "--remove", "--allow-destroy=release"], 0);
@@ -470,10 +472,10 @@ fn what_helm_passes_over_is_named_though_it_says_that_it_succeeded() {
     let top = "/api/v1/namespaces/shop/configmaps/top";
     let of = |release: &str, namespace: &str| json!({"metadata": {"annotations": {"meta.helm.sh/release-name": release, "meta.helm.sh/release-namespace": namespace}}});
     for (name, object, exit, word) in [
-        ("its own", of("top", "shop"), 7, "Helm left what it had made: ConfigMap shop/top"),
+        ("its own", of("top", "shop"), 7, "Helm left what it had created: ConfigMap shop/top"),
         ("nobody's", json!({"metadata": {}}), 7, "kubectl --context t -n shop delete configmaps top"),
-        ("another's", of("other", "shop"), 0, "ConfigMap shop/top is there, and release shop/other's"),
-        ("of that name elsewhere", of("top", "else"), 0, "release else/top's"),
+        ("another's", of("other", "shop"), 0, "ConfigMap shop/top exists, and belongs to release shop/other"),
+        ("of that name elsewhere", of("top", "else"), 0, "belongs to release else/top"),
     ] {
         let bench = bench();
         bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": CONFIG})));
@@ -501,13 +503,13 @@ fn what_is_left_of_a_release_that_is_gone_is_named() {
     let said = bench.ends(&["layer", "20", "--remove"], 0);
     assert!(said.contains("already removed"), "{said}");
     assert!(
-        said.contains("what it made is still there: ConfigMap shop/held;") && !said.contains("shop/other"),
+        said.contains("what it created still exists: ConfigMap shop/held;") && !said.contains("shop/other"),
         "{said}"
     );
 
     bench.server.answer("/apis", 500, "no");
     let said = bench.ends(&["layer", "20", "--remove"], 0);
-    assert!(said.contains("was not looked at"), "{said}");
+    assert!(said.contains("could not check for leftovers"), "{said}");
 }
 
 #[test]

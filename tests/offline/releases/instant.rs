@@ -105,7 +105,7 @@ fn each_doubt_ends_in_a_sync_that_says_why() {
             let (code, text) = super::missing("top");
             bench.server.answer(OBJECT, code, text);
         }),
-        ("ConfigMap shop/top was deleted and created anew", |bench| {
+        ("ConfigMap shop/top was deleted and recreated", |bench| {
             let mut object = object();
             object["metadata"]["uid"] = "u2".into();
             bench.server.answer(OBJECT, 200, object.to_string());
@@ -138,7 +138,7 @@ fn each_doubt_ends_in_a_sync_that_says_why() {
                 secret["metadata"]["managedFields"].as_array_mut().unwrap().push(entry("kubectl-edit", fields));
             });
         }),
-        ("its record is of another cluster", |bench| {
+        ("its record is from another cluster", |bench| {
             let other =
                 json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "kube-system", "uid": "other"}});
             bench.server.answer("/api/v1/namespaces/kube-system", 200, other.to_string());
@@ -250,7 +250,7 @@ fn a_saved_plan_is_refused_by_the_name_of_what_changed() {
     let mut other = object();
     other["metadata"]["uid"] = "u2".into();
     bench.server.answer(OBJECT, 200, other.to_string());
-    refused("ConfigMap shop/top was deleted and created anew");
+    refused("ConfigMap shop/top was deleted and recreated");
     bench.server.answer(OBJECT, 200, object().to_string());
     save();
     bench.server.put(revision(2, "deployed"));

@@ -123,7 +123,7 @@ fn one_container_prints_as_it_is() {
 fn what_is_not_there_is_said_and_a_failed_look_is_no_answer() {
     let bench = bench(&[]);
     for (arguments, words) in [
-        (&["logs", "web"][..], "there is no pod of it"),
+        (&["logs", "web"][..], "it has no pods"),
         (&["logs", "20"], "none of its releases is installed"),
         (&["logs", "webs"], "neither a layer nor a release"),
         (&["logs", "web", "--tail", "ten"], "--tail"),
@@ -157,7 +157,7 @@ fn whose_a_pod_is_may_be_hidden_and_is_told() {
     let refusal = json!({"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "no"});
     bench.server.answer("/apis/apps/v1/namespaces/shop/replicasets/front-1", 403, refusal.to_string());
     let said = bench.ends(&["logs", "web"], 8);
-    assert!(said.contains("forbidden") && said.contains("ReplicaSet shop/front-1 may not be read"), "{said}");
+    assert!(said.contains("forbidden") && said.contains("no permission to read ReplicaSet shop/front-1"), "{said}");
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_connection_that_breaks_repeats_no_line_and_pods_that_start_later_are_follow
     running.says("two");
     // The stand-in returns the whole log each time, as the API server returns a whole second.
     let again = || bench.server.asked(&["front-1-a/log", "follow=true", "sinceTime=2026-11-25T12%3A00%3A00Z"]);
-    eventually("it is asked again", || again() > 1);
+    eventually("retrying", || again() > 1);
     log(&bench, "front-1-a", "2026-11-25T12:00:00.4Z one\n2026-11-25T12:00:00.6Z two\n2026-11-25T12:00:00.9Z three\n");
     running.says("three");
     log(&bench, "front-1-b", "2026-11-25T12:00:05Z four\n");

@@ -84,7 +84,7 @@ pub const ITEMS: &[Definition] = &[
     Definition {
         id: "cluster-matches",
         title: "Cluster as its file says",
-        holds: "every container of `k3d.yaml` runs, made from today's file, and `k3d-cluster-ready` names this cluster",
+        holds: "every container of `k3d.yaml` runs, created from the current file, and `k3d-cluster-ready` names this cluster",
         remedy: "`cargo xtask cluster`",
         exits: &[Exit::ApiUnreachable, Exit::NotReady],
         judge: cluster_matches,
@@ -109,7 +109,7 @@ pub const ITEMS: &[Definition] = &[
         id: "namespaces-active",
         title: "Namespaces Active",
         holds: "the namespaces that `layers.yaml` names for the critical path exist and are Active",
-        remedy: "Terminating: wait, or remove what the evidence says holds it; absent: run the first layer",
+        remedy: "Terminating: wait, or remove what the evidence says holds it; missing: run the first layer",
         exits: &[Exit::NamespaceTerminating, Exit::NotReady],
         judge: namespaces_active,
     },
@@ -156,7 +156,7 @@ pub const ITEMS: &[Definition] = &[
     Definition {
         id: "workloads-ready",
         title: "Workloads ready",
-        holds: "every Deployment and StatefulSet of a release has all its pods ready, and no Job gave up",
+        holds: "every Deployment and StatefulSet of a release has all its pods ready, and no Job has given up",
         remedy: "`kubectl describe` of what the evidence names; `cargo xtask layer NAME` explains it",
         exits: &[Exit::NotReady],
         judge: workloads_ready,
@@ -284,9 +284,9 @@ fn lock_free(facts: &Facts) -> (Verdict, Duration) {
 fn cluster_matches(facts: &Facts) -> (Verdict, Duration) {
     let standing = known!(facts, &facts.cluster);
     let verdict = match standing {
-        None => Verdict::NotApplicable("a shared cluster: nothing here makes it".to_owned()),
+        None => Verdict::NotApplicable("a shared cluster: it is not created from here".to_owned()),
         Some(standing) => match (&standing.plan, &standing.unmarked) {
-            (Plan::Nothing, None) => Verdict::Pass("runs, made from today's file, marked ready".to_owned()),
+            (Plan::Nothing, None) => Verdict::Pass("runs, created from the current file, marked ready".to_owned()),
             (Plan::Nothing, Some(why)) => {
                 Verdict::Fail(Trouble { fix: Some(Fix::Cluster), ..fail(Exit::ApiUnreachable, vec![why.clone()]) })
             }
@@ -439,7 +439,7 @@ fn releases_deployed(facts: &Facts) -> (Verdict, Duration) {
                 stuck = true;
                 format!("revision {} is {}", revision.revision, revision.status.as_str())
             }
-            None => "is not there".to_owned(),
+            None => "is not installed".to_owned(),
         };
         evidence.push(format!("{}/{} (layer {}): {why}", release.namespace, release.name, release.layer));
         if !layers.contains(&release.layer) {
@@ -472,7 +472,7 @@ fn workloads_ready(facts: &Facts) -> (Verdict, Duration) {
         }
         let why = match &workload.trouble {
             Some(trouble) => trouble.clone(),
-            None if workload.wanted == 0 => "is scaled to nothing".to_owned(),
+            None if workload.wanted == 0 => "is scaled to 0".to_owned(),
             None => format!("{} of {} ready", workload.ready, workload.wanted),
         };
         evidence.push(format!("{}/{}: {why}", workload.namespace, workload.name));
@@ -482,7 +482,7 @@ fn workloads_ready(facts: &Facts) -> (Verdict, Duration) {
         Verdict::Fail(Trouble {
             fix: Some(Fix::Layers(facts.critical_path.clone())),
             remedy: Some("cargo xtask up".to_owned()),
-            ..fail(Exit::NotReady, vec!["none is there".to_owned()])
+            ..fail(Exit::NotReady, vec!["there are none".to_owned()])
         })
     } else if evidence.is_empty() {
         Verdict::Pass(count(workloads.len(), "workload"))

@@ -51,7 +51,7 @@ pub async fn join(
     if balanced {
         replace_load_balancer(run, site, config, images).await?;
     }
-    start(run, config, toolbox, images, "started what stood still").await?;
+    start(run, config, toolbox, images, "started the stopped containers").await?;
     let missing = (config.simple.agents as usize).saturating_sub(names(config).await?.len());
     let step = run.reporter.step(k3d_step(run, config, "joining new agents"));
     let labels = labels(config, images).map(|(label, value)| format!("{label}={value}"));
@@ -65,8 +65,8 @@ pub async fn join(
         replace_load_balancer(run, site, config, images).await?;
     }
     step.done_as(match missing {
-        1 => "joined a new agent in the place of one that is gone".to_owned(),
-        _ => format!("joined {missing} new agents in the place of those that are gone"),
+        1 => "joined a new agent to replace one that is gone".to_owned(),
+        _ => format!("joined {missing} new agents to replace those that are gone"),
     });
     Ok(())
 }

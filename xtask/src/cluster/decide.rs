@@ -139,11 +139,11 @@ pub fn describe(plan: &Plan) -> String {
         }
         Plan::Recreate(reasons) => format!("recreate the cluster: {}", reasons.join("; ")),
         Plan::Finish => "finish an interrupted creation".to_owned(),
-        Plan::Mend(name) => format!("make {name} again, which holds no data"),
-        Plan::Join(1) => "join a new agent in the place of one that is gone".to_owned(),
-        Plan::Join(count) => format!("join {count} new agents in the place of those that are gone"),
+        Plan::Mend(name) => format!("recreate {name}, which holds no data"),
+        Plan::Join(1) => "join a new agent to replace one that is gone".to_owned(),
+        Plan::Join(count) => format!("join {count} new agents to replace those that are gone"),
         Plan::Start(names) => format!("start {}", names.join(", ")),
-        Plan::Nothing => "change nothing: the cluster is as the file says".to_owned(),
+        Plan::Nothing => "change nothing: the cluster matches the file".to_owned(),
     }
 }
 

@@ -37,13 +37,13 @@ const RULES: &[Rule] = &[
             &["no available ipv4 addresses"],
         ],
         sentence: "Docker has no address range left for another network",
-        remedy: "docker network prune removes the networks that nothing uses; or widen default-address-pools in /etc/docker/daemon.json",
+        remedy: "docker network prune removes unused networks; or widen default-address-pools in /etc/docker/daemon.json",
     },
     Rule {
         code: Code::DiskFull,
         any: &[&["no space left on device"], &["disk quota exceeded"]],
         sentence: "the disk that Docker keeps its data on is full",
-        remedy: "docker system df shows what takes it",
+        remedy: "docker system df shows what uses it",
     },
     Rule {
         code: Code::ImagePlatform,
@@ -118,18 +118,18 @@ const RULES: &[Rule] = &[
             &["failed to pull", "error response from daemon", "unexpected status", ": 50"],
         ],
         sentence: "the registry that k3d pulls from does not answer Docker",
-        remedy: "check Docker's way to it (docker info shows its proxy); or without internet: cargo xtask up --lab",
+        remedy: "check Docker's connection to it (docker info shows its proxy); or without internet: cargo xtask up --lab",
     },
     Rule {
         code: Code::NotOurs,
         any: &[&["the container name", "is already in use by container"]],
-        sentence: "a container that k3d did not make has a name that the cluster needs",
+        sentence: "a container that k3d did not create has a name that the cluster needs",
         remedy: "docker ps -a shows it; rename or remove it, or change metadata.name in k3d.yaml",
     },
     Rule {
         code: Code::MachineNotReady,
         any: &[&["too many open files"], &["inotify"], &["cgroup", "mountpoint does not exist"]],
-        sentence: "this machine's limits stop a node",
+        sentence: "this machine's limits keep a node from running",
         remedy: "cargo xtask doctor",
     },
     Rule {
@@ -145,7 +145,7 @@ const RULES: &[Rule] = &[
             &["bind: permission denied"],
         ],
         sentence: "Docker Engine cannot start a container as k3d wants it",
-        remedy: "cargo xtask doctor; docker info tells how the engine is set up",
+        remedy: "cargo xtask doctor; docker info shows how the engine is set up",
     },
 ];
 
@@ -172,7 +172,7 @@ pub fn failure(arguments: &[&str], lines: &[String]) -> Failure {
     let mut failure = Failure::new(Code::ClusterFailed, format!("`k3d {what}` failed"));
     failure.evidence = telling.into_iter().take(3).cloned().collect();
     if failure.evidence.is_empty() {
-        failure.evidence = vec![said.first().cloned().unwrap_or_else(|| "k3d said nothing".to_owned())];
+        failure.evidence = vec![said.first().cloned().unwrap_or_else(|| "k3d printed nothing".to_owned())];
     }
     failure.remedy("cargo xtask doctor")
 }
@@ -229,7 +229,7 @@ impl Pulls {
         (*count == MOST_PULLS).then(|| {
             Failure::new(Code::RegistryUnreachable, format!("Docker does not finish pulling {image}"))
                 .evidence(format!("k3d began to pull it {MOST_PULLS} times"))
-                .remedy(format!("docker pull {image} tells why"))
+                .remedy(format!("docker pull {image} shows why"))
         })
     }
 }
@@ -437,7 +437,7 @@ mod tests {
         let failure = pulls.too_many(&pull("a:1")).unwrap();
         assert_eq!(failure.code, Code::RegistryUnreachable);
         assert_eq!(failure.message, "Docker does not finish pulling a:1");
-        assert_eq!(failure.remedy.as_deref(), Some("docker pull a:1 tells why"));
+        assert_eq!(failure.remedy.as_deref(), Some("docker pull a:1 shows why"));
         assert!(pulls.too_many(&pull("a:1")).is_none(), "it is told once");
     }
 
@@ -449,7 +449,7 @@ mod tests {
         assert_eq!(failure.evidence, [tools, "failed to translate config: something new"]);
         let failure = rolled_back("docker failed to start: Error response from daemon: something new");
         assert!(failure.evidence[0].ends_with("something new"), "{failure:?}");
-        assert_eq!(of(&[]).evidence, ["k3d said nothing"]);
+        assert_eq!(of(&[]).evidence, ["k3d printed nothing"]);
         assert_eq!(of(&["panic: runtime error", "goroutine 1 [running]:"]).evidence[0], "panic: runtime error");
     }
 

@@ -123,7 +123,7 @@ fn machine(state: &StateDir) -> Result<String, Failure> {
     if id.len() < 32 || !id.chars().all(|c| c.is_ascii_alphanumeric()) {
         // The next run creates it again: half an id identifies nothing.
         let _ = std::fs::remove_file(&path);
-        return Err(failed(std::io::Error::other("holds no id; it is removed now, run this again")));
+        return Err(failed(std::io::Error::other("contains no id; it is removed now: run this again")));
     }
     let meta = file.metadata().map_err(failed)?;
     Ok(format!("{id}-{:x}-{:x}/{}", meta.dev(), meta.ino(), host::boot_id()))
@@ -189,7 +189,7 @@ impl ClusterLease {
                 let message = format!("the cluster's Lease was not free within {waited}");
                 return Err(Failure::new(Code::LockTimeout, message)
                     .evidence(format!("{namespace}/{NAME} is held by {who}"))
-                    .remedy("wait for that run to end, or give more time with --lock-timeout"));
+                    .remedy("wait for that run to end, or allow more time with --lock-timeout"));
             }
             // It waits for the absence of changes, which no watch reports.
             Interrupt::global().or(tokio::time::sleep(Duration::from_millis(500))).await?;
@@ -302,7 +302,7 @@ impl Renewal {
                         self.reporter.warn("lease", format!("the cluster's Lease cannot be renewed: {why}"));
                     }
                     if written.elapsed() > Duration::from_secs(DURATION.unsigned_abs().into()) {
-                        let message = "the cluster's Lease could not be renewed for as long as it counts";
+                        let message = "the cluster's Lease could not be renewed before it expired";
                         let remedy = format!(
                             "kubectl auth can-i update leases -n {}: the role that deploys needs it",
                             self.namespace

@@ -90,7 +90,7 @@ impl ClusterLock {
                 format!("the cluster lock was not free within {}", human_seconds(timeout.as_secs_f64())),
             )
             .evidence(format!("{path} is held by {}", describe(&current)))
-            .remedy("wait for that run to end, or give more time with --lock-timeout")),
+            .remedy("wait for that run to end, or allow more time with --lock-timeout")),
         }
     }
 

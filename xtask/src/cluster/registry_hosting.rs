@@ -45,7 +45,7 @@ pub async fn warn_if_different(run: &Run, repo: &Repo, client: &Client) -> Resul
 pub(crate) fn differences(text: &str, settings: &RegistrySettings) -> Vec<String> {
     let hosting: Hosting = match crate::files::bounds::yaml(text) {
         Ok(hosting) => hosting,
-        Err(error) => return vec![format!("is not what KEP-1755 says: {error}")],
+        Err(error) => return vec![format!("does not follow KEP-1755: {error}")],
     };
     let pull = hosting.host_from_container_runtime.as_ref().or(hosting.host.as_ref());
     let rows = [(hosting.host.as_ref(), &settings.push, "push"), (pull, &settings.pull, "pull")];
@@ -93,7 +93,7 @@ mod tests {
         for (text, expected) in rows {
             assert_eq!(differences(text, &settings), expected, "{text}");
         }
-        assert!(differences("[", &settings)[0].starts_with("is not what KEP-1755 says"));
+        assert!(differences("[", &settings)[0].starts_with("does not follow KEP-1755"));
         // Without a name of their own, the nodes use the other one.
         assert_eq!(differences("host: localhost:5000", &settings).len(), 1);
     }

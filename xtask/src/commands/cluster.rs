@@ -70,6 +70,6 @@ fn in_words(action: Action, config: &K3dConfig) -> String {
         Action::Delete => "delete the cluster, its registry and their volumes".to_owned(),
         Action::Kubeconfig => "write the kubeconfig's context".to_owned(),
         Action::Recreate => cluster::recreation(config),
-        Action::Prefetch => "make the registry and pull the nodes' image".to_owned(),
+        Action::Prefetch => "create the registry and pull the nodes' image".to_owned(),
     }
 }

@@ -38,7 +38,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
     match broken {
         0 => Ok(()),
         _ => Err(Failure::new(Code::MachineNotReady, format!("{broken} of {} checks failed", checks.len()))
-            .remedy("the fixes stand above")),
+            .remedy("the fixes are listed above")),
     }
 }
 
@@ -62,7 +62,7 @@ async fn docker() -> Check {
 }
 
 fn capability() -> Check {
-    let seen = if host::may_raise_limits() { "there" } else { "not there: an engine that xtask starts works round it" };
+    let seen = if host::may_raise_limits() { "there" } else { "missing: an engine that xtask starts works around it" };
     Check { name: "CAP_SYS_RESOURCE", result: Ok(seen.to_owned()) }
 }
 
@@ -82,7 +82,7 @@ async fn go(repo: &Repo) -> Result<Check, Failure> {
             true => Ok("not on PATH, and not needed: every pinned tool is there or downloaded".to_owned()),
             false => Err((
                 format!("not on PATH, and there is no other way to {}", built.join(", ")),
-                "install Go 1.26 or newer, put the pinned tools on PATH, or run cargo xtask tools --update where the internet is reached".to_owned(),
+                "install Go 1.26 or newer, put the pinned tools on PATH, or run cargo xtask tools --update on a machine with internet access".to_owned(),
             )),
         }
     };
@@ -138,7 +138,7 @@ fn memory() -> Check {
 async fn ports(repo: &Repo, site: &Site) -> Result<Vec<Check>, Failure> {
     let Some(config) = repo.k3d_config()? else { return Ok(Vec::new()) };
     if site.inside.is_some() {
-        let seen = "not looked at: they are those of the machine that Docker Engine runs on".to_owned();
+        let seen = "not checked: they are those of the machine that Docker Engine runs on".to_owned();
         return Ok(vec![Check { name: "ports", result: Ok(seen) }]);
     }
     let mut ours = config.containers();

@@ -49,10 +49,10 @@ fn lines(report: &Report) -> Vec<String> {
         report
             .leftovers
             .iter()
-            .map(|left| format!("! {} says that it is of {}: {}", left.object, left.release, left.why)),
+            .map(|left| format!("! {} claims to belong to {}: {}", left.object, left.release, left.why)),
     );
     if !report.unseen.is_empty() {
-        lines.push(format!("not looked at, because they may not be listed: {}", report.unseen.join(", ")));
+        lines.push(format!("not checked, for lack of permission to list them: {}", report.unseen.join(", ")));
     }
     if !report.absent.is_empty() {
         lines.push(format!("not deployed: {}", report.absent.join(", ")));
@@ -80,7 +80,7 @@ fn lines(report: &Report) -> Vec<String> {
         .flat_map(|object| &object.findings)
         .any(|finding| finding.kind == drift::FindingKind::Taken)
     {
-        lines.push("a layer's run is refused where others own a field; --force-conflicts takes it back".to_owned());
+        lines.push("a layer run fails if others own a field; --force-conflicts takes it back".to_owned());
     }
     lines
 }

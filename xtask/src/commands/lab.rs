@@ -8,7 +8,7 @@ use crate::world::engine;
 
 pub async fn run(context: &Context) -> Result<(), Failure> {
     if context.run.dry_run {
-        context.run.reporter.planned("lab", "build what is missing of it, and start its upstream registry");
+        context.run.reporter.planned("lab", "build what it still lacks, and start its upstream registry");
         return Ok(());
     }
     engine::ensure(&context.run, &context.repo).await?;

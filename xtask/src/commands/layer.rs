@@ -24,7 +24,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
         // An empty variable counts as unset, which clap's rules cannot express.
         if args.selector().is_some() {
             return Err(Failure::usage(
-                "--plan: the plan says which releases are meant, and so does the selector (-l, HELM_LAYER_SELECTOR)",
+                "--plan: the plan already says which releases are meant: leave out the selector (-l, HELM_LAYER_SELECTOR)",
             ));
         }
         let plan = Plan::read(path)?;

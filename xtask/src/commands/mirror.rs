@@ -45,7 +45,7 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         mirror::check(context, &origin, &lock, to).await?;
         if ids.is_empty() && to.is_none() {
             let count = reader::check_all_images(context, lab.as_ref()).await?;
-            let text = format!("{count} places name an image in the layers: all mirrored and pinned");
+            let text = format!("{count} image references in the layers: all mirrored and pinned");
             context.run.reporter.note("mirror", text);
         }
         return Ok(());

@@ -65,6 +65,8 @@ pub async fn tell(context: &Context) {
         Ok(there) => services::summary(&there, &context.repo.env_name)
             .iter()
             .for_each(|line| context.run.reporter.note("up", line)),
-        Err(failure) => context.run.reporter.note("up", format!("what there is to open cannot be said: {failure}")),
+        Err(failure) => {
+            context.run.reporter.note("up", format!("cannot list the services that can be opened: {failure}"))
+        }
     }
 }

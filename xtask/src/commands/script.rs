@@ -64,7 +64,7 @@ async fn layers(context: &Context, names: Vec<String>) -> Result<(), Failure> {
 
 async fn conclude(context: &Context) -> Result<(), Failure> {
     if context.run.dry_run {
-        context.run.reporter.planned("checklist", "tell whether the data plane is ready");
+        context.run.reporter.planned("checklist", "check whether the data plane is ready");
         return Ok(());
     }
     checklist::conclude(context).await

@@ -75,7 +75,7 @@ async fn update(run: &Run, repo: &Repo) -> Result<(), Failure> {
     let (count, path) = (archives.len(), Lock::path(tree));
     let resolved = format!("{} of {count} archives resolved", count - silent.len());
     if lock == before {
-        step.unchanged(format!("{resolved}, {path} is as it was"));
+        step.unchanged(format!("{resolved}, {path} is unchanged"));
     } else if run.dry_run {
         step.unchanged(resolved);
         reporter.planned("tools", format!("write {path}"));
@@ -88,7 +88,7 @@ async fn update(run: &Run, repo: &Repo) -> Result<(), Failure> {
     }
     let message = format!("{} of {count} archives are not resolved: {}", silent.len(), silent.join(", "));
     let mut failure = Failure::new(Code::ToolUnresolved, message).remedy(
-        "see that the addresses in infra/tools/tools.yaml are reached (HTTPS_PROXY, SSL_CERT_FILE), then run it again",
+        "check that the addresses in infra/tools/tools.yaml can be reached (HTTPS_PROXY, SSL_CERT_FILE), then run it again",
     );
     reasons.dedup();
     failure.evidence = reasons;

@@ -22,7 +22,7 @@ pub fn begin(reporter: &Reporter) -> Option<Trace> {
     let own = || Trace::begun(TraceId::new(u128::from(random()) << 64 | u128::from(random())), span);
     let Some(parent) = variable("TRACEPARENT") else { return Some(own()) };
     Some(Trace::joined(&parent, variable("TRACESTATE").as_deref(), span).unwrap_or_else(|| {
-        reporter.warn("trace", "TRACEPARENT is no W3C trace context: the trace begins with this run");
+        reporter.warn("trace", "TRACEPARENT is not a W3C trace context: the trace starts with this run");
         own()
     }))
 }

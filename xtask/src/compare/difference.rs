@@ -118,7 +118,7 @@ pub(crate) fn changes(
         found.extend(rendered.crds.iter().map(|object| ObjectPreview {
             object: title(object, namespace, kinds),
             change: Change::Create,
-            notes: vec!["of the chart's folder crds: Helm creates it now, and never changes it later".to_owned()],
+            notes: vec!["from the chart's crds folder: Helm creates it now, and never changes it later".to_owned()],
             diff: hidden.diff(None, Some(object)),
         }));
     }
@@ -162,8 +162,9 @@ pub(crate) fn changes(
 
 fn losing(object: &Value) -> String {
     match manifest::is_built_in(object) {
-        true => "it holds data, or may take some with it: consent is asked for".to_owned(),
-        false => "its controller may delete what it holds: that is told, and nobody is asked".to_owned(),
+        true => "it holds data, or deleting it may delete data: consent is asked for".to_owned(),
+        false => "its controller may delete the data it manages: this is only reported, without asking for consent"
+            .to_owned(),
     }
 }
 
@@ -188,7 +189,7 @@ fn hooks(before: &Objects, rendered: &Objects, namespace: &str, hidden: &Hidden,
     let gone = gone.map(|object| ObjectPreview {
         object: title(object, namespace, kinds),
         change: Change::Keep,
-        notes: vec!["a hook that the chart has no more: Helm leaves what it made".to_owned()],
+        notes: vec!["the chart no longer has this hook; Helm leaves what it created".to_owned()],
         diff: Vec::new(),
     });
     changed.chain(gone).collect()
@@ -500,19 +501,19 @@ fn meaning(old: &Value, new: &Value) -> Vec<String> {
     let template = differs(&["spec", "template"]);
     match (group(new), kind(new)) {
         ("apps", "Deployment") if template => notes.push(match text(new, "/spec/strategy/type") {
-            "Recreate" => "its pods end before new ones start".to_owned(),
+            "Recreate" => "its pods stop before new ones start".to_owned(),
             _ => "its pods are replaced by new ones".to_owned(),
         }),
         ("apps", "StatefulSet") if template => notes.push(match text(new, "/spec/updateStrategy/type") {
             "OnDelete" => "its pods stay as they are until somebody deletes them (OnDelete)".to_owned(),
-            _ => "its pods are replaced one after the other, the last first; their claims stay".to_owned(),
+            _ => "its pods are replaced one at a time, the last first; their claims stay".to_owned(),
         }),
         ("apps", "DaemonSet") if template => notes.push(match text(new, "/spec/updateStrategy/type") {
             "OnDelete" => "its pods stay as they are until somebody deletes them (OnDelete)".to_owned(),
             _ => "its pods are replaced node by node".to_owned(),
         }),
         ("batch", "CronJob") if differs(&["spec", "jobTemplate"]) => {
-            notes.push("its next jobs are made from it; those that run go on".to_owned())
+            notes.push("its next jobs are created from it; running ones continue".to_owned())
         }
         _ => {}
     }
@@ -529,10 +530,7 @@ fn meaning(old: &Value, new: &Value) -> Vec<String> {
         };
         let gone: Vec<String> = versions(old).difference(&versions(new)).cloned().collect();
         if !gone.is_empty() {
-            notes.push(format!(
-                "it has no version {} any more: refused while objects are stored in it",
-                gone.join(", ")
-            ));
+            notes.push(format!("it no longer has version {}: refused while objects are stored in it", gone.join(", ")));
         }
     }
     if is_secret(new) {
@@ -608,7 +606,7 @@ mod tests {
                 (
                     "PersistentVolumeClaim shop/data",
                     Change::Delete,
-                    "it holds data, or may take some with it: consent is asked for"
+                    "it holds data, or deleting it may delete data: consent is asked for"
                 ),
             ]
         );
@@ -786,8 +784,8 @@ mod tests {
         };
         for (kind, spec, words) in [
             ("Deployment", json!({}), "replaced by new ones"),
-            ("Deployment", json!({"strategy": {"type": "Recreate"}}), "end before new ones start"),
-            ("StatefulSet", json!({}), "one after the other"),
+            ("Deployment", json!({"strategy": {"type": "Recreate"}}), "stop before new ones start"),
+            ("StatefulSet", json!({}), "one at a time"),
             ("StatefulSet", json!({"updateStrategy": {"type": "OnDelete"}}), "until somebody deletes them"),
             ("DaemonSet", json!({}), "node by node"),
         ] {

@@ -114,7 +114,7 @@ pub(crate) async fn of_objects(
         match place(client, object, namespace, kinds).await? {
             Some(place) => places.push((place, object)),
             None if name(object).is_empty() => {
-                let finding = Finding::of(FindingKind::Unknown, "cannot be looked at: its manifest has no name for it");
+                let finding = Finding::of(FindingKind::Unknown, "cannot be checked: its manifest has no name for it");
                 found.push(ObjectDrift { object: title(object, namespace, kinds), findings: vec![finding] });
             }
             None => {
@@ -164,10 +164,10 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>, hidden: &H
     }
     let mut found = Vec::new();
     if uid.is_some_and(|uid| metadata.uid.as_deref() != Some(uid)) {
-        found.push(Finding::of(FindingKind::Object, "was deleted and created anew since Helm made it"));
+        found.push(Finding::of(FindingKind::Object, "was deleted and recreated since Helm created it"));
     }
     if let Err(why) = live::helms(metadata) {
-        found.push(Finding::of(FindingKind::Unknown, format!("cannot be judged: {why}")));
+        found.push(Finding::of(FindingKind::Unknown, format!("cannot be compared: {why}")));
         return found;
     }
     let values = |path: &Path| object.as_ref().map(|object| (path.get(object), path.get(manifest)));
@@ -197,7 +197,7 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>, hidden: &H
             Some((theirs, ours)) if theirs == ours => continue,
             Some((None, _)) => "was removed".to_owned(),
             Some((theirs, ours)) => values_in_words(&field, theirs, ours, hidden),
-            None => "was removed, or changed by nobody who is noted for it".to_owned(),
+            None => "was removed, or changed without a recorded owner".to_owned(),
         };
         found.push(Finding { field: Some(field), what, manager: None, time: None, kind: FindingKind::Lost });
     }
@@ -249,7 +249,7 @@ pub(crate) fn resources(revision: &Revision, stored: &Stored) -> Result<Vec<Valu
     }
     let parsed = manifest::parse(&stored.manifest).map_err(|place| {
         let text =
-            format!("the manifest of release {} revision {} is no YAML{place}", revision.release, revision.revision);
+            format!("the manifest of release {} revision {} is not YAML{place}", revision.release, revision.revision);
         Failure::new(Code::ApiFailed, text)
     })?;
     Ok(parsed.into_iter().map(|(object, _)| object).collect())
@@ -370,7 +370,7 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
                 namespace: revision.namespace.clone(),
                 revision: Some(revision.revision),
                 what: Some(format!(
-                    "is installed, and its layer has it no more: cargo xtask releases repair --uninstall {full}"
+                    "is installed, but no longer part of its layer: cargo xtask releases repair --uninstall {full}"
                 )),
                 objects: Vec::new(),
             });
@@ -443,8 +443,8 @@ pub(crate) async fn leftovers(
             let release = format!("{of}/{name}");
             let object = place.to_string();
             let why = match manifests.get(&release) {
-                _ if !releases.contains(&release) => "there is no such release any more",
-                Some(known) if !known.contains(&object) => "its release has it no more",
+                _ if !releases.contains(&release) => "this release no longer exists",
+                Some(known) if !known.contains(&object) => "its release no longer contains it",
                 _ => continue,
             };
             found.push(Leftover { object, release, why: why.to_owned() });
@@ -581,7 +581,7 @@ mod tests {
         assert_eq!(told(&made, None), ["is gone"]);
         let nothing_of_helms = [entry("kubectl-create", None, &replicas)];
         let judged = told(&made, Some((&made, &nothing_of_helms)));
-        assert_eq!(judged, ["cannot be judged: nothing of it is Helm's"]);
+        assert_eq!(judged, ["cannot be compared: Helm owns no field of it"]);
     }
 
     #[test]

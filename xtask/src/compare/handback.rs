@@ -53,7 +53,7 @@ async fn give_set_back(run: &Run, client: &Client, namespace: &str, name: &str) 
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         match sets.patch_metadata(name, &parameters, &Patch::Merge(&patch)).await {
             Ok(_) => {
-                let text = "what a removal that was stopped has set of it is given back to its chart";
+                let text = "what an interrupted removal has set of it is given back to its chart";
                 run.reporter.note(name, text);
                 return Ok(());
             }
@@ -61,7 +61,7 @@ async fn give_set_back(run: &Run, client: &Client, namespace: &str, name: &str) 
             Err(error) => return Err(write_failed(&what, error)),
         }
     }
-    Err(Failure::new(Code::ApiFailed, format!("{what} is written by others all the time")).remedy("run it again"))
+    Err(Failure::new(Code::ApiFailed, format!("{what} is constantly being changed by others")).remedy("run it again"))
 }
 
 /// Whether an entry of `managedFields` lists what this tool has set.

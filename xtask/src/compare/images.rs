@@ -75,7 +75,7 @@ pub fn images(manifests: &str, places: &Places) -> Result<Vec<Named>, String> {
     // never the text.
     let documents = crate::files::bounds::documents(manifests).map_err(|error| {
         let place = error.location().map(|place| format!(" at line {}, column {}", place.line(), place.column()));
-        format!("what it renders is no YAML{}", place.unwrap_or_default())
+        format!("what it renders is not YAML{}", place.unwrap_or_default())
     })?;
     for value in documents {
         let items = value.get("items").and_then(Value::as_array).filter(|_| value["kind"] == "List");
@@ -359,16 +359,16 @@ pub fn check(
     let code = if platform_only { Code::ImagePlatform } else { Code::ImageNotMirrored };
     let remedy = match first {
         Fault::Outside | Fault::Unknown => {
-            "list it in infra/images/images.yaml, let the chart's values take it from there, then cargo xtask mirror"
+            "list it in infra/images/images.yaml, have the chart's values take it from there, then cargo xtask mirror"
         }
-        Fault::Unpinned => "let the chart print repository:tag@digest, as docs/layers.md shows",
-        Fault::OtherDigest(_) => "let the values read the digest from the lock; cargo xtask mirror --update renews it",
+        Fault::Unpinned => "have the chart render repository:tag@digest, as docs/layers.md shows",
+        Fault::OtherDigest(_) => "have the values read the digest from the lock; cargo xtask mirror --update renews it",
         Fault::Platform(_) => {
             "name the platform in infra/images/images.yaml, then cargo xtask mirror --update and cargo xtask mirror"
         }
     };
     let plural = if faults.len() == 1 { "image" } else { "images" };
-    let message = format!("{layer} renders {} {plural} that the mirror does not have like that", faults.len());
+    let message = format!("{layer} renders {} {plural} that the mirror does not have in that form", faults.len());
     let mut failure = Failure::new(code, message).remedy(remedy);
     failure.evidence = faults
         .iter()
@@ -379,7 +379,7 @@ pub fn check(
                 Fault::Unpinned => "is not pinned by a digest".to_owned(),
                 Fault::OtherDigest(Some(digest)) => format!("has another digest than the lock, {digest}"),
                 Fault::OtherDigest(None) => "is not resolved in the lock".to_owned(),
-                Fault::Platform(platform) => format!("is not made for the nodes' {platform}"),
+                Fault::Platform(platform) => format!("has no build for the nodes' {platform}"),
             };
             format!("{}: {}: {} {why}", named.object, named.field, named.image)
         })

@@ -226,7 +226,7 @@ fn walk(
     let folder = root.join(inner);
     let failed = |path: &Utf8Path, error: std::io::Error| Failure::usage(format!("cannot read {path}: {error}"));
     if depth == 0 {
-        return Err(Failure::usage(format!("{folder}: links lead into each other")));
+        return Err(Failure::usage(format!("{folder}: its links form a loop")));
     }
     for entry in folder.read_dir_utf8().map_err(|error| failed(&folder, error))? {
         let entry = entry.map_err(|error| failed(&folder, error))?;
@@ -431,8 +431,8 @@ fn reached(pieces: &[Piece]) -> Vec<&Piece> {
     found
 }
 
-const REVISION: &str = "asks which revision it is";
-const CAPABILITIES: &str = "asks what the API server can do";
+const REVISION: &str = "reads the number of its revision";
+const CAPABILITIES: &str = "reads the API server's capabilities";
 
 /// Removes `"Release" .Release`: a `dict` that passes the release on under its name does not use
 /// it; whoever uses a field of it is found by that.
@@ -460,11 +460,11 @@ fn unsteady(word: &str, kept: bool) -> Option<&'static str> {
     // The last one is the whole object, for `toYaml` and `with`.
     let revision = [".Release.Revision", ".Release.IsUpgrade", ".Release.IsInstall", ".Release"];
     match word {
-        "lookup" => (!kept).then_some("looks into the cluster"),
-        "uuidv4" | "shuffle" | "htpasswd" | "bcrypt" | "encryptAES" => (!kept).then_some("makes something by chance"),
-        _ if chance(word) => (!kept).then_some("makes something by chance"),
-        "now" | "ago" => Some("asks for the time"),
-        "getHostByName" => Some("asks for an address"),
+        "lookup" => (!kept).then_some("reads from the cluster"),
+        "uuidv4" | "shuffle" | "htpasswd" | "bcrypt" | "encryptAES" => (!kept).then_some("generates random values"),
+        _ if chance(word) => (!kept).then_some("generates random values"),
+        "now" | "ago" => Some("reads the time"),
+        "getHostByName" => Some("looks up an address"),
         _ if capabilities => Some(CAPABILITIES),
         _ if revision.iter().any(|field| word.ends_with(field)) => Some(REVISION),
         _ => None,
@@ -488,7 +488,7 @@ const OFF: [&str; 5] = ["exec", "envExec", "readFile", "readDir", "readDirEntrie
 fn doubts_of_values(path: &Utf8Path, text: &str, doubts: &mut Vec<String>) {
     for word in actions(text).flat_map(words) {
         if BEYOND.contains(&word) {
-            doubts.push(format!("{path} reads what no digest holds ({word})"));
+            doubts.push(format!("{path} reads something that no digest covers ({word})"));
         } else if let Some(why) = unsteady(word, false) {
             doubts.push(format!("{path} {why} ({word})"));
         }
@@ -517,11 +517,11 @@ fn doubts_of_a_state(path: &Utf8Path, text: &str, layer: bool, doubts: &mut Vec<
             doubts.push(format!("{path} has {key}"));
         }
         if key == "helmfiles" {
-            doubts.push(format!("{path} has helmfiles in it"));
+            doubts.push(format!("{path} contains nested helmfiles"));
         }
         let local = value.starts_with("./") || value.starts_with("../");
         if layer && key == "chart" && !local {
-            doubts.push(format!("{path}: a chart from elsewhere than the tree ({value})"));
+            doubts.push(format!("{path}: a chart from outside the tree ({value})"));
         }
         let above = entry.matches("../").count() > 1 && entry.contains("../../");
         let absolute = entry.starts_with('/') || value.starts_with('/') || value.starts_with("[/");
@@ -569,7 +569,7 @@ fn variables_in(path: &Utf8Path, text: &str, named: &mut BTreeSet<String>, doubt
             match (token, tokens.get(index + 1)) {
                 (Token::Word("env" | "requiredEnv"), Some(Token::Text(name))) => drop(named.insert((*name).to_owned())),
                 (Token::Word(word @ ("env" | "requiredEnv" | "expandenv")), _) => {
-                    doubts.push(format!("{path} asks for a variable that no name says ({word})"));
+                    doubts.push(format!("{path} reads a variable whose name is computed ({word})"));
                 }
                 _ => {}
             }
@@ -727,12 +727,20 @@ mod tests {
             (
                 "charts/web/templates/a.yaml",
                 "x: {{ .Capabilities.APIVersions.Has \"x\" }}",
-                "what the API server can do",
+                "the API server's capabilities",
             ),
-            ("charts/web/templates/a.yaml", "x: {{ $.Release.Revision }}", "which revision"),
-            ("charts/web/templates/a.yaml", "x: {{ with .Release }}{{ .Revision }}{{ end }}", "which revision"),
-            ("charts/web/templates/a.yaml", "x: {{ (index . \"Release\").Revision }}", "which revision"),
-            ("charts/web/templates/a.yaml", "x: {{ get $ \"Capabilities\" | toYaml }}", "what the API server can do"),
+            ("charts/web/templates/a.yaml", "x: {{ $.Release.Revision }}", "the number of its revision"),
+            (
+                "charts/web/templates/a.yaml",
+                "x: {{ with .Release }}{{ .Revision }}{{ end }}",
+                "the number of its revision",
+            ),
+            ("charts/web/templates/a.yaml", "x: {{ (index . \"Release\").Revision }}", "the number of its revision"),
+            (
+                "charts/web/templates/a.yaml",
+                "x: {{ get $ \"Capabilities\" | toYaml }}",
+                "the API server's capabilities",
+            ),
             ("charts/web/values.yaml", "x: '{{ getHostByName \"x\" }}'", "(getHostByName)"),
             ("values/web.yaml.gotmpl", "x: {{ isFile \"x\" }}", "(isFile)"),
             ("values/web.yaml.gotmpl", "x: ref+vault://a#b", "ref+"),
@@ -740,8 +748,8 @@ mod tests {
             ("values/web.yaml.gotmpl", "# {{ env .Values.x }}", "(env)"),
             ("helmfiles/10-web.yaml", "hooks: [{events: [presync], command: date}]", "has hooks"),
             ("helmfiles/10-web.yaml", "bases: ['git::https://x/y']", "not below infra/kubernetes"),
-            ("helmfiles/10-web.yaml", "    chart: stable/web", "elsewhere than the tree"),
-            ("helmfiles/10-web.yaml", "    chart: /opt/web", "elsewhere than the tree"),
+            ("helmfiles/10-web.yaml", "    chart: stable/web", "outside the tree"),
+            ("helmfiles/10-web.yaml", "    chart: /opt/web", "outside the tree"),
             ("helmfiles/10-web.yaml", "    values: [../../../secret.yaml]", "not below infra/kubernetes"),
         ] {
             let world = World::new();
@@ -768,7 +776,7 @@ mod tests {
         world.write("charts/web/templates/a.yaml", "x: {{ include \"lib.x\" . }}{{ randAlpha 3 }}");
         assert_eq!(world.doubts(), "");
         world.write("charts/web/templates/a.yaml", "x: {{ include \"lib.x\" . }}{{ now }}");
-        assert!(world.doubts().contains("asks for the time"), "{}", world.doubts());
+        assert!(world.doubts().contains("reads the time"), "{}", world.doubts());
     }
 
     #[test]

@@ -98,9 +98,9 @@ pub(crate) fn helms(metadata: &ObjectMeta) -> Result<Value, String> {
         (Some(entry), None) if entry.operation.as_deref() == Some("Apply") => {
             Ok(entry.fields_v1.as_ref().map(|fields| fields.0.clone()).unwrap_or_default())
         }
-        (Some(_), None) => Err("Helm has not applied it on the server's side".to_owned()),
-        (None, _) => Err("nothing of it is Helm's".to_owned()),
-        (Some(_), Some(_)) => Err("Helm owns it in more than one way".to_owned()),
+        (Some(_), None) => Err("Helm has not applied it server-side".to_owned()),
+        (None, _) => Err("Helm owns no field of it".to_owned()),
+        (Some(_), Some(_)) => Err("Helm owns it by more than one managedFields entry".to_owned()),
     }
 }
 
@@ -127,10 +127,10 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
         return Standing::Drifted(whole("is being deleted"));
     }
     if metadata.uid.as_deref() != Some(&made.uid) {
-        return Standing::Drifted(whole("was deleted and created anew since Helm made it"));
+        return Standing::Drifted(whole("was deleted and recreated since Helm created it"));
     }
     let fields = match helms(metadata) {
-        Err(why) => return Standing::Drifted(whole(&format!("cannot be judged: {why}"))),
+        Err(why) => return Standing::Drifted(whole(&format!("cannot be compared: {why}"))),
         Ok(fields) if digest_of(fields.clone()) == made.owns => return Standing::AsMade,
         Ok(fields) => fields,
     };
@@ -224,7 +224,7 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
     let behind = || {
         let observed = number("/status/observedGeneration").unwrap_or_default();
         (observed < number("/metadata/generation").unwrap_or_default())
-            .then(|| "its newest change has not been taken up yet".to_owned())
+            .then(|| "its newest change has not been observed yet".to_owned())
     };
     let of = |have: Option<i64>, want: i64, what: &str| {
         let have = have.unwrap_or_default();
@@ -238,7 +238,7 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
             .or_else(|| of(number("/status/availableReplicas"), wanted, "are available"))
             .or_else(|| {
                 let pods = number("/status/replicas").unwrap_or_default();
-                (pods > wanted).then(|| format!("{pods} pods are there, of {wanted}"))
+                (pods > wanted).then(|| format!("{pods} pods exist, {wanted} wanted"))
             }),
         "StatefulSet" => {
             let by_itself = text("/spec/updateStrategy/type") != "OnDelete";
@@ -267,7 +267,7 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
         "Job" => (!condition("Complete")).then(|| "it has not completed".to_owned()),
         "PersistentVolumeClaim" => {
             let phase = text("/status/phase");
-            (phase != "Bound").then(|| format!("it is {}", if phase.is_empty() { "of no phase" } else { phase }))
+            (phase != "Bound").then(|| format!("it is {}", if phase.is_empty() { "in no phase" } else { phase }))
         }
         "Pod" => {
             let phase = text("/status/phase");
@@ -393,17 +393,17 @@ mod tests {
                 vec![entry("helm", None, 0, json!({"f:spec": {}})), injected],
                 "metadata.annotations.x was changed by istio 1 min",
             ),
-            (vec![helm_entry(), helm_entry()], "cannot be judged: Helm owns it in more than one way"),
-            (vec![], "cannot be judged: nothing of it is Helm's"),
+            (vec![helm_entry(), helm_entry()], "cannot be compared: Helm owns it by more than one managedFields entry"),
+            (vec![], "cannot be compared: Helm owns no field of it"),
         ] {
             let said = judged(|_| {}, &managed);
             assert!(said.contains(told), "{told}: {said}");
         }
         let mut client_side = helm_entry();
         client_side["operation"] = json!("Update");
-        assert!(judged(|_| {}, &[client_side]).contains("has not applied it on the server's side"));
+        assert!(judged(|_| {}, &[client_side]).contains("has not applied it server-side"));
         let again = judged(|seen| seen.metadata.uid = Some("u2".into()), &[helm_entry()]);
-        assert_eq!(again, "Deployment ameide/web was deleted and created anew since Helm made it");
+        assert_eq!(again, "Deployment ameide/web was deleted and recreated since Helm created it");
         let going: ObjectMeta = serde_json::from_value(json!({"deletionTimestamp": "2026-11-25T10:00:00Z"})).unwrap();
         let going = judged(|seen| seen.metadata.deletion_timestamp = going.deletion_timestamp, &[helm_entry()]);
         assert_eq!(going, "Deployment ameide/web is being deleted");
@@ -423,7 +423,7 @@ mod tests {
                 None,
             ),
             ("Deployment", json!({"replicas": 0}), json!({"observedGeneration": 2}), None),
-            ("Deployment", json!({"replicas": 0}), json!({"observedGeneration": 1}), Some("has not been taken up")),
+            ("Deployment", json!({"replicas": 0}), json!({"observedGeneration": 1}), Some("has not been observed")),
             ("Deployment", json!({}), json!({"observedGeneration": 2}), Some("0 of 1 pods are of its newest version")),
             (
                 "Deployment",
@@ -435,7 +435,7 @@ mod tests {
                 "Deployment",
                 json!({"replicas": 1}),
                 json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1}),
-                Some("2 pods are there, of 1"),
+                Some("2 pods exist, 1 wanted"),
             ),
             (
                 "StatefulSet",

@@ -234,7 +234,7 @@ impl<'a> Look<'a> {
     /// Errors from reading.
     pub async fn listed(&self, layer: &Layer, releases: &[Release]) -> Result<Sight, Failure> {
         let mut sights = self.judge(&[(layer, named(releases), self.inputs(layer)?)]).await?;
-        sights.pop().ok_or_else(|| Failure::usage(format!("{} was not looked at", layer.name())))
+        sights.pop().ok_or_else(|| Failure::usage(format!("{} was not checked", layer.name())))
     }
 
     async fn judge(&self, layers: &[(&Layer, Vec<Named>, Inputs)]) -> Result<Vec<Sight>, Failure> {
@@ -312,7 +312,7 @@ impl<'a> Look<'a> {
             None => Kept::None("there is no record of it".to_owned()),
             Some(Err(why)) => Kept::None(why),
             Some(Ok(found)) if found.cluster != self.cluster => {
-                Kept::None("its record is of another cluster".to_owned())
+                Kept::None("its record is from another cluster".to_owned())
             }
             Some(Ok(found)) if found.layer != layer.name() => {
                 Kept::None(format!("it was deployed by the layer {}", found.layer))
@@ -427,9 +427,9 @@ pub(crate) async fn baselines(
         let known = before.and_then(|sight| sight.releases.iter().find(|found| found.is(release)));
         let known = known.and_then(|found| found.facts.newest).map(|(number, _)| number);
         found.push(match newest.iter().find(|(revision, _)| is(revision)) {
-            None => Err("no revision of it is there".to_owned()),
+            None => Err("it has no revision".to_owned()),
             Some((revision, _)) if known.is_some_and(|known| known >= revision.revision) => {
-                Err("Helm has made no new revision of it".to_owned())
+                Err("Helm has created no new revision of it".to_owned())
             }
             Some((revision, stored)) => baseline(look, revision, stored, &mut kinds).await,
         });
@@ -446,7 +446,7 @@ async fn baseline(
     if revision.status != Status::Deployed || stored.unreadable.is_some() {
         return Err(format!("revision {} is {}", revision.revision, revision.status.as_str()));
     }
-    let no_yaml = |place: String| format!("its manifest is no YAML{place}");
+    let no_yaml = |place: String| format!("its manifest is not YAML{place}");
     let objects: Vec<Value> =
         manifest::parse(&stored.manifest).map_err(no_yaml)?.into_iter().map(|(object, _)| object).collect();
     let mut hooks = Vec::new();
@@ -459,7 +459,7 @@ async fn baseline(
     let seen = live::look(look.client, &places).await.map_err(in_words)?;
     let mut made = Vec::new();
     for ((place, seen), object) in places.into_iter().zip(seen).zip(&objects) {
-        let Some(seen) = seen else { return Err(format!("{place} is not there")) };
+        let Some(seen) = seen else { return Err(format!("{place} does not exist")) };
         let owns = live::owned(&seen.metadata).map_err(|why| format!("{place}: {why}"))?;
         let taken = ownership::taken(object, &seen.metadata).into_iter().map(|taken| taken.path);
         let changed = taken.chain(ownership::lost(object, &seen.metadata)).next();
@@ -512,7 +512,9 @@ async fn write_one(look: &Look<'_>, record: &Record, of: &Revision) -> Result<()
     let newest = revisions.max_by_key(|revision| revision.revision);
     // A manual `helm upgrade` or `helm rollback` takes no Lease.
     let same = newest.filter(|newest| newest.revision == of.revision && newest.uid == of.uid);
-    let Some(newest) = same else { return Err("somebody else has written a revision of it meanwhile".to_owned()) };
+    let Some(newest) = same else {
+        return Err("somebody else has written a revision of it in the meantime".to_owned());
+    };
     if newest.status != Status::Deployed {
         return Err(format!("revision {} is {}", newest.revision, newest.status.as_str()));
     }

@@ -138,7 +138,7 @@ impl<'a> Reader<'a> {
             (self.selector, captured.stderr.lines().find(|line| line.contains(MALFORMED_SELECTOR)))
         {
             return Err(Failure::usage(format!(
-                "the selector {selector:?} (-l, HELM_LAYER_SELECTOR) is none of Helmfile's"
+                "the selector {selector:?} (-l, HELM_LAYER_SELECTOR) is not a valid Helmfile selector"
             ))
             .evidence(line.trim()));
         }
@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
                 // Reading nodes takes a cluster-wide right; without it only the images' presence is
                 // checked.
                 Err(failure) if failure.code == Code::Forbidden => {
-                    let text = format!("the platforms of the nodes are not looked at: {}", failure.message);
+                    let text = format!("not checking the nodes' platforms: {}", failure.message);
                     self.context.run.reporter.note(&layer.name(), text);
                     Vec::new()
                 }
@@ -269,7 +269,7 @@ fn read_below(release: &Path, folder: &Path, templates: &mut Vec<Value>, crds: &
             continue;
         }
         let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let parsed = manifest::parse(&text).map_err(|place| format!("what it renders is no YAML{place}"))?;
+        let parsed = manifest::parse(&text).map_err(|place| format!("what it renders is not YAML{place}"))?;
         let of_crds = is_of_crds(path.strip_prefix(release).unwrap_or(&path));
         let to = if of_crds { &mut *crds } else { &mut *templates };
         to.extend(parsed.into_iter().map(|(object, _)| object));

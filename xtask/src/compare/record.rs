@@ -77,7 +77,10 @@ impl Record {
     pub fn text(&self, uid: &str) -> Result<String, String> {
         let body = serde_json::to_string(self).map_err(|error| error.to_string())?;
         if body.len() > MOST {
-            return Err(format!("its record would take {} KiB, and an annotation has room for less", body.len() >> 10));
+            return Err(format!(
+                "its record would take {} KiB, more than an annotation has room for",
+                body.len() >> 10
+            ));
         }
         Ok(format!("{}.{body}", sum(uid, &body)))
     }
@@ -97,7 +100,7 @@ impl Record {
         let uid = secret.uid.as_deref().unwrap_or_default();
         let (sum_said, body) = text.split_once('.').ok_or("its record is cut off")?;
         if uid.is_empty() || sum_said != sum(uid, body) {
-            return Err("its record was changed, or is another revision's".to_owned());
+            return Err("its record was changed, or belongs to another revision".to_owned());
         }
         read(body)
     }
@@ -179,7 +182,7 @@ mod tests {
         assert_ne!(forged, text);
         for (secret, why) in [
             (secret("u1", None, &["Helm"]), "there is no record"),
-            (secret("u2", Some(&text), &["Helm"]), "another revision's"),
+            (secret("u2", Some(&text), &["Helm"]), "another revision"),
             (secret("u1", Some(&forged), &["Helm"]), "was changed"),
             (secret("u1", Some(&text[..text.len() / 2]), &["Helm"]), "was changed"),
             (secret("u1", Some("x"), &["Helm"]), "cut off"),

@@ -64,7 +64,7 @@ impl ReleaseState {
     pub fn why(&self) -> String {
         match self {
             Self::Absent => "it is not installed".to_owned(),
-            Self::Owned(who) => format!("{who} works on it"),
+            Self::Owned(who) => format!("{who} is working on it"),
             Self::Stuck(how) | Self::OutOfSync(how) | Self::Unhealthy(how) => how.clone(),
             Self::Drifted(drifts) => told(drifts),
             Self::Untested => "its tests have not passed on this revision".to_owned(),
@@ -132,7 +132,7 @@ pub(crate) fn determine(facts: &Facts) -> ReleaseState {
         };
     }
     if !facts.installed {
-        return ReleaseState::OutOfSync("the tree says that it is not to be installed".to_owned());
+        return ReleaseState::OutOfSync("the tree marks it as not installed".to_owned());
     }
     if status != Status::Deployed {
         return ReleaseState::OutOfSync(format!("revision {revision} is {}", status.as_str()));
@@ -233,7 +233,7 @@ mod tests {
             (
                 "not wanted, and there",
                 |facts| facts.installed = false,
-                ReleaseState::OutOfSync("the tree says that it is not to be installed".into()),
+                ReleaseState::OutOfSync("the tree marks it as not installed".into()),
                 Action::Sync,
             ),
             (

@@ -97,13 +97,13 @@ async fn nothing_runs(
             );
             found.remedy.get_or_insert(remedy);
         } else {
-            found.evidence.push(format!("{kind}/{name} has made no pod yet"));
+            found.evidence.push(format!("{kind}/{name} has created no pod yet"));
             let remedy = format!("kubectl --context {context} -n {namespace} describe {kind}/{name}");
             found.remedy.get_or_insert(remedy);
         }
     }
     if makers.is_empty() {
-        found.evidence.push(format!("no pod has its labels {labels}, and no Deployment or StatefulSet makes one"));
+        found.evidence.push(format!("no pod has its labels {labels}, and no Deployment or StatefulSet creates one"));
     }
     Ok(found)
 }

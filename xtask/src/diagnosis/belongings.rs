@@ -99,7 +99,7 @@ impl<'a> Belongings<'a> {
                 Err(error) if is_forbidden(&error) && !own => {
                     found
                         .unclear
-                        .push(format!("whether pods of it are in {namespace} cannot be said: they may not be listed"));
+                        .push(format!("cannot tell whether it has pods in {namespace}: no permission to list them"));
                     continue;
                 }
                 listed => listed.map_err(|error| read_failed(&format!("the pods of {namespace}"), error))?,
@@ -131,7 +131,7 @@ impl<'a> Belongings<'a> {
             Ok(None) => self.by_label(&pod.metadata),
             Err((what, error)) if is_forbidden(&error) => {
                 let name = pod.metadata.name.as_deref().unwrap_or_default();
-                let why = format!("whose the pod {name} is cannot be said: {what} may not be read");
+                let why = format!("cannot tell which release pod {name} belongs to: no permission to read {what}");
                 return Ok(if self.by_label(&pod.metadata) { Whose::Theirs } else { Whose::Unknown(why) });
             }
             Err((what, error)) => return Err(read_failed(&what, error)),
@@ -297,7 +297,7 @@ mod tests {
         let client = Client::try_from(kube::Config::new(server.url().parse().unwrap())).unwrap();
         let found = Belongings::of(&client, &stored()).pods().await.unwrap();
         assert_eq!(found.versions.into_iter().collect::<Vec<_>>(), [("shop".to_owned(), "7".to_owned())]);
-        assert!(found.unclear.len() == 1 && found.unclear[0].contains(" in data "), "{:?}", found.unclear);
+        assert!(found.unclear.len() == 1 && found.unclear[0].contains(" in data: "), "{:?}", found.unclear);
         let elsewhere = vec![(Revision::named("data", "web", 1), Stored::default())];
         assert!(Belongings::of(&client, &elsewhere).pods().await.is_err());
     }

@@ -208,7 +208,7 @@ pub async fn confirm(client: &Client, sighting: &Sighting) -> Standing {
         "daemonset" => daemon_set_lacks(client, namespace, name, Count::Made).await,
         "job" => job_failed(client, namespace, name).await,
         "persistentvolumeclaim" => claim_pends(client, namespace, name).await,
-        _ => Err("no state is known of it".to_owned()),
+        _ => Err("its state is not known".to_owned()),
     };
     match lacks {
         Ok(Some(true)) => Standing::Stands,

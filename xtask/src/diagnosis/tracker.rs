@@ -602,15 +602,15 @@ pub fn exit_in_words(ended: &ContainerStateTerminated) -> String {
     let code = ended.exit_code;
     let signal = ended.signal.filter(|signal| *signal > 0).or((code > 128 && code < 160).then_some(code - 128));
     let meaning = match (ended.reason.as_deref(), signal, code) {
-        (Some("OOMKilled"), ..) => "killed by the kernel for its memory".to_owned(),
+        (Some("OOMKilled"), ..) => "killed by the kernel for its memory use".to_owned(),
         (_, Some(signal), _) => format!("ended by {}", signal_name(signal)),
         (.., 126) => "its command cannot be executed".to_owned(),
         (.., 127) => "its command was not found".to_owned(),
         (.., 128) if ended.reason.as_deref() == Some("StartError") => "it could not be started".to_owned(),
-        (.., 1) => "its program says that it failed".to_owned(),
-        (.., 2) => "its program says that it failed, often over its arguments".to_owned(),
+        (.., 1) => "its program reports that it failed".to_owned(),
+        (.., 2) => "its program reports that it failed, often over its arguments".to_owned(),
         (Some(reason), ..) if reason != "Error" => reason.to_owned(),
-        _ => "its program says that it failed".to_owned(),
+        _ => "its program reports that it failed".to_owned(),
     };
     format!("exit code {code} ({meaning})")
 }
@@ -903,14 +903,17 @@ mod tests {
     #[test]
     fn an_exit_is_told_in_words() {
         let cases = [
-            (json!({"exitCode": 137, "reason": "OOMKilled"}), "exit code 137 (killed by the kernel for its memory)"),
+            (
+                json!({"exitCode": 137, "reason": "OOMKilled"}),
+                "exit code 137 (killed by the kernel for its memory use)",
+            ),
             (json!({"exitCode": 137, "reason": "Error"}), "exit code 137 (ended by SIGKILL)"),
             (json!({"exitCode": 143, "reason": "Error"}), "exit code 143 (ended by SIGTERM)"),
             (json!({"exitCode": 127, "reason": "Error"}), "exit code 127 (its command was not found)"),
             (json!({"exitCode": 126, "reason": "Error"}), "exit code 126 (its command cannot be executed)"),
             (json!({"exitCode": 128, "reason": "StartError"}), "exit code 128 (it could not be started)"),
-            (json!({"exitCode": 1, "reason": "Error"}), "exit code 1 (its program says that it failed)"),
-            (json!({"exitCode": 3}), "exit code 3 (its program says that it failed)"),
+            (json!({"exitCode": 1, "reason": "Error"}), "exit code 1 (its program reports that it failed)"),
+            (json!({"exitCode": 3}), "exit code 3 (its program reports that it failed)"),
         ];
         for (ended, words) in cases {
             assert_eq!(exit_in_words(&serde_json::from_value(ended).unwrap()), words);

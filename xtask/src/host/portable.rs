@@ -13,7 +13,7 @@ fn printed(program: &str, arguments: &[&str]) -> io::Result<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output()?;
     // ps exits with 1 if no process matches.
     if !matches!(output.status.code(), Some(0 | 1)) {
-        return Err(io::Error::other(format!("{program} ended with {}", output.status)));
+        return Err(io::Error::other(format!("{program} exited with {}", output.status)));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -141,7 +141,7 @@ impl Plan {
         let format = serde_json::from_str::<serde_json::Value>(&text).ok();
         match format.as_ref().and_then(|value| value.get("format")).and_then(serde_json::Value::as_u64) {
             Some(format) if format != u64::from(FORMAT) => {
-                let text = format!("--plan {path}: it is of format {format}, and this xtask knows {FORMAT}");
+                let text = format!("--plan {path}: its format is {format}, and this xtask knows {FORMAT}");
                 return Err(Failure::usage(text).remedy("save the plan again with this xtask"));
             }
             _ => {}
@@ -190,12 +190,12 @@ impl Plan {
         }
         let look = Look::open(context, client, reader::bytes(&reader.origin)?).await?;
         if look.cluster() != self.cluster {
-            changed.push("the cluster: it is another one under the same name".to_owned());
+            changed.push("the cluster: it is a different one with the same name".to_owned());
         }
         let meant = |planned: &&PlannedLayer| only.is_none_or(|only| only.name() == planned.layer);
         for planned in self.layers.iter().filter(meant) {
             let Some(layer) = layers.iter().find(|layer| layer.name() == planned.layer) else {
-                changed.push(format!("the tree: it has no layer {} any more", planned.layer));
+                changed.push(format!("the tree: it no longer has layer {}", planned.layer));
                 continue;
             };
             let inputs = look.inputs(layer)?;
@@ -221,8 +221,7 @@ impl Plan {
         if changed.is_empty() {
             return Ok(());
         }
-        let text =
-            format!("what the plan was made of at {} has changed since", self.made.strftime("%Y-%m-%d %H:%M:%SZ"));
+        let text = format!("the plan made at {} is outdated", self.made.strftime("%Y-%m-%d %H:%M:%SZ"));
         let failure = Failure::new(Code::PlanOutdated, text);
         let failure = changed.into_iter().fold(failure, Failure::evidence);
         Err(failure.remedy(format!("cargo xtask layer {} --dry-run --save-plan FILE", self.layers().join(" "))))
@@ -254,7 +253,9 @@ async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Re
     let newest = newest.map(|newest| (newest.revision, newest.uid.clone().unwrap_or_default()));
     if newest != planned.revision {
         let text = match (&planned.revision, &newest) {
-            (Some((then, _)), Some((now, _))) if then == now => format!("revision {now} is another one of that number"),
+            (Some((then, _)), Some((now, _))) if then == now => {
+                format!("revision {now} is a different one with that number")
+            }
             (Some((then, _)), Some((now, _))) => format!("its revision was {then} and is {now}"),
             (None, Some((now, _))) => format!("it had no revision, and has {now}"),
             (_, None) => "it is gone".to_owned(),
@@ -267,7 +268,7 @@ async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Re
     for (stood, seen) in planned.objects.iter().zip(&seen) {
         match (&stood.uid, seen) {
             (None, None) => {}
-            (None, Some(_)) => changed.push(format!("{}: it was not there, and is", stood.place)),
+            (None, Some(_)) => changed.push(format!("{}: it did not exist, and now does", stood.place)),
             (Some(uid), seen) => {
                 // If Helm's list could not be determined, its state at that time is compared.
                 if let Some(seen) = seen

@@ -115,7 +115,7 @@ pub async fn check(
     let secrets =
         join_all(needs.secrets.iter().map(async |need| match secret_has_keys(&context.repo, client, need).await {
             Err(failure) if failure.code == Code::ConfigMissing && own.has("Secret", &need.namespace, &need.name) => {
-                context.run.reporter.note(&need.name, format!("{}: this layer makes it", failure.message));
+                context.run.reporter.note(&need.name, format!("{}: this layer creates it", failure.message));
                 Ok(())
             }
             result => result,
@@ -154,7 +154,7 @@ async fn namespace_active(
         let phase = match kubernetes::namespace_phase(client, name).await {
             // Another layer's, and possibly another team's.
             Err(failure) if !needed && failure.code == Code::Forbidden => {
-                let text = format!("whether it is being deleted is not looked at: {}", failure.message);
+                let text = format!("not checking whether it is being deleted: {}", failure.message);
                 run.reporter.note(name, text);
                 return Ok(ControlFlow::Break(()));
             }
@@ -244,7 +244,7 @@ async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> V
                 Err(failure) if failure.code == Code::Forbidden && !needs.namespaces.contains(namespace) => {
                     let names: BTreeSet<&str> = layers.iter().map(|layer| layer.as_str()).collect();
                     let names = names.into_iter().collect::<Vec<_>>().join(", ");
-                    let text = format!("what {names} has there is not looked at: {}", failure.message);
+                    let text = format!("releases of {names} there are not checked: {}", failure.message);
                     context.run.reporter.note(namespace, text);
                     continue;
                 }
@@ -291,7 +291,7 @@ async fn secret_has_keys(repo: &Repo, client: &Client, need: &SecretNeed) -> Res
     let found = found.map_err(|error| read_failed(&format!("the Secret {}", need.name), error))?;
     let missing = |what: String| {
         Failure::new(Code::ConfigMissing, what)
-            .remedy(format!("run the layer that makes it: cargo xtask --env {} layer --list", repo.env_name))
+            .remedy(format!("run the layer that creates it: cargo xtask --env {} layer --list", repo.env_name))
     };
     let Some(secret) = found else {
         return Err(missing(format!("the Secret {}/{} does not exist", need.namespace, need.name)));
@@ -352,7 +352,7 @@ async fn service_answers(
         ControlFlow::Break(Err(reason)) | ControlFlow::Continue(reason) => reason,
     };
     if own {
-        let text = format!("port {} does not answer ({reason}): this layer installs it, and goes on", need.port);
+        let text = format!("port {} does not answer ({reason}): this layer installs it, and continues", need.port);
         run.reporter.note(&need.name, text);
         return Ok(());
     }
@@ -418,7 +418,7 @@ async fn not_of_pods(client: &Client, need: &ServiceNeed) -> Option<String> {
     let service = Api::<Service>::namespaced(client.clone(), &need.namespace).get_opt(&need.name).await.ok()??;
     let spec = service.spec?;
     if let Some(name) = spec.external_name.filter(|_| spec.type_.as_deref() == Some("ExternalName")) {
-        return Some(format!("it stands for {name}, outside the cluster"));
+        return Some(format!("it is an alias of {name}, outside the cluster"));
     }
     let headless = spec.cluster_ip.as_deref() == Some("None") && spec.ports.unwrap_or_default().is_empty();
     let by_hand = spec.selector.unwrap_or_default().is_empty();
@@ -432,7 +432,7 @@ async fn not_of_pods(client: &Client, need: &ServiceNeed) -> Option<String> {
         // Unset means ready.
         endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
     });
-    let why = if by_hand { "its endpoints are no pods" } else { "it declares no port" };
+    let why = if by_hand { "its endpoints are not pods" } else { "it declares no port" };
     ready.then(|| format!("{why}, and are listed as ready"))
 }
 

@@ -84,7 +84,7 @@ impl LayerPreview {
                 return run.reporter.planned(&self.layer.name(), "install or upgrade its releases, and test them");
             }
             0 => format!("nothing would change: {of} release{}", if of == 1 { "" } else { "s" }),
-            _ if self.sight.is_none() => "what is deployed could not be read, so that nothing was compared".to_owned(),
+            _ if self.sight.is_none() => "what is deployed could not be read, so nothing was compared".to_owned(),
             _ => format!(
                 "{changing} of {of} release{} would change; {}",
                 if of == 1 { "" } else { "s" },
@@ -249,7 +249,7 @@ impl Before<'_> {
             release: found.named.name.clone(),
             namespace: found.named.namespace.clone(),
             act: if action == Action::Test { Act::Test } else { Act::Nothing },
-            why: if left_out { format!("{why}, and tests are left out") } else { why },
+            why: if left_out { format!("{why}, and tests are skipped") } else { why },
             revision: found.facts.newest.map(|(revision, _)| revision),
             tests: action == Action::Test,
             unknown: Vec::new(),
@@ -263,7 +263,7 @@ impl Before<'_> {
         let count = objects.map_or(0, |objects| objects.resources.len() + objects.hooks.len() + objects.crds.len());
         let text = match release.installed {
             true => format!("not compared with what is deployed; objects that it renders: {count}"),
-            false => "the tree wants it gone; whether it is there is not known".to_owned(),
+            false => "the tree wants it removed; it is unknown whether it exists".to_owned(),
         };
         ReleasePreview {
             layer: layer.name(),
@@ -301,7 +301,7 @@ impl Before<'_> {
             None => None,
         };
         if release.installed && rendered.is_none() {
-            unknown.push("its rendering was not found, so that its objects are not compared".to_owned());
+            unknown.push("its rendering was not found, so its objects are not compared".to_owned());
         }
         let nothing = Objects::default();
         let fresh = if release.installed { rendered.unwrap_or(&nothing) } else { &nothing };
@@ -327,8 +327,7 @@ impl Before<'_> {
             let of_old = base.as_ref().is_some_and(|(_, stored)| !stored.is_applied_by_the_server());
             match self.args.server {
                 true if of_old => unknown.push(
-                    "its revision was applied on the client's side, as Helm 3 does: the API server was not asked"
-                        .to_owned(),
+                    "its revision was applied client-side, as Helm 3 does: the API server was not asked".to_owned(),
                 ),
                 true => beside.ask().await?,
                 false => {}
@@ -409,7 +408,7 @@ impl Beside<'_> {
             let kept = seen.as_ref().is_some_and(|seen| kept::is_kept(&seen.metadata));
             let preview = &mut self.objects[index];
             match (preview.change, kept) {
-                _ if seen.is_none() => preview.notes = vec!["it is gone already".to_owned()],
+                _ if seen.is_none() => preview.notes = vec!["it is already gone".to_owned()],
                 (Change::Keep, false) => {
                     preview.change = Change::Delete;
                     preview.notes = vec![
@@ -495,11 +494,11 @@ impl Beside<'_> {
             let owner = (annotation("meta.helm.sh/release-namespace"), annotation("meta.helm.sh/release-name"));
             let own = (Some(self.release.namespace.as_str()), Some(self.release.name.as_str()));
             self.objects[index].notes.push(match owner {
-                owner if owner == own => "it is there already, left by this release: Helm takes it over".to_owned(),
+                owner if owner == own => "it already exists, left by this release: Helm takes it over".to_owned(),
                 (Some(namespace), Some(name)) => {
-                    format!("{}: it is there already, and of release {namespace}/{name}", Code::NameInUse)
+                    format!("{}: it already exists and belongs to release {namespace}/{name}", Code::NameInUse)
                 }
-                _ => format!("{}: it is there already, and of no release", Code::NameInUse),
+                _ => format!("{}: it already exists and belongs to no release", Code::NameInUse),
             });
         }
         Ok(())
@@ -514,10 +513,10 @@ impl Beside<'_> {
             let said = match dry_run(self.client, &place, object, self.release, self.force).await {
                 Ok(()) => continue,
                 Err(kube::Error::Api(status)) if status.code == 404 => {
-                    "the API server cannot be asked: its namespace or kind is not there yet".to_owned()
+                    "the API server cannot be asked: its namespace or kind does not exist yet".to_owned()
                 }
                 Err(kube::Error::Api(status)) if (400..500).contains(&status.code) || status.code == 500 => {
-                    format!("the API server says no ({}): {}", status.code, no(object, &status))
+                    format!("the API server rejects it ({}): {}", status.code, no(object, &status))
                 }
                 Err(error) => return Err(kubernetes::write_failed(&format!("the dry run of {place}"), error)),
             };
@@ -606,7 +605,7 @@ pub(crate) fn stored_objects(revision: &Revision, stored: &Stored) -> Result<Obj
         let parsed = manifest::parse(&hook.manifest).map_err(|place| {
             Failure::new(
                 Code::ApiFailed,
-                format!("the hook {} of release {} is no YAML{place}", hook.name, revision.release),
+                format!("the hook {} of release {} is not YAML{place}", hook.name, revision.release),
             )
         })?;
         hooks.extend(parsed.into_iter().map(|(object, _)| object));

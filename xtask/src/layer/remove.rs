@@ -132,7 +132,7 @@ impl Plan {
     /// What stays, and how to delete it.
     fn kept(&self, site: &Site) -> Vec<(String, String)> {
         let line =
-            |place: &Place| format!("kept: {place}; with its data it goes by: {}", by_kubectl(site, place, "delete"));
+            |place: &Place| format!("kept: {place}; to delete it with its data: {}", by_kubectl(site, place, "delete"));
         let mut lines: Vec<String> = self.stays.iter().map(|(place, _)| line(place)).collect();
         if !self.claims_go {
             lines.extend(self.claims.iter().map(|claim| line(&claim.place())));
@@ -180,7 +180,7 @@ async fn planned(
         let (there, gone): (Vec<Release>, Vec<Release>) = releases.into_iter().partition(there);
         absent.extend(gone.into_iter().filter(|release| release.installed).map(|release| (layer, release)));
         match there.is_empty() {
-            true => context.run.reporter.note(&layer.name(), "already removed: none of its releases is there"),
+            true => context.run.reporter.note(&layer.name(), "already removed: none of its releases is installed"),
             false => found.push((layer, there)),
         }
     }
@@ -219,7 +219,7 @@ async fn tell_what_is_left(
     let (left, unseen) = match drift::leftovers(client, &namespaces, &BTreeSet::new(), &BTreeMap::new()).await {
         Ok(found) => found,
         Err(failure) => {
-            let text = format!("what is left of releases that are not there was not looked at: {failure}");
+            let text = format!("could not check for leftovers of removed releases: {failure}");
             run.reporter.note("layer", text);
             return Ok(());
         }
@@ -229,14 +229,14 @@ async fn tell_what_is_left(
         let own: Vec<&str> = left.iter().filter(|left| left.release == full).map(|left| left.object.as_str()).collect();
         if !own.is_empty() {
             let text = format!(
-                "the release is gone, and what it made is still there: {}; kubectl deletes what is not to be kept",
+                "the release is gone, but what it created still exists: {}; delete with kubectl what is not to be kept",
                 own.join(", ")
             );
             run.reporter.warn(&release.name, text);
         }
     }
     if !unseen.is_empty() {
-        let text = format!("not looked at for what is left of releases: {}", unseen.join(", "));
+        let text = format!("not checked for leftovers of releases: {}", unseen.join(", "));
         run.reporter.note("layer", text);
     }
     Ok(())
@@ -287,7 +287,10 @@ async fn check_nobody_needs(context: &Context, client: &Client, going: &[String]
             .map(|(_, release)| release)
             .find(|release| newest.iter().any(|(revision, _)| is_there(revision) && is(revision, release)));
         if let Some(there) = there {
-            evidence.push(format!("{name} needs {need}, and its release {}/{} is there", there.namespace, there.name));
+            evidence.push(format!(
+                "{name} needs {need}, and its release {}/{} is still installed",
+                there.namespace, there.name
+            ));
             also.push(name);
         }
     }
@@ -320,7 +323,7 @@ async fn examined(
     }
     let claims_go = context.run.consent.names(Kind::Claim);
     let fates = removal::fates(&stored.manifest, claims_go)
-        .map_err(|place| helm_storage::unreadable(revision, format!("its manifest is no YAML{place}")))?;
+        .map_err(|place| helm_storage::unreadable(revision, format!("its manifest is not YAML{place}")))?;
     let objects: Vec<Value> = fates.iter().map(|(object, _)| object.clone()).collect();
     let places = live::places(client, &objects, &revision.namespace, kinds).await?;
     let seen = live::look(client, &places).await?;
@@ -459,17 +462,14 @@ fn tell(run: &Run, plans: &[Plan]) {
             planned(format!("keep {place}{why}"));
         }
         for set in plan.releasing.iter() {
-            planned(format!("have StatefulSet {} leave its claims, which it would delete", set.name));
+            planned(format!("have StatefulSet {} keep its claims, which it would delete", set.name));
         }
         match (plan.hooks.as_slice(), plan.claims_go) {
             ([], _) => {}
-            (hooks, true) => {
-                planned(format!("run what its chart wants run at an uninstallation: {}", hooks.join(", ")))
+            (hooks, true) => planned(format!("run its chart's uninstall hooks: {}", hooks.join(", "))),
+            (hooks, false) => {
+                planned(format!("skip its chart's uninstall hooks, which may delete anything: {}", hooks.join(", ")))
             }
-            (hooks, false) => planned(format!(
-                "leave out what its chart wants run at an uninstallation, which may delete anything: {}",
-                hooks.join(", ")
-            )),
         }
         planned(format!("uninstall it, at revision {}", plan.revision.revision));
     }
@@ -543,9 +543,9 @@ async fn passed_over(
         let Some(metadata) = seen.map(|seen| seen.metadata) else { continue };
         let known = plan.uids.get(place);
         let told = match anothers(&metadata, &plan.revision) {
-            Some(other) => format!("left: {place} is there, and release {other}'s"),
+            Some(other) => format!("left: {place} exists, and belongs to release {other}"),
             None if known.is_none() || known != metadata.uid.as_ref() => {
-                format!("left: {place} is there, made after this release's was looked at")
+                format!("left: {place} exists, but was created after the check")
             }
             None => {
                 left.push((place.clone(), format!("{place} is still there{}", held_by(&metadata))));
@@ -568,7 +568,7 @@ fn anothers(metadata: &ObjectMeta, revision: &Revision) -> Option<String> {
 fn uninstalled_but(site: &Site, plan: &Plan, left: &[(Place, String)]) -> Failure {
     let names: Vec<String> = left.iter().map(|(place, _)| place.to_string()).collect();
     let message = format!(
-        "release {} is uninstalled, and Helm left what it had made: {}",
+        "release {} is uninstalled, but Helm left what it had created: {}",
         plan.revision.release,
         names.join(", ")
     );
@@ -576,7 +576,7 @@ fn uninstalled_but(site: &Site, plan: &Plan, left: &[(Place, String)]) -> Failur
     let failure = Failure::new(Code::ReleasePending, message).of_release(&plan.revision.release);
     left.iter()
         .fold(failure, |failure, (_, words)| failure.evidence(words))
-        .evidence("Helm passes over what it may not read and what is not labelled as the release's, and has no record of it any more")
+        .evidence("Helm skips what it may not read and what is not labelled as the release's, and no longer has a record of it")
         .remedy(commands.join("; "))
 }
 
@@ -587,7 +587,7 @@ fn stopped(site: &Site, plan: &Plan, failure: Failure, left: Vec<(Place, String)
     let Some((place, words)) = held else { return failure };
     let message = format!("release {}: {words}, for {} s", plan.revision.release, plan.timeout.as_secs());
     let remedy = format!(
-        "bring back what takes the finalizer away (none is removed here): {} -o yaml",
+        "restore the controller that removes the finalizer (this tool never removes one): {} -o yaml",
         by_kubectl(site, &place, "get")
     );
     let told = Failure::new(failure.code, message).evidence(failure.message).remedy(remedy);
@@ -626,14 +626,14 @@ async fn let_go_of_claims(run: &Run, client: &Client, set: &Holder) -> Result<()
         let owned = listed.items.iter().find(|claim| is_owned_by(&claim.metadata, &set.uid));
         Ok(match owned.and_then(|claim| claim.metadata.name.clone()) {
             None if taken_up => ControlFlow::Break(()),
-            None => ControlFlow::Continue("its controller has not taken that up".to_owned()),
+            None => ControlFlow::Continue("its controller has not observed that yet".to_owned()),
             Some(claim) => ControlFlow::Continue(format!("the claim {claim} still belongs to it")),
         })
     };
     match wait::until(EVERY, CONTROLLER, look).await? {
         ControlFlow::Break(()) => Ok(()),
         ControlFlow::Continue(why) => {
-            let message = format!("{what} would take its claims with it, though it is to leave them");
+            let message = format!("{what} would delete its claims with it, although it is to keep them");
             Err(Failure::new(Code::ReleasePending, message)
                 .evidence(why)
                 .remedy("run it again when the controller manager of the cluster works"))
@@ -668,7 +668,7 @@ async fn wait_for_claims(client: &Client, plan: &Plan) -> Result<(), Failure> {
     match wait::until(EVERY, plan.timeout, look).await? {
         ControlFlow::Break(()) => Ok(()),
         ControlFlow::Continue(why) => {
-            let message = format!("release {} is uninstalled, and a claim of it is still there", plan.revision.release);
+            let message = format!("release {} is uninstalled, but a claim of it still exists", plan.revision.release);
             Err(Failure::new(Code::ReleasePending, message).evidence(why).of_release(&plan.revision.release))
         }
     }
@@ -727,7 +727,8 @@ async fn check_kept(client: &Client, plan: &Plan) -> Result<(), Failure> {
     if lost.is_empty() {
         return Ok(());
     }
-    let message = format!("release {} is uninstalled, and what was to stay did not", plan.revision.release);
+    let message =
+        format!("release {} is uninstalled, but not everything that was to be kept was", plan.revision.release);
     let failure = Failure::new(Code::Conflict, message).of_release(&plan.revision.release);
     Err(lost.into_iter().fold(failure, Failure::evidence))
 }

@@ -96,7 +96,7 @@ async fn planned<'a>(
         let left = left_by_another(&context.run, &context.repo, layer)
             .filter(|left| to.is_none() && left.still_holds(&histories));
         if let Some(left) = &left {
-            let text = format!("going on with the rollback to {}, which was stopped on its way", left.to);
+            let text = format!("continuing the rollback to {}, which was interrupted", left.to);
             context.run.reporter.note(&layer.name(), text);
         }
         let asked = to.map(|run| Maker::Run(run.to_owned())).or(left.map(|left| left.to));
@@ -207,18 +207,19 @@ fn refused(repo: &Repo, site: &Site, layer: &Layer, refusal: &Refusal) -> Failur
         }
         Refusal::NothingBefore { now } => {
             Failure::usage(format!("layer {layer} has no good run to go back to before {now}"))
-                .remedy(format!("mend the tree, then: cargo xtask --env {env} layer {layer}"))
+                .remedy(format!("fix the tree, then: cargo xtask --env {env} layer {layer}"))
         }
         Refusal::NotKept { release, to } => {
             Failure::usage(format!("Helm does not keep the revision of release {release} that was there after {to}"))
-                .evidence("Helm keeps the last revisions alone (historyMax)")
+                .evidence("Helm keeps only the last revisions (historyMax)")
                 .remedy(history(release))
         }
-        Refusal::NoSuchRun { known } => {
-            Failure::usage(format!("no revision of layer {layer} is of that run: it has those of {}", known.join(", ")))
-        }
+        Refusal::NoSuchRun { known } => Failure::usage(format!(
+            "no revision of layer {layer} is from that run: it has those of {}",
+            known.join(", ")
+        )),
         Refusal::NotGood { release, to } => {
-            Failure::usage(format!("release {release} did not come up in {to}, or was not left so after it"))
+            Failure::usage(format!("release {release} did not come up in {to}, or did not stay so after it"))
                 .remedy(history(release))
         }
     };
@@ -282,7 +283,7 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
     let _ = std::fs::remove_file(&note);
     let name = plan.layer.name();
     let text = format!(
-        "rolled back; its next run brings what the tree says again: cargo xtask --env {} layer {name}",
+        "rolled back; its next run deploys what the tree says again: cargo xtask --env {} layer {name}",
         context.repo.env_name
     );
     if !failed && !plan.back.is_empty() {

@@ -73,7 +73,7 @@ async fn load_one(context: &Context, origin: &Origin, id: &str) -> Result<(), Fa
         Ok((reader, pipe::Sender::from_owned_fd(writer.into())?))
     };
     let (reader, mut writer) =
-        pipe().map_err(|error| Failure::new(Code::Unknown, format!("cannot make a pipe to docker: {error}")))?;
+        pipe().map_err(|error| Failure::new(Code::Unknown, format!("cannot create a pipe to docker: {error}")))?;
     let mut command = docker::docker(["load"]);
     command.stdin(Stdio::from(reader));
     let progress = Progress::new(&context.run.reporter);

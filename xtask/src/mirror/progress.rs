@@ -140,7 +140,7 @@ impl Observe for Progress<'_> {
             }
             MirrorEvent::Warning { id, text } => self.reporter.warn(&id, text),
             MirrorEvent::Waiting { registry, wait, reason } => {
-                self.reporter.waiting(&registry, format!("asks again in {}: {reason}", seconds(wait)));
+                self.reporter.waiting(&registry, format!("retrying in {}: {reason}", seconds(wait)));
             }
         }
     }

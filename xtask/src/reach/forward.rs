@@ -97,7 +97,7 @@ pub async fn forward(
         let found = match found {
             Ok(Some(service)) => services::pod_of(client, &service, &plain).await,
             Ok(None) if !stood => {
-                return Err(Failure::usage(format!("there is no service {namespace}/{name} any more")));
+                return Err(Failure::usage(format!("the service {namespace}/{name} no longer exists")));
             }
             Ok(None) => Ok(None),
             Err(error) => Err(read_failed(&format!("the service {namespace}/{name}"), error)),
@@ -164,13 +164,13 @@ fn local_ports(ports: &[(Port, Option<u16>)]) -> Result<Vec<u16>, Failure> {
         let local = match asked {
             Some(asked) if port_forward::is_free(*asked) && !taken.contains(asked) => *asked,
             Some(asked) => {
-                let message = format!("port {asked} of this machine is taken, or not yours to listen at");
+                let message = format!("port {asked} of this machine is taken, or you may not listen on it");
                 return Err(Failure::new(Code::PortTaken, message).remedy("name another one: --port LOCAL:PORT"));
             }
             None => {
                 let free = port_forward::free_port(port.number).filter(|free| !taken.contains(free));
                 free.or_else(|| port_forward::free_port(0)).ok_or_else(|| {
-                    Failure::new(Code::PortTaken, "no port of this machine's loopback is free to listen at")
+                    Failure::new(Code::PortTaken, "no port of this machine's loopback is free to listen on")
                 })?
             }
         };

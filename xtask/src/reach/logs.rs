@@ -140,7 +140,7 @@ pub async fn show(run: &Run, client: &Client, asked: &Asked, belongings: &Belong
     let (lines, found, what) = (Lines::new(run), belongings.pods().await?, &asked.what);
     found.unclear.iter().for_each(|why| run.reporter.warn("logs", why));
     if found.pods.is_empty() && !found.unclear.is_empty() {
-        return Err(Failure::new(Code::Forbidden, format!("{what}: whether there are pods of it cannot be said"))
+        return Err(Failure::new(Code::Forbidden, format!("{what}: cannot tell whether it has pods"))
             .evidence(found.unclear.join("; ")));
     }
     let chosen = chosen(asked, &found.pods)?;
@@ -190,7 +190,7 @@ fn log_of(container: &Container) -> String {
 fn chosen<'a>(asked: &Asked, pods: &'a [Pod]) -> Result<Vec<(&'a Pod, Container)>, Failure> {
     let what = &asked.what;
     if pods.is_empty() {
-        return Err(Failure::usage(format!("{what}: there is no pod of it"))
+        return Err(Failure::usage(format!("{what}: it has no pods"))
             .remedy(format!("cargo xtask logs {what} --follow   # waits for one")));
     }
     let mut all: Vec<(&Pod, Container)> =
@@ -230,7 +230,7 @@ pub async fn follow(run: &Run, client: &Client, asked: &Asked, belongings: &Belo
     });
     let watching = futures_util::future::join_all(watches);
     if found.pods.is_empty() {
-        run.reporter.waiting("logs", "there is no pod of it yet");
+        run.reporter.waiting("logs", "it has no pods yet");
     }
     let known: RefCell<BTreeMap<String, watch::Sender<Option<Pod>>>> = RefCell::default();
     let mut following: FuturesUnordered<Following<'_>> = FuturesUnordered::new();
@@ -357,7 +357,7 @@ async fn follow_one(
             }
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
-                    let text = format!("{}: {}: it is asked again", container.name, kubernetes::in_words(&error));
+                    let text = format!("{}: {}: retrying", container.name, kubernetes::in_words(&error));
                     run.reporter.waiting(&container.pod, text);
                 }
             }
@@ -406,7 +406,7 @@ mod tests {
         assert_eq!(names(&asked(Some("main"))), ["web-2/main", "web-0/main", "web-1/main"]);
         let none = chosen(&asked(Some("sidecar")), &pods).unwrap_err();
         assert!(none.message.contains("main, wait"), "{none}");
-        assert!(chosen(&asked(None), &[]).unwrap_err().message.contains("there is no pod of it"));
+        assert!(chosen(&asked(None), &[]).unwrap_err().message.contains("it has no pods"));
     }
 
     #[test]

@@ -210,7 +210,7 @@ pub fn named<'a>(services: &'a [Service], name: &str, there: &[Openable]) -> Res
             let there: Vec<String> = there.iter().map(|one| format!("{}/{}", one.namespace, one.name)).collect();
             let there = if there.is_empty() { "nothing".to_owned() } else { there.join(", ") };
             Err(Failure::usage(format!("{name:?} is neither a service nor a release that has one"))
-                .evidence(format!("of the tree's releases there is {there}"))
+                .evidence(format!("the tree's releases have {there}"))
                 .remedy("cargo xtask open"))
         }
         several => {
@@ -293,7 +293,7 @@ pub fn list(there: &[Openable], env: &str) -> String {
         }
     }
     if rows.is_empty() {
-        return "there is nothing to open: no release of the tree has a service that connections can be passed on to"
+        return "there is nothing to open: no release of the tree has a service that connections can be forwarded to"
             .to_owned();
     }
     let width = rows.iter().map(|(how, _)| how.chars().count()).max().unwrap_or_default();

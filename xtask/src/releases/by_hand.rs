@@ -21,7 +21,7 @@ use crate::world::release::Release;
 pub async fn tell(run: &Run, client: &Client, wanted: &[Release]) {
     for (object, manager, fields) in found(client, wanted, false).await {
         let text = format!(
-            "{manager} has set {}, which the tree does not name: it stays; remove it by hand, or put it into the tree",
+            "{manager} has set {}, which the tree does not name: it stays; remove it by hand, or add it to the tree",
             shortened(&fields)
         );
         run.reporter.warn(&object, text);

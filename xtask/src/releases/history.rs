@@ -159,7 +159,7 @@ pub async fn show(context: &Context, client: &Client, words: &[String]) -> Resul
     sort(&mut revisions);
     for (namespace, name) in &wanted {
         if !revisions.iter().any(|found| found.namespace == *namespace && found.release == *name) {
-            context.run.reporter.note(name, format!("not installed in {namespace}: there is no revision of it"));
+            context.run.reporter.note(name, format!("not installed in {namespace}: it has no revisions"));
         }
     }
     let now = if revisions.is_empty() { Timestamp::now() } else { server_time(client).await? };

@@ -69,7 +69,7 @@ struct Object {
 /// `PersistentVolumeClaim data (kept)`.
 pub fn objects(stored: &Stored) -> Vec<String> {
     let Ok(found) = judged(&stored.manifest, true) else {
-        return vec!["everything that its manifest names, which is no YAML".to_owned()];
+        return vec!["everything that its manifest names, which is not YAML".to_owned()];
     };
     found.into_iter().map(|object| if object.keep { format!("{} (kept)", object.name) } else { object.name }).collect()
 }
@@ -79,7 +79,7 @@ pub fn objects(stored: &Stored) -> Vec<String> {
 pub fn data_of(stored: &Stored) -> Vec<String> {
     let mut data: Vec<String> = match judged(&stored.manifest, true) {
         Ok(found) => found.into_iter().filter(|object| object.data && !object.keep).map(|object| object.name).collect(),
-        Err(place) => vec![format!("what its manifest holds, which is no YAML{place}")],
+        Err(place) => vec![format!("what its manifest holds, which is not YAML{place}")],
     };
     for hook in &stored.hooks {
         // A test is neither run nor deleted by an uninstall or an install.
@@ -92,7 +92,7 @@ pub fn data_of(stored: &Stored) -> Vec<String> {
             Ok(found) => data.extend(
                 found.into_iter().filter(|object| object.data).map(|object| format!("{} (a hook)", object.name)),
             ),
-            Err(place) => data.push(format!("what the hook {} holds, which is no YAML{place}", hook.name)),
+            Err(place) => data.push(format!("what the hook {} holds, which is not YAML{place}", hook.name)),
         }
         // One of the chart's programs, which may delete anything.
         if hook.events.iter().any(|event| matches!(event.as_str(), "pre-delete" | "post-delete")) {
@@ -302,7 +302,7 @@ mod tests {
             ["kind: [hunter2", "kind: Service\nkind: hunter2\n", "a: *hunter2\n", "kind: Service\n\thunter2"]
         {
             let found = data(manifest).join(" ");
-            assert!(found.contains("no YAML") && !found.contains("hunter2"), "{manifest:?}: {found}");
+            assert!(found.contains("not YAML") && !found.contains("hunter2"), "{manifest:?}: {found}");
         }
     }
 
@@ -321,7 +321,7 @@ mod tests {
             (["test"], claim, None),
             (["pre-install"], claim, Some("PersistentVolumeClaim x (a hook)")),
             (["pre-delete"], job, Some("whatever the hook h deletes, which runs at an uninstall")),
-            (["post-install"], "kind: [", Some("what the hook h holds, which is no YAML (line 1, column 7)")),
+            (["post-install"], "kind: [", Some("what the hook h holds, which is not YAML (line 1, column 7)")),
         ] {
             let stored = Stored { hooks: vec![hook("h", &events, manifest)], ..Stored::default() };
             assert_eq!(data_of(&stored), expected.into_iter().collect::<Vec<_>>(), "{events:?}");

@@ -147,7 +147,7 @@ fn annotations(object: &mut Value) -> Result<&mut serde_json::Map<String, Value>
     if annotations.is_null() {
         *annotations = json!({});
     }
-    Ok(annotations.as_object_mut().ok_or("annotations that are no map")?)
+    Ok(annotations.as_object_mut().ok_or("annotations that are not a map")?)
 }
 
 /// Splits a manifest into documents like Helm (`SplitManifests`): at each line that begins with
@@ -191,7 +191,7 @@ pub(crate) async fn watch_over(
         let after = orphan_after(context, revision, &owner, None).await;
         match decide(revision.status, &owner, age(revision, now), after) {
             Plan::HalfUninstalled => {
-                let text = format!("revision {} is half uninstalled, and nobody works on it", revision.revision);
+                let text = format!("revision {} is half uninstalled, and nobody is working on it", revision.revision);
                 context.run.reporter.note(&revision.release, text);
             }
             plan => drop(treat(context, client, revision, plan, &owner, now).await?),

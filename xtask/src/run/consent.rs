@@ -107,7 +107,7 @@ fn allowed_by(flag: &[Kind], variable: &str) -> Result<BTreeSet<Kind>, Failure> 
     for name in variable.split([',', ' ']).filter(|name| !name.is_empty()) {
         let kind = Kind::from_str(name, false).map_err(|_| {
             let known: Vec<&str> = Kind::value_variants().iter().map(|kind| kind.name()).collect();
-            Failure::usage(format!("{VARIABLE}: {name:?} is none of {}", known.join(", ")))
+            Failure::usage(format!("{VARIABLE}: {name:?} is not one of {}", known.join(", ")))
         })?;
         allowed.insert(kind);
     }
@@ -178,7 +178,7 @@ async fn ask(reporter: &Reporter, what: &str) -> Result<(), Failure> {
     // One question at a time, even if layers run in parallel.
     static ASKING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _one = ASKING.lock().await;
-    reporter.prompt(&format!("This would {what}. Go on? [y/N] "));
+    reporter.prompt(&format!("This would {what}. Continue? [y/N] "));
     let (sender, answer) = tokio::sync::oneshot::channel();
     // A separate thread that nothing waits for: reading a terminal cannot be cancelled, and the
     // runtime would wait for its own blocking task.

@@ -118,7 +118,7 @@ impl Printer {
         } else if piece.is_none() && state.left_out > 0 {
             let lines = std::mem::take(&mut state.left_out);
             state.writing = true;
-            return Some(Piece::Words(format!("   … {lines} lines are left out: they were not taken\n")));
+            return Some(Piece::Words(format!("   … {lines} lines are left out: the output was not read in time\n")));
         }
         piece
     }
@@ -305,7 +305,7 @@ mod tests {
         printer.write_waiting(&mut out, &mut err);
         assert_eq!(out, b"ddddd");
         let err = String::from_utf8(err).unwrap();
-        assert_eq!(err, "12345\n12345\n   … 3 lines are left out: they were not taken\n");
+        assert_eq!(err, "12345\n12345\n   … 3 lines are left out: the output was not read in time\n");
     }
 
     #[test]

@@ -43,9 +43,9 @@ pub async fn for_lock(lock: &std::fs::File, told: impl FnOnce()) -> Result<(), F
             Ok(()) => return Ok(ControlFlow::Break(())),
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => {
-                let message = format!("the cache's file system gives no lock: {error}");
+                let message = format!("the cache's file system does not support locks: {error}");
                 return Err(Failure::new(Code::StateUnwritable, message)
-                    .remedy("set AMEIDE_CACHE_DIR to a folder of a file system that has locks"));
+                    .remedy("set AMEIDE_CACHE_DIR to a folder on a file system that supports locks"));
             }
         }
         if let Some(tell) = told.take() {

@@ -232,7 +232,7 @@ fn failed(shown: &str, captured: &Captured) -> Failure {
 fn refused(shown: &str, evidence: impl Into<String>) -> Failure {
     Failure::new(Code::DockerFailed, format!("`{shown}` failed"))
         .evidence(evidence)
-        .remedy("`docker info` tells how the engine is; when it is well, run this again")
+        .remedy("`docker info` shows the engine's state; when it is healthy, run this again")
 }
 
 /// An invalid answer: cut off, or not in this command's format.
@@ -242,9 +242,9 @@ fn unreadable(shown: &str, why: impl std::fmt::Display) -> Failure {
 
 pub(crate) fn unavailable(fault: Fault, evidence: impl Into<String>) -> Failure {
     let remedy = match fault {
-        Fault::Denied => "become a member of the group docker (`sudo usermod -aG docker $USER`, then log in again)",
+        Fault::Denied => "join the group docker (`sudo usermod -aG docker $USER`, then log in again)",
         Fault::Context => "docker context ls; docker context use default, or unset DOCKER_CONTEXT and DOCKER_HOST",
-        Fault::Version => "docker version; use a client and an engine that know one version of the API",
+        Fault::Version => "docker version; use a client and an engine that share a version of the API",
         Fault::Away | Fault::Other => {
             "start Docker Engine (`systemctl start docker`, or Docker Desktop), or as root on Debian: cargo xtask up --yes"
         }
@@ -293,7 +293,7 @@ pub(crate) fn read_inspected<T: DeserializeOwned + Named>(
         let times = found.iter().filter(|thing| thing.is(name)).count();
         match (times, absent.contains(&name)) {
             (1, false) | (0, true) => {}
-            _ => return Err(unreadable(shown, format_args!("it says nothing certain about {name}"))),
+            _ => return Err(unreadable(shown, format_args!("it is ambiguous about {name}"))),
         }
     }
     if found.len() + absent.len() != names.len() {
@@ -334,7 +334,7 @@ pub(crate) fn read_file_look(
         if captured.stdout.starts_with(name) && captured.stdout.len() >= 512 {
             return Ok(Looked::Found(()));
         }
-        return Err(unreadable(shown, "it is no archive of that file"));
+        return Err(unreadable(shown, "it is not an archive of that file"));
     }
     let mut lines = captured.stderr.lines().filter(|line| !is_noise(line)).peekable();
     let said = lines.peek().is_some() && lines.all(|line| says_no_file(line, container, path));
@@ -495,7 +495,7 @@ pub async fn containers_labelled(labels: &[(&str, &str)]) -> Result<Vec<Containe
     match (found.iter().find(|container| !has(container)), found.len() == names.len()) {
         (None, true) => Ok(found),
         (Some(other), _) => Err(unreadable(&shown, format_args!("{} has other labels", other.name()))),
-        (None, false) => Err(unreadable(&shown, "containers went away while they were looked at")),
+        (None, false) => Err(unreadable(&shown, "containers disappeared while they were looked at")),
     }
 }
 
@@ -509,7 +509,7 @@ pub(crate) fn read_names(shown: &str, captured: &Captured) -> Result<Vec<String>
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     match names.iter().find(|name| name.is_empty() || !name.chars().all(plain)) {
         None => Ok(names),
-        Some(name) => Err(unreadable(shown, format_args!("{name:?} is no container's name"))),
+        Some(name) => Err(unreadable(shown, format_args!("{name:?} is not a container name"))),
     }
 }
 

@@ -231,9 +231,9 @@ async fn wait_until_it_answers(mut dockerd: Option<&mut std::process::Child>) ->
         if let Some(Ok(Some(status))) = dockerd.as_mut().map(|dockerd| dockerd.try_wait()) {
             let log = std::fs::read_to_string(DOCKERD_LOG).unwrap_or_default();
             let cause = log.lines().rev().find(|line| line.starts_with("failed to start")).unwrap_or(&error);
-            return Err(Failure::new(Code::DockerUnavailable, format!("dockerd ended with {status}"))
+            return Err(Failure::new(Code::DockerUnavailable, format!("dockerd exited with {status}"))
                 .evidence(cause)
-                .remedy("mend what the evidence names, then run this again")
+                .remedy("fix what the evidence names, then run this again")
                 .log(DOCKERD_LOG));
         }
         Ok(ControlFlow::Continue(error))

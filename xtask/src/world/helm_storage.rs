@@ -473,7 +473,7 @@ pub async fn stored(client: &Client, revision: &Revision) -> Result<Stored, Fail
 pub fn unreadable(revision: &Revision, error: String) -> Failure {
     let message = format!("the Secret {} cannot be read as a Helm release", revision.secret);
     Failure::new(Code::ReleasePending, message).evidence(error).remedy(format!(
-        "Helm passes over it, and fails at that revision's name: keep a copy, then kubectl -n {} delete secret {}",
+        "Helm skips it, and fails at that revision's name: keep a copy, then kubectl -n {} delete secret {}",
         revision.namespace, revision.secret
     ))
 }
@@ -512,7 +512,7 @@ pub fn set_manifest(secret: &mut Secret, manifest: &str) -> Result<(), String> {
         annotations.remove(RECORD);
     }
     let changed = rewritten(payload(secret), |release| {
-        let release = release.as_object_mut().ok_or("it is no release")?;
+        let release = release.as_object_mut().ok_or("it is not a release")?;
         release.insert("manifest".to_owned(), manifest.into());
         Ok(())
     })?;
@@ -547,12 +547,12 @@ pub(crate) fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
     let json = if zipped.starts_with(&GZIP) { inflate(&zipped)? } else { zipped };
     serde_json::from_slice(&json).map_err(|error| {
         // Its text may contain secret values.
-        format!("no release of Helm's: line {}, column {} of its JSON", error.line(), error.column())
+        format!("not a Helm release: line {}, column {} of its JSON", error.line(), error.column())
     })
 }
 
 fn inflate(zipped: &[u8]) -> Result<Vec<u8>, String> {
-    let too_large = || format!("it inflates to more than {} MiB, which no release of Helm's does", INFLATED >> 20);
+    let too_large = || format!("it inflates to more than {} MiB, which no Helm release does", INFLATED >> 20);
     // The last four bytes give the size: only used to reject, never trusted to accept.
     let says = zipped.last_chunk::<4>().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)));
     if says > INFLATED {

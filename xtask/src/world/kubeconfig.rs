@@ -92,7 +92,7 @@ fn broken(path: &Utf8Path, error: KubeconfigError) -> Failure {
         KubeconfigError::KindMismatch | KubeconfigError::ApiVersionMismatch => {
             "is of another kind or apiVersion than the files before it in KUBECONFIG".to_owned()
         }
-        other => format!("is no kubeconfig: {other}"),
+        other => format!("is not a kubeconfig: {other}"),
     };
     told(path, &why)
 }
@@ -110,8 +110,8 @@ fn told(path: &Utf8Path, why: &str) -> Failure {
 
 fn unparsed(error: &serde_saphyr::Error) -> String {
     match error.location() {
-        Some(at) => format!("is no kubeconfig: line {}, column {}", at.line(), at.column()),
-        None => "is no kubeconfig".to_owned(),
+        Some(at) => format!("is not a kubeconfig: line {}, column {}", at.line(), at.column()),
+        None => "is not a kubeconfig".to_owned(),
     }
 }
 
@@ -283,7 +283,7 @@ pub async fn put(kubeconfig: &str, server: Option<&str>) -> Result<(), Failure> 
 
 async fn put_into(files: &[Utf8PathBuf], kubeconfig: &str, server: Option<&str>) -> Result<(), Failure> {
     let failed =
-        |why: String| Failure::new(Code::ClusterFailed, "k3d gave no kubeconfig for the cluster").evidence(why);
+        |why: String| Failure::new(Code::ClusterFailed, "k3d returned no kubeconfig for the cluster").evidence(why);
     let mut new: Value = bounds::yaml(kubeconfig).map_err(|error| failed(unparsed(&error)))?;
     if let (Some(server), Some(current)) = (server, new.pointer_mut("/clusters/0/cluster/server")) {
         *current = Value::from(server);
@@ -417,11 +417,12 @@ impl FileLock {
             if started.elapsed() >= wait {
                 let age = std::fs::metadata(&path).and_then(|lock| lock.modified()).ok();
                 let age = age.and_then(|made| SystemTime::now().duration_since(made).ok());
-                let age = age.map(|age| format!(", made {} ago", human_seconds(age.as_secs_f64()))).unwrap_or_default();
+                let age =
+                    age.map(|age| format!(", created {} ago", human_seconds(age.as_secs_f64()))).unwrap_or_default();
                 return Err(Failure::new(Code::LockTimeout, format!("the kubeconfig {file} stays locked by somebody else"),
                 )
-                .evidence(format!("{path} is there{age}: kubectl makes it while it writes, for milliseconds, and leaves it behind when it is killed"))
-                .remedy(format!("if no kubectl or other tool is at work on it: rm {path}")));
+                .evidence(format!("{path} exists{age}: kubectl creates it while it writes, for milliseconds, and leaves it behind when it is killed"))
+                .remedy(format!("if no kubectl or other tool is using it: rm {path}")));
             }
             // There is no notification when it is released.
             Interrupt::global().or(tokio::time::sleep(Duration::from_millis(50))).await?;
@@ -570,7 +571,7 @@ mod tests {
         let lock = files.with("config.lock", "");
         let failure = FileLock::take_within(&config, Duration::from_millis(120)).await.err().unwrap();
         assert_eq!(failure.code, Code::LockTimeout);
-        assert!(failure.evidence[0].contains("config.lock is there, made "), "{failure:?}");
+        assert!(failure.evidence[0].contains("config.lock exists, created "), "{failure:?}");
         assert!(failure.remedy.unwrap().ends_with(&format!("rm {lock}")));
         // Somebody else's lock is never removed.
         assert!(lock.exists());

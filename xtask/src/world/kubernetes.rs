@@ -46,7 +46,7 @@ pub(crate) async fn server(client: &Client) -> Result<Server, Failure> {
     let told: serde_json::Value = serde_json::from_slice(&connect::beginning(body, VERSION).await).unwrap_or_default();
     match told["gitVersion"].as_str() {
         Some(version) if !version.is_empty() => Ok(Server { version: version.to_owned(), time }),
-        _ => Err(Failure::new(Code::ApiFailed, "the API server does not tell its version")),
+        _ => Err(Failure::new(Code::ApiFailed, "the API server does not report its version")),
     }
 }
 

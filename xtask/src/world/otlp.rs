@@ -63,7 +63,7 @@ impl Receiver {
     pub fn of_the_protocol(&self) -> Option<String> {
         let asked = self.protocol.as_ref()?;
         let then = if self.is_grpc() { "this run exports no trace" } else { "it is tried all the same" };
-        Some(format!("OTEL_EXPORTER_OTLP_PROTOCOL={asked}: only http/json is spoken here; {then}"))
+        Some(format!("OTEL_EXPORTER_OTLP_PROTOCOL={asked}: only http/json is supported here; {then}"))
     }
 
     fn is_grpc(&self) -> bool {
@@ -80,7 +80,7 @@ impl Receiver {
         }
         // Some have a key in the query.
         let shown = self.url.split('?').next().unwrap_or_default();
-        let failed = |why: String| format!("{shown}: the trace was not taken: {}", why.replace(&self.url, shown));
+        let failed = |why: String| format!("{shown}: the trace was not accepted: {}", why.replace(&self.url, shown));
         let proxies = proxies::named().map_err(|failure| failed(failure.message))?;
         let body = request.to_string().into_bytes();
         let sent = image_mirror::post(&self.url, self.headers.clone(), body, self.ca.clone(), &proxies);

@@ -144,7 +144,7 @@ async fn captured(mut command: Command, at_most: Duration) -> Result<Captured, F
     let status = match tokio::time::timeout(at_most, ended).await {
         Ok(status) => status.map_err(|error| failed(error.to_string()))?,
         Err(_) => {
-            let message = format!("`{shown}` did not answer within {} s, and was ended", at_most.as_secs());
+            let message = format!("`{shown}` did not answer within {} s, and was stopped", at_most.as_secs());
             return Err(Failure::new(Code::NoAnswer, message));
         }
     };

@@ -91,7 +91,7 @@ pub(crate) fn failure(error: image_mirror::Error) -> Failure {
         Kind::Protocol => (Code::RegistryProtocol, "check registry.plainHTTP in env.yaml"),
         Kind::BodyLimit => (
             Code::RegistryBodyLimit,
-            "raise the body limit of the proxy before the registry (nginx: client_max_body_size 0), then run it again: what was copied stays",
+            "raise the body limit of the proxy in front of the registry (nginx: client_max_body_size 0), then run it again: what was copied stays",
         ),
         Kind::Platform => (Code::ImagePlatform, "check the platforms in infra/images/images.yaml"),
         Kind::Usage => (Code::Usage, "correct the file"),

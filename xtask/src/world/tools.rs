@@ -251,8 +251,10 @@ impl Tool {
             Had::Not(reason) => {
                 reporter.note(&self.name, told(&reason));
                 let advice = match &self.archive {
-                    Err(_) => "cargo xtask tools --update, where the internet is reached, so that it is downloaded",
-                    Ok(_) => "see that its archive is reached (HTTPS_PROXY, SSL_CERT_FILE)",
+                    Err(_) => {
+                        "cargo xtask tools --update, on a machine with internet access, so that it can be downloaded"
+                    }
+                    Ok(_) => "check that its archive can be reached (HTTPS_PROXY, SSL_CERT_FILE)",
                 };
                 (reason, advice)
             }
@@ -272,10 +274,10 @@ impl Tool {
 
     async fn require_version(&self, path: &Utf8Path, archive: &Archive) -> Result<(), Failure> {
         self.has_its_version(path).await.map_err(|told| {
-            let message = format!("{} holds another {} than {}", archive.url, self.name, self.version);
+            let message = format!("{} contains a {} other than {}", archive.url, self.name, self.version);
             Failure::new(Code::ToolVersion, message)
                 .evidence(told)
-                .remedy("cargo xtask tools --from-source   # builds it instead; the archive's address stands in infra/tools/tools.yaml")
+                .remedy("cargo xtask tools --from-source   # builds it instead; the archive's address is in infra/tools/tools.yaml")
         })
     }
 

@@ -240,7 +240,7 @@ fn a_workload_that_is_not_ready_is_named() {
     let layer = Some(Fix::Layers(vec!["45-data-plane-ext".into()]));
     let with = |workload: Workload| Facts { workloads: seen(vec![workload]), ..good() };
     assert_eq!(fails_alone(&with(minio(1, 0)), "workloads-ready", Exit::NotReady, "0 of 1 ready"), layer);
-    fails_alone(&with(minio(0, 0)), "workloads-ready", Exit::NotReady, "scaled to nothing");
+    fails_alone(&with(minio(0, 0)), "workloads-ready", Exit::NotReady, "scaled to 0");
     let job = |trouble: Option<&str>| Workload {
         name: "job/temporal-schema".into(),
         trouble: trouble.map(str::to_owned),

@@ -99,7 +99,7 @@ pub fn in_words(error: &kube::Error) -> String {
         kube::Error::Api(status) => answer(status),
         kube::Error::Auth(error) => plugin(error),
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
-            "the answer is not one of a Kubernetes API: something else listens there, or stands in between".to_owned()
+            "the answer is not from a Kubernetes API: something else listens there, or is in between".to_owned()
         }
         other => {
             let chain = chain(other);
@@ -208,7 +208,7 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
         404 if has(&["namespaces \"", "not found"]) && doing == Doing::Write => refused(
             Code::NamespaceMissing,
             "the namespace does not exist",
-            "run the layer that makes it: cargo xtask layer --list".to_owned(),
+            "run the layer that creates it: cargo xtask layer --list".to_owned(),
         ),
         404 if has(&["could not find the requested resource"]) => refused(
             Code::CrdMissing,
@@ -218,7 +218,7 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
         404 => refused(
             Code::ConfigMissing,
             "it does not exist",
-            format!("{kubectl} get events -A; run the layer that makes it"),
+            format!("{kubectl} get events -A; run the layer that creates it"),
         ),
         409 => refused(Code::Conflict, "somebody else wrote it at the same time", "run it again".to_owned()),
         400 | 422 if has(&["field is immutable"]) => refused(
@@ -233,21 +233,21 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
         ),
         429 => refused(
             Code::ApiOverloaded,
-            "the API server turns requests away, also when asked again",
+            "the API server rejects requests, even after retries",
             format!(
-                "wait and run it again; {kubectl} get --raw /metrics tells of apiserver_flowcontrol_rejected_requests_total"
+                "wait and run it again; {kubectl} get --raw /metrics shows apiserver_flowcontrol_rejected_requests_total"
             ),
         ),
         408 | 502..=504 => {
-            refused(Code::ApiUnreachable, "the API server cannot answer now, also when asked again", place.bring_back())
+            refused(Code::ApiUnreachable, "the API server cannot answer now, even after retries", place.bring_back())
         }
         500 if is_passing(text) => {
-            refused(Code::ApiUnreachable, "the API server cannot answer now, also when asked again", place.bring_back())
+            refused(Code::ApiUnreachable, "the API server cannot answer now, even after retries", place.bring_back())
         }
         500..=599 => refused(
             Code::ApiFailed,
-            "the API server failed at it",
-            format!("run it again; the API server's log tells more: {kubectl} get --raw /readyz?verbose"),
+            "the API server had an internal error",
+            format!("run it again; the API server's log shows more: {kubectl} get --raw /readyz?verbose"),
         ),
         _ => told(Code::Unknown, format!("{doing_it} failed"), format!("{kubectl} get --raw /readyz")),
     }
@@ -361,7 +361,7 @@ fn said(text: &str) -> String {
     if lower.starts_with("<html") || lower.starts_with("<!doctype html") {
         let title = text.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>"));
         let title = title.map(|(title, _)| format!(" ({})", plain(title))).unwrap_or_default();
-        return format!("a page of HTML{title}, from something before the API server");
+        return format!("an HTML page{title}, from something in front of the API server");
     }
     let line = plain(text);
     match line.char_indices().nth(LONGEST) {
@@ -398,7 +398,7 @@ const EXPIRED: &str = "its certificate has expired";
 /// What is wrong with a certificate, if that is what rustls reports.
 fn certificate(chain: &str) -> Option<String> {
     let sentence = if chain.contains("InvalidContentType") || chain.contains("corrupt message") {
-        "what answers there speaks no TLS: another program, or plain HTTP"
+        "what answers there does not speak TLS: another program, or plain HTTP"
     } else if !chain.contains("invalid peer certificate") {
         return None;
     } else if chain.contains("UnknownIssuer") || chain.contains("BadSignature") {
@@ -429,7 +429,7 @@ fn plugin(error: &kube::client::AuthError) -> String {
             let last: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
             let last = last.iter().rev().take(3).rev().copied().collect::<Vec<_>>().join(" | ");
             let said = if last.is_empty() { "and said nothing".to_owned() } else { format!("saying: {last}") };
-            let ended = out.status.code().map_or("was killed".to_owned(), |code| format!("ended with {code}"));
+            let ended = out.status.code().map_or("was killed".to_owned(), |code| format!("exited with {code}"));
             format!(
                 "the kubeconfig's credential plugin {}{ended}, {said}",
                 program(cmd).map(|name| format!("{name} ")).unwrap_or_default()
@@ -439,7 +439,7 @@ fn plugin(error: &kube::client::AuthError) -> String {
             format!("the kubeconfig's credential plugin cannot be started: {}", plain(&error.to_string()))
         }
         AuthError::AuthExecParse(_) | AuthError::ExecPluginFailed | AuthError::AuthExec(_) => {
-            format!("the kubeconfig's credential plugin gave no credentials: {}", plain(&error.to_string()))
+            format!("the kubeconfig's credential plugin returned no credentials: {}", plain(&error.to_string()))
         }
         AuthError::ReadTokenFile(error, path) => {
             format!("the kubeconfig's token file {} cannot be read: {}", path.display(), plain(&error.to_string()))
@@ -606,7 +606,7 @@ mod tests {
                 "invalid peer certificate: certificate not valid yet: verification time 1 (UNIX), but certificate is not valid before 2",
                 "clock",
             ),
-            ("received corrupt message of type InvalidContentType", "no TLS"),
+            ("received corrupt message of type InvalidContentType", "not speak TLS"),
         ] {
             assert!(certificate(chain).is_some_and(|words| words.contains(part)), "{chain}");
         }
@@ -630,7 +630,7 @@ mod tests {
         assert_eq!(said(&"x".repeat(5000)).chars().count(), 601);
         assert_eq!(
             said("<!DOCTYPE html><title>Log\nin</title>"),
-            "a page of HTML (Log in), from something before the API server"
+            "an HTML page (Log in), from something in front of the API server"
         );
     }
 }

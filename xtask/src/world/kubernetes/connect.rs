@@ -165,7 +165,7 @@ fn authority(cluster: &Cluster) -> Result<Option<Vec<Vec<u8>>>, String> {
         (Some(data), _) if !data.is_empty() => {
             let pem = base64::engine::general_purpose::STANDARD.decode(data.trim());
             (
-                pem.map_err(|_| "certificate-authority-data is no base64".to_owned())?,
+                pem.map_err(|_| "certificate-authority-data is not base64".to_owned())?,
                 "certificate-authority-data".to_owned(),
             )
         }
@@ -216,7 +216,7 @@ fn named(from: &str, text: &str) -> Result<Via, Failure> {
         .ok_or_else(|| mistyped(from, "expected http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"))?;
     // kube's client drops the account, and the proxy's refusal would not say why.
     if proxy.is_socks() && proxy.has_account() {
-        let message = format!("{from} is a SOCKS proxy with an account, which does not lead to the API server");
+        let message = format!("{from} is a SOCKS proxy with an account, which cannot be used for the API server");
         return Err(Failure::usage(message)
             .remedy(format!("name an HTTP proxy, or leave the API server's host out of {from} by NO_PROXY")));
     }
@@ -225,7 +225,7 @@ fn named(from: &str, text: &str) -> Result<Via, Failure> {
 
 fn mistyped(from: &str, expected: &str) -> Failure {
     // It may contain an account, mistyped just there: it is not shown.
-    Failure::usage(format!("{from} is no proxy: {expected}"))
+    Failure::usage(format!("{from} is not a proxy: {expected}"))
         .remedy(format!("correct {from}, or leave the API server's host out of it by NO_PROXY"))
 }
 
@@ -292,7 +292,7 @@ impl Patient {
                     attempt += 1;
                     let why = reason.map(|reason| reason.words).unwrap_or_default();
                     let text =
-                        format!("asks again in {:.1} s ({attempt} of {ATTEMPTS}): {line}: {why}", wait.as_secs_f64());
+                        format!("retrying in {:.1} s ({attempt} of {ATTEMPTS}): {line}: {why}", wait.as_secs_f64());
                     self.reporter.waiting(&self.context, text);
                     Interrupt::global().or(tokio::time::sleep(wait)).await?;
                 }

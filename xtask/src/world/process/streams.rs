@@ -156,7 +156,7 @@ impl Log {
         let length = line.len() as u64 + 1;
         if length > self.room {
             self.room = 0;
-            let _ = writeln!(self.file, "… the log ends here: {LOG} bytes are the most that one job may write");
+            let _ = writeln!(self.file, "… the log ends here: one job may write at most {LOG} bytes");
             return;
         }
         self.room -= length;

@@ -181,7 +181,7 @@ fn tell(resource: &str, event: &FetchEvent, reporter: &Reporter) {
             reporter.progress(&format!("[{resource}] downloading: {}{total}", BinaryBytes(*bytes)));
         }
         FetchEvent::Waiting { wait, reason } => {
-            reporter.waiting(resource, format!("{reason}; again in {:.1} s", wait.as_secs_f64()));
+            reporter.waiting(resource, format!("{reason}; retrying in {:.1} s", wait.as_secs_f64()));
         }
     }
 }

@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(Lock::read(&tree).unwrap(), lock);
         for (text, part) in [
             ("version: 2\ntools: {}\n", "expected 1"),
-            ("version: 1\ntools: {helm: {linux/amd64: {version: v1, digest: 'sha256:0'}}}\n", "is no digest"),
+            ("version: 1\ntools: {helm: {linux/amd64: {version: v1, digest: 'sha256:0'}}}\n", "is not a digest"),
             ("version: 1\ntools: {}\nmore: 1\n", "more"),
         ] {
             let failure = Lock::parse("tools.lock".into(), text).unwrap_err();

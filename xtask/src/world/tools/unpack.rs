@@ -27,7 +27,7 @@ pub enum Error {
 /// An archive that is broken, lacks the file, or in which it is not a file or too large; a disk
 /// that cannot be written.
 pub fn one(archive: &Utf8Path, member: &str, to: &Utf8Path) -> Result<(), Error> {
-    let broken = |error: std::io::Error| Error::Archive(format!("is no .tar.gz, or a broken one: {error}"));
+    let broken = |error: std::io::Error| Error::Archive(format!("is not a .tar.gz, or a broken one: {error}"));
     let file = File::open(archive).map_err(Error::Disk)?;
     // A long archive of small files must not be read forever.
     let mut entries = tar::Archive::new(GzDecoder::new(file).take(2 * MOST));
@@ -37,7 +37,7 @@ pub fn one(archive: &Utf8Path, member: &str, to: &Utf8Path) -> Result<(), Error>
             continue;
         }
         if !entry.header().entry_type().is_file() {
-            return Err(Error::Archive(format!("holds {member}, which is no file")));
+            return Err(Error::Archive(format!("holds {member}, which is not a file")));
         }
         if entry.size() > MOST {
             return Err(Error::Archive(format!("holds {member}, which is larger than {}", BinaryBytes(MOST))));
@@ -117,7 +117,7 @@ mod tests {
         let names = |folder: &Utf8Path| std::fs::read_dir(folder).unwrap().count();
         assert_eq!((names(&folder), names(&folder.join("in"))), (2, 1));
         for (member, part) in [
-            ("linux-amd64/link", "no file"),
+            ("linux-amd64/link", "not a file"),
             ("helm", "holds no helm"),
             ("evil", "holds no evil"),
             ("linux-amd64", "holds no"),
