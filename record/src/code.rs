@@ -79,7 +79,7 @@ codes! {
     LockLost = "lock-lost", LockTimeout, "another run has taken over the cluster";
     LockTimeout = "lock-timeout", LockTimeout, "another run held the lock that this one waited for";
     ApiCertificate = "api-certificate", ApiUnreachable, "the certificate of the Kubernetes API, or the client's, is not accepted",
-        "cargo xtask --env {env} cluster kubeconfig   # if it has expired: cluster stop, then cluster; k3s renews it when it starts";
+        "cargo xtask --env {env} cluster   # fetches the kubeconfig, and renews what has expired";
     ApiFailed = "api-failed", ApiUnreachable, "the Kubernetes API had an internal error";
     ApiOverloaded = "api-overloaded", ApiUnreachable, "the Kubernetes API is overloaded and rejects requests";
     ApiUnreachable = "api-unreachable", ApiUnreachable, "the Kubernetes API does not answer",
