@@ -184,9 +184,12 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
         Plan::Start(_) => start(&context.run, &config, &toolbox, &images, "started the cluster").await?,
         Plan::Finish => finish(context, &config, &toolbox, &images).await?,
         Plan::Mend(_) => {
+            if facts.joinable {
+                agents::remove_never_ran(&config).await?;
+            }
             replace_load_balancer(&context.run, &context.site, &config, &images).await?;
             start(&context.run, &config, &toolbox, &images, "started the stopped containers").await?;
-            join_missing(&context.run, &context.site, &config, &toolbox, &images).await?;
+            agents::join(&context.run, &context.site, &config, &toolbox, &images).await?;
         }
         Plan::Join(_) => agents::join(&context.run, &context.site, &config, &toolbox, &images).await?,
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
@@ -334,22 +337,28 @@ async fn facts(config: &K3dConfig, existing: &[Container], lab: Option<&Lab>) ->
         servers: config.servers(),
         agents: config.simple.agents as usize,
         balancer: config.loadbalancer_container(),
-        replaceable: loadbalancer::spec(config, &config.agents()).ok().and(config.loadbalancer_container()),
+        joinable: config.agents_are_alike()
+            && (config.loadbalancer_container().is_none() || loadbalancer::spec(config).is_ok()),
+        replaceable: loadbalancer::spec(config).ok().and(config.loadbalancer_container()),
         stamp,
         drift,
         foreign,
     })
 }
 
-/// Makes the load balancer's container again, before the agents that are there.
+/// Makes the load balancer's container again, with the servers behind it: they pass on what is
+/// meant for agents, and no agent that goes keeps it from starting.
 async fn replace_load_balancer(run: &Run, site: &Site, config: &K3dConfig, images: &Images) -> Result<(), Failure> {
-    let spec = loadbalancer::spec(config, &agents::names(config).await?).map_err(Failure::usage)?;
+    let spec = loadbalancer::spec(config).map_err(Failure::usage)?;
     let existing = observe(config).await?;
     let named = |name: &str| existing.iter().find(|container| container.name() == name);
     let server = named(&config.server_container()).ok_or_else(|| missing(&config.server_container()))?;
     let name = config.loadbalancer_container().unwrap_or_default();
     let step = run.reporter.step(Step::new(StepKind::Cluster, &name, "recreating the load balancer"));
     if let Some(container) = named(&name) {
+        if Node::of(container).holds_data {
+            return Err(not_ours(&name));
+        }
         docker_output(["rm", "-f", "-v", &container.id]).await?;
     } else {
         for port in config.host_ports() {
@@ -362,22 +371,16 @@ async fn replace_load_balancer(run: &Run, site: &Site, config: &K3dConfig, image
     Ok(())
 }
 
-/// After the rest of the cluster was mended, where that was needed first.
-async fn join_missing(
-    run: &Run,
-    site: &Site,
-    config: &K3dConfig,
-    toolbox: &Toolbox,
-    images: &Images,
-) -> Result<(), Failure> {
-    if agents::names(config).await?.len() < config.simple.agents as usize {
-        agents::join(run, site, config, toolbox, images).await?;
-    }
-    Ok(())
-}
-
 async fn start(run: &Run, config: &K3dConfig, toolbox: &Toolbox, images: &Images, done: &str) -> Result<(), Failure> {
     let step = run.reporter.step(k3d_step(run, config, "starting the cluster"));
+    // Agents may have joined through the load balancer, which k3d starts last.
+    if let Some(balancer) = config.loadbalancer_container()
+        && let Looked::Found(container) = docker::look::<Container>(Kind::Container, &balancer).await?
+        && !container.runs()
+    {
+        // What keeps it from starting is reported by k3d, which tries again.
+        let _ = docker_output([container.starting(), &container.id]).await;
+    }
     // k3d starts containers that are stopped, and no others.
     for container in observe(config).await?.iter().filter(|container| container.is_paused()) {
         docker_output(["unpause", &container.id]).await?;
@@ -399,13 +402,15 @@ async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
         let existing = observe(config).await?;
         let ran =
             existing.iter().any(|container| Some(container.name()) == balancer.as_deref() && !container.never_ran());
-        if balancer.is_some() && !ran {
+        // Which also leaves agents out of its config, of which one that is removed would keep
+        // it from starting.
+        let removed = config.agents_are_alike() && agents::remove_never_ran(config).await?;
+        if balancer.is_some() && (removed || !ran) {
             replace_load_balancer(&context.run, &context.site, config, images).await?;
         }
         k3d(&context.run, toolbox, images, &["cluster", "stop", config.name()]).await?;
-        agents::remove_never_ran(config).await?;
         start(&context.run, config, toolbox, images, "finished creating the cluster").await?;
-        join_missing(&context.run, &context.site, config, toolbox, images).await?;
+        agents::join(&context.run, &context.site, config, toolbox, images).await?;
         stamp(config).await
     };
     finished.await.map_err(|failure: Failure| match failure.exit() {
@@ -558,7 +563,8 @@ async fn create(run: &Run, site: &Site, config: &K3dConfig, toolbox: &Toolbox, i
     }
     let step = run.reporter.step(k3d_step(run, config, "creating the cluster"));
     remember_kind(run, images.lab)?;
-    let [label, lab_label] = labels(config, images).map(|(label, value)| format!("{label}={value}@all"));
+    let label = format!("{CONFIG_LABEL}={}@all", URL_SAFE_NO_PAD.encode(config.canonical()));
+    let lab_label = format!("{LAB_LABEL}={}@all", images.lab);
     let mut arguments = vec!["cluster", "create", "--config", config.path.as_str(), "--wait", "--timeout", "300s"];
     arguments.extend(["--kubeconfig-update-default=false", "--runtime-label", &label, "--runtime-label", &lab_label]);
     if let Some(node) = &images.node {
@@ -568,11 +574,6 @@ async fn create(run: &Run, site: &Site, config: &K3dConfig, toolbox: &Toolbox, i
     stamp(config).await?;
     step.done_as("created the cluster");
     Ok(())
-}
-
-/// What the containers of a cluster are labelled with, beside what k3d itself does.
-fn labels(config: &K3dConfig, images: &Images) -> [(&'static str, String); 2] {
-    [(CONFIG_LABEL, URL_SAFE_NO_PAD.encode(config.canonical())), (LAB_LABEL, images.lab.to_string())]
 }
 
 /// Names a port that is taken before k3d leaves half a cluster. In a container whose engine is
@@ -674,7 +675,12 @@ async fn ready(
     let step = reporter.step(k3d_step(&context.run, config, "waiting for the cluster"));
     merge_kubeconfig(&context.run, &context.site, config, toolbox).await?;
     let mut client = kubernetes::client(context).await?;
-    if kubernetes::certificate_has_expired(&client).await {
+    // `--context` may name any cluster.
+    let is_this_one = context.site.kube_context == format!("k3d-{}", config.name());
+    let mut before = before;
+    if is_this_one && kubernetes::certificate_has_expired(&client).await {
+        remove_marker(&context.run)?;
+        before = None;
         reporter.note(config.name(), "its certificates have expired: restarting it, so that k3s renews them");
         k3d(&context.run, toolbox, images, &["cluster", "stop", config.name()]).await?;
         start(&context.run, config, toolbox, images, "started the cluster, with new certificates").await?;
@@ -696,7 +702,9 @@ async fn ready(
     })
     .await
     .map_err(help)?;
-    agents::forget_gone(&context.run, config, &client).await?;
+    if is_this_one {
+        agents::forget_gone(&context.run, config, &client).await?;
+    }
     kubernetes::wait_until("the nodes are", not_ready, timeout, async || {
         kubernetes::nodes_ready(&client, expected).await
     })
@@ -939,13 +947,15 @@ pub async fn status(run: &Run, config: &K3dConfig) -> Result<(), Failure> {
     let plan = decide(&facts);
     let marker = ReadyMarker::read(&run.state.ready_marker());
     if run.json {
-        let has = |name: &&String| facts.nodes.iter().any(|node| node.name == **name);
+        let has =
+            |name: &&String| facts.nodes.iter().any(|node| node.name == **name && !(node.is_agent && node.never_ran));
         let runs = |name: &&String| facts.nodes.iter().any(|node| node.name == **name && node.running);
         let named = config.servers().into_iter().chain(config.loadbalancer_container());
         // A joined agent has a name of its own: of those in the file so many count as gone.
         let agents = config.agents();
         let missing_agents = agents.iter().filter(|name| !has(name)).take(decide::missing_agents(&facts)).cloned();
-        let agents = facts.nodes.iter().filter(|node| node.is_agent).map(|node| node.name.clone());
+        let counts = |node: &&Node| node.is_agent && !node.never_ran;
+        let agents = facts.nodes.iter().filter(counts).map(|node| node.name.clone());
         let wanted: Vec<String> = named.chain(agents).chain(missing_agents).collect();
         let json = serde_json::json!({
             "cluster": config.name(),

@@ -109,7 +109,7 @@ fn env_yaml(bytes: &[u8]) {
 fn k3d_yaml(bytes: &[u8]) {
     let Ok(config) = k3d::K3dConfig::parse(file(), &text(bytes)) else { return };
     assert!(config.containers().len() <= 202);
-    let _ = (cluster::loadbalancer::spec(&config, &config.agents()).is_ok(), config.api_binding());
+    let _ = (cluster::loadbalancer::spec(&config).is_ok(), config.api_binding());
     let _ = (config.host_ports(), config.registry_container(), config.network());
     assert_eq!(config.drift_from(&config.canonical()), Ok(Vec::new()));
 }

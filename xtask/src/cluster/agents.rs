@@ -8,35 +8,33 @@ use kube::api::{Api, DeleteParams, ListParams};
 
 use super::decide::Node as Part;
 use super::images::Images;
-use super::{k3d, k3d_step, labels, observe, replace_load_balancer, start};
+use super::{CONFIG_LABEL, LAB_LABEL, config_hash, k3d, k3d_step, observe, replace_load_balancer, start};
 use crate::repo::k3d::K3dConfig;
 use crate::run::Run;
 use crate::run::context::Site;
-use crate::world::docker::docker_output;
+use crate::world::docker::{self, Container, Kind, docker_output};
 use crate::world::kubernetes::{self, nodes};
 use crate::world::tools::Toolbox;
 use run_record::Failure;
-
-/// The names of the agents that are there, whatever they were called when they joined.
-pub async fn names(config: &K3dConfig) -> Result<Vec<String>, Failure> {
-    Ok(agents(config).await?.into_iter().map(|agent| agent.name).collect())
-}
 
 async fn agents(config: &K3dConfig) -> Result<Vec<Part>, Failure> {
     Ok(observe(config).await?.iter().map(Part::of).filter(|part| part.is_agent).collect())
 }
 
-/// Removes agents that were created and never started: k3d writes a node's files before it
-/// starts it, and a creation that was interrupted may not have come so far.
-pub async fn remove_never_ran(config: &K3dConfig) -> Result<(), Failure> {
-    for agent in agents(config).await?.iter().filter(|agent| agent.never_ran) {
+/// Removes agents that were created and never started, and says whether there were any: k3d
+/// writes a node's files before it starts it, and a creation that was interrupted may not have
+/// come that far.
+pub async fn remove_never_ran(config: &K3dConfig) -> Result<bool, Failure> {
+    let agents = agents(config).await?;
+    let never_ran: Vec<&Part> = agents.iter().filter(|agent| agent.never_ran).collect();
+    for agent in &never_ran {
         // Without --force: the engine refuses if it is running by now.
         docker_output(["rm", "-v", &agent.id]).await?;
     }
-    Ok(())
+    Ok(!never_ran.is_empty())
 }
 
-/// Joins as many new agents as are missing. The servers must run.
+/// Joins as many new agents as are missing, none where none is.
 pub async fn join(
     run: &Run,
     site: &Site,
@@ -44,25 +42,27 @@ pub async fn join(
     toolbox: &Toolbox,
     images: &Images,
 ) -> Result<(), Failure> {
+    let wanted = config.simple.agents as usize;
+    if agents(config).await?.iter().filter(|agent| !agent.never_ran).count() >= wanted {
+        return Ok(());
+    }
     remove_never_ran(config).await?;
-    // Everything that is there runs first, the load balancer above all: agents join through
-    // it. It does not start while its config names a node that is gone.
-    let balanced = config.loadbalancer_container().is_some();
-    if balanced {
+    // Agents may join through the load balancer, which does not start while its config names a
+    // node that is gone.
+    if config.loadbalancer_container().is_some() {
         replace_load_balancer(run, site, config, images).await?;
     }
     start(run, config, toolbox, images, "started the stopped containers").await?;
-    let missing = (config.simple.agents as usize).saturating_sub(names(config).await?.len());
+    let missing = wanted.saturating_sub(agents(config).await?.len());
     let step = run.reporter.step(k3d_step(run, config, "joining new agents"));
-    let labels = labels(config, images).map(|(label, value)| format!("{label}={value}"));
+    // Its digest is enough: the config may hold a token, and arguments are seen by everybody.
+    let made_from = format!("{CONFIG_LABEL}={}", config_hash(config));
+    let lab = format!("{LAB_LABEL}={}", images.lab);
     for number in 0..missing {
         let name = format!("{}-agent-{:x}{number}", config.name(), jiff::Timestamp::now().as_second());
         let arguments = ["node", "create", &name, "--cluster", config.name(), "--role", "agent", "--wait"];
-        let labelled = ["--timeout", "180s", "--runtime-label", &labels[0], "--runtime-label", &labels[1]];
+        let labelled = ["--timeout", "180s", "--runtime-label", &made_from, "--runtime-label", &lab];
         k3d(run, toolbox, images, &[&arguments[..], &labelled].concat()).await?;
-    }
-    if balanced {
-        replace_load_balancer(run, site, config, images).await?;
     }
     step.done_as(match missing {
         1 => "joined a new agent to replace one that is gone".to_owned(),
@@ -82,14 +82,18 @@ pub async fn forget_gone(run: &Run, config: &K3dConfig, client: &Client) -> Resu
     let listed = api.list(&ListParams::default()).await;
     let listed = listed.map_err(|error| kubernetes::read_failed("the nodes", error))?;
     let name = |node: &Node| node.metadata.name.clone().unwrap_or_default();
-    let mut gone: Vec<String> = listed.items.iter().map(name).filter(|name| name.starts_with(&prefix)).collect();
+    let named = listed.items.iter().map(name).filter(|name| name.starts_with(&prefix));
+    let mut gone = Vec::new();
+    for name in named {
+        // Looked at after the nodes: a node has its container before it registers. Whether it is
+        // Ready proves nothing: Kubernetes believes in one that is gone for 40 s.
+        if docker::look::<Container>(Kind::Container, &name).await?.found().is_none() {
+            gone.push(name);
+        }
+    }
     if gone.is_empty() {
         return Ok(());
     }
-    // Looked at after the nodes: a node has its container before it registers. Whether it
-    // is Ready says nothing: Kubernetes believes in one that is gone for 40 s.
-    let there = names(config).await?;
-    gone.retain(|name| !there.contains(name));
     let volumes = Api::<PersistentVolume>::all(client.clone()).list(&ListParams::default()).await;
     let volumes = volumes.map_err(|error| kubernetes::read_failed("the PersistentVolumes", error))?;
     for node in &gone {

@@ -43,6 +43,8 @@ pub struct Facts {
     pub servers: Vec<String>,
     /// How many agents it asks for. One that has joined later goes by any name.
     pub agents: usize,
+    /// Whether new agents can take the places of those that are gone.
+    pub joinable: bool,
     /// The name of the load balancer, where the config asks for one.
     pub balancer: Option<String>,
     /// The load balancer among them, if it can be recreated from the config.
@@ -97,6 +99,10 @@ pub fn decide(facts: &Facts) -> Plan {
     let mut reasons: Vec<String> = facts.drift.iter().map(ToString::to_string).collect();
     let gone = servers.iter().chain(balancer).filter(|name| find(name).is_none());
     reasons.extend(gone.filter(|name| !mendable(name)).map(|name| format!("the container {name} is gone")));
+    let missing = missing_agents(facts);
+    if missing > 0 && !facts.joinable {
+        reasons.push(format!("agents gone: {missing}; k3d cannot join new ones that are as the file says"));
+    }
     if !reasons.is_empty() {
         return Plan::Recreate(reasons);
     }
@@ -108,7 +114,6 @@ pub fn decide(facts: &Facts) -> Plan {
     {
         return Plan::Mend(name.clone());
     }
-    let missing = missing_agents(facts);
     if missing > 0 {
         return Plan::Join(missing);
     }
@@ -121,7 +126,8 @@ pub fn decide(facts: &Facts) -> Plan {
 /// How many agents there are too few. One that never ran counts as none: what k3d does
 /// before it starts a node may not have been done to it.
 pub fn missing_agents(facts: &Facts) -> usize {
-    let there = facts.nodes.iter().filter(|node| node.is_agent && !node.never_ran).count();
+    let counts = |node: &&Node| node.is_agent && !(facts.joinable && node.never_ran);
+    let there = facts.nodes.iter().filter(counts).count();
     facts.agents.saturating_sub(there)
 }
 
@@ -182,14 +188,15 @@ mod tests {
             for agent in ALL {
                 for lb in ALL {
                     for tools in [Is::Gone, Is::Running] {
-                        for bits in 0..16u8 {
-                            let [stamped, drifted, foreign, replaceable] =
+                        for bits in 0..32u8 {
+                            let [stamped, drifted, foreign, replaceable, joinable] =
                                 std::array::from_fn(|bit| bits & (1 << bit) != 0);
                             let all = [("s", server), ("a", agent), ("lb", lb), ("tools", tools)];
                             let facts = Facts {
                                 nodes: all.into_iter().filter_map(|(name, is)| node(name, is)).collect(),
                                 servers: vec!["s".to_owned()],
                                 agents: 1,
+                                joinable,
                                 balancer: Some("lb".to_owned()),
                                 replaceable: replaceable.then(|| "lb".to_owned()),
                                 stamp: if stamped { Looked::Found(()) } else { Looked::Absent },
@@ -216,13 +223,15 @@ mod tests {
                 assert!(leftovers.nodes().iter().all(|node| node.never_ran || !node.holds_data));
             }
             Plan::Recreate(reasons) => {
-                let gone = server == Is::Gone || (lb == Is::Gone && facts.replaceable.is_none());
+                let gone = server == Is::Gone
+                    || (lb == Is::Gone && facts.replaceable.is_none())
+                    || (agent == Is::Gone && !facts.joinable);
                 assert!(gone || !facts.drift.is_empty(), "{facts:?}: {reasons:?}");
                 assert_eq!(reasons.iter().any(|reason| reason.contains("servers")), !facts.drift.is_empty());
             }
             Plan::Finish => assert_eq!(facts.stamp, Looked::Absent),
             Plan::Mend(name) => assert!(name == "lb" && !ran(lb)),
-            Plan::Join(count) => assert!(count == 1 && !ran(agent) && server != Is::Gone),
+            Plan::Join(count) => assert!(count == 1 && facts.joinable && !ran(agent) && server != Is::Gone),
             Plan::Start(names) => assert!(!names.is_empty()),
             Plan::Nothing => assert_eq!([server, agent, lb], [Is::Running; 3]),
         }

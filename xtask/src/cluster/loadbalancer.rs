@@ -27,18 +27,18 @@ pub struct Spec {
     values: String,
 }
 
-/// The load balancer of a config, before these agents.
+/// The load balancer of a config, in front of its servers alone: they also pass on what is meant
+/// for agents, which come and go.
 ///
 /// # Errors
 /// Why it cannot be made from the config alone.
-pub fn spec(config: &K3dConfig, agents: &[String]) -> Result<Spec, String> {
+pub fn spec(config: &K3dConfig) -> Result<Spec, String> {
     let name = config.loadbalancer_container().ok_or("the config disables it")?;
     let overridden = config.simple.options.as_ref().and_then(|o| o.k3d.as_ref()).and_then(|k| k.loadbalancer.as_ref());
     if overridden.is_some_and(|value| !value.is_null()) {
         return Err("options.k3d.loadbalancer is set".to_owned());
     }
     let servers = config.servers();
-    let all: Vec<String> = servers.iter().chain(agents).cloned().collect();
     let mut targets = BTreeMap::from([(format!("{API_PORT}.tcp"), servers.clone())]);
     let mut published = vec![format!("{}:{API_PORT}", config.api_binding().ok_or("kubeAPI.hostPort is not set")?)];
     for port in &config.simple.ports {
@@ -51,7 +51,7 @@ pub fn spec(config: &K3dConfig, agents: &[String]) -> Result<Spec, String> {
         }
         let mapping =
             Mapping::parse(&port.port).ok_or_else(|| format!("ports: {} is a range, or random", port.port))?;
-        targets.insert(format!("{}.{}", mapping.inside, mapping.protocol), all.clone());
+        targets.insert(format!("{}.{}", mapping.inside, mapping.protocol), servers.clone());
         published.push(mapping.publish());
     }
     let mut values = "ports:\n".to_owned();

@@ -34,11 +34,13 @@ async fn look(client: &Client, context: &str, namespace: &str, service: &str) ->
     if living.iter().any(|pod| pod_ready(pod)) {
         return Ok(Hindrance::default());
     }
-    if living.is_empty() {
+    if pods.is_empty() {
         return nothing_runs(client, context, namespace, &selector, &labels).await;
     }
     let mut whole = Hindrance::default();
-    for pod in living {
+    // The dead ones say why, where no other one is there.
+    let shown = if living.is_empty() { pods.iter().collect() } else { living };
+    for pod in shown.into_iter().take(MOST_PODS) {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         whole.evidence.extend(against(pod).into_iter().map(|words| cut(&format!("pod/{name}: {words}"))));
         let placed = placement::of(client, context, namespace, name).await;
@@ -49,6 +51,9 @@ async fn look(client: &Client, context: &str, namespace: &str, service: &str) ->
     }
     Ok(whole)
 }
+
+/// How many pods are looked at: what holds the others up is mostly the same.
+const MOST_PODS: usize = 3;
 
 /// What a pod's state shows to be wrong, with the blocker's code if known.
 fn against(pod: &Pod) -> Vec<String> {

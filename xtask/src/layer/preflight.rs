@@ -322,6 +322,7 @@ async fn service_answers(
     let bound = Duration::from_secs(waits.service);
     let bound = if own { bound.min(OWN_SERVICE) } else { bound };
     let mut told: Option<Hindrance> = None;
+    let mut looks = 0_u32;
     let look = async || {
         let reason = match dial(client, need).await {
             Dialled::Answered => return Ok(ControlFlow::Break(Ok(()))),
@@ -336,6 +337,11 @@ async fn service_answers(
         // It is installed first: there is nothing to wait for.
         if own && reason.contains("not found") {
             return Ok(ControlFlow::Break(Err(reason)));
+        }
+        // Every two seconds: each is several requests.
+        looks += 1;
+        if looks % 4 != 1 {
+            return Ok(ControlFlow::Continue(reason));
         }
         let behind = backends::of(client, &site.kube_context, &need.namespace, &need.name).await;
         // A pod that is starting changes its message often: only report what is new.

@@ -233,6 +233,35 @@ impl K3dConfig {
         self.nodes("agent", self.simple.agents)
     }
 
+    /// Whether a node that joins by `k3d node create` is like every agent of this file. k3d copies
+    /// another agent for it, and a server's mounts and environment where no agent is left, so that
+    /// nothing may be said of single nodes, or of agents alone.
+    pub fn agents_are_alike(&self) -> bool {
+        let of_others = |filters: &Vec<String>| {
+            !filters.is_empty()
+                && filters.iter().all(|filter| filter.starts_with("server") || filter.starts_with("loadbalancer"))
+        };
+        let simple = &self.simple;
+        let options = simple.options.as_ref();
+        let k3s = options.and_then(|options| options.k3s.as_ref());
+        let runtime = options.and_then(|options| options.runtime.as_ref());
+        simple.volumes.is_empty()
+            && simple.env.is_empty()
+            && simple.host_aliases.is_empty()
+            && simple.files.iter().all(|file| of_others(&file.node_filters))
+            && simple.ports.iter().all(|port| of_others(&port.node_filters))
+            && k3s.is_none_or(|k3s| {
+                k3s.extra_args.iter().all(|arg| of_others(&arg.node_filters))
+                    && k3s.node_labels.iter().all(|label| of_others(&label.node_filters))
+            })
+            && runtime.is_none_or(|runtime| {
+                runtime.agents_memory.is_none()
+                    && runtime.ulimits.is_empty()
+                    && runtime.gpu_request.is_none()
+                    && runtime.labels.iter().all(|label| of_others(&label.node_filters))
+            })
+    }
+
     /// Every container that the cluster consists of.
     pub fn containers(&self) -> Vec<String> {
         let others = self.agents().into_iter().chain(self.loadbalancer_container());
