@@ -142,6 +142,30 @@ fn a_lost_load_balancer_is_made_again_and_what_is_paused_goes_on_unasked() {
     succeeds(xtask(&["cluster"]));
 }
 
+/// As `docker network prune` takes the network of a cluster that stands still, and somebody the
+/// registry's container: what it holds is in a volume.
+#[test]
+fn a_network_and_a_registry_that_are_gone_are_made_again_unasked() {
+    let _turn = turn();
+    let _afterwards = BroughtUp;
+    let before = releases();
+    let network = format!("ameide-{}-network", environment());
+    let of_registry = || docker(&["inspect", "--format", "{{json .NetworkSettings.Networks}}", &registry_container()]);
+    succeeds(xtask(&["cluster", "stop"]));
+    docker(&["stop", &registry_container()]);
+    docker(&["network", "rm", &network]);
+    let said = succeeds(xtask(&["cluster"]));
+    assert!(said.contains(&format!("[{network}] created the network again")), "{said}");
+    assert!(said.contains(&format!("[{}] connected to the network", node())), "{said}");
+    assert_eq!(releases(), before);
+    assert!(of_registry().contains(&network), "{}", of_registry());
+    docker(&["rm", "--force", &registry_container()]);
+    let said = succeeds(xtask(&["cluster"]));
+    assert!(said.contains("connected to the cluster's network"), "{said}");
+    // The nodes find it by its name, with what it held.
+    succeeds(xtask(&["layer", "45", "--force"]));
+}
+
 /// Whatever a test finds out, the tests after it find a cluster that is up.
 struct BroughtUp;
 

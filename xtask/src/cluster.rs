@@ -9,6 +9,7 @@ pub(crate) mod k3d_errors;
 pub mod lease;
 pub(crate) mod loadbalancer;
 pub mod lock;
+mod network;
 pub mod registry_hosting;
 
 use std::time::Duration;
@@ -196,6 +197,7 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
             create(&context.run, &context.site, &config, &toolbox, &images).await?;
         }
     }
+    network::connect_registry(&context.run, &config).await?;
     ready(context, &config, &toolbox, &images, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
     Ok(Ready { toolbox, lab })
 }
@@ -373,6 +375,7 @@ async fn replace_load_balancer(run: &Run, site: &Site, config: &K3dConfig, image
 
 async fn start(run: &Run, config: &K3dConfig, toolbox: &Toolbox, images: &Images, done: &str) -> Result<(), Failure> {
     let step = run.reporter.step(k3d_step(run, config, "starting the cluster"));
+    network::restore(run, config, &observe(config).await?).await?;
     // Agents may have joined through the load balancer, which k3d starts last.
     if let Some(balancer) = config.loadbalancer_container()
         && let Looked::Found(container) = docker::look::<Container>(Kind::Container, &balancer).await?

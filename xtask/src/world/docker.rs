@@ -360,6 +360,23 @@ pub struct Container {
     /// How often the engine restarted it.
     #[serde(default)]
     pub restart_count: Option<u64>,
+    #[serde(default)]
+    pub network_settings: Option<NetworkSettings>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NetworkSettings {
+    /// By the names that the networks had when it was connected.
+    #[serde(default)]
+    pub networks: Option<BTreeMap<String, Endpoint>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Endpoint {
+    /// Empty if it was never started with the network.
+    #[serde(default, rename = "NetworkID")]
+    pub network_id: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -406,6 +423,12 @@ impl Container {
         self.config.labels.as_ref()?.get(name).map(String::as_str)
     }
 
+    /// The id by which it remembers the network of this name.
+    pub fn network_id(&self, network: &str) -> Option<&str> {
+        let networks = self.network_settings.as_ref()?.networks.as_ref()?;
+        networks.get(network).map(|endpoint| endpoint.network_id.as_str()).filter(|id| !id.is_empty())
+    }
+
     /// Paused by somebody: its processes are there, and none of them does anything. The engine
     /// also calls it running.
     pub fn is_paused(&self) -> bool {
@@ -448,6 +471,9 @@ impl Named for Container {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Thing {
+    /// Empty for a volume, which is known by its name alone.
+    #[serde(default, alias = "id")]
+    pub id: String,
     #[serde(alias = "name")]
     pub name: String,
     #[serde(default, alias = "labels")]
