@@ -375,7 +375,7 @@ fn a_saved_plan_is_carried_out_as_it_is_or_refused_by_what_changed() {
     assert_eq!(now(), "4");
 
     // Files that are no plan.
-    for (content, told) in [("", "expected a file that --save-plan wrote"), ("{\"format\": 99}", "format 99")] {
+    for (content, told) in [("", "expected a file that --save-plan wrote"), ("{\"format\": 99}", "its format is 99")] {
         std::fs::write(&path, content).unwrap();
         let said = ends(tree.xtask(&["layer", "--plan", file]), 2);
         assert!(said.contains("--plan") && said.contains(told), "{said}");
