@@ -71,12 +71,14 @@ fn first_address(subnet: &str) -> Option<String> {
 /// Those of the engine.
 pub async fn connect_registry(run: &Run, config: &K3dConfig) -> Result<(), Failure> {
     let (Some(registry), name) = (config.registry_container(), config.network()) else { return Ok(()) };
-    let Looked::Found(network) = docker::look::<Thing>(Kind::Network, &name).await? else { return Ok(()) };
     let Looked::Found(container) = docker::look::<Container>(Kind::Container, &registry).await? else {
         return Ok(());
     };
-    let unknown = container.network_settings.is_none() || is_not_ours(&name);
-    if unknown || container.network_id(&name) == Some(network.id.as_str()) {
+    if container.network_settings.is_none() || is_not_ours(&name) {
+        return Ok(());
+    }
+    let Looked::Found(network) = docker::look::<Thing>(Kind::Network, &name).await? else { return Ok(()) };
+    if container.network_id(&name) == Some(network.id.as_str()) {
         return Ok(());
     }
     let _ = docker_output(["network", "disconnect", "--force", &name, &container.id]).await;
