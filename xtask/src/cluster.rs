@@ -339,8 +339,7 @@ async fn facts(config: &K3dConfig, existing: &[Container], lab: Option<&Lab>) ->
         servers: config.servers(),
         agents: config.simple.agents as usize,
         balancer: config.loadbalancer_container(),
-        joinable: config.agents_are_alike()
-            && (config.loadbalancer_container().is_none() || loadbalancer::spec(config).is_ok()),
+        joinable: agents::joinable(config),
         replaceable: loadbalancer::spec(config).ok().and(config.loadbalancer_container()),
         stamp,
         drift,
@@ -407,7 +406,7 @@ async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
             existing.iter().any(|container| Some(container.name()) == balancer.as_deref() && !container.never_ran());
         // Which also leaves agents out of its config, of which one that is removed would keep
         // it from starting.
-        let removed = config.agents_are_alike() && agents::remove_never_ran(config).await?;
+        let removed = agents::joinable(config) && agents::remove_never_ran(config).await?;
         if balancer.is_some() && (removed || !ran) {
             replace_load_balancer(&context.run, &context.site, config, images).await?;
         }

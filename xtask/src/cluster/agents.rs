@@ -8,6 +8,7 @@ use kube::api::{Api, DeleteParams, ListParams};
 
 use super::decide::Node as Part;
 use super::images::Images;
+use super::loadbalancer;
 use super::{CONFIG_LABEL, LAB_LABEL, config_hash, k3d, k3d_step, observe, replace_load_balancer, start};
 use crate::repo::k3d::K3dConfig;
 use crate::run::Run;
@@ -19,6 +20,12 @@ use run_record::Failure;
 
 async fn agents(config: &K3dConfig) -> Result<Vec<Part>, Failure> {
     Ok(observe(config).await?.iter().map(Part::of).filter(|part| part.is_agent).collect())
+}
+
+/// Whether new agents can take the places of those that are gone: they are like the others, and
+/// the load balancer can be made again without the names of those.
+pub fn joinable(config: &K3dConfig) -> bool {
+    config.agents_are_alike() && (config.loadbalancer_container().is_none() || loadbalancer::spec(config).is_ok())
 }
 
 /// Removes agents that were created and never started, and says whether there were any: k3d
@@ -42,8 +49,9 @@ pub async fn join(
     toolbox: &Toolbox,
     images: &Images,
 ) -> Result<(), Failure> {
-    let wanted = config.simple.agents as usize;
-    if agents(config).await?.iter().filter(|agent| !agent.never_ran).count() >= wanted {
+    let ran = agents(config).await?.iter().filter(|agent| !agent.never_ran).count();
+    let missing = (config.simple.agents as usize).saturating_sub(ran);
+    if missing == 0 {
         return Ok(());
     }
     remove_never_ran(config).await?;
@@ -53,7 +61,6 @@ pub async fn join(
         replace_load_balancer(run, site, config, images).await?;
     }
     start(run, config, toolbox, images, "started the stopped containers").await?;
-    let missing = wanted.saturating_sub(agents(config).await?.len());
     let step = run.reporter.step(k3d_step(run, config, "joining new agents"));
     // Its digest is enough: the config may hold a token, and arguments are seen by everybody.
     let made_from = format!("{CONFIG_LABEL}={}", config_hash(config));
@@ -118,7 +125,7 @@ pub async fn forget_gone(run: &Run, config: &K3dConfig, client: &Client) -> Resu
         match api.delete(node, &DeleteParams::default()).await {
             Ok(_) => run.reporter.note(node, "removed the Node object of an agent whose container is gone"),
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(kubernetes::read_failed(&format!("the Node {node}"), error)),
+            Err(error) => return Err(kubernetes::write_failed(&format!("the Node {node}"), error)),
         }
     }
     Ok(())

@@ -39,17 +39,27 @@ pub async fn restore(run: &Run, config: &K3dConfig, existing: &[Container]) -> R
             network
         }
     };
-    for container in stopped.iter().filter(|container| container.network_id(&name) != Some(network.id.as_str())) {
-        // From the one that is gone, which Docker may not find any more.
-        let _ = docker_output(["network", "disconnect", "--force", &name, &container.id]).await;
-        let address = container.label("k3d.node.staticIP").filter(|_| config.simple.subnet.is_some());
-        let at = address.map(|address| ["--ip", address]).into_iter().flatten();
-        let arguments: Vec<&str> = ["network", "connect"].into_iter().chain(at).collect();
-        docker_output([&arguments[..], &[&name, &container.id]].concat()).await?;
-        run.reporter
-            .note(container.name(), format!("connected to the network {name}, which is no longer the one it was in"));
+    for container in stopped {
+        if reconnect(config, container, &network).await? {
+            let text = format!("connected to the network {name}, which is no longer the one it was in");
+            run.reporter.note(container.name(), text);
+        }
     }
     Ok(())
+}
+
+/// Connects a container to the network of this id, if it is not in it; whether it was not.
+async fn reconnect(config: &K3dConfig, container: &Container, network: &Thing) -> Result<bool, Failure> {
+    if container.network_id(&network.name) == Some(network.id.as_str()) {
+        return Ok(false);
+    }
+    // From the one that is gone, which Docker may not find any more.
+    let _ = docker_output(["network", "disconnect", "--force", &network.name, &container.id]).await;
+    let address = container.label("k3d.node.staticIP").filter(|_| config.simple.subnet.is_some());
+    let at = address.map(|address| ["--ip", address]).into_iter().flatten();
+    let arguments: Vec<&str> = ["network", "connect"].into_iter().chain(at).collect();
+    docker_output([&arguments[..], &[&network.name, &container.id]].concat()).await?;
+    Ok(true)
 }
 
 /// The machine's own network, which nothing is connected to afterwards.
@@ -78,12 +88,9 @@ pub async fn connect_registry(run: &Run, config: &K3dConfig) -> Result<(), Failu
         return Ok(());
     }
     let Looked::Found(network) = docker::look::<Thing>(Kind::Network, &name).await? else { return Ok(()) };
-    if container.network_id(&name) == Some(network.id.as_str()) {
-        return Ok(());
+    if reconnect(config, &container, &network).await? {
+        run.reporter.note(&registry, format!("connected to the cluster's network {name}"));
     }
-    let _ = docker_output(["network", "disconnect", "--force", &name, &container.id]).await;
-    docker_output(["network", "connect", &name, &container.id]).await?;
-    run.reporter.note(&registry, format!("connected to the cluster's network {name}"));
     Ok(())
 }
 

@@ -43,7 +43,7 @@ async fn look(client: &Client, context: &str, namespace: &str, service: &str) ->
     for pod in shown.into_iter().take(MOST_PODS) {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         whole.evidence.extend(against(pod).into_iter().map(|words| cut(&format!("pod/{name}: {words}"))));
-        let placed = placement::of(client, context, namespace, name).await;
+        let placed = placement::of_pod(client, context, namespace, pod).await;
         whole
             .evidence
             .extend(placed.evidence.into_iter().filter(|line| !whole.evidence.contains(line)).collect::<Vec<_>>());

@@ -26,15 +26,22 @@ pub(crate) struct Hindrance {
 /// Looks at the nodes, and at the volumes of a pod that no node takes. What may not be read, or
 /// does not answer, adds nothing.
 pub(super) async fn of(client: &Client, context: &str, namespace: &str, pod: &str) -> Hindrance {
+    match within(Api::<Pod>::namespaced(client.clone(), namespace).get(pod)).await {
+        Ok(pod) => of_pod(client, context, namespace, &pod).await,
+        Err(_) => Hindrance::default(),
+    }
+}
+
+/// Like [`of`], for a pod that has been read already.
+pub(super) async fn of_pod(client: &Client, context: &str, namespace: &str, pod: &Pod) -> Hindrance {
     let looked = async {
-        let pod = within(Api::<Pod>::namespaced(client.clone(), namespace).get(pod)).await?;
         // A pod that has its node waits for something else.
         if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
             return Ok(Hindrance::default());
         }
         let nodes = within(Api::<Node>::all(client.clone()).list(&ListParams::default())).await?.items;
         let mut volumes = Vec::new();
-        for claim in claims(&pod) {
+        for claim in claims(pod) {
             let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
             let bound = within(claims.get_opt(&claim)).await?.and_then(|claim| claim.spec?.volume_name);
             let Some(volume) = bound else { continue };
