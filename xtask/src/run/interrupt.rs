@@ -5,6 +5,7 @@
 //! A separate thread receives the signals: if the main thread is blocked (by a credential plugin
 //! that hangs, for example), that thread ends the process.
 
+use std::os::unix::process::CommandExt;
 use std::pin::pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
@@ -160,6 +161,19 @@ impl Interrupt {
             number => drop(self.cause.set(cause(number))),
         }
         self.cause.get().map_or(Ok(()), |cause| Err(cause.clone()))
+    }
+
+    /// Keeps a child from becoming its program if a signal came after the last [`Self::check`]:
+    /// starting it takes milliseconds, and the kernel repeats a fork that a signal interrupted. The
+    /// start then fails as [`std::io::ErrorKind::Interrupted`].
+    pub fn keep_from_starting(command: &mut std::process::Command) {
+        // SAFETY: between fork and exec only one atomic is read.
+        unsafe {
+            command.pre_exec(|| match Self::global().raised.load(Ordering::SeqCst) {
+                0 => Ok(()),
+                _ => Err(rustix::io::Errno::INTR.into()),
+            });
+        }
     }
 
     /// Resolves at the `n`th interrupt since the process started.

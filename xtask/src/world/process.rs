@@ -89,9 +89,10 @@ pub async fn capture(command: Command) -> Result<Captured, Failure> {
 ///
 /// # Errors
 /// As for [`capture`].
-pub async fn capture_within(command: Command, at_most: Duration) -> Result<Captured, Failure> {
+pub async fn capture_within(mut command: Command, at_most: Duration) -> Result<Captured, Failure> {
     let interrupt = Interrupt::global();
     interrupt.check()?;
+    Interrupt::keep_from_starting(command.as_std_mut());
     interrupt.or(captured(command, at_most)).await?
 }
 
@@ -105,6 +106,12 @@ pub async fn tidy_up(command: Command, at_most: Duration) -> Result<Captured, Fa
     captured(command, at_most).await
 }
 
+/// What kept a child from starting, if it was an interrupt.
+fn interrupted(error: &std::io::Error) -> Option<Failure> {
+    let is = error.kind() == std::io::ErrorKind::Interrupted;
+    is.then(|| Interrupt::global().check().err()).flatten()
+}
+
 async fn captured(mut command: Command, at_most: Duration) -> Result<Captured, Failure> {
     let shown = shown(&command);
     let failed = |error: String| Failure::new(Code::Unknown, format!("`{shown}`: {error}"));
@@ -112,7 +119,7 @@ async fn captured(mut command: Command, at_most: Duration) -> Result<Captured, F
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| {
         host::untie_newest();
-        failed(error.to_string())
+        interrupted(&error).unwrap_or_else(|| failed(error.to_string()))
     })?;
     let mut group = Group::of(&child);
     let (out, err) = (child.stdout.take(), child.stderr.take());
@@ -272,6 +279,7 @@ impl Job<'_> {
         let io = |error: std::io::Error| Failure::new(Code::Unknown, format!("{program}: {error}"));
         let mut log = streams::Log::open(self.log)
             .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write the log {}: {error}", self.log)))?;
+        Interrupt::keep_from_starting(self.command.as_std_mut());
         host::tie(self.command.as_std_mut(), Signal::TERM).map_err(io)?;
         if let Some(fd) = self.inherit {
             let_through(&mut self.command, fd);
@@ -279,6 +287,9 @@ impl Job<'_> {
         self.command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().map_err(|error| {
             host::untie_newest();
+            if let Some(interrupted) = interrupted(&error) {
+                return interrupted;
+            }
             let failure = Failure::new(Code::Unknown, format!("cannot start {program}: {error}"));
             if error.kind() == std::io::ErrorKind::NotFound { failure.remedy("cargo xtask tools") } else { failure }
         })?;
