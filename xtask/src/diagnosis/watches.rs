@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Client;
-use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, WatchEvent, WatchParams};
 use kube::core::Resource;
 
 pub enum Seen {
@@ -104,7 +104,7 @@ pub async fn pods(api: Api<Pod>, namespace: &str, mut version: String, to: News)
                     false => Seen::Pod(Box::new(pod)),
                 })
             };
-            match watched(&api, &mut version, &to, news).await {
+            match watched(&api, namespace, &mut version, &to, news).await {
                 Ok(any) => brought = any,
                 Err(error) => refused(&error, &what, &mut told, &to),
             }
@@ -129,7 +129,7 @@ pub async fn events(api: Api<Event>, namespace: &str, mut version: String, to: N
         }
         if !version.is_empty() {
             let news = |event, deleted: bool| (!deleted).then(|| Seen::Event(Box::new(event)));
-            match watched(&api, &mut version, &to, news).await {
+            match watched(&api, namespace, &mut version, &to, news).await {
                 Ok(any) => brought = any,
                 Err(error) => refused(&error, &what, &mut told, &to),
             }
@@ -142,16 +142,23 @@ pub async fn events(api: Api<Event>, namespace: &str, mut version: String, to: N
 /// One watch from `version` on, until it is cut or its version is forgotten (then `version` is
 /// empty). `news` turns an object, and whether it was deleted, into what is reported. Returns
 /// whether there was any.
+///
+/// The watch carries objects of no type, and each is read from its text as those of a list are: an
+/// event with a type would have the compiler generate the reading of a whole pod once more, because
+/// serde reads what is inside an event by other functions.
 async fn watched<K>(
     api: &Api<K>,
+    namespace: &str,
     version: &mut String,
     to: &News,
     news: impl Fn(K, bool) -> Option<Seen>,
 ) -> Result<bool, kube::Error>
 where
-    K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned,
 {
-    let mut stream = match api.watch(&WatchParams::default(), version).await {
+    let resource = ApiResource::erase::<K>(&());
+    let untyped: Api<DynamicObject> = Api::namespaced_with(api.clone().into_client(), namespace, &resource);
+    let mut stream = match untyped.watch(&WatchParams::default(), version).await {
         Ok(stream) => std::pin::pin!(stream),
         Err(error) if is_gone(&error) => {
             version.clear();
@@ -173,7 +180,8 @@ where
                 break;
             }
         };
-        follow(version, object.meta().resource_version.as_deref());
+        follow(version, object.metadata.resource_version.as_deref());
+        let Ok(object) = serde_json::to_string(&object).and_then(|text| serde_json::from_str(&text)) else { break };
         if let Some(seen) = news(object, deleted) {
             brought = true;
             drop(to.send(seen));

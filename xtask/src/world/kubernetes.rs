@@ -15,7 +15,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, LogParams, PostParams};
 
 pub use answers::{bring_back, in_words, is_forbidden, read_failed, unreachable, write_failed};
 pub use connect::{client, connector, reached_directly};
@@ -266,9 +266,10 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
     let api = Api::<Pod>::namespaced(client.clone(), "default");
     let now = DeleteParams::default().grace_period(0);
     let _ = api.delete(NAME, &now).await;
-    let pod: Pod = serde_json::from_value(serde_json::json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": NAME, "labels": {"app.kubernetes.io/managed-by": "xtask"}},
+    // Of no type, like the objects of `watches`: to write and read a pod by its type would be
+    // generated for this one place.
+    let resource = ApiResource::erase::<Pod>(&());
+    let mut pod = DynamicObject::new(NAME, &resource).data(serde_json::json!({
         "spec": {
             "restartPolicy": "Never", "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0,
             "containers": [{
@@ -279,12 +280,13 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
                 "command": ["sh", "-c", "for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do nslookup -type=a kubernetes.default.svc.cluster.local. && exit 0; sleep 1; done; exit 1"],
             }],
         },
-    }))
-    .map_err(|error| failed(error.to_string()))?;
+    }));
+    pod.metadata.labels = Some([("app.kubernetes.io/managed-by".to_owned(), "xtask".to_owned())].into());
+    let pods = Api::<DynamicObject>::namespaced_with(client.clone(), "default", &resource);
     // In a new namespace the service account is created a moment later, and a pod of an earlier run
     // may still be terminating.
     let made = wait_until("the pod is", Code::RegistryUnreachable, timeout, async || {
-        api.create(&PostParams::default(), &pod).await.map(drop).map_err(|error| in_words(&error))
+        pods.create(&PostParams::default(), &pod).await.map(drop).map_err(|error| in_words(&error))
     });
     made.await.map_err(|failure| unless_interrupted(failure, |failure| failed(failure.evidence.join("; "))))?;
     let mut last = String::from("the pod did not start");
