@@ -11,7 +11,7 @@ use crate::support::cluster::{
     all_deployed, beside, context, docker, edit_revision, ended, environment, helm_processes, kill, kubectl,
     load_balancer, node, registry_container, releases, turn, unheard, xtask,
 };
-use crate::support::{ends, eventually, shell, succeeds, tool};
+use crate::support::{ends, eventually, shell, signal, succeeds, tool};
 
 #[test]
 fn layer_45_runs_back_to_back() {
@@ -80,6 +80,26 @@ fn an_interrupt_leaves_the_release_failed_and_no_process_behind() {
     assert!(found.iter().any(|(_, status)| status == "failed"), "{found:?}");
     succeeds(xtask(&["layer", "45"]));
     assert!(all_deployed(), "{:?}", releases());
+}
+
+/// As a laptop's lid closes in the middle of a deploy: all that works on it stands still, the nodes
+/// too, for longer than a Lease lasts and than Kubernetes believes in a silent node.
+#[test]
+fn a_deploy_goes_on_after_the_machine_has_slept() {
+    let _turn = turn();
+    let child = beside(&xtask(&["layer", "45", "--force"]));
+    eventually("a release is being upgraded", some_release_is_pending);
+    child.send_signal(libc::SIGSTOP).unwrap();
+    let helm = helm_processes();
+    helm.iter().for_each(|(pid, _)| signal(*pid, "STOP"));
+    docker(&["pause", &node(), &load_balancer()]);
+    std::thread::sleep(Duration::from_secs(65));
+    docker(&["unpause", &node(), &load_balancer()]);
+    helm.iter().for_each(|(pid, _)| signal(*pid, "CONT"));
+    child.send_signal(libc::SIGCONT).unwrap();
+    let (code, said) = ended(&child);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("blocked") && all_deployed(), "{said}\n{:?}", releases());
 }
 
 #[test]

@@ -64,12 +64,18 @@ fn commands(help: &str) -> Vec<&str> {
     names.filter(|name| *name != "help").collect()
 }
 
+fn help(path: &[&str], columns: &str) -> String {
+    let mut command = xtask(&root(), &[path, &["--help"]].concat());
+    command.env("COLUMNS", columns);
+    succeeds(command)
+}
+
 #[test]
 fn the_help_of_every_command() {
     let mut open = vec![Vec::new()];
     let mut count = 0;
     while let Some(path) = open.pop() {
-        let help = succeeds(xtask(&root(), &[&path[..], &["--help"]].concat()));
+        let help = help(&path, "100");
         let name = [&["xtask"], &path[..]].concat().join("-");
         shown(&format!("help/{name}.txt"), &help);
         count += 1;
@@ -79,6 +85,14 @@ fn the_help_of_every_command() {
         }
     }
     assert!(count > 10, "{count}");
+}
+
+#[test]
+fn the_help_breaks_its_lines_between_words() {
+    let (narrow, wide) = (help(&["layer"], "60"), help(&["layer"], "300"));
+    assert_eq!(narrow.lines().find(|line| line.chars().count() > 60), None);
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&narrow), words(&wide));
 }
 
 #[test]

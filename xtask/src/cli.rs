@@ -25,7 +25,7 @@ use run_record::{Code, Event, Failure};
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 unclassified, 2 usage or bad file, 3 lock not obtained, 4 Kubernetes API\nunreachable, 5 registry, 6 namespace terminating, 7 stuck or owned release, 8 not ready, 9 tests\nfailed, 10 consent needed, 130/143 interrupted. Every command is safe to repeat."
+    after_help = "Exit codes: 0 done, 1 unclassified, 2 usage or bad file, 3 lock not obtained, 4 Kubernetes API unreachable, 5 registry, 6 namespace terminating, 7 stuck or owned release, 8 not ready, 9 tests failed, 10 consent needed, 130/143 interrupted. Every command is safe to repeat."
 )]
 pub struct Cli {
     #[command(subcommand)]
