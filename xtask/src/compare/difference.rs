@@ -345,7 +345,7 @@ fn hide_variables(value: &mut Value, other: Option<&Value>) {
         Value::Object(map) => {
             for (key, value) in map.iter_mut() {
                 let other = other.and_then(|other| other.get(key));
-                match foreign::names_a_secret(key) && value.is_string() {
+                match foreign::is_secret_field(key) && value.is_string() {
                     true => hide(value, other),
                     false => hide_variables(value, other),
                 }
@@ -355,7 +355,7 @@ fn hide_variables(value: &mut Value, other: Option<&Value>) {
             for item in items {
                 let before =
                     other.and_then(Value::as_array).into_iter().flatten().find(|other| other["name"] == item["name"]);
-                let secret = item["name"].as_str().is_some_and(is_secret_variable);
+                let secret = item["name"].as_str().is_some_and(foreign::is_secret_variable);
                 match item.get_mut("value").filter(|_| secret) {
                     Some(value) => hide(value, before.map(|before| &before["value"])),
                     None => hide_variables(item, before),
@@ -364,12 +364,6 @@ fn hide_variables(value: &mut Value, other: Option<&Value>) {
         }
         _ => {}
     }
-}
-
-/// In names of variables, unlike in those of fields, the word describes the value itself.
-fn is_secret_variable(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    foreign::names_a_secret(&name) || ["secret", "auth", "_key"].iter().any(|end| name.ends_with(end))
 }
 
 /// `other` is the previous value.
@@ -685,8 +679,11 @@ mod tests {
             }
         }
         let field = |value: &str| of_kind("example.com/v1", "Db", json!({"spec": {"adminPassword": value}}));
-        let found = one(field("hunter2"), field("hunter3"));
-        assert!(!format!("{found:?}").contains("hunter"), "{found:?}");
+        let key = |value: &str| of_kind("v1", "ConfigMap", json!({"data": {"STRIPE_KEY": value, "BASIC_AUTH": value}}));
+        for (old, new) in [(field("hunter2"), field("hunter3")), (key("hunter2"), key("hunter3"))] {
+            let found = one(old, new);
+            assert!(!format!("{found:?}").contains("hunter"), "{found:?}");
+        }
     }
 
     #[test]

@@ -178,7 +178,7 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>, hidden: &H
         let what = match values(&taken.path) {
             // Somebody set the same value as Helm: nothing differs.
             Some((theirs, ours)) if theirs == ours => continue,
-            Some((theirs, ours)) => values_in_words(&field, theirs, ours, hidden),
+            Some((theirs, ours)) => values_in_words(&taken.path, theirs, ours, hidden),
             None => "was changed".to_owned(),
         };
         let scaler = taken.manager.as_deref().filter(|_| taken.subresource.as_deref() == Some("scale"));
@@ -196,7 +196,7 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>, hidden: &H
         let what = match values(&path) {
             Some((theirs, ours)) if theirs == ours => continue,
             Some((None, _)) => "was removed".to_owned(),
-            Some((theirs, ours)) => values_in_words(&field, theirs, ours, hidden),
+            Some((theirs, ours)) => values_in_words(&path, theirs, ours, hidden),
             None => "was removed, or changed without a recorded owner".to_owned(),
         };
         found.push(Finding { field: Some(field), what, manager: None, time: None, kind: FindingKind::Lost });
@@ -218,9 +218,8 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>, hidden: &H
 
 /// `is 5, Helm set 1`; without secret values, and only for short ones: a list or a long text may
 /// contain anything.
-fn values_in_words(field: &str, theirs: Option<&Value>, ours: Option<&Value>, hidden: &Hidden) -> String {
-    let ends = [field, field.trim_end_matches(".value").trim_end_matches("\"]")];
-    if ends.iter().any(|name| foreign::names_a_secret(name) || name.to_ascii_lowercase().ends_with("secret")) {
+fn values_in_words(path: &Path, theirs: Option<&Value>, ours: Option<&Value>, hidden: &Hidden) -> String {
+    if path.may_be_secret() {
         return "was changed".to_owned();
     }
     let shown = |value: &Value| {
@@ -604,25 +603,28 @@ mod tests {
 
     #[test]
     fn values_that_nobody_may_read_are_not_told() {
-        let container = |value: &str| json!({"spec": {"containers": [{"name": "a", "env": [{"name": "DB_PASSWORD", "value": value}]}]}});
-        let fields = json!({"f:spec": {"f:containers": {"k:{\"name\":\"a\"}": {"f:env": {"k:{\"name\":\"DB_PASSWORD\"}": {"f:value": {}}}}}}});
-        let helm = entry(
-            "helm",
-            None,
-            &json!({"f:spec": {"f:containers": {"k:{\"name\":\"a\"}": {".": {}, "f:name": {},
-                "f:env": {"k:{\"name\":\"DB_PASSWORD\"}": {".": {}, "f:name": {}}}}}}}),
-        );
-        let managed = [helm, entry("kubectl-edit", None, &fields)];
-        let (made, live) = (manifest("Pod", &container("hunter2")), manifest("Pod", &container("hunter3")));
-        let said = told(&made, Some((&live, &managed))).join("\n");
-        assert!(said.contains("was changed, by kubectl-edit") && !said.contains("hunter"), "{said}");
-        let data = manifest("ConfigMap", &json!({"data": {"admin-password": "hunter2"}}));
-        let other = manifest("ConfigMap", &json!({"data": {"admin-password": "hunter3"}}));
-        let managed = [
-            entry("helm", None, &json!({"f:data": {}})),
-            entry("kubectl-edit", None, &json!({"f:data": {"f:admin-password": {}}})),
-        ];
-        let said = told(&data, Some((&other, &managed))).join("\n");
-        assert!(said.contains("was changed") && !said.contains("hunter"), "{said}");
+        for name in ["DB_PASSWORD", "STRIPE_KEY", "BASIC_AUTH", "GOOGLE_CREDENTIALS", "CLIENT_SECRET", "GH_PAT"] {
+            let env = |of: Value| json!({"f:env": {format!(r#"k:{{"name":"{name}"}}"#): of}});
+            let container =
+                |value: &str| json!({"spec": {"containers": [{"name": "a", "env": [{"name": name, "value": value}]}]}});
+            let fields = json!({"f:spec": {"f:containers": {r#"k:{"name":"a"}"#: env(json!({"f:value": {}}))}}});
+            let mut own = env(json!({".": {}, "f:name": {}}));
+            own["."] = json!({});
+            own["f:name"] = json!({});
+            let helm = entry("helm", None, &json!({"f:spec": {"f:containers": {r#"k:{"name":"a"}"#: own}}}));
+            let managed = [helm, entry("kubectl-edit", None, &fields)];
+            let (made, live) = (manifest("Pod", &container("hunter2")), manifest("Pod", &container("hunter3")));
+            let said = told(&made, Some((&live, &managed))).join("\n");
+            assert!(said.contains("was changed, by kubectl-edit") && !said.contains("hunter"), "{name}: {said}");
+        }
+        for key in ["admin-password", "STRIPE_KEY", "BASIC_AUTH", "credentials", "clientSecret"] {
+            let data = |value: &str| manifest("ConfigMap", &json!({"data": {key: value}}));
+            let managed = [
+                entry("helm", None, &json!({"f:data": {}})),
+                entry("kubectl-edit", None, &json!({"f:data": {format!("f:{key}"): {}}})),
+            ];
+            let said = told(&data("hunter2"), Some((&data("hunter3"), &managed))).join("\n");
+            assert!(said.contains("was changed") && !said.contains("hunter"), "{key}: {said}");
+        }
     }
 }

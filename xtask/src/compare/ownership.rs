@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::live::helms;
 use crate::releases::by_hand::is_helms;
+use crate::run::foreign;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
@@ -49,6 +50,17 @@ impl Path {
             Step::Field(name) => value.get(name),
             Step::Item(keys) => value.as_array()?.iter().find(|item| is_item(item, keys)),
         })
+    }
+
+    /// Whether its value may be secret, by the name of the field or of the variable.
+    pub fn may_be_secret(&self) -> bool {
+        match self.0.as_slice() {
+            [.., Step::Item(keys), Step::Field(value)] if value == "value" => {
+                keys.get("name").and_then(Value::as_str).is_some_and(foreign::is_secret_variable)
+            }
+            [.., Step::Field(name)] => foreign::is_secret_field(name) || name.to_ascii_lowercase().ends_with("secret"),
+            _ => false,
+        }
     }
 }
 

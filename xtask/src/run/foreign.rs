@@ -265,10 +265,29 @@ pub(crate) fn names_a_secret(key: &str) -> bool {
         "accountkey",
         "signature",
         "credential",
+        "credentials",
         "dckrpat",
         "pwd",
     ];
     ENDS.iter().any(|end| plain.ends_with(end)) || plain == "sig"
+}
+
+/// Whether the value of a variable is secret, by its name; in doubt it is. In such names, unlike in
+/// those of fields, `secret` and `key` describe the value itself.
+pub(crate) fn is_secret_variable(name: &str) -> bool {
+    const PARTS: &[&str] =
+        &["TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "CREDENTIAL", "PRIVATE", "APIKEY", "AUTH"];
+    const WORDS: &[&str] = &["KEY", "PAT", "PASS", "PW", "PWD"];
+    let upper = name.to_ascii_uppercase();
+    let mut words = upper.split(|c: char| !c.is_ascii_alphanumeric());
+    names_a_secret(name) || PARTS.iter().any(|part| upper.contains(part)) || words.any(|word| WORDS.contains(&word))
+}
+
+/// The same for what is a field, or a variable that is written like one: a key of a ConfigMap that
+/// containers take their environment from.
+pub(crate) fn is_secret_field(name: &str) -> bool {
+    let is_variable = name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+    names_a_secret(name) || (is_variable && is_secret_variable(name))
 }
 
 /// One line, without what Rust appends to the system's message.

@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use kube::config::Kubeconfig;
 use serde::Deserialize;
 
+use crate::run::foreign::is_secret_variable;
+
 /// The list is compiled in, so that nothing can be started without it.
 const FILE: &str = include_str!("../../../../infra/tools/environment.yaml");
 
@@ -56,18 +58,9 @@ fn lists() -> &'static Lists {
     })
 }
 
-/// Whether a name looks like that of a secret.
-fn secret(name: &str) -> bool {
-    let name = name.to_ascii_uppercase();
-    ["TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "CREDENTIAL", "PRIVATE", "APIKEY", "AUTH"]
-        .iter()
-        .any(|word| name.contains(word))
-        || name.split('_').any(|word| matches!(word, "KEY" | "PAT" | "PASS" | "PW" | "PWD"))
-}
-
 fn listed(names: &Names, name: &str, secrets: bool) -> bool {
     names.any(&|listed| match listed.strip_suffix('*') {
-        Some(prefix) => name.starts_with(prefix) && (secrets || !secret(name)),
+        Some(prefix) => name.starts_with(prefix) && (secrets || !is_secret_variable(name)),
         None => name == listed,
     })
 }
