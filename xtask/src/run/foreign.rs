@@ -227,7 +227,7 @@ fn named_values(text: &str) -> Vec<(usize, usize)> {
         let key_start = text[..key_end]
             .rfind(|c: char| !is_key(c))
             .map_or(0, |before| before + text[before..].chars().next().map_or(1, char::len_utf8));
-        if !names_a_secret(&text[key_start..key_end]) {
+        if !is_secret_field(&text[key_start..key_end]) {
             continue;
         }
         let mut value = index + 1;
@@ -359,6 +359,8 @@ mod tests {
             (r#"{"password":"hunter2","user":"me"}"#, r#"{"password":"***","user":"me"}"#),
             (r#"{"identitytoken": "x y"}"#, r#"{"identitytoken": "***"}"#),
             ("GET /b?X-Amz-Signature=abc123&x=1", "GET /b?X-Amz-Signature=***&x=1"),
+            ("STRIPE_KEY=abc BASIC_AUTH='me' KEYCLOAK_URL=x", "STRIPE_KEY=*** BASIC_AUTH='***' KEYCLOAK_URL=x"),
+            (r#"{"GCP_CREDENTIALS":"abc"}: AUTH: refused"#, r#"{"GCP_CREDENTIALS":"***"}: AUTH: refused"#),
             ("postgres://app:pw@db:5432/x?sslmode=off", "postgres://***@db:5432/x?sslmode=off"),
         ] {
             assert_eq!(masked(text), shown, "{text}");
