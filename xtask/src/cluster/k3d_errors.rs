@@ -24,7 +24,13 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule {
         code: Code::RegistryRateLimited,
-        any: &[&["toomanyrequests"], &["too many requests"], &["pull rate limit"]],
+        any: &[
+            &["toomanyrequests"],
+            &["too many requests"],
+            &["pull rate limit"],
+            &["rate exceeded"],
+            &["status", ": 429"],
+        ],
         sentence: "the registry's pull rate limit stopped k3d",
         remedy: "{login}, then docker pull {image}, then run it again",
     },

@@ -119,6 +119,10 @@ const PULL: &[Row] = &[
             &["pull rate limit"],
             &["rate exceeded"],
             &["rate limit exceeded"],
+            // Not the number alone: sizes and digests have it too.
+            &["status 429"],
+            &["status code 429"],
+            &["status", ": 429"],
         ],
     ),
     row(
@@ -552,7 +556,15 @@ const BACK_OFF: &[Row] = &[row(Code::CrashLoop, &[&["restarting failed container
 /// The pause image is pulled like any other.
 const SANDBOX_IMAGE: &[Row] = &[
     row(Code::RegistryDns, &[&["sandbox image", "no such host"], &["sandbox image", "lookup "]]),
-    row(Code::RegistryRateLimited, &[&["sandbox image", "too many requests"]]),
+    row(
+        Code::RegistryRateLimited,
+        &[
+            &["sandbox image", "too many requests"],
+            &["sandbox image", "toomanyrequests"],
+            &["sandbox image", "pull rate limit"],
+            &["sandbox image", "status", ": 429"],
+        ],
+    ),
     row(Code::ImageNotFound, &[&["sandbox image", "not found"]]),
     row(Code::RegistryUnreachable, &[&["sandbox image", "failed to pull"], &["sandbox image", "dial tcp"]]),
 ];
