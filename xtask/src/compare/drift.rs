@@ -626,5 +626,14 @@ mod tests {
             let said = told(&data("hunter2"), Some((&data("hunter3"), &managed))).join("\n");
             assert!(said.contains("was changed") && !said.contains("hunter"), "{key}: {said}");
         }
+        for (outer, inner) in [("token", "value"), ("api", "key"), ("client", "secret")] {
+            let made = |value: &str| manifest("Db", &json!({"spec": {outer: {inner: value}}}));
+            let managed = [
+                entry("helm", None, &json!({"f:spec": {}})),
+                entry("kubectl-edit", None, &json!({"f:spec": {format!("f:{outer}"): {format!("f:{inner}"): {}}}})),
+            ];
+            let said = told(&made("hunter2"), Some((&made("hunter3"), &managed))).join("\n");
+            assert!(said.contains("was changed") && !said.contains("hunter"), "{outer}.{inner}: {said}");
+        }
     }
 }

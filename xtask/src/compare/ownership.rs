@@ -52,13 +52,19 @@ impl Path {
         })
     }
 
-    /// Whether its value may be secret, by the name of the field or of the variable.
+    /// Whether its value may be secret, by the name of the field or of the variable, or by the
+    /// fields that it is in: `spec.token.value`, `spec.api.key`.
     pub fn may_be_secret(&self) -> bool {
+        let whole = self.to_string();
+        let ends = [&whole, whole.trim_end_matches(".value").trim_end_matches("\"]")];
+        if ends.iter().any(|name| foreign::names_a_secret(name) || name.to_ascii_lowercase().ends_with("secret")) {
+            return true;
+        }
         match self.0.as_slice() {
             [.., Step::Item(keys), Step::Field(value)] if value == "value" => {
                 keys.get("name").and_then(Value::as_str).is_some_and(foreign::is_secret_variable)
             }
-            [.., Step::Field(name)] => foreign::is_secret_field(name) || name.to_ascii_lowercase().ends_with("secret"),
+            [.., Step::Field(name)] => foreign::is_secret_field(name),
             _ => false,
         }
     }

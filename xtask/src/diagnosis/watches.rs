@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, WatchEvent, WatchParams};
-use kube::core::Resource;
+use kube::api::{Api, DynamicObject, ListParams, WatchEvent, WatchParams};
+
+use crate::world::kubernetes;
 
 pub enum Seen {
     Pod(Box<Pod>),
@@ -32,7 +33,7 @@ pub async fn heartbeat(client: &Client, to: News) {
     let mut silent = false;
     loop {
         tokio::time::sleep(HEARTBEAT).await;
-        let answer = tokio::time::timeout(HEARTBEAT_WITHIN, crate::world::kubernetes::answers(client)).await;
+        let answer = tokio::time::timeout(HEARTBEAT_WITHIN, kubernetes::answers(client)).await;
         let reason = answer.unwrap_or_else(|_| Err(format!("no answer within {} s", HEARTBEAT_WITHIN.as_secs()))).err();
         if reason.is_some() != silent {
             silent = reason.is_some();
@@ -84,6 +85,7 @@ fn is_gone(error: &kube::Error) -> bool {
 /// Pods from `version` on; lists them first if it is empty.
 pub async fn pods(api: Api<Pod>, namespace: &str, mut version: String, to: News) {
     let what = format!("pods in {namespace}");
+    let untyped = kubernetes::untyped::<Pod>(api.clone().into_client(), namespace);
     let (mut pause, mut told) = (Pause::new(), false);
     loop {
         let since = Instant::now();
@@ -104,7 +106,7 @@ pub async fn pods(api: Api<Pod>, namespace: &str, mut version: String, to: News)
                     false => Seen::Pod(Box::new(pod)),
                 })
             };
-            match watched(&api, namespace, &mut version, &to, news).await {
+            match watched(&untyped, &mut version, &to, news).await {
                 Ok(any) => brought = any,
                 Err(error) => refused(&error, &what, &mut told, &to),
             }
@@ -117,6 +119,7 @@ pub async fn pods(api: Api<Pod>, namespace: &str, mut version: String, to: News)
 /// Events from `version` on; from now on if it is empty, because pods show what was missed.
 pub async fn events(api: Api<Event>, namespace: &str, mut version: String, to: News) {
     let what = format!("events in {namespace}");
+    let untyped = kubernetes::untyped::<Event>(api.clone().into_client(), namespace);
     let (mut pause, mut told) = (Pause::new(), false);
     loop {
         let since = Instant::now();
@@ -129,7 +132,7 @@ pub async fn events(api: Api<Event>, namespace: &str, mut version: String, to: N
         }
         if !version.is_empty() {
             let news = |event, deleted: bool| (!deleted).then(|| Seen::Event(Box::new(event)));
-            match watched(&api, namespace, &mut version, &to, news).await {
+            match watched(&untyped, &mut version, &to, news).await {
                 Ok(any) => brought = any,
                 Err(error) => refused(&error, &what, &mut told, &to),
             }
@@ -147,18 +150,15 @@ pub async fn events(api: Api<Event>, namespace: &str, mut version: String, to: N
 /// event with a type would have the compiler generate the reading of a whole pod once more, because
 /// serde reads what is inside an event by other functions.
 async fn watched<K>(
-    api: &Api<K>,
-    namespace: &str,
+    api: &Api<DynamicObject>,
     version: &mut String,
     to: &News,
     news: impl Fn(K, bool) -> Option<Seen>,
 ) -> Result<bool, kube::Error>
 where
-    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned,
+    K: serde::de::DeserializeOwned,
 {
-    let resource = ApiResource::erase::<K>(&());
-    let untyped: Api<DynamicObject> = Api::namespaced_with(api.clone().into_client(), namespace, &resource);
-    let mut stream = match untyped.watch(&WatchParams::default(), version).await {
+    let mut stream = match api.watch(&WatchParams::default(), version).await {
         Ok(stream) => std::pin::pin!(stream),
         Err(error) if is_gone(&error) => {
             version.clear();

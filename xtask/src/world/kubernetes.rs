@@ -254,6 +254,12 @@ pub async fn pod_logs(client: &Client, pod: &Pod) -> String {
     text
 }
 
+/// The objects of a kind, without its type: what reads and writes a pod by its type is generated
+/// anew for each way of reading, which the cold build pays for.
+pub fn untyped<K: kube::Resource<DynamicType = ()>>(client: Client, namespace: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client, namespace, &ApiResource::erase::<K>(&()))
+}
+
 /// Tests registry and DNS end to end: a pod that pulls `image` by the name that pods use, and
 /// resolves the API server's name.
 pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> Result<(), Failure> {
@@ -266,10 +272,7 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
     let api = Api::<Pod>::namespaced(client.clone(), "default");
     let now = DeleteParams::default().grace_period(0);
     let _ = api.delete(NAME, &now).await;
-    // Of no type, like the objects of `watches`: to write and read a pod by its type would be
-    // generated for this one place.
-    let resource = ApiResource::erase::<Pod>(&());
-    let mut pod = DynamicObject::new(NAME, &resource).data(serde_json::json!({
+    let mut pod = DynamicObject::new(NAME, &ApiResource::erase::<Pod>(&())).data(serde_json::json!({
         "spec": {
             "restartPolicy": "Never", "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0,
             "containers": [{
@@ -282,11 +285,11 @@ pub async fn run_probe_pod(client: &Client, image: &str, timeout: Duration) -> R
         },
     }));
     pod.metadata.labels = Some([("app.kubernetes.io/managed-by".to_owned(), "xtask".to_owned())].into());
-    let pods = Api::<DynamicObject>::namespaced_with(client.clone(), "default", &resource);
+    let untyped = untyped::<Pod>(client.clone(), "default");
     // In a new namespace the service account is created a moment later, and a pod of an earlier run
     // may still be terminating.
     let made = wait_until("the pod is", Code::RegistryUnreachable, timeout, async || {
-        pods.create(&PostParams::default(), &pod).await.map(drop).map_err(|error| in_words(&error))
+        untyped.create(&PostParams::default(), &pod).await.map(drop).map_err(|error| in_words(&error))
     });
     made.await.map_err(|failure| unless_interrupted(failure, |failure| failed(failure.evidence.join("; "))))?;
     let mut last = String::from("the pod did not start");
