@@ -4,6 +4,7 @@
 //! network that everything runs in leads nowhere else.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use crate::support::cluster::{beside, docker, ended, turn};
 use crate::support::fresh_machine::FreshMachine;
@@ -51,8 +52,16 @@ fn a_machine_with_internet_comes_up_from_the_committed_files() {
     succeeds(machine.xtask(&[], &["tools", "--update"]));
     internet.forget_counts();
 
+    let started = Instant::now();
     succeeds(machine.xtask(&[], &["--yes", "--no-lab", "up"]));
-    let first = internet.counts();
+    let (first, took) = (internet.counts(), started.elapsed().as_secs());
+    println!(
+        "first up: {took} s, {} manifests, {} blobs, {} files, {} MB",
+        first.manifests.len(),
+        first.blobs.len(),
+        first.files.len(),
+        first.bytes / 1_000_000
+    );
     let tools: Vec<&String> = first.files.keys().collect();
     assert!(tools.len() == 3 && tools.iter().all(|file| !file.contains("kubectl")), "{tools:?}");
     // Eleven images, each with an index; those for pods have two platforms, the others one.

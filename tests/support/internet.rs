@@ -97,6 +97,8 @@ pub struct Counts {
     pub manifests: BTreeMap<String, usize>,
     /// Blobs that a CDN started to serve.
     pub blobs: BTreeMap<String, usize>,
+    /// Of all responses' bodies.
+    pub bytes: usize,
     /// 429 responses.
     pub limited: usize,
     /// Requests that a real registry would refuse: an account at a CDN, a token for another
@@ -160,6 +162,14 @@ impl Internet {
     }
 
     fn answer(&self, request: &Request) -> Answer {
+        let answer = self.routed(request);
+        if let (Answer::Full { body, .. }, false) = (&answer, request.method == "HEAD") {
+            self.counted(|counts| counts.bytes += body.len());
+        }
+        answer
+    }
+
+    fn routed(&self, request: &Request) -> Answer {
         let host = request.header("host").unwrap_or_default().trim_end_matches(":443");
         if let Some(registry) = HOSTS.iter().find(|known| known.cdn == host) {
             return self.cdn(registry, request);
