@@ -26,7 +26,7 @@ use crate::cluster::lease::ClusterLease;
 use crate::cluster::lock::ClusterLock;
 use crate::compare;
 use crate::compare::look::{Baseline, Look, Outcome, Sight};
-use crate::compare::reader::{Reader, bytes};
+use crate::compare::reader::Reader;
 use crate::compare::state::{Action, act};
 use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::{Retry, Spent};
@@ -38,6 +38,7 @@ use crate::repo::needs::Budgets;
 use crate::run::context::Context;
 use crate::run::duration;
 use crate::run::interrupt::Interrupt;
+use crate::world::helm_storage::{self, Numbers};
 use crate::world::kubernetes;
 use crate::world::otlp;
 use crate::world::process::Job;
@@ -174,14 +175,17 @@ impl<'a> Runner<'a> {
         if let Some(plan) = self.plan {
             plan.holds(self.context, client, reader, std::slice::from_ref(layer), Some(layer)).await?;
         }
-        let (wanted, manifests) =
-            tokio::join!(reader.releases(layer, client.default_namespace()), reader.render(layer));
+        // The tree is read first: whatever is changed in it from then on is noticed.
+        let (look, wanted, manifests) = tokio::join! { biased;
+            self.look(client),
+            reader.releases(layer, client.default_namespace()),
+            reader.render(layer),
+        };
         let (wanted, manifests) = (wanted?, manifests?);
         if let (Some(selector), true) = (self.args.selector(), wanted.is_empty()) {
             reporter.event(&Event::LayerSkipped { layer: name, selector: selector.to_owned() });
             return Ok(false);
         }
-        let look = self.look(client).await;
         let sight = match &look {
             Some(look) => examined(reader, look, layer, &wanted, self.args).await,
             None => None,
@@ -230,10 +234,10 @@ impl<'a> Runner<'a> {
             if !syncing.is_empty() {
                 let left = wanted.iter().filter(|release| release.installed).count();
                 let part = syncing.iter().filter(|release| release.installed).count() < left;
-                self.sync_until_settled(client, layer, &syncing, part).await?;
+                let before = self.sync_until_settled(client, layer, &syncing, part).await?;
                 // Before the tests, because in those minutes anybody may change anything.
                 if let Some(look) = &look {
-                    baselines = compare::look::baselines(look, &syncing, sight.as_ref()).await;
+                    baselines = compare::look::baselines(look, layer, &syncing, &before).await;
                 }
                 releases::by_hand::tell(&self.context.run, client, &wanted).await;
             }
@@ -258,11 +262,8 @@ impl<'a> Runner<'a> {
 
     /// The current state, for comparison; if it cannot be read, everything is synced.
     async fn look<'b>(&'b self, client: &'b Client) -> Option<Look<'b>> {
-        let opened = async {
-            let lock = bytes(&self.reader.origin)?;
-            Look::open(self.context, client, lock).await
-        };
-        opened.await.map_err(|failure| instant::cannot(&self.context.run, &failure)).ok()
+        let opened = Look::open(self.context, client, self.reader.lock.clone()).await;
+        opened.map_err(|failure| instant::cannot(&self.context.run, failure)).ok()
     }
 
     /// Writes what the next run compares with: for what was synced or tested now, and for what a
@@ -321,21 +322,23 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Syncs, and syncs again if the retry table says so.
+    /// Syncs, and syncs again if the retry table says so. Returns the revisions that were there
+    /// before the sync that succeeded.
     async fn sync_until_settled(
         &self,
         client: &Client,
         layer: &Layer,
         wanted: &[Release],
         part: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<Numbers, Failure> {
         let budgets = self.context.repo.tree.layer_needs()?.retries;
         let reporter = &self.context.run.reporter;
         let mut spent = Spent::default();
         let mut reinstalled = false;
         loop {
+            let before = helm_storage::numbers(client, wanted).await?;
             let Err(failure) = self.sync(client, layer, wanted, part, &budgets, &mut spent).await else {
-                return Ok(());
+                return Ok(before);
             };
             let retry = spent.decide(failure.code, &budgets);
             let (Retry::RateLimit(next) | Retry::Repair(next) | Retry::Api(next) | Retry::Webhook(next)) = retry else {
@@ -533,17 +536,15 @@ pub(crate) async fn examined(
     let mut sight = match look.listed(layer, wanted).await {
         Ok(sight) => sight,
         Err(failure) => {
-            instant::cannot(&reader.context.run, &failure);
+            instant::cannot(&reader.context.run, failure);
             return None;
         }
     };
     if !args.force && sight.is_worth_rendering() {
-        match reader.rendered(layer, true, false).await {
-            Ok(fresh) => {
-                let fresh = compare::record::digests(&fresh);
-                sight.releases.iter_mut().for_each(|found| found.rendered(&fresh));
-            }
-            Err(failure) => instant::cannot(&reader.context.run, &failure),
+        let fresh = reader.rendered(layer, true, false).await.map_err(|failure| failure.to_string());
+        match fresh.and_then(|fresh| look.still(layer).map(|()| compare::record::digests(&fresh))) {
+            Ok(fresh) => sight.releases.iter_mut().for_each(|found| found.rendered(&fresh)),
+            Err(why) => instant::cannot(&reader.context.run, why),
         }
     }
     Some(sight)

@@ -21,9 +21,10 @@ use super::pull_secret;
 use super::record::{self, Named, Record};
 use super::state::{Facts, Kept, ReleaseState, Rendering, determine};
 use crate::releases::{self, Revision, Status, manifest};
+use crate::repo::Tree;
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
-use crate::world::helm_storage::{self, Stored};
+use crate::world::helm_storage::{self, Numbers, Stored};
 use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::{self, read_failed, write_failed};
@@ -38,6 +39,8 @@ pub(crate) struct Look<'a> {
     files: Files,
     /// The image lock that is passed to Helmfile.
     lock: Vec<u8>,
+    /// The pinned versions of what renders.
+    tools: Vec<(&'static str, String)>,
     named: Vec<(&'static str, String)>,
     variables: Vec<(String, String)>,
     /// The uid of kube-system.
@@ -138,14 +141,8 @@ impl<'a> Look<'a> {
     /// Errors from reading: `usage`, `forbidden`, `api-unreachable` and similar.
     pub async fn open(context: &'a Context, client: &'a Client, lock: Vec<u8>) -> Result<Self, Failure> {
         let files = Files::read(&context.repo.tree)?;
+        let tools = renderers(&context.repo.tree)?;
         let mut named: Vec<(&'static str, String)> = vec![("xtask", env!("XTASK_SOURCES").to_owned())];
-        for tool in tools::pinned(&context.repo.tree)? {
-            match tool.name.as_str() {
-                "helm" => named.push(("helm", tool.version)),
-                "helmfile" => named.push(("helmfile", tool.version)),
-                _ => {}
-            }
-        }
         let variables = process::environment::of("helmfile").into_iter();
         let variables =
             variables.map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
@@ -155,12 +152,34 @@ impl<'a> Look<'a> {
         // The namespace for a release that names none.
         named.push(("the context's namespace", client.default_namespace().to_owned()));
         let variables = variables.collect();
-        Ok(Self { context, client, files, lock, named, variables, cluster: cluster?, now: server.time })
+        Ok(Self { context, client, files, lock, tools, named, variables, cluster: cluster?, now: server.time })
+    }
+
+    /// Checks that the layer is still as this look has read it: if somebody has worked on the tree
+    /// since, Helmfile may have been given something else.
+    ///
+    /// # Errors
+    /// What has changed, in words.
+    pub fn still(&self, layer: &Layer) -> Result<(), String> {
+        let tree = &self.context.repo.tree;
+        let changed = || {
+            let now = Files::read(tree)?.of(layer, &self.around(&renderers(tree)?))?;
+            Ok(inputs::changed(&self.inputs(layer)?.parts, &now.parts))
+        };
+        match changed().map_err(|failure: Failure| failure.to_string())? {
+            Some(what) => Err(format!("while the run was at work, {what}")),
+            None => Ok(()),
+        }
     }
 
     /// The namespace for a release that names none.
     pub fn namespace(&self) -> &str {
         self.client.default_namespace()
+    }
+
+    /// The image lock that its inputs have.
+    pub fn lock(&self) -> &[u8] {
+        &self.lock
     }
 
     pub fn client(&self) -> &Client {
@@ -182,13 +201,16 @@ impl<'a> Look<'a> {
     /// # Errors
     /// Errors from reading the tree.
     pub fn inputs(&self, layer: &Layer) -> Result<Inputs, Failure> {
-        let around = Around {
+        self.files.of(layer, &self.around(&self.tools))
+    }
+
+    fn around(&self, tools: &[(&'static str, String)]) -> Around<'_> {
+        Around {
             environment: &self.context.repo.env_name,
-            named: self.named.clone(),
+            named: self.named.iter().chain(tools).cloned().collect(),
             lock: &self.lock,
             variables: self.variables.clone(),
-        };
-        self.files.of(layer, &around)
+        }
     }
 
     /// Each of these layers, with the releases that its own records name. `None` for one without a
@@ -372,6 +394,12 @@ fn namespace(name: &str) -> Place {
     }
 }
 
+/// The pinned versions of the tools that render.
+fn renderers(tree: &Tree) -> Result<Vec<(&'static str, String)>, Failure> {
+    let known = |name: &str| ["helm", "helmfile"].into_iter().find(|known| *known == name);
+    Ok(tools::pinned(tree)?.into_iter().filter_map(|tool| Some((known(&tool.name)?, tool.version))).collect())
+}
+
 fn named(releases: &[Release]) -> Vec<Named> {
     let named = |release: &Release| Named {
         namespace: release.namespace.clone(),
@@ -410,27 +438,30 @@ impl Found {
 }
 
 /// The state of these releases now that Helm has synced them, in order; for one that cannot be
-/// recorded, why. `before` says which revisions are older than the sync.
+/// recorded, why. `before` has the revisions that were there when Helm started: it makes one of
+/// each release, so any other is somebody else's.
 pub(crate) async fn baselines(
     look: &Look<'_>,
+    layer: &Layer,
     synced: &[Release],
-    before: Option<&Sight>,
+    before: &Numbers,
 ) -> Vec<Result<Baseline, String>> {
-    let newest = match helm_storage::newest_whole(look.client, synced).await {
+    let newest = helm_storage::newest_whole(look.client, synced).await.map_err(|failure| failure.to_string());
+    let newest = match look.still(layer).and(newest) {
         Ok(newest) => newest,
-        Err(failure) => return synced.iter().map(|_| Err(failure.to_string())).collect(),
+        Err(why) => return synced.iter().map(|_| Err(why.clone())).collect(),
     };
     let mut kinds = Kinds::new();
     let mut found = Vec::new();
     for release in synced {
         let is = |revision: &Revision| revision.release == release.name && revision.namespace == release.namespace;
-        let known = before.and_then(|sight| sight.releases.iter().find(|found| found.is(release)));
-        let known = known.and_then(|found| found.facts.newest).map(|(number, _)| number);
+        let known = before.get(&(release.namespace.clone(), release.name.clone())).copied().unwrap_or_default();
         found.push(match newest.iter().find(|(revision, _)| is(revision)) {
             None => Err("it has no revision".to_owned()),
-            Some((revision, _)) if known.is_some_and(|known| known >= revision.revision) => {
+            Some((revision, _)) if revision.revision <= known => {
                 Err("Helm has created no new revision of it".to_owned())
             }
+            Some((revision, _)) if revision.revision > known + 1 => Err(WRITTEN_BY_OTHERS.to_owned()),
             Some((revision, stored)) => baseline(look, revision, stored, &mut kinds).await,
         });
     }
@@ -474,6 +505,9 @@ async fn baseline(
     Ok(Baseline { revision: revision.clone(), rendered, objects: made })
 }
 
+/// A manual `helm upgrade` or `helm rollback` takes no Lease.
+const WRITTEN_BY_OTHERS: &str = "somebody else has written a revision of it in the meantime";
+
 /// What the layer's run knows about a release when it records it.
 pub(crate) struct Outcome<'a> {
     pub release: &'a Release,
@@ -510,10 +544,9 @@ async fn write_one(look: &Look<'_>, record: &Record, of: &Revision) -> Result<()
     let listed = helm_storage::metadata(look.client, Some(&of.namespace), &labels).await;
     let revisions = listed.map_err(|failure| failure.to_string())?.into_iter().map(|(revision, _)| revision);
     let newest = revisions.max_by_key(|revision| revision.revision);
-    // A manual `helm upgrade` or `helm rollback` takes no Lease.
     let same = newest.filter(|newest| newest.revision == of.revision && newest.uid == of.uid);
     let Some(newest) = same else {
-        return Err("somebody else has written a revision of it in the meantime".to_owned());
+        return Err(WRITTEN_BY_OTHERS.to_owned());
     };
     if newest.status != Status::Deployed {
         return Err(format!("revision {} is {}", newest.revision, newest.status.as_str()));

@@ -14,6 +14,7 @@ use super::images;
 use crate::files;
 use crate::lab::{self, Lab};
 use crate::mirror::Origin;
+use crate::repo;
 use crate::releases::{history, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
@@ -29,8 +30,11 @@ use run_record::{Code, Failure};
 pub struct Reader<'a> {
     pub context: &'a Context,
     toolbox: &'a Toolbox,
-    /// Where the images come from, and the file that passes their lock on.
+    /// Where the images come from.
     pub origin: Origin,
+    /// Their lock as it was read, which is what every query passes on whatever becomes of the file.
+    pub lock: Vec<u8>,
+    /// The file that passes it on.
     values: Utf8PathBuf,
     /// Helmfile's label selector, where a part of a layer is asked for.
     pub selector: Option<&'a str>,
@@ -45,13 +49,14 @@ impl<'a> Reader<'a> {
         origin: Origin,
         selector: Option<&'a str>,
     ) -> Result<Self, Failure> {
-        let content: serde_json::Value = crate::repo::read_yaml(&origin.lock)?;
+        let lock = repo::read(&origin.lock)?;
+        let content: Value = repo::parse_yaml(&origin.lock, &lock)?;
         let values = context.run.dir.join("images-lock.json");
         let text = serde_json::json!({"imagesLock": content}).to_string();
         // Parallel layers share it.
         files::write_atomically(&values, text.as_bytes())
             .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {values}: {error}")))?;
-        Ok(Self { context, toolbox, origin, values, selector })
+        Ok(Self { context, toolbox, origin, lock: lock.into_bytes(), values, selector })
     }
 
     /// The same, asking about whole layers.

@@ -68,6 +68,9 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
         }
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let reader = Reader::new(context, &toolbox, origin.clone(), args.selector())?;
+        if reader.lock != look.lock() {
+            return Ok(false);
+        }
         let wanted = reader.releases(layer, look.namespace()).await?;
         let Some(examined) = examined(&reader, &look, layer, &wanted, args).await.filter(still) else {
             return Ok(false);
@@ -133,8 +136,8 @@ pub(crate) fn tell(run: &Run, layer: &Layer, sight: &Sight, args: &Args) {
 }
 
 /// Reports that the fast path is not possible, and why.
-pub(crate) fn cannot(run: &Run, failure: &Failure) {
-    run.reporter.note("layer", format!("cannot compare with the last run, so everything is synced: {failure}"));
+pub(crate) fn cannot(run: &Run, why: impl std::fmt::Display) {
+    run.reporter.note("layer", format!("cannot compare with the last run, so everything is synced: {why}"));
 }
 
 /// Where the images come from, according to what this machine recorded about the cluster.

@@ -316,6 +316,18 @@ pub(crate) fn highest(revisions: Vec<Revision>) -> Vec<Revision> {
     newest.into_values().collect()
 }
 
+/// The number of each release's highest revision, by namespace and name.
+pub type Numbers = BTreeMap<(String, String), u32>;
+
+/// The numbers of these releases' highest revisions, whatever their state.
+///
+/// # Errors
+/// Errors from reading.
+pub async fn numbers(client: &Client, of: &[Release]) -> Result<Numbers, Failure> {
+    let found = highest(revisions(client, Some(of), "owner=helm").await?);
+    Ok(found.into_iter().map(|found| ((found.namespace, found.release), found.revision)).collect())
+}
+
 /// All revisions with these labels, or those of these releases, searched only in their namespaces.
 async fn revisions(client: &Client, of: Option<&[Release]>, labels: &str) -> Result<Vec<Revision>, Failure> {
     let Some(wanted) = of else {
