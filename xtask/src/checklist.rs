@@ -30,9 +30,14 @@ pub const END: &str = "<!-- data-plane-ready: end -->";
 /// The checklist at the end of another command, in that command's output and record.
 pub async fn conclude(context: &Context) -> Result<(), Failure> {
     let items = look(context).await?;
-    let form = if context.run.json { Form::Json } else { Form::Text };
-    context.run.reporter.data(&shown(&context.repo, &context.site, &items, form));
+    tell(context, &items);
     verdict(&items)
+}
+
+/// Shows the items as part of another command's output.
+pub fn tell(context: &Context, items: &[Item]) {
+    let form = if context.run.json { Form::Json } else { Form::Text };
+    context.run.reporter.data(&shown(&context.repo, &context.site, items, form));
 }
 
 /// Observes and decides; saves the result in the run's folder for `report`.

@@ -145,7 +145,7 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     let existing = observe(&config).await?;
     let lab = choose_lab(context, &existing).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile", "k3d"], &context.run.reporter).await?;
-    let facts = facts(&config, &existing, lab.as_ref()).await?;
+    let facts = facts(&context.run, &config, &existing, lab.as_ref().map(|lab| &*lab.node)).await?;
     let plan = decide(&facts);
     let reporter = &context.run.reporter;
     let marker_before = ReadyMarker::read(&context.run.state.ready_marker());
@@ -235,7 +235,8 @@ pub async fn plan(context: &Context) -> Result<bool, Failure> {
         return Ok(true);
     }
     let existing = observe(&config).await?;
-    let facts = facts(&config, &existing, None).await?;
+    let node = its_lab_node(&context.repo, &existing);
+    let facts = facts(&context.run, &config, &existing, node.as_deref()).await?;
     let plan = decide(&facts);
     context.run.reporter.planned(config.name(), describe(&plan));
     Ok(!matches!(plan, Plan::Nothing))
@@ -301,7 +302,20 @@ async fn observe(config: &K3dConfig) -> Result<Vec<Container>, Failure> {
     docker::containers_labelled(&[(CLUSTER_LABEL, config.name())]).await
 }
 
-async fn facts(config: &K3dConfig, existing: &[Container], lab: Option<&Lab>) -> Result<Facts, Failure> {
+/// The lab's current image of a node, for a cluster that was created with the lab's images.
+fn its_lab_node(repo: &Repo, existing: &[Container]) -> Option<String> {
+    let is_lab = existing.iter().any(|container| container.label(LAB_LABEL) == Some("true"));
+    // What is wrong with the lab's files is reported by the run that needs them.
+    is_lab.then(|| lab::node_image(&repo.tree).ok()).flatten()
+}
+
+/// `lab_node`: the image that a node has to have, if the lab has made it.
+async fn facts(
+    run: &Run,
+    config: &K3dConfig,
+    existing: &[Container],
+    lab_node: Option<&str>,
+) -> Result<Facts, Failure> {
     let server = existing.iter().find(|container| container.name() == config.server_container());
     let mut drift = Vec::new();
     let nodes: Vec<Node> = existing.iter().map(Node::of).collect();
@@ -320,15 +334,17 @@ async fn facts(config: &K3dConfig, existing: &[Container], lab: Option<&Lab>) ->
                 file: config.name().into(),
             }),
         }
-        if let Some(lab) = lab.filter(|lab| lab.node != server.config.image) {
+        if let Some(node) = lab_node.filter(|node| *node != server.config.image) {
             drift.push(Difference {
                 field: "image (lab)".into(),
                 cluster: server.config.image.clone(),
-                file: lab.node.clone(),
+                file: node.to_owned(),
             });
         }
     }
     let stamp = match server {
+        // One that was found ready had been created completely.
+        Some(server) if is_marked(run, server) => Looked::Found(()),
         Some(server) if !server.never_ran() && server.label(CONFIG_LABEL).is_some() => {
             docker::look_at_file(server.name(), CREATED_STAMP).await?
         }
@@ -778,8 +794,8 @@ fn config_hash(config: &K3dConfig) -> String {
 pub struct Standing {
     /// What `cargo xtask cluster` would do.
     pub plan: Plan,
-    /// Why no layer would run on it, although its containers are as they should be.
-    pub unmarked: Option<String>,
+    /// Why no layer would come up on it, although its containers are as they should be.
+    pub unfit: Option<String>,
     /// Its images come from the lab.
     pub lab: bool,
 }
@@ -790,13 +806,26 @@ pub struct Standing {
 /// `docker-unavailable`, `docker-failed`, or `usage` for an invalid k3d.yaml.
 pub async fn standing(run: &Run, repo: &Repo) -> Result<Option<Standing>, Failure> {
     let Some(config) = repo.k3d_config()? else { return Ok(None) };
-    let existing = observe(&config).await?;
-    let facts = facts(&config, &existing, None).await?;
+    let registry = async {
+        match config.registry_container() {
+            Some(name) => docker::look::<Container>(Kind::Container, &name).await,
+            None => Ok(Looked::Absent),
+        }
+    };
+    let (existing, registry) = tokio::join!(observe(&config), registry);
+    let (existing, registry) = (existing?, registry?);
+    let facts = facts(run, &config, &existing, its_lab_node(repo, &existing).as_deref()).await?;
     let server = config.server_container();
     let id = existing.iter().find(|container| container.name() == server);
-    let unmarked = unmarked(run, &config, id.map_or("", |server| &server.id));
+    let unfit = unmarked(run, &config, id.map_or("", |server| &server.id));
+    let unfit = unfit.or_else(|| network::apart(&config, &existing, &registry));
     let lab = existing.iter().any(|container| container.label(LAB_LABEL) == Some("true"));
-    Ok(Some(Standing { plan: decide(&facts), unmarked, lab }))
+    Ok(Some(Standing { plan: decide(&facts), unfit, lab }))
+}
+
+/// Whether this server was found ready, whatever its file says by now.
+fn is_marked(run: &Run, server: &Container) -> bool {
+    ReadyMarker::read(&run.state.ready_marker()).is_some_and(|marker| marker.cluster_id == server.id)
 }
 
 /// Why the ready marker is not valid for this cluster and this file, if it is not.
@@ -843,6 +872,28 @@ fn not_ready(config: &K3dConfig, why: impl Into<String>) -> Failure {
     Failure::new(Code::ClusterNotReady, format!("the cluster {} is not ready", config.name()))
         .evidence(why)
         .remedy("cargo xtask cluster")
+}
+
+/// Checks what `up` does about a cluster beyond what the checklist looks at. A shared cluster is
+/// used as it is.
+///
+/// # Errors
+/// What is not as it should be, or cannot be looked at; `up` itself says more.
+pub async fn serves(context: &Context, client: &kube::Client) -> Result<(), String> {
+    let config = context.repo.k3d_config().map_err(|failure| failure.to_string())?;
+    let Some(config) = config else { return Ok(()) };
+    let expected = config.simple.servers.saturating_add(config.simple.agents) as usize;
+    let hosting = async {
+        let differs = registry_hosting::looked(&context.repo, client).await.map_err(|failure| failure.to_string())?;
+        differs.into_iter().next().map_or(Ok(()), Err)
+    };
+    tokio::try_join!(
+        kubernetes::nodes_ready(client, expected),
+        kubernetes::default_storage_class(client),
+        kubernetes::dns_ready(client),
+        hosting,
+    )
+    .map(drop)
 }
 
 pub async fn stop(run: &Run, repo: &Repo, config: &K3dConfig) -> Result<(), Failure> {
@@ -942,10 +993,10 @@ async fn delete_cluster(run: &Run, config: &K3dConfig, toolbox: &Toolbox, warran
     Ok(())
 }
 
-pub async fn status(run: &Run, config: &K3dConfig) -> Result<(), Failure> {
+pub async fn status(run: &Run, repo: &Repo, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
     let existing = observe(config).await?;
-    let facts = facts(config, &existing, None).await?;
+    let facts = facts(run, config, &existing, its_lab_node(repo, &existing).as_deref()).await?;
     let plan = decide(&facts);
     let marker = ReadyMarker::read(&run.state.ready_marker());
     if run.json {

@@ -15,8 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::files::{self, digest};
 use crate::mirror::{self, Origin, StandIn};
-use crate::repo::Repo;
-use crate::repo::read_yaml;
+use crate::repo::{Repo, Tree, read_yaml};
 use crate::run::Run;
 use crate::run::context::Context;
 use crate::world::docker::{self, Container, Kind, Looked, docker_output};
@@ -70,7 +69,7 @@ struct ModuleFiles {
     to: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Role {
     Node,
@@ -134,28 +133,19 @@ fn lock_file() -> Result<Utf8PathBuf, Failure> {
 /// Builds the missing parts of the lab and starts its upstream registry.
 pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
     let builder = Builder::new(&context.run, &context.repo).await?;
-    let mut roles = BTreeMap::new();
     let mut upstream = BTreeMap::new();
-    for (name, image) in &builder.file.images {
+    for (name, image) in &builder.sources.file.images {
         let tag = builder.ensure_image(name).await?;
-        if let Some(role) = image.role {
-            roles.insert(role, tag.clone());
-        }
         if let Some(reference) = &image.upstream {
             upstream.insert(reference.clone(), tag);
         }
     }
-    let role = |role: Role| {
-        roles
-            .get(&role)
-            .cloned()
-            .ok_or_else(|| Failure::usage(format!("tests/lab/lab.yaml: no image has the role {role:?}")))
-    };
+    let tag = |role: Role| builder.sources.tag(builder.sources.name_of(role)?);
     let lab = Lab {
-        node: role(Role::Node)?,
-        tools: role(Role::Tools)?,
-        registry: role(Role::Registry)?,
-        loadbalancer: role(Role::Loadbalancer)?,
+        node: tag(Role::Node)?,
+        tools: tag(Role::Tools)?,
+        registry: tag(Role::Registry)?,
+        loadbalancer: tag(Role::Loadbalancer)?,
         lock: lock_file()?,
     };
     start_upstream(&lab.registry).await?;
@@ -163,22 +153,32 @@ pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
     Ok(lab)
 }
 
-struct Builder<'a> {
-    run: &'a Run,
-    file: LabFile,
-    folder: Utf8PathBuf,
-    cache: Utf8PathBuf,
-    /// The images that existed at the start, listed once.
-    there: BTreeSet<String>,
+/// The image that a node has to have now, whether or not it is built.
+///
+/// # Errors
+/// `usage` for files of the lab that cannot be read.
+pub(crate) fn node_image(tree: &Tree) -> Result<String, Failure> {
+    let sources = Sources::read(tree)?;
+    sources.tag(sources.name_of(Role::Node)?)
 }
 
-impl<'a> Builder<'a> {
-    async fn new(run: &'a Run, repo: &Repo) -> Result<Self, Failure> {
-        let folder = repo.tree.path("tests/lab");
-        let cache = files::cache_dir()?.join("lab");
-        std::fs::create_dir_all(&cache).map_err(|error| Failure::usage(format!("cannot create {cache}: {error}")))?;
-        let there = engine::image_tags("ameide-lab/*").await?;
-        Ok(Self { run, file: read_yaml(&folder.join("lab.yaml"))?, folder, cache, there })
+/// What the lab is built from.
+struct Sources {
+    file: LabFile,
+    folder: Utf8PathBuf,
+}
+
+impl Sources {
+    fn read(tree: &Tree) -> Result<Self, Failure> {
+        let folder = tree.path("tests/lab");
+        Ok(Self { file: read_yaml(&folder.join("lab.yaml"))?, folder })
+    }
+
+    fn name_of(&self, role: Role) -> Result<&str, Failure> {
+        let found = self.file.images.iter().find(|(_, image)| image.role == Some(role));
+        found
+            .map(|(name, _)| name.as_str())
+            .ok_or_else(|| Failure::usage(format!("tests/lab/lab.yaml: no image has the role {role:?}")))
     }
 
     fn image(&self, name: &str) -> Result<&Image, Failure> {
@@ -230,17 +230,35 @@ impl<'a> Builder<'a> {
     fn tag(&self, name: &str) -> Result<String, Failure> {
         Ok(format!("ameide-lab/{name}:{}", self.key(name)?))
     }
+}
+
+struct Builder<'a> {
+    run: &'a Run,
+    sources: Sources,
+    cache: Utf8PathBuf,
+    /// The images that existed at the start, listed once.
+    there: BTreeSet<String>,
+}
+
+impl<'a> Builder<'a> {
+    async fn new(run: &'a Run, repo: &Repo) -> Result<Self, Failure> {
+        let sources = Sources::read(&repo.tree)?;
+        let cache = files::cache_dir()?.join("lab");
+        std::fs::create_dir_all(&cache).map_err(|error| Failure::usage(format!("cannot create {cache}: {error}")))?;
+        let there = engine::image_tags("ameide-lab/*").await?;
+        Ok(Self { run, sources, cache, there })
+    }
 
     async fn ensure_image(&self, name: &str) -> Result<String, Failure> {
-        let tag = self.tag(name)?;
+        let tag = self.sources.tag(name)?;
         if self.there.contains(&tag) || image_exists(&tag).await? {
             return Ok(tag);
         }
-        let image = self.image(name)?;
+        let image = self.sources.image(name)?;
         for archive in &image.archives {
             Box::pin(self.ensure_image(archive)).await?;
         }
-        let base = if self.dockerfile_uses_base(image) { Some(self.ensure_base().await?) } else { None };
+        let base = if self.sources.dockerfile_uses_base(image) { Some(self.ensure_base().await?) } else { None };
         let stage = self.stage(image).await?;
         let reporter = &self.run.reporter;
         let log = self.run.log(&format!("lab-{name}"));
@@ -272,9 +290,9 @@ impl<'a> Builder<'a> {
         let stage = tempfile::tempdir_in(&self.cache).map_err(failed)?;
         let target =
             Utf8Path::from_path(stage.path()).ok_or_else(|| Failure::usage("the cache folder's name is not UTF-8"))?;
-        copy_folder(&self.folder.join(&image.context), target).map_err(failed)?;
+        copy_folder(&self.sources.folder.join(&image.context), target).map_err(failed)?;
         for binary in &image.binaries {
-            let built = self.program(binary)?.build(&files::cache_dir()?, &self.run.reporter).await?;
+            let built = self.sources.program(binary)?.build(&files::cache_dir()?, &self.run.reporter).await?;
             std::fs::create_dir_all(target.join("bin")).map_err(failed)?;
             std::fs::copy(&built, target.join("bin").join(binary)).map_err(failed)?;
         }
@@ -283,11 +301,11 @@ impl<'a> Builder<'a> {
             let path = target.join("archives").join(format!("{archive}.tar"));
             // Saved under a fixed name that the node can rely on, whatever the content's key.
             let stable = format!("ameide-lab/{archive}:lab");
-            docker_output(["tag", &self.tag(archive)?, &stable]).await?;
+            docker_output(["tag", &self.sources.tag(archive)?, &stable]).await?;
             docker_output(["save", "-o", path.as_str(), &stable]).await?;
         }
         for files in &image.files {
-            let folder = go_module_folder(&self.folder.join("go").join(&files.module), &files.go).await?;
+            let folder = go_module_folder(&self.sources.folder.join("go").join(&files.module), &files.go).await?;
             copy_folder(&folder.join(&files.path), &target.join(&files.to)).map_err(failed)?;
         }
         Ok(stage)

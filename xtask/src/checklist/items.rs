@@ -285,7 +285,7 @@ fn cluster_matches(facts: &Facts) -> (Verdict, Duration) {
     let standing = known!(facts, &facts.cluster);
     let verdict = match standing {
         None => Verdict::NotApplicable("a shared cluster: it is not created from here".to_owned()),
-        Some(standing) => match (&standing.plan, &standing.unmarked) {
+        Some(standing) => match (&standing.plan, &standing.unfit) {
             (Plan::Nothing, None) => Verdict::Pass("runs, created from the current file, marked ready".to_owned()),
             (Plan::Nothing, Some(why)) => {
                 Verdict::Fail(Trouble { fix: Some(Fix::Cluster), ..fail(Exit::ApiUnreachable, vec![why.clone()]) })

@@ -94,6 +94,22 @@ pub async fn connect_registry(run: &Run, config: &K3dConfig) -> Result<(), Failu
     Ok(())
 }
 
+/// Why no node reaches the registry, where that is known: it is not in the network that the server
+/// is in.
+pub fn apart(config: &K3dConfig, existing: &[Container], registry: &Looked<Container>) -> Option<String> {
+    let (name, registry_name) = (config.network(), config.registry_container()?);
+    let server = existing.iter().find(|container| container.name() == config.server_container())?;
+    // Podman may not say which networks a container is in.
+    let network = server.network_id(&name).filter(|_| !is_not_ours(&name))?;
+    let is_in_it = match registry {
+        Looked::Found(container) => {
+            container.network_settings.is_none() || container.network_id(&name) == Some(network)
+        }
+        Looked::Absent => false,
+    };
+    (!is_in_it).then(|| format!("the registry {registry_name} is not in the cluster's network {name}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

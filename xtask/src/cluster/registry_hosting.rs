@@ -31,14 +31,25 @@ struct Hosting {
 /// Warns if the cluster names a different registry than `env.yaml`. A cluster without the ConfigMap
 /// says nothing, which is fine.
 pub async fn warn_if_different(run: &Run, repo: &Repo, client: &Client) -> Result<(), Failure> {
-    let what = format!("the ConfigMap {NAMESPACE}/{NAME}");
-    let found = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE).get_opt(NAME).await;
-    let found = found.map_err(|error| read_failed(&what, error))?;
-    let Some(text) = found.and_then(|map| map.data?.remove(KEY)) else { return Ok(()) };
-    for difference in differences(&text, &repo.env.registry) {
-        run.reporter.warn("registry", format!("{what} {difference}: correct env.yaml or k3d.yaml"));
+    for difference in looked(repo, client).await? {
+        run.reporter.warn("registry", format!("{} {difference}: correct env.yaml or k3d.yaml", what()));
     }
     Ok(())
+}
+
+/// In which ways the two differ, in words that follow the ConfigMap's name.
+///
+/// # Errors
+/// Errors from reading it.
+pub async fn looked(repo: &Repo, client: &Client) -> Result<Vec<String>, Failure> {
+    let found = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE).get_opt(NAME).await;
+    let found = found.map_err(|error| read_failed(&what(), error))?;
+    let text = found.and_then(|map| map.data?.remove(KEY));
+    Ok(text.map(|text| differences(&text, &repo.env.registry)).unwrap_or_default())
+}
+
+fn what() -> String {
+    format!("the ConfigMap {NAMESPACE}/{NAME}")
 }
 
 /// In words that follow the ConfigMap's name.

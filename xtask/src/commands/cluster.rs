@@ -27,7 +27,7 @@ pub enum Action {
 pub async fn run(context: &Context, action: Option<Action>) -> Result<(), Failure> {
     let config = context.repo.require_k3d_config()?;
     if action == Some(Action::Status) {
-        return cluster::status(&context.run, &config).await;
+        return cluster::status(&context.run, &context.repo, &config).await;
     }
     if context.run.dry_run {
         return match action {

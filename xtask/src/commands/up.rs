@@ -1,6 +1,8 @@
 //! `cargo xtask up`: from a fresh machine to a running stack. Each step reconciles, so an
 //! interrupted run can simply be run again.
 
+use std::time::Instant;
+
 use super::Done;
 use crate::checklist;
 use crate::cluster;
@@ -13,7 +15,8 @@ use crate::mirror;
 use crate::repo;
 use crate::repo::layers::{self, Layer};
 use crate::run::context::Context;
-use run_record::{Exit, Failure, human_seconds};
+use crate::world::kubernetes;
+use run_record::{Exit, Failure, Step, StepKind, human_seconds};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -50,6 +53,9 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     }
     // Held to the end: a run that waits for it must not make the checklist's first item fail.
     let lock = cluster::lock(&context.run).await?;
+    if unchanged(context, &layers, &layer_args).await? {
+        return Ok(Done::AsAsked);
+    }
     match bring(context, &lock, &layers, &layer_args).await {
         Ok(()) => checklist::conclude(context).await.map(|()| Done::AsAsked),
         Err(failure)
@@ -63,6 +69,44 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
             Err(failure)
         }
     }
+}
+
+/// Whether there is nothing to do, which is then reported: the cluster, its registry, the mirror, the
+/// layers and the checklist are looked at side by side, and each is as a run would leave it. In doubt
+/// there is something to do, and the run looks again, step by step.
+///
+/// # Errors
+/// Only an interrupt.
+async fn unchanged(context: &Context, layers: &[Layer], args: &layer::Args) -> Result<bool, Failure> {
+    let started = Instant::now();
+    let other_kind = |lab: bool| context.site.lab.is_some_and(|wanted| wanted != lab);
+    let lab = cluster::remembered(&context.run, &context.repo);
+    // Without a cluster that was found ready there is nothing to look at.
+    if args.force || lab.is_err() || lab.is_ok_and(other_kind) {
+        return Ok(false);
+    }
+    let serves = async {
+        let client = kubernetes::client(context).await.map_err(Some)?;
+        cluster::serves(context, &client).await.map_err(|_| None::<Failure>)
+    };
+    let layers_in_place = async { layer::instant::look(context, layers, args).await.map_err(Some)?.ok_or(None) };
+    let holds = async {
+        let items = checklist::look(context).await.map_err(Some)?;
+        checklist::verdict(&items).map_err(|_| None).map(|()| items)
+    };
+    let (found, items) = match tokio::try_join!(layers_in_place, holds, serves) {
+        Ok((found, items, ())) => (found, items),
+        Err(Some(failure)) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => return Err(failure),
+        Err(_) => return Ok(false),
+    };
+    if let Some(config) = context.repo.k3d_config()? {
+        let step = Step::new(StepKind::Cluster, config.name(), "looking at the cluster");
+        context.run.reporter.step(step).since(started).unchanged("ready: API, nodes, StorageClass, DNS");
+    }
+    found.tell(&context.run, layers, args);
+    in_place(context, layers).await;
+    checklist::tell(context, &items);
+    Ok(true)
 }
 
 async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<(), Failure> {
@@ -83,6 +127,12 @@ async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &l
         let runner = Runner::new(context, &ready.toolbox, ready.lab.as_ref(), lock, args)?;
         runner.run_all(layers).await?;
     }
+    in_place(context, layers).await;
+    Ok(())
+}
+
+/// What a user may want to know once everything is there.
+async fn in_place(context: &Context, layers: &[Layer]) {
     let elapsed = human_seconds(context.run.reporter.elapsed().as_secs_f64());
     let names: Vec<String> = layers.iter().map(Layer::name).collect();
     context.run.reporter.note("up", format!("{} layers in place in {elapsed}: {}", names.len(), names.join(", ")));
@@ -94,5 +144,4 @@ async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &l
         ),
     );
     open::tell(context).await;
-    Ok(())
 }

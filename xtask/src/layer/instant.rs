@@ -20,24 +20,54 @@ use crate::world::release::Release;
 use crate::world::{kubernetes, tools};
 use run_record::{Event, Exit, Failure};
 
+/// Layers that were found in place.
+pub(crate) struct InPlace {
+    started: Instant,
+    sights: Vec<Sight>,
+}
+
+impl InPlace {
+    /// Reports it; `layers` and `args` are those that it was found for.
+    pub fn tell(&self, run: &Run, layers: &[Layer], args: &Args) {
+        for (layer, sight) in layers.iter().zip(&self.sights) {
+            tell(run, layer, sight, args);
+            let releases = sight.releases.iter().filter(|found| found.named.installed).count();
+            let (how, took) = (sight.how(), self.started.elapsed());
+            run.reporter.event(&Event::LayerInPlace { layer: layer.name(), releases, how, took });
+        }
+    }
+}
+
 /// Whether all of these layers are in place, which is then reported; if that cannot be determined,
 /// they are not.
 ///
 /// # Errors
 /// Only an interrupt.
 pub(crate) async fn answers(context: &Context, layers: &[Layer], args: &Args) -> Result<bool, Failure> {
+    let found = look(context, layers, args).await?;
+    if let Some(found) = &found {
+        found.tell(&context.run, layers, args);
+    }
+    Ok(found.is_some())
+}
+
+/// These layers, if all of them are in place.
+///
+/// # Errors
+/// Only an interrupt.
+pub(crate) async fn look(context: &Context, layers: &[Layer], args: &Args) -> Result<Option<InPlace>, Failure> {
     if args.force || args.force_conflicts || args.selector().is_some() {
-        return Ok(false);
+        return Ok(None);
     }
     match in_place(context, layers, args).await {
         Ok(found) => Ok(found),
         Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => Err(failure),
         // The normal path looks again, and says why it cannot.
-        Err(_) => Ok(false),
+        Err(_) => Ok(None),
     }
 }
 
-async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bool, Failure> {
+async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<Option<InPlace>, Failure> {
     let started = Instant::now();
     let origin = origin(&context.run, &context.repo)?;
     let client = kubernetes::client(context).await?;
@@ -47,11 +77,11 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
     let look = look?;
     // Another run may be changing something, so there is no look yet.
     if holder?.is_some() {
-        return Ok(false);
+        return Ok(None);
     }
     let mut sights = Vec::new();
     for sight in look.recorded(layers).await? {
-        let Some(sight) = sight else { return Ok(false) };
+        let Some(sight) = sight else { return Ok(None) };
         sights.push(sight);
     }
     let still = |sight: &Sight| actions(sight, args).iter().all(|action| *action == Action::Nothing);
@@ -60,7 +90,7 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
         found.any(|(found, action)| action != Action::Nothing && !found.is_open())
     };
     if sights.iter().any(hopeless) {
-        return Ok(false);
+        return Ok(None);
     }
     for (layer, sight) in layers.iter().zip(&mut sights) {
         if still(sight) {
@@ -69,21 +99,17 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<bo
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let reader = Reader::new(context, &toolbox, origin.clone(), args.selector())?;
         if reader.lock != look.lock() {
-            return Ok(false);
+            return Ok(None);
         }
         let wanted = reader.releases(layer, look.namespace()).await?;
         let Some(examined) = examined(&reader, &look, layer, &wanted, args).await.filter(still) else {
-            return Ok(false);
+            return Ok(None);
         };
         *sight = examined;
         refresh(&look, layer, &wanted, sight).await;
     }
     look.pull_secret().await?;
-    for (layer, sight) in layers.iter().zip(&sights) {
-        tell(&context.run, layer, sight, args);
-        finished(&context.run, layer, sight, started);
-    }
-    Ok(true)
+    Ok(Some(InPlace { started, sights }))
 }
 
 /// Records the new inputs of releases whose rendering they do not change.
@@ -98,12 +124,6 @@ async fn refresh(look: &Look<'_>, layer: &Layer, wanted: &[Release], sight: &Sig
     if !outcomes.is_empty() {
         crate::compare::look::write(look, layer, wanted, outcomes).await;
     }
-}
-
-fn finished(run: &Run, layer: &Layer, sight: &Sight, started: Instant) {
-    let releases = sight.releases.iter().filter(|found| found.named.installed).count();
-    let how = sight.how();
-    run.reporter.event(&Event::LayerInPlace { layer: layer.name(), releases, how, took: started.elapsed() });
 }
 
 /// Reports why something is done about a release, and which changes were found to make no

@@ -322,6 +322,12 @@ impl RunningStep<'_> {
         self.reporter.trace_context_of(|trace| trace.step(self.step.id))
     }
 
+    /// For a step that is only known to be one once it has ended.
+    #[must_use]
+    pub fn since(self, started: Instant) -> Self {
+        Self { started, ..self }
+    }
+
     pub fn done(self) {
         self.finish(Outcome::Done);
     }

@@ -59,7 +59,7 @@ fn good() -> Facts {
         critical_path: vec!["10-bootstrap".into(), "45-data-plane-ext".into()],
         pull: "k3d-ci-reg:5000".into(),
         lock: seen(None),
-        cluster: seen(Some(Standing { plan: Plan::Nothing, unmarked: None, lab: true })),
+        cluster: seen(Some(Standing { plan: Plan::Nothing, unfit: None, lab: true })),
         api: seen(()),
         nodes: seen(vec![NodeFact { name: "server-0".into(), ready: true, schedulable: true, message: String::new() }]),
         namespaces: seen(vec![("ameide".into(), NamespacePhase::Active)]),
@@ -119,8 +119,8 @@ fn a_lock_is_no_obstacle_to_the_run_that_holds_it() {
 
 #[test]
 fn a_cluster_that_differs_is_not_recreated_unasked() {
-    let facts = |plan: Plan, unmarked: Option<String>| Facts {
-        cluster: seen(Some(Standing { plan, unmarked, lab: false })),
+    let facts = |plan: Plan, unfit: Option<String>| Facts {
+        cluster: seen(Some(Standing { plan, unfit, lab: false })),
         ..good()
     };
     let drifted = facts(Plan::Recreate(vec!["servers: the cluster has 1, the file says 2".into()]), None);
