@@ -242,6 +242,98 @@ fn an_input_that_changed_is_named_and_synced_where_it_renders_something_else() {
     assert_ne!(revision(), before, "{said}");
 }
 
+/// Added to redis's chart: what the API server does not list under Helm's name, and what only a hook
+/// creates.
+const ADDED: &str = "apiVersion: v1
+kind: Secret
+metadata: {name: written-as-text, namespace: {{ .Release.Namespace }}}
+stringData: {password: x}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: left-by-hook
+  namespace: {{ .Release.Namespace }}
+  annotations: {helm.sh/hook: 'pre-install,pre-upgrade', helm.sh/hook-delete-policy: before-hook-creation}
+data: {a: '1'}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: gone-by-itself, namespace: {{ .Release.Namespace }}}
+spec:
+  ttlSecondsAfterFinished: 600
+  template:
+    spec:
+      restartPolicy: Never
+      {{- include \"lib.podDefaults\" (dict \"root\" . \"uid\" 999) | nindent 6 }}
+      containers:
+        - name: main
+          {{- include \"lib.image\" .Values.image | nindent 10 }}
+          command: ['true']
+          {{- include \"lib.containerSecurity\" . | nindent 10 }}
+";
+
+#[test]
+fn what_no_list_of_helms_contains_is_looked_at_all_the_same() {
+    let tree = turn();
+    tree.write("infra/kubernetes/charts/redis/templates/added.yaml", ADDED);
+    whole(&tree);
+    for (why, act) in [
+        (
+            "Secret ameide/written-as-text: data.password was changed by kubectl-patch",
+            r#"patch secret/written-as-text --type=merge -p {"data":{"password":"eQ=="}}"#,
+        ),
+        (
+            "ConfigMap ameide/left-by-hook: data.a was changed by kubectl-patch",
+            r#"patch configmap/left-by-hook --type=merge -p {"data":{"a":"2"}}"#,
+        ),
+        ("ConfigMap ameide/left-by-hook is gone", "delete configmap/left-by-hook"),
+    ] {
+        ameide(act);
+        let planned = succeeds(tree.xtask(&[&LAYER[..], &["--dry-run"]].concat()));
+        assert!(planned.contains("would change") && planned.contains(why), "{act}: {planned}");
+        whole(&tree);
+        let value = |what, key| kubectl(&["-n", "ameide", "get", what, "-o", &format!("jsonpath={{.data.{key}}}")]);
+        assert_eq!(
+            (value("secret/written-as-text", "password"), value("configmap/left-by-hook", "a")),
+            ("eA==".into(), "1".into())
+        );
+    }
+    // As the API server does once its time is over.
+    ameide("delete job/gone-by-itself");
+    assert!(stays(&tree), "a completed Job that deletes itself");
+    // Another run of the tests must not find them.
+    let tree = Tree::copy();
+    whole(&tree);
+    ameide("delete configmap/left-by-hook");
+}
+
+#[test]
+fn a_volume_claim_that_hooks_may_have_written_to_is_missed() {
+    let tree = turn();
+    let layer = ["layer", "42", "--skip-tests"];
+    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: of-the-test, namespace: ameide}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), claim).unwrap();
+    let create = || kubectl(&["create", "-f", file.path().to_str().unwrap()]);
+    succeeds(tree.xtask(&[&layer[..], &["--force"]].concat()));
+    create();
+    let said = succeeds(tree.xtask(&layer));
+    assert!(said.contains("in place, unchanged"), "a new claim: {said}");
+    succeeds(tree.xtask(&[&layer[..], &["--force"]].concat()));
+    let gone = "PersistentVolumeClaim ameide/of-the-test was deleted since the release's hooks ran";
+    for again in [true, false] {
+        ameide("delete pvc/of-the-test --wait=true");
+        if again {
+            create();
+        }
+        let said = succeeds(tree.xtask(&layer));
+        assert!(said.contains(gone) && !said.contains("in place, unchanged"), "{said}");
+        let said = succeeds(tree.xtask(&layer));
+        assert!(said.contains("in place, unchanged"), "{said}");
+    }
+}
+
 #[test]
 fn what_others_do_beside_helm_is_no_drift_and_an_unchanged_run_writes_nothing() {
     let tree = turn();

@@ -2,6 +2,7 @@
 //! what Helm has recorded, what lives, whose each field is, and how all of these differ. It
 //! looks and judges; what is done about it is [`crate::layer`]'s.
 
+pub(crate) mod claims;
 pub(crate) mod difference;
 pub(crate) mod drift;
 pub(crate) mod handback;

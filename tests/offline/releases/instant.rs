@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Bench, ends, made};
+use super::{Bench, ends, made, packed};
 
 const OBJECT: &str = "/api/v1/namespaces/shop/configmaps/top";
 const SECRET: &str = "shop/sh.helm.release.v1.top.v1";
@@ -33,6 +33,11 @@ fn revision(number: u32, status: &str) -> Value {
 
 /// With the layer `20-top` deployed and recorded.
 fn in_place() -> Bench {
+    in_place_as(|number| revision(number, "deployed"), |_| {})
+}
+
+/// The same, with what Helm makes at each sync, and what the API server answers then.
+fn in_place_as(makes: fn(u32) -> Value, answers: impl FnOnce(&Bench)) -> Bench {
     let bench = Bench::new();
     bench.base_in_place();
     bench.write("answers/template", MANIFEST);
@@ -40,7 +45,8 @@ fn in_place() -> Bench {
         {"name": "configmaps", "singularName": "", "namespaced": true, "kind": "ConfigMap", "verbs": ["get"]}]});
     bench.server.answer("/api/v1", 200, kinds.to_string());
     bench.server.answer(OBJECT, 200, object().to_string());
-    bench.server.world.lock().unwrap().makes = Some(|number| revision(number, "deployed"));
+    bench.server.world.lock().unwrap().makes = Some(makes);
+    answers(&bench);
     let before = std::fs::read_to_string(bench.path("bin/helmfile")).unwrap();
     let before = before.strip_prefix("#!/bin/sh\n").unwrap();
     let (host, port) = bench.server.address.split_once(':').unwrap();
@@ -161,6 +167,84 @@ fn each_doubt_ends_in_a_sync_that_says_why() {
             assert_eq!(bench.syncs(), 2, "{why}: {said}");
         }
     }
+}
+
+const LEFT: &str = "/api/v1/namespaces/shop/configmaps/left";
+const CLAIMS: &str = "/api/v1/namespaces/shop/persistentvolumeclaims";
+
+/// The volume claims with these names and uids.
+fn claims(all: &[(&str, &str)]) -> String {
+    let items: Vec<Value> =
+        all.iter().map(|(name, uid)| json!({"metadata": {"name": name, "namespace": "shop", "uid": uid}})).collect();
+    json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items})
+        .to_string()
+}
+
+/// A ConfigMap that Helm has created, and not applied.
+fn left(version: &str) -> String {
+    let created = entry("helm", json!({"f:data": {"f:a": {}}}));
+    json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "left", "namespace": "shop", "uid": "u7",
+        "resourceVersion": version, "managedFields": [created]}})
+    .to_string()
+}
+
+/// A revision of `top` with a hook that leaves a ConfigMap, and one that only runs.
+fn with_hooks(number: u32) -> Value {
+    let hook = |kind: &str, name: &str| {
+        let manifest = format!(
+            "apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}, annotations: {{helm.sh/hook: pre-upgrade}}}}\n"
+        );
+        json!({"name": name, "events": ["pre-install", "pre-upgrade"], "manifest": manifest})
+    };
+    let stored = json!({"name": "top", "namespace": "shop", "version": number, "info": {"status": "deployed"},
+        "manifest": MANIFEST, "hooks": [hook("ConfigMap", "left"), hook("Pod", "ran")]});
+    let mut secret = revision(number, "deployed");
+    secret["data"]["release"] = packed(stored.to_string().as_bytes()).into();
+    secret
+}
+
+#[test]
+fn what_hooks_left_and_the_claims_they_wrote_to_are_looked_at() {
+    type Change = fn(&Bench);
+    let rows: [(&str, Change); 5] = [
+        ("ConfigMap shop/left is gone", |bench| {
+            let (code, text) = super::missing("left");
+            bench.server.answer(LEFT, code, text);
+        }),
+        ("ConfigMap shop/left was written to since Helm made it", |bench| bench.server.answer(LEFT, 200, left("8"))),
+        ("PersistentVolumeClaim shop/data-db-0 was deleted since the release's hooks ran", |bench| {
+            bench.server.answer(CLAIMS, 200, claims(&[("other", "u2")]));
+        }),
+        ("PersistentVolumeClaim shop/data-db-0 was deleted since the release's hooks ran", |bench| {
+            bench.server.answer(CLAIMS, 200, claims(&[("data-db-0", "u9")]));
+        }),
+        ("not allowed to list persistentvolumeclaims", |bench| bench.server.answer(CLAIMS, 403, forbidden())),
+    ];
+    for (why, change) in rows {
+        let bench = in_place_as(with_hooks, |bench| {
+            bench.server.answer(LEFT, 200, left("7"));
+            bench.server.answer(CLAIMS, 200, claims(&[("data-db-0", "u1")]));
+        });
+        bench.stays(why);
+        bench.server.answer(CLAIMS, 200, claims(&[("data-db-0", "u1"), ("new", "u3")]));
+        bench.stays("a new claim");
+        change(&bench);
+        let said = bench.ends(&["--yes", "layer", "20", "--skip-tests"], 0);
+        assert!(said.contains(why) && !said.contains("in place, unchanged"), "{why}: {said}");
+        assert_eq!(bench.syncs(), 2, "{why}: {said}");
+        let refused = said.contains("not recorded, so the next run will sync it again");
+        assert_eq!(refused, why.starts_with("not allowed"), "{why}: {said}");
+        if !refused {
+            bench.stays("the sync has recorded what is there now");
+        }
+    }
+}
+
+fn forbidden() -> String {
+    let message = "persistentvolumeclaims is forbidden: User \"x\" cannot list resource \"persistentvolumeclaims\" in API group \"\" in the namespace \"shop\"";
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
+        "message": message})
+    .to_string()
 }
 
 #[test]

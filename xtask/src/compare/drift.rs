@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::difference::{Hidden, Objects, is_secret, title};
-use super::live::{self, AT_ONCE, Seen, autoscaler_name, in_words};
+use super::live::{self, AT_ONCE, Made, Seen, in_words};
 use super::look::Look;
 use super::ownership::{self, Path};
 use super::record::Record;
@@ -24,6 +24,7 @@ use crate::run::foreign;
 use crate::world::helm_storage;
 use crate::world::helm_storage::{Revision, Status, Stored};
 use crate::world::helmfile::{self, WantedRelease};
+use crate::world::kubernetes::autoscaler;
 use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::{self, read_failed};
@@ -128,7 +129,7 @@ pub(crate) async fn of_objects(
     let looks = places.iter().map(async |(place, object)| {
         let live = live::whole(client, place, !is_secret(object)).await?;
         let made = record.and_then(|record| record.objects.iter().find(|made| made.place == *place));
-        let findings = findings(object, live.as_ref(), made.map(|made| made.uid.as_str()), hidden);
+        let findings = findings(object, live.as_ref(), made, hidden);
         Ok::<_, Failure>(ObjectDrift { object: place.to_string(), findings })
     });
     let all: Vec<Result<ObjectDrift, Failure>> = futures_util::stream::iter(looks).buffered(AT_ONCE).collect().await;
@@ -157,14 +158,21 @@ pub(crate) async fn place(
     Place::of(client, object, namespace, kinds).await
 }
 
-fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>, hidden: &Hidden) -> Vec<Finding> {
-    let Some(Seen { metadata, whole: object }) = live else { return vec![Finding::of(FindingKind::Object, "is gone")] };
-    if metadata.deletion_timestamp.is_some() {
+fn findings(manifest: &Value, live: Option<&Seen>, made: Option<&Made>, hidden: &Hidden) -> Vec<Finding> {
+    let may_go = made.is_some_and(|made| made.may_go);
+    let Some(Seen { metadata, whole: object }) = live else {
+        return if may_go { Vec::new() } else { vec![Finding::of(FindingKind::Object, "is gone")] };
+    };
+    if metadata.deletion_timestamp.is_some() && !may_go {
         return vec![Finding::of(FindingKind::Object, "is being deleted")];
     }
     let mut found = Vec::new();
-    if uid.is_some_and(|uid| metadata.uid.as_deref() != Some(uid)) {
+    if made.is_some_and(|made| metadata.uid.as_deref() != Some(&made.uid)) {
         found.push(Finding::of(FindingKind::Object, "was deleted and recreated since Helm created it"));
+    }
+    if made.is_some_and(|made| made.is_written(metadata)) {
+        let what = format!("{}: whether it holds what Helm set is not recorded", live::WRITTEN);
+        found.push(Finding::of(FindingKind::Unknown, what));
     }
     if let Err(why) = live::helms(metadata) {
         found.push(Finding::of(FindingKind::Unknown, format!("cannot be compared: {why}")));
@@ -181,8 +189,7 @@ fn findings(manifest: &Value, live: Option<&Seen>, uid: Option<&str>, hidden: &H
             Some((theirs, ours)) => values_in_words(&taken.path, theirs, ours, hidden),
             None => "was changed".to_owned(),
         };
-        let scaler = taken.manager.as_deref().filter(|_| taken.subresource.as_deref() == Some("scale"));
-        let kind = match scaler.and_then(autoscaler_name) {
+        let kind = match autoscaler::named(taken.manager.as_deref(), taken.subresource.as_deref()) {
             Some(_) if field == "spec.replicas" => FindingKind::Scaled,
             _ => FindingKind::Taken,
         };
@@ -540,15 +547,29 @@ mod tests {
         Hidden::of(std::iter::empty())
     }
 
+    fn made(may_go: bool) -> Made {
+        let place = Place {
+            api_version: "batch/v1".into(),
+            kind: "Job".into(),
+            plural: "jobs".into(),
+            namespace: None,
+            name: "web".into(),
+        };
+        Made { place, uid: "u1".into(), owns: None, version: Some("generation 1".into()), may_go }
+    }
+
     /// What is reported for an object of this manifest in this state.
     fn told(manifest: &Value, live: Option<(&Value, &[Value])>) -> Vec<String> {
         let now: Timestamp = "2026-11-25T10:03:00Z".parse().unwrap();
         let seen = live.map(|(object, managed)| {
-            let metadata = json!({"name": "web", "uid": "u1", "managedFields": managed,
+            let metadata = json!({"name": "web", "uid": "u1", "generation": 1, "managedFields": managed,
                 "annotations": {"meta.helm.sh/release-name": "web"}});
             Seen { metadata: serde_json::from_value(metadata).unwrap(), whole: Some(object.clone()) }
         });
-        findings(manifest, seen.as_ref(), Some("u1"), &hidden()).iter().map(|finding| finding.told(now)).collect()
+        findings(manifest, seen.as_ref(), Some(&made(false)), &hidden())
+            .iter()
+            .map(|finding| finding.told(now))
+            .collect()
     }
 
     #[test]
@@ -578,6 +599,12 @@ mod tests {
             assert_eq!(told(&made, Some((&object, &managed))), expected, "{object}");
         }
         assert_eq!(told(&made, None), ["is gone"]);
+        // What Kubernetes deletes by itself, after it has completed.
+        assert_eq!(findings(&made, None, Some(&self::made(true)), &hidden()), []);
+        let metadata = json!({"uid": "u1", "generation": 2, "managedFields": [helm]});
+        let seen = Seen { metadata: serde_json::from_value(metadata).unwrap(), whole: Some(made.clone()) };
+        let found = findings(&made, Some(&seen), Some(&self::made(false)), &hidden());
+        assert_eq!(found[0].what, "was written to since Helm made it: whether it holds what Helm set is not recorded");
         let nothing_of_helms = [entry("kubectl-create", None, &replicas)];
         let judged = told(&made, Some((&made, &nothing_of_helms)));
         assert_eq!(judged, ["cannot be compared: Helm owns no field of it"]);
@@ -590,6 +617,7 @@ mod tests {
         let helm = entry("helm", None, &json!({"f:spec": {"f:paused": {}}}));
         for (manager, kind) in [
             ("kube-controller-manager", FindingKind::Scaled),
+            ("k3s", FindingKind::Scaled),
             ("keda-operator", FindingKind::Scaled),
             ("kubectl", FindingKind::Taken),
         ] {

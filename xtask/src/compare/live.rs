@@ -5,8 +5,9 @@
 //!
 //! Helm uses server-side apply: the fields it set are listed in the object's `managedFields` under
 //! its name, and leave that list when somebody else sets them. So that list and the object's uid
-//! reveal a change by others, for every kind, without a dry run. Fields that Helm never set, and
-//! changes made under Helm's name, are not seen.
+//! reveal a change by others, for every kind, without a dry run. Where the list does not contain
+//! what Helm set, the object's version takes its place. Fields that Helm never set, and changes made
+//! under Helm's name, are not seen.
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -16,8 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::inputs::digest;
+use super::ownership;
 use super::state::Drift;
 use crate::releases::by_hand::{self, is_helms};
+use crate::world::kubernetes::autoscaler;
 use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::read_failed;
@@ -29,8 +32,60 @@ pub(crate) struct Made {
     #[serde(flatten)]
     pub place: Place,
     pub uid: String,
-    /// The digest of the fields that Helm owns.
-    pub owns: String,
+    /// The digest of the fields that Helm owns; `None` for a hook's object that Helm created without
+    /// applying it, which has no such list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owns: Option<String>,
+    /// The object's version, where that list does not contain all that Helm set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Kubernetes deletes it by itself after a while: a Job that has completed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_go: bool,
+}
+
+impl Made {
+    /// An object of a manifest, which Helm applied, in this state.
+    ///
+    /// # Errors
+    /// If no comparison with it would prove anything.
+    pub fn applied(place: Place, manifest: &Value, seen: &Seen) -> Result<Self, String> {
+        let fields = helms(&seen.metadata)?;
+        let version = ownership::is_partly_listed(manifest, &fields).then(|| version(&place, &seen.metadata)).flatten();
+        let ttl = seen.whole.as_ref().and_then(|object| object.pointer("/spec/ttlSecondsAfterFinished"));
+        let may_go = place.kind == "Job" && place.api_version.starts_with("batch/") && ttl.is_some_and(Value::is_i64);
+        let uid = seen.metadata.uid.clone().unwrap_or_default();
+        Ok(Self { place, uid, owns: Some(digest_of(&fields)), version, may_go })
+    }
+
+    /// A hook's object, which Helm applied or only created, in this state.
+    pub fn by_hook(place: Place, manifest: &Value, seen: &Seen) -> Self {
+        Self::applied(place.clone(), manifest, seen).unwrap_or_else(|_| {
+            let version = version(&place, &seen.metadata);
+            let uid = seen.metadata.uid.clone().unwrap_or_default();
+            Self { place, uid, owns: None, version, may_go: false }
+        })
+    }
+
+    /// Whether somebody has written the object since, as far as its version was recorded.
+    pub fn is_written(&self, metadata: &ObjectMeta) -> bool {
+        self.version.is_some() && self.version != version(&self.place, metadata)
+    }
+}
+
+/// The version of what somebody set in an object: its generation, or its resourceVersion if its kind
+/// has no generation and no status, which controllers would write. Any annotation changes the
+/// latter. `None` for all other kinds.
+fn version(place: &Place, metadata: &ObjectMeta) -> Option<String> {
+    let group = place.api_version.split_once('/').map_or("", |(group, _)| group);
+    let holds_only_what_is_set = match group {
+        "" => matches!(place.kind.as_str(), "ConfigMap" | "Secret" | "ServiceAccount"),
+        group => group == "rbac.authorization.k8s.io",
+    };
+    match metadata.generation {
+        Some(generation) => Some(format!("generation {generation}")),
+        None => metadata.resource_version.clone().filter(|_| holds_only_what_is_set),
+    }
 }
 
 /// An object's current state.
@@ -89,7 +144,7 @@ fn runs(place: &Place) -> bool {
 /// # Errors
 /// If there is not exactly one list: then it proves nothing.
 pub(crate) fn owned(metadata: &ObjectMeta) -> Result<String, String> {
-    Ok(digest_of(helms(metadata)?))
+    Ok(digest_of(&helms(metadata)?))
 }
 
 pub(crate) fn helms(metadata: &ObjectMeta) -> Result<Value, String> {
@@ -104,7 +159,7 @@ pub(crate) fn helms(metadata: &ObjectMeta) -> Result<Value, String> {
     }
 }
 
-fn digest_of(fields: Value) -> String {
+fn digest_of(fields: &Value) -> String {
     digest(fields.to_string().as_bytes())
 }
 
@@ -121,22 +176,29 @@ pub(crate) enum Standing {
 pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Standing {
     let object = made.place.to_string();
     let whole = |what: &str| Drift { object: object.clone(), field: None, manager: None, ago: None, what: what.into() };
-    let Some(seen) = seen else { return Standing::Drifted(whole("is gone")) };
+    let Some(seen) = seen else {
+        return if made.may_go { Standing::AsMade } else { Standing::Drifted(whole("is gone")) };
+    };
     let metadata = &seen.metadata;
-    if metadata.deletion_timestamp.is_some() {
+    if metadata.deletion_timestamp.is_some() && !made.may_go {
         return Standing::Drifted(whole("is being deleted"));
     }
     if metadata.uid.as_deref() != Some(&made.uid) {
         return Standing::Drifted(whole("was deleted and recreated since Helm created it"));
     }
-    let fields = match helms(metadata) {
+    let same = match &made.owns {
+        None => Ok(None),
+        Some(owns) => helms(metadata).map(|fields| (digest_of(&fields) != *owns).then_some((owns, fields))),
+    };
+    let (owns, fields) = match same {
         Err(why) => return Standing::Drifted(whole(&format!("cannot be compared: {why}"))),
-        Ok(fields) if digest_of(fields.clone()) == made.owns => return Standing::AsMade,
-        Ok(fields) => fields,
+        Ok(None) if made.is_written(metadata) => return Standing::Drifted(written(object, metadata, now)),
+        Ok(None) => return Standing::AsMade,
+        Ok(Some(differing)) => differing,
     };
     // Scaling to 0 is recorded for nobody: the API server's Scale omits that number.
-    let scaled = with_replicas(fields).is_some_and(|fields| digest_of(fields) == made.owns);
-    if scaled && let Some(scaler) = autoscaler(metadata) {
+    let scaled = with_replicas(fields).is_some_and(|fields| digest_of(&fields) == *owns);
+    if scaled && let Some(scaler) = autoscaler::named(scaler(metadata), Some("scale")) {
         let text = format!("{object}: spec.replicas is set by {scaler}, an autoscaler: it is left as it is");
         return Standing::Scaled(text);
     }
@@ -144,10 +206,27 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
         (field, manager, time) if !scaled || field.as_deref() == Some(REPLICAS) => (field, manager, time),
         _ => (Some(REPLICAS.to_owned()), scaler(metadata).map(str::to_owned), None),
     };
-    let ago = time.map(|time| in_words(now.duration_since(time).as_secs().max(0)));
+    let ago = ago(time, now);
     let what = if field.is_some() { "was changed" } else { "is not as Helm set it: changed" };
     let what = if manager.is_some() || scaled { what } else { "is not as Helm set it" };
     Standing::Drifted(Drift { object, field, manager, ago, what: what.to_owned() })
+}
+
+/// A change of which only the object's version tells.
+fn written(object: String, metadata: &ObjectMeta, now: Timestamp) -> Drift {
+    match changed_by(metadata) {
+        (field, Some(manager), time) => {
+            Drift { object, field, manager: Some(manager), ago: ago(time, now), what: "was changed".to_owned() }
+        }
+        _ => Drift { object, field: None, manager: None, ago: None, what: WRITTEN.to_owned() },
+    }
+}
+
+/// What is said of an object whose version is another one.
+pub(crate) const WRITTEN: &str = "was written to since Helm made it";
+
+fn ago(time: Option<Timestamp>, now: Timestamp) -> Option<String> {
+    time.map(|time| in_words(now.duration_since(time).as_secs().max(0)))
 }
 
 /// How long ago something was.
@@ -160,13 +239,6 @@ pub(crate) fn in_words(seconds: i64) -> String {
     }
 }
 
-/// The autoscaler that scales the object through the subresource: Kubernetes' own, which runs in
-/// the controller manager, KEDA's, or one identified by its name. Anybody else is a person, or a
-/// person's tool.
-fn autoscaler(metadata: &ObjectMeta) -> Option<&str> {
-    scaler(metadata).and_then(autoscaler_name)
-}
-
 /// Who scales it through the subresource, for which the API server records no time.
 fn scaler(metadata: &ObjectMeta) -> Option<&str> {
     let entry = metadata.managed_fields.iter().flatten().find(|entry| {
@@ -174,12 +246,6 @@ fn scaler(metadata: &ObjectMeta) -> Option<&str> {
             && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
     })?;
     entry.manager.as_deref()
-}
-
-/// The manager's name, if it is an autoscaler.
-pub(crate) fn autoscaler_name(manager: &str) -> Option<&str> {
-    let scales = manager == "kube-controller-manager" || manager.starts_with("keda") || manager.contains("autoscaler");
-    scales.then_some(manager)
 }
 
 const REPLICAS: &str = ".spec.replicas";
@@ -231,15 +297,16 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
         (have < want).then(|| format!("{have} of {want} pods {what}"))
     };
     let wanted = number("/spec/replicas").unwrap_or(1);
+    let surplus = || {
+        let pods = number("/status/replicas").unwrap_or_default();
+        (pods > wanted).then(|| format!("{pods} pods exist, {wanted} wanted"))
+    };
     let why = match place.kind.as_str() {
         "Deployment" => behind()
             .or_else(|| of(number("/status/updatedReplicas"), wanted, "are of its newest version"))
             .or_else(|| of(number("/status/readyReplicas"), wanted, "are ready"))
             .or_else(|| of(number("/status/availableReplicas"), wanted, "are available"))
-            .or_else(|| {
-                let pods = number("/status/replicas").unwrap_or_default();
-                (pods > wanted).then(|| format!("{pods} pods exist, {wanted} wanted"))
-            }),
+            .or_else(surplus),
         "StatefulSet" => {
             let by_itself = text("/spec/updateStrategy/type") != "OnDelete";
             let kept = number("/spec/updateStrategy/rollingUpdate/partition").unwrap_or_default();
@@ -253,6 +320,7 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
             behind()
                 .or_else(|| of(there, updated, "are of its newest version"))
                 .or_else(|| of(number("/status/readyReplicas"), wanted, "are ready"))
+                .or_else(surplus)
         }
         "ReplicaSet" => behind().or_else(|| of(number("/status/readyReplicas"), wanted, "are ready")),
         "DaemonSet" => {
@@ -338,11 +406,7 @@ mod tests {
     }
 
     fn judged(change: impl FnOnce(&mut Seen), managed: &[Value]) -> String {
-        let made = Made {
-            place: place("Deployment"),
-            uid: "u1".into(),
-            owns: owned(&seen(&[helm_entry()]).metadata).unwrap(),
-        };
+        let made = Made::applied(place("Deployment"), &Value::Null, &seen(&[helm_entry()])).unwrap();
         let mut seen = seen(managed);
         change(&mut seen);
         match compare(&made, Some(&seen), "2026-11-25T10:05:00Z".parse().unwrap()) {
@@ -380,6 +444,10 @@ mod tests {
                 "scaled: Deployment ameide/web: spec.replicas is set by kube-controller-manager, an autoscaler",
             ),
             (
+                vec![paused(), entry("k3s", Some("scale"), 2, replicas.clone())],
+                "scaled: Deployment ameide/web: spec.replicas is set by k3s, an autoscaler",
+            ),
+            (
                 vec![
                     entry("helm", None, 0, json!({"f:spec": {}})),
                     entry("kube-controller-manager", Some("scale"), 2, replicas.clone()),
@@ -407,9 +475,127 @@ mod tests {
         let going: ObjectMeta = serde_json::from_value(json!({"deletionTimestamp": "2026-11-25T10:00:00Z"})).unwrap();
         let going = judged(|seen| seen.metadata.deletion_timestamp = going.deletion_timestamp, &[helm_entry()]);
         assert_eq!(going, "Deployment ameide/web is being deleted");
-        let made = Made { place: place("Secret"), uid: "u1".into(), owns: String::new() };
+        let made = Made::by_hook(place("Secret"), &Value::Null, &seen(&[]));
         let Standing::Drifted(gone) = compare(&made, None, Timestamp::UNIX_EPOCH) else { panic!() };
         assert_eq!(gone.to_string(), "Secret ameide/web is gone");
+    }
+
+    /// An object with this metadata, and how it compares with itself as it was before.
+    fn said(kind: &str, made: impl Fn(Place, &Seen) -> Made, before: Value, after: Option<Value>) -> String {
+        let seen = |metadata: Value| Seen { metadata: serde_json::from_value(metadata).unwrap(), whole: None };
+        let made = made(place(kind), &seen(before));
+        let now = "2026-11-25T10:05:00Z".parse().unwrap();
+        match compare(&made, after.map(seen).as_ref(), now) {
+            Standing::AsMade => "as made".to_owned(),
+            Standing::Scaled(text) => text,
+            Standing::Drifted(drift) => drift.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_helm_sets_as_string_data_is_compared_by_the_secrets_version() {
+        let manifest = json!({"apiVersion": "v1", "kind": "Secret", "data": {"a": "eA=="}, "stringData": {"b": "x"}});
+        let helm = |data: Value| entry("helm", None, 0, json!({"f:data": data, "f:stringData": {"f:b": {}}}));
+        let metadata =
+            |version: &str, managed: Value| json!({"uid": "u1", "resourceVersion": version, "managedFields": managed});
+        let partly = json!({"f:a": {}});
+        let wholly = json!({"f:a": {}, "f:b": {}});
+        let patched = || entry("kubectl-patch", None, 3, json!({"f:data": {"f:b": {}}}));
+        for (listed, version, others, told) in [
+            (&partly, "7", vec![], "as made"),
+            (&partly, "8", vec![patched()], "Secret ameide/web: data.b was changed by kubectl-patch 2 min ago"),
+            // By Helm's own name, or removed.
+            (&partly, "8", vec![], "Secret ameide/web was written to since Helm made it"),
+            (&wholly, "8", vec![], "as made"),
+        ] {
+            let made = |place: Place, seen: &Seen| Made::applied(place, &manifest, seen).unwrap();
+            let managed: Vec<Value> = [helm(listed.clone())].into_iter().chain(others).collect();
+            let before = metadata("7", json!([helm(listed.clone())]));
+            let said = said("Secret", made, before, Some(metadata(version, json!(managed))));
+            assert_eq!(said, told, "{listed} {version}");
+        }
+    }
+
+    #[test]
+    fn what_a_hook_leaves_is_compared_by_what_helm_owns_or_else_by_its_version() {
+        let applied = || json!([entry("helm", None, 0, json!({"f:data": {"f:a": {}}}))]);
+        let taken = || {
+            json!([
+                entry("helm", None, 0, json!({"f:data": {}})),
+                entry("kubectl-edit", None, 3, json!({"f:data": {"f:a": {}}}))
+            ])
+        };
+        let mut created = entry("helm", None, 0, json!({"f:data": {"f:a": {}}}));
+        created["operation"] = json!("Update");
+        let created = json!([created]);
+        let metadata = |uid: &str, version: &str, generation: Option<i64>, managed: &Value| json!({"uid": uid, "resourceVersion": version, "generation": generation, "managedFields": managed});
+        let written = "was written to since Helm made it";
+        for (kind, before, after, told) in [
+            (
+                "ConfigMap",
+                metadata("u1", "7", None, &applied()),
+                Some(metadata("u1", "8", None, &applied())),
+                "as made",
+            ),
+            (
+                "ConfigMap",
+                metadata("u1", "7", None, &applied()),
+                Some(metadata("u1", "8", None, &taken())),
+                "data.a was changed by kubectl-edit",
+            ),
+            ("ConfigMap", metadata("u1", "7", None, &applied()), None, "is gone"),
+            ("ConfigMap", metadata("u1", "7", None, &created), Some(metadata("u1", "7", None, &created)), "as made"),
+            ("ConfigMap", metadata("u1", "7", None, &created), Some(metadata("u1", "8", None, &created)), written),
+            ("ConfigMap", metadata("u1", "7", None, &json!([])), Some(metadata("u1", "8", None, &json!([]))), written),
+            (
+                "ConfigMap",
+                metadata("u1", "7", None, &created),
+                Some(metadata("u2", "7", None, &created)),
+                "was deleted and recreated",
+            ),
+            ("ConfigMap", metadata("u1", "7", None, &created), None, "is gone"),
+            // Its status is written all the time.
+            (
+                "Deployment",
+                metadata("u1", "7", Some(1), &created),
+                Some(metadata("u1", "8", Some(1), &created)),
+                "as made",
+            ),
+            (
+                "Deployment",
+                metadata("u1", "7", Some(1), &created),
+                Some(metadata("u1", "8", Some(2), &created)),
+                written,
+            ),
+            ("Service", metadata("u1", "7", None, &created), Some(metadata("u1", "8", None, &created)), "as made"),
+        ] {
+            let made = |place: Place, seen: &Seen| Made::by_hook(place, &Value::Null, seen);
+            let said = said(kind, made, before.clone(), after.clone());
+            assert!(said.ends_with(told) || (told.len() > 10 && said.contains(told)), "{before} {after:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_deletes_itself_may_be_gone_and_no_other_object_may() {
+        let lives = json!({"spec": {"ttlSecondsAfterFinished": 60}});
+        let metadata = json!({"uid": "u1", "managedFields": [helm_entry()]});
+        let (mut going, mut another) = (metadata.clone(), metadata.clone());
+        going["deletionTimestamp"] = json!("2026-11-25T10:00:00Z");
+        another["uid"] = json!("u2");
+        for (kind, whole, after, told) in [
+            ("Job", lives.clone(), None, "as made"),
+            ("Job", lives.clone(), Some(&going), "as made"),
+            ("Job", lives.clone(), Some(&another), "Job ameide/web was deleted and recreated since Helm created it"),
+            ("Job", json!({"spec": {}}), None, "Job ameide/web is gone"),
+            ("Job", json!({"spec": {}}), Some(&going), "Job ameide/web is being deleted"),
+            ("Deployment", lives.clone(), None, "Deployment ameide/web is gone"),
+        ] {
+            let made = |place: Place, seen: &Seen| {
+                let seen = Seen { whole: Some(whole.clone()), ..seen.clone() };
+                Made::applied(place, &Value::Null, &seen).unwrap()
+            };
+            assert_eq!(said(kind, made, metadata.clone(), after.cloned()), told, "{kind} {whole}");
+        }
     }
 
     #[test]
@@ -454,6 +640,12 @@ mod tests {
                 json!({"replicas": 2}),
                 json!({"observedGeneration": 2, "replicas": 2, "readyReplicas": 1, "currentRevision": "a", "updateRevision": "a"}),
                 Some("1 of 2 pods are ready"),
+            ),
+            (
+                "StatefulSet",
+                json!({"replicas": 1}),
+                json!({"observedGeneration": 2, "replicas": 2, "readyReplicas": 2, "currentRevision": "a", "updateRevision": "a"}),
+                Some("2 pods exist, 1 wanted"),
             ),
             (
                 "StatefulSet",

@@ -13,6 +13,7 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::Value;
 
+use super::claims::{self, Claims};
 use super::handback;
 use super::inputs::{self, Around, Files, Inputs};
 use super::live::{self, Made, Standing};
@@ -279,16 +280,16 @@ impl<'a> Look<'a> {
         }
         let mut sights = Vec::new();
         let mut wanted: Vec<Place> = Vec::new();
+        let mut claimed: BTreeSet<String> = BTreeSet::new();
         for (layer, releases, inputs) in layers {
             let mut found = Vec::new();
             for named in releases {
                 let newest = newest.remove(&(named.namespace.clone(), named.name.clone()));
                 found.push(self.facts(layer, named, releases, newest.as_ref(), inputs));
             }
-            for made in
-                found.iter().filter_map(|found: &Found| found.record.as_ref()).flat_map(|record| &record.objects)
-            {
-                wanted.push(made.place.clone());
+            for record in found.iter().filter_map(|found: &Found| found.record.as_ref()) {
+                wanted.extend(record.objects.iter().chain(&record.hooks).map(|made| made.place.clone()));
+                claimed.extend(record.claims.keys().cloned());
             }
             sights.push(Sight { releases: found });
         }
@@ -296,11 +297,13 @@ impl<'a> Look<'a> {
         wanted.extend(names.keys().map(|name| namespace(name)));
         wanted.sort();
         wanted.dedup();
-        let seen = live::look(self.client, &wanted).await?;
+        let (seen, claims) = tokio::try_join!(live::look(self.client, &wanted), claims::look(self.client, &claimed))?;
         let seen: BTreeMap<&Place, Option<live::Seen>> = wanted.iter().zip(seen).collect();
         for found in sights.iter_mut().flat_map(|sight| &mut sight.releases) {
             let Some(record) = &found.record else { continue };
-            for made in &record.objects {
+            for (made, is_hooks) in
+                record.objects.iter().map(|made| (made, false)).chain(record.hooks.iter().map(|made| (made, true)))
+            {
                 let object = seen.get(&made.place).and_then(Option::as_ref);
                 match live::compare(made, object, self.now) {
                     Standing::AsMade => {}
@@ -308,8 +311,11 @@ impl<'a> Look<'a> {
                     Standing::Drifted(drift) => found.facts.drifts.push(drift),
                 }
                 found.is_held |= object.is_some_and(|object| handback::is_held(&object.metadata));
-                found.facts.ailing.extend(object.and_then(|object| live::ailing(&made.place, object)));
+                if !is_hooks {
+                    found.facts.ailing.extend(object.and_then(|object| live::ailing(&made.place, object)));
+                }
             }
+            found.facts.drifts.extend(claims::gone(&record.claims, &claims));
             let own = namespace(&found.named.namespace);
             let going = match seen.get(&own).and_then(Option::as_ref) {
                 None => Some("is gone"),
@@ -423,6 +429,8 @@ pub(crate) struct Baseline {
     revision: Revision,
     rendered: String,
     objects: Vec<Made>,
+    hooks: Vec<Made>,
+    claims: Claims,
 }
 
 impl Found {
@@ -433,6 +441,9 @@ impl Found {
             revision: self.revision.clone()?,
             rendered: record.rendered.clone(),
             objects: record.objects.clone(),
+            hooks: record.hooks.clone(),
+            // Those of the time when its hooks ran.
+            claims: record.claims.clone(),
         })
     }
 }
@@ -480,9 +491,16 @@ async fn baseline(
     let no_yaml = |place: String| format!("its manifest is not YAML{place}");
     let objects: Vec<Value> =
         manifest::parse(&stored.manifest).map_err(no_yaml)?.into_iter().map(|(object, _)| object).collect();
-    let mut hooks = Vec::new();
+    let (mut hooks, mut leaves, mut namespaces) = (Vec::new(), Vec::new(), BTreeSet::new());
     for hook in &stored.hooks {
-        hooks.extend(manifest::parse(&hook.manifest).map_err(no_yaml)?.into_iter().map(|(object, _)| object));
+        let parsed = manifest::parse(&hook.manifest).map_err(no_yaml)?;
+        let parsed: Vec<Value> = parsed.into_iter().map(|(object, _)| object).collect();
+        if runs_in_a_sync(hook) {
+            leaves.extend(parsed.iter().filter(|object| stays(object)).cloned());
+            let own = parsed.iter().filter_map(|object| object.pointer("/metadata/namespace")?.as_str());
+            namespaces.extend(own.chain([revision.namespace.as_str()]).map(str::to_owned));
+        }
+        hooks.extend(parsed);
     }
     let rendered = record::rendering(objects.iter().chain(&hooks));
     let in_words = |failure: Failure| failure.to_string();
@@ -491,18 +509,54 @@ async fn baseline(
     let mut made = Vec::new();
     for ((place, seen), object) in places.into_iter().zip(seen).zip(&objects) {
         let Some(seen) = seen else { return Err(format!("{place} does not exist")) };
-        let owns = live::owned(&seen.metadata).map_err(|why| format!("{place}: {why}"))?;
+        let object_made = Made::applied(place.clone(), object, &seen).map_err(|why| format!("{place}: {why}"))?;
         let taken = ownership::taken(object, &seen.metadata).into_iter().map(|taken| taken.path);
-        let changed = taken.chain(ownership::lost(object, &seen.metadata)).next();
+        let changed = taken.chain(ownership::lost(object, &seen.metadata));
+        let changed = changed.chain(ownership::overwritten(object, &seen.metadata)).next();
         if let Some(field) = changed {
             return Err(format!("{place}: {field} is not as Helm set it"));
         }
         if let Some(why) = live::ailing(&place, &seen) {
             return Err(why);
         }
-        made.push(Made { place, uid: seen.metadata.uid.unwrap_or_default(), owns });
+        made.push(object_made);
     }
-    Ok(Baseline { revision: revision.clone(), rendered, objects: made })
+    let left = hooks_left(look, revision, &leaves, kinds).await.map_err(in_words)?;
+    let mut claims = claims::look(look.client, &namespaces).await.map_err(in_words)?;
+    claims.retain(|_, claims| !claims.is_empty());
+    Ok(Baseline { revision: revision.clone(), rendered, objects: made, hooks: left, claims })
+}
+
+/// The current state of these hooks' objects, as the hooks have left them; one that is gone was
+/// deleted by them. Whether they are well does not matter: only Helm's next sync would make them
+/// again.
+async fn hooks_left(
+    look: &Look<'_>,
+    revision: &Revision,
+    objects: &[Value],
+    kinds: &mut Kinds,
+) -> Result<Vec<Made>, Failure> {
+    let places = live::places(look.client, objects, &revision.namespace, kinds).await?;
+    let seen = live::look(look.client, &places).await?;
+    let there = |seen: &live::Seen| seen.metadata.deletion_timestamp.is_none();
+    let found = places.into_iter().zip(seen).zip(objects);
+    let found = found.filter_map(|((place, seen), object)| Some((place, seen.filter(there)?, object)));
+    Ok(found.map(|(place, seen, object)| Made::by_hook(place, object, &seen)).collect())
+}
+
+/// Whether a hook runs when Helm installs or upgrades its release.
+fn runs_in_a_sync(hook: &helm_storage::Hook) -> bool {
+    hook.events
+        .iter()
+        .any(|event| matches!(event.as_str(), "pre-install" | "post-install" | "pre-upgrade" | "post-upgrade"))
+}
+
+/// Whether a hook's object remains after it: one that has run to its end says nothing, and one that
+/// Helm deletes after the hook is not there.
+fn stays(object: &Value) -> bool {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let deleted = text("/metadata/annotations/helm.sh~1hook-delete-policy").contains("hook-succeeded");
+    !matches!(text("/kind"), "Job" | "Pod") && !text("/metadata/name").is_empty() && !deleted
 }
 
 /// A manual `helm upgrade` or `helm rollback` takes no Lease.
@@ -530,6 +584,7 @@ pub(crate) async fn write(look: &Look<'_>, layer: &Layer, all: &[Release], outco
             let baseline = outcome.baseline?;
             let mut record = Record::new(&look.cluster, &layer.name(), named(all), inputs.parts.clone());
             (record.rendered, record.objects, record.tested) = (baseline.rendered, baseline.objects, outcome.tested);
+            (record.hooks, record.claims) = (baseline.hooks, baseline.claims);
             write_one(look, &record, &baseline.revision).await
         };
         if let Err(why) = written.await {
@@ -562,4 +617,45 @@ async fn write_one(look: &Look<'_>, record: &Record, of: &Revision) -> Result<()
     let written = secrets.patch_metadata(&newest.secret, &parameters, &Patch::Merge(&patch)).await;
     let what = format!("the Secret {}/{}", newest.namespace, newest.secret);
     written.map(drop).map_err(|error| write_failed(&what, error).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_hook_leaves_is_looked_at_unless_it_only_ran_or_helm_deletes_it() {
+        let object = |kind: &str, policy: &str| {
+            let annotations = json!({"helm.sh/hook": "pre-upgrade", "helm.sh/hook-delete-policy": policy});
+            json!({"kind": kind, "metadata": {"name": "web", "annotations": annotations}})
+        };
+        for (object, remains) in [
+            (object("ConfigMap", ""), true),
+            (object("Secret", "before-hook-creation"), true),
+            (object("ServiceAccount", "before-hook-creation,hook-failed"), true),
+            (object("ConfigMap", "before-hook-creation, hook-succeeded"), false),
+            (object("Job", "before-hook-creation"), false),
+            (object("Pod", ""), false),
+            (json!({"kind": "ConfigMap", "metadata": {"generateName": "web-"}}), false),
+        ] {
+            assert_eq!(stays(&object), remains, "{object}");
+        }
+    }
+
+    #[test]
+    fn a_hook_counts_if_an_install_or_an_upgrade_runs_it() {
+        for (events, counts) in [
+            (&["pre-install", "pre-upgrade"][..], true),
+            (&["post-install"], true),
+            (&["test", "post-upgrade"], true),
+            (&["test"], false),
+            (&["pre-delete", "post-rollback"], false),
+            (&[], false),
+        ] {
+            let hook: helm_storage::Hook = serde_json::from_value(json!({"name": "web", "events": events})).unwrap();
+            assert_eq!(runs_in_a_sync(&hook), counts, "{events:?}");
+        }
+    }
 }

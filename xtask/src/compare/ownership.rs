@@ -8,9 +8,10 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::{Map, Value};
 
+use super::difference::is_secret;
 use super::live::helms;
 use crate::releases::by_hand::is_helms;
 use crate::run::foreign;
@@ -166,6 +167,35 @@ const OWNED_BY_NOBODY: [&[&str]; 7] = [
     &["stringData"],
 ];
 
+/// The keys of this manifest's `stringData` that `helms`, the fields that Helm owns, does not contain
+/// as `data`: only a Secret has that field, which the API server turns into `data` after it has
+/// recorded who set what.
+fn unlisted<'a>(manifest: &'a Value, helms: &Value) -> Vec<&'a String> {
+    let written = manifest.get("stringData").filter(|_| is_secret(manifest)).and_then(Value::as_object);
+    let listed = |key: &str| helms.get("f:data").is_some_and(|data| data.get(format!("f:{key}")).is_some());
+    written.into_iter().flatten().map(|(key, _)| key).filter(|key| !listed(key)).collect()
+}
+
+/// Whether the fields that Helm owns, `helms`, leave out something that this manifest sets, so that
+/// they would not reveal its change.
+pub(crate) fn is_partly_listed(manifest: &Value, helms: &Value) -> bool {
+    !unlisted(manifest, helms).is_empty()
+}
+
+/// What this manifest sets as `stringData` and somebody else has set as `data` since. Their
+/// ownership alone says nothing: it remains when Helm sets its own value again.
+pub(crate) fn overwritten(manifest: &Value, metadata: &ObjectMeta) -> Option<Path> {
+    let keys = unlisted(manifest, &helms(metadata).ok()?);
+    let entries = || metadata.managed_fields.iter().flatten();
+    let time = |entry: &ManagedFieldsEntry| entry.time.as_ref().map(|time| time.0);
+    let helm = entries().filter(|entry| is_helms(entry)).map(time).max().flatten();
+    let later =
+        entries().filter(|entry| !is_helms(entry)).filter(|entry| time(entry).is_none_or(|time| Some(time) >= helm));
+    let data = later.filter_map(|entry| entry.fields_v1.as_ref()?.0.get("f:data"));
+    let taken = |data: &Value| keys.iter().find(|key| data.get(format!("f:{key}")).is_some()).copied();
+    data.filter_map(taken).next().map(|key| Path::of(&["data", key]))
+}
+
 /// Fields that this manifest sets and that Helm does not own: somebody has removed them, or set
 /// them in a way that is recorded for nobody (`kubectl scale --replicas=0`).
 pub(crate) fn lost(manifest: &Value, metadata: &ObjectMeta) -> Vec<Path> {
@@ -253,6 +283,29 @@ mod tests {
                 "{others}"
             );
         }
+    }
+
+    #[test]
+    fn string_data_is_taken_by_whoever_has_set_it_after_helm() {
+        let manifest = json!({"apiVersion": "v1", "kind": "Secret", "stringData": {"a": "x"}});
+        let helm = |fields: Value| entry("helm", 5, fields);
+        let unlisted = || helm(json!({"f:type": {}, "f:stringData": {"f:a": {}}}));
+        let patched = |minute, key: &str| entry("kubectl-patch", minute, json!({"f:data": {key: {}}}));
+        for (managed, field) in [
+            (vec![unlisted()], None),
+            (vec![unlisted(), patched(6, "f:a")], Some("data.a")),
+            // Helm has set its own value again.
+            (vec![unlisted(), patched(4, "f:a")], None),
+            (vec![unlisted(), patched(6, "f:b")], None),
+            // Then the lists tell, as for all other fields.
+            (vec![helm(json!({"f:data": {"f:a": {}}})), patched(6, "f:a")], None),
+        ] {
+            let found = overwritten(&manifest, &metadata(&managed));
+            assert_eq!(found.map(|path| path.to_string()).as_deref(), field, "{managed:?}");
+        }
+        let other = json!({"apiVersion": "x/v1", "kind": "Thing", "stringData": {"a": "x"}});
+        assert!(!is_partly_listed(&other, &json!({})) && is_partly_listed(&manifest, &json!({})));
+        assert!(!is_partly_listed(&manifest, &json!({"f:data": {"f:a": {}}})));
     }
 
     #[test]

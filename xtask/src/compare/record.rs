@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::claims::Claims;
 use super::difference::Objects;
 use super::inputs::{Parts, digest};
 use super::live::Made;
@@ -22,7 +23,7 @@ use crate::world::release::Release;
 const MOST: usize = 200 << 10;
 
 /// The record's format; another number is no record of this program.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A release according to the layer's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,10 @@ pub(crate) struct Record {
     /// The digest of manifest and hooks.
     pub rendered: String,
     pub objects: Vec<Made>,
+    /// What its hooks have left, except for what ran.
+    pub hooks: Vec<Made>,
+    /// The volume claims that its hooks may have written to; none if it has no hooks.
+    pub claims: Claims,
     /// Its tests have passed on this revision.
     pub tested: bool,
 }
@@ -66,6 +71,8 @@ impl Record {
             inputs,
             rendered: String::new(),
             objects: Vec::new(),
+            hooks: Vec::new(),
+            claims: Claims::new(),
             tested: false,
         }
     }
@@ -195,9 +202,15 @@ mod tests {
             let said = Record::on(&secret).unwrap_err();
             assert!(said.contains(why), "{why}: {said}");
         }
-        let later = serde_json::to_string(&record()).unwrap().replace("\"format\":1", "\"format\":2");
-        let later = format!("{}.{later}", sum("u1", &later));
-        assert!(Record::on(&secret("u1", Some(&later), &["Helm"])).unwrap_err().contains("another version"));
+        let written = serde_json::to_string(&record()).unwrap();
+        // By a later program, and by an earlier one that did not look at what hooks leave.
+        let later = written.replace("\"format\":2", "\"format\":3");
+        let earlier = written.replace("\"format\":2", "\"format\":1").replace("\"hooks\":[],\"claims\":{},", "");
+        for other in [later, earlier] {
+            assert_ne!(other, written);
+            let other = format!("{}.{other}", sum("u1", &other));
+            assert!(Record::on(&secret("u1", Some(&other), &["Helm"])).unwrap_err().contains("another version"));
+        }
     }
 
     #[test]
@@ -211,10 +224,18 @@ mod tests {
                 name: format!("configmap-{index}"),
             },
             uid: "6c7d5a8e-2f10-4b1c-9a53-0d6b8f1f2a3b".into(),
-            owns: digest(b"x"),
+            owns: Some(digest(b"x")),
+            version: None,
+            may_go: false,
         };
         let with = |count: usize| Record { objects: (0..count).map(made).collect(), ..record() }.text("u");
         assert!(with(500).is_ok() && with(5000).is_err_and(|why| why.contains("KiB")));
+        let uid = "6c7d5a8e-2f10-4b1c-9a53-0d6b8f1f2a3b";
+        let claims =
+            |count: usize| (0..count).map(|index| (format!("data-postgres-{index}"), uid.to_owned())).collect();
+        let with =
+            |count: usize| Record { claims: Claims::from([("ameide".into(), claims(count))]), ..record() }.text("u");
+        assert!(with(1000).is_ok() && with(10_000).is_err_and(|why| why.contains("KiB")));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use camino::Utf8Path;
 
 use super::rules::Ends;
 use super::sources::{self, Verdict};
+use crate::world::kubernetes::autoscaler;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaker {
@@ -310,10 +311,8 @@ impl Conflict {
     /// An autoscaler that sets `replicas`, as it should. `kubectl scale` writes the same
     /// subresource, but does not count.
     pub fn is_of_autoscaler(&self) -> bool {
-        let scales = self.subresource.as_deref() == Some("scale")
-            || self.manager.contains("autoscaler")
-            || self.manager.contains("keda");
-        scales && !self.manager.starts_with("kubectl") && self.fields.iter().all(|field| field.ends_with(".replicas"))
+        autoscaler::named(Some(&self.manager), self.subresource.as_deref()).is_some()
+            && self.fields.iter().all(|field| field.ends_with(".replicas"))
     }
 }
 
@@ -553,6 +552,9 @@ COMBINED OUTPUT:
         ));
         assert!(!of(
             r#"Apply failed with 1 conflict: conflict with "kubectl" with subresource "scale" using apps/v1: .spec.replicas"#
+        ));
+        assert!(!of(
+            r#"Apply failed with 1 conflict: conflict with "dashboard" with subresource "scale" using apps/v1: .spec.replicas"#
         ));
         assert!(!of(r#"Apply failed with 1 conflict: conflict with "kubectl-set" using apps/v1: .spec.replicas"#));
     }

@@ -2,6 +2,7 @@
 //! what a fresh cluster needs before anything runs on it.
 
 pub mod answers;
+pub(crate) mod autoscaler;
 pub(crate) mod connect;
 pub(crate) mod kinds;
 pub(crate) mod nodes;
