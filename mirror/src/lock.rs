@@ -243,6 +243,7 @@ impl ImagesLock {
         let folder = path.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| failed(error.to_string()))?;
         file.write_all(text.as_bytes()).map_err(|error| failed(error.to_string()))?;
+        file.as_file().sync_all().map_err(|error| failed(error.to_string()))?;
         file.persist(path).map_err(|error| failed(error.to_string()))?;
         Ok(())
     }
