@@ -294,6 +294,7 @@ pattern = sys.argv[1].replace('(?<', '(?P<')
 print(json.dumps([match.groupdict() for match in re.finditer(pattern, open(sys.argv[2]).read())]))";
         let manager = &config["customManagers"][manager];
         let mut command = judge("python");
+        assert!(manager["managerFilePatterns"].is_array(), "there is no such manager");
         command.args(["-c", SCRIPT, manager["matchStrings"][0].as_str().unwrap()]).arg(root().join(file));
         let output = command.output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output)))
@@ -306,6 +307,31 @@ print(json.dumps([match.groupdict() for match in re.finditer(pattern, open(sys.a
         groups.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
     });
     assert_eq!(found(0, "infra/images/images.yaml"), wanted.collect::<Vec<BTreeMap<_, _>>>());
+    // Every image of the lock that is resolved, with its tag and its digest; here the real lock, and
+    // the same once all of it is.
+    let lock = std::fs::read_to_string(root().join("infra/images/images.lock")).unwrap();
+    let digest = format!("@sha256:{}", "0123456789abcdef".repeat(4));
+    let line = |line: &str| match line.trim_start().starts_with("image: ") && !line.contains('@') {
+        true => format!("{line}{digest}\n"),
+        false => format!("{line}\n"),
+    };
+    let resolved: String = lock.lines().map(line).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("images.lock");
+    std::fs::write(&path, &resolved).unwrap();
+    for (file, text) in [("infra/images/images.lock", &lock), (path.to_str().unwrap(), &resolved)] {
+        let lock: Value = serde_saphyr::from_str(text).unwrap();
+        let pinned = lock["images"].as_array().unwrap().iter().filter_map(|image| {
+            let (name, digest) = image["image"].as_str().unwrap().split_once('@')?;
+            let (name, tag) = name.rsplit_once(':').unwrap();
+            let id = image["id"].as_str().unwrap();
+            let groups = [("depName", id), ("packageName", name), ("currentValue", tag), ("currentDigest", digest)];
+            Some(groups.map(|(key, value)| (key.to_owned(), value.to_owned())).into())
+        });
+        assert_eq!(found(2, file), pinned.collect::<Vec<BTreeMap<_, _>>>(), "{file}");
+    }
+    assert_eq!(found(2, path.to_str().unwrap()).len(), list["images"].as_array().unwrap().len());
+    assert_eq!(config["customManagers"][2]["managerFilePatterns"][0], r"/^infra/images/images\.lock$/");
     for cluster in ["local", "ci"] {
         assert_eq!(found(1, &format!("infra/docker/{cluster}/k3d.yaml")).len(), 1, "{cluster}");
     }

@@ -2,7 +2,7 @@
 //! stopped. Redirects to other hosts are followed; no account is ever sent.
 
 use std::io::{Seek, SeekFrom, Write};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use camino::Utf8Path;
@@ -14,10 +14,14 @@ use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind};
 use crate::pace::{self, Next, Outcome, RetryPolicy};
 use crate::proxy::Proxies;
-use crate::registry::address::Address;
+use crate::registry::address::{Address, has_tls};
 use crate::transport::{Transport, full};
 
 const REDIRECTS: usize = 5;
+
+/// How long a first try may take to fail and still be repeated: what took longer was waited for
+/// already.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Progress of a download.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +155,7 @@ impl Fetcher {
     async fn get(&self, asking: &mut Asking<'_>, offset: u64) -> Result<Response<Incoming>, Error> {
         let url = asking.url;
         loop {
+            let started = Instant::now();
             let error = match self.along_redirects(asking, offset).await? {
                 Ok(response) if matches!(response.status().as_u16(), 200 | 206) => return Ok(response),
                 Ok(response) if offset > 0 && response.status() == StatusCode::RANGE_NOT_SATISFIABLE => {
@@ -162,7 +167,14 @@ impl Fetcher {
                     let outcome = Outcome::Answer { status, retry_after, quota: false };
                     (refused(url, &response), outcome)
                 }
-                Err(error) => (error, Outcome::Nothing { known: asking.known }),
+                Err(error) => {
+                    // A reset or a resolver's hiccup is over the next moment. Without a network
+                    // the second try costs no more than that moment, and there is no third.
+                    let may_pass = matches!(error.kind(), Kind::Dns | Kind::Unreachable | Kind::Proxy)
+                        && started.elapsed() < AT_ONCE.min(self.retry.stall)
+                        && asking.tries == 0;
+                    (error, Outcome::Nothing { known: asking.known || may_pass })
+                }
             };
             self.again(asking, error.0, error.1).await?;
         }
@@ -229,10 +241,6 @@ impl Fetcher {
         tokio::time::sleep(wait).await;
         Ok(())
     }
-}
-
-fn has_tls(url: &str) -> bool {
-    url.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("https://"))
 }
 
 /// A URL, and the rules for where its host may redirect to.

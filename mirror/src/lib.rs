@@ -40,14 +40,14 @@ pub use digest::Digest;
 pub use endpoint::Endpoint;
 pub use error::{Error, Kind};
 pub use fetch::{FetchEvent, Fetcher};
-pub use lock::{Child, ImageList, ImagesLock, ListedImage, LockedImage, Mode, Platform, Role};
+pub use lock::{Child, ImageList, ImagesLock, ListedImage, LockedImage, Mode, Platform, Role, is_platform};
 pub use manifest::ManifestCache;
 pub use no_proxy::NoProxy;
 pub use observe::{MirrorEvent, Observe};
 pub use options::Options;
 pub use pace::{Quota, RetryPolicy, asked_wait};
 pub use ping::{Limit, answers, limit, ping};
-pub use post::post;
+pub use post::{Posted, post};
 pub use proxy::{Proxies, Proxy, percent_decoded};
 pub use resolve::resolve;
 

@@ -118,14 +118,20 @@ impl Child {
     /// `linux/arm64` matches any variant, `linux/arm/v7` only that one. Equivalent names match:
     /// `linux/arm64/v8` is `linux/arm64` (containerd's `platforms.Normalize`).
     pub fn is_for(&self, platform: &str) -> bool {
-        let mut parts = platform.splitn(3, '/');
-        let (os, arch, variant) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
-        let own = normal(&self.os, &self.arch, self.variant.as_deref());
-        let wanted = normal(os, arch, variant);
-        // `linux/arm` alone matches any variant, although it normalizes to one.
-        let any = variant.is_none() && !matches!(arch, "armhf" | "armel");
-        own == wanted || any && (own.0 == wanted.0 && own.1 == wanted.1)
+        is_platform(&self.os, &self.arch, self.variant.as_deref(), platform)
     }
+}
+
+/// Whether an operating system, an architecture and a variant are those of a platform, as for
+/// [`Child::is_for`].
+pub fn is_platform(os: &str, arch: &str, variant: Option<&str>, platform: &str) -> bool {
+    let own = normal(os, arch, variant);
+    let mut parts = platform.splitn(3, '/');
+    let (os, arch, variant) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
+    let wanted = normal(os, arch, variant);
+    // `linux/arm` alone matches any variant, although it normalizes to one.
+    let any = variant.is_none() && !matches!(arch, "armhf" | "armel");
+    own == wanted || any && (own.0 == wanted.0 && own.1 == wanted.1)
 }
 
 /// Operating system, architecture and variant, normalized from their aliases.
@@ -243,6 +249,7 @@ impl ImagesLock {
         let folder = path.parent().filter(|folder| !folder.as_str().is_empty()).unwrap_or(Utf8Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|error| failed(error.to_string()))?;
         file.write_all(text.as_bytes()).map_err(|error| failed(error.to_string()))?;
+        file.as_file().sync_all().map_err(|error| failed(error.to_string()))?;
         file.persist(path).map_err(|error| failed(error.to_string()))?;
         Ok(())
     }

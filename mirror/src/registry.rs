@@ -24,7 +24,7 @@ use crate::observe::MirrorEvent;
 use crate::options::Options;
 use crate::pace::{self, Gate, Next, Outcome, Quota, RetryPolicy};
 use crate::transport::{Body, Transport, full};
-use address::Address;
+use address::{Address, has_tls};
 use refusal::refusal;
 
 /// The most that is read of a token response, in bytes.
@@ -168,6 +168,11 @@ impl Registry {
                     let to = to.split('?').next().unwrap_or_default();
                     let reason = format!("redirects to {to}, and no account is sent along a redirect");
                     return Err(self.address.error(Kind::Auth, &url, &reason));
+                }
+                // What is asked for by its digest is compared with it, wherever it comes from: some
+                // registries have their blobs on servers without TLS.
+                if !(reads && is_by_digest(call.url)) {
+                    self.address.keep_tls(&url, &to)?;
                 }
                 redirects += 1;
                 if redirects > REDIRECTS {
@@ -416,7 +421,11 @@ impl Registry {
         let at = realm.split('?').next().unwrap_or_default();
         let uri: Uri = realm.parse().map_err(|_| wants("wants a token from something that is not a URL"))?;
         let (scheme, host) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", Authority::as_str));
-        // A realm on another host is normal (auth.docker.io); a password without TLS is not.
+        // A realm on another host is normal (auth.docker.io); a password without TLS is not, and
+        // neither is a registry with TLS whose tokens anybody on the way could replace.
+        if account.is_none() && has_tls(url) && !self.address.may_send_account_to(scheme, host) {
+            return Err(wants(&format!("asks for its token to be got from {at}, without TLS")));
+        }
         if account.is_some() && !self.address.may_send_account_to(scheme, host) {
             return Err(wants(&format!("asks for the account to be sent to {at}, without TLS")));
         }
@@ -482,6 +491,13 @@ impl Registry {
             Err(_) => Err(self.address.error(Kind::Unreachable, url, "its response stalled")),
         }
     }
+}
+
+/// Whether a URL names its content: `…/manifests/sha256:…`, `…/blobs/sha256:…`.
+fn is_by_digest(url: &str) -> bool {
+    let path = url.split('?').next().unwrap_or_default();
+    path.rsplit_once('/').is_some_and(|(_, last)| last.starts_with("sha256:"))
+        && ["/manifests/", "/blobs/"].iter().any(|kind| path.contains(kind))
 }
 
 #[cfg(test)]

@@ -107,6 +107,8 @@ fn serves(known: &LockedImage, wanted: &LockedImage, platforms: &[String]) -> bo
         && known.target == wanted.target
         && known.role == wanted.role
         && known.is_resolved()
+        // Renovate writes a new digest behind the tag, and nothing else.
+        && (alone || known.target_digest == known.source_digest())
         && (alone || platforms.len() != 1 || known.children.len() == 1)
         && platforms.iter().all(|platform| known.children.iter().any(|child| child.is_for(platform)))
 }

@@ -122,6 +122,59 @@ fn hub(rule: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Ser
     })
 }
 
+/// Renovate knows only the tag's digest, and not what else the lock says about it.
+#[test]
+fn an_entry_whose_digest_somebody_else_has_written_is_resolved_again() {
+    let (source, target) = (Server::plain(), Server::plain());
+    source.image("x/a", "1", b"old");
+    let options = options(&source, &target);
+    let mut lock = resolve(&["docker.io/x/a:1"], &options).unwrap();
+    let now = source.image("x/a", "1", b"new");
+    lock.images[0].image = format!("docker.io/x/a:1@{now}");
+    let again =
+        block(image_mirror::resolve(&wanted(&["docker.io/x/a:1"]), Some(&lock), &options, &Heard::default())).unwrap();
+    assert_eq!(again.images[0].target_digest.as_ref(), Some(&now));
+    assert_ne!(again.images[0].children, lock.images[0].children);
+}
+
+/// Whoever is between us and a server without TLS can answer anything.
+#[test]
+fn nobody_is_believed_without_tls_on_behalf_of_a_registry_with_it() {
+    let store = Server::plain();
+    let image = store.image("x/a", "1", b"a");
+    let (to, pages) = (store.address.clone(), store.address.clone());
+    let authority = Authority::new();
+    authority.certify("IP:127.0.0.1", -1..1);
+    let source = authority.server(move |request| {
+        let led = format!("http://{to}{}", request.path);
+        if request.path.contains("/referrers/") {
+            let link = format!("<http://{pages}{}>; rel=\"next\"", request.path);
+            return Some(answer(200, json!({"manifests": []}).to_string()).with("link", link));
+        }
+        let there = ["/manifests/1", "/sha256:"].iter().any(|part| request.path.contains(part));
+        there.then(|| answer(307, "").with("location", led))
+    });
+    let target = Server::plain();
+    let mut options = options(&source, &target);
+    let endpoint =
+        Endpoint { plain_http: false, ca: Some(authority.path("ca.pem")), ..Endpoint::named(&source.address) };
+    options.sources.insert("docker.io".to_owned(), endpoint.clone());
+    let error = resolve(&["docker.io/x/a:1"], &options).unwrap_err();
+    assert!(error.kind() == Kind::Protocol && error.to_string().contains("from TLS to http://"), "{error}");
+    assert_eq!(store.seen().len(), 0, "a tag may be anything");
+    // By its digest it can only be that.
+    let (summary, heard) = copied(&locked(&["docker.io/x/a:1"], &[image]), &options);
+    assert_eq!(summary.copied, 1);
+    let warnings = heard.warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains("the rest of its referrers"), "{warnings:?}");
+    assert_eq!(store.count("GET", "/referrers/"), 0);
+    // A realm on another machine is not even looked up.
+    let source = authority.server(|_| Some(challenge("http://tokens.invalid/token")));
+    options.sources.insert("docker.io".to_owned(), Endpoint { host: source.address.clone(), ..endpoint });
+    let error = resolve(&["docker.io/x/a:1"], &options).unwrap_err();
+    assert!(error.kind() == Kind::Auth && error.to_string().contains("without TLS"), "{error}");
+}
+
 /// Docker Hub issues a token even for an image that does not exist, and then refuses it.
 #[test]
 fn an_image_that_is_not_there_is_no_matter_of_the_account() {

@@ -75,6 +75,9 @@ pub struct Trace {
     /// `tracestate`, passed on unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// Nothing of this run is exported: what it starts belongs directly below its parent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsent: bool,
 }
 
 /// The flag bit for [`Trace::sampled`].
@@ -86,7 +89,7 @@ const LONGEST_STATE: usize = 512;
 impl Trace {
     /// A trace that begins with this run.
     pub fn begun(id: TraceId, span: SpanId) -> Self {
-        Self { id, span, parent: None, sampled: true, state: None }
+        Self { id, span, parent: None, sampled: true, state: None, unsent: false }
     }
 
     /// The trace that `traceparent` and `tracestate` name, with a span for this run; `None` if
@@ -107,7 +110,8 @@ impl Trace {
         let (id, parent, flags) = (TraceId::parse(id)?, SpanId::parse(parent)?, byte(flags)?);
         let state = tracestate.map(str::trim).filter(|state| !state.is_empty() && state.len() <= LONGEST_STATE);
         let state = state.filter(|state| state.bytes().all(|byte| matches!(byte, b' '..=b'~')) && state.contains('='));
-        Some(Self { id, span, parent: Some(parent), sampled: flags & SAMPLED != 0, state: state.map(str::to_owned) })
+        let (parent, sampled) = (Some(parent), flags & SAMPLED != 0);
+        Some(Self { id, span, parent, sampled, state: state.map(str::to_owned), unsent: false })
     }
 
     /// The span of the step with this number.

@@ -10,19 +10,29 @@ use crate::support::cluster::{beside, docker, ended, turn};
 use crate::support::fresh_machine::FreshMachine;
 use crate::support::internet::{Counts, Internet, names};
 use crate::support::tls::Authority;
-use crate::support::{edit, ends, eventually, succeeds, tool};
+use crate::support::{edit, ends, eventually, root, succeeds, tool};
 
 /// What k3d and the cluster need and the lab does not publish: its images, and the public names
-/// that they stand for.
-const OF_THE_CLUSTER: [(&str, &str); 4] = [
-    ("node", "rancher/k3s:v1.33.13-k3s2"),
-    ("tools", "k3d-io/k3d-tools:5.8.3"),
-    ("loadbalancer", "k3d-io/k3d-proxy:5.8.3"),
-    ("registry", "library/registry:2"),
-];
+/// that they stand for, as the tree has them.
+fn of_the_cluster() -> [(&'static str, String); 4] {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let cluster = read("infra/docker/local/k3d.yaml");
+    let node = cluster.lines().find_map(|line| line.strip_prefix("image: ")).unwrap().trim();
+    let module = read("infra/tools/k3d/go.mod");
+    let k3d = module
+        .lines()
+        .find_map(|line| line.trim().trim_start_matches("require ").strip_prefix("github.com/k3d-io/k3d/v5 v"));
+    let k3d = k3d.unwrap().split_whitespace().next().unwrap();
+    [
+        ("node", node.to_owned()),
+        ("tools", format!("k3d-io/k3d-tools:{k3d}")),
+        ("loadbalancer", format!("k3d-io/k3d-proxy:{k3d}")),
+        ("registry", "library/registry:2".to_owned()),
+    ]
+}
 
 fn publish_images_of_the_cluster() {
-    for (image, name) in OF_THE_CLUSTER {
+    for (image, name) in of_the_cluster() {
         let tags = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}", &format!("ameide-lab/{image}")]);
         let (tag, public) = (tags.lines().next().unwrap(), format!("{}/{name}", xtask::lab::UPSTREAM_ADDRESS));
         docker(&["tag", tag, &public]);

@@ -64,7 +64,8 @@ impl Session {
             "bash" => command.args(["--noprofile", "--rcfile"]).arg(&file).arg("-i"),
             _ => command.args(["-d", "-i"]).env("ZDOTDIR", home.path()),
         };
-        command.env("HOME", home.path()).env("CARGO_TARGET_DIR", target);
+        // Cargo takes either variable.
+        command.env("HOME", home.path()).env("CARGO_TARGET_DIR", "").env("CARGO_BUILD_TARGET_DIR", target);
         let [theirs, ours] = terminal();
         on(&mut command, theirs);
         let child = command.spawn().unwrap();
@@ -154,6 +155,11 @@ fn fish_completes_what_the_tree_has_and_leaves_cargo_its_own() {
     };
     let offered = |line: &str| ask(line, &target());
     assert_eq!(offered("cargo xtask layer 45"), ["45-data-plane-ext"]);
+    let mut fish = shell("fish");
+    fish.args(["--no-config", "--command"]).env("HOME", home.path()).env("CARGO_TARGET_DIR", "");
+    fish.env("CARGO_BUILD_TARGET_DIR", target());
+    fish.arg(format!("source {}; complete --do-complete 'cargo xtask layer 45'", script.display()));
+    assert!(succeeds(fish).starts_with("45-data-plane-ext"), "cargo takes either variable");
     assert_eq!(offered("cargo xtask --env st"), ["staging"]);
     assert_eq!(offered("cargo xtask --env=st"), ["--env=staging"]);
     assert_eq!(offered("cargo xtask up --skip"), ["--skip-tests"]);
@@ -174,13 +180,17 @@ fn runs_and_contexts_are_those_that_this_machine_has() {
     ] {
         std::fs::create_dir_all(home.path().join(run)).unwrap();
     }
-    let offered = |words: &[&str]| {
+    let offered_in = |env: &str, words: &[&str]| {
         let mut command = xtask(&root(), &[&["complete", "--"], words].concat());
         command.env("AMEIDE_STATE_DIR", home.path()).env("KUBECONFIG", &kubeconfig);
+        command.env("HELMFILE_ENVIRONMENT", env);
         succeeds(command).lines().map(str::to_owned).collect::<Vec<_>>()
     };
+    let offered = |words: &[&str]| offered_in("", words);
+    assert_eq!(offered_in("ci", &["report", ""]), ["20261103-100000-1"]);
     let newest_first = ["20261102-100000-1", "20261101-100000-1"];
     assert_eq!(offered(&["report", ""]), newest_first);
+    assert_eq!(offered_in("ci", &["--env=local", "report", ""]), newest_first);
     assert_eq!(offered(&["--env", "ci", "report", "2026"]), ["20261103-100000-1"]);
     assert_eq!(offered(&["--env=ci", "report", "2026"]), ["20261103-100000-1"]);
     assert_eq!(offered(&["layer", "45", "--rollback=2026110"]), newest_first.map(|run| format!("--rollback={run}")));

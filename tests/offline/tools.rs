@@ -274,6 +274,63 @@ fn what_is_built_and_what_is_downloaded_are_two_things() {
     assert!(world.linked("helm").starts_with("go/helm-"), "{}", world.linked("helm"));
 }
 
+/// A power failure leaves files with a name and too little in them.
+#[test]
+fn a_tool_that_is_damaged_in_the_cache_is_had_anew_and_one_that_is_whole_is_not_started() {
+    let world = World::resolved();
+    world.ends(&["tools"], 0, &[]);
+    let helm = world.cache().join(world.linked("helm"));
+    let whole = std::fs::read(&helm).unwrap();
+    let note = helm.with_extension("size");
+    let damage = |content: &[u8]| std::fs::write(&helm, content).unwrap();
+    let forget = || std::fs::remove_file(&note).unwrap();
+    for (kept, noted, told) in [
+        (0, true, "it is empty"),
+        (0, false, "it is empty"),
+        (1000, true, "it has 1000 of"),
+        // As an earlier version of this tool kept it: without a note.
+        (5, false, "helm is damaged"),
+    ] {
+        damage(&whole[..kept]);
+        if !noted {
+            forget();
+        }
+        world.ends(&["tools"], 0, &["⚠️  [helm] ", told, "is damaged and not used", "[helm] downloaded http://"]);
+        assert_eq!(std::fs::read(&helm).unwrap(), whole, "{told}");
+    }
+    let asked = world.asked();
+    // One without a note that says its version is started once, and then known by its size.
+    forget();
+    let starts = world.folder.path().join("starts");
+    let witness = format!("#!/bin/sh\necho x >>'{}'\necho {}\n", starts.display(), world.versions["helm"]);
+    damage(witness.as_bytes());
+    for _ in 0..2 {
+        world.ends(&["tools"], 0, &["archives/helm-v"]);
+    }
+    assert_eq!((std::fs::read_to_string(&starts).unwrap().lines().count(), world.asked()), (1, asked));
+}
+
+#[test]
+fn any_program_on_path_that_has_the_version_is_used_if_the_cache_has_none() {
+    let world = World::resolved();
+    let place = |folder: &str, version: &str| {
+        let folder = world.folder.path().join(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        write_program(&folder.join("helm"), &format!("#!/bin/sh\necho {version}\n"));
+        folder.display().to_string()
+    };
+    let path = [place("older", "v0.0.1"), place("right", &world.versions["helm"])].join(":");
+    let tools = || {
+        let mut command = world.xtask(&["tools"]);
+        command.env("PATH", &path);
+        ends(command, 0)
+    };
+    assert!(tools().contains("/right/helm"), "the second helm on PATH has the version");
+    assert_eq!(world.store.count("GET", "helm"), 0);
+    world.ends(&["tools"], 0, &["[helm] downloaded http://"]);
+    assert!(tools().contains("archives/helm-v"), "a look at the cache comes before a start");
+}
+
 #[test]
 fn without_a_digest_of_this_version_nobody_is_asked() {
     let world = World::new();

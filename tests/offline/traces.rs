@@ -201,7 +201,7 @@ fn a_run_that_fails_and_one_that_is_interrupted_are_told_as_what_they_are() {
 }
 
 #[test]
-fn a_receiver_that_takes_nothing_costs_a_line_for_who_asks_for_more() {
+fn a_receiver_that_takes_nothing_costs_a_line_and_nothing_else() {
     let world = World::new();
     let list = ["layer", "--list"];
     let (code, plain) = said(world.run(&list, &[]).stderr_to_stdout().stdout_capture());
@@ -217,12 +217,41 @@ fn a_receiver_that_takes_nothing_costs_a_line_for_who_asks_for_more() {
         ("ftp://collector.example", "expected http://host"),
     ] {
         let started = Instant::now();
-        assert_eq!(run(&world, url, &list, &[patience]), (Some(0), plain.clone()), "{url}");
+        let (code, text) = run(&world, url, &list, &[patience]);
         assert!(started.elapsed() < Duration::from_secs(5), "{url}");
-        let (code, text) = run(&world, url, &["-v", "layer", "--list"], &[patience]);
-        assert_eq!(code, Some(0), "{text}");
-        assert!(text.lines().filter(|line| line.contains("trace")).count() == 1 && text.contains(why), "{url}: {text}");
+        let more = text.strip_prefix(&plain).unwrap_or_else(|| panic!("{url}: {text}"));
+        let said = more.starts_with("⚠️  [trace] ") && more.contains(why) && more.lines().count() == 1;
+        assert!(code == Some(0) && said, "{url}: {text}");
     }
+}
+
+#[test]
+fn a_receiver_that_is_busy_is_asked_once_more_if_it_does_not_ask_for_long() {
+    let world = World::new();
+    for (status, wait, asked) in [(503, "1", 2), (429, "0", 2), (502, "", 2), (503, "60", 1), (400, "0", 1)] {
+        let receiver = Server::start(move |request| match request.before {
+            0 => Answer::new(status, "").with("Retry-After", wait),
+            _ => Answer::new(200, "{}"),
+        });
+        let (code, text) = run(&world, &receiver.url(), &["layer", "--list"], &[]);
+        assert_eq!((code, receiver.seen().len()), (Some(0), asked), "{status} {wait}: {text}");
+        assert_eq!(text.contains("[trace]"), asked == 1, "{status} {wait}: {text}");
+    }
+}
+
+/// What xtask does not speak, Helmfile does: its spans must not hang below one that nobody sends.
+#[test]
+fn with_grpc_helmfiles_spans_are_below_those_of_ci() {
+    let (world, receiver) = (World::new(), receiver());
+    world.with_a_cluster();
+    let variables = [("TRACEPARENT", TRACEPARENT), ("TRACESTATE", "ci=1"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+    let (code, text) = run(&world, &receiver.url(), &["layer", "10"], &variables);
+    assert_eq!((code, receiver.seen().len()), (Some(0), 0), "{text}");
+    let helmfile = environment(&world, "helmfile", " sync ");
+    for line in [&format!("TRACEPARENT={TRACEPARENT}"), "TRACESTATE=ci=1", "HELMFILE_OTEL_TRACING=true"] {
+        assert!(helmfile.lines().any(|given| given == line), "{line}\n{helmfile}");
+    }
+    assert_eq!(text.matches("Helmfile's spans are put below that of TRACEPARENT").count(), 1, "{text}");
 }
 
 #[test]

@@ -60,6 +60,10 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
+/// How long a token is valid: shorter than clients count on, so that one ends in the middle of a
+/// copy.
+const TOKEN_FOR: Duration = Duration::from_secs(10);
+
 /// How long a registry's signed blob URL is valid.
 const SIGNED_FOR: Duration = Duration::from_secs(60);
 
@@ -71,7 +75,8 @@ pub struct Internet {
     /// Docker Hub's quota for six hours, and how much of it is left.
     limit: i64,
     left: AtomicI64,
-    tokens: Mutex<BTreeMap<String, String>>,
+    /// Registry and scope of each token, and when it was issued.
+    tokens: Mutex<BTreeMap<String, (String, Instant)>>,
     made: Mutex<BTreeMap<String, Arc<Made>>>,
     /// Files by host and path.
     files: BTreeMap<String, Vec<u8>>,
@@ -209,8 +214,9 @@ impl Internet {
         }
         let token = format!("token-{}", self.number.fetch_add(1, Ordering::SeqCst));
         let scope = query.get("scope").cloned().unwrap_or_default();
-        self.tokens.lock().unwrap().insert(token.clone(), format!("{} {scope}", registry.name));
-        Answer::json(200, &json!({"token": token, "access_token": token, "expires_in": 300}))
+        self.tokens.lock().unwrap().insert(token.clone(), (format!("{} {scope}", registry.name), Instant::now()));
+        let life = TOKEN_FOR.as_secs();
+        Answer::json(200, &json!({"token": token, "access_token": token, "expires_in": life}))
     }
 
     fn registry(&self, registry: &Host, request: &Request) -> Answer {
@@ -219,7 +225,8 @@ impl Internet {
             return self.challenge(registry, None);
         };
         let token = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
-        let granted = token.and_then(|token| self.tokens.lock().unwrap().get(token).cloned());
+        let known = token.and_then(|token| self.tokens.lock().unwrap().get(token).cloned());
+        let granted = known.filter(|(_, issued)| issued.elapsed() < TOKEN_FOR).map(|(scope, _)| scope);
         let needed = format!("{} repository:{repository}:pull", registry.name);
         match granted {
             None => return self.challenge(registry, Some(repository)),

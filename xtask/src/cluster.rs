@@ -213,7 +213,9 @@ pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock
     let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     let images = Images::of(&context.repo, lab.as_ref())?;
     ensure_registry(context, config, &toolbox, &images, false).await?;
-    images.load_nodes(context, config).await
+    images.load_nodes(context, config).await?;
+    // What is prepared is of this kind, even if no registry answers when the cluster is created.
+    remember_kind(&context.run, lab.is_some())
 }
 
 /// Reports what `up` would do, without doing it; returns whether that would change anything.
@@ -250,14 +252,12 @@ async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<
         (Some(wanted), _) => wanted,
         (None, Some(made)) => made,
         (None, None) => {
-            let reachable = docker_hub::answers().await?;
-            if !reachable {
-                context.run.reporter.note(
-                    "lab",
-                    "the upstream registries do not answer: building what is missing here (--no-lab to fail instead)",
-                );
+            let told = docker_hub::unreachable(&mirror::registries(&context.repo)?).await?;
+            if !told.is_empty() {
+                let text = "no public registry answers: building what is missing here (--no-lab to fail instead)";
+                context.run.reporter.note("lab", format!("{text}: {}", told.join("; ")));
             }
-            !reachable
+            !told.is_empty()
         }
     };
     if wanted { lab::ensure(context).await.map(Some) } else { Ok(None) }

@@ -60,14 +60,59 @@ pub fn require_free(folder: &Utf8Path, bytes: u64, purpose: &str) -> Result<(), 
     .remedy("free space there, or set AMEIDE_CACHE_DIR to a folder on a larger disk"))
 }
 
-/// Writes a file so that readers see the old content or the new, never a part.
+/// Writes a file so that readers see the old content or the new, never a part: not even after a
+/// power failure, which without the sync may leave the new name with nothing behind it.
 pub fn write_atomically(path: &Utf8Path, content: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     let folder = path.parent().unwrap_or(Utf8Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(content)?;
+    file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// What a look at a file in the cache tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    Absent,
+    /// It has the size that it was put there with.
+    Whole,
+    /// Nobody noted its size: an earlier version put it there, or the machine stopped right then.
+    Unsized,
+    /// Why it cannot be what was put there.
+    Damaged(String),
+}
+
+/// The note of a file's size, beside it.
+fn size_note(path: &Utf8Path) -> Utf8PathBuf {
+    Utf8PathBuf::from(format!("{path}.size"))
+}
+
+/// Puts a finished file into the cache under its name, so that it is there whole or not at all, and
+/// notes its size, by which every later run can tell at the cost of a look.
+pub fn keep(finished: &Utf8Path, path: &Utf8Path) -> std::io::Result<()> {
+    let file = std::fs::File::open(finished)?;
+    file.sync_all()?;
+    // First the note: what is under the name until then is either the same or damaged.
+    write_atomically(&size_note(path), file.metadata()?.len().to_string().as_bytes())?;
+    std::fs::rename(finished, path)
+}
+
+/// Notes the size of a file that is known to be whole.
+pub fn note_size(path: &Utf8Path) -> std::io::Result<()> {
+    write_atomically(&size_note(path), path.metadata()?.len().to_string().as_bytes())
+}
+
+pub fn kept(path: &Utf8Path) -> Kept {
+    let Some(found) = path.metadata().ok().filter(std::fs::Metadata::is_file) else { return Kept::Absent };
+    let noted = std::fs::read_to_string(size_note(path)).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    match (found.len(), noted) {
+        (0, _) => Kept::Damaged("it is empty".to_owned()),
+        (size, Some(noted)) if size != noted => Kept::Damaged(format!("it has {size} of {noted} bytes")),
+        (_, Some(_)) => Kept::Whole,
+        (_, None) => Kept::Unsized,
+    }
 }
 
 #[cfg(test)]
@@ -88,6 +133,25 @@ mod tests {
         let file = path.join("record.jsonl");
         private(std::fs::File::options().create(true).append(true)).open(&file).unwrap();
         assert_eq!(mode(&file), 0o600);
+    }
+
+    #[test]
+    fn a_file_in_the_cache_is_told_from_what_a_power_failure_left_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("helm")).unwrap();
+        let finished = path.with_extension("part");
+        assert_eq!(kept(&path), Kept::Absent);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(kept(&path), Kept::Damaged("it is empty".to_owned()));
+        std::fs::write(&path, "whole").unwrap();
+        assert_eq!(kept(&path), Kept::Unsized);
+        for content in ["the whole program", "another one"] {
+            std::fs::write(&finished, content).unwrap();
+            keep(&finished, &path).unwrap();
+            assert!(kept(&path) == Kept::Whole && !finished.exists(), "{content}");
+        }
+        std::fs::write(&path, "anot").unwrap();
+        assert_eq!(kept(&path), Kept::Damaged("it has 4 of 11 bytes".to_owned()));
     }
 
     #[test]

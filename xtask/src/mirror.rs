@@ -19,7 +19,7 @@ use run_record::Failure;
 
 pub(crate) use check::{check, findings, require};
 pub(crate) use copy::{copy, copy_all};
-pub(crate) use load::{load, of_the_cluster};
+pub(crate) use load::{load, of_the_cluster, registries};
 pub(crate) use resolve::{is_served, resolve};
 
 /// Where images come from: public registries, with the tree's lock, or what stands in for them.

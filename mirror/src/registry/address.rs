@@ -125,6 +125,20 @@ impl Address {
         scheme == "https" || is_loopback(&host(authority)) && is_loopback(&host(&self.authority))
     }
 
+    /// Refuses to go from TLS to an address without it: whoever is on the way there could answer
+    /// anything.
+    ///
+    /// # Errors
+    /// `Kind::Protocol`.
+    pub fn keep_tls(&self, from: &str, to: &str) -> Result<(), Error> {
+        if !has_tls(from) || has_tls(to) {
+            return Ok(());
+        }
+        // The query may contain a signature.
+        let to = to.split('?').next().unwrap_or_default();
+        Err(self.error(Kind::Protocol, from, &format!("leads from TLS to {to}, without it")))
+    }
+
     /// Whether an account may be sent to the registry itself.
     pub fn may_send_account(&self) -> bool {
         self.may_send_account_to(self.scheme, &self.authority)
@@ -152,9 +166,16 @@ impl Address {
     }
 }
 
+fn begins(text: &str, scheme: &str) -> bool {
+    text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+}
+
 fn has_scheme(text: &str) -> bool {
-    let begins = |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-    begins("http://") || begins("https://")
+    begins(text, "http://") || has_tls(text)
+}
+
+pub(crate) fn has_tls(url: &str) -> bool {
+    begins(url, "https://")
 }
 
 /// Cloud metadata services, link-local and unspecified addresses: no registry has a reason to

@@ -153,7 +153,15 @@ impl Registry {
         let call = Call { method: Method::GET, url: &url, headers, body, scope: Some(&scope), need: Need::Required };
         let response = self.send(call).await?;
         match response.status() {
-            StatusCode::OK => self.read(&url, response, MANIFEST_LIMIT).await.map(Some),
+            StatusCode::OK => {
+                let bytes = self.read(&url, response, MANIFEST_LIMIT).await?;
+                let found = Digest::of(&bytes);
+                if found != *digest {
+                    let text = format!("its bytes have the digest {found}");
+                    return Err(self.address.error(Kind::Invalid, &url, &text));
+                }
+                Ok(Some(bytes))
+            }
             StatusCode::NOT_FOUND => Ok(None),
             _ => Err(self.refused(&url, response).await),
         }
@@ -162,6 +170,7 @@ impl Registry {
     /// One page of a list, and the URL of the next one (`Link: <…>; rel="next"`, RFC 8288). `None`:
     /// the registry does not support such lists.
     pub async fn page(&self, repository: &str, url: &str) -> Result<Option<(Bytes, Option<String>)>, Error> {
+        self.address.keep_tls(&self.address.root(), url)?;
         let scope = self.pull(repository);
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(manifest::OCI_INDEX));

@@ -140,7 +140,6 @@ fn a_refusal_is_told_at_once_and_trouble_is_waited_for_within_bounds() {
         ("/busy", 0) => Answer::new(503, "").with("Retry-After", "1"),
         ("/limit", 0) => Answer::new(429, "").with("Retry-After", "3600"),
         ("/broken", _) => Answer::new(502, ""),
-        ("/cut", 0) => Answer::Cut,
         ("/missing", _) => Answer::new(404, "<html>"),
         ("/denied", _) => Answer::new(403, ""),
         _ => Answer::new(200, "told\r\n"),
@@ -159,10 +158,27 @@ fn a_refusal_is_told_at_once_and_trouble_is_waited_for_within_bounds() {
         assert!(error.kind() == kind && error.to_string().starts_with(&url(path)), "{error}");
         assert_eq!(server.count("GET", path), asked, "{path}");
     }
-    // Nobody has answered there yet, so it is not expected to come back.
-    assert_eq!(text(&url("/cut")).unwrap_err().kind(), Kind::Unreachable);
+}
+
+#[test]
+fn a_first_connection_is_tried_twice_and_no_network_is_known_at_once() {
+    let server = serve(|request| match (request.path(), request.before) {
+        ("/hiccup", 0) | ("/dead", _) => Answer::Cut,
+        _ => Answer::new(200, "told"),
+    });
+    assert_eq!(text(&format!("{}/hiccup", server.url())).unwrap(), "told");
+    assert_eq!(text(&format!("{}/dead", server.url())).unwrap_err().kind(), Kind::Unreachable);
+    assert_eq!((server.count("GET", "/hiccup"), server.count("GET", "/dead")), (2, 2));
+    // Patience is for servers that have answered before.
+    let patient = RetryPolicy { tries: 5, base: Duration::from_millis(500), ..RETRY };
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert_eq!(text(&format!("http://{nobody}/")).unwrap_err().kind(), Kind::Unreachable);
+    for (url, kind) in
+        [(format!("http://{nobody}/"), Kind::Unreachable), ("http://nobody.invalid/".to_owned(), Kind::Dns)]
+    {
+        let started = Instant::now();
+        let error = block(Fetcher::new(&Proxies::default(), patient).text(&url, 1000, |_| {})).unwrap_err();
+        assert!(error.kind() == kind && started.elapsed() < Duration::from_secs(2), "{error}: {:?}", started.elapsed());
+    }
 }
 
 #[test]

@@ -240,7 +240,10 @@ fn services(tree: &Tree) -> Vec<Candidate> {
 
 /// The newest first, as many as fit on a screen.
 fn runs(tree: &Tree, env: Option<&str>) -> Vec<Candidate> {
-    let env = tree.environment(env.filter(|env| !env.is_empty()).unwrap_or(environment::DEFAULT));
+    // As for the command itself: the flag, else the variable, and an empty one counts as unset.
+    let variable = std::env::var("HELMFILE_ENVIRONMENT").ok();
+    let env = env.map(str::to_owned).or(variable).filter(|env| !env.is_empty());
+    let env = tree.environment(env.as_deref().unwrap_or(environment::DEFAULT));
     let names = env.map(|env| StateDir::runs_of(&tree.root, &env.cluster.context)).unwrap_or_default();
     names.into_iter().take(20).map(bare).collect()
 }

@@ -14,17 +14,24 @@ use crate::world::otlp::{Receiver, resource};
 /// The trace that this run is part of; `None` if there is no collector.
 pub fn begin(reporter: &Reporter) -> Option<Trace> {
     let receiver = Receiver::from_env()?;
+    let trace = Trace { unsent: receiver.is_grpc(), ..named(reporter) };
     if let Some(text) = receiver.of_the_protocol() {
-        reporter.note("trace", text);
+        let below = trace.unsent && trace.parent.is_some();
+        let below = if below { "; Helmfile's spans are put below that of TRACEPARENT" } else { "" };
+        reporter.note("trace", format!("{text}{below}"));
     }
+    Some(trace)
+}
+
+fn named(reporter: &Reporter) -> Trace {
     let span = SpanId::new(random());
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let own = || Trace::begun(TraceId::new(u128::from(random()) << 64 | u128::from(random())), span);
-    let Some(parent) = variable("TRACEPARENT") else { return Some(own()) };
-    Some(Trace::joined(&parent, variable("TRACESTATE").as_deref(), span).unwrap_or_else(|| {
+    let Some(parent) = variable("TRACEPARENT") else { return own() };
+    Trace::joined(&parent, variable("TRACESTATE").as_deref(), span).unwrap_or_else(|| {
         reporter.warn("trace", "TRACEPARENT is not a W3C trace context: the trace starts with this run");
         own()
-    }))
+    })
 }
 
 /// Bits that differ in each process: from the keys of hash maps.
@@ -39,6 +46,6 @@ pub async fn export(run: &Run) {
     // Whoever started the trace decided this for all of it.
     let Some(trace) = recorded.trace.as_ref().filter(|trace| trace.sampled) else { return };
     if let Err(why) = receiver.send(&otlp::request(&recorded, trace, &resource())).await {
-        run.reporter.detail(&why);
+        Reporter::last_word("trace", &why);
     }
 }

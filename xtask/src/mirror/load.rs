@@ -2,7 +2,7 @@
 //! registries like those of pods, so they are fetched the same way, by the lock's digests, with the
 //! mirror's accounts, proxies and waits, and loaded into the container engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 
 use image_mirror::{ImagesLock, LockedImage, ManifestCache, Role};
@@ -14,7 +14,8 @@ use super::resolve::resolve;
 use super::{Origin, interruptible};
 use crate::repo::Repo;
 use crate::run::context::Context;
-use crate::world::docker::{self, Image, Kind, Looked};
+use crate::world::docker::{self, EngineInfo, Image, Kind, Looked};
+use crate::world::docker_hub;
 use crate::world::process::Job;
 use run_record::{Code, Exit, Failure, Step, StepKind};
 
@@ -27,43 +28,91 @@ pub(crate) fn of_the_cluster(repo: &Repo) -> Result<BTreeMap<Role, String>, Fail
     Ok(lock.images.iter().filter_map(|image| Some((image.role?, image.name().to_owned()))).collect())
 }
 
-/// Loads those of these images that the engine lacks and the tree lists. One that the engine has
-/// under its name is used as it is; one that cannot be fetched is left to the engine's own pull,
-/// which may have other ways (its own mirror or proxy).
+/// The registries that these images come from.
 ///
 /// # Errors
-/// An engine that does not answer, a full disk, an interrupt, a lock that cannot be read.
+/// `usage` for a lock that cannot be read.
+pub(crate) fn registries(repo: &Repo) -> Result<BTreeSet<String>, Failure> {
+    let lock = Origin::public(repo).read_lock()?;
+    Ok(lock.images.iter().map(|image| registry_of(image.name()).to_owned()).collect())
+}
+
+fn registry_of(name: &str) -> &str {
+    name.split('/').next().unwrap_or_default()
+}
+
+/// Loads those of these images that the engine lacks, or has for another platform, and the tree
+/// lists. One that cannot be fetched is left to the engine's own pull, which may have other ways
+/// (its own mirror or proxy).
+///
+/// # Errors
+/// An engine that does not answer, a full disk, an interrupt, a lock that cannot be read; a rate
+/// limit, if the engine has no other way.
 pub(crate) async fn load(context: &Context, names: &[&str]) -> Result<(), Failure> {
     let origin = Origin::public(&context.repo);
     let lock = origin.read_lock()?;
-    let mut lacking = Vec::new();
-    for image in lock.images.iter().filter(|image| image.role.is_some() && names.contains(&image.name())) {
-        if docker::look::<Image>(Kind::Image, image.name()).await? == Looked::Absent {
-            lacking.push(image.id.clone());
-        }
+    let wanted: Vec<&LockedImage> =
+        lock.images.iter().filter(|image| image.role.is_some() && names.contains(&image.name())).collect();
+    if wanted.is_empty() {
+        return Ok(());
     }
-    for id in lacking {
-        if let Err(failure) = load_one(context, &origin, &id).await {
-            if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated)
-                || matches!(failure.code, Code::DiskFull | Code::DockerUnavailable)
-            {
-                return Err(failure);
-            }
-            let why = failure.evidence.first().map(|line| format!(" ({line})")).unwrap_or_default();
-            context.run.reporter.warn(&id, format!("{}{why}; Docker will pull it itself", failure.message));
+    let engine = docker::info().await.map_err(|(fault, error)| docker::unavailable(fault, error))?;
+    let mut lacking = Vec::new();
+    for image in wanted {
+        if let Looked::Found(there) = docker::look::<Image>(Kind::Image, image.name()).await? {
+            let Some(other) = there.not_for(&engine.platform) else { continue };
+            let text = format!("Docker has {} for {other}: it is loaded for {}", image.name(), engine.platform);
+            context.run.reporter.note(&image.id, text);
         }
+        lacking.push(image);
+    }
+    // By registry: why it gives nothing more.
+    let mut limited: BTreeMap<&str, String> = BTreeMap::new();
+    for image in lacking {
+        let (id, registry) = (&image.id, registry_of(image.name()));
+        let why = match limited.get(registry) {
+            // Another request would be refused too, and count.
+            Some(why) => why.clone(),
+            None => match load_one(context, &origin, &engine, id).await {
+                Ok(()) => continue,
+                Err(failure) if ends_all(&failure) => return Err(failure),
+                Err(failure) if failure.code == Code::RegistryRateLimited => {
+                    // The engine would come from the same address, with the same account.
+                    if !pulls_another_way(&engine, registry) {
+                        return Err(
+                            failure.evidence(format!("the cluster needs {}, which Docker does not have", image.name()))
+                        );
+                    }
+                    limited.entry(registry).or_insert(failure.message).clone()
+                }
+                Err(failure) => {
+                    let more = failure.evidence.first().map(|line| format!(" ({line})")).unwrap_or_default();
+                    format!("{}{more}", failure.message)
+                }
+            },
+        };
+        context.run.reporter.warn(id, format!("{why}; Docker will pull it itself"));
     }
     Ok(())
 }
 
-async fn load_one(context: &Context, origin: &Origin, id: &str) -> Result<(), Failure> {
+fn ends_all(failure: &Failure) -> bool {
+    matches!(failure.exit(), Exit::Interrupted | Exit::Terminated)
+        || matches!(failure.code, Code::DiskFull | Code::DockerUnavailable)
+}
+
+/// Whether the engine's own pull may reach what this machine's may not.
+fn pulls_another_way(engine: &EngineInfo, registry: &str) -> bool {
+    engine.has_proxy || engine.has_mirrors && registry == docker_hub::NAME
+}
+
+async fn load_one(context: &Context, origin: &Origin, engine: &EngineInfo, id: &str) -> Result<(), Failure> {
     let kept = ManifestCache::default();
     let mut image = find(&origin.read_lock()?, id)?;
     if !image.is_resolved() {
         resolve(context, origin, &[id.to_owned()], &kept).await?;
         image = find(&origin.read_lock()?, id)?;
     }
-    let engine = docker::info().await.map_err(|(fault, error)| docker::unavailable(fault, error))?;
     let log = context.run.log("docker-load");
     let step = Step::new(StepKind::Mirror, id, format!("loading {}", image.name())).logging_to(&log);
     let step = context.run.reporter.step(step);

@@ -206,6 +206,12 @@ impl Reporter {
         }
     }
 
+    /// A warning about what follows the run: its record, which has ended, does not contain it.
+    pub fn last_word(resource: &str, text: &str) {
+        // Nothing is drawn any more.
+        printer::words(&format!("⚠️  [{resource}] {}\n", foreign::line(text)));
+    }
+
     /// The variables that tell a child process its parent span, here the run's; empty if no trace
     /// is exported. For children of a step, use [`RunningStep::trace_context`].
     pub fn trace_context(&self) -> Vec<(&'static str, String)> {
@@ -214,8 +220,10 @@ impl Reporter {
 
     fn trace_context_of(&self, span: impl Fn(&Trace) -> SpanId) -> Vec<(&'static str, String)> {
         let Some(trace) = self.trace.get() else { return Vec::new() };
+        // A child of a span that nobody exports would have no place in the trace.
+        let parent = trace.parent.filter(|_| trace.unsent).unwrap_or_else(|| span(trace));
         let state = trace.state.clone().map(|state| ("TRACESTATE", state));
-        [("TRACEPARENT", trace.traceparent(span(trace)))].into_iter().chain(state).collect()
+        [("TRACEPARENT", trace.traceparent(parent))].into_iter().chain(state).collect()
     }
 
     /// Where lines can be redrawn; only on a terminal.

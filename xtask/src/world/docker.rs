@@ -497,7 +497,26 @@ impl Named for Thing {
 #[serde(rename_all = "PascalCase")]
 pub struct Image {
     pub id: String,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: String,
 }
+
+impl Image {
+    /// Its platform, if that is said to be another one than this.
+    pub fn not_for(&self, platform: &str) -> Option<String> {
+        let variant = Some(self.variant.as_str()).filter(|variant| !variant.is_empty());
+        let said = !self.os.is_empty() && !self.architecture.is_empty() && !platform.contains(UNKNOWN);
+        let other = said && !image_mirror::is_platform(&self.os, &self.architecture, variant, platform);
+        other.then(|| format!("{}/{}", self.os, self.architecture))
+    }
+}
+
+/// In place of what the engine does not say about itself.
+const UNKNOWN: &str = "unknown";
 
 impl Named for Image {
     fn is(&self, _: &str) -> bool {
@@ -550,6 +569,10 @@ pub struct EngineInfo {
     pub docker_root_dir: String,
     /// The platform that it runs without emulation: `linux/amd64`.
     pub platform: String,
+    /// It pulls Docker Hub's images from somewhere else first.
+    pub has_mirrors: bool,
+    /// It pulls through a proxy of its own.
+    pub has_proxy: bool,
 }
 
 /// The engine's description.
@@ -584,7 +607,7 @@ pub(crate) fn read_info(captured: &Captured) -> Result<EngineInfo, (Fault, Strin
             _ => None,
         })
     };
-    let or_unknown = |at: &[&str]| text(at).unwrap_or_else(|| "unknown".to_owned());
+    let or_unknown = |at: &[&str]| text(at).unwrap_or_else(|| UNKNOWN.to_owned());
     let Some(server_version) =
         text(&["/ServerVersion"]).or_else(|| text(&["/version/Version"]).map(|version| format!("podman {version}")))
     else {
@@ -597,6 +620,11 @@ pub(crate) fn read_info(captured: &Captured) -> Result<EngineInfo, (Fault, Strin
         cgroup_driver: or_unknown(&["/CgroupDriver", "/host/cgroupManager"]),
         default_runtime: or_unknown(&["/DefaultRuntime", "/host/ociRuntime/name"]),
         docker_root_dir: text(&["/DockerRootDir", "/store/graphRoot"]).unwrap_or_default(),
+        has_mirrors: value
+            .pointer("/RegistryConfig/Mirrors")
+            .and_then(Value::as_array)
+            .is_some_and(|it| !it.is_empty()),
+        has_proxy: text(&["/HttpsProxy"]).is_some(),
         platform: format!("{}/{}", or_unknown(&["/OSType", "/host/os"]), or_unknown(&["/Architecture", "/host/arch"])),
     })
 }

@@ -217,6 +217,7 @@ fn install_executable(source: &std::path::Path, target: &std::path::Path) -> std
     let temporary = target.with_extension("new");
     std::fs::copy(source, &temporary)?;
     std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o755))?;
+    std::fs::File::open(&temporary)?.sync_all()?;
     std::fs::rename(temporary, target)
 }
 

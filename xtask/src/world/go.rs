@@ -4,7 +4,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use sha2::{Digest, Sha256};
 
-use crate::files::{self, digest};
+use crate::files::{self, Kept, digest};
 use crate::run::reporter::Reporter;
 use crate::run::wait;
 use crate::world::process::{self, Job};
@@ -39,13 +39,23 @@ impl Program {
         hash.update(&self.package);
         hash.update(self.stamp.as_deref().unwrap_or_default());
         hash.update(std::env::consts::ARCH);
+        // A machine and a virtual machine on it may share the cache. Linux, where nearly everybody
+        // builds, goes without a word, so that what is built there already stays found.
+        if std::env::consts::OS != "linux" {
+            hash.update(std::env::consts::OS);
+        }
         Ok(digest::short(hash))
+    }
+
+    /// Whether the cache has it, as far as a look tells.
+    fn is_built(output: &Utf8Path) -> bool {
+        matches!(files::kept(output), Kept::Whole | Kept::Unsized)
     }
 
     /// The program, built if the cache lacks it. Two concurrent runs build it once.
     pub async fn build(&self, cache: &Utf8Path, reporter: &Reporter) -> Result<Utf8PathBuf, Failure> {
         let output = self.cached(cache)?;
-        if output.is_file() {
+        if Self::is_built(&output) {
             return Ok(output);
         }
         let go = require_go()?;
@@ -57,7 +67,7 @@ impl Program {
         std::fs::create_dir_all(folder).map_err(|error| failed("cannot create a folder", error))?;
         let lock = std::fs::File::create(folder.join("lock")).map_err(|error| failed("cannot create a file", error))?;
         wait::for_lock(&lock, || reporter.waiting(&self.name, "another run is building it")).await?;
-        if output.is_file() {
+        if Self::is_built(&output) {
             return Ok(output);
         }
         let text = format!("building {} (minutes when cold)", self.package);
@@ -92,7 +102,7 @@ impl Program {
             };
             return Err(failure.remedy("cargo xtask doctor").log(log));
         }
-        std::fs::rename(&part, &output).map_err(|error| failed("cannot rename a file", error))?;
+        files::keep(&part, &output).map_err(|error| failed("cannot keep a file", error))?;
         step.done_as(format!("built {}", self.package));
         Ok(output)
     }

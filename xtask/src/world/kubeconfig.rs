@@ -362,6 +362,7 @@ fn replace(path: &Utf8Path, content: &[u8]) -> std::io::Result<()> {
             let _ = std::os::unix::fs::fchown(file.as_file(), Some(before.uid()), Some(before.gid()));
             file.as_file().set_permissions(std::fs::Permissions::from_mode(before.mode() & 0o7777))?;
         }
+        file.as_file().sync_all()?;
         file.persist(&target).map_err(|error| error.error)?;
         Ok(())
     };

@@ -7,12 +7,16 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use image_mirror::Posted;
 use serde_json::Value;
 
 use crate::world::proxies;
 
 /// How long a finished run may take to send its trace, if no variable says.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The longest `Retry-After` that is waited for.
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
 /// Where traces are sent. Its headers may contain credentials: it is never printed.
 pub struct Receiver {
@@ -66,11 +70,12 @@ impl Receiver {
         Some(format!("OTEL_EXPORTER_OTLP_PROTOCOL={asked}: only http/json is supported here; {then}"))
     }
 
-    fn is_grpc(&self) -> bool {
+    pub fn is_grpc(&self) -> bool {
         self.protocol.as_deref() == Some("grpc")
     }
 
-    /// Sends a trace, once. A receiver that only speaks gRPC gets nothing.
+    /// Sends a trace, and once more if the receiver is busy (OTLP/HTTP, "Retryable Response Codes").
+    /// A receiver that only speaks gRPC gets nothing.
     ///
     /// # Errors
     /// Why it was not accepted, naming the address.
@@ -83,14 +88,31 @@ impl Receiver {
         let failed = |why: String| format!("{shown}: the trace was not accepted: {}", why.replace(&self.url, shown));
         let proxies = proxies::named().map_err(|failure| failed(failure.message))?;
         let body = request.to_string().into_bytes();
-        let sent = image_mirror::post(&self.url, self.headers.clone(), body, self.ca.clone(), &proxies);
-        match tokio::time::timeout(self.patience, sent).await {
-            Ok(Ok(200..=299)) => Ok(()),
-            Ok(Ok(status)) => Err(failed(format!("status {status}"))),
-            Ok(Err(error)) => Err(failed(error.to_string())),
-            Err(_) => Err(failed(format!("no answer within {} ms", self.patience.as_millis()))),
+        let send = async || {
+            let sent = image_mirror::post(&self.url, self.headers.clone(), body.clone(), self.ca.clone(), &proxies);
+            match tokio::time::timeout(self.patience, sent).await {
+                Ok(Ok(posted)) => Ok(posted),
+                Ok(Err(error)) => Err(failed(error.to_string())),
+                Err(_) => Err(failed(format!("no answer within {} ms", self.patience.as_millis()))),
+            }
+        };
+        let mut posted = send().await?;
+        if let Some(wait) = wait_before_retry(posted) {
+            tokio::time::sleep(wait).await;
+            posted = send().await?;
+        }
+        match posted.status {
+            200..=299 => Ok(()),
+            status => Err(failed(format!("status {status}"))),
         }
     }
+}
+
+/// How long a receiver that is busy is waited for; it is not, if it asks for longer: people wait for
+/// the end of the run.
+fn wait_before_retry(posted: Posted) -> Option<Duration> {
+    let wait = posted.retry_after.unwrap_or(Duration::from_millis(500));
+    (matches!(posted.status, 429 | 502 | 503 | 504) && wait <= LONGEST_WAIT).then_some(wait)
 }
 
 /// `key=value,key=value` with percent-encoded values, as in W3C Baggage; malformed pairs are

@@ -1,7 +1,8 @@
 //! The pinned tools: helm, helmfile, k3d, kubectl. Their versions are in `infra/tools/NAME/go.mod`.
-//! A tool of that version on PATH is used. Otherwise its release archive is downloaded into the
-//! cache, if `tools.lock` has the digest; if it has none or no server answers, the tool is built
-//! from its module, into a separate place.
+//! One in the cache is used, which takes only a look at a file; else the first one on PATH that has
+//! the version, which takes starting it. Otherwise its release archive is downloaded into the cache,
+//! if `tools.lock` has the digest; if it has none or no server answers, the tool is built from its
+//! module, into a separate place.
 
 pub mod archive;
 pub mod checksums;
@@ -16,7 +17,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use image_mirror::Digest;
 use serde::Deserialize;
 
-use crate::files;
+use crate::files::{self, Kept};
 use crate::repo;
 use crate::repo::Tree;
 use crate::repo::read_yaml;
@@ -58,7 +59,7 @@ struct ToolEntry {
 /// Where a missing tool may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
-    /// PATH, the release archive, the Go module: the first that has it.
+    /// The cache, PATH, the release archive, the Go module: the first that has it.
     Anywhere,
     /// Only what is built here from the Go module.
     Source,
@@ -186,16 +187,25 @@ pub(crate) fn pin(text: &str) -> Result<(String, String), String> {
 }
 
 impl Tool {
-    /// The tool on PATH, if it has the pinned version. Our own folder of links does not count,
-    /// however it got onto PATH.
+    /// The first program on PATH that has the pinned version, which need not be the first of its
+    /// name. Our own folder of links does not count, however it got onto PATH.
     async fn on_path(&self, bin: &Utf8Path) -> Option<Utf8PathBuf> {
         let bin = bin.canonicalize().ok();
         let is_ours = |path: &std::path::Path| {
             bin.is_some() && path.parent().and_then(|folder| folder.canonicalize().ok()) == bin
         };
-        let path = which::which_all(&self.name).ok()?.find(|path| !is_ours(path))?;
-        let path = Utf8PathBuf::from_path_buf(path).ok()?;
-        self.has_its_version(&path).await.ok().map(|()| path)
+        let mut seen = std::collections::BTreeSet::new();
+        for path in which::which_all(&self.name).ok()?.filter(|path| !is_ours(path)) {
+            // `/bin` is often a link to `/usr/bin`.
+            if !seen.insert(path.canonicalize().ok()) {
+                continue;
+            }
+            let Ok(path) = Utf8PathBuf::from_path_buf(path) else { continue };
+            if self.has_its_version(&path).await.is_ok() {
+                return Some(path);
+            }
+        }
+        None
     }
 
     /// Whether a program prints the pinned version; the error is what it printed.
@@ -212,15 +222,38 @@ impl Tool {
         }
     }
 
-    /// Its path in the cache, found by just a look: built here earlier, which only happens if there
-    /// is no other way or somebody asks for it, or unpacked from its archive.
-    pub fn cached(&self, cache: &Utf8Path, from: From) -> Result<Option<Utf8PathBuf>, Failure> {
-        let built = self.program.cached(cache)?;
-        if built.is_file() {
-            return Ok(Some(built));
-        }
+    /// Its places in the cache: built here earlier, which only happens if there is no other way or
+    /// somebody asks for it, or unpacked from its archive.
+    fn places(&self, cache: &Utf8Path, from: From) -> Result<Vec<Utf8PathBuf>, Failure> {
         let downloaded = self.archive.as_ref().ok().filter(|_| from == From::Anywhere);
-        Ok(downloaded.map(|(archive, digest)| archive.cached(cache, digest)).filter(|path| path.is_file()))
+        let downloaded = downloaded.map(|(archive, digest)| archive.cached(cache, digest));
+        Ok([self.program.cached(cache)?].into_iter().chain(downloaded).collect())
+    }
+
+    /// Its path in the cache, found by just a look. What cannot be the tool is as good as absent,
+    /// with a warning; one whose size nobody noted is started, once.
+    async fn cached(&self, cache: &Utf8Path, from: From, reporter: &Reporter) -> Result<Option<Utf8PathBuf>, Failure> {
+        for path in self.places(cache, from)? {
+            let damage = match files::kept(&path) {
+                Kept::Absent => continue,
+                Kept::Whole => return Ok(Some(path)),
+                Kept::Damaged(how) => how,
+                Kept::Unsized => match self.has_its_version(&path).await {
+                    Ok(()) => {
+                        // Somebody else's cache may be read-only: then it is started each time.
+                        let _ = files::note_size(&path);
+                        return Ok(Some(path));
+                    }
+                    Err(why) => {
+                        // A look alone would take it for the tool.
+                        let _ = std::fs::remove_file(&path);
+                        why
+                    }
+                },
+            };
+            reporter.warn(&self.name, format!("{path} is damaged and not used: {damage}"));
+        }
+        Ok(None)
     }
 
     /// The tool's path: in the cache, on PATH, or downloaded or built now.
@@ -229,7 +262,7 @@ impl Tool {
     /// `go-missing`, `tool-build-failed` if no source has it; `tool-version` if the archive has
     /// another version; `disk-full`.
     pub async fn find(&self, cache: &Utf8Path, from: From, reporter: &Reporter) -> Result<Utf8PathBuf, Failure> {
-        if let Some(path) = self.cached(cache, from)? {
+        if let Some(path) = self.cached(cache, from, reporter).await? {
             return Ok(path);
         }
         if from == From::Source {
@@ -268,7 +301,8 @@ impl Tool {
 
     /// Whether it can only be built with a Go toolchain, as far as is known without network access.
     pub async fn has_to_be_built(&self, cache: &Utf8Path) -> Result<bool, Failure> {
-        let there = self.archive.is_ok() || self.cached(cache, From::Anywhere)?.is_some();
+        let is_there = |path: &Utf8PathBuf| matches!(files::kept(path), Kept::Whole | Kept::Unsized);
+        let there = self.archive.is_ok() || self.places(cache, From::Anywhere)?.iter().any(is_there);
         Ok(!there && self.on_path(&cache.join("bin")).await.is_none())
     }
 

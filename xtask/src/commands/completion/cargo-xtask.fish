@@ -14,7 +14,11 @@ function __cargo_xtask_candidates
         set root (string replace -r '/[^/]*$' '' -- $root)
     end
     set -l target $root/target
-    set -q CARGO_TARGET_DIR; and test -n "$CARGO_TARGET_DIR"; and set target $CARGO_TARGET_DIR
+    for named in $CARGO_TARGET_DIR $CARGO_BUILD_TARGET_DIR
+        test -n "$named"; or continue
+        set target $named
+        break
+    end
     test -x $target/debug/xtask; or return
     set -l words (commandline -opc)
     for candidate in ($target/debug/xtask complete -- $words[3..-1] (commandline -ct) 2>/dev/null)

@@ -8,7 +8,7 @@ __cargo_xtask_binary() {
         [[ -n $root ]] || return 1
         root=${root%/*}
     done
-    local binary=${CARGO_TARGET_DIR:-$root/target}/debug/xtask
+    local binary=${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-$root/target}}/debug/xtask
     [[ -x $binary ]] && print -r -- $binary
 }
 

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use image_mirror::{Digest, FetchEvent, Fetcher, Kind, RetryPolicy};
 use indicatif::BinaryBytes;
 
-use crate::files;
+use crate::files::{self, Kept};
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::Reporter;
 use crate::run::wait;
@@ -98,7 +98,7 @@ impl Archive {
         std::fs::create_dir_all(folder).map_err(|error| failed("cannot create a folder", error))?;
         let lock = std::fs::File::create(folder.join("lock")).map_err(|error| failed("cannot create a file", error))?;
         wait::for_lock(&lock, || reporter.waiting(&self.tool, "another run is downloading it")).await?;
-        if output.is_file() {
+        if files::kept(&output) == Kept::Whole {
             return Ok(Had::There(output));
         }
         let part = folder.join(format!("{}.part", self.tool));
@@ -121,7 +121,7 @@ impl Archive {
         let executable = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&binary, executable).map_err(|error| failed("cannot change a file", error))?;
         check(&binary).await?;
-        std::fs::rename(&binary, &output).map_err(|error| failed("cannot rename a file", error))?;
+        files::keep(&binary, &output).map_err(|error| failed("cannot keep a file", error))?;
         // It is no longer needed; if it remains, it does no harm.
         let _ = std::fs::remove_file(&part);
         step.done_as(format!("downloaded {} ({})", self.url, BinaryBytes(size)));
