@@ -4,6 +4,7 @@
 //! run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
@@ -18,6 +19,7 @@ use super::inputs::{self, Around, Files, Inputs};
 use super::live::{self, Made, Standing};
 use super::ownership;
 use super::pull_secret;
+use super::reader;
 use super::record::{self, Named, Record};
 use super::state::{Facts, Kept, ReleaseState, Rendering, determine};
 use crate::releases::{self, Revision, Status, manifest};
@@ -28,7 +30,7 @@ use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::{self, read_failed, write_failed};
 use crate::world::release::Release;
-use crate::world::{process, tools};
+use crate::world::tools;
 use run_record::{Code, Failure, InPlace};
 
 /// What is the same for all layers of the look.
@@ -39,7 +41,7 @@ pub(crate) struct Look<'a> {
     /// The image lock that is passed to Helmfile.
     lock: Vec<u8>,
     named: Vec<(&'static str, String)>,
-    variables: Vec<(String, String)>,
+    variables: Vec<(String, OsString)>,
     /// The uid of kube-system.
     cluster: String,
     /// The API server's time.
@@ -139,16 +141,16 @@ impl<'a> Look<'a> {
     pub async fn open(context: &'a Context, client: &'a Client, lock: Vec<u8>) -> Result<Self, Failure> {
         let files = Files::read(&context.repo.tree)?;
         let mut named: Vec<(&'static str, String)> = vec![("xtask", env!("XTASK_SOURCES").to_owned())];
-        for tool in tools::pinned(&context.repo.tree)? {
+        let pinned = tools::pinned(&context.repo.tree)?;
+        for tool in &pinned {
             match tool.name.as_str() {
-                "helm" => named.push(("helm", tool.version)),
-                "helmfile" => named.push(("helmfile", tool.version)),
+                "helm" => named.push(("helm", tool.version.clone())),
+                "helmfile" => named.push(("helmfile", tool.version.clone())),
                 _ => {}
             }
         }
-        let variables = process::environment::of("helmfile").into_iter();
-        let variables =
-            variables.map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+        let variables = reader::environment(context, tools::environment_on(&pinned, "helmfile", context)?);
+        let variables = variables.into_iter().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
         let (server, cluster) = tokio::join!(kubernetes::server(client), cluster(client));
         let server = server?;
         named.push(("the API server's version", server.version));
