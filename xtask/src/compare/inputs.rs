@@ -1,13 +1,16 @@
 //! What a layer's rendering depends on, as one digest for each named part; and what in the tree
 //! makes it depend on more than that, which no digest can capture.
 //!
-//! Which files Helmfile reads is derived from the tree, without asking Helmfile: it reads what the
-//! state file and its bases name, and runs with `readFile` and similar functions disabled. So a
-//! file is excluded only if nothing in them contains its name. A file included by mistake costs a
-//! rendering; one excluded by mistake would give a wrong answer. The cluster's answers and the
-//! record's content are handled elsewhere.
+//! Which files Helmfile reads is derived from the tree, without asking Helmfile: it runs with
+//! `readFile` and similar functions disabled, so it reads only what files name. Every file may be
+//! read, except those of another layer, another environment or a chart that nothing names. A file
+//! included by mistake costs a rendering; one excluded by mistake would give a wrong answer. The
+//! cluster's answers and the record's content are handled elsewhere.
+
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use sha2::{Digest, Sha256};
@@ -16,6 +19,7 @@ use crate::files::bounds;
 use crate::repo::Tree;
 use crate::repo::layers::Layer;
 use run_record::Failure;
+use words::{ANY, Names, Word, leads_out, words};
 
 /// The digest of each part that the rendering depends on, by name.
 pub(crate) type Parts = BTreeMap<String, String>;
@@ -36,8 +40,8 @@ pub(crate) struct Around<'a> {
     pub named: Vec<(&'static str, String)>,
     /// The image lock that is passed to Helmfile.
     pub lock: &'a [u8],
-    /// The environment variables that Helmfile gets.
-    pub variables: Vec<(String, String)>,
+    /// The environment variables that Helmfile gets. Their values may be secret.
+    pub variables: Vec<(String, OsString)>,
 }
 
 /// Everything below `infra/kubernetes`, read once for all layers.
@@ -74,58 +78,36 @@ impl Files {
     pub fn of(&self, layer: &Layer, around: &Around<'_>) -> Result<Inputs, Failure> {
         let missing = || Failure::usage(format!("{} is not below infra/kubernetes", layer.path));
         let state = Utf8Path::new("helmfiles").join(layer.path.file_name().ok_or_else(missing)?);
-        if !self.files.contains_key(&state) {
-            return Err(missing());
-        }
+        let (state, _) = self.files.get_key_value(&state).ok_or_else(missing)?;
+        let (read, names) = self.read_for(state, around);
         let mut found = Inputs::default();
-        // Files that can name others: the layer's own, those next to it and above it, the
-        // environment's.
-        let own = Utf8Path::new("environments").join(around.environment);
-        let names: Vec<&Utf8PathBuf> = self
-            .files
-            .keys()
-            .filter(|path| {
-                let folder = path.parent().map(Utf8Path::as_str).unwrap_or_default();
-                let is_state =
-                    matches!(folder, "" | "helmfiles") && !is_layer(path) && !NO_STATE.contains(&path.as_str());
-                **path == state || is_state || folder == "environments" || **path == own.join("env.yaml")
-            })
-            .collect();
-        let mut corpus = String::new();
-        let mut named: BTreeSet<String> = BTreeSet::new();
-        for path in &names {
-            let text = uncommented(&self.text(path));
-            doubts_of_a_state(path, &text, **path == state, &mut found.doubts);
-            variables_in(path, &text, &mut named, &mut found.doubts);
-            corpus += &text;
+        let states = states(state, &read, &mut found.doubts);
+        let mut variables: BTreeSet<&str> = BTreeSet::new();
+        for text in read.values() {
+            let is_state = states.contains(&text.path);
+            text.doubts_of_values(is_state, &mut found.doubts);
+            if is_state {
+                text.doubts_of_a_state(&mut found.doubts);
+            }
+            if is_state || is_of_an_environment(text.path, around.environment) {
+                text.doubts_of_places(around, &mut found.doubts);
+            }
+            variables.extend(text.variables.iter().map(String::as_str));
         }
-        let given = |name: &String| around.variables.iter().find(|(known, _)| known == name);
-        let values: String = named.iter().filter_map(given).map(|(_, value)| format!("{value}\n")).collect();
-        let corpus = corpus + &values;
 
-        let mut groups: BTreeMap<String, Sha256> = BTreeMap::new();
-        let mut charts: BTreeSet<String> = BTreeSet::new();
-        for (path, content) in &self.files {
-            let Some(group) = group_of(path) else { continue };
-            if !(names.contains(&path)
-                || path.as_str() == NEEDS
-                || self.may_be_read(&group, path, &corpus, around.environment))
-            {
-                continue;
-            }
-            if let Some(chart) = group.strip_prefix("charts/") {
-                charts.insert(chart.to_owned());
-            } else if !names.contains(&path) && path.as_str() != NEEDS {
-                let text = uncommented(&self.text(path));
-                variables_in(path, &text, &mut named, &mut found.doubts);
-                doubts_of_values(path, &text, &mut found.doubts);
-            }
-            let hash = groups.entry(group).or_default();
-            part(hash, path.as_str().as_bytes());
-            part(hash, content);
-        }
+        let charts = self.charts(&names);
         for chart in &charts {
             self.doubts_of_a_chart(chart, &mut found.doubts);
+            self.doubts_of_dependencies(chart, &read, &mut found.doubts);
+        }
+        let mut groups: BTreeMap<String, Sha256> = BTreeMap::new();
+        for (path, content) in &self.files {
+            let group = group_of(path);
+            if charts.contains(&group) || read.contains_key(path.as_path()) {
+                let hash = groups.entry(group).or_default();
+                part(hash, path.as_str().as_bytes());
+                part(hash, content);
+            }
         }
         found.parts = groups.into_iter().map(|(group, hash)| (group, hex(hash))).collect();
         for (name, value) in &around.named {
@@ -135,8 +117,8 @@ impl Files {
         found.parts.insert("the environment's name".to_owned(), digest(around.environment.as_bytes()));
         for (name, value) in &around.variables {
             let of_the_tools = name.starts_with("HELM") && !OURS.contains(&name.as_str());
-            if (named.contains(name) && !STAMPS.contains(&name.as_str())) || of_the_tools {
-                found.parts.insert(format!("the variable {name}"), digest(value.as_bytes()));
+            if (variables.contains(name.as_str()) || of_the_tools) && !is_of_one_run(name) {
+                found.parts.insert(format!("the variable {name}"), digest(value.as_encoded_bytes()));
             }
         }
         found.doubts.sort();
@@ -144,36 +126,86 @@ impl Files {
         Ok(found)
     }
 
-    /// Whether Helmfile may read a file: any, except those of another environment or layer, and
-    /// those whose name occurs nowhere.
-    fn may_be_read(&self, group: &str, path: &Utf8Path, corpus: &str, environment: &str) -> bool {
-        if is_layer(path) || path.as_str() == TOP {
-            return false;
+    /// What Helmfile may read: everything that is not foreign, and what of the rest any of these
+    /// files names, or a variable that they read; and all that these name.
+    fn read_for(&self, state: &Utf8Path, around: &Around<'_>) -> (BTreeMap<&Utf8Path, Text<'_>>, Names) {
+        let is_foreign = |path: &Utf8Path| path != state && self.is_foreign(path, around.environment);
+        let (mut foreign, own): (Vec<_>, Vec<_>) = self.files.keys().partition(|path| is_foreign(path));
+        let mut read = BTreeMap::new();
+        let mut names = Names::default();
+        let mut new = own;
+        while !new.is_empty() {
+            for path in new {
+                let text = Text::new(path, &self.text(path), around.environment);
+                names.add_all(&text.words);
+                for (_, value) in given(&text.variables, around) {
+                    names.add_all(&words(&value, around.environment));
+                }
+                read.insert(path.as_path(), text);
+            }
+            // A folder that is named may be put together with a file's name; of a chart it is Helm
+            // that reads it.
+            (new, foreign) = foreign
+                .into_iter()
+                .partition(|path| names.name(path) || (!path.starts_with("charts") && names.name_a_folder_of(path)));
         }
+        (read, names)
+    }
+
+    /// Whether a file is read only if something names it: another layer's, another environment's, a
+    /// chart's.
+    fn is_foreign(&self, path: &Utf8Path, environment: &str) -> bool {
         let parts: Vec<&str> = path.components().map(|part| part.as_str()).collect();
-        if let ["environments", of, _, ..] = parts.as_slice()
-            && *of != environment
-            && self.environments.iter().any(|known| known == of)
-            && !corpus.contains(&format!("environments/{of}"))
-        {
-            return false;
+        match parts.as_slice() {
+            [TOP] | ["charts", ..] => true,
+            ["helmfiles", _] => is_layer(path),
+            ["environments", of, _, ..] => *of != environment && self.environments.iter().any(|known| known == of),
+            _ => false,
         }
-        // A pattern may match any name.
-        let patterns = corpus.contains('*');
-        let name = Utf8Path::new(group).file_name().unwrap_or_default();
-        let stem = name.split('.').next().unwrap_or_default();
-        patterns || stem.is_empty() || corpus.contains(stem)
+    }
+
+    /// The charts of which anything is named, as groups.
+    fn charts(&self, names: &Names) -> BTreeSet<String> {
+        let charts = self.files.keys().filter(|path| path.starts_with("charts"));
+        charts.filter(|path| names.name(path) || names.name_a_folder_of(path)).map(|path| group_of(path)).collect()
+    }
+
+    /// What in a chart's dependencies is not in the chart itself.
+    fn doubts_of_dependencies(&self, chart: &str, read: &BTreeMap<&Utf8Path, Text<'_>>, doubts: &mut Vec<String>) {
+        let of_layers = || read.values().flat_map(|text| &text.words);
+        let nothing_is_fetched = of_layers().any(|word| word.key.as_deref() == Some("skipDeps") && word.text == "true");
+        for path in self.files.keys().filter(|path| path.starts_with(chart)) {
+            if path.as_str().ends_with(".tgz") || path.as_str().ends_with(".tar.gz") {
+                doubts.push(format!("{path} is packed, and not looked into"));
+            }
+            if !matches!(path.file_name(), Some("Chart.yaml" | "requirements.yaml")) {
+                continue;
+            }
+            for word in words(&uncommented(&self.text(path)), "") {
+                if word.text == "dependencies" && word.key.is_none() && !nothing_is_fetched {
+                    doubts.push(format!("{path}: its dependencies may be fetched (skipDeps)"));
+                }
+                let elsewhere = |folder: &str| folder.starts_with('/') || folder.split('/').any(|part| part == "..");
+                if word.text.strip_prefix("file://").is_some_and(elsewhere) {
+                    doubts.push(format!("{path}: a dependency from outside the chart ({})", word.shown()));
+                }
+            }
+        }
     }
 
     /// What in a chart, including its subcharts, may render differently although its files, its
     /// values and the server's version are the same.
     fn doubts_of_a_chart(&self, chart: &str, doubts: &mut Vec<String>) {
-        let root = Utf8Path::new("charts").join(chart);
+        let root = Utf8Path::new(chart);
+        if !self.files.contains_key(&root.join("Chart.yaml")) {
+            // Helmfile makes a chart of it, with programs of its own.
+            doubts.push(format!("{root} has no Chart.yaml"));
+        }
         let chart: serde_json::Value = bounds::yaml(&self.text(&root.join("Chart.yaml"))).unwrap_or_default();
         let kept = chart["annotations"][KEPT] == "kept";
         let mut pieces: Vec<Piece> = Vec::new();
-        for (path, content) in self.files.iter().filter(|(path, _)| path.starts_with(&root)) {
-            let inner = path.strip_prefix(&root).unwrap_or(path);
+        for (path, content) in self.files.iter().filter(|(path, _)| path.starts_with(root)) {
+            let inner = path.strip_prefix(root).unwrap_or(path);
             let template = inner.components().any(|part| part.as_str() == "templates");
             let text = String::from_utf8_lossy(content);
             if template {
@@ -204,15 +236,17 @@ impl Files {
 /// Lists all layers in order, which says nothing about the content of one.
 const TOP: &str = "helmfile.yaml";
 
-/// Files that Helmfile reads for no layer.
-const NO_STATE: [&str; 2] = [TOP, NEEDS];
-
 /// What layers need before they start: only read by xtask.
 const NEEDS: &str = "layers.yaml";
 
 /// What each revision is stamped with: the run's own id, which differs each time, and who ran it.
-/// They do not affect what is rendered.
+/// In a state file they are labels, which do not affect what is rendered.
 const STAMPS: [&str; 2] = ["AMEIDE_RUN", "AMEIDE_BY"];
+
+/// Whether a variable differs with each run or each of its steps.
+fn is_of_one_run(name: &str) -> bool {
+    STAMPS.contains(&name) || ["TRACEPARENT", "TRACESTATE"].contains(&name) || name.starts_with("OTEL_")
+}
 
 /// This program's own variables whose names look like the tools'.
 const OURS: [&str; 2] = ["HELM_LAYER_SELECTOR", "HELMFILE_ENVIRONMENT"];
@@ -244,18 +278,52 @@ fn walk(
 
 /// `45-data-plane-ext.yaml` in `helmfiles`.
 fn is_layer(path: &Utf8Path) -> bool {
-    let numbered = path.file_name().is_some_and(|name| name.starts_with(|c: char| c.is_ascii_digit()));
-    path.parent().is_some_and(|folder| folder == "helmfiles") && numbered
+    path.parent().is_some_and(|folder| folder == "helmfiles") && Layer::from_path(path).is_some()
+}
+
+/// What defines an environment's values, which state files may take any text from.
+fn is_of_an_environment(path: &Utf8Path, environment: &str) -> bool {
+    let own = Utf8Path::new("environments").join(environment).join("env.yaml");
+    path == own || path.parent().is_some_and(|folder| folder == "environments")
+}
+
+/// The layer's state file and the parts that it is put together from: what is beside it or above
+/// it, and its bases wherever they are.
+fn states<'a>(
+    layer: &'a Utf8Path,
+    read: &BTreeMap<&'a Utf8Path, Text<'a>>,
+    doubts: &mut Vec<String>,
+) -> BTreeSet<&'a Utf8Path> {
+    let is_part = |path: &Utf8Path| {
+        let folder = path.parent().map(Utf8Path::as_str).unwrap_or_default();
+        let is_template = path.file_name().is_some_and(|name| name.starts_with('_') && name.ends_with(".tpl"));
+        let is_beside = matches!(folder, "" | "helmfiles") && !is_layer(path) && path != TOP && path != NEEDS;
+        path == layer || is_template || is_beside
+    };
+    let mut found = BTreeSet::new();
+    let mut new: Vec<&Utf8Path> = read.keys().copied().filter(|path| is_part(path)).collect();
+    while let Some(path) = new.pop() {
+        let Some(text) = read.get(path).filter(|_| found.insert(path)) else { continue };
+        for base in text.words.iter().filter(|word| word.key.as_deref() == Some("bases")) {
+            let mut names = Names::default();
+            names.add_all([base]);
+            let bases: Vec<&Utf8Path> = read.keys().copied().filter(|path| names.name(path)).collect();
+            if bases.is_empty() || base.text.contains(ANY) {
+                doubts.push(format!("{path} has a base that is not known ({})", base.shown()));
+            }
+            new.extend(bases);
+        }
+    }
+    found
 }
 
 /// The name under which a change of a file is reported: a chart as a whole, any other file by
 /// itself.
-fn group_of(path: &Utf8Path) -> Option<String> {
+fn group_of(path: &Utf8Path) -> String {
     let mut parts = path.components().map(|part| part.as_str());
     match (parts.next(), parts.next()) {
-        (Some("charts"), Some(chart)) => Some(format!("charts/{chart}")),
-        (Some(_), _) => Some(path.to_string()),
-        _ => None,
+        (Some("charts"), Some(chart)) => format!("charts/{chart}"),
+        _ => path.to_string(),
     }
 }
 
@@ -344,7 +412,7 @@ fn tokens(action: &str) -> Vec<Token<'_>> {
     found
 }
 
-fn words(action: &str) -> impl Iterator<Item = &str> {
+fn words_of(action: &str) -> impl Iterator<Item = &str> {
     tokens(action).into_iter().filter_map(|token| match token {
         Token::Word(word) => Some(word),
         Token::Text(_) => None,
@@ -485,50 +553,114 @@ const BEYOND: [&str; 4] = ["isFile", "isDir", "fetchSecretValue", "expandSecretR
 /// The functions that it runs without.
 const OFF: [&str; 5] = ["exec", "envExec", "readFile", "readDir", "readDirEntries"];
 
-fn doubts_of_values(path: &Utf8Path, text: &str, doubts: &mut Vec<String>) {
-    for word in actions(text).flat_map(words) {
-        if BEYOND.contains(&word) {
-            doubts.push(format!("{path} reads something that no digest covers ({word})"));
-        } else if let Some(why) = unsteady(word, false) {
-            doubts.push(format!("{path} {why} ({word})"));
+/// A file that Helmfile may read.
+struct Text<'a> {
+    path: &'a Utf8Path,
+    /// Without comments.
+    text: String,
+    words: Vec<Word>,
+    /// The variables that it reads.
+    variables: BTreeSet<String>,
+}
+
+/// The keys of a state file that make Helmfile do more than render charts with values.
+const MORE: [&str; 7] =
+    ["hooks", "postRenderer", "transformers", "jsonPatches", "strategicMergePatches", "secrets", "helmfiles"];
+
+/// The keys whose values are paths.
+const PATHS: [&str; 4] = ["bases", "values", "file", "valuesPathPrefix"];
+
+/// Functions that write parts of a file from values.
+const WHOLE: [&str; 3] = ["toYaml", "toJson", "tpl"];
+
+impl<'a> Text<'a> {
+    fn new(path: &'a Utf8Path, text: &str, environment: &str) -> Self {
+        let text = uncommented(text);
+        let (words, variables) = (words(&text, environment), variables_in(actions(&text)).0);
+        Self { path, text, words, variables }
+    }
+
+    fn doubts_of_values(&self, is_state: bool, doubts: &mut Vec<String>) {
+        let path = self.path;
+        for word in actions(&self.text).flat_map(words_of) {
+            if BEYOND.contains(&word) {
+                doubts.push(format!("{path} reads something that no digest covers ({word})"));
+            } else if let Some(why) = unsteady(word, false) {
+                doubts.push(format!("{path} {why} ({word})"));
+            }
+        }
+        if self.text.contains("ref+") {
+            doubts.push(format!("{path} takes values from elsewhere (ref+)"));
+        }
+        for word in variables_in(actions(&self.text)).1 {
+            doubts.push(format!("{path} reads a variable whose name is computed ({word})"));
+        }
+        let is_label = |name: &str| is_state && STAMPS.contains(&name);
+        for name in self.variables.iter().filter(|name| is_of_one_run(name) && !is_label(name)) {
+            doubts.push(format!("{path} reads a variable that differs with each run ({name})"));
         }
     }
-    if text.contains("ref+") {
-        doubts.push(format!("{path} takes values from elsewhere (ref+)"));
+
+    /// Paths that lead out of `infra/kubernetes`.
+    fn doubts_of_places(&self, around: &Around<'_>, doubts: &mut Vec<String>) {
+        let path = self.path;
+        for word in self.words.iter().filter(|word| is_elsewhere(word)) {
+            doubts.push(format!("{path} names something that is not below infra/kubernetes ({})", word.shown()));
+        }
+        let on = actions(&self.text).filter(|action| !words_of(action).any(|word| OFF.contains(&word)));
+        for (name, value) in given(&variables_in(on).0, around) {
+            if words(&value, around.environment).iter().any(is_elsewhere) {
+                doubts.push(format!("{path}: the variable {name} names something that is not below infra/kubernetes"));
+            }
+        }
+    }
+
+    /// A state file, or a part of it.
+    fn doubts_of_a_state(&self, doubts: &mut Vec<String>) {
+        let path = self.path;
+        for (index, word) in self.words.iter().enumerate() {
+            let Some(key) = word.key.as_deref() else {
+                let next = self.words.get(index + 1).and_then(|next| next.key.as_deref());
+                if word.text == "chart" && next != Some("chart") {
+                    doubts.push(format!("{path}: a chart that is not known"));
+                } else if MORE.iter().any(|more| word.text.starts_with(more)) {
+                    doubts.push(format!("{path} has {}", word.text));
+                }
+                continue;
+            };
+            let after = word.text.trim_start_matches(ANY);
+            if key == "chart" && !is_chart(&word.text) {
+                doubts.push(format!("{path}: a chart from outside the tree ({})", word.shown()));
+            } else if key == "skipDeps" && word.text != "true" {
+                doubts.push(format!("{path} lets dependencies be fetched (skipDeps)"));
+            } else if after != word.text && (after.starts_with('/') || PATHS.contains(&key)) {
+                doubts.push(format!("{path} names a file that is not known ({})", word.shown()));
+            }
+        }
+        for word in actions(&self.text).flat_map(words_of).filter(|word| WHOLE.contains(word)) {
+            doubts.push(format!("{path} takes a part of itself from values ({word})"));
+        }
     }
 }
 
-/// A state file, or a part of it.
-fn doubts_of_a_state(path: &Utf8Path, text: &str, layer: bool, doubts: &mut Vec<String>) {
-    doubts_of_values(path, text, doubts);
-    let mut text = text.to_owned();
-    for off in actions(&text.clone()).filter(|action| words(action).any(|word| OFF.contains(&word))) {
-        text = text.replace(off, "");
-    }
-    for line in text.lines() {
-        let entry = line.trim().trim_start_matches("- ");
-        let (key, value) = entry.split_once(':').unwrap_or((entry, ""));
-        let key = key.trim();
-        let value = value.trim();
-        if matches!(
-            key,
-            "hooks" | "postRenderer" | "transformers" | "jsonPatches" | "strategicMergePatches" | "secrets"
-        ) {
-            doubts.push(format!("{path} has {key}"));
-        }
-        if key == "helmfiles" {
-            doubts.push(format!("{path} contains nested helmfiles"));
-        }
-        let local = value.starts_with("./") || value.starts_with("../");
-        if layer && key == "chart" && !local {
-            doubts.push(format!("{path}: a chart from outside the tree ({value})"));
-        }
-        let above = entry.matches("../").count() > 1 && entry.contains("../../");
-        let absolute = entry.starts_with('/') || value.starts_with('/') || value.starts_with("[/");
-        if above || absolute || ["://", "git::", "oci:"].iter().any(|remote| entry.contains(remote)) {
-            doubts.push(format!("{path} names something that is not below infra/kubernetes ({entry})"));
-        }
-    }
+/// The values of these variables, by name.
+fn given<'b>(variables: &'b BTreeSet<String>, around: &'b Around<'_>) -> impl Iterator<Item = (&'b str, String)> {
+    let given = around.variables.iter().filter(|(name, _)| variables.contains(name) && !is_of_one_run(name));
+    given.map(|(name, value)| (name.as_str(), value.to_string_lossy().into_owned()))
+}
+
+/// Exactly `../charts/NAME`.
+fn is_chart(word: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let name = word.strip_prefix("../charts/");
+    name.is_some_and(|name| !name.is_empty() && name.chars().all(is_plain) && name != "." && name != "..")
+}
+
+/// Whether it is a path that leads out of `infra/kubernetes`, or an address.
+fn is_elsewhere(word: &Word) -> bool {
+    let word = word.text.as_str();
+    let is_whole = word.len() > 1 && word.starts_with(['/', '~']);
+    is_whole || leads_out(word) || ["://", "::", "oci:"].iter().any(|remote| word.contains(remote))
 }
 
 /// Removes comments of YAML and of templates. A template in a YAML comment is executed all the
@@ -552,29 +684,30 @@ fn uncommented(text: &str) -> String {
 /// All doubts about a text, treated as every kind of file.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn doubts_in(text: &str) -> Vec<String> {
-    let (path, mut doubts, mut named) = (Utf8Path::new("file"), Vec::new(), BTreeSet::new());
-    let plain = uncommented(text);
-    doubts_of_a_state(path, &plain, true, &mut doubts);
-    variables_in(path, &plain, &mut named, &mut doubts);
+    let (path, mut doubts) = (Utf8Path::new("file"), Vec::new());
+    let read = Text::new(path, text, "ci");
+    read.doubts_of_values(false, &mut doubts);
+    read.doubts_of_a_state(&mut doubts);
+    read.doubts_of_places(&Around::default(), &mut doubts);
+    states(path, &BTreeMap::from([(path, read)]), &mut doubts);
     let pieces = pieces_of(path, text);
     doubts.extend(reached(&pieces).into_iter().map(|piece| piece.text.clone()));
     doubts
 }
 
-/// The variables that a template reads.
-fn variables_in(path: &Utf8Path, text: &str, named: &mut BTreeSet<String>, doubts: &mut Vec<String>) {
-    for action in actions(text) {
-        let tokens = tokens(action);
+/// The variables that templates read, and the functions that read one whose name is computed.
+fn variables_in<'a>(actions: impl Iterator<Item = &'a str>) -> (BTreeSet<String>, Vec<&'a str>) {
+    let (mut named, mut computed) = (BTreeSet::new(), Vec::new());
+    for tokens in actions.map(tokens) {
         for (index, token) in tokens.iter().enumerate() {
             match (token, tokens.get(index + 1)) {
                 (Token::Word("env" | "requiredEnv"), Some(Token::Text(name))) => drop(named.insert((*name).to_owned())),
-                (Token::Word(word @ ("env" | "requiredEnv" | "expandenv")), _) => {
-                    doubts.push(format!("{path} reads a variable whose name is computed ({word})"));
-                }
+                (Token::Word(word @ ("env" | "requiredEnv" | "expandenv")), _) => computed.push(*word),
                 _ => {}
             }
         }
     }
+    (named, computed)
 }
 
 #[cfg(test)]
@@ -646,7 +779,9 @@ mod tests {
             environment: "ci",
             named: vec![("helm", "v4.3.1".into())],
             lock: b"images: []",
-            variables: ["AMEIDE_RUN", "AMEIDE_BY", "AMEIDE_X"].map(|name| (name.into(), "1".into())).to_vec(),
+            variables: ["AMEIDE_RUN", "AMEIDE_BY", "AMEIDE_X", "AWS_REGION", "AMEIDE_PLACE"]
+                .map(|name| (name.into(), if name == "AMEIDE_PLACE" { "/etc/x" } else { "1" }.into()))
+                .to_vec(),
         }
     }
 
@@ -661,13 +796,17 @@ mod tests {
             ("environments/ci/env.yaml", "a: 3\n", Some("environments/ci/env.yaml changed")),
             ("environments/ci/web.yaml", "b: 1\n", Some("environments/ci/web.yaml is new")),
             ("values/web.yaml.gotmpl", "replicas: 2\n", Some("values/web.yaml.gotmpl changed")),
+            // Whether the layer reads it depends on values.
+            ("values/other.yaml.gotmpl", "replicas: 2\n", Some("values/other.yaml.gotmpl changed")),
+            ("bases/common.yaml", "x\n", Some("bases/common.yaml is new")),
+            ("helmfiles/10-web.lock", "x\n", Some("helmfiles/10-web.lock is new")),
             ("charts/web/templates/a.yaml", "kind: Secret\n", Some("charts/web changed")),
             ("charts/web/templates/b.yaml", "kind: Secret\n", Some("charts/web changed")),
             ("charts/lib/templates/_x.tpl", "\n", Some("charts/web changed")),
             ("helmfiles/20-other.yaml", "releases: []\n", None),
             ("helmfile.yaml", "x\n", None),
             ("environments/staging/web.yaml", "b: 3\n", None),
-            ("values/other.yaml.gotmpl", "replicas: 2\n", None),
+            ("environments/staging/env.yaml", "a: 3\n", None),
             ("charts/other/Chart.yaml", "name: others\n", None),
         ] {
             let world = World::new();
@@ -675,6 +814,48 @@ mod tests {
             assert_eq!(changed(&before, &world.inputs(&around()).parts), None);
             world.write(path, text);
             assert_eq!(changed(&before, &world.inputs(&around()).parts).as_deref(), told, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_foreign_counts_once_anything_that_is_read_may_name_it() {
+        for (path, text, foreign) in [
+            (
+                "helmfiles/10-web.yaml",
+                "- ../environments/{{ .Values.inherit }}/web.yaml",
+                "environments/staging/web.yaml",
+            ),
+            ("helmfiles/10-web.yaml", "- ../environments/staging/web.yaml", "environments/staging/web.yaml"),
+            ("helmfiles/10-web.yaml", "- '../environments/s?aging/web.yaml'", "environments/staging/web.yaml"),
+            ("helmfiles/10-web.yaml", "- '../environments/[s]taging/web.yaml'", "environments/staging/web.yaml"),
+            ("helmfiles/10-web.yaml", "- '../environments/*/w*.yaml'", "environments/staging/web.yaml"),
+            ("environments/ci/env.yaml", "folder: ../environments/staging", "environments/staging/web.yaml"),
+            ("bases/common.yaml", "bases: [../environments/staging/web.yaml]", "environments/staging/web.yaml"),
+            ("values/web.yaml.gotmpl", "{{ env \"AMEIDE_X\" }}", "environments/staging/web.yaml"),
+            ("helmfiles/10-web.yaml", "bases: [20-other.yaml]", "helmfiles/20-other.yaml"),
+            ("helmfiles/10-web.yaml", "- '[12]0-{{ .Release.Name }}.yaml'", "helmfiles/20-other.yaml"),
+            ("_defaults.yaml.gotmpl", "bases: [../helmfile.yaml]", "helmfile.yaml"),
+            (
+                "helmfiles/10-web.yaml",
+                "chart: ../charts/{{ .Release.Name | replace \"x\" \"y\" }}",
+                "charts/other/Chart.yaml",
+            ),
+            ("helmfiles/10-web.yaml", "chart: '../charts/o*r'", "charts/other/Chart.yaml"),
+            ("helmfiles/10-web.yaml", "values: [../charts/other/more.yaml]", "charts/other/more.yaml"),
+            ("_defaults.yaml.gotmpl", "templates: {x: {chart: ../charts/other}}", "charts/other/values.yaml"),
+        ] {
+            let world = World::new();
+            let around = Around { variables: vec![("AMEIDE_X".into(), "../environments/staging".into())], ..around() };
+            let counts = |path: &str| {
+                let before = world.inputs(&around).parts;
+                let old = std::fs::read_to_string(world.path(path)).unwrap_or_default();
+                world.write(path, &format!("{old}# more\n"));
+                changed(&before, &world.inputs(&around).parts).is_some()
+            };
+            assert!(!counts(foreign), "{foreign}");
+            let text = if path == "helmfiles/10-web.yaml" { format!("{STATE}{text}\n") } else { text.to_owned() };
+            world.write(path, &text);
+            assert!(counts(foreign), "{path}: {text}");
         }
     }
 
@@ -692,16 +873,17 @@ mod tests {
     #[test]
     fn what_is_around_the_tree_counts_and_what_a_run_is_stamped_with_does_not() {
         let world = World::new();
-        world.write(
-            "values/web.yaml.gotmpl",
-            "x: {{ env \"AMEIDE_X\" }} {{ env \"AMEIDE_RUN\" }} {{ env \"AMEIDE_BY\" }}\n",
-        );
+        world.write("values/web.yaml.gotmpl", "x: {{ env \"AMEIDE_X\" }} {{ requiredEnv \"AWS_REGION\" }}\n");
+        let labels = "commonLabels: {run: {{ env \"AMEIDE_RUN\" }}, by: {{ env \"AMEIDE_BY\" }}}\n";
+        world.write("_defaults.yaml.gotmpl", labels);
+        assert_eq!(world.doubts(), "");
         let before = world.inputs(&around()).parts;
         type Change = fn(&mut Around<'static>);
-        let rows: [(Change, Option<&str>); 7] = [
+        let rows: [(Change, Option<&str>); 8] = [
             (|around| around.named[0].1 = "v4.3.2".into(), Some("helm changed")),
             (|around| around.lock = b"images: [x]", Some("the lock of the images changed")),
             (|around| around.variables[2].1 = "2".into(), Some("the variable AMEIDE_X changed")),
+            (|around| around.variables[3].1 = "2".into(), Some("the variable AWS_REGION changed")),
             (|around| around.variables.push(("HELM_X".into(), "1".into())), Some("the variable HELM_X is new")),
             (|around| around.variables[0].1 = "2".into(), None),
             (|around| around.variables[1].1 = "2".into(), None),
@@ -750,10 +932,76 @@ mod tests {
             ("helmfiles/10-web.yaml", "bases: ['git::https://x/y']", "not below infra/kubernetes"),
             ("helmfiles/10-web.yaml", "    chart: stable/web", "outside the tree"),
             ("helmfiles/10-web.yaml", "    chart: /opt/web", "outside the tree"),
+            ("helmfiles/10-web.yaml", "    chart: ../apps/web", "outside the tree"),
+            ("helmfiles/10-web.yaml", "    chart: ../charts/{{ .Values.x }}", "outside the tree (../charts/{{…}})"),
+            ("helmfiles/10-web.yaml", "    chart: *other", "outside the tree"),
+            ("helmfiles/10-web.yaml", "    chart:\n    name: x", "a chart that is not known"),
+            ("helmfiles/10-web.yaml", "  - {name: web, chart: bitnami/web}", "outside the tree (bitnami/web)"),
+            (
+                "helmfiles/10-web.yaml",
+                "  - {\"name\":\"web\",\"chart\":\"bitnami/web\"}",
+                "outside the tree (bitnami/web)",
+            ),
+            (
+                "helmfiles/10-web.yaml",
+                "  - {name: web, dependencies: [{chart: stable/x}]}",
+                "outside the tree (stable/x)",
+            ),
+            ("_defaults.yaml.gotmpl", "templates: {x: {chart: stable/x}}", "outside the tree (stable/x)"),
+            ("helmfiles/_x.tpl", "chart: stable/x", "outside the tree (stable/x)"),
+            ("helmfiles/10-web.yaml", "  - {name: web, postRenderer: ./x}", "has postRenderer"),
+            ("helmfiles/10-web.yaml", "  - {name: web, \"secrets\": [x.yaml]}", "has secrets"),
+            ("helmfiles/10-web.yaml", "helmfiles: [x.yaml]", "has helmfiles"),
+            ("helmfiles/10-web.yaml", "helmDefaults: {skipDeps: false}", "(skipDeps)"),
             ("helmfiles/10-web.yaml", "    values: [../../../secret.yaml]", "not below infra/kubernetes"),
+            ("helmfiles/10-web.yaml", "    values: [../x/../../secret.yaml]", "not below infra/kubernetes"),
+            ("helmfiles/10-web.yaml", "    - \"/etc/x.yaml\"", "not below infra/kubernetes (/etc/x.yaml)"),
+            ("helmfiles/10-web.yaml", "    values: ['a.yaml', '/etc/x']", "not below infra/kubernetes (/etc/x)"),
+            ("helmfiles/10-web.yaml", "    set: [{name: x, file: ~/x}]", "not below infra/kubernetes (~/x)"),
+            (
+                "helmfiles/10-web.yaml",
+                "    - {{ default \"/etc/x\" .Values.x }}",
+                "not below infra/kubernetes (/etc/x)",
+            ),
+            ("helmfiles/10-web.yaml", "    - {{ env \"HOME\" }}/x.yaml", "a file that is not known ({{…}}/x.yaml)"),
+            ("helmfiles/10-web.yaml", "    values: [{{ .Values.x }}]", "a file that is not known"),
+            (
+                "helmfiles/10-web.yaml",
+                "    x: [{{ env \"AMEIDE_PLACE\" }}]",
+                "the variable AMEIDE_PLACE names something",
+            ),
+            ("helmfiles/10-web.yaml", "{{ toYaml .Values.releases }}", "from values (toYaml)"),
+            ("environments/ci/env.yaml", "x: '/etc/x'", "not below infra/kubernetes (/etc/x)"),
+            ("helmfiles/10-web.yaml", "bases: ['../bases/{{ .Values.x }}.yaml']", "a base that is not known"),
+            ("helmfiles/10-web.yaml", "bases: [../bases/none.yaml]", "a base that is not known"),
+            ("bases/common.yaml", "hooks: [x]", "bases/common.yaml has hooks"),
+            ("bases/inner/common.yaml", "chart: stable/x", "bases/inner/common.yaml: a chart from outside the tree"),
+            ("helmfiles/20-other.yaml", "releases: [{hooks: [x]}]", "helmfiles/20-other.yaml has hooks"),
+            ("values/web.yaml.gotmpl", "x: {{ env \"AMEIDE_RUN\" }}", "differs with each run (AMEIDE_RUN)"),
+            ("values/web.yaml.gotmpl", "x: {{ requiredEnv \"AMEIDE_BY\" }}", "differs with each run (AMEIDE_BY)"),
+            ("environments/ci/env.yaml", "x: {{ env \"AMEIDE_RUN\" }}", "differs with each run (AMEIDE_RUN)"),
+            ("_defaults.yaml.gotmpl", "x: {{ env \"TRACEPARENT\" }}", "differs with each run (TRACEPARENT)"),
+            ("charts/web/charts/common-2.0.0.tgz", "x", "common-2.0.0.tgz is packed"),
+            ("charts/web/charts/common.tar.gz", "x", "common.tar.gz is packed"),
+            (
+                "charts/web/Chart.yaml",
+                "dependencies: [{name: x, repository: \"file://../x\"}]",
+                "a dependency from outside the chart (file://../x)",
+            ),
+            ("charts/web/requirements.yaml", "- repository: file:///x", "a dependency from outside the chart"),
+            ("charts/web/Chart.yaml", "dependencies: [{name: x}]", "may be fetched (skipDeps)"),
         ] {
             let world = World::new();
-            let text = if path == "helmfiles/10-web.yaml" { format!("{STATE}{text}\n") } else { text.to_owned() };
+            let mut state = STATE.to_owned();
+            if path.starts_with("bases/") || path == "helmfiles/20-other.yaml" {
+                // One base includes the other.
+                world.write("bases/common.yaml", "bases: [../bases/inner/common.yaml]\n");
+                world.write("bases/inner/common.yaml", "bases: [20-other.yaml]\n");
+                state += "---\nbases: ['../bases/common.yaml']\n";
+            }
+            world.write("helmfiles/10-web.yaml", &state);
+            assert_eq!(world.doubts(), "", "before {text}");
+            let text = if path == "helmfiles/10-web.yaml" { format!("{state}{text}\n") } else { text.to_owned() };
             world.write(path, &text);
             assert!(world.doubts().contains(why), "{text}: {}", world.doubts());
         }
@@ -766,6 +1014,15 @@ mod tests {
             ("values/web.yaml.gotmpl", "# ref+x\nx: {{ .Values.now }}"),
             ("values/web.yaml.gotmpl", "x: {{ readFile \"../../x\" }}"),
             ("_defaults.yaml.gotmpl", "x: {{ readFile \"../../x\" | fromYaml }}"),
+            ("_defaults.yaml.gotmpl", "x: {{ readFile (env \"AMEIDE_PLACE\" | default \"../../x\") }}"),
+            ("_defaults.yaml.gotmpl", "helmDefaults: {skipDeps: true} # see /etc/x"),
+            ("_defaults.yaml.gotmpl", "templates: {x: {\"chart\": \"../charts/web\"}}"),
+            ("_defaults.yaml.gotmpl", "values:\n{{- range $x }}\n- ../values/{{ . }}.yaml\n{{- end }}"),
+            ("environments/images.yaml.gotmpl", "x: {{ $registry }}/{{ .target }}"),
+            ("values/web.yaml.gotmpl", "secrets: [{path: /etc/x, url: 'https://x'}]\nchart: x"),
+            ("charts/web/Chart.yaml", "repository: file://charts/x"),
+            ("helmfiles/20-other.yaml", "hooks: [x]\nvalues: [{{ now }}]"),
+            ("environments/staging/web.yaml", "x: {{ now }}"),
         ] {
             let world = World::new();
             world.write(path, text);
@@ -790,12 +1047,34 @@ mod tests {
     }
 
     #[test]
-    fn no_layer_of_the_tree_is_in_doubt() {
+    fn no_layer_of_the_tree_is_in_doubt_or_reads_what_is_another_s() {
         let tree = Tree { root: Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned() };
         let files = Files::read(&tree).unwrap();
-        let around = Around { environment: "ci", ..Around::default() };
-        let in_doubt: Vec<String> =
-            tree.layers().unwrap().iter().flat_map(|layer| files.of(layer, &around).unwrap().doubts).collect();
-        assert_eq!(in_doubt, [""; 0]);
+        let charts: [&[&str]; 7] = [
+            &["namespaces", "service-accounts"],
+            &["coredns-config"],
+            &["postgres"],
+            &["redis"],
+            &["db-migrations"],
+            &["minio", "neo4j", "temporal"],
+            &["platform-smoke"],
+        ];
+        for environment in tree.environments() {
+            let around = Around { environment: &environment, ..Around::default() };
+            for (layer, charts) in tree.layers().unwrap().iter().zip(charts) {
+                let inputs = files.of(layer, &around).unwrap();
+                assert_eq!(inputs.doubts, [""; 0], "{environment} {}", layer.name());
+                let of = |folder: &str| -> Vec<&str> {
+                    inputs.parts.keys().filter_map(|part| part.strip_prefix(folder)).collect()
+                };
+                assert_eq!(of("charts/"), charts, "{environment} {}", layer.name());
+                assert_eq!(of("helmfiles/"), [layer.path.file_name().unwrap()], "{environment}");
+                // `_defaults.yaml.gotmpl` lists them all.
+                let is_foreign = |path: &&str| path.contains('/') && !path.ends_with("/env.yaml");
+                let others = of("environments/").into_iter().filter(is_foreign);
+                let others: Vec<&str> = others.filter(|path| !path.starts_with(&environment)).collect();
+                assert_eq!(others, [""; 0], "{environment} {}", layer.name());
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
@@ -19,10 +20,10 @@ use super::inputs::{self, Around, Files, Inputs};
 use super::live::{self, Made, Standing};
 use super::ownership;
 use super::pull_secret;
+use super::reader;
 use super::record::{self, Named, Record};
 use super::state::{Facts, Kept, ReleaseState, Rendering, determine};
 use crate::releases::{self, Revision, Status, manifest};
-use crate::repo::Tree;
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::world::helm_storage::{self, Numbers, Stored};
@@ -30,7 +31,7 @@ use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::{self, read_failed, write_failed};
 use crate::world::release::Release;
-use crate::world::{process, tools};
+use crate::world::tools;
 use run_record::{Code, Failure, InPlace};
 
 /// What is the same for all layers of the look.
@@ -43,7 +44,7 @@ pub(crate) struct Look<'a> {
     /// The pinned versions of what renders.
     tools: Vec<(&'static str, String)>,
     named: Vec<(&'static str, String)>,
-    variables: Vec<(String, String)>,
+    variables: Vec<(String, OsString)>,
     /// The uid of kube-system.
     cluster: String,
     /// The API server's time.
@@ -142,11 +143,11 @@ impl<'a> Look<'a> {
     /// Errors from reading: `usage`, `forbidden`, `api-unreachable` and similar.
     pub async fn open(context: &'a Context, client: &'a Client, lock: Vec<u8>) -> Result<Self, Failure> {
         let files = Files::read(&context.repo.tree)?;
-        let tools = renderers(&context.repo.tree)?;
         let mut named: Vec<(&'static str, String)> = vec![("xtask", env!("XTASK_SOURCES").to_owned())];
-        let variables = process::environment::of("helmfile").into_iter();
-        let variables =
-            variables.map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+        let pinned = tools::pinned(&context.repo.tree)?;
+        let tools = renderers(&pinned);
+        let variables = reader::environment(context, tools::environment_on(&pinned, "helmfile", context)?);
+        let variables = variables.into_iter().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
         let (server, cluster) = tokio::join!(kubernetes::server(client), cluster(client));
         let server = server?;
         named.push(("the API server's version", server.version));
@@ -164,7 +165,8 @@ impl<'a> Look<'a> {
     pub fn still(&self, layer: &Layer) -> Result<(), String> {
         let tree = &self.context.repo.tree;
         let changed = || {
-            let now = Files::read(tree)?.of(layer, &self.around(&renderers(tree)?))?;
+            let pinned = tools::pinned(tree)?;
+            let now = Files::read(tree)?.of(layer, &self.around(&renderers(&pinned)))?;
             Ok(inputs::changed(&self.inputs(layer)?.parts, &now.parts))
         };
         match changed().map_err(|failure: Failure| failure.to_string())? {
@@ -400,10 +402,10 @@ fn namespace(name: &str) -> Place {
     }
 }
 
-/// The pinned versions of the tools that render.
-fn renderers(tree: &Tree) -> Result<Vec<(&'static str, String)>, Failure> {
+/// The versions of the tools that render.
+fn renderers(pinned: &[tools::Tool]) -> Vec<(&'static str, String)> {
     let known = |name: &str| ["helm", "helmfile"].into_iter().find(|known| *known == name);
-    Ok(tools::pinned(tree)?.into_iter().filter_map(|tool| Some((known(&tool.name)?, tool.version))).collect())
+    pinned.iter().filter_map(|tool| Some((known(&tool.name)?, tool.version.clone()))).collect()
 }
 
 fn named(releases: &[Release]) -> Vec<Named> {

@@ -22,7 +22,7 @@ use crate::world::helmfile::{self, NO_RELEASES};
 use crate::world::kubernetes;
 use crate::world::process::capture;
 use crate::world::release::Release;
-use crate::world::tools::{self, Toolbox};
+use crate::world::tools::{self, Toolbox, Variables};
 use run_record::{Code, Failure};
 
 /// Queries Helmfile about layers.
@@ -73,10 +73,7 @@ impl<'a> Reader<'a> {
         let selected: Vec<&str> = selectors.iter().flat_map(|selector| ["--selector", selector]).collect();
         let mut command = helmfile::command(self.context, self.toolbox, layer);
         command.args(selected).args(arguments).args(["--state-values-file", self.values.as_str()]);
-        // So that a rendering only depends on what it is given.
-        command.env("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true").env("HELMFILE_DISABLE_HOOKS", "true");
-        command.env("AMEIDE_RUN", &self.context.run.id);
-        command.env("AMEIDE_BY", history::by_label());
+        command.env_clear().envs(environment(self.context, self.toolbox.environment_on("helmfile", self.context)));
         command
     }
 
@@ -187,6 +184,18 @@ impl<'a> Reader<'a> {
         images::check(&layer.name(), &named, &self.context.repo.env.registry.pull, &lock, &platforms, &exempt)?;
         Ok(named.len())
     }
+}
+
+/// Everything in the environment of a Helmfile that reads a layer, given what any Helmfile on the
+/// cluster has: the inputs of a layer are compared by it too.
+pub(super) fn environment(context: &Context, mut variables: Variables) -> Variables {
+    // So that a rendering only depends on what it is given.
+    for name in ["HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "HELMFILE_DISABLE_HOOKS"] {
+        variables.insert(name.into(), "true".into());
+    }
+    variables.insert("AMEIDE_RUN".into(), context.run.id.clone().into());
+    variables.insert("AMEIDE_BY".into(), history::by_label().into());
+    variables
 }
 
 /// Checks that every image rendered by any layer is in the mirror with the lock's digest; if the

@@ -13,7 +13,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    pub(super) fn from_path(path: &Utf8Path) -> Option<Self> {
+    pub(crate) fn from_path(path: &Utf8Path) -> Option<Self> {
         let stem = layer_stem(path.file_name()?)?;
         let (number, stage) = stem.split_once('-')?;
         Some(Self { number: number.parse().ok()?, stage: stage.to_owned(), path: path.to_owned() })

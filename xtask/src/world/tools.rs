@@ -11,6 +11,7 @@ pub mod lock;
 mod unpack;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -101,16 +102,49 @@ impl Toolbox {
         command
     }
 
-    /// A command of a tool that works on this kubeconfig context's cluster: with the cloud
-    /// credentials if the context's user logs in with a plugin, bypassing a proxy if the cluster is
-    /// on this machine, and as part of the run's trace.
+    /// A command of a tool that works on this kubeconfig context's cluster.
     pub fn command_on(&self, name: &str, context: &Context) -> tokio::process::Command {
         let mut command = self.command(name);
-        command.envs(process::environment::for_plugins_of(&context.site.kube_context));
-        command.envs(kubernetes::reached_directly(&context.repo, &context.site));
-        command.envs(context.run.reporter.trace_context());
+        command.env_clear().envs(self.environment_on(name, context));
         command
     }
+
+    /// The environment of these commands.
+    pub fn environment_on(&self, name: &str, context: &Context) -> Variables {
+        variables_on(name, self.environments.get(name), &self.search_path, context)
+    }
+}
+
+/// What a program is started with, by name.
+pub type Variables = BTreeMap<OsString, OsString>;
+
+/// The environment that [`Toolbox::environment_on`] gives, without a toolbox: known before any tool
+/// is looked for.
+///
+/// # Errors
+/// `usage` if there is no place for a cache.
+pub fn environment_on(pinned: &[Tool], name: &str, context: &Context) -> Result<Variables, Failure> {
+    let tool = pinned.iter().find(|tool| tool.name == name);
+    let search_path = search_path(&files::cache_dir()?);
+    Ok(variables_on(name, tool.map(|tool| &tool.environment), &search_path, context))
+}
+
+/// With the cloud credentials if the context's user logs in with a plugin, bypassing a proxy if the
+/// cluster is on this machine, and as part of the run's trace.
+fn variables_on(name: &str, own: Option<&BTreeMap<String, String>>, search_path: &str, context: &Context) -> Variables {
+    let mut all: Variables = process::environment::of(name).into_iter().collect();
+    all.insert("PATH".into(), search_path.into());
+    all.extend(own.into_iter().flatten().map(|(name, value)| (name.into(), value.into())));
+    all.extend(process::environment::for_plugins_of(&context.site.kube_context));
+    let more = kubernetes::reached_directly(&context.repo, &context.site).into_iter();
+    let more = more.chain(context.run.reporter.trace_context());
+    all.extend(more.map(|(name, value)| (name.into(), value.into())));
+    all
+}
+
+/// The PATH for children: the folder with all of the tools comes first.
+fn search_path(cache: &Utf8Path) -> String {
+    format!("{}:{}", cache.join("bin"), std::env::var("PATH").unwrap_or_default())
 }
 
 const FILE: &str = "infra/tools/tools.yaml";
@@ -383,8 +417,7 @@ pub async fn ensure_from(tree: &Tree, names: &[&str], from: From, reporter: &Rep
     for (name, path) in &paths {
         link(path, &bin.join(name)).map_err(failed)?;
     }
-    let search_path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
-    Ok(Toolbox { paths, environments, search_path })
+    Ok(Toolbox { paths, environments, search_path: search_path(&cache) })
 }
 
 /// Points `link` at `target`, atomically for concurrent readers.
