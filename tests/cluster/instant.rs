@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use xtask::releases::Status;
 use xtask::world::helm_storage::set_status;
 
-use crate::support::cluster::{Tree, context, edit_revision, kubectl, node, turn};
+use crate::support::cluster::{Tree, beside, context, edit_revision, ended, kubectl, node, turn};
 use crate::support::{eventually, succeeds, tool};
 
 const LAYER: [&str; 3] = ["layer", "40", "--skip-tests"];
@@ -332,6 +332,54 @@ fn a_volume_claim_that_hooks_may_have_written_to_is_missed() {
         let said = succeeds(tree.xtask(&layer));
         assert!(said.contains("in place, unchanged"), "{said}");
     }
+}
+
+#[test]
+fn what_others_do_while_a_run_is_at_work_gets_into_no_record() {
+    let tree = turn();
+    whole(&tree);
+    let values = "infra/kubernetes/values/infrastructure/redis.yaml.gotmpl";
+    let latest = |release: &str| {
+        let labels = format!("owner=helm,name={release}");
+        let listed = kubectl(&[
+            "-n",
+            "ameide",
+            "get",
+            "secrets",
+            "-l",
+            &labels,
+            "-o",
+            "jsonpath={.items[*].metadata.labels.version}",
+        ]);
+        listed.split_whitespace().filter_map(|number| number.parse::<u32>().ok()).max().unwrap()
+    };
+    // Somebody works on the tree, and takes it back.
+    let before = latest("redis");
+    let run = beside(&tree.xtask(&[&LAYER[..], &["--force"]].concat()));
+    eventually("Helm to be at work", || latest("redis") > before);
+    tree.edit(values, |text| format!("{text}# {{{{ env \"AMEIDE_OF_THE_TEST\" }}}}\n"));
+    let (code, said) = ended(&run);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("not recorded") && said.contains("while the run was at work, values/"), "{said}");
+    tree.edit(values, |text| {
+        text.lines().filter(|line| !line.contains("AMEIDE_OF_THE_TEST")).map(|line| format!("{line}\n")).collect()
+    });
+    assert!(succeeds(tree.xtask(&LAYER)).contains("syncing: there is no record"));
+
+    // Somebody rolls a release back that is done, while others of the layer are not.
+    let layer = ["layer", "45", "--skip-tests"];
+    succeeds(tree.xtask(&layer));
+    let before = latest("minio");
+    let run = beside(&tree.xtask(&[&layer[..], &["--force"]].concat()));
+    let of_minio = ["-n", "ameide", "get", "secrets", "-o", "name", "-l"];
+    let done = format!("owner=helm,name=minio,status=deployed,version={}", before + 1);
+    eventually("minio to be done", || !kubectl(&[&of_minio[..], &[&done]].concat()).is_empty());
+    assert!(helm(&["rollback", "minio", &before.to_string()]));
+    let (code, said) = ended(&run);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("[minio] not recorded") && said.contains("somebody else has written a revision"), "{said}");
+    let said = succeeds(tree.xtask(&layer));
+    assert!(said.contains("[minio] syncing: there is no record") && !said.contains("[temporal] syncing"), "{said}");
 }
 
 #[test]

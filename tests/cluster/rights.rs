@@ -130,8 +130,10 @@ fn a_layer_runs_with_the_rights_that_the_tree_names_and_one_that_lacks_is_named(
     assert!(!deployer.may("list", "secrets", "", None, ""), "nothing of others");
     assert!(!deployer.may("list", "nodes", "", None, ""));
     assert!(!deployer.may("get", "secrets", "", None, "kube-system"));
-    let said = succeeds(deployer.layer(&[]));
+    let said = succeeds(deployer.layer(&["--force"]));
     assert!(said.contains("in place") && said.contains("not checking the nodes' platforms"), "{said}");
+    let said = succeeds(deployer.layer(&[]));
+    assert!(said.contains("in place, unchanged"), "{said}");
 
     // A missing right that is needed before Helm starts ends the run, naming the right.
     for (verb, resource, namespace) in [
@@ -143,7 +145,7 @@ fn a_layer_runs_with_the_rights_that_the_tree_names_and_one_that_lacks_is_named(
         ("get", "services/proxy", "ameide"),
     ] {
         deployer.without(verb, resource);
-        let output = deployer.layer(&["--skip-tests"]).output().unwrap();
+        let output = deployer.layer(&["--force", "--skip-tests"]).output().unwrap();
         let said = text(&output);
         assert_eq!(output.status.code(), Some(8), "{verb} {resource}\n{said}");
         let sentence = format!("❌ forbidden: not allowed to {verb} {resource} in the namespace {namespace}");
@@ -155,13 +157,13 @@ fn a_layer_runs_with_the_rights_that_the_tree_names_and_one_that_lacks_is_named(
     // A missing right for watching does not end the run, which may say so.
     for (verb, resource) in [("list", "events"), ("watch", "events")] {
         deployer.without(verb, resource);
-        succeeds(deployer.layer(&["--skip-tests"]));
+        succeeds(deployer.layer(&["--force", "--skip-tests"]));
         deployer.put(&deployer.objects());
         deployer.until(&deployer.objects());
     }
     // What Helm itself may not do is reported in its own words.
     deployer.without("create", "secrets");
-    let output = deployer.layer(&["--skip-tests"]).output().unwrap();
+    let output = deployer.layer(&["--force", "--skip-tests"]).output().unwrap();
     let said = text(&output);
     assert_eq!(output.status.code(), Some(8), "{said}");
     for part in ["❌ forbidden", "cannot create resource \"secrets\"", "in the namespace \"ameide\""] {
