@@ -174,7 +174,9 @@ impl Names {
 
     /// Whether one of them names a folder that the file is in.
     pub fn name_a_folder_of(&self, path: &Utf8Path) -> bool {
-        path.ancestors().skip(1).any(|folder| self.plain.contains(folder.as_str()))
+        let mut folders = path.ancestors().skip(1).map(Utf8Path::as_str).filter(|folder| !folder.is_empty());
+        folders
+            .any(|folder| self.plain.contains(folder) || self.patterns.iter().any(|pattern| matches(pattern, folder)))
     }
 }
 
