@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use similar::TextDiff;
 
 use super::ownership::Path;
-use crate::releases::manifest::{self, kind};
+use crate::releases::manifest::{self, is_secret, kind};
 use crate::run::foreign;
 use crate::world::kubernetes::kinds::Kinds;
 use run_record::preview::{Change, ObjectPreview};
@@ -260,10 +260,6 @@ impl Hidden {
         let options = serde_saphyr::ser_options! { min_fold_chars: usize::MAX, folded_wrap_chars: usize::MAX };
         serde_saphyr::to_string_with_options(&object, options).unwrap_or_else(|_| object.to_string())
     }
-}
-
-pub(crate) fn is_secret(object: &Value) -> bool {
-    kind(object).eq_ignore_ascii_case("secret") && group(object).is_empty()
 }
 
 /// The values of a Secret in plain text, by key.

@@ -12,7 +12,7 @@ use kube::core::ApiResource;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::difference::{Hidden, Objects, is_secret, title};
+use super::difference::{Hidden, Objects, title};
 use super::live::{self, AT_ONCE, Made, Seen, in_words};
 use super::look::Look;
 use super::ownership::{self, Path};
@@ -127,7 +127,7 @@ pub(crate) async fn of_objects(
     let hidden = Objects { resources: objects.to_vec(), ..Objects::default() };
     let hidden = &Hidden::of(std::iter::once(&hidden));
     let looks = places.iter().map(async |(place, object)| {
-        let live = live::whole(client, place, !is_secret(object)).await?;
+        let live = live::whole(client, place, !manifest::is_secret(object)).await?;
         let made = record.and_then(|record| record.objects.iter().find(|made| made.place == *place));
         let findings = findings(object, live.as_ref(), made, hidden);
         Ok::<_, Failure>(ObjectDrift { object: place.to_string(), findings })
@@ -174,7 +174,7 @@ fn findings(manifest: &Value, live: Option<&Seen>, made: Option<&Made>, hidden: 
         let what = format!("{}: whether it holds what Helm set is not recorded", live::WRITTEN);
         found.push(Finding::of(FindingKind::Unknown, what));
     }
-    if let Err(why) = live::helms(metadata) {
+    if let Err(why) = ownership::helms(metadata) {
         found.push(Finding::of(FindingKind::Unknown, format!("cannot be compared: {why}")));
         return found;
     }

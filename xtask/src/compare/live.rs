@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::inputs::digest;
-use super::ownership;
+use super::ownership::{self, helms};
 use super::state::Drift;
 use crate::releases::by_hand::{self, is_helms};
 use crate::world::kubernetes::autoscaler;
@@ -145,18 +145,6 @@ fn runs(place: &Place) -> bool {
 /// If there is not exactly one list: then it proves nothing.
 pub(crate) fn owned(metadata: &ObjectMeta) -> Result<String, String> {
     Ok(digest_of(&helms(metadata)?))
-}
-
-pub(crate) fn helms(metadata: &ObjectMeta) -> Result<Value, String> {
-    let mut entries = metadata.managed_fields.iter().flatten().filter(|entry| is_helms(entry));
-    match (entries.next(), entries.next()) {
-        (Some(entry), None) if entry.operation.as_deref() == Some("Apply") => {
-            Ok(entry.fields_v1.as_ref().map(|fields| fields.0.clone()).unwrap_or_default())
-        }
-        (Some(_), None) => Err("Helm has not applied it server-side".to_owned()),
-        (None, _) => Err("Helm owns no field of it".to_owned()),
-        (Some(_), Some(_)) => Err("Helm owns it by more than one managedFields entry".to_owned()),
-    }
 }
 
 fn digest_of(fields: &Value) -> String {

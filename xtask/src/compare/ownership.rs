@@ -11,10 +11,25 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use serde_json::{Map, Value};
 
-use super::difference::is_secret;
-use super::live::helms;
 use crate::releases::by_hand::is_helms;
+use crate::releases::manifest::is_secret;
 use crate::run::foreign;
+
+/// The fields that Helm has applied.
+///
+/// # Errors
+/// Why they are not known.
+pub(crate) fn helms(metadata: &ObjectMeta) -> Result<Value, String> {
+    let mut entries = metadata.managed_fields.iter().flatten().filter(|entry| is_helms(entry));
+    match (entries.next(), entries.next()) {
+        (Some(entry), None) if entry.operation.as_deref() == Some("Apply") => {
+            Ok(entry.fields_v1.as_ref().map(|fields| fields.0.clone()).unwrap_or_default())
+        }
+        (Some(_), None) => Err("Helm has not applied it server-side".to_owned()),
+        (None, _) => Err("Helm owns no field of it".to_owned()),
+        (Some(_), Some(_)) => Err("Helm owns it by more than one managedFields entry".to_owned()),
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::instant;
 use super::{Args, actions, nothing_selected};
-use crate::compare::difference::{self, Objects, is_secret, title};
+use crate::compare::difference::{self, Objects, title};
 use crate::compare::drift::{self, Finding, FindingKind, place};
 use crate::compare::inputs::Inputs;
 use crate::compare::live;
@@ -531,7 +531,7 @@ impl Beside<'_> {
 fn no(object: &Value, status: &Status) -> String {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let fields: Vec<&str> = causes.map(|cause| cause.field.as_str()).filter(|field| !field.is_empty()).collect();
-    match (is_secret(object) || status.code == 422, fields.as_slice()) {
+    match (manifest::is_secret(object) || status.code == 422, fields.as_slice()) {
         (false, _) => foreign::line(&status.message),
         (true, []) => status.reason.clone(),
         (true, fields) => format!("{} of {}", status.reason, fields.join(", ")),

@@ -160,6 +160,12 @@ pub fn kind(object: &Value) -> &str {
     object.get("kind").and_then(Value::as_str).unwrap_or_default()
 }
 
+/// Whether it is a Secret of the core group.
+pub(crate) fn is_secret(object: &Value) -> bool {
+    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    kind(object).eq_ignore_ascii_case("secret") && !version.contains('/')
+}
+
 /// The objects of a manifest, with lists expanded, and whether Helm keeps each at an uninstall.
 ///
 /// # Errors
