@@ -20,9 +20,8 @@ pub struct Posted {
     pub retry_after: Option<Duration>,
 }
 
-/// Sends it once. `ca` is a PEM
-/// certificate authority in addition to those that this machine trusts. The timeout is up to the
-/// caller.
+/// Sends it once. `ca` is a PEM certificate authority in addition to those that this machine
+/// trusts. The timeout is up to the caller.
 ///
 /// # Errors
 /// `Kind::Usage` for an invalid URL or certificate file; else why there was no answer.
