@@ -34,7 +34,10 @@ fn machine(registry: &Server) -> Machine {
         let line = text.lines().find(|line| line.starts_with("image: ")).unwrap().to_owned();
         text.replace(&line, &format!("image: {}", name(registry, "k3s")))
     });
-    engine(&machine, "");
+    // What the engine says about itself.
+    let info =
+        r#"echo '{"ServerVersion":"29.0.0","Driver":"overlay2","OSType":"linux","Architecture":"x86_64"}'; exit"#;
+    crate::support::write_program(&machine.path("fault/info"), &format!("{info}\n"));
     // Like the engine, it reads to the end.
     crate::support::write_program(&machine.path("fault/load"), "cat >/dev/null; exit\n");
     machine
@@ -42,14 +45,6 @@ fn machine(registry: &Server) -> Machine {
 
 fn name(registry: &Server, id: &str) -> String {
     format!("{}/x/{id}:1", registry.address)
-}
-
-/// What the engine says about itself.
-fn engine(machine: &Machine, more: &str) {
-    let info = format!(
-        "echo '{{\"ServerVersion\":\"29.0.0\",\"Driver\":\"overlay2\",\"OSType\":\"linux\",\"Architecture\":\"x86_64\"{more}}}'; exit\n"
-    );
-    crate::support::write_program(&machine.path("fault/info"), &info);
 }
 
 /// As `docker pull` with this platform leaves it.
@@ -68,20 +63,13 @@ fn prefetch(machine: &Machine, exit: i32) -> String {
 }
 
 #[test]
-fn a_registry_whose_quota_is_used_up_is_asked_once_and_ends_the_run_if_docker_has_no_other_way() {
+fn a_registry_whose_quota_is_used_up_is_asked_once_and_docker_may_still_have_another_way() {
     let registry = used_up();
     let machine = machine(&registry);
-    let text = prefetch(&machine, 5);
-    assert!(text.contains("registry-rate-limited") && text.contains("possible again in 6 h"), "{text}");
-    assert_eq!(registry.count("GET", "/manifests/"), 1, "{text}");
-    // Docker Hub's mirror is no mirror of this registry.
-    engine(&machine, ",\"RegistryConfig\":{\"Mirrors\":[\"https://mirror.example/\"]}");
-    prefetch(&machine, 5);
-    engine(&machine, ",\"HttpsProxy\":\"proxy.example:3128\"");
-    let before = registry.count("GET", "/manifests/");
     let text = prefetch(&machine, 0);
     assert_eq!(text.matches("Docker will pull it itself").count(), 3, "{text}");
-    assert_eq!(registry.count("GET", "/manifests/"), before + 1, "{text}");
+    assert!(text.contains("possible again in 6 h"), "{text}");
+    assert_eq!(registry.count("GET", "/manifests/"), 1, "{text}");
 }
 
 #[test]
@@ -94,8 +82,9 @@ fn an_image_that_docker_has_for_another_platform_is_loaded_again() {
     prefetch(&machine, 0);
     assert_eq!(registry.count("GET", "/manifests/"), 0);
     there(&machine, &name(&registry, "k3d-tools"), "arm64");
-    let text = prefetch(&machine, 5);
+    let text = prefetch(&machine, 0);
     assert!(text.contains("for linux/arm64: it is loaded for linux/x86_64"), "{text}");
+    assert!(text.contains("the one that Docker has is used"), "{text}");
     assert_eq!(registry.count("GET", "/manifests/"), 1, "{text}");
 }
 

@@ -34,24 +34,28 @@ pub async fn conclude(context: &Context) -> Result<(), Failure> {
     verdict(&items)
 }
 
-/// Shows the items as part of another command's output.
+/// Shows the items as part of another command's output, and saves them in the run's folder for
+/// `report`.
 pub fn tell(context: &Context, items: &[Item]) {
+    save(context, items);
     let form = if context.run.json { Form::Json } else { Form::Text };
     context.run.reporter.data(&shown(&context.repo, &context.site, items, form));
 }
 
-/// Observes and decides; saves the result in the run's folder for `report`.
+/// Saves the items in the run's folder for `report`.
+pub fn save(context: &Context, items: &[Item]) {
+    let text = rendered(&context.repo, &context.site, items, Form::Json);
+    // It is for later: losing it must not fail the checklist.
+    let _ = files::write_atomically(&context.run.dir.join("checklist.json"), text.as_bytes());
+}
+
+/// Observes and decides.
 pub async fn look(context: &Context) -> Result<Vec<Item>, Failure> {
     let facts = Interrupt::global().or(facts::observe(context)).await??;
     let mut items = items::decide(&facts);
     for item in &mut items {
         item.evidence.iter_mut().chain(&mut item.remedy).for_each(|text| *text = foreign::line(text));
     }
-    // It is for later: losing it must not fail the checklist.
-    let _ = files::write_atomically(
-        &context.run.dir.join("checklist.json"),
-        rendered(&context.repo, &context.site, &items, Form::Json).as_bytes(),
-    );
     Ok(items)
 }
 

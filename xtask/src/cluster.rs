@@ -209,13 +209,15 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
 /// Errors of the engine, of creating the registry and of pulling; what was prepared by then stays.
 pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock) -> Result<(), Failure> {
     engine::ensure(&context.run, &context.repo).await?;
-    let lab = choose_lab(context, &observe(config).await?).await?;
+    let existing = observe(config).await?;
+    let lab = choose_lab(context, &existing).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     let images = Images::of(&context.repo, lab.as_ref())?;
     ensure_registry(context, config, &toolbox, &images, false).await?;
     images.load_nodes(context, config).await?;
-    // What is prepared is of this kind, even if no registry answers when the cluster is created.
-    remember_kind(&context.run, lab.is_some())
+    // What is prepared is of this kind, even if no registry answers when the cluster is created. One
+    // that exists has a kind already.
+    if existing.is_empty() { remember_kind(&context.run, lab.is_some()) } else { Ok(()) }
 }
 
 /// Reports what `up` would do, without doing it; returns whether that would change anything.

@@ -237,7 +237,7 @@ impl<'a> Runner<'a> {
                 let before = self.sync_until_settled(client, layer, &syncing, part).await?;
                 // Before the tests, because in those minutes anybody may change anything.
                 if let Some(look) = &look {
-                    baselines = compare::look::baselines(look, layer, &syncing, &before).await;
+                    baselines = compare::look::baselines(look, layer, &syncing, before).await;
                 }
                 releases::by_hand::tell(&self.context.run, client, &wanted).await;
             }
@@ -323,20 +323,20 @@ impl<'a> Runner<'a> {
     }
 
     /// Syncs, and syncs again if the retry table says so. Returns the revisions that were there
-    /// before the sync that succeeded.
+    /// before the sync that succeeded, as far as they could be read.
     async fn sync_until_settled(
         &self,
         client: &Client,
         layer: &Layer,
         wanted: &[Release],
         part: bool,
-    ) -> Result<Numbers, Failure> {
+    ) -> Result<Result<Numbers, Failure>, Failure> {
         let budgets = self.context.repo.tree.layer_needs()?.retries;
         let reporter = &self.context.run.reporter;
         let mut spent = Spent::default();
         let mut reinstalled = false;
         loop {
-            let before = helm_storage::numbers(client, wanted).await?;
+            let before = helm_storage::numbers(client, wanted).await;
             let Err(failure) = self.sync(client, layer, wanted, part, &budgets, &mut spent).await else {
                 return Ok(before);
             };

@@ -66,6 +66,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     };
     let (ControlFlow::Break(items) | ControlFlow::Continue(items)) =
         wait::until(EVERY, args.wait.unwrap_or_default(), look).await?;
+    checklist::save(context, &items);
     let form = args.format.unwrap_or(if context.run.json { Form::Json } else { Form::Text });
     context.run.reporter.data(&checklist::shown(&context.repo, &context.site, &items, form));
     for (path, form) in forms {
@@ -139,6 +140,7 @@ async fn watch(context: &Context) -> Result<(), Failure> {
     }
     let show = async || {
         let items = checklist::look(context).await?;
+        checklist::save(context, &items);
         let screen = checklist::shown(&context.repo, &context.site, &items, Form::Text);
         // Cursor home, then the new screen, erasing the old one below it.
         context.run.reporter.data(&format!("\x1b[H\x1b[J{screen}"));

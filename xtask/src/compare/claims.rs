@@ -18,26 +18,29 @@ use run_record::Failure;
 /// The uid of each claim, by its namespace and its name.
 pub(crate) type Claims = BTreeMap<String, BTreeMap<String, String>>;
 
-/// The claims that exist in these namespaces.
+/// The claims that exist in these namespaces, with those that are being deleted or without.
 ///
 /// # Errors
 /// Errors from reading: what was not seen is not reported as gone.
-pub(crate) async fn look(client: &Client, namespaces: &BTreeSet<String>) -> Result<Claims, Failure> {
+pub(crate) async fn look(client: &Client, namespaces: &BTreeSet<String>, going: bool) -> Result<Claims, Failure> {
     let lists = namespaces.iter().map(async |namespace| {
         let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
         let listed = claims.list_metadata(&ListParams::default()).await;
         let listed = listed.map_err(|error| read_failed(&format!("the volume claims in {namespace}"), error))?;
-        let claims = listed.items.into_iter().filter_map(|claim| lasting(claim.metadata)).collect();
+        let claims = listed.items.into_iter().map(|claim| claim.metadata);
+        let claims = claims.filter(|claim| going || claim.deletion_timestamp.is_none());
+        let claims = claims.filter_map(lasting).collect();
         Ok::<_, Failure>((namespace.clone(), claims))
     });
     Ok(try_join_all(lists).await?.into_iter().collect())
 }
 
-/// The name and the uid of a claim that outlives its pods: one of a pod's own (an ephemeral volume)
+/// The name and the uid of a claim that lasts: one of a pod's own (an ephemeral volume) or of a Job
 /// is deleted with it.
 fn lasting(claim: ObjectMeta) -> Option<(String, String)> {
-    let of_a_pod = claim.owner_references.iter().flatten().any(|owner| owner.kind == "Pod");
-    claim.name.zip(claim.uid).filter(|_| !of_a_pod)
+    let passes =
+        claim.owner_references.iter().flatten().any(|owner| matches!(owner.kind.as_str(), "Pod" | "Job" | "CronJob"));
+    claim.name.zip(claim.uid).filter(|_| !passes)
 }
 
 /// Those of these claims that do not exist any more, or only as new ones by their names. Others

@@ -153,14 +153,15 @@ impl Files {
     }
 
     /// Whether a file is read only if something names it: another layer's, another environment's, a
-    /// chart's.
+    /// chart's, an editor's.
     fn is_foreign(&self, path: &Utf8Path, environment: &str) -> bool {
         let parts: Vec<&str> = path.components().map(|part| part.as_str()).collect();
         match parts.as_slice() {
             [TOP] | ["charts", ..] => true,
             ["helmfiles", _] => is_layer(path),
-            ["environments", of, _, ..] => *of != environment && self.environments.iter().any(|known| known == of),
-            _ => false,
+            ["environments", of, _, ..] if *of != environment => self.environments.iter().any(|known| known == of),
+            // What editors leave beside a file.
+            _ => path.file_name().is_some_and(|name| name.starts_with('.') || name.ends_with('~')),
         }
     }
 
@@ -265,6 +266,10 @@ fn walk(
     for entry in folder.read_dir_utf8().map_err(|error| failed(&folder, error))? {
         let entry = entry.map_err(|error| failed(&folder, error))?;
         let (path, inner) = (entry.path().to_owned(), inner.join(entry.file_name()));
+        // Emacs' lock on a file that is being edited is a link to nowhere.
+        if entry.file_name().starts_with(".#") {
+            continue;
+        }
         // Follows links, as Helm does when it reads charts, including those to other charts.
         if path.metadata().map_err(|error| failed(&path, error))?.is_dir() {
             walk(root, &inner, depth - 1, files)?;
@@ -833,6 +838,8 @@ mod tests {
             ("bases/common.yaml", "bases: [../environments/staging/web.yaml]", "environments/staging/web.yaml"),
             ("values/web.yaml.gotmpl", "{{ env \"AMEIDE_X\" }}", "environments/staging/web.yaml"),
             ("helmfiles/10-web.yaml", "bases: [20-other.yaml]", "helmfiles/20-other.yaml"),
+            ("helmfiles/10-web.yaml", "values: [../values/.web.yaml.swp]", "values/.web.yaml.swp"),
+            ("helmfiles/10-web.yaml", "values: ['../values/web.*']", "values/web.yaml~"),
             ("helmfiles/10-web.yaml", "- '[12]0-{{ .Release.Name }}.yaml'", "helmfiles/20-other.yaml"),
             ("_defaults.yaml.gotmpl", "bases: [../helmfile.yaml]", "helmfile.yaml"),
             (

@@ -52,8 +52,7 @@ impl Made {
     pub fn applied(place: Place, manifest: &Value, seen: &Seen) -> Result<Self, String> {
         let fields = helms(&seen.metadata)?;
         let version = ownership::is_partly_listed(manifest, &fields).then(|| version(&place, &seen.metadata)).flatten();
-        let ttl = seen.whole.as_ref().and_then(|object| object.pointer("/spec/ttlSecondsAfterFinished"));
-        let may_go = place.kind == "Job" && place.api_version.starts_with("batch/") && ttl.is_some_and(Value::is_i64);
+        let may_go = seen.whole.as_ref().is_some_and(|object| deletes_itself(&place, object));
         let uid = seen.metadata.uid.clone().unwrap_or_default();
         Ok(Self { place, uid, owns: Some(digest_of(&fields)), version, may_go })
     }
@@ -71,6 +70,12 @@ impl Made {
     pub fn is_written(&self, metadata: &ObjectMeta) -> bool {
         self.version.is_some() && self.version != version(&self.place, metadata)
     }
+}
+
+/// Whether it is a Job that the cluster deletes some time after it has finished.
+pub(crate) fn deletes_itself(place: &Place, object: &Value) -> bool {
+    let ttl = object.pointer("/spec/ttlSecondsAfterFinished");
+    place.kind == "Job" && place.api_version.starts_with("batch/") && ttl.is_some_and(Value::is_i64)
 }
 
 /// The version of what somebody set in an object: its generation, or its resourceVersion if its kind

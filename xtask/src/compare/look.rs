@@ -299,7 +299,8 @@ impl<'a> Look<'a> {
         wanted.extend(names.keys().map(|name| namespace(name)));
         wanted.sort();
         wanted.dedup();
-        let (seen, claims) = tokio::try_join!(live::look(self.client, &wanted), claims::look(self.client, &claimed))?;
+        let (seen, claims) =
+            tokio::try_join!(live::look(self.client, &wanted), claims::look(self.client, &claimed, true))?;
         let seen: BTreeMap<&Place, Option<live::Seen>> = wanted.iter().zip(seen).collect();
         for found in sights.iter_mut().flat_map(|sight| &mut sight.releases) {
             let Some(record) = &found.record else { continue };
@@ -433,6 +434,8 @@ pub(crate) struct Baseline {
     objects: Vec<Made>,
     hooks: Vec<Made>,
     claims: Claims,
+    /// The tree was changed while Helmfile read it: which inputs this was rendered from is not known.
+    from_other_inputs: bool,
 }
 
 impl Found {
@@ -446,6 +449,7 @@ impl Found {
             hooks: record.hooks.clone(),
             // Those of the time when its hooks ran.
             claims: record.claims.clone(),
+            from_other_inputs: false,
         })
     }
 }
@@ -457,13 +461,17 @@ pub(crate) async fn baselines(
     look: &Look<'_>,
     layer: &Layer,
     synced: &[Release],
-    before: &Numbers,
+    before: Result<Numbers, Failure>,
 ) -> Vec<Result<Baseline, String>> {
-    let newest = helm_storage::newest_whole(look.client, synced).await.map_err(|failure| failure.to_string());
-    let newest = match look.still(layer).and(newest) {
-        Ok(newest) => newest,
-        Err(why) => return synced.iter().map(|_| Err(why.clone())).collect(),
+    let newest = helm_storage::newest_whole(look.client, synced).await;
+    let (before, newest) = match before.and_then(|before| Ok((before, newest?))) {
+        Ok(read) => read,
+        Err(failure) => return synced.iter().map(|_| Err(failure.to_string())).collect(),
     };
+    let moved = look.still(layer).err();
+    if let Some(why) = &moved {
+        look.context.run.reporter.note(&layer.name(), format!("{why}: the next run renders it again"));
+    }
     let mut kinds = Kinds::new();
     let mut found = Vec::new();
     for release in synced {
@@ -475,7 +483,10 @@ pub(crate) async fn baselines(
                 Err("Helm has created no new revision of it".to_owned())
             }
             Some((revision, _)) if revision.revision > known + 1 => Err(WRITTEN_BY_OTHERS.to_owned()),
-            Some((revision, stored)) => baseline(look, revision, stored, &mut kinds).await,
+            Some((revision, stored)) => {
+                let found = baseline(look, revision, stored, &mut kinds).await;
+                found.map(|found| Baseline { from_other_inputs: moved.is_some(), ..found })
+            }
         });
     }
     found
@@ -510,7 +521,13 @@ async fn baseline(
     let seen = live::look(look.client, &places).await.map_err(in_words)?;
     let mut made = Vec::new();
     for ((place, seen), object) in places.into_iter().zip(seen).zip(&objects) {
-        let Some(seen) = seen else { return Err(format!("{place} does not exist")) };
+        let Some(seen) = seen else {
+            // Helm has waited for it, and other releases have taken longer since.
+            if live::deletes_itself(&place, object) {
+                continue;
+            }
+            return Err(format!("{place} does not exist"));
+        };
         let object_made = Made::applied(place.clone(), object, &seen).map_err(|why| format!("{place}: {why}"))?;
         let taken = ownership::taken(object, &seen.metadata).into_iter().map(|taken| taken.path);
         let changed = taken.chain(ownership::lost(object, &seen.metadata));
@@ -524,9 +541,9 @@ async fn baseline(
         made.push(object_made);
     }
     let left = hooks_left(look, revision, &leaves, kinds).await.map_err(in_words)?;
-    let mut claims = claims::look(look.client, &namespaces).await.map_err(in_words)?;
+    let mut claims = claims::look(look.client, &namespaces, false).await.map_err(in_words)?;
     claims.retain(|_, claims| !claims.is_empty());
-    Ok(Baseline { revision: revision.clone(), rendered, objects: made, hooks: left, claims })
+    Ok(Baseline { revision: revision.clone(), rendered, objects: made, hooks: left, claims, from_other_inputs: false })
 }
 
 /// The current state of these hooks' objects, as the hooks have left them; one that is gone was
@@ -564,6 +581,9 @@ fn stays(object: &Value) -> bool {
 /// A manual `helm upgrade` or `helm rollback` takes no Lease.
 const WRITTEN_BY_OTHERS: &str = "somebody else has written a revision of it in the meantime";
 
+/// A part that no tree has: what was rendered is known, but not from what.
+const UNKNOWN: &str = "the tree as the last run read it";
+
 /// What the layer's run knows about a release when it records it.
 pub(crate) struct Outcome<'a> {
     pub release: &'a Release,
@@ -584,7 +604,11 @@ pub(crate) async fn write(look: &Look<'_>, layer: &Layer, all: &[Release], outco
     for outcome in outcomes {
         let written = async {
             let baseline = outcome.baseline?;
-            let mut record = Record::new(&look.cluster, &layer.name(), named(all), inputs.parts.clone());
+            let mut parts = inputs.parts.clone();
+            if baseline.from_other_inputs {
+                parts.insert(UNKNOWN.to_owned(), String::new());
+            }
+            let mut record = Record::new(&look.cluster, &layer.name(), named(all), parts);
             (record.rendered, record.objects, record.tested) = (baseline.rendered, baseline.objects, outcome.tested);
             (record.hooks, record.claims) = (baseline.hooks, baseline.claims);
             write_one(look, &record, &baseline.revision).await

@@ -1,5 +1,5 @@
-//! The fast path of a run: layers that are in place are reported as such, after one look that
-//! starts no program, writes nothing and takes no Lease. Anything that is not clearly in place
+//! The fast path of a run: layers that are in place are reported as such, after one look that takes
+//! no Lease and, where nothing has changed, starts no program and writes nothing. Anything that is not clearly in place
 //! takes the normal path, which looks again under the Lease and says why.
 
 use std::time::Instant;

@@ -14,8 +14,7 @@ use super::resolve::resolve;
 use super::{Origin, interruptible};
 use crate::repo::Repo;
 use crate::run::context::Context;
-use crate::world::docker::{self, EngineInfo, Image, Kind, Looked};
-use crate::world::docker_hub;
+use crate::world::docker::{self, EngineInfo, Image, Kind};
 use crate::world::process::Job;
 use run_record::{Code, Exit, Failure, Step, StepKind};
 
@@ -42,12 +41,11 @@ fn registry_of(name: &str) -> &str {
 }
 
 /// Loads those of these images that the engine lacks, or has for another platform, and the tree
-/// lists. One that cannot be fetched is left to the engine's own pull, which may have other ways
-/// (its own mirror or proxy).
+/// lists. One that cannot be fetched is left to the engine's own pull, which may have other ways (a
+/// mirror, a proxy, no account, another address).
 ///
 /// # Errors
-/// An engine that does not answer, a full disk, an interrupt, a lock that cannot be read; a rate
-/// limit, if the engine has no other way.
+/// An engine that does not answer, a full disk, an interrupt, a lock that cannot be read.
 pub(crate) async fn load(context: &Context, names: &[&str]) -> Result<(), Failure> {
     let origin = Origin::public(&context.repo);
     let lock = origin.read_lock()?;
@@ -59,16 +57,18 @@ pub(crate) async fn load(context: &Context, names: &[&str]) -> Result<(), Failur
     let engine = docker::info().await.map_err(|(fault, error)| docker::unavailable(fault, error))?;
     let mut lacking = Vec::new();
     for image in wanted {
-        if let Looked::Found(there) = docker::look::<Image>(Kind::Image, image.name()).await? {
+        let there = docker::look::<Image>(Kind::Image, image.name()).await?.found();
+        let is_there = there.is_some();
+        if let Some(there) = there {
             let Some(other) = there.not_for(&engine.platform) else { continue };
             let text = format!("Docker has {} for {other}: it is loaded for {}", image.name(), engine.platform);
             context.run.reporter.note(&image.id, text);
         }
-        lacking.push(image);
+        lacking.push((image, is_there));
     }
     // By registry: why it gives nothing more.
     let mut limited: BTreeMap<&str, String> = BTreeMap::new();
-    for image in lacking {
+    for (image, is_there) in lacking {
         let (id, registry) = (&image.id, registry_of(image.name()));
         let why = match limited.get(registry) {
             // Another request would be refused too, and count.
@@ -76,22 +76,18 @@ pub(crate) async fn load(context: &Context, names: &[&str]) -> Result<(), Failur
             None => match load_one(context, &origin, &engine, id).await {
                 Ok(()) => continue,
                 Err(failure) if ends_all(&failure) => return Err(failure),
-                Err(failure) if failure.code == Code::RegistryRateLimited => {
-                    // The engine would come from the same address, with the same account.
-                    if !pulls_another_way(&engine, registry) {
-                        return Err(
-                            failure.evidence(format!("the cluster needs {}, which Docker does not have", image.name()))
-                        );
-                    }
-                    limited.entry(registry).or_insert(failure.message).clone()
-                }
                 Err(failure) => {
                     let more = failure.evidence.first().map(|line| format!(" ({line})")).unwrap_or_default();
-                    format!("{}{more}", failure.message)
+                    let why = format!("{}{more}", failure.message);
+                    if failure.code == Code::RegistryRateLimited {
+                        limited.insert(registry, why.clone());
+                    }
+                    why
                 }
             },
         };
-        context.run.reporter.warn(id, format!("{why}; Docker will pull it itself"));
+        let then = if is_there { "the one that Docker has is used" } else { "Docker will pull it itself" };
+        context.run.reporter.warn(id, format!("{why}; {then}"));
     }
     Ok(())
 }
@@ -99,11 +95,6 @@ pub(crate) async fn load(context: &Context, names: &[&str]) -> Result<(), Failur
 fn ends_all(failure: &Failure) -> bool {
     matches!(failure.exit(), Exit::Interrupted | Exit::Terminated)
         || matches!(failure.code, Code::DiskFull | Code::DockerUnavailable)
-}
-
-/// Whether the engine's own pull may reach what this machine's may not.
-fn pulls_another_way(engine: &EngineInfo, registry: &str) -> bool {
-    engine.has_proxy || engine.has_mirrors && registry == docker_hub::NAME
 }
 
 async fn load_one(context: &Context, origin: &Origin, engine: &EngineInfo, id: &str) -> Result<(), Failure> {

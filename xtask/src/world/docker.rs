@@ -569,10 +569,6 @@ pub struct EngineInfo {
     pub docker_root_dir: String,
     /// The platform that it runs without emulation: `linux/amd64`.
     pub platform: String,
-    /// It pulls Docker Hub's images from somewhere else first.
-    pub has_mirrors: bool,
-    /// It pulls through a proxy of its own.
-    pub has_proxy: bool,
 }
 
 /// The engine's description.
@@ -620,11 +616,6 @@ pub(crate) fn read_info(captured: &Captured) -> Result<EngineInfo, (Fault, Strin
         cgroup_driver: or_unknown(&["/CgroupDriver", "/host/cgroupManager"]),
         default_runtime: or_unknown(&["/DefaultRuntime", "/host/ociRuntime/name"]),
         docker_root_dir: text(&["/DockerRootDir", "/store/graphRoot"]).unwrap_or_default(),
-        has_mirrors: value
-            .pointer("/RegistryConfig/Mirrors")
-            .and_then(Value::as_array)
-            .is_some_and(|it| !it.is_empty()),
-        has_proxy: text(&["/HttpsProxy"]).is_some(),
         platform: format!("{}/{}", or_unknown(&["/OSType", "/host/os"]), or_unknown(&["/Architecture", "/host/arch"])),
     })
 }

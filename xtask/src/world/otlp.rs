@@ -2,7 +2,7 @@
 //! (<https://opentelemetry.io/docs/specs/otel/protocol/exporter/>): HTTP with JSON.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use camino::Utf8PathBuf;
 use http::header::{CONTENT_TYPE, USER_AGENT};
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::world::proxies;
 
-/// How long a finished run may take to send its trace, if no variable says.
+/// How long a receiver may take to answer, if no variable says.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The longest `Retry-After` that is waited for.
@@ -96,8 +96,10 @@ impl Receiver {
                 Err(_) => Err(failed(format!("no answer within {} ms", self.patience.as_millis()))),
             }
         };
+        let started = Instant::now();
         let mut posted = send().await?;
-        if let Some(wait) = wait_before_retry(posted) {
+        // A receiver that took long to say that it is busy has used up what people wait for.
+        if let Some(wait) = wait_before_retry(posted).filter(|_| started.elapsed() < PATIENCE) {
             tokio::time::sleep(wait).await;
             posted = send().await?;
         }

@@ -12,6 +12,7 @@ mod unpack;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -30,7 +31,7 @@ use crate::world::process;
 use archive::{Archive, Template};
 use download::Had;
 use lock::Lock;
-use run_record::{Code, Failure};
+use run_record::{Code, Exit, Failure};
 
 /// `infra/tools/tools.yaml`.
 #[derive(Debug, Deserialize)]
@@ -220,6 +221,20 @@ pub(crate) fn pin(text: &str) -> Result<(String, String), String> {
     Ok((package.to_owned(), version))
 }
 
+/// What a program said when it was asked for its version.
+enum Asked {
+    Right,
+    Other(String),
+    /// It was ended before it had said anything to the point.
+    Killed(String),
+}
+
+/// Whether the kernel refused to start a file that exists: it is no program (ENOEXEC), or the program
+/// that it names is missing (ENOENT).
+fn is_no_program(failure: &Failure) -> bool {
+    ["(os error 8)", "(os error 2)"].iter().any(|error| failure.message.contains(error))
+}
+
 impl Tool {
     /// The first program on PATH that has the pinned version, which need not be the first of its
     /// name. Our own folder of links does not count, however it got onto PATH.
@@ -242,18 +257,33 @@ impl Tool {
         None
     }
 
-    /// Whether a program prints the pinned version; the error is what it printed.
+    /// Whether a program prints the pinned version; the error is what it printed, or why it printed
+    /// nothing.
     async fn has_its_version(&self, path: &Utf8Path) -> Result<(), String> {
+        match self.asked(path).await.map_err(|failure| failure.message)? {
+            Asked::Right => Ok(()),
+            Asked::Other(told) | Asked::Killed(told) => Err(told),
+        }
+    }
+
+    /// Asks a program for its version.
+    ///
+    /// # Errors
+    /// Why it did not answer, which may be this machine's fault.
+    async fn asked(&self, path: &Utf8Path) -> Result<Asked, Failure> {
         let mut command = process::command(path);
         command.args(&self.version_arguments).envs(&self.environment);
         // Its output counts, not its exit code: a tool may have other things to complain about (a
         // newer version that it could not check for, a broken plugin). One that does not answer is
         // not used.
-        let answer = process::capture_within(command, VERSION).await.map_err(|failure| failure.message)?;
-        match prints_version(&answer.stdout, &self.version) {
-            true => Ok(()),
-            false => Err(format!("it says {:?}", answer.stdout.lines().next().unwrap_or_default().trim())),
-        }
+        let answer = process::capture_within(command, VERSION).await?;
+        let told = format!("it says {:?}", answer.stdout.lines().next().unwrap_or_default().trim());
+        Ok(match answer.status.signal() {
+            _ if prints_version(&answer.stdout, &self.version) => Asked::Right,
+            // Somebody else ended it, or the machine has no memory left.
+            Some(9 | 15) => Asked::Killed(told),
+            _ => Asked::Other(told),
+        })
     }
 
     /// Its places in the cache: built here earlier, which only happens if there is no other way or
@@ -272,18 +302,25 @@ impl Tool {
                 Kept::Absent => continue,
                 Kept::Whole => return Ok(Some(path)),
                 Kept::Damaged(how) => how,
-                Kept::Unsized => match self.has_its_version(&path).await {
-                    Ok(()) => {
-                        // Somebody else's cache may be read-only: then it is started each time.
-                        let _ = files::note_size(&path);
-                        return Ok(Some(path));
-                    }
-                    Err(why) => {
-                        // A look alone would take it for the tool.
-                        let _ = std::fs::remove_file(&path);
-                        why
-                    }
-                },
+                Kept::Unsized => {
+                    let why = match self.asked(&path).await {
+                        Ok(Asked::Right) => {
+                            // Somebody else's cache may be read-only: then it is started each time.
+                            let _ = files::note_size(&path);
+                            return Ok(Some(path));
+                        }
+                        Ok(Asked::Other(told)) => told,
+                        Err(failure) if is_no_program(&failure) => failure.message,
+                        Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => {
+                            return Err(failure);
+                        }
+                        // Nothing is known against it.
+                        Ok(Asked::Killed(_)) | Err(_) => return Ok(Some(path)),
+                    };
+                    // A look alone would take it for the tool.
+                    let _ = std::fs::remove_file(&path);
+                    why
+                }
             };
             reporter.warn(&self.name, format!("{path} is damaged and not used: {damage}"));
         }
