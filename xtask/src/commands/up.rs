@@ -1,7 +1,6 @@
 //! `cargo xtask up`: from a fresh machine to a running stack. Each step reconciles, so an
 //! interrupted run can simply be run again.
 
-use std::cell::Cell;
 use std::time::Instant;
 
 use super::Done;
@@ -54,11 +53,10 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     }
     // Held to the end: a run that waits for it must not make the checklist's first item fail.
     let lock = cluster::lock(&context.run).await?;
-    let found = look(context, &layers, &layer_args).await?;
-    if found == Found::Unchanged {
+    if unchanged(context, &layers, &layer_args).await? {
         return Ok(Done::AsAsked);
     }
-    match bring(context, &lock, &layers, &layer_args, found).await {
+    match bring(context, &lock, &layers, &layer_args).await {
         Ok(()) => checklist::conclude(context).await.map(|()| Done::AsAsked),
         Err(failure)
             if matches!(failure.exit(), Exit::Usage | Exit::ConsentNeeded | Exit::Interrupted | Exit::Terminated) =>
@@ -73,39 +71,25 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     }
 }
 
-/// What a look at everything has shown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
-    /// There is nothing to do, and this was reported.
-    Unchanged,
-    /// The layers are not in place.
-    LayersDiffer,
-    Unknown,
-}
-
-/// Looks at the cluster, its registry, the mirror, the layers and the checklist side by side. In doubt
+/// Whether there is nothing to do, which is then reported: the cluster, its registry, the mirror, the
+/// layers and the checklist are looked at side by side, and each is as a run would leave it. In doubt
 /// there is something to do, and the run looks again, step by step.
 ///
 /// # Errors
 /// Only an interrupt.
-async fn look(context: &Context, layers: &[Layer], args: &layer::Args) -> Result<Found, Failure> {
+async fn unchanged(context: &Context, layers: &[Layer], args: &layer::Args) -> Result<bool, Failure> {
     let started = Instant::now();
     let other_kind = |lab: bool| context.site.lab.is_some_and(|wanted| wanted != lab);
     let lab = cluster::remembered(&context.run, &context.repo);
     // Without a cluster that was found ready there is nothing to look at.
     if args.force || lab.is_err() || lab.is_ok_and(other_kind) {
-        return Ok(Found::Unknown);
+        return Ok(false);
     }
-    let differ = Cell::new(false);
     let serves = async {
         let client = kubernetes::client(context).await.map_err(Some)?;
         cluster::serves(context, &client).await.map_err(|_| None::<Failure>)
     };
-    let layers_in_place = async {
-        let found = layer::instant::look(context, layers, args).await.map_err(Some)?;
-        differ.set(found.is_none());
-        found.ok_or(None)
-    };
+    let layers_in_place = async { layer::instant::look(context, layers, args).await.map_err(Some)?.ok_or(None) };
     let holds = async {
         let items = checklist::look(context).await.map_err(Some)?;
         checklist::verdict(&items).map_err(|_| None).map(|()| items)
@@ -113,8 +97,7 @@ async fn look(context: &Context, layers: &[Layer], args: &layer::Args) -> Result
     let (found, items) = match tokio::try_join!(layers_in_place, holds, serves) {
         Ok((found, items, ())) => (found, items),
         Err(Some(failure)) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => return Err(failure),
-        Err(_) if differ.get() => return Ok(Found::LayersDiffer),
-        Err(_) => return Ok(Found::Unknown),
+        Err(_) => return Ok(false),
     };
     if let Some(config) = context.repo.k3d_config()? {
         let step = Step::new(StepKind::Cluster, config.name(), "looking at the cluster");
@@ -123,7 +106,7 @@ async fn look(context: &Context, layers: &[Layer], args: &layer::Args) -> Result
     found.tell(&context.run, layers, args);
     in_place(context, layers).await;
     checklist::tell(context, &items);
-    Ok(Found::Unchanged)
+    Ok(true)
 }
 
 async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<(), Failure> {
@@ -137,16 +120,10 @@ async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<
     Ok(())
 }
 
-async fn bring(
-    context: &Context,
-    lock: &ClusterLock,
-    layers: &[Layer],
-    args: &layer::Args,
-    found: Found,
-) -> Result<(), Failure> {
+async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
     let ready = cluster::up(context, lock).await?;
     mirror::copy_all(context, &lab::origin(&context.repo, ready.lab.as_ref())).await?;
-    if found == Found::LayersDiffer || !layer::instant::answers(context, layers, args).await? {
+    if !layer::instant::answers(context, layers, args).await? {
         let runner = Runner::new(context, &ready.toolbox, ready.lab.as_ref(), lock, args)?;
         runner.run_all(layers).await?;
     }
