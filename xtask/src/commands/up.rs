@@ -1,7 +1,7 @@
 //! `cargo xtask up`: from a fresh machine to a running stack. Each step reconciles, so an
 //! interrupted run can simply be run again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Done;
 use crate::checklist;
@@ -71,6 +71,10 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     }
 }
 
+/// How long a look at everything may take before the steps begin instead: an API server that hangs is
+/// theirs to mend.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// Whether there is nothing to do, which is then reported: the cluster, its registry, the mirror, the
 /// layers and the checklist are looked at side by side, and each is as a run would leave it. In doubt
 /// there is something to do, and the run looks again, step by step.
@@ -94,10 +98,13 @@ async fn unchanged(context: &Context, layers: &[Layer], args: &layer::Args) -> R
         let items = checklist::look(context).await.map_err(Some)?;
         checklist::verdict(&items).map_err(|_| None).map(|()| items)
     };
-    let (found, items) = match tokio::try_join!(layers_in_place, holds, serves) {
-        Ok((found, items, ())) => (found, items),
-        Err(Some(failure)) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => return Err(failure),
-        Err(_) => return Ok(false),
+    let all = async { tokio::try_join!(layers_in_place, holds, serves) };
+    let (found, items) = match tokio::time::timeout(LOOK, all).await {
+        Ok(Ok((found, items, ()))) => (found, items),
+        Ok(Err(Some(failure))) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => {
+            return Err(failure);
+        }
+        Ok(Err(_)) | Err(_) => return Ok(false),
     };
     if let Some(config) = context.repo.k3d_config()? {
         let step = Step::new(StepKind::Cluster, config.name(), "looking at the cluster");
