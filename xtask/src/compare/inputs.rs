@@ -144,10 +144,11 @@ impl Files {
                 read.insert(path.as_path(), text);
             }
             // A folder that is named may be put together with a file's name; of a chart it is Helm
-            // that reads it.
-            (new, foreign) = foreign
-                .into_iter()
-                .partition(|path| names.name(path) || (!path.starts_with("charts") && names.name_a_folder_of(path)));
+            // that reads it, and what an editor leaves there is nobody's.
+            (new, foreign) = foreign.into_iter().partition(|path| {
+                names.name(path)
+                    || (!path.starts_with("charts") && !is_an_editors(path) && names.name_a_folder_of(path))
+            });
         }
         (read, names)
     }
@@ -160,8 +161,7 @@ impl Files {
             [TOP] | ["charts", ..] => true,
             ["helmfiles", _] => is_layer(path),
             ["environments", of, _, ..] if *of != environment => self.environments.iter().any(|known| known == of),
-            // What editors leave beside a file.
-            _ => path.file_name().is_some_and(|name| name.starts_with('.') || name.ends_with('~')),
+            _ => is_an_editors(path),
         }
     }
 
@@ -279,6 +279,11 @@ fn walk(
         }
     }
     Ok(())
+}
+
+/// What editors leave beside a file.
+fn is_an_editors(path: &Utf8Path) -> bool {
+    path.file_name().is_some_and(|name| name.starts_with('.') || name.ends_with('~'))
 }
 
 /// `45-data-plane-ext.yaml` in `helmfiles`.
