@@ -95,6 +95,10 @@ fn a_prebuild_settles_of_which_kind_the_cluster_will_be() {
     for id in ["k3d-proxy", "k3d-tools", "k3s"] {
         there(&machine, &name(&registry, id), "amd64");
     }
+    // There is no cluster yet.
+    for container in ["k3d-ameide-ci-server-0", "k3d-ameide-ci-serverlb"] {
+        std::fs::remove_file(machine.path("world/container").join(container)).unwrap();
+    }
     prefetch(&machine, 0);
     let kind = std::fs::read_to_string(machine.path("state/k3d-ameide-ci/k3d-cluster-kind")).unwrap();
     assert_eq!(kind, "public");

@@ -51,7 +51,7 @@ pub fn save(context: &Context, items: &[Item]) {
 
 /// Observes and decides.
 pub async fn look(context: &Context) -> Result<Vec<Item>, Failure> {
-    let facts = Interrupt::global().or(facts::observe(context)).await??;
+    let facts = Interrupt::global().or(Box::pin(facts::observe(context))).await??;
     let mut items = items::decide(&facts);
     for item in &mut items {
         item.evidence.iter_mut().chain(&mut item.remedy).for_each(|text| *text = foreign::line(text));

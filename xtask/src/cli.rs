@@ -171,24 +171,26 @@ pub async fn dispatch(context: &Context, command: &Command) -> Result<Done, Fail
     carry_out(context, command).await.map_err(|failure| remedy::fitting(&context.repo, &context.site, failure))
 }
 
+/// The larger commands are on the heap: without optimisation each future is copied on its way to
+/// where it runs, and all of them would be as large as the largest.
 async fn carry_out(context: &Context, command: &Command) -> Result<Done, Failure> {
     match command {
-        Command::Up(args) => return up::run(context, args).await,
-        Command::Cluster { action } => cluster::run(context, *action).await,
-        Command::Mirror(args) => mirror::run(context, args).await,
-        Command::Layer(args) => return layer::run(context, args).await,
-        Command::Drift(args) => return drift::run(context, args).await,
-        Command::Releases(args) => releases::run(context, args).await,
-        Command::Logs(args) => logs::run(context, args).await,
-        Command::Open(args) => open::run(context, args).await,
-        Command::Checklist(args) => checklist::run(context, args).await,
+        Command::Up(args) => return Box::pin(up::run(context, args)).await,
+        Command::Cluster { action } => Box::pin(cluster::run(context, *action)).await,
+        Command::Mirror(args) => Box::pin(mirror::run(context, args)).await,
+        Command::Layer(args) => return Box::pin(layer::run(context, args)).await,
+        Command::Drift(args) => return Box::pin(drift::run(context, args)).await,
+        Command::Releases(args) => Box::pin(releases::run(context, args)).await,
+        Command::Logs(args) => Box::pin(logs::run(context, args)).await,
+        Command::Open(args) => Box::pin(open::run(context, args)).await,
+        Command::Checklist(args) => Box::pin(checklist::run(context, args)).await,
         Command::Report(args) => report::run(&context.run, args).await,
         Command::Tools(args) => tools::run(context, args).await,
         Command::Doctor => doctor::run(context).await,
         Command::Lab => lab::run(context).await,
         // See `without_a_run`.
         Command::Completion { .. } | Command::Complete { .. } => Ok(()),
-        Command::Script { script } => script::run(context, script).await,
+        Command::Script { script } => Box::pin(script::run(context, script)).await,
     }?;
     Ok(Done::AsAsked)
 }

@@ -183,7 +183,7 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         (wanted, Seen { result: revisions, took: all.took }, tests)
     };
     let ((cluster, images), lock, api, nodes, namespaces, registry, pods, workloads, releases, drift) = tokio::join!(
-        cluster,
+        Box::pin(cluster),
         seen(async { ClusterLock::holder(&context.run.state.lock()) }),
         seen(async { answering(&context.site, &client.clone()?).await }),
         seen(async { nodes(&client.clone()?).await }),
@@ -191,8 +191,8 @@ pub async fn observe(context: &Context) -> Result<Facts, Failure> {
         seen(registry::healthy(&context.repo, &context.site)),
         seen(async { pods(&client.clone()?, &names, &pull).await }),
         seen(async { workloads(&client.clone()?, &names).await }),
-        releases,
-        seen(async { drifted(context, &client.clone()?, &layers).await }),
+        Box::pin(releases),
+        Box::pin(seen(async { drifted(context, &client.clone()?, &layers).await })),
     );
     let (wanted, revisions, tests) = releases;
     Ok(Facts {

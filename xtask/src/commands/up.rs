@@ -48,15 +48,15 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     if context.run.dry_run {
         let differs = cluster::plan(context).await?;
         context.run.reporter.planned("mirror", "copy what images.lock names and the registry lacks");
-        let done = super::layer::show(context, &layers, &layer_args, Unseen::Name).await?;
+        let done = Box::pin(super::layer::show(context, &layers, &layer_args, Unseen::Name)).await?;
         return Ok(if differs && args.exit_code { Done::Differs } else { done });
     }
     // Held to the end: a run that waits for it must not make the checklist's first item fail.
     let lock = cluster::lock(&context.run).await?;
-    if unchanged(context, &layers, &layer_args).await? {
+    if Box::pin(unchanged(context, &layers, &layer_args)).await? {
         return Ok(Done::AsAsked);
     }
-    match bring(context, &lock, &layers, &layer_args).await {
+    match Box::pin(bring(context, &lock, &layers, &layer_args)).await {
         Ok(()) => checklist::conclude(context).await.map(|()| Done::AsAsked),
         Err(failure)
             if matches!(failure.exit(), Exit::Usage | Exit::ConsentNeeded | Exit::Interrupted | Exit::Terminated) =>

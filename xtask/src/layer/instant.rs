@@ -59,7 +59,7 @@ pub(crate) async fn look(context: &Context, layers: &[Layer], args: &Args) -> Re
     if args.force || args.force_conflicts || args.selector().is_some() {
         return Ok(None);
     }
-    match in_place(context, layers, args).await {
+    match Box::pin(in_place(context, layers, args)).await {
         Ok(found) => Ok(found),
         Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => Err(failure),
         // The normal path looks again, and says why it cannot.
