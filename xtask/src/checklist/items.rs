@@ -84,7 +84,7 @@ pub const ITEMS: &[Definition] = &[
     Definition {
         id: "cluster-matches",
         title: "Cluster as its file says",
-        holds: "every container of `k3d.yaml` runs, created from the current file, and `k3d-cluster-ready` names this cluster",
+        holds: "every container of `k3d.yaml` runs, created from the current file, the registry is in their network, and `k3d-cluster-ready` names this cluster",
         remedy: "`cargo xtask cluster`",
         exits: &[Exit::ApiUnreachable, Exit::NotReady],
         judge: cluster_matches,

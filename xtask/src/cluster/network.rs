@@ -101,12 +101,8 @@ pub fn apart(config: &K3dConfig, existing: &[Container], registry: &Looked<Conta
     let server = existing.iter().find(|container| container.name() == config.server_container())?;
     // Podman may not say which networks a container is in.
     let network = server.network_id(&name).filter(|_| !is_not_ours(&name))?;
-    let is_in_it = match registry {
-        Looked::Found(container) => {
-            container.network_settings.is_none() || container.network_id(&name) == Some(network)
-        }
-        Looked::Absent => false,
-    };
+    let Looked::Found(container) = registry else { return Some(format!("there is no registry {registry_name}")) };
+    let is_in_it = container.network_settings.is_none() || container.network_id(&name) == Some(network);
     (!is_in_it).then(|| format!("the registry {registry_name} is not in the cluster's network {name}"))
 }
 
