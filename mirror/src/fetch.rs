@@ -14,7 +14,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind};
 use crate::pace::{self, Next, Outcome, RetryPolicy};
 use crate::proxy::Proxies;
-use crate::registry::address::{Address, has_tls};
+use crate::registry::address::{Address, leaves_tls};
 use crate::transport::{Transport, full};
 
 const REDIRECTS: usize = 5;
@@ -203,7 +203,7 @@ impl Fetcher {
                 return Ok(Ok(response));
             }
             let to = address.resolve(&url, response.headers())?;
-            if has_tls(&url) && !has_tls(&to) {
+            if leaves_tls(&url, &to) {
                 return Err(error(Kind::Protocol, &url, "redirects from TLS to an address without it"));
             }
             url = to;

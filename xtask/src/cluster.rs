@@ -304,11 +304,15 @@ async fn observe(config: &K3dConfig) -> Result<Vec<Container>, Failure> {
     docker::containers_labelled(&[(CLUSTER_LABEL, config.name())]).await
 }
 
+/// Whether these containers were created with the lab's images.
+fn is_lab(existing: &[Container]) -> bool {
+    existing.iter().any(|container| container.label(LAB_LABEL) == Some("true"))
+}
+
 /// The lab's current image of a node, for a cluster that was created with the lab's images.
 fn its_lab_node(repo: &Repo, existing: &[Container]) -> Option<String> {
-    let is_lab = existing.iter().any(|container| container.label(LAB_LABEL) == Some("true"));
     // What is wrong with the lab's files is reported by the run that needs them.
-    is_lab.then(|| lab::node_image(&repo.tree).ok()).flatten()
+    is_lab(existing).then(|| lab::node_image(&repo.tree).ok()).flatten()
 }
 
 /// `lab_node`: the image that a node has to have, if the lab has made it.
@@ -707,7 +711,7 @@ async fn ready(
         merge_kubeconfig(&context.run, &context.site, config, toolbox).await?;
         client = kubernetes::client(context).await?;
     }
-    let expected = config.simple.servers.saturating_add(config.simple.agents) as usize;
+    let expected = config.node_count();
     let timeout = Duration::from_secs(180);
     // Each needs its own check; none of them gives a notification.
     let help = |failure: Failure| match failure.code {
@@ -821,7 +825,7 @@ pub async fn standing(run: &Run, repo: &Repo) -> Result<Option<Standing>, Failur
     let id = existing.iter().find(|container| container.name() == server);
     let unfit = unmarked(run, &config, id.map_or("", |server| &server.id));
     let unfit = unfit.or_else(|| network::apart(&config, &existing, &registry));
-    let lab = existing.iter().any(|container| container.label(LAB_LABEL) == Some("true"));
+    let lab = is_lab(&existing);
     Ok(Some(Standing { plan: decide(&facts), unfit, lab }))
 }
 
@@ -884,7 +888,7 @@ fn not_ready(config: &K3dConfig, why: impl Into<String>) -> Failure {
 pub async fn serves(context: &Context, client: &kube::Client) -> Result<(), String> {
     let config = context.repo.k3d_config().map_err(|failure| failure.to_string())?;
     let Some(config) = config else { return Ok(()) };
-    let expected = config.simple.servers.saturating_add(config.simple.agents) as usize;
+    let expected = config.node_count();
     let hosting = async {
         let differs = registry_hosting::looked(&context.repo, client).await.map_err(|failure| failure.to_string())?;
         differs.into_iter().next().map_or(Ok(()), Err)

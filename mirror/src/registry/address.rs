@@ -131,7 +131,7 @@ impl Address {
     /// # Errors
     /// `Kind::Protocol`.
     pub fn keep_tls(&self, from: &str, to: &str) -> Result<(), Error> {
-        if !has_tls(from) || has_tls(to) {
+        if !leaves_tls(from, to) {
             return Ok(());
         }
         // The query may contain a signature.
@@ -172,6 +172,11 @@ fn begins(text: &str, scheme: &str) -> bool {
 
 fn has_scheme(text: &str) -> bool {
     begins(text, "http://") || has_tls(text)
+}
+
+/// Whether a redirect from one URL to another leads from TLS to an address without it.
+pub(crate) fn leaves_tls(from: &str, to: &str) -> bool {
+    has_tls(from) && !has_tls(to)
 }
 
 pub(crate) fn has_tls(url: &str) -> bool {

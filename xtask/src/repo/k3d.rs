@@ -229,6 +229,11 @@ impl K3dConfig {
         self.nodes("server", self.simple.servers)
     }
 
+    /// How many nodes the file asks for.
+    pub fn node_count(&self) -> usize {
+        self.simple.servers.saturating_add(self.simple.agents) as usize
+    }
+
     pub fn agents(&self) -> Vec<String> {
         self.nodes("agent", self.simple.agents)
     }
