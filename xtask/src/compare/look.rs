@@ -146,7 +146,8 @@ impl<'a> Look<'a> {
         let mut named: Vec<(&'static str, String)> = vec![("xtask", env!("XTASK_SOURCES").to_owned())];
         let pinned = tools::pinned(&context.repo.tree)?;
         let tools = renderers(&pinned);
-        let variables = reader::environment(context, tools::environment_on(&pinned, "helmfile", context)?);
+        let mut variables = tools::environment_on(&pinned, "helmfile", context)?;
+        variables.extend(reader::variables(context).map(|(name, value)| (name.into(), value.into())));
         let variables = variables.into_iter().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
         let (server, cluster) = tokio::join!(kubernetes::server(client), cluster(client));
         let server = server?;

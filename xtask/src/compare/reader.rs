@@ -22,7 +22,7 @@ use crate::world::helmfile::{self, NO_RELEASES};
 use crate::world::kubernetes;
 use crate::world::process::capture;
 use crate::world::release::Release;
-use crate::world::tools::{self, Toolbox, Variables};
+use crate::world::tools::{self, Toolbox};
 use run_record::{Code, Failure};
 
 /// Queries Helmfile about layers.
@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
         let selected: Vec<&str> = selectors.iter().flat_map(|selector| ["--selector", selector]).collect();
         let mut command = helmfile::command(self.context, self.toolbox, layer);
         command.args(selected).args(arguments).args(["--state-values-file", self.values.as_str()]);
-        command.env_clear().envs(environment(self.context, self.toolbox.environment_on("helmfile", self.context)));
+        command.envs(variables(self.context));
         command
     }
 
@@ -186,16 +186,16 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Everything in the environment of a Helmfile that reads a layer, given what any Helmfile on the
-/// cluster has: the inputs of a layer are compared by it too.
-pub(super) fn environment(context: &Context, mut variables: Variables) -> Variables {
-    // So that a rendering only depends on what it is given.
-    for name in ["HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "HELMFILE_DISABLE_HOOKS"] {
-        variables.insert(name.into(), "true".into());
-    }
-    variables.insert("AMEIDE_RUN".into(), context.run.id.clone().into());
-    variables.insert("AMEIDE_BY".into(), history::by_label().into());
-    variables
+/// What a Helmfile that reads a layer has in its environment beside what any Helmfile on the cluster
+/// has: the inputs of a layer are compared by it too.
+pub(super) fn variables(context: &Context) -> [(&'static str, String); 4] {
+    [
+        // So that a rendering only depends on what it is given.
+        ("HELMFILE_DISABLE_INSECURE_TEMPLATE_FUNCTIONS", "true".to_owned()),
+        ("HELMFILE_DISABLE_HOOKS", "true".to_owned()),
+        ("AMEIDE_RUN", context.run.id.clone()),
+        ("AMEIDE_BY", history::by_label()),
+    ]
 }
 
 /// Checks that every image rendered by any layer is in the mirror with the lock's digest; if the

@@ -106,21 +106,16 @@ impl Toolbox {
     /// A command of a tool that works on this kubeconfig context's cluster.
     pub fn command_on(&self, name: &str, context: &Context) -> tokio::process::Command {
         let mut command = self.command(name);
-        command.env_clear().envs(self.environment_on(name, context));
+        command.env_clear().envs(variables_on(name, self.environments.get(name), &self.search_path, context));
         command
-    }
-
-    /// The environment of these commands.
-    pub fn environment_on(&self, name: &str, context: &Context) -> Variables {
-        variables_on(name, self.environments.get(name), &self.search_path, context)
     }
 }
 
 /// What a program is started with, by name.
 pub type Variables = BTreeMap<OsString, OsString>;
 
-/// The environment that [`Toolbox::environment_on`] gives, without a toolbox: known before any tool
-/// is looked for.
+/// The environment of a [`Toolbox::command_on`], without a toolbox: known before any tool is looked
+/// for.
 ///
 /// # Errors
 /// `usage` if there is no place for a cache.
