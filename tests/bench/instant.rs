@@ -119,10 +119,19 @@ fn run() -> Result<(), String> {
             command
         }
     };
-    let (sync, template) = (helmfile.clone(), helmfile);
-    let mut rows = [
+    timed(xtask(&["--yes", "up"]))?;
+    let upgrades = upgrades(&timed(helmfile(&["--quiet", "list", "--output", "json"]))?.1)?;
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let plugins = helm_diff(folder.path());
+    let (sync, template, apply, shell) = (helmfile.clone(), helmfile.clone(), helmfile, tool.clone());
+    let mut rows = vec![
         Row::new("helmfile sync", "", move || sync(&["--quiet", "sync"])),
         Row::new("helmfile template", "", move || template(&["--quiet", "template"])),
+        Row::new("helm upgrade --reuse-values --wait, one release after another", "has been upgraded", move || {
+            let mut command = shell("/bin/sh");
+            command.args(["-ec", &upgrades]);
+            command
+        }),
         Row::new("layer --force --skip-tests", "in place: ", || xtask(&["layer", LAYER, "--skip-tests", "--force"])),
         Row::new("layer, unchanged", "in place, unchanged", || xtask(&["layer", LAYER, "--skip-tests"])),
         // The layer's tests, once, because `up` needs them.
@@ -130,15 +139,22 @@ fn run() -> Result<(), String> {
         Row::new("up, unchanged", "in place, unchanged", || xtask(&["--yes", "up"])),
         Row::new("layer --list: cargo and the program's start", "", || xtask(&["layer", "--list"])),
     ];
-    timed(xtask(&["--yes", "up"]))?;
+    if let Some(plugins) = plugins.clone() {
+        // Nothing has changed by then: it compares, and leaves it at that.
+        rows.push(Row::new("helmfile apply (helm-diff 3.13.2)", "", move || {
+            let mut command = apply(&["--quiet", "apply", "--suppress-diff"]);
+            of_helm_diff(&mut command, &plugins);
+            command
+        }));
+    }
     rounds(&mut rows)?;
     table(&mut rows, 0);
-    preview(&tool)?;
+    preview(&tool, plugins)?;
     scan(tool)
 }
 
 /// What a changed value would do: ours against helm-diff, each on a copy of the tree.
-fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static)) -> Result<(), String> {
+fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static), plugins: Option<PathBuf>) -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let tree = folder.path().join("tree");
     std::fs::create_dir(&tree).map_err(|error| error.to_string())?;
@@ -162,15 +178,13 @@ fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static)) -> Result<(), St
         Row::new("layer --dry-run", "memory: 144Mi", ours(None)),
         Row::new("layer --dry-run --server", "memory: 144Mi", ours(Some("--server"))),
     ];
-    if let Some(plugins) = helm_diff(folder.path()) {
+    if let Some(plugins) = plugins {
         let lab = xtask::files::cache_dir().map_err(|failure| failure.to_string())?.join("lab/images.lock");
         let (tool, tree) = (tool.clone(), tree.clone());
         rows.push(Row::new("helmfile diff (helm-diff 3.13.2)", "memory: 144Mi", move || {
             let mut command = tool("helmfile");
-            command.current_dir(&tree).env("HELM_PLUGINS", &plugins);
-            // Rendered by Helm's own dry run: otherwise 3.13.2 passes Helm 4 both `--validate` and
-            // `--dry-run`, and without either reports each generated password as a change.
-            command.env("HELM_DIFF_USE_UPGRADE_DRY_RUN", "true");
+            command.current_dir(&tree);
+            of_helm_diff(&mut command, &plugins);
             if lab.is_file() {
                 command.env("AMEIDE_IMAGES_LOCK", &lab);
             }
@@ -183,6 +197,27 @@ fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static)) -> Result<(), St
     let last = rows.len() - 1;
     table(&mut rows, last);
     Ok(())
+}
+
+/// Upgrades a layer's releases as they are, given Helmfile's list of them: what a shell script of Helm
+/// commands does.
+fn upgrades(list: &str) -> Result<String, String> {
+    let list: Vec<Value> = serde_json::from_str(list).map_err(|error| format!("{list}: {error}"))?;
+    let upgrade = |release: &Value| {
+        let text = |key: &str| release[key].as_str().unwrap_or_default().to_owned();
+        let chart = format!("infra/kubernetes/helmfiles/{}", text("chart"));
+        let flags = format!("--namespace {} --kube-context {CONTEXT} --reuse-values --wait", text("namespace"));
+        format!("helm upgrade {} {chart} {flags}", text("name"))
+    };
+    Ok(list.iter().map(upgrade).collect::<Vec<_>>().join("\n"))
+}
+
+/// Lets a Helmfile use helm-diff.
+fn of_helm_diff(command: &mut Command, plugins: &Path) {
+    command.env("HELM_PLUGINS", plugins);
+    // Rendered by Helm's own dry run: otherwise 3.13.2 passes Helm 4 both `--validate` and
+    // `--dry-run`, and without either reports each generated password as a change.
+    command.env("HELM_DIFF_USE_UPGRADE_DRY_RUN", "true");
 }
 
 /// A Helm plugin folder with helm-diff, from its pinned Go module; `None` if it cannot be built.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use duct::unix::HandleExt;
 use xshell::cmd;
 use xtask::releases::Status;
@@ -162,6 +164,25 @@ fn a_lost_load_balancer_is_made_again_and_what_is_paused_goes_on_unasked() {
     succeeds(xtask(&["cluster"]));
 }
 
+/// So that its pods find them there: on a new cluster most of a layer's time may be its pulls.
+#[test]
+fn a_later_layer_s_images_are_pulled_while_an_earlier_one_is_worked_on() {
+    let _turn = turn();
+    let of_redis = ["-n", "ameide", "get", "statefulset", "redis-master", "-o"];
+    let image = kubectl(&[&of_redis[..], &["jsonpath={.spec.template.spec.containers[0].image}"]].concat());
+    let node = node();
+    // Redis goes on running without it, and nothing but this would pull it again.
+    docker(&["exec", &node, "crictl", "rmi", &image]);
+    eventually("the node lists it no more", || {
+        !kubectl(&["get", "node", &node, "-o", "jsonpath={.status.images[*].names}"]).contains(&image)
+    });
+    succeeds(xtask(&["layer", "24", "40", "--jobs", "1", "--force", "--skip-tests"]));
+    let listed = || docker(&["exec", &node, "crictl", "images", "--quiet", &image]);
+    assert_eq!(listed(), "", "one after the other");
+    succeeds(xtask(&["layer", "24", "40", "--jobs", "2", "--force", "--skip-tests"]));
+    assert_ne!(listed(), "");
+}
+
 /// As `docker network prune` takes the network of a cluster that stands still, and somebody the
 /// registry's container: what it holds is in a volume.
 #[test]
@@ -225,6 +246,27 @@ fn certificates_that_have_expired_are_renewed_unasked() {
     let told = ends(xtask(&["layer", "45", "--skip-tests"]), 4);
     assert!(told.contains("its certificate has expired") && told.contains(" cluster "), "{told}");
     let said = succeeds(xtask(&["cluster"]));
+    assert!(said.contains("started the cluster, with new certificates"), "{said}");
+    assert_eq!(releases(), before);
+
+    // The client's alone, as k3s has written it for everybody.
+    let key = docker(&["exec", &node, "cat", &format!("{tls}/client-admin.key")]);
+    shell.write_file("client-admin.key", key).unwrap();
+    cmd!(shell, "openssl req -new -key client-admin.key -subj /O=system:masters/CN=system:admin -out request")
+        .run()
+        .unwrap();
+    let authority = docker(&["exec", &node, "cat", &format!("{tls}/server-ca.crt")]);
+    shell.write_file("server-ca.crt", authority).unwrap();
+    let signed = cmd!(shell, "openssl x509 -req -in request -CA server-ca.crt -CAkey server-ca.key -days -1");
+    let expired = STANDARD.encode(signed.ignore_stderr().read().unwrap() + "\n");
+    let replace =
+        format!("sed -i 's/client-certificate-data: .*/client-certificate-data: {expired}/' $K3S_KUBECONFIG_OUTPUT");
+    docker(&["exec", &node, "sh", "-c", &replace]);
+    succeeds(xtask(&["cluster", "kubeconfig"]));
+    let told = ends(xtask(&["layer", "45", "--skip-tests"]), 4);
+    assert!(told.contains("unauthenticated") && told.contains(" cluster "), "{told}");
+    let said = succeeds(xtask(&["cluster"]));
+    assert!(said.contains("it refuses the credentials that it has issued"), "{said}");
     assert!(said.contains("started the cluster, with new certificates"), "{said}");
     assert_eq!(releases(), before);
 }

@@ -2,6 +2,7 @@
 //! already in that state is reported at once; the rest goes through lock, preflight, watchdog,
 //! `helmfile sync`, `helm test`.
 
+pub(crate) mod ahead;
 mod args;
 mod back;
 mod conflicts;
@@ -15,6 +16,8 @@ pub mod rollback;
 pub mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -44,6 +47,7 @@ use crate::world::otlp;
 use crate::world::process::Job;
 use crate::world::release::Release;
 use crate::world::tools::Toolbox;
+use ahead::{Ahead, Read};
 pub use args::{Args, Pace};
 use order::Schedule;
 use plan::Plan;
@@ -64,6 +68,8 @@ pub struct Runner<'a> {
     /// If there is a plan, only what it says is done.
     plan: Option<&'a Plan>,
     reader: Reader<'a>,
+    /// What is done before each layer's turn.
+    ahead: OnceLock<Ahead>,
     /// Each test is a Helm process and some pods, and a small machine has to hold them all.
     tests: Semaphore,
     /// Held while the pull secret, which belongs to no layer, is read and written.
@@ -82,7 +88,12 @@ impl<'a> Runner<'a> {
     ) -> Result<Self, Failure> {
         let reader = Reader::new(context, toolbox, lab::origin(&context.repo, lab), args.selector())?;
         let (tests, pull_secret) = (Semaphore::new(TESTS_AT_ONCE), Mutex::default());
-        Ok(Self { context, toolbox, lab, lock, args, plan: None, reader, tests, pull_secret })
+        Ok(Self { context, toolbox, lab, lock, args, plan: None, reader, ahead: OnceLock::new(), tests, pull_secret })
+    }
+
+    /// The same, with what has been read already, if anything has.
+    pub(crate) fn having_begun(self, ahead: Option<Ahead>) -> Self {
+        Self { ahead: ahead.map(OnceLock::from).unwrap_or_default(), ..self }
     }
 
     /// The same, doing only what a plan says, if there is one.
@@ -96,18 +107,38 @@ impl<'a> Runner<'a> {
         let client = kubernetes::client(self.context).await?;
         kubernetes::require(&client).await?;
         let lease = ClusterLease::acquire(self.context, &client).await?;
+        // If the tree cannot be read, each layer says so in its turn.
+        if self.ahead.get().is_none()
+            && let Ok(ahead) = Ahead::of(&self.reader, layers)
+        {
+            let _ = self.ahead.set(ahead);
+        }
         // On the heap, because a layer's future would fill the stack.
         let run = Box::pin(async {
             if let Some(plan) = self.plan {
                 plan.holds(self.context, &client, &self.reader, layers, None).await?;
             }
-            let some = self.run_scheduled(&client, layers).await?;
+            let some = tokio::select! {
+                some = self.run_scheduled(&client, layers) => some?,
+                never = self.prepare(&client, layers) => match never {},
+            };
             match self.args.selector() {
                 Some(selector) if !some => Err(nothing_selected(selector, layers)),
                 _ => Ok(()),
             }
         });
         lease.guard(run).await
+    }
+
+    /// Prepares the layers after the first one while others are being worked on, as long as there are
+    /// any.
+    async fn prepare(&self, client: &Client, layers: &[Layer]) -> Infallible {
+        if let (Some(ahead), [_, later @ ..], true, None) =
+            (self.ahead.get(), layers, self.args.pace.jobs() > 1, self.plan)
+        {
+            ahead.prepare(&self.reader, client, later).await;
+        }
+        std::future::pending().await
     }
 
     /// Returns whether there was anything to do in any layer.
@@ -176,12 +207,13 @@ impl<'a> Runner<'a> {
             plan.holds(self.context, client, reader, std::slice::from_ref(layer), Some(layer)).await?;
         }
         // The tree is read first: whatever is changed in it from then on is noticed.
-        let (look, wanted, manifests) = tokio::join! { biased;
-            self.look(client),
-            reader.releases(layer, client.default_namespace()),
-            reader.render(layer),
+        let look = self.look(client).await;
+        let still = |ahead: &&Ahead| look.as_ref().is_some_and(|look| ahead.is_of(look.snapshot()));
+        let Read { list, manifests } = match self.ahead.get().filter(still) {
+            Some(ahead) => ahead.read(reader, layer).await?,
+            None => Read::now(reader, layer).await?,
         };
-        let (wanted, manifests) = (wanted?, manifests?);
+        let wanted = reader.releases_in(layer, list.as_deref(), client.default_namespace())?;
         if let (Some(selector), true) = (self.args.selector(), wanted.is_empty()) {
             reporter.event(&Event::LayerSkipped { layer: name, selector: selector.to_owned() });
             return Ok(false);

@@ -4,6 +4,7 @@ use run_record::Failure;
 
 use super::Done;
 use crate::cluster;
+use crate::layer::ahead::Ahead;
 use crate::layer::plan::{self, Plan};
 use crate::layer::preview::Unseen;
 use crate::layer::{Args, Runner, instant, preview, remove, rollback};
@@ -54,9 +55,11 @@ async fn bring(context: &Context, layers: &[Layer], args: &Args, plan: Option<&P
     if plan.is_none() && instant::answers(context, layers, args).await? {
         return Ok(Done::AsAsked);
     }
-    let lab = cluster::require_ready(context).await?;
+    let ahead = async { Ok(Ahead::begun(context, layers, args).await) };
+    // What ends the run is reported without waiting for the other.
+    let (lab, ahead) = tokio::try_join!(cluster::require_ready(context), ahead)?;
     let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
-    let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?.of_plan(plan);
+    let runner = Runner::new(context, &toolbox, lab.as_ref(), &lock, args)?.of_plan(plan).having_begun(ahead);
     runner.run_all(layers).await.map(|()| Done::AsAsked)
 }
 

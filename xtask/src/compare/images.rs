@@ -1,7 +1,7 @@
 //! Every image that a layer renders, and whether the mirror has it with the lock's digest: checked
 //! before Helm starts, because later it is a pod that cannot start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use image_mirror::{Digest, ImagesLock, LockedImage};
 use k8s_openapi::api::core::v1::Node;
@@ -398,6 +398,21 @@ pub async fn node_platforms(client: &Client) -> Result<Vec<String>, Failure> {
         .map(|info| format!("{}/{}", info.operating_system, info.architecture))
         .collect();
     Ok(platforms.into_iter().collect())
+}
+
+/// The names of the images that each node has, as far as it lists them (the kubelet lists 50).
+///
+/// # Errors
+/// Errors from reading the nodes.
+pub async fn on_nodes(client: &Client) -> Result<BTreeMap<String, BTreeSet<String>>, Failure> {
+    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+    let nodes = nodes.map_err(|error| read_failed("the nodes", error))?;
+    let names = |node: Node| {
+        let images = node.status.and_then(|status| status.images).unwrap_or_default();
+        let names = images.into_iter().flat_map(|image| image.names.unwrap_or_default()).collect();
+        Some((node.metadata.name?, names))
+    };
+    Ok(nodes.items.into_iter().filter_map(names).collect())
 }
 
 #[cfg(test)]

@@ -9,8 +9,10 @@
 
 mod words;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::sync::OnceLock;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use sha2::{Digest, Sha256};
@@ -35,7 +37,6 @@ pub(crate) struct Inputs {
 /// What is not in `infra/kubernetes` but affects the rendering too.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Around<'a> {
-    pub environment: &'a str,
     /// By name: the versions of the tools, the flags, the server's version.
     pub named: Vec<(&'static str, String)>,
     /// The image lock that is passed to Helmfile.
@@ -44,10 +45,18 @@ pub(crate) struct Around<'a> {
     pub variables: Vec<(String, OsString)>,
 }
 
-/// Everything below `infra/kubernetes`, read once for all layers.
+/// Everything below `infra/kubernetes`, read once for all layers of an environment.
+#[derive(PartialEq)]
 pub(crate) struct Files {
-    files: BTreeMap<Utf8PathBuf, Vec<u8>>,
+    files: BTreeMap<Utf8PathBuf, File>,
+    environment: String,
     environments: Vec<String>,
+}
+
+struct File {
+    content: Vec<u8>,
+    /// What Helmfile may make of it, once that is asked for: most files are read for several layers.
+    text: OnceLock<Text>,
 }
 
 /// The annotation in a `Chart.yaml` that says that everything the chart looks up in the cluster or
@@ -60,15 +69,16 @@ const DEEPEST: usize = 16;
 impl Files {
     /// # Errors
     /// `usage` for a file that cannot be read: if it were skipped, a change could be missed.
-    pub fn read(tree: &Tree) -> Result<Self, Failure> {
+    pub fn read(tree: &Tree, environment: &str) -> Result<Self, Failure> {
         let root = tree.path("infra/kubernetes");
         let mut files = BTreeMap::new();
         walk(&root, Utf8Path::new(""), DEEPEST, &mut files)?;
-        Ok(Self { files, environments: tree.environments() })
+        Ok(Self { files, environment: environment.to_owned(), environments: tree.environments() })
     }
 
-    fn text(&self, path: &Utf8Path) -> std::borrow::Cow<'_, str> {
-        self.files.get(path).map(|content| String::from_utf8_lossy(content)).unwrap_or_default()
+    /// A file as it is written.
+    fn content(&self, path: &Utf8Path) -> Cow<'_, str> {
+        self.files.get(path).map(File::written).unwrap_or_default()
     }
 
     /// The inputs of a layer.
@@ -83,14 +93,14 @@ impl Files {
         let mut found = Inputs::default();
         let states = states(state, &read, &mut found.doubts);
         let mut variables: BTreeSet<&str> = BTreeSet::new();
-        for text in read.values() {
-            let is_state = states.contains(&text.path);
-            text.doubts_of_values(is_state, &mut found.doubts);
+        for (path, text) in &read {
+            let is_state = states.contains(path);
+            text.doubts_of_values(path, is_state, &mut found.doubts);
             if is_state {
-                text.doubts_of_a_state(&mut found.doubts);
+                text.doubts_of_a_state(path, &mut found.doubts);
             }
-            if is_state || is_of_an_environment(text.path, around.environment) {
-                text.doubts_of_places(around, &mut found.doubts);
+            if is_state || is_of_an_environment(path, &self.environment) {
+                text.doubts_of_places(path, &self.environment, around, &mut found.doubts);
             }
             variables.extend(text.variables.iter().map(String::as_str));
         }
@@ -101,12 +111,12 @@ impl Files {
             self.doubts_of_dependencies(chart, &read, &mut found.doubts);
         }
         let mut groups: BTreeMap<String, Sha256> = BTreeMap::new();
-        for (path, content) in &self.files {
+        for (path, file) in &self.files {
             let group = group_of(path);
             if charts.contains(&group) || read.contains_key(path.as_path()) {
                 let hash = groups.entry(group).or_default();
                 part(hash, path.as_str().as_bytes());
-                part(hash, content);
+                part(hash, &file.content);
             }
         }
         found.parts = groups.into_iter().map(|(group, hash)| (group, hex(hash))).collect();
@@ -114,7 +124,7 @@ impl Files {
             found.parts.insert((*name).to_owned(), digest(value.as_bytes()));
         }
         found.parts.insert("the lock of the images".to_owned(), digest(around.lock));
-        found.parts.insert("the environment's name".to_owned(), digest(around.environment.as_bytes()));
+        found.parts.insert("the environment's name".to_owned(), digest(self.environment.as_bytes()));
         for (name, value) in &around.variables {
             let of_the_tools = name.starts_with("HELM") && !OURS.contains(&name.as_str());
             if (variables.contains(name.as_str()) || of_the_tools) && !is_of_one_run(name) {
@@ -128,24 +138,24 @@ impl Files {
 
     /// What Helmfile may read: everything that is not foreign, and what of the rest any of these
     /// files names, or a variable that they read; and all that these name.
-    fn read_for(&self, state: &Utf8Path, around: &Around<'_>) -> (BTreeMap<&Utf8Path, Text<'_>>, Names) {
-        let is_foreign = |path: &Utf8Path| path != state && self.is_foreign(path, around.environment);
-        let (mut foreign, own): (Vec<_>, Vec<_>) = self.files.keys().partition(|path| is_foreign(path));
+    fn read_for(&self, state: &Utf8Path, around: &Around<'_>) -> (BTreeMap<&Utf8Path, &Text>, Names) {
+        let is_foreign = |path: &Utf8Path| path != state && self.is_foreign(path);
+        let (mut foreign, own): (Vec<_>, Vec<_>) = self.files.iter().partition(|(path, _)| is_foreign(path));
         let mut read = BTreeMap::new();
         let mut names = Names::default();
         let mut new = own;
         while !new.is_empty() {
-            for path in new {
-                let text = Text::new(path, &self.text(path), around.environment);
-                names.add_all(&text.words);
+            for (path, file) in new {
+                let text = file.text.get_or_init(|| Text::new(&file.written(), &self.environment));
+                names.join(&text.names);
                 for (_, value) in given(&text.variables, around) {
-                    names.add_all(&words(&value, around.environment));
+                    names.add_all(&words(&value, &self.environment));
                 }
                 read.insert(path.as_path(), text);
             }
             // A folder that is named may be put together with a file's name; of a chart it is Helm
             // that reads it, and what an editor leaves there is nobody's.
-            (new, foreign) = foreign.into_iter().partition(|path| {
+            (new, foreign) = foreign.into_iter().partition(|(path, _)| {
                 names.name(path)
                     || (!path.starts_with("charts") && !is_an_editors(path) && names.name_a_folder_of(path))
             });
@@ -155,12 +165,12 @@ impl Files {
 
     /// Whether a file is read only if something names it: another layer's, another environment's, a
     /// chart's, an editor's.
-    fn is_foreign(&self, path: &Utf8Path, environment: &str) -> bool {
+    fn is_foreign(&self, path: &Utf8Path) -> bool {
         let parts: Vec<&str> = path.components().map(|part| part.as_str()).collect();
         match parts.as_slice() {
             [TOP] | ["charts", ..] => true,
             ["helmfiles", _] => is_layer(path),
-            ["environments", of, _, ..] if *of != environment => self.environments.iter().any(|known| known == of),
+            ["environments", of, _, ..] if *of != self.environment => self.environments.iter().any(|known| known == of),
             _ => is_an_editors(path),
         }
     }
@@ -172,7 +182,7 @@ impl Files {
     }
 
     /// What in a chart's dependencies is not in the chart itself.
-    fn doubts_of_dependencies(&self, chart: &str, read: &BTreeMap<&Utf8Path, Text<'_>>, doubts: &mut Vec<String>) {
+    fn doubts_of_dependencies(&self, chart: &str, read: &BTreeMap<&Utf8Path, &Text>, doubts: &mut Vec<String>) {
         let of_layers = || read.values().flat_map(|text| &text.words);
         let nothing_is_fetched = of_layers().any(|word| word.key.as_deref() == Some("skipDeps") && word.text == "true");
         for path in self.files.keys().filter(|path| path.starts_with(chart)) {
@@ -182,7 +192,7 @@ impl Files {
             if !matches!(path.file_name(), Some("Chart.yaml" | "requirements.yaml")) {
                 continue;
             }
-            for word in words(&uncommented(&self.text(path)), "") {
+            for word in words(&uncommented(&self.content(path)), "") {
                 if word.text == "dependencies" && word.key.is_none() && !nothing_is_fetched {
                     doubts.push(format!("{path}: its dependencies may be fetched (skipDeps)"));
                 }
@@ -202,13 +212,13 @@ impl Files {
             // Helmfile makes a chart of it, with programs of its own.
             doubts.push(format!("{root} has no Chart.yaml"));
         }
-        let chart: serde_json::Value = bounds::yaml(&self.text(&root.join("Chart.yaml"))).unwrap_or_default();
+        let chart: serde_json::Value = bounds::yaml(&self.content(&root.join("Chart.yaml"))).unwrap_or_default();
         let kept = chart["annotations"][KEPT] == "kept";
         let mut pieces: Vec<Piece> = Vec::new();
-        for (path, content) in self.files.iter().filter(|(path, _)| path.starts_with(root)) {
+        for (path, file) in self.files.iter().filter(|(path, _)| path.starts_with(root)) {
             let inner = path.strip_prefix(root).unwrap_or(path);
             let template = inner.components().any(|part| part.as_str() == "templates");
-            let text = String::from_utf8_lossy(content);
+            let text = file.written();
             if template {
                 pieces.extend(pieces_of(path, &text));
             } else if text.contains("{{") {
@@ -256,7 +266,7 @@ fn walk(
     root: &Utf8Path,
     inner: &Utf8Path,
     depth: usize,
-    files: &mut BTreeMap<Utf8PathBuf, Vec<u8>>,
+    files: &mut BTreeMap<Utf8PathBuf, File>,
 ) -> Result<(), Failure> {
     let folder = root.join(inner);
     let failed = |path: &Utf8Path, error: std::io::Error| Failure::usage(format!("cannot read {path}: {error}"));
@@ -275,7 +285,7 @@ fn walk(
             walk(root, &inner, depth - 1, files)?;
         } else {
             let content = std::fs::read(&path).map_err(|error| failed(&path, error))?;
-            files.insert(inner, content);
+            files.insert(inner, File { content, text: OnceLock::new() });
         }
     }
     Ok(())
@@ -301,7 +311,7 @@ fn is_of_an_environment(path: &Utf8Path, environment: &str) -> bool {
 /// it, and its bases wherever they are.
 fn states<'a>(
     layer: &'a Utf8Path,
-    read: &BTreeMap<&'a Utf8Path, Text<'a>>,
+    read: &BTreeMap<&'a Utf8Path, &Text>,
     doubts: &mut Vec<String>,
 ) -> BTreeSet<&'a Utf8Path> {
     let is_part = |path: &Utf8Path| {
@@ -564,11 +574,12 @@ const BEYOND: [&str; 4] = ["isFile", "isDir", "fetchSecretValue", "expandSecretR
 const OFF: [&str; 5] = ["exec", "envExec", "readFile", "readDir", "readDirEntries"];
 
 /// A file that Helmfile may read.
-struct Text<'a> {
-    path: &'a Utf8Path,
+struct Text {
     /// Without comments.
     text: String,
     words: Vec<Word>,
+    /// What these may name.
+    names: Names,
     /// The variables that it reads.
     variables: BTreeSet<String>,
 }
@@ -583,15 +594,28 @@ const PATHS: [&str; 4] = ["bases", "values", "file", "valuesPathPrefix"];
 /// Functions that write parts of a file from values.
 const WHOLE: [&str; 3] = ["toYaml", "toJson", "tpl"];
 
-impl<'a> Text<'a> {
-    fn new(path: &'a Utf8Path, text: &str, environment: &str) -> Self {
+impl PartialEq for File {
+    fn eq(&self, other: &Self) -> bool {
+        self.content == other.content
+    }
+}
+
+impl File {
+    fn written(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.content)
+    }
+}
+
+impl Text {
+    fn new(text: &str, environment: &str) -> Self {
         let text = uncommented(text);
         let (words, variables) = (words(&text, environment), variables_in(actions(&text)).0);
-        Self { path, text, words, variables }
+        let mut names = Names::default();
+        names.add_all(&words);
+        Self { text, words, names, variables }
     }
 
-    fn doubts_of_values(&self, is_state: bool, doubts: &mut Vec<String>) {
-        let path = self.path;
+    fn doubts_of_values(&self, path: &Utf8Path, is_state: bool, doubts: &mut Vec<String>) {
         for word in actions(&self.text).flat_map(words_of) {
             if BEYOND.contains(&word) {
                 doubts.push(format!("{path} reads something that no digest covers ({word})"));
@@ -612,22 +636,20 @@ impl<'a> Text<'a> {
     }
 
     /// Paths that lead out of `infra/kubernetes`.
-    fn doubts_of_places(&self, around: &Around<'_>, doubts: &mut Vec<String>) {
-        let path = self.path;
+    fn doubts_of_places(&self, path: &Utf8Path, environment: &str, around: &Around<'_>, doubts: &mut Vec<String>) {
         for word in self.words.iter().filter(|word| is_elsewhere(word)) {
             doubts.push(format!("{path} names something that is not below infra/kubernetes ({})", word.shown()));
         }
         let on = actions(&self.text).filter(|action| !words_of(action).any(|word| OFF.contains(&word)));
         for (name, value) in given(&variables_in(on).0, around) {
-            if words(&value, around.environment).iter().any(is_elsewhere) {
+            if words(&value, environment).iter().any(is_elsewhere) {
                 doubts.push(format!("{path}: the variable {name} names something that is not below infra/kubernetes"));
             }
         }
     }
 
     /// A state file, or a part of it.
-    fn doubts_of_a_state(&self, doubts: &mut Vec<String>) {
-        let path = self.path;
+    fn doubts_of_a_state(&self, path: &Utf8Path, doubts: &mut Vec<String>) {
         for (index, word) in self.words.iter().enumerate() {
             let Some(key) = word.key.as_deref() else {
                 let next = self.words.get(index + 1).and_then(|next| next.key.as_deref());
@@ -695,11 +717,11 @@ fn uncommented(text: &str) -> String {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn doubts_in(text: &str) -> Vec<String> {
     let (path, mut doubts) = (Utf8Path::new("file"), Vec::new());
-    let read = Text::new(path, text, "ci");
-    read.doubts_of_values(false, &mut doubts);
-    read.doubts_of_a_state(&mut doubts);
-    read.doubts_of_places(&Around::default(), &mut doubts);
-    states(path, &BTreeMap::from([(path, read)]), &mut doubts);
+    let read = Text::new(text, "ci");
+    read.doubts_of_values(path, false, &mut doubts);
+    read.doubts_of_a_state(path, &mut doubts);
+    read.doubts_of_places(path, "ci", &Around::default(), &mut doubts);
+    states(path, &BTreeMap::from([(path, &read)]), &mut doubts);
     let pieces = pieces_of(path, text);
     doubts.extend(reached(&pieces).into_iter().map(|piece| piece.text.clone()));
     doubts
@@ -776,7 +798,7 @@ mod tests {
         fn inputs(&self, around: &Around<'_>) -> Inputs {
             let tree = self.tree();
             let layer = tree.layers().unwrap().remove(0);
-            Files::read(&tree).unwrap().of(&layer, around).unwrap()
+            Files::read(&tree, "ci").unwrap().of(&layer, around).unwrap()
         }
 
         fn doubts(&self) -> String {
@@ -786,7 +808,6 @@ mod tests {
 
     fn around() -> Around<'static> {
         Around {
-            environment: "ci",
             named: vec![("helm", "v4.3.1".into())],
             lock: b"images: []",
             variables: ["AMEIDE_RUN", "AMEIDE_BY", "AMEIDE_X", "AWS_REGION", "AMEIDE_PLACE"]
@@ -1052,16 +1073,15 @@ mod tests {
     fn what_cannot_be_read_is_an_error() {
         let world = World::new();
         std::os::unix::fs::symlink("nowhere", world.path("values/broken.yaml")).unwrap();
-        assert!(Files::read(&world.tree()).is_err_and(|failure| failure.message.contains("broken.yaml")));
+        assert!(Files::read(&world.tree(), "ci").is_err_and(|failure| failure.message.contains("broken.yaml")));
         let world = World::new();
         std::os::unix::fs::symlink("..", world.path("charts/web/up")).unwrap();
-        assert!(Files::read(&world.tree()).is_err());
+        assert!(Files::read(&world.tree(), "ci").is_err());
     }
 
     #[test]
     fn no_layer_of_the_tree_is_in_doubt_or_reads_what_is_another_s() {
         let tree = Tree { root: Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned() };
-        let files = Files::read(&tree).unwrap();
         let charts: [&[&str]; 7] = [
             &["namespaces", "service-accounts"],
             &["coredns-config"],
@@ -1072,9 +1092,9 @@ mod tests {
             &["platform-smoke"],
         ];
         for environment in tree.environments() {
-            let around = Around { environment: &environment, ..Around::default() };
+            let files = Files::read(&tree, &environment).unwrap();
             for (layer, charts) in tree.layers().unwrap().iter().zip(charts) {
-                let inputs = files.of(layer, &around).unwrap();
+                let inputs = files.of(layer, &Around::default()).unwrap();
                 assert_eq!(inputs.doubts, [""; 0], "{environment} {}", layer.name());
                 let of = |folder: &str| -> Vec<&str> {
                     inputs.parts.keys().filter_map(|part| part.strip_prefix(folder)).collect()

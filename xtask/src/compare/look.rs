@@ -34,15 +34,30 @@ use crate::world::release::Release;
 use crate::world::tools;
 use run_record::{Code, Failure, InPlace};
 
-/// What is the same for all layers of the look.
-pub(crate) struct Look<'a> {
-    context: &'a Context,
-    client: &'a Client,
+/// The tree at one moment, as far as a rendering depends on it.
+#[derive(PartialEq)]
+pub(crate) struct Snapshot {
     files: Files,
     /// The image lock that is passed to Helmfile.
     lock: Vec<u8>,
     /// The pinned versions of what renders.
     tools: Vec<(&'static str, String)>,
+}
+
+impl Snapshot {
+    /// # Errors
+    /// `usage` for a file that cannot be read.
+    pub fn take(context: &Context, lock: Vec<u8>) -> Result<Self, Failure> {
+        let tree = &context.repo.tree;
+        Ok(Self { files: Files::read(tree, &context.repo.env_name)?, lock, tools: renderers(&tools::pinned(tree)?) })
+    }
+}
+
+/// What is the same for all layers of the look.
+pub(crate) struct Look<'a> {
+    context: &'a Context,
+    client: &'a Client,
+    snapshot: Snapshot,
     named: Vec<(&'static str, String)>,
     variables: Vec<(String, OsString)>,
     /// The uid of kube-system.
@@ -142,10 +157,9 @@ impl<'a> Look<'a> {
     /// # Errors
     /// Errors from reading: `usage`, `forbidden`, `api-unreachable` and similar.
     pub async fn open(context: &'a Context, client: &'a Client, lock: Vec<u8>) -> Result<Self, Failure> {
-        let files = Files::read(&context.repo.tree)?;
+        let snapshot = Snapshot::take(context, lock)?;
         let mut named: Vec<(&'static str, String)> = vec![("xtask", env!("XTASK_SOURCES").to_owned())];
         let pinned = tools::pinned(&context.repo.tree)?;
-        let tools = renderers(&pinned);
         let mut variables = tools::environment_on(&pinned, "helmfile", context)?;
         variables.extend(reader::variables(context).map(|(name, value)| (name.into(), value.into())));
         let variables = variables.into_iter().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
@@ -155,7 +169,7 @@ impl<'a> Look<'a> {
         // The namespace for a release that names none.
         named.push(("the context's namespace", client.default_namespace().to_owned()));
         let variables = variables.collect();
-        Ok(Self { context, client, files, lock, tools, named, variables, cluster: cluster?, now: server.time })
+        Ok(Self { context, client, snapshot, named, variables, cluster: cluster?, now: server.time })
     }
 
     /// Checks that the layer is still as this look has read it: if somebody has worked on the tree
@@ -164,11 +178,9 @@ impl<'a> Look<'a> {
     /// # Errors
     /// What has changed, in words.
     pub fn still(&self, layer: &Layer) -> Result<(), String> {
-        let tree = &self.context.repo.tree;
         let changed = || {
-            let pinned = tools::pinned(tree)?;
-            let now = Files::read(tree)?.of(layer, &self.around(&renderers(&pinned)))?;
-            Ok(inputs::changed(&self.inputs(layer)?.parts, &now.parts))
+            let now = Snapshot::take(self.context, self.lock().to_vec())?;
+            Ok(inputs::changed(&self.inputs(layer)?.parts, &self.inputs_in(&now, layer)?.parts))
         };
         match changed().map_err(|failure: Failure| failure.to_string())? {
             Some(what) => Err(format!("while the run was at work, {what}")),
@@ -183,7 +195,12 @@ impl<'a> Look<'a> {
 
     /// The image lock that its inputs have.
     pub fn lock(&self) -> &[u8] {
-        &self.lock
+        &self.snapshot.lock
+    }
+
+    /// The tree as this look has read it.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
     }
 
     pub fn client(&self) -> &Client {
@@ -205,16 +222,16 @@ impl<'a> Look<'a> {
     /// # Errors
     /// Errors from reading the tree.
     pub fn inputs(&self, layer: &Layer) -> Result<Inputs, Failure> {
-        self.files.of(layer, &self.around(&self.tools))
+        self.inputs_in(&self.snapshot, layer)
     }
 
-    fn around(&self, tools: &[(&'static str, String)]) -> Around<'_> {
-        Around {
-            environment: &self.context.repo.env_name,
-            named: self.named.iter().chain(tools).cloned().collect(),
-            lock: &self.lock,
+    fn inputs_in(&self, snapshot: &Snapshot, layer: &Layer) -> Result<Inputs, Failure> {
+        let around = Around {
+            named: self.named.iter().chain(&snapshot.tools).cloned().collect(),
+            lock: &snapshot.lock,
             variables: self.variables.clone(),
-        }
+        };
+        snapshot.files.of(layer, &around)
     }
 
     /// Each of these layers, with the releases that its own records name. `None` for one without a

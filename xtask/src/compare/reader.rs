@@ -79,11 +79,23 @@ impl<'a> Reader<'a> {
 
     /// The layer's releases, as Helmfile reads the tree; none if no release matches the selector.
     pub async fn releases(&self, layer: &Layer, default_namespace: &str) -> Result<Vec<Release>, Failure> {
-        match self.read(layer, &["list", "--output", "json"]).await? {
-            None => Ok(Vec::new()),
-            Some(text) => listed(&text, default_namespace)
-                .map_err(|error| self.unreadable(layer, "list", format!("`helmfile list` printed no list: {error}"))),
-        }
+        self.releases_in(layer, self.list(layer).await?.as_deref(), default_namespace)
+    }
+
+    /// Helmfile's list of the layer's releases, as JSON; `None` if none is selected.
+    pub async fn list(&self, layer: &Layer) -> Result<Option<String>, Failure> {
+        self.read(layer, &["list", "--output", "json"]).await
+    }
+
+    /// The releases in such a list.
+    pub fn releases_in(
+        &self,
+        layer: &Layer,
+        list: Option<&str>,
+        default_namespace: &str,
+    ) -> Result<Vec<Release>, Failure> {
+        list.map_or(Ok(Vec::new()), |text| listed(text, default_namespace))
+            .map_err(|error| self.unreadable(layer, "list", format!("`helmfile list` printed no list: {error}")))
     }
 
     /// Everything that the layer's releases would put into the cluster, including hooks, tests and

@@ -114,9 +114,10 @@ async fn asked_ready(client: &Client) -> Result<(), kube::Error> {
     }
 }
 
-/// Whether the API server is refused because its certificate has expired.
-pub async fn certificate_has_expired(client: &Client) -> bool {
-    asked_ready(client).await.is_err_and(|error| answers::says_expired(&error))
+/// Which of the certificates has expired, in words, if the API server is asked with credentials that
+/// the cluster itself has just handed out.
+pub async fn expired(client: &Client) -> Option<&'static str> {
+    asked_ready(client).await.err().and_then(|error| answers::expired(&error))
 }
 
 /// One request to `/readyz`.

@@ -140,10 +140,11 @@ fn split_line(line: &str) -> Vec<String> {
 }
 
 /// Words that may name files.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     plain: BTreeSet<String>,
-    patterns: BTreeSet<String>,
+    /// What is between the wildcards of each pattern: two texts at least.
+    patterns: BTreeSet<Vec<String>>,
 }
 
 impl Names {
@@ -153,12 +154,18 @@ impl Names {
         words.into_iter().filter(|word| !is_section(word)).for_each(|word| self.add(&word.text));
     }
 
+    /// Adds all of the others.
+    pub fn join(&mut self, others: &Self) {
+        self.plain.extend(others.plain.iter().cloned());
+        self.patterns.extend(others.patterns.iter().cloned());
+    }
+
     fn add(&mut self, word: &str) {
         let word = normal(word);
         let says_nothing = word.is_empty() || word == "*" || word.chars().all(|c| matches!(c, ANY | '/'));
         match says_nothing {
             true => false,
-            false if word.contains(WILD) => self.patterns.insert(word),
+            false if word.contains(WILD) => self.patterns.insert(word.split(WILD).map(str::to_owned).collect()),
             false => self.plain.insert(word),
         };
     }
@@ -166,17 +173,24 @@ impl Names {
     /// Whether one of them may name a file. From where it starts is not known, so its end is
     /// enough.
     pub fn name(&self, path: &Utf8Path) -> bool {
-        let starts = std::iter::once(0).chain(path.as_str().match_indices('/').map(|(at, _)| at + 1));
-        starts
-            .map(|at| &path.as_str()[at..])
-            .any(|end| self.plain.contains(end) || self.patterns.iter().any(|pattern| matches(pattern, end)))
+        let path = path.as_str();
+        let ends = || std::iter::once(0).chain(path.match_indices('/').map(|(at, _)| at + 1)).map(|at| &path[at..]);
+        ends().any(|end| self.plain.contains(end))
+            || self.patterns_to(path).any(|pattern| ends().any(|end| matches(pattern, end)))
     }
 
     /// Whether one of them names a folder that the file is in.
     pub fn name_a_folder_of(&self, path: &Utf8Path) -> bool {
         let mut folders = path.ancestors().skip(1).map(Utf8Path::as_str).filter(|folder| !folder.is_empty());
-        folders
-            .any(|folder| self.plain.contains(folder) || self.patterns.iter().any(|pattern| matches(pattern, folder)))
+        folders.any(|folder| {
+            self.plain.contains(folder) || self.patterns_to(folder).any(|pattern| matches(pattern, folder))
+        })
+    }
+
+    /// The patterns that end as the path does: there are many, and few do.
+    fn patterns_to(&self, path: &str) -> impl Iterator<Item = &[String]> {
+        let patterns = self.patterns.iter().map(Vec::as_slice);
+        patterns.filter(move |pattern| pattern.last().is_some_and(|last| path.ends_with(last.as_str())))
     }
 }
 
@@ -195,16 +209,16 @@ fn normal(word: &str) -> String {
     parts.join("/")
 }
 
-/// Whether a pattern matches, if each of its wildcards stands for any text, including `/`.
-fn matches(pattern: &str, text: &str) -> bool {
-    let mut literals = pattern.split(WILD);
-    let Some(mut rest) = text.strip_prefix(literals.next().unwrap_or_default()) else { return false };
-    let Some(last) = literals.next_back() else { return rest.is_empty() };
-    for literal in literals {
-        let Some(at) = rest.find(literal) else { return false };
+/// Whether a pattern matches, given what is between its wildcards, if each of these stands for any
+/// text, including `/`.
+fn matches(pattern: &[String], text: &str) -> bool {
+    let [first, between @ .., last] = pattern else { return false };
+    let Some(mut rest) = text.strip_prefix(first.as_str()) else { return false };
+    for literal in between {
+        let Some(at) = rest.find(literal.as_str()) else { return false };
         rest = &rest[at + literal.len()..];
     }
-    rest.ends_with(last)
+    rest.ends_with(last.as_str())
 }
 
 /// Whether a path that starts in `helmfiles` leads out of `infra/kubernetes`.

@@ -132,12 +132,12 @@ fn of_connection(doing: Doing, what: &str, error: &kube::Error, place: &Place) -
     };
     // A TLS alert is the server's rejection of our side of the handshake.
     if chain.contains("received fatal alert") {
-        let remedy = if place.local { "cargo xtask cluster kubeconfig".to_owned() } else { log_in(place) };
+        let remedy = if place.local { RENEW.to_owned() } else { log_in(place) };
         return of(Code::Unauthenticated, "the API server refuses the client certificate".into(), remedy);
     }
     if certificate(&chain).is_some() {
         let remedy = if place.local {
-            "cargo xtask cluster   # fetches the kubeconfig, and renews what has expired".to_owned()
+            RENEW.to_owned()
         } else {
             "get the cluster's kubeconfig again from whoever runs it; check this machine's clock".to_owned()
         };
@@ -149,6 +149,9 @@ fn of_connection(doing: Doing, what: &str, error: &kube::Error, place: &Place) -
     }
     of(Code::ApiUnreachable, "the Kubernetes API cannot be reached".into(), place.bring_back())
 }
+
+/// For a local cluster, whose certificates are the tool's to renew.
+const RENEW: &str = "cargo xtask cluster   # fetches the kubeconfig, and renews what has expired";
 
 fn log_in(place: &Place) -> String {
     format!(
@@ -170,7 +173,7 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
     let refused = |code, sentence: &str, remedy: String| told(code, format!("{doing_it} failed: {sentence}"), remedy);
     match status.code {
         401 => {
-            let remedy = if place.local { "cargo xtask cluster kubeconfig".to_owned() } else { log_in(place) };
+            let remedy = if place.local { RENEW.to_owned() } else { log_in(place) };
             refused(
                 Code::Unauthenticated,
                 &format!("the API server does not accept the credentials of context {:?}", place.context),
@@ -388,9 +391,13 @@ fn chain(error: &kube::Error) -> String {
     joined.strip_prefix("ServiceError: ").map(str::to_owned).unwrap_or(joined)
 }
 
-/// Whether it is an error about a server's certificate that has expired.
-pub(super) fn says_expired(error: &kube::Error) -> bool {
-    certificate(&chain(error)).is_some_and(|words| words.starts_with(EXPIRED))
+/// What has expired, with credentials that the cluster itself has just handed out: the server's
+/// certificate, or the client's, which an API server answers with 401 and no more than that.
+pub(super) fn expired(error: &kube::Error) -> Option<&'static str> {
+    match error {
+        kube::Error::Api(status) => (status.code == 401).then_some("it refuses the credentials that it has issued"),
+        error => certificate(&chain(error)).filter(|words| words.starts_with(EXPIRED)).map(|_| EXPIRED),
+    }
 }
 
 const EXPIRED: &str = "its certificate has expired";
