@@ -6,6 +6,7 @@ mod decide;
 pub mod devcontainer;
 mod images;
 pub(crate) mod k3d_errors;
+pub(crate) mod label;
 pub mod lease;
 pub(crate) mod loadbalancer;
 pub mod lock;
@@ -14,8 +15,6 @@ pub mod registry_hosting;
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use camino::Utf8Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -328,12 +327,8 @@ async fn facts(
     let foreign =
         existing.iter().zip(&nodes).any(|(container, node)| node.holds_data && container.label(CONFIG_LABEL).is_none());
     if let Some(server) = server {
-        let label = server
-            .label(CONFIG_LABEL)
-            .and_then(|label| URL_SAFE_NO_PAD.decode(label).ok())
-            .and_then(|bytes| String::from_utf8(bytes).ok());
-        match label {
-            Some(applied) => drift = config.drift_from(&applied).map_err(Failure::usage)?,
+        match server.label(CONFIG_LABEL).and_then(|label| label::drift(label, config)) {
+            Some(found) => drift = found,
             None => drift.push(Difference {
                 field: "metadata.name".into(),
                 cluster: "a cluster of this name that something else created".into(),
@@ -587,7 +582,7 @@ async fn create(run: &Run, site: &Site, config: &K3dConfig, toolbox: &Toolbox, i
     }
     let step = run.reporter.step(k3d_step(run, config, "creating the cluster"));
     remember_kind(run, images.lab)?;
-    let label = format!("{CONFIG_LABEL}={}@all", URL_SAFE_NO_PAD.encode(config.canonical()));
+    let label = format!("{CONFIG_LABEL}={}@all", label::of(config));
     let lab_label = format!("{LAB_LABEL}={}@all", images.lab);
     let mut arguments = vec!["cluster", "create", "--config", config.path.as_str(), "--wait", "--timeout", "300s"];
     arguments.extend(["--kubeconfig-update-default=false", "--runtime-label", &label, "--runtime-label", &lab_label]);

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use camino::Utf8Path;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Event, Pod, Secret, Service};
@@ -111,7 +111,7 @@ fn k3d_yaml(bytes: &[u8]) {
     assert!(config.containers().len() <= 202);
     let _ = (cluster::loadbalancer::spec(&config).is_ok(), config.api_binding());
     let _ = (config.host_ports(), config.registry_container(), config.network());
-    assert_eq!(config.drift_from(&config.canonical()), Ok(Vec::new()));
+    assert_eq!(cluster::label::drift(&cluster::label::of(&config), &config), Some(Vec::new()));
 }
 
 /// Standard output and standard error, with a line of three percent signs between them.
@@ -145,7 +145,7 @@ fn k3d_said(bytes: &[u8]) {
 fn k3d_label(bytes: &[u8]) {
     let yaml = "apiVersion: k3d.io/v1alpha5\nkind: Simple\nmetadata: {name: x}\nports: [{port: '1:1'}]\n";
     if let Ok(config) = k3d::K3dConfig::parse(file(), yaml) {
-        let found = config.drift_from(&text(bytes)).unwrap_or_default();
+        let found = cluster::label::drift(&URL_SAFE_NO_PAD.encode(bytes), &config).unwrap_or_default();
         found.iter().for_each(|difference| drop(difference.to_string()));
     }
 }

@@ -295,15 +295,14 @@ impl K3dConfig {
         api.into_iter().chain(published).collect()
     }
 
-    /// The config in one line, for the label that the cluster's containers carry.
+    /// The config in one line, secrets and all.
     pub fn canonical(&self) -> String {
         self.value.to_string()
     }
 
-    /// How a cluster created from `applied` differs from this config.
-    pub fn drift_from(&self, applied: &str) -> Result<Vec<Difference>, String> {
-        let applied: Value = serde_json::from_str(applied).map_err(|error| error.to_string())?;
-        Ok(differences(&applied, &self.value))
+    /// The whole file.
+    pub fn value(&self) -> &Value {
+        &self.value
     }
 }
 
@@ -380,7 +379,8 @@ impl std::fmt::Display for Difference {
     }
 }
 
-fn differences(cluster: &Value, file: &Value) -> Vec<Difference> {
+/// How a cluster created from the one config differs from the other.
+pub fn differences(cluster: &Value, file: &Value) -> Vec<Difference> {
     let mut found = Vec::new();
     compare("", cluster, file, &mut found);
     found
@@ -428,14 +428,14 @@ mod tests {
     fn windows_line_ends_and_comments_change_nothing() {
         let plain = config(FILE).unwrap();
         let windows = config(&format!("# the local cluster\r\n{}", FILE.replace('\n', "\r\n"))).unwrap();
-        assert_eq!(windows.drift_from(&plain.canonical()).unwrap(), []);
+        assert_eq!(differences(plain.value(), windows.value()), []);
     }
 
     #[test]
     fn drift_names_the_field_and_both_values() {
         let old = config(FILE).unwrap();
         let new = config(&FILE.replace("6550", "6551").replace("ameide", "ameide\nagents: 2")).unwrap();
-        let drift = new.drift_from(&old.canonical()).unwrap();
+        let drift = differences(old.value(), new.value());
         let fields: Vec<&str> = drift.iter().map(|d| d.field.as_str()).collect();
         assert_eq!(fields, ["agents", "kubeAPI.hostPort"]);
         assert_eq!(drift[1].to_string(), r#"kubeAPI.hostPort: the cluster has "6550", the file says "6551""#);
@@ -445,7 +445,7 @@ mod tests {
     fn a_field_inside_a_list_is_named_by_its_index() {
         let old = config(FILE).unwrap();
         let new = config(&FILE.replace(":443:443", ":8443:443")).unwrap();
-        assert_eq!(new.drift_from(&old.canonical()).unwrap()[0].field, "ports[0].port");
+        assert_eq!(differences(old.value(), new.value())[0].field, "ports[0].port");
     }
 
     #[test]
