@@ -1,6 +1,7 @@
 //! `cargo bench -p xtask --bench instant`: a layer and an `up` with nothing changed, a forced sync
 //! of a layer, and a look at 1,000 releases, each compared with what people run for it, on the
-//! cluster of the environment `ci` as it is. See docs/operations.md, "When nothing has changed".
+//! cluster of the environment `ci` as it is. With `-- first`: an `up` on a new cluster, whose data is
+//! deleted for it. See docs/operations.md, "When nothing has changed".
 //!
 //! Rounds are interleaved, so that a busy minute of the machine affects all of them. Whatever
 //! creates a new revision runs before the layer is deployed again.
@@ -301,8 +302,27 @@ fn scan(tool: impl Fn(&str) -> Command + Clone + 'static) -> Result<(), String> 
     measured
 }
 
+/// From an empty cluster to every layer, with the images in the mirror: layers beside each other, and
+/// one after the other. Only if asked for, because it creates the cluster anew each time.
+fn first() -> Result<(), String> {
+    let mut rows = [
+        Row::new("first up, --jobs 1", "6 layers in place", || xtask(&["--yes", "up", "--skip-tests", "--jobs", "1"])),
+        Row::new("first up", "6 layers in place", || xtask(&["--yes", "up", "--skip-tests"])),
+    ];
+    for round in 1..=ROUNDS {
+        for row in &mut rows {
+            timed(xtask(&["--yes", "cluster", "recreate", "--allow-destroy=cluster"]))?;
+            row.run()?;
+        }
+        eprintln!("round {round} of {ROUNDS}");
+    }
+    table(&mut rows, 0);
+    Ok(())
+}
+
 fn main() -> std::process::ExitCode {
-    match run() {
+    let asked = if std::env::args().any(|argument| argument == "first") { first() } else { run() };
+    match asked {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

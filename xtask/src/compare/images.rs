@@ -400,6 +400,14 @@ pub async fn node_platforms(client: &Client) -> Result<Vec<String>, Failure> {
     Ok(platforms.into_iter().collect())
 }
 
+/// An image's name as a node lists it: of `NAME:TAG@DIGEST`, the node keeps `NAME@DIGEST`.
+pub fn by_digest(image: &str) -> String {
+    let Some((name, digest)) = image.split_once('@') else { return image.to_owned() };
+    // The port of a registry is no tag.
+    let tag = name.rfind(':').filter(|colon| !name[*colon..].contains('/'));
+    format!("{}@{digest}", &name[..tag.unwrap_or(name.len())])
+}
+
 /// The names of the images that each node has, as far as it lists them (the kubelet lists 50).
 ///
 /// # Errors
@@ -418,6 +426,18 @@ pub async fn on_nodes(client: &Client) -> Result<BTreeMap<String, BTreeSet<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_lists_an_image_without_the_tag_beside_its_digest() {
+        for (image, listed) in [
+            ("reg:5000/a/b:1@sha256:ff", "reg:5000/a/b@sha256:ff"),
+            ("reg:5000/a/b@sha256:ff", "reg:5000/a/b@sha256:ff"),
+            ("reg:5000/a/b:1", "reg:5000/a/b:1"),
+            ("b:1@sha256:ff", "b@sha256:ff"),
+        ] {
+            assert_eq!(by_digest(image), listed);
+        }
+    }
 
     fn digest(text: &str) -> Digest {
         Digest::of(text.as_bytes())

@@ -113,7 +113,7 @@ async fn pull(context: &Context, client: &Client, wanted: &BTreeSet<String>) -> 
     }
     let nodes = images::on_nodes(client).await?;
     join_all(nodes.iter().map(async |(node, has)| {
-        for image in wanted.iter().filter(|image| !has.contains(*image)) {
+        for image in wanted.iter().filter(|image| !has.contains(&images::by_digest(image))) {
             let pulled = capture_within(docker::docker(["exec", node, "crictl", "pull", image]), PULL).await;
             // The next one would most likely end the same way.
             if !pulled.is_ok_and(|pulled| pulled.status.success()) {
