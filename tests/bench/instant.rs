@@ -210,7 +210,8 @@ fn upgrades(list: &str) -> Result<String, String> {
         let flags = format!("--namespace {} --kube-context {CONTEXT} --reuse-values --wait", text("namespace"));
         format!("helm upgrade {} {chart} {flags}", text("name"))
     };
-    Ok(list.iter().map(upgrade).collect::<Vec<_>>().join("\n"))
+    let is_there = |release: &&Value| release["enabled"] == true && release["installed"] == true;
+    Ok(list.iter().filter(is_there).map(upgrade).collect::<Vec<_>>().join("\n"))
 }
 
 /// Lets a Helmfile use helm-diff.
