@@ -697,11 +697,11 @@ async fn ready(
     // `--context` may name any cluster.
     let is_this_one = context.site.kube_context == format!("k3d-{}", config.name());
     let mut before = before;
-    let expired = if is_this_one { kubernetes::expired(&client).await } else { None };
-    if let Some(what) = expired {
+    let why = if is_this_one { kubernetes::needs_certificates(&client).await } else { None };
+    if let Some(why) = why {
         remove_marker(&context.run)?;
         before = None;
-        reporter.note(config.name(), format!("{what}: restarting it, so that k3s renews its certificates"));
+        reporter.note(config.name(), format!("{why}: restarting it, so that k3s renews its certificates"));
         k3d(&context.run, toolbox, images, &["cluster", "stop", config.name()]).await?;
         start(&context.run, config, toolbox, images, "started the cluster, with new certificates").await?;
         merge_kubeconfig(&context.run, &context.site, config, toolbox).await?;

@@ -17,7 +17,6 @@ pub mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -28,7 +27,7 @@ use tokio::sync::{Mutex, Semaphore};
 use crate::cluster::lease::ClusterLease;
 use crate::cluster::lock::ClusterLock;
 use crate::compare;
-use crate::compare::look::{Baseline, Look, Outcome, Sight};
+use crate::compare::look::{Baseline, Look, Outcome, Sight, Snapshot};
 use crate::compare::reader::Reader;
 use crate::compare::state::{Action, act};
 use crate::diagnosis::Diagnosis;
@@ -68,8 +67,8 @@ pub struct Runner<'a> {
     /// If there is a plan, only what it says is done.
     plan: Option<&'a Plan>,
     reader: Reader<'a>,
-    /// What is done before each layer's turn.
-    ahead: OnceLock<Ahead>,
+    /// What was read before the run began, if anything was.
+    begun: Option<Ahead>,
     /// Each test is a Helm process and some pods, and a small machine has to hold them all.
     tests: Semaphore,
     /// Held while the pull secret, which belongs to no layer, is read and written.
@@ -88,12 +87,12 @@ impl<'a> Runner<'a> {
     ) -> Result<Self, Failure> {
         let reader = Reader::new(context, toolbox, lab::origin(&context.repo, lab), args.selector())?;
         let (tests, pull_secret) = (Semaphore::new(TESTS_AT_ONCE), Mutex::default());
-        Ok(Self { context, toolbox, lab, lock, args, plan: None, reader, ahead: OnceLock::new(), tests, pull_secret })
+        Ok(Self { context, toolbox, lab, lock, args, plan: None, reader, begun: None, tests, pull_secret })
     }
 
     /// The same, with what has been read already, if anything has.
-    pub(crate) fn having_begun(self, ahead: Option<Ahead>) -> Self {
-        Self { ahead: ahead.map(OnceLock::from).unwrap_or_default(), ..self }
+    pub(crate) fn having_begun(self, begun: Option<Ahead>) -> Self {
+        Self { begun, ..self }
     }
 
     /// The same, doing only what a plan says, if there is one.
@@ -107,20 +106,27 @@ impl<'a> Runner<'a> {
         let client = kubernetes::client(self.context).await?;
         kubernetes::require(&client).await?;
         let lease = ClusterLease::acquire(self.context, &client).await?;
-        // If the tree cannot be read, each layer says so in its turn.
-        if self.ahead.get().is_none()
-            && let Ok(ahead) = Ahead::of(&self.reader, layers)
-        {
-            let _ = self.ahead.set(ahead);
-        }
+        let fresh;
+        let ahead = match self.snapshot() {
+            // If the tree cannot be read, each layer says so in its turn.
+            Err(_) => None,
+            Ok(snapshot) => match self.begun.as_ref().filter(|begun| begun.is_of(&snapshot)) {
+                Some(begun) => Some(begun),
+                // Somebody has changed the tree while the run waited for its turn.
+                None => {
+                    fresh = Ahead::of(snapshot, layers);
+                    Some(&fresh)
+                }
+            },
+        };
         // On the heap, because a layer's future would fill the stack.
         let run = Box::pin(async {
             if let Some(plan) = self.plan {
                 plan.holds(self.context, &client, &self.reader, layers, None).await?;
             }
             let some = tokio::select! {
-                some = self.run_scheduled(&client, layers) => some?,
-                never = self.prepare(&client, layers) => match never {},
+                some = self.run_scheduled(&client, layers, ahead) => some?,
+                never = self.prepare(&client, layers, ahead) => match never {},
             };
             match self.args.selector() {
                 Some(selector) if !some => Err(nothing_selected(selector, layers)),
@@ -132,10 +138,9 @@ impl<'a> Runner<'a> {
 
     /// Prepares the layers after the first one while others are being worked on, as long as there are
     /// any.
-    async fn prepare(&self, client: &Client, layers: &[Layer]) -> Infallible {
-        if let (Some(ahead), [_, later @ ..], true, None) =
-            (self.ahead.get(), layers, self.args.pace.jobs() > 1, self.plan)
-        {
+    async fn prepare(&self, client: &Client, layers: &[Layer], ahead: Option<&Ahead>) -> Infallible {
+        let is_wanted = self.args.pace.jobs() > 1 && self.plan.is_none();
+        if let (Some(ahead), [_, later @ ..], true) = (ahead, layers, is_wanted) {
             ahead.prepare(&self.reader, client, later).await;
         }
         std::future::pending().await
@@ -145,7 +150,7 @@ impl<'a> Runner<'a> {
     ///
     /// # Errors
     /// The first failure, with later ones as its evidence.
-    async fn run_scheduled(&self, client: &Client, layers: &[Layer]) -> Result<bool, Failure> {
+    async fn run_scheduled(&self, client: &Client, layers: &[Layer], ahead: Option<&Ahead>) -> Result<bool, Failure> {
         let needs = self.context.repo.tree.layer_needs()?;
         let pace = self.args.pace;
         let mut schedule = Schedule::new(order::edges(layers, &needs), pace.keep_going);
@@ -156,7 +161,7 @@ impl<'a> Runner<'a> {
                 && schedule.working() < pace.jobs()
                 && let Some(next) = schedule.start()
             {
-                working.push(async move { (next, self.run_recorded(client, &layers[next]).await) });
+                working.push(async move { (next, self.run_recorded(client, &layers[next], ahead).await) });
             }
             let Some((ended, result)) = working.next().await else { break };
             schedule.ended(ended, result.is_ok());
@@ -183,9 +188,9 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs one layer, and adds what the cluster recorded about it to the run's record.
-    async fn run_recorded(&self, client: &Client, layer: &Layer) -> Result<bool, Failure> {
+    async fn run_recorded(&self, client: &Client, layer: &Layer, ahead: Option<&Ahead>) -> Result<bool, Failure> {
         let (since, started) = (jiff::Timestamp::now(), Instant::now());
-        let result = self.run_layer(client, layer).await;
+        let result = self.run_layer(client, layer, ahead).await;
         let took = started.elapsed();
         timeline::record(&self.context.run, &self.context.repo, client, layer, since).await;
         if let Err(failure) = &result {
@@ -196,7 +201,7 @@ impl<'a> Runner<'a> {
 
     /// Returns whether there was anything to do: if the selector matches none of a layer's
     /// releases, nothing is checked or changed.
-    async fn run_layer(&self, client: &Client, layer: &Layer) -> Result<bool, Failure> {
+    async fn run_layer(&self, client: &Client, layer: &Layer, ahead: Option<&Ahead>) -> Result<bool, Failure> {
         let name = layer.name();
         let reporter = &self.context.run.reporter;
         let started = Instant::now();
@@ -207,12 +212,16 @@ impl<'a> Runner<'a> {
             plan.holds(self.context, client, reader, std::slice::from_ref(layer), Some(layer)).await?;
         }
         // The tree is read first: whatever is changed in it from then on is noticed.
-        let look = self.look(client).await;
-        let still = |ahead: &&Ahead| look.as_ref().is_some_and(|look| ahead.is_of(look.snapshot()));
-        let Read { list, manifests } = match self.ahead.get().filter(still) {
-            Some(ahead) => ahead.read(reader, layer).await?,
-            None => Read::now(reader, layer).await?,
+        let snapshot = self.snapshot();
+        let ahead = ahead.filter(|ahead| snapshot.as_ref().is_ok_and(|snapshot| ahead.is_of(snapshot)));
+        let read = async {
+            match ahead {
+                Some(ahead) => ahead.read(reader, layer).await,
+                None => Read::now(reader, layer).await,
+            }
         };
+        let (look, read) = tokio::join!(self.look(client, snapshot), read);
+        let Read { list, manifests } = read?;
         let wanted = reader.releases_in(layer, list.as_deref(), client.default_namespace())?;
         if let (Some(selector), true) = (self.args.selector(), wanted.is_empty()) {
             reporter.event(&Event::LayerSkipped { layer: name, selector: selector.to_owned() });
@@ -292,10 +301,15 @@ impl<'a> Runner<'a> {
         Ok(true)
     }
 
+    /// The tree as it is now.
+    fn snapshot(&self) -> Result<Snapshot, Failure> {
+        Snapshot::take(self.context, self.reader.lock.clone())
+    }
+
     /// The current state, for comparison; if it cannot be read, everything is synced.
-    async fn look<'b>(&'b self, client: &'b Client) -> Option<Look<'b>> {
-        let opened = Look::open(self.context, client, self.reader.lock.clone()).await;
-        opened.map_err(|failure| instant::cannot(&self.context.run, failure)).ok()
+    async fn look<'b>(&'b self, client: &'b Client, snapshot: Result<Snapshot, Failure>) -> Option<Look<'b>> {
+        let opened = async { Look::open(self.context, client, snapshot?).await };
+        opened.await.map_err(|failure| instant::cannot(&self.context.run, failure)).ok()
     }
 
     /// Writes what the next run compares with: for what was synced or tested now, and for what a

@@ -9,7 +9,7 @@ use kube::api::{Api, DeleteParams, ListParams};
 use super::decide::Node as Part;
 use super::images::Images;
 use super::loadbalancer;
-use super::{CONFIG_LABEL, LAB_LABEL, config_hash, k3d, k3d_step, observe, replace_load_balancer, start};
+use super::{CONFIG_LABEL, LAB_LABEL, k3d, k3d_step, label, observe, replace_load_balancer, start};
 use crate::repo::k3d::K3dConfig;
 use crate::run::Run;
 use crate::run::context::Site;
@@ -63,7 +63,7 @@ pub async fn join(
     start(run, config, toolbox, images, "started the stopped containers").await?;
     let step = run.reporter.step(k3d_step(run, config, "joining new agents"));
     // Its digest is enough: the config may hold a token, and arguments are seen by everybody.
-    let made_from = format!("{CONFIG_LABEL}={}", config_hash(config));
+    let made_from = format!("{CONFIG_LABEL}={}", label::digest(config));
     let lab = format!("{LAB_LABEL}={}", images.lab);
     for number in 0..missing {
         let name = format!("{}-agent-{:x}{number}", config.name(), jiff::Timestamp::now().as_second());

@@ -16,6 +16,13 @@ pub(crate) fn of(config: &K3dConfig) -> String {
     URL_SAFE_NO_PAD.encode(veiled("", config.value()).to_string())
 }
 
+/// The same, for a node that joins later: a digest will do.
+pub(crate) fn digest(config: &K3dConfig) -> String {
+    let mut hash = Sha256::new();
+    hash.update(of(config));
+    digest::short(hash)
+}
+
 /// How a cluster with this label differs from the config; `None` if it is no label of ours.
 pub(crate) fn drift(label: &str, config: &K3dConfig) -> Option<Vec<Difference>> {
     let applied: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(label).ok()?).ok()?;
@@ -26,7 +33,8 @@ pub(crate) fn drift(label: &str, config: &K3dConfig) -> Option<Vec<Difference>> 
 /// Begins what stands for a secret.
 const VEIL: &str = "*** ";
 
-/// Four hexadecimal digits: enough to notice a change, and too few to check a guess.
+/// Four hexadecimal digits: enough to notice nearly every change (all but one in 65,536), and too few to
+/// check a guess.
 fn veil(secret: &str) -> String {
     if secret.is_empty() || secret.starts_with(VEIL) {
         return secret.to_owned();
@@ -38,29 +46,60 @@ fn veil(secret: &str) -> String {
 
 /// A value, which is that of this key, with each secret in it veiled.
 fn veiled(key: &str, value: &Value) -> Value {
+    // Of k3d.yaml and of k3s's registries.yaml, in the words of their documentation.
+    const SECRET: [&str; 4] = ["password", "auth", "identity_token", "token"];
     match value {
         Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), veiled(key, value))).collect(),
-        Value::Array(items) => items.iter().map(|item| veiled(key, item)).collect(),
+        Value::Array(items) => {
+            // `--FLAG` and its value may be two arguments.
+            let mut flag = String::new();
+            let mut item = |item: &Value| {
+                let own = item.get("arg").and_then(Value::as_str).unwrap_or_default();
+                let is_value = is_secret_argument(&flag) && !own.starts_with('-');
+                own.clone_into(&mut flag);
+                veiled(key, &if is_value { veiled_argument(item) } else { item.clone() })
+            };
+            items.iter().map(&mut item).collect()
+        }
+        Value::Number(number) if SECRET.contains(&key) => veil(&number.to_string()).into(),
         Value::String(text) => match key {
-            // Of k3s's registries.yaml, in the words of its documentation.
-            "password" | "auth" | "identity_token" | "token" => veil(text).into(),
+            _ if SECRET.contains(&key) => veil(text).into(),
             // It is a file of its own, in which blanks and comments say nothing.
             "config" => match bounds::yaml(text) {
                 Ok(inner @ Value::Object(_)) => veiled("", &inner),
                 _ => veil(text).into(),
             },
-            // `NAME=VALUE`, `--FLAG=VALUE`.
-            "envVar" | "arg" => match text.split_once('=') {
-                Some((name, value)) if is_secret_variable(name) || masked(text) != *text => {
+            // Or a path.
+            "source" if text.contains('\n') => veil(text).into(),
+            _ => match text.split_once('=') {
+                // `NAME=VALUE`, `--FLAG=VALUE`.
+                Some((name, value))
+                    if matches!(key, "envVar" | "arg")
+                        && (is_secret_argument(name) || is_secret_variable(name) || masked(text) != *text) =>
+                {
                     format!("{name}={}", veil(value)).into()
                 }
+                _ if masked(text) != *text => veil(text).into(),
                 _ => value.clone(),
             },
-            _ if masked(text) != *text => veil(text).into(),
-            _ => value.clone(),
         },
         other => other.clone(),
     }
+}
+
+/// Whether the value of k3s's argument is a secret. `-t` is its token; a datastore's address may
+/// contain a password.
+fn is_secret_argument(name: &str) -> bool {
+    name == "-t" || name == "--datastore-endpoint" || (name.starts_with('-') && is_secret_variable(name))
+}
+
+fn veiled_argument(item: &Value) -> Value {
+    let mut item = item.clone();
+    if let Some(argument) = item.get_mut("arg") {
+        let veiled = argument.as_str().map(veil);
+        *argument = veiled.unwrap_or_default().into();
+    }
+    item
 }
 
 #[cfg(test)]
@@ -72,11 +111,13 @@ kind: Simple
 metadata: {name: ameide}
 token: of-the-cluster
 env: [{envVar: 'K3S_TOKEN=of-a-variable'}, {envVar: 'HTTPS_PROXY=http://u:of-a-proxy@p:1'}, {envVar: A=plain}]
-options: {k3s: {extraArgs: [{arg: --agent-token=of-an-agent}, {arg: --datastore-endpoint=postgres://u:of-a-store@h/d}, {arg: --disable=traefik}]}}
+files: [{source: \"kind: Secret\\ndata: {x: of-a-file}\", destination: /x}, {source: ./path.yaml, destination: /y}]
+options: {k3s: {extraArgs: [{arg: --agent-token=of-an-agent}, {arg: --datastore-endpoint}, {arg: 'postgres://of-a-store/d'}, {arg: -t}, {arg: of-a-flag}, {arg: --disable=traefik}]}}
 registries:
+  create: {name: r, proxy: {remoteURL: 'https://r', username: me, password: of-a-proxied-registry}}
   config: |
     mirrors: {a:5000: {endpoint: ['https://u:of-an-address@a:5000']}}
-    configs: {a:5000: {auth: {username: me, password: of-a-registry}}}
+    configs: {a:5000: {auth: {username: me, password: of-a-registry}}, b: {auth: {username: me, password: 123456}}}
 ";
 
     fn config(text: &str) -> K3dConfig {
@@ -92,12 +133,13 @@ registries:
     fn no_secret_is_in_a_label_or_in_what_is_told_of_it() {
         let label = String::from_utf8(URL_SAFE_NO_PAD.decode(of(&config(FILE))).unwrap()).unwrap();
         assert!(!label.contains("of-a"), "{label}");
-        for open in ["K3S_TOKEN=", "A=plain", "--disable=traefik", "\"username\":\"me\""] {
+        assert!(!label.contains("123456"), "{label}");
+        for open in ["K3S_TOKEN=", "A=plain", "--disable=traefik", "\"username\":\"me\"", "./path.yaml"] {
             assert!(label.contains(open), "{open}: {label}");
         }
         let other = FILE.replace("of-", "other-of-");
         let told = drift_of(FILE, &other);
-        assert_eq!(told.len(), 7, "{told:#?}");
+        assert_eq!(told.len(), 10, "{told:#?}");
         assert!(!told.concat().contains("of-a"), "{told:#?}");
     }
 

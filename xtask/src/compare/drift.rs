@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::difference::{Hidden, Objects, title};
 use super::live::{self, AT_ONCE, Made, Seen, in_words};
-use super::look::Look;
+use super::look::{Look, Snapshot};
 use super::ownership::{self, Path};
 use super::record::Record;
 use crate::releases::{by_hand, manifest};
@@ -513,7 +513,8 @@ pub(crate) struct Drifts {
 /// Errors from reading the cluster.
 pub(crate) async fn of_layers(context: &Context, client: &Client, layers: &[Layer]) -> Result<Vec<Drifts>, Failure> {
     // The images that they were rendered with do not matter for what others have changed since.
-    let sights = Look::open(context, client, Vec::new()).await?.recorded(layers).await?;
+    let snapshot = Snapshot::take(context, Vec::new())?;
+    let sights = Look::open(context, client, snapshot).await?.recorded(layers).await?;
     let mut all = Vec::new();
     for (layer, sight) in layers.iter().zip(sights) {
         for release in sight.iter().flat_map(|sight| &sight.releases).filter(|release| release.record().is_some()) {

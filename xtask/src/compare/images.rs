@@ -408,7 +408,8 @@ pub fn by_digest(image: &str) -> String {
     format!("{}@{digest}", &name[..tag.unwrap_or(name.len())])
 }
 
-/// The names of the images that each node has, as far as it lists them (the kubelet lists 50).
+/// The names of the images that each node has, as far as it lists them (the kubelet lists 50); only
+/// nodes with room for more.
 ///
 /// # Errors
 /// Errors from reading the nodes.
@@ -416,9 +417,13 @@ pub async fn on_nodes(client: &Client) -> Result<BTreeMap<String, BTreeSet<Strin
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
     let nodes = nodes.map_err(|error| read_failed("the nodes", error))?;
     let names = |node: Node| {
-        let images = node.status.and_then(|status| status.images).unwrap_or_default();
-        let names = images.into_iter().flat_map(|image| image.names.unwrap_or_default()).collect();
-        Some((node.metadata.name?, names))
+        let status = node.status.unwrap_or_default();
+        let mut conditions = status.conditions.iter().flatten();
+        if conditions.any(|condition| condition.type_ == "DiskPressure" && condition.status == "True") {
+            return None;
+        }
+        let images = status.images.into_iter().flatten();
+        Some((node.metadata.name?, images.flat_map(|image| image.names.unwrap_or_default()).collect()))
     };
     Ok(nodes.items.into_iter().filter_map(names).collect())
 }

@@ -40,8 +40,7 @@ pub(crate) struct Snapshot {
     files: Files,
     /// The image lock that is passed to Helmfile.
     lock: Vec<u8>,
-    /// The pinned versions of what renders.
-    tools: Vec<(&'static str, String)>,
+    pinned: Vec<tools::Tool>,
 }
 
 impl Snapshot {
@@ -49,7 +48,7 @@ impl Snapshot {
     /// `usage` for a file that cannot be read.
     pub fn take(context: &Context, lock: Vec<u8>) -> Result<Self, Failure> {
         let tree = &context.repo.tree;
-        Ok(Self { files: Files::read(tree, &context.repo.env_name)?, lock, tools: renderers(&tools::pinned(tree)?) })
+        Ok(Self { files: Files::read(tree, &context.repo.env_name)?, lock, pinned: tools::pinned(tree)? })
     }
 }
 
@@ -152,15 +151,13 @@ impl Sight {
 }
 
 impl<'a> Look<'a> {
-    /// Reads the tree, and identifies the API server.
+    /// Identifies the API server.
     ///
     /// # Errors
     /// Errors from reading: `usage`, `forbidden`, `api-unreachable` and similar.
-    pub async fn open(context: &'a Context, client: &'a Client, lock: Vec<u8>) -> Result<Self, Failure> {
-        let snapshot = Snapshot::take(context, lock)?;
+    pub async fn open(context: &'a Context, client: &'a Client, snapshot: Snapshot) -> Result<Self, Failure> {
         let mut named: Vec<(&'static str, String)> = vec![("xtask", env!("XTASK_SOURCES").to_owned())];
-        let pinned = tools::pinned(&context.repo.tree)?;
-        let mut variables = tools::environment_on(&pinned, "helmfile", context)?;
+        let mut variables = tools::environment_on(&snapshot.pinned, "helmfile", context)?;
         variables.extend(reader::variables(context).map(|(name, value)| (name.into(), value.into())));
         let variables = variables.into_iter().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
         let (server, cluster) = tokio::join!(kubernetes::server(client), cluster(client));
@@ -198,11 +195,6 @@ impl<'a> Look<'a> {
         &self.snapshot.lock
     }
 
-    /// The tree as this look has read it.
-    pub fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
-    }
-
     pub fn client(&self) -> &Client {
         self.client
     }
@@ -227,7 +219,7 @@ impl<'a> Look<'a> {
 
     fn inputs_in(&self, snapshot: &Snapshot, layer: &Layer) -> Result<Inputs, Failure> {
         let around = Around {
-            named: self.named.iter().chain(&snapshot.tools).cloned().collect(),
+            named: self.named.iter().cloned().chain(renderers(&snapshot.pinned)).collect(),
             lock: &snapshot.lock,
             variables: self.variables.clone(),
         };

@@ -129,8 +129,14 @@ impl<'a> Reader<'a> {
     /// Helmfile's output for a layer's file; `None` if none of its releases is selected.
     pub async fn read(&self, layer: &Layer, arguments: &[&str]) -> Result<Option<String>, Failure> {
         let verb = arguments.iter().find(|word| !word.starts_with('-')).copied().unwrap_or_default();
+        // Rendered values are in them, and a Helmfile that is killed leaves them behind.
+        let temporary = tempfile::tempdir();
+        let temporary =
+            temporary.map_err(|error| self.unreadable(layer, verb, format!("no temporary folder: {error}")))?;
         let ask = async || {
-            let captured = capture(self.helmfile(layer, arguments)).await;
+            let mut command = self.helmfile(layer, arguments);
+            command.env("HELMFILE_TEMPDIR", temporary.path());
+            let captured = capture(command).await;
             captured.map_err(|failure| match failure.code {
                 // This says nothing about the file.
                 Code::NoAnswer | Code::Interrupted => failure,

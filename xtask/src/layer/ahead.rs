@@ -1,6 +1,6 @@
 //! What is done before a layer's turn: Helmfile reads it, which takes nothing but the tree, and the
-//! nodes of a local cluster pull its images. Whatever fails here is done again in the layer's turn,
-//! which reports it.
+//! nodes of a local cluster pull its images. Whatever fails here, or was done for a tree that has
+//! changed since, is done again in the layer's turn, which reports it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -43,20 +43,24 @@ pub(crate) struct Ahead {
     layers: Vec<(String, OnceCell<Read>)>,
 }
 
+/// Why a layer is not kept as it was read.
+enum NotKept {
+    Failed(Failure),
+    /// The tree was another one while Helmfile read it, or is by now.
+    Moved(Read),
+}
+
 impl Ahead {
-    /// # Errors
-    /// A tree that cannot be read.
-    pub fn of(reader: &Reader<'_>, layers: &[Layer]) -> Result<Self, Failure> {
-        let layers = layers.iter().map(|layer| (layer.name(), OnceCell::new())).collect();
-        Ok(Self { snapshot: Snapshot::take(reader.context, reader.lock.clone())?, layers })
+    pub fn of(snapshot: Snapshot, layers: &[Layer]) -> Self {
+        Self { snapshot, layers: layers.iter().map(|layer| (layer.name(), OnceCell::new())).collect() }
     }
 
     /// These layers, of which the first one has been read already; `None` if that is not possible yet.
     pub async fn begun(context: &Context, layers: &[Layer], args: &Args) -> Option<Self> {
         let origin = instant::origin(&context.run, &context.repo).ok()?;
-        let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await.ok()?;
+        let toolbox = tools::at_hand(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await.ok()??;
         let reader = Reader::new(context, &toolbox, origin, args.selector()).ok()?;
-        let ahead = Self::of(&reader, layers).ok()?;
+        let ahead = Self::of(Snapshot::take(context, reader.lock.clone()).ok()?, layers);
         ahead.read(&reader, layers.first()?).await.ok()?;
         Some(ahead)
     }
@@ -66,38 +70,52 @@ impl Ahead {
         self.snapshot == *snapshot
     }
 
+    /// A layer, which is kept if the tree has not changed since the beginning.
+    ///
     /// # Errors
     /// What Helmfile cannot read.
     pub async fn read(&self, reader: &Reader<'_>, layer: &Layer) -> Result<Read, Failure> {
         let name = layer.name();
-        match self.layers.iter().find(|(known, _)| *known == name) {
-            Some((_, read)) => read.get_or_try_init(|| Read::now(reader, layer)).await.cloned(),
-            None => Read::now(reader, layer).await,
+        let Some((_, kept)) = self.layers.iter().find(|(known, _)| *known == name) else {
+            return Read::now(reader, layer).await;
+        };
+        let read = async || {
+            let read = Read::now(reader, layer).await.map_err(NotKept::Failed)?;
+            match Snapshot::take(reader.context, reader.lock.clone()) {
+                Ok(now) if self.is_of(&now) => Ok(read),
+                _ => Err(NotKept::Moved(read)),
+            }
+        };
+        match kept.get_or_try_init(read).await {
+            Ok(read) => Ok(read.clone()),
+            Err(NotKept::Moved(read)) => Ok(read),
+            Err(NotKept::Failed(failure)) => Err(failure),
         }
     }
 
-    /// Reads these layers one after the other, and lets the nodes pull what each of them needs.
+    /// Reads these layers one after the other, then lets the nodes pull what they need, in the same
+    /// order.
     pub async fn prepare(&self, reader: &Reader<'_>, client: &Client, layers: &[Layer]) {
+        let mut all = Vec::new();
         for layer in layers {
-            if let Ok(read) = self.read(reader, layer).await
-                && let Ok(wanted) = images_of(reader.context, &read.manifests)
-            {
-                let _ = pull(reader.context, client, &wanted).await;
-            }
+            let Ok(read) = self.read(reader, layer).await else { continue };
+            all.extend(images_of(reader.context, &read.manifests).unwrap_or_default());
         }
+        let _ = pull(reader.context, client, &all).await;
     }
 }
 
 /// How long a node may take for one image.
 const PULL: Duration = Duration::from_secs(600);
 
-/// The images that the nodes get from the platform's registry. Any other registry is asked only by
-/// the pods: it may count requests.
+/// The images that the nodes get from the platform's registry by their digests. Any other registry
+/// is asked only by the pods: it may count requests.
 fn images_of(context: &Context, manifests: &str) -> Result<BTreeSet<String>, Failure> {
     let places = Places::of(&context.repo.tree)?;
     let registry = format!("{}/", context.repo.env.registry.pull);
     let found = images::images(manifests, &places).map_err(Failure::usage)?;
-    Ok(found.into_iter().map(|named| named.image).filter(|image| image.starts_with(&registry)).collect())
+    let is_ours = |image: &String| image.starts_with(&registry) && image.contains("@sha256:");
+    Ok(found.into_iter().map(|named| named.image).filter(is_ours).collect())
 }
 
 /// Lets each node of a local cluster pull those of these images that it has not got, one after the
@@ -105,7 +123,7 @@ fn images_of(context: &Context, manifests: &str) -> Result<BTreeSet<String>, Fai
 ///
 /// # Errors
 /// Errors from reading; a pull that fails is none.
-async fn pull(context: &Context, client: &Client, wanted: &BTreeSet<String>) -> Result<(), Failure> {
+async fn pull(context: &Context, client: &Client, wanted: &[String]) -> Result<(), Failure> {
     let Some(config) = context.repo.k3d_config()? else { return Ok(()) };
     // `--context` may name any cluster.
     if wanted.is_empty() || context.site.kube_context != format!("k3d-{}", config.name()) {
@@ -113,7 +131,8 @@ async fn pull(context: &Context, client: &Client, wanted: &BTreeSet<String>) -> 
     }
     let nodes = images::on_nodes(client).await?;
     join_all(nodes.iter().map(async |(node, has)| {
-        for image in wanted.iter().filter(|image| !has.contains(&images::by_digest(image))) {
+        let mut asked = BTreeSet::new();
+        for image in wanted.iter().filter(|image| !has.contains(&images::by_digest(image)) && asked.insert(*image)) {
             let pulled = capture_within(docker::docker(["exec", node, "crictl", "pull", image]), PULL).await;
             // The next one would most likely end the same way.
             if !pulled.is_ok_and(|pulled| pulled.status.success()) {

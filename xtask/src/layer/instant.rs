@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{Args, actions, examined};
 use crate::cluster;
 use crate::cluster::lease;
-use crate::compare::look::{Look, Sight};
+use crate::compare::look::{Look, Sight, Snapshot};
 use crate::compare::reader::{Reader, bytes};
 use crate::compare::state::{Action, Kept, ReleaseState};
 use crate::lab;
@@ -71,9 +71,9 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<Op
     let started = Instant::now();
     let origin = origin(&context.run, &context.repo)?;
     let client = kubernetes::client(context).await?;
-    let lock = bytes(&origin)?;
+    let snapshot = Snapshot::take(context, bytes(&origin)?)?;
     let (look, holder) =
-        tokio::join!(Look::open(context, &client, lock), lease::other_holder(&context.run, &context.repo, &client));
+        tokio::join!(Look::open(context, &client, snapshot), lease::other_holder(&context.run, &context.repo, &client));
     let look = look?;
     // Another run may be changing something, so there is no look yet.
     if holder?.is_some() {

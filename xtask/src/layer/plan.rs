@@ -13,7 +13,7 @@ use super::Args;
 use super::preview::{LayerPreview, Stood, owns};
 use crate::compare::inputs::{self, Parts};
 use crate::compare::live::{self, Made, Standing};
-use crate::compare::look::Look;
+use crate::compare::look::{Look, Snapshot};
 use crate::compare::reader::{self, Reader};
 use crate::compare::record::{self, Named};
 use crate::files;
@@ -188,7 +188,8 @@ impl Plan {
             return Err(Failure::usage(format!("--plan: {text}"))
                 .remedy(format!("cargo xtask --env {} layer --plan …", self.environment)));
         }
-        let look = Look::open(context, client, reader::bytes(&reader.origin)?).await?;
+        let snapshot = Snapshot::take(context, reader::bytes(&reader.origin)?)?;
+        let look = Look::open(context, client, snapshot).await?;
         if look.cluster() != self.cluster {
             changed.push("the cluster: it is a different one with the same name".to_owned());
         }

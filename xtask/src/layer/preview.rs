@@ -18,7 +18,7 @@ use crate::compare::difference::{self, Objects, title};
 use crate::compare::drift::{self, Finding, FindingKind, place};
 use crate::compare::inputs::Inputs;
 use crate::compare::live;
-use crate::compare::look::{Found, Look, Sight};
+use crate::compare::look::{Found, Look, Sight, Snapshot};
 use crate::compare::reader::{Reader, Rendered, bytes};
 use crate::compare::record::{self, Record};
 use crate::compare::state::{Action, ReleaseState};
@@ -130,7 +130,7 @@ pub(crate) async fn previews(
     };
     let client = connected.await;
     let look = match &client {
-        Ok(client) => Look::open(context, client, lock).await,
+        Ok(client) => async { Look::open(context, client, Snapshot::take(context, lock)?).await }.await,
         Err(failure) => Err(failure.clone()),
     };
     if let Err(failure) = &look {

@@ -11,7 +11,7 @@ use crate::world::process::{self, Job};
 use run_record::{Code, Failure, Step, StepKind};
 
 /// A program in a Go module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Program {
     pub name: String,
     /// The folder with its `go.mod`.

@@ -114,10 +114,19 @@ async fn asked_ready(client: &Client) -> Result<(), kube::Error> {
     }
 }
 
-/// Which of the certificates has expired, in words, if the API server is asked with credentials that
-/// the cluster itself has just handed out.
-pub async fn expired(client: &Client) -> Option<&'static str> {
-    asked_ready(client).await.err().and_then(|error| answers::expired(&error))
+/// In words, why the cluster needs new certificates, if it does, given credentials that it has just
+/// handed out itself. A refusal of these counts only if it lasts: an API server that is starting may
+/// refuse anybody.
+pub async fn needs_certificates(client: &Client) -> Option<&'static str> {
+    const LASTS: Duration = Duration::from_secs(10);
+    let started = std::time::Instant::now();
+    loop {
+        match answers::of_age(&asked_ready(client).await.err()?)? {
+            answers::OfAge::Server(words) => return Some(words),
+            answers::OfAge::Client(words) if started.elapsed() >= LASTS => return Some(words),
+            answers::OfAge::Client(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
 }
 
 /// One request to `/readyz`.

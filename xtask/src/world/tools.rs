@@ -67,7 +67,7 @@ pub enum From {
     Source,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tool {
     pub name: String,
     /// With its leading `v`, as in Go modules.
@@ -434,13 +434,39 @@ pub async fn ensure(tree: &Tree, names: &[&str], reporter: &Reporter) -> Result<
 /// As [`Tool::find`].
 pub async fn ensure_from(tree: &Tree, names: &[&str], from: From, reporter: &Reporter) -> Result<Toolbox, Failure> {
     let cache = files::cache_dir()?;
+    let mut found = Vec::new();
+    for tool in of_names(tree, names)? {
+        let path = tool.find(&cache, from, reporter).await?;
+        found.push((tool, path));
+    }
+    toolbox(&cache, found)
+}
+
+/// The same, if all of them are in the cache.
+///
+/// # Errors
+/// As [`Tool::find`].
+pub async fn at_hand(tree: &Tree, names: &[&str], reporter: &Reporter) -> Result<Option<Toolbox>, Failure> {
+    let cache = files::cache_dir()?;
+    let mut found = Vec::new();
+    for tool in of_names(tree, names)? {
+        let Some(path) = tool.cached(&cache, From::Anywhere, reporter).await? else { return Ok(None) };
+        found.push((tool, path));
+    }
+    toolbox(&cache, found).map(Some)
+}
+
+/// The pinned tools of these names; all, if there are none.
+fn of_names(tree: &Tree, names: &[&str]) -> Result<Vec<Tool>, Failure> {
+    let is_named = |tool: &Tool| names.is_empty() || names.contains(&tool.name.as_str());
+    Ok(pinned(tree)?.into_iter().filter(is_named).collect())
+}
+
+fn toolbox(cache: &Utf8Path, found: Vec<(Tool, Utf8PathBuf)>) -> Result<Toolbox, Failure> {
     let (mut paths, mut environments) = (BTreeMap::new(), BTreeMap::new());
-    for tool in pinned(tree)? {
-        if names.is_empty() || names.contains(&tool.name.as_str()) {
-            let path = tool.find(&cache, from, reporter).await?;
-            paths.insert(tool.name.clone(), path);
-            environments.insert(tool.name, tool.environment);
-        }
+    for (tool, path) in found {
+        paths.insert(tool.name.clone(), path);
+        environments.insert(tool.name, tool.environment);
     }
     // One folder with all of them, for people's PATH and for that of children.
     let bin = cache.join("bin");
@@ -449,7 +475,7 @@ pub async fn ensure_from(tree: &Tree, names: &[&str], from: From, reporter: &Rep
     for (name, path) in &paths {
         link(path, &bin.join(name)).map_err(failed)?;
     }
-    Ok(Toolbox { paths, environments, search_path: search_path(&cache) })
+    Ok(Toolbox { paths, environments, search_path: search_path(cache) })
 }
 
 /// Points `link` at `target`, atomically for concurrent readers.

@@ -391,12 +391,20 @@ fn chain(error: &kube::Error) -> String {
     joined.strip_prefix("ServiceError: ").map(str::to_owned).unwrap_or(joined)
 }
 
-/// What has expired, with credentials that the cluster itself has just handed out: the server's
-/// certificate, or the client's, which an API server answers with 401 and no more than that.
-pub(super) fn expired(error: &kube::Error) -> Option<&'static str> {
+/// An error that is due to a certificate's age, in words.
+pub(super) enum OfAge {
+    /// The server's has expired.
+    Server(&'static str),
+    /// Perhaps the client's has: the API server only answers 401.
+    Client(&'static str),
+}
+
+pub(super) fn of_age(error: &kube::Error) -> Option<OfAge> {
     match error {
-        kube::Error::Api(status) => (status.code == 401).then_some("it refuses the credentials that it has issued"),
-        error => certificate(&chain(error)).filter(|words| words.starts_with(EXPIRED)).map(|_| EXPIRED),
+        kube::Error::Api(status) => {
+            (status.code == 401).then_some(OfAge::Client("it refuses the credentials that it has issued"))
+        }
+        error => certificate(&chain(error)).filter(|words| words.starts_with(EXPIRED)).map(|_| OfAge::Server(EXPIRED)),
     }
 }
 
