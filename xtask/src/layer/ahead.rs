@@ -75,10 +75,15 @@ impl Ahead {
     /// # Errors
     /// What Helmfile cannot read.
     pub async fn read(&self, reader: &Reader<'_>, layer: &Layer) -> Result<Read, Failure> {
+        match self.kept(reader, layer).await {
+            Ok(read) => Ok(read.clone()),
+            Err(NotKept::Moved(read)) => Ok(read),
+            Err(NotKept::Failed(failure)) => Err(failure),
+        }
+    }
+
+    async fn kept(&self, reader: &Reader<'_>, layer: &Layer) -> Result<&Read, NotKept> {
         let name = layer.name();
-        let Some((_, kept)) = self.layers.iter().find(|(known, _)| *known == name) else {
-            return Read::now(reader, layer).await;
-        };
         let read = async || {
             let read = Read::now(reader, layer).await.map_err(NotKept::Failed)?;
             match Snapshot::take(reader.context, reader.lock.clone()) {
@@ -86,10 +91,9 @@ impl Ahead {
                 _ => Err(NotKept::Moved(read)),
             }
         };
-        match kept.get_or_try_init(read).await {
-            Ok(read) => Ok(read.clone()),
-            Err(NotKept::Moved(read)) => Ok(read),
-            Err(NotKept::Failed(failure)) => Err(failure),
+        match self.layers.iter().find(|(known, _)| *known == name) {
+            Some((_, kept)) => kept.get_or_try_init(read).await,
+            None => Err(NotKept::Moved(read().await?)),
         }
     }
 
@@ -98,8 +102,13 @@ impl Ahead {
     pub async fn prepare(&self, reader: &Reader<'_>, client: &Client, layers: &[Layer]) {
         let mut all = Vec::new();
         for layer in layers {
-            let Ok(read) = self.read(reader, layer).await else { continue };
-            all.extend(images_of(reader.context, &read.manifests).unwrap_or_default());
+            match self.kept(reader, layer).await {
+                Ok(read) => all.extend(images_of(reader.context, &read.manifests).unwrap_or_default()),
+                // What it needs is not known; of the others it still is.
+                Err(NotKept::Failed(_)) => {}
+                // Nothing that is read from now on would be used.
+                Err(NotKept::Moved(_)) => return,
+            }
         }
         let _ = pull(reader.context, client, &all).await;
     }
