@@ -33,8 +33,8 @@ pub(crate) fn drift(label: &str, config: &K3dConfig) -> Option<Vec<Difference>> 
 /// Begins what stands for a secret.
 const VEIL: &str = "*** ";
 
-/// Four hexadecimal digits: enough to notice nearly every change (all but one in 65,536), and too few to
-/// check a guess.
+/// With four hexadecimal digits of its digest: a changed secret goes unnoticed once in 65,536 times,
+/// and whoever guesses cannot tell whether a guess that fits is right.
 fn veil(secret: &str) -> String {
     if secret.is_empty() || secret.starts_with(VEIL) {
         return secret.to_owned();
@@ -48,6 +48,9 @@ fn veil(secret: &str) -> String {
 fn veiled(key: &str, value: &Value) -> Value {
     // Of k3d.yaml and of k3s's registries.yaml, in the words of their documentation.
     const SECRET: [&str; 4] = ["password", "auth", "identity_token", "token"];
+    // k3d does not mind capital letters in a key.
+    let lower = key.to_ascii_lowercase();
+    let is_secret = SECRET.contains(&lower.as_str());
     match value {
         Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), veiled(key, value))).collect(),
         Value::Array(items) => {
@@ -55,15 +58,15 @@ fn veiled(key: &str, value: &Value) -> Value {
             let mut flag = String::new();
             let mut item = |item: &Value| {
                 let own = item.get("arg").and_then(Value::as_str).unwrap_or_default();
-                let is_value = is_secret_argument(&flag) && !own.starts_with('-');
+                let is_value = flag.starts_with('-') && is_secret_argument(&flag) && !own.starts_with('-');
                 own.clone_into(&mut flag);
                 veiled(key, &if is_value { veiled_argument(item) } else { item.clone() })
             };
             items.iter().map(&mut item).collect()
         }
-        Value::Number(number) if SECRET.contains(&key) => veil(&number.to_string()).into(),
+        Value::Number(number) if is_secret => veil(&number.to_string()).into(),
         Value::String(text) => match key {
-            _ if SECRET.contains(&key) => veil(text).into(),
+            _ if is_secret => veil(text).into(),
             // It is a file of its own, in which blanks and comments say nothing.
             "config" => match bounds::yaml(text) {
                 Ok(inner @ Value::Object(_)) => veiled("", &inner),
@@ -74,8 +77,7 @@ fn veiled(key: &str, value: &Value) -> Value {
             _ => match text.split_once('=') {
                 // `NAME=VALUE`, `--FLAG=VALUE`.
                 Some((name, value))
-                    if matches!(key, "envVar" | "arg")
-                        && (is_secret_argument(name) || is_secret_variable(name) || masked(text) != *text) =>
+                    if matches!(key, "envVar" | "arg") && (is_secret_argument(name) || masked(text) != *text) =>
                 {
                     format!("{name}={}", veil(value)).into()
                 }
@@ -87,10 +89,11 @@ fn veiled(key: &str, value: &Value) -> Value {
     }
 }
 
-/// Whether the value of k3s's argument is a secret. `-t` is its token; a datastore's address may
-/// contain a password.
+/// Whether the value of k3s's argument or variable is a secret. `-t` is its token; a datastore's
+/// address may contain a password, in forms of its own.
 fn is_secret_argument(name: &str) -> bool {
-    name == "-t" || name == "--datastore-endpoint" || (name.starts_with('-') && is_secret_variable(name))
+    let is_datastore = ["datastore-endpoint", "K3S_DATASTORE_ENDPOINT"].contains(&name.trim_start_matches('-'));
+    name == "-t" || is_datastore || is_secret_variable(name)
 }
 
 fn veiled_argument(item: &Value) -> Value {
@@ -110,7 +113,7 @@ mod tests {
 kind: Simple
 metadata: {name: ameide}
 token: of-the-cluster
-env: [{envVar: 'K3S_TOKEN=of-a-variable'}, {envVar: 'HTTPS_PROXY=http://u:of-a-proxy@p:1'}, {envVar: A=plain}]
+env: [{envVar: 'K3S_TOKEN=of-a-variable'}, {envVar: 'HTTPS_PROXY=http://u:of-a-proxy@p:1'}, {envVar: 'K3S_DATASTORE_ENDPOINT=mysql://u:a/of-a-variable@tcp(h)/d'}, {envVar: A=plain}]
 files: [{source: \"kind: Secret\\ndata: {x: of-a-file}\", destination: /x}, {source: ./path.yaml, destination: /y}]
 options: {k3s: {extraArgs: [{arg: --agent-token=of-an-agent}, {arg: --datastore-endpoint}, {arg: 'postgres://of-a-store/d'}, {arg: -t}, {arg: of-a-flag}, {arg: --disable=traefik}]}}
 registries:
@@ -139,7 +142,7 @@ registries:
         }
         let other = FILE.replace("of-", "other-of-");
         let told = drift_of(FILE, &other);
-        assert_eq!(told.len(), 10, "{told:#?}");
+        assert_eq!(told.len(), 11, "{told:#?}");
         assert!(!told.concat().contains("of-a"), "{told:#?}");
     }
 

@@ -1,7 +1,7 @@
 //! Every image that a layer renders, and whether the mirror has it with the lock's digest: checked
 //! before Helm starts, because later it is a pod that cannot start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use image_mirror::{Digest, ImagesLock, LockedImage};
 use k8s_openapi::api::core::v1::Node;
@@ -408,12 +408,12 @@ pub fn by_digest(image: &str) -> String {
     format!("{}@{digest}", &name[..tag.unwrap_or(name.len())])
 }
 
-/// The names of the images that each node has, as far as it lists them (the kubelet lists 50); only
-/// nodes with room for more.
+/// The nodes with room for more images, and the names of those that each has, as far as it lists them
+/// (the kubelet lists 50).
 ///
 /// # Errors
 /// Errors from reading the nodes.
-pub async fn on_nodes(client: &Client) -> Result<BTreeMap<String, BTreeSet<String>>, Failure> {
+pub async fn on_nodes(client: &Client) -> Result<Vec<(String, BTreeSet<String>)>, Failure> {
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
     let nodes = nodes.map_err(|error| read_failed("the nodes", error))?;
     let names = |node: Node| {

@@ -50,6 +50,22 @@ impl Snapshot {
         let tree = &context.repo.tree;
         Ok(Self { files: Files::read(tree, &context.repo.env_name)?, lock, pinned: tools::pinned(tree)? })
     }
+
+    /// Whether a layer's rendering depends on nothing else, other than this process.
+    ///
+    /// # Errors
+    /// Errors from reading the tree.
+    pub fn is_all_of(&self, context: &Context, layer: &Layer) -> Result<bool, Failure> {
+        let around = Around { variables: self.variables(context)?, ..Around::default() };
+        Ok(self.files.of(layer, &around)?.doubts.is_empty())
+    }
+
+    /// What Helmfile has in its environment, by name.
+    fn variables(&self, context: &Context) -> Result<Vec<(String, OsString)>, Failure> {
+        let mut variables = tools::environment_on(&self.pinned, "helmfile", context)?;
+        variables.extend(reader::variables(context).map(|(name, value)| (name.into(), value.into())));
+        Ok(variables.into_iter().map(|(name, value)| (name.to_string_lossy().into_owned(), value)).collect())
+    }
 }
 
 /// What is the same for all layers of the look.
@@ -157,15 +173,12 @@ impl<'a> Look<'a> {
     /// Errors from reading: `usage`, `forbidden`, `api-unreachable` and similar.
     pub async fn open(context: &'a Context, client: &'a Client, snapshot: Snapshot) -> Result<Self, Failure> {
         let mut named: Vec<(&'static str, String)> = vec![("xtask", env!("XTASK_SOURCES").to_owned())];
-        let mut variables = tools::environment_on(&snapshot.pinned, "helmfile", context)?;
-        variables.extend(reader::variables(context).map(|(name, value)| (name.into(), value.into())));
-        let variables = variables.into_iter().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
+        let variables = snapshot.variables(context)?;
         let (server, cluster) = tokio::join!(kubernetes::server(client), cluster(client));
         let server = server?;
         named.push(("the API server's version", server.version));
         // The namespace for a release that names none.
         named.push(("the context's namespace", client.default_namespace().to_owned()));
-        let variables = variables.collect();
         Ok(Self { context, client, snapshot, named, variables, cluster: cluster?, now: server.time })
     }
 

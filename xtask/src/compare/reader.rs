@@ -135,7 +135,8 @@ impl<'a> Reader<'a> {
             temporary.map_err(|error| self.unreadable(layer, verb, format!("no temporary folder: {error}")))?;
         let ask = async || {
             let mut command = self.helmfile(layer, arguments);
-            command.env("HELMFILE_TEMPDIR", temporary.path());
+            // Helmfile does not use its own variable for all of them, and deletes the folder that it names.
+            command.env("TMPDIR", temporary.path()).env_remove("HELMFILE_TEMPDIR");
             let captured = capture(command).await;
             captured.map_err(|failure| match failure.code {
                 // This says nothing about the file.

@@ -1,11 +1,10 @@
 //! What is done before a layer's turn: Helmfile reads it, which takes nothing but the tree, and the
-//! nodes of a local cluster pull its images. Whatever fails here, or was done for a tree that has
+//! node of a local cluster pulls its images. Whatever fails here, or was done for a tree that has
 //! changed since, is done again in the layer's turn, which reports it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use kube::Client;
 use tokio::sync::OnceCell;
 
@@ -32,8 +31,8 @@ impl Read {
     /// # Errors
     /// What Helmfile cannot read.
     pub async fn now(reader: &Reader<'_>, layer: &Layer) -> Result<Self, Failure> {
-        let (list, manifests) = tokio::try_join!(reader.list(layer), reader.render(layer))?;
-        Ok(Self { list, manifests })
+        let (list, manifests) = tokio::join!(reader.list(layer), reader.render(layer));
+        Ok(Self { list: list?, manifests: manifests? })
     }
 }
 
@@ -46,6 +45,8 @@ pub(crate) struct Ahead {
 /// Why a layer is not kept as it was read.
 enum NotKept {
     Failed(Failure),
+    /// It depends on more than the tree, which may change meanwhile.
+    Open(Read),
     /// The tree was another one while Helmfile read it, or is by now.
     Moved(Read),
 }
@@ -70,14 +71,15 @@ impl Ahead {
         self.snapshot == *snapshot
     }
 
-    /// A layer, which is kept if the tree has not changed since the beginning.
+    /// A layer, which is kept if it depends on the tree alone, and that has not changed since the
+    /// beginning.
     ///
     /// # Errors
     /// What Helmfile cannot read.
     pub async fn read(&self, reader: &Reader<'_>, layer: &Layer) -> Result<Read, Failure> {
         match self.kept(reader, layer).await {
             Ok(read) => Ok(read.clone()),
-            Err(NotKept::Moved(read)) => Ok(read),
+            Err(NotKept::Open(read) | NotKept::Moved(read)) => Ok(read),
             Err(NotKept::Failed(failure)) => Err(failure),
         }
     }
@@ -87,7 +89,10 @@ impl Ahead {
         let read = async || {
             let read = Read::now(reader, layer).await.map_err(NotKept::Failed)?;
             match Snapshot::take(reader.context, reader.lock.clone()) {
-                Ok(now) if self.is_of(&now) => Ok(read),
+                Ok(now) if self.is_of(&now) => match now.is_all_of(reader.context, layer) {
+                    Ok(true) => Ok(read),
+                    _ => Err(NotKept::Open(read)),
+                },
                 _ => Err(NotKept::Moved(read)),
             }
         };
@@ -97,15 +102,15 @@ impl Ahead {
         }
     }
 
-    /// Reads these layers one after the other, then lets the nodes pull what they need, in the same
+    /// Reads these layers one after the other, then lets the node pull what they need, in the same
     /// order.
     pub async fn prepare(&self, reader: &Reader<'_>, client: &Client, layers: &[Layer]) {
         let mut all = Vec::new();
         for layer in layers {
             match self.kept(reader, layer).await {
                 Ok(read) => all.extend(images_of(reader.context, &read.manifests).unwrap_or_default()),
-                // What it needs is not known; of the others it still is.
-                Err(NotKept::Failed(_)) => {}
+                // What it needs is not known yet; of the others it is.
+                Err(NotKept::Failed(_) | NotKept::Open(_)) => {}
                 // Nothing that is read from now on would be used.
                 Err(NotKept::Moved(_)) => return,
             }
@@ -117,7 +122,7 @@ impl Ahead {
 /// How long a node may take for one image.
 const PULL: Duration = Duration::from_secs(600);
 
-/// The images that the nodes get from the platform's registry by their digests. Any other registry
+/// The images that the node gets from the platform's registry by their digests. Any other registry
 /// is asked only by the pods: it may count requests.
 fn images_of(context: &Context, manifests: &str) -> Result<BTreeSet<String>, Failure> {
     let places = Places::of(&context.repo.tree)?;
@@ -127,8 +132,9 @@ fn images_of(context: &Context, manifests: &str) -> Result<BTreeSet<String>, Fai
     Ok(found.into_iter().map(|named| named.image).filter(is_ours).collect())
 }
 
-/// Lets each node of a local cluster pull those of these images that it has not got, one after the
-/// other, as the kubelet does.
+/// Lets the node of a local cluster pull those of these images that it has not got, one after the
+/// other, as the kubelet does. Of several nodes it is not known which ones the pods will run on, and
+/// all of them share one disk.
 ///
 /// # Errors
 /// Errors from reading; a pull that fails is none.
@@ -139,16 +145,14 @@ async fn pull(context: &Context, client: &Client, wanted: &[String]) -> Result<(
         return Ok(());
     }
     let nodes = images::on_nodes(client).await?;
-    join_all(nodes.iter().map(async |(node, has)| {
-        let mut asked = BTreeSet::new();
-        for image in wanted.iter().filter(|image| !has.contains(&images::by_digest(image)) && asked.insert(*image)) {
-            let pulled = capture_within(docker::docker(["exec", node, "crictl", "pull", image]), PULL).await;
-            // The next one would most likely end the same way.
-            if !pulled.is_ok_and(|pulled| pulled.status.success()) {
-                return;
-            }
+    let [(node, has)] = nodes.as_slice() else { return Ok(()) };
+    let mut asked = BTreeSet::new();
+    for image in wanted.iter().filter(|image| !has.contains(&images::by_digest(image)) && asked.insert(*image)) {
+        let pulled = capture_within(docker::docker(["exec", node, "crictl", "pull", image]), PULL).await?;
+        // The next one would most likely end the same way.
+        if !pulled.status.success() {
+            break;
         }
-    }))
-    .await;
+    }
     Ok(())
 }

@@ -124,7 +124,9 @@ pub async fn needs_certificates(client: &Client) -> Option<&'static str> {
         match answers::of_age(&asked_ready(client).await.err()?)? {
             answers::OfAge::Server(words) => return Some(words),
             answers::OfAge::Client(words) if started.elapsed() >= LASTS => return Some(words),
-            answers::OfAge::Client(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            answers::OfAge::Client(_) => {
+                Interrupt::global().or(tokio::time::sleep(Duration::from_secs(1))).await.ok()?
+            }
         }
     }
 }

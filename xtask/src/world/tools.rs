@@ -442,10 +442,10 @@ pub async fn ensure_from(tree: &Tree, names: &[&str], from: From, reporter: &Rep
     toolbox(&cache, found)
 }
 
-/// The same, if all of them are in the cache.
+/// The same, if all of them are in the cache: nothing is downloaded or built.
 ///
 /// # Errors
-/// As [`Tool::find`].
+/// `interrupted`, or files that cannot be read.
 pub async fn at_hand(tree: &Tree, names: &[&str], reporter: &Reporter) -> Result<Option<Toolbox>, Failure> {
     let cache = files::cache_dir()?;
     let mut found = Vec::new();
