@@ -695,7 +695,7 @@ async fn ready(
     merge_kubeconfig(&context.run, &context.site, config, toolbox).await?;
     let mut client = kubernetes::client(context).await?;
     // `--context` may name any cluster.
-    let is_this_one = context.site.kube_context == format!("k3d-{}", config.name());
+    let is_this_one = context.site.kube_context == config.kube_context();
     let mut before = before;
     let why = if is_this_one { kubernetes::needs_certificates(&client).await } else { None };
     if let Some(why) = why {

@@ -239,17 +239,14 @@ async fn answering(site: &Site, client: &Client) -> Result<(), Failure> {
 }
 
 async fn nodes(client: &Client) -> Result<Vec<NodeFact>, Failure> {
-    let listed = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
-    let listed = listed.map_err(|error| read_failed("the nodes", error))?;
-    Ok(listed.items.iter().map(node).collect())
+    Ok(kubernetes::nodes::all(client).await?.iter().map(node).collect())
 }
 
 fn node(node: &Node) -> NodeFact {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
+    let ready = kubernetes::nodes::ready_condition(node);
     NodeFact {
         name: node.metadata.name.clone().unwrap_or_default(),
-        ready: ready.is_some_and(|condition| condition.status == "True"),
+        ready: kubernetes::nodes::is_ready(node),
         schedulable: node.spec.as_ref().and_then(|spec| spec.unschedulable) != Some(true),
         message: ready.and_then(|condition| condition.message.clone()).unwrap_or_default(),
     }

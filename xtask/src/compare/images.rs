@@ -6,13 +6,12 @@ use std::collections::BTreeSet;
 use image_mirror::{Digest, ImagesLock, LockedImage};
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
-use kube::api::{Api, ListParams};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::repo::Tree;
 use crate::repo::read_yaml;
-use crate::world::kubernetes::read_failed;
+use crate::world::kubernetes::nodes;
 use run_record::{Code, Failure};
 
 /// An image, and where a rendered object names it.
@@ -389,10 +388,8 @@ pub fn check(
 
 /// The platforms of the cluster's nodes: `linux/amd64`.
 pub async fn node_platforms(client: &Client) -> Result<Vec<String>, Failure> {
-    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
-    let nodes = nodes.map_err(|error| read_failed("the nodes", error))?;
-    let platforms: BTreeSet<String> = nodes
-        .items
+    let platforms: BTreeSet<String> = nodes::all(client)
+        .await?
         .into_iter()
         .filter_map(|node| node.status?.node_info)
         .map(|info| format!("{}/{}", info.operating_system, info.architecture))
@@ -402,10 +399,10 @@ pub async fn node_platforms(client: &Client) -> Result<Vec<String>, Failure> {
 
 /// An image's name as a node lists it: of `NAME:TAG@DIGEST`, the node keeps `NAME@DIGEST`.
 pub fn by_digest(image: &str) -> String {
-    let Some((name, digest)) = image.split_once('@') else { return image.to_owned() };
-    // The port of a registry is no tag.
-    let tag = name.rfind(':').filter(|colon| !name[*colon..].contains('/'));
-    format!("{}@{digest}", &name[..tag.unwrap_or(name.len())])
+    match parts(image) {
+        (name, _, Some(digest)) => format!("{name}@{digest}"),
+        _ => image.to_owned(),
+    }
 }
 
 /// The nodes with room for more images, and the names of those that each has, as far as it lists them
@@ -414,18 +411,12 @@ pub fn by_digest(image: &str) -> String {
 /// # Errors
 /// Errors from reading the nodes.
 pub async fn on_nodes(client: &Client) -> Result<Vec<(String, BTreeSet<String>)>, Failure> {
-    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
-    let nodes = nodes.map_err(|error| read_failed("the nodes", error))?;
     let names = |node: Node| {
-        let status = node.status.unwrap_or_default();
-        let mut conditions = status.conditions.iter().flatten();
-        if conditions.any(|condition| condition.type_ == "DiskPressure" && condition.status == "True") {
-            return None;
-        }
-        let images = status.images.into_iter().flatten();
+        let images = node.status.and_then(|status| status.images).into_iter().flatten();
         Some((node.metadata.name?, images.flat_map(|image| image.names.unwrap_or_default()).collect()))
     };
-    Ok(nodes.items.into_iter().filter_map(names).collect())
+    let roomy = nodes::all(client).await?.into_iter().filter(|node| !nodes::is(node, "DiskPressure"));
+    Ok(roomy.filter_map(names).collect())
 }
 
 #[cfg(test)]

@@ -89,7 +89,8 @@ impl Ahead {
         let read = async || {
             let read = Read::now(reader, layer).await.map_err(NotKept::Failed)?;
             match Snapshot::take(reader.context, reader.lock.clone()) {
-                Ok(now) if self.is_of(&now) => match now.is_all_of(reader.context, layer) {
+                // Ours is the same, and has parsed its files for other layers.
+                Ok(now) if self.is_of(&now) => match self.snapshot.is_all_of(reader.context, layer) {
                     Ok(true) => Ok(read),
                     _ => Err(NotKept::Open(read)),
                 },
@@ -141,7 +142,7 @@ fn images_of(context: &Context, manifests: &str) -> Result<BTreeSet<String>, Fai
 async fn pull(context: &Context, client: &Client, wanted: &[String]) -> Result<(), Failure> {
     let Some(config) = context.repo.k3d_config()? else { return Ok(()) };
     // `--context` may name any cluster.
-    if wanted.is_empty() || context.site.kube_context != format!("k3d-{}", config.name()) {
+    if wanted.is_empty() || context.site.kube_context != config.kube_context() {
         return Ok(());
     }
     let nodes = images::on_nodes(client).await?;

@@ -212,6 +212,11 @@ impl K3dConfig {
         self.simple.network.clone().unwrap_or_else(|| format!("k3d-{}", self.name()))
     }
 
+    /// The kubeconfig context that k3d creates for it.
+    pub fn kube_context(&self) -> String {
+        format!("k3d-{}", self.name())
+    }
+
     pub fn server_container(&self) -> String {
         format!("k3d-{}-server-0", self.name())
     }

@@ -140,7 +140,7 @@ fn split_line(line: &str) -> Vec<String> {
 }
 
 /// Words that may name files.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Names {
     plain: BTreeSet<String>,
     /// What is between the wildcards of each pattern: two texts at least.

@@ -132,8 +132,7 @@ fn of_connection(doing: Doing, what: &str, error: &kube::Error, place: &Place) -
     };
     // A TLS alert is the server's rejection of our side of the handshake.
     if chain.contains("received fatal alert") {
-        let remedy = if place.local { RENEW.to_owned() } else { log_in(place) };
-        return of(Code::Unauthenticated, "the API server refuses the client certificate".into(), remedy);
+        return of(Code::Unauthenticated, "the API server refuses the client certificate".into(), log_in(place));
     }
     if certificate(&chain).is_some() {
         let remedy = if place.local {
@@ -154,6 +153,9 @@ fn of_connection(doing: Doing, what: &str, error: &kube::Error, place: &Place) -
 const RENEW: &str = "cargo xtask cluster   # fetches the kubeconfig, and renews what has expired";
 
 fn log_in(place: &Place) -> String {
+    if place.local {
+        return RENEW.to_owned();
+    }
     format!(
         "log in again (a token or certificate may have expired), then run it again: {} auth whoami shows as whom",
         place.kubectl()
@@ -172,14 +174,11 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
     };
     let refused = |code, sentence: &str, remedy: String| told(code, format!("{doing_it} failed: {sentence}"), remedy);
     match status.code {
-        401 => {
-            let remedy = if place.local { RENEW.to_owned() } else { log_in(place) };
-            refused(
-                Code::Unauthenticated,
-                &format!("the API server does not accept the credentials of context {:?}", place.context),
-                remedy,
-            )
-        }
+        401 => refused(
+            Code::Unauthenticated,
+            &format!("the API server does not accept the credentials of context {:?}", place.context),
+            log_in(place),
+        ),
         _ if has(&["is being terminated"]) => told(
             Code::NamespaceTerminating,
             format!("{doing_it} failed: the namespace is being deleted"),

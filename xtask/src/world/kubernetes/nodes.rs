@@ -3,15 +3,39 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Node, NodeCondition, PersistentVolume};
+use kube::Client;
+use kube::api::{Api, ListParams};
 
-/// Its condition `Ready`, which a kubelet that has not reported yet has not set.
+use super::read_failed;
+use run_record::Failure;
+
+/// Every node of the cluster.
+///
+/// # Errors
+/// Errors from reading: `forbidden` and similar.
+pub(crate) async fn all(client: &Client) -> Result<Vec<Node>, Failure> {
+    let listed = Api::<Node>::all(client.clone()).list(&ListParams::default()).await;
+    Ok(listed.map_err(|error| read_failed("the nodes", error))?.items)
+}
+
+/// A condition of this type, which a kubelet that has not reported yet has not set.
+fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.find(|condition| condition.type_ == kind)
+}
+
+/// Its condition `Ready`.
 pub(crate) fn ready_condition(node: &Node) -> Option<&NodeCondition> {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().find(|condition| condition.type_ == "Ready")
+    condition(node, "Ready")
+}
+
+/// Whether its condition of this type is true.
+pub(crate) fn is(node: &Node, kind: &str) -> bool {
+    condition(node, kind).is_some_and(|condition| condition.status == "True")
 }
 
 pub(crate) fn is_ready(node: &Node) -> bool {
-    ready_condition(node).is_some_and(|condition| condition.status == "True")
+    is(node, "Ready")
 }
 
 /// The nodes that a volume can be used on, where it names them. Empty is any node.
