@@ -10,7 +10,7 @@ use xtask::releases::Status;
 use xtask::world::helm_storage::set_status;
 
 use crate::support::cluster::{
-    context, docker, edit_revision, environment, kubectl, node, registry_container, state, turn, xtask,
+    context, docker, edit_revision, environment, kubectl, node, registry_container, state, turn_in_the_real_tree, xtask,
 };
 use crate::support::server::{Answer, Server, ask};
 use crate::support::{eventually, old_scripts, plain, root, shell, succeeds, text, tool};
@@ -58,7 +58,7 @@ fn green(arguments: &[&str]) {
 
 #[test]
 fn each_item_of_the_checklist_fails_for_its_own_cause() {
-    let _turn = turn();
+    let _turn = turn_in_the_real_tree();
     // From a run with an account; without one, they matter if the mirror lacks an image.
     for namespace in ["ameide", "ameide-int-tests"] {
         kubectl(&["-n", namespace, "delete", "secret", "dockerhub-creds", "--ignore-not-found"]);
@@ -150,7 +150,7 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
 #[test]
 fn old_script_names_take_their_old_arguments_and_variables() {
     // They run `cargo xtask`, which may build the binary that other tests are about to start.
-    let _turn = turn();
+    let _turn = turn_in_the_real_tree();
     let scripts = old_scripts();
     let mut layer = scripts.command(
         "infra/kubernetes/scripts/run-helm-layer.sh",
@@ -189,7 +189,7 @@ fn old_script_names_take_their_old_arguments_and_variables() {
 
 #[test]
 fn old_script_names_work_on_a_cluster() {
-    let _turn = turn();
+    let _turn = turn_in_the_real_tree();
     let scripts = old_scripts();
     let ensure = || {
         let mut command = scripts.command("scripts/infra/ensure-k3d-cluster.sh", &[]);
@@ -241,7 +241,7 @@ fn last_lines(log: &str, count: usize) -> String {
 
 #[test]
 fn the_devcontainers_scripts_log_each_checkpoint_and_name_what_blocks() {
-    let _turn = turn();
+    let _turn = turn_in_the_real_tree();
     let home = tempfile::tempdir().unwrap();
     let (code, log) = devcontainer("postCreateCommand.sh", home.path(), "");
     assert_eq!(code, 0, "{log}");
@@ -304,7 +304,7 @@ fn used_up(registry: &'static str) -> String {
 /// The mirror lacks an image, and the quota of its source registry is used up.
 #[test]
 fn the_devcontainers_script_names_a_rate_limit() {
-    let _turn = turn();
+    let _turn = turn_in_the_real_tree();
     let repository = "/var/lib/registry/docker/registry/v2/repositories/third-party/minio/mc";
     docker(&["exec", &registry_container(), "rm", "-r", repository]);
     docker(&["restart", "-t", "0", &registry_container()]);
@@ -333,7 +333,7 @@ pub fn plain_image() -> String {
 
 #[test]
 fn from_inside_a_container_the_api_is_reached_by_a_name_of_its_certificate() {
-    let _turn = turn();
+    let _turn = turn_in_the_real_tree();
     let real = PathBuf::from(std::env::var("HOME").unwrap());
     let path = |variable: &str, below: &str| {
         std::env::var(variable).unwrap_or_else(|_| real.join(below).to_str().unwrap().to_owned())

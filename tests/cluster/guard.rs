@@ -159,7 +159,7 @@ fn layer_45_is_brought_back_by_running_it() {
     assert!(said.contains("kubectl-annotate has set .metadata.annotations.by-hand"), "{said}");
 
     // What somebody else owns is reported with who and what, and taken back with the flag.
-    act("set image deployment/minio minio=k3d-ci-reg:5000/third-party/absent:1");
+    act(&format!("set image deployment/minio minio={}/third-party/absent:1", pull_registry(&tree)));
     act("set env deployment/temporal BY_HAND=1");
     act("label service/minio app.kubernetes.io/component=changed --overwrite");
     act(r#"patch configmap/temporal --type=merge -p {"data":{"kubernetes.yaml":"changed"}}"#);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use xtask::releases::Status;
 use xtask::world::helm_storage::set_status;
 
-use crate::support::cluster::{Tree, beside, context, edit_revision, ended, kubectl, node, turn};
+use crate::support::cluster::{Tree, beside, context, edit_revision, ended, environment, kubectl, node, turn};
 use crate::support::{eventually, succeeds, tool};
 
 const LAYER: [&str; 3] = ["layer", "40", "--skip-tests"];
@@ -210,12 +210,13 @@ fn an_input_that_changed_is_named_and_synced_where_it_renders_something_else() {
     whole(&tree);
     let values = "infra/kubernetes/values/infrastructure/redis.yaml.gotmpl";
     let comment = |text: String| format!("# Nothing of this is rendered.\n{text}");
+    let of_environment = format!("environments/{}/env.yaml", environment());
     for (file, told) in [
         (values, "values/infrastructure/redis.yaml.gotmpl changed"),
         ("infra/kubernetes/charts/redis/values.yaml", "charts/redis changed"),
         ("infra/kubernetes/helmfiles/40-data-plane.yaml", "helmfiles/40-data-plane.yaml changed"),
         ("infra/kubernetes/_defaults.yaml.gotmpl", "_defaults.yaml.gotmpl changed"),
-        ("infra/kubernetes/environments/ci/env.yaml", "environments/ci/env.yaml changed"),
+        (&format!("infra/kubernetes/{of_environment}"), &format!("{of_environment} changed")),
     ] {
         tree.edit(file, comment);
         let before = revision();

@@ -16,14 +16,14 @@ use duct::unix::HandleExt;
 use serde_json::json;
 use xtask::lab::UPSTREAM_ADDRESS;
 
-use crate::support::cluster::{beside, ended, kills_of, turn_with_whatever_there_is, unheard};
-use crate::support::{self, eventually, root, text, write_program};
+use crate::support::cluster::{self, beside, ended, kills_of, turn_with_whatever_there_is, unheard};
+use crate::support::{eventually, text, write_program};
 use proxy::{Do, Proxy};
 use registry::{Registry, http};
 
 /// From the lab, which is available whatever this machine can reach.
 fn xtask(arguments: &[&str]) -> Command {
-    support::xtask(&root(), &[&["--env", "ci", "--lab", "--yes"], arguments].concat())
+    cluster::xtask(&[&["--lab"], arguments].concat())
 }
 
 /// Docker's own configuration, with a helper; nothing secret is printed or recorded.

@@ -1,10 +1,11 @@
-//! The one real cluster: whose turn it is, xtask in a copy of the tree that tests may add layers
-//! to, and helpers that look into the cluster or break it.
+//! The real clusters: whose turn it is on which, xtask in a copy of the tree that tests may add
+//! layers to, and helpers that look into a cluster or break it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Secret;
 use xshell::cmd;
@@ -12,9 +13,39 @@ use xshell::cmd;
 use super::server::ask;
 use super::{root, shell, signal, succeeds, tool, write_program};
 
-/// `ci`, unless somebody develops these tests on another cluster.
-pub fn environment() -> String {
-    std::env::var("AMEIDE_TEST_ENV").unwrap_or_else(|_| "ci".to_owned())
+/// The environment of the real tree that is for tests.
+pub const CI: &str = "ci";
+
+/// The environments of the clusters that tests have side by side, because most of a test is
+/// waiting. The second is made from `ci` in each copy of the tree. No name is part of another.
+const ENVIRONMENTS: [&str; 2] = [CI, "second"];
+
+/// What is different in its files.
+const OF_SECOND: [(&str, &str); 5] = [
+    ("ameide-ci", "ameide-second"),
+    ("k3d-ci-reg", "k3d-second-reg"),
+    (":5001", ":5003"),
+    ("\"6551\"", "\"6553\""),
+    (":8443:", ":8445:"),
+];
+
+/// What this thread's test works with.
+struct Current {
+    environment: &'static str,
+    tree: PathBuf,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+}
+
+fn current<T>(of: impl FnOnce(&Current) -> T) -> T {
+    CURRENT.with_borrow(|current| of(current.as_ref().expect("this thread has a turn")))
+}
+
+/// The environment whose turn this is.
+pub fn environment() -> &'static str {
+    current(|current| current.environment)
 }
 
 pub fn context() -> String {
@@ -39,7 +70,12 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// For the environment whose turn this is.
     pub fn copy() -> Self {
+        Self::with(environment())
+    }
+
+    fn with(environment: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (shell, to) = (shell(), folder.path());
         cmd!(shell, "cp -a infra {to}").quiet().run().unwrap();
@@ -48,10 +84,16 @@ impl Tree {
         let tree = Self { folder };
         // Tests of image faults use images that the check before Helm would refuse.
         tree.edit("infra/kubernetes/layers.yaml", |text| format!("{text}\nunmirrored: ['*']\n"));
-        if environment() != "ci" {
+        if environment != CI {
             tree.edit("infra/kubernetes/_defaults.yaml.gotmpl", |text| {
-                text.replace("list \"local\"", &format!("list {:?} \"local\"", environment()))
+                text.replace("list \"local\"", &format!("list {environment:?} \"local\""))
             });
+            for file in ["infra/kubernetes/environments/ENV/env.yaml", "infra/docker/ENV/k3d.yaml"] {
+                let text = std::fs::read_to_string(tree.path(&file.replace("ENV", CI))).unwrap();
+                let text = OF_SECOND.iter().fold(text, |text, (from, to)| text.replace(from, to));
+                let text = text.replace("infra/docker/ci/", &format!("infra/docker/{environment}/"));
+                tree.write(&file.replace("ENV", environment), &text);
+            }
         }
         tree
     }
@@ -76,12 +118,12 @@ impl Tree {
 }
 
 fn in_environment(folder: &Path, arguments: &[&str]) -> Command {
-    super::xtask(folder, &[&["--env", &environment(), "--yes"], arguments].concat())
+    super::xtask(folder, &[&["--env", environment(), "--yes"], arguments].concat())
 }
 
-/// The tool at the root of the real tree.
+/// The tool in the tree of this turn.
 pub fn xtask(arguments: &[&str]) -> Command {
-    in_environment(&root(), arguments)
+    in_environment(&current(|current| current.tree.clone()), arguments)
 }
 
 #[track_caller]
@@ -241,14 +283,15 @@ pub fn random() -> fastrand::Rng {
 
 /// What a client prints that runs in the cluster, next to the data plane, with the image of one of
 /// its jobs.
-fn client(job: &str, environment: &serde_json::Value, script: &str) -> String {
+fn client(job: &str, variables: &serde_json::Value, script: &str) -> String {
     let pod = |arguments: &[&str]| kubectl(&[&["-n", "ameide"][..], arguments].concat());
     // A failed upgrade deletes its jobs.
-    static IMAGES: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    static IMAGES: Mutex<BTreeMap<(&str, String), String>> = Mutex::new(BTreeMap::new());
     let ask = || pod(&["get", "job", job, "-o", "jsonpath={.spec.template.spec.containers[0].image}"]);
-    let image = IMAGES.lock().unwrap_or_else(PoisonError::into_inner).entry(job.to_owned()).or_insert_with(ask).clone();
+    let key = (environment(), job.to_owned());
+    let image = IMAGES.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_insert_with(ask).clone();
     let container = serde_json::json!({
-        "name": "guard-mc", "image": image, "command": ["/bin/sh", "-c", script], "env": environment,
+        "name": "guard-mc", "image": image, "command": ["/bin/sh", "-c", script], "env": variables,
     });
     let overrides = format!("--overrides={}", serde_json::json!({"spec": {"containers": [container]}}));
     pod(&["run", "guard-mc", "--restart=Never", &format!("--image={image}"), &overrides]);
@@ -266,31 +309,68 @@ fn client(job: &str, environment: &serde_json::Value, script: &str) -> String {
 /// The output of a MinIO client.
 pub fn mc(script: &str) -> String {
     let from = |key: &str| serde_json::json!({"secretKeyRef": {"name": "minio-root-credentials", "key": key}});
-    let environment = serde_json::json!([
+    let variables = serde_json::json!([
         {"name": "USER", "valueFrom": from("root-user")}, {"name": "PASSWORD", "valueFrom": from("root-password")},
         {"name": "MC_HOST_minio", "value": "http://$(USER):$(PASSWORD)@minio:9000"},
         {"name": "MC_CONFIG_DIR", "value": "/tmp/mc"},
     ]);
-    client("minio-buckets", &environment, script)
+    client("minio-buckets", &variables, script)
 }
 
 /// The output of a Temporal client.
 pub fn temporal(script: &str) -> String {
-    let environment = serde_json::json!([
+    let variables = serde_json::json!([
         {"name": "TEMPORAL_ADDRESS", "value": "temporal-frontend:7233"}, {"name": "HOME", "value": "/tmp"},
     ]);
-    client("temporal-namespaces", &environment, script)
+    client("temporal-namespaces", &variables, script)
 }
 
 /// The namespace for the workloads of fault tests.
 pub const NAMESPACE: &str = "guard-tests";
 
-/// There is one cluster: the tests take turns, each on a copy of the tree. What a test breaks is
-/// repaired when its turn ends, even if it panics; what a killed test run left broken, when the
-/// next turn begins.
+/// A cluster that nobody else has.
+struct Slot(usize);
+
+/// Which of the clusters somebody has, whether they were healed once, and who is told when one is
+/// given back.
+static TAKEN: Mutex<[(bool, bool); ENVIRONMENTS.len()]> = Mutex::new([(false, false); ENVIRONMENTS.len()]);
+static GIVEN_BACK: Condvar = Condvar::new();
+
+impl Slot {
+    /// Waits for any cluster, or for this one; also returns whether nobody had it before.
+    fn take(only: Option<&str>) -> (Self, bool) {
+        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            // From the last one on: the first is the only one for some.
+            let fits = |index: &usize| !taken[*index].0 && only.is_none_or(|name| name == ENVIRONMENTS[*index]);
+            if let Some(index) = (0..clusters()).rev().find(fits) {
+                let (_, is_known) = std::mem::replace(&mut taken[index], (true, true));
+                return (Self(index), !is_known);
+            }
+            taken = GIVEN_BACK.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        TAKEN.lock().unwrap_or_else(PoisonError::into_inner)[self.0].0 = false;
+        GIVEN_BACK.notify_all();
+    }
+}
+
+/// `AMEIDE_TEST_CLUSTERS`, for machines that cannot hold two.
+fn clusters() -> usize {
+    let said = std::env::var("AMEIDE_TEST_CLUSTERS").ok().map(|number| number.parse::<usize>().unwrap());
+    said.unwrap_or(ENVIRONMENTS.len()).clamp(1, ENVIRONMENTS.len())
+}
+
+/// The tests take turns on each cluster, each on a copy of the tree. What a test breaks is repaired
+/// when its turn ends, even if it panics; what a killed test run left broken, at a cluster's first
+/// turn.
 pub struct Turn {
     tree: Tree,
-    _held: MutexGuard<'static, ()>,
+    _slot: Slot,
 }
 
 impl std::ops::Deref for Turn {
@@ -304,12 +384,23 @@ impl std::ops::Deref for Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         heal();
+        CURRENT.set(None);
     }
 }
 
 /// A turn with every layer of the critical path in place.
 pub fn turn() -> Turn {
-    let turn = turn_with_whatever_there_is();
+    brought_up(turn_with_whatever_there_is())
+}
+
+/// The same, on the cluster of the real tree: for what only works at its root.
+pub fn turn_in_the_real_tree() -> Turn {
+    let turn = brought_up(turn_on(Some(CI)));
+    CURRENT.set(Some(Current { environment: CI, tree: root() }));
+    turn
+}
+
+fn brought_up(turn: Turn) -> Turn {
     // The test before may have removed it; nothing is brought up that is already there.
     let ready = turn.xtask(&["cluster", "status"]).output().unwrap().status.success();
     if !ready || !all_deployed() {
@@ -320,10 +411,18 @@ pub fn turn() -> Turn {
 
 /// A turn for a test that creates its cluster itself.
 pub fn turn_with_whatever_there_is() -> Turn {
-    static TURN: Mutex<()> = Mutex::new(());
-    let held = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    heal();
-    Turn { tree: Tree::copy(), _held: held }
+    turn_on(None)
+}
+
+fn turn_on(only: Option<&str>) -> Turn {
+    let (slot, is_first) = Slot::take(only);
+    let environment = ENVIRONMENTS[slot.0];
+    let tree = Tree::with(environment);
+    CURRENT.set(Some(Current { environment, tree: tree.path("") }));
+    if is_first {
+        heal();
+    }
+    Turn { tree, _slot: slot }
 }
 
 /// Whether the critical path is there to its end, with every release deployed.
