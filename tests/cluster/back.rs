@@ -3,39 +3,10 @@
 
 use serde_json::{Value, json};
 
-use crate::support::cluster::{Tree, Turn, beside, ended, image, kubectl, mc, pull_registry, random, temporal, turn};
+use crate::support::cluster::{
+    BACK as NAMESPACE, Tree, beside, ended, image, kubectl, mc, pull_registry, random, temporal, turn,
+};
 use crate::support::{ends, root, signal, succeeds};
-
-const NAMESPACE: &str = "back-tests";
-
-/// A turn whose namespace is deleted with it.
-struct Mine(Turn);
-
-impl std::ops::Deref for Mine {
-    type Target = Tree;
-
-    fn deref(&self) -> &Tree {
-        &self.0
-    }
-}
-
-impl Drop for Mine {
-    fn drop(&mut self) {
-        let free = r#"{"metadata":{"finalizers":null}}"#;
-        for arguments in [
-            &["-n", NAMESPACE, "patch", "configmap", "held-held", "--type=merge", "-p", free][..],
-            &["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=120s"],
-        ] {
-            // In `drop`, possibly during a panic.
-            let mut kubectl = crate::support::tool("kubectl");
-            let _ = kubectl.args(["--context", &crate::support::cluster::context()]).args(arguments).output();
-        }
-    }
-}
-
-fn mine() -> Mine {
-    Mine(turn())
-}
 
 /// A layer with these releases of the faults chart, each but the first needing the previous one.
 fn layer(tree: &Tree, name: &str, releases: &[(&str, Value)]) {
@@ -67,7 +38,7 @@ fn claims() -> String {
 
 #[test]
 fn a_layer_of_two_releases_goes_back_together_after_a_bad_image_and_keeps_its_data() {
-    let tree = mine();
+    let tree = turn();
     let good = image(&tree, &pull_registry(&tree));
     let absent = format!("{}/third-party/busybox:absent", pull_registry(&tree));
     let bring = |version: &str, image: &str| {
@@ -128,7 +99,7 @@ fn a_layer_of_two_releases_goes_back_together_after_a_bad_image_and_keeps_its_da
 
 #[test]
 fn a_layer_that_is_removed_leaves_its_data_which_the_next_run_takes_over() {
-    let tree = mine();
+    let tree = turn();
     let image = image(&tree, &pull_registry(&tree));
     // Kubernetes itself would delete the second's claim.
     let set = json!({"whenDeleted": "Delete"});
@@ -177,7 +148,7 @@ fn a_layer_that_is_removed_leaves_its_data_which_the_next_run_takes_over() {
 
 #[test]
 fn an_object_that_does_not_go_is_named() {
-    let tree = mine();
+    let tree = turn();
     let image = image(&tree, &pull_registry(&tree));
     layer(&tree, "held", &[("held", json!({"image": image, "held": "ameide.dev/hold"}))]);
     succeeds(tree.xtask(&["layer", "held", "--skip-tests"]));
@@ -191,7 +162,7 @@ fn an_object_that_does_not_go_is_named() {
 
 #[test]
 fn a_removal_that_was_stopped_before_helm_keeps_no_later_run_from_the_set() {
-    let tree = mine();
+    let tree = turn();
     let image = image(&tree, &pull_registry(&tree));
     let bring = |version: &str| {
         let env = json!([{"name": "VERSION", "value": version}]);
@@ -237,7 +208,7 @@ fn killed_and_again(tree: &Tree, arguments: &[&str], after: u64) {
 
 #[test]
 fn a_way_back_that_is_killed_comes_to_its_end_when_it_is_run_again() {
-    let tree = mine();
+    let tree = turn();
     let image = image(&tree, &pull_registry(&tree));
     let mut random = random();
     let bring = |version: &str| {

@@ -328,6 +328,9 @@ pub fn temporal(script: &str) -> String {
 /// The namespace for the workloads of fault tests.
 pub const NAMESPACE: &str = "guard-tests";
 
+/// The namespace for what is rolled back and removed.
+pub const BACK: &str = "back-tests";
+
 /// A cluster that nobody else has.
 struct Slot(usize);
 
@@ -451,7 +454,8 @@ fn heal() {
     for arguments in [
         &["uncordon", &node][..],
         &["-n", NAMESPACE, "patch", "configmap", "held", "--type=merge", "-p", free],
-        &["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=90s"],
+        &["-n", BACK, "patch", "configmap", "held-held", "--type=merge", "-p", free],
+        &["delete", "namespace", NAMESPACE, BACK, "--ignore-not-found", "--wait=true", "--timeout=120s"],
         &["-n", "ameide", "delete", "pod", "guard-mc", "--ignore-not-found", "--wait=true", "--timeout=90s"],
     ] {
         // In `drop`, possibly during a panic: the next turn will notice.
