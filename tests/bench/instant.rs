@@ -121,7 +121,11 @@ fn run() -> Result<(), String> {
         }
     };
     timed(xtask(&["--yes", "up"]))?;
-    let upgrades = upgrades(&timed(helmfile(&["--quiet", "list", "--output", "json"]))?.1)?;
+    let list = timed(helmfile(&["--quiet", "list", "--output", "json"]))?.1;
+    // As they are, which is what a shell script of Helm commands does.
+    let upgrades = script(&list, |name, namespace, chart| {
+        format!("helm upgrade {name} {chart} --namespace {namespace} --kube-context {CONTEXT} --reuse-values --wait")
+    })?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let plugins = helm_diff(folder.path());
     let (sync, template, apply, shell) = (helmfile.clone(), helmfile.clone(), helmfile, tool.clone());
@@ -150,12 +154,16 @@ fn run() -> Result<(), String> {
     }
     rounds(&mut rows)?;
     table(&mut rows, 0);
-    preview(&tool, plugins)?;
+    preview(&tool, plugins, &list)?;
     scan(tool)
 }
 
-/// What a changed value would do: ours against helm-diff, each on a copy of the tree.
-fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static), plugins: Option<PathBuf>) -> Result<(), String> {
+/// What a changed value would do: ours against helm-diff and nelm, each on a copy of the tree.
+fn preview(
+    tool: &(impl Fn(&str) -> Command + Clone + 'static),
+    plugins: Option<PathBuf>,
+    list: &str,
+) -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let tree = folder.path().join("tree");
     std::fs::create_dir(&tree).map_err(|error| error.to_string())?;
@@ -179,18 +187,41 @@ fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static), plugins: Option<
         Row::new("layer --dry-run", "memory: 144Mi", ours(None)),
         Row::new("layer --dry-run --server", "memory: 144Mi", ours(Some("--server"))),
     ];
-    if let Some(plugins) = plugins {
-        let lab = xtask::files::cache_dir().map_err(|failure| failure.to_string())?.join("lab/images.lock");
+    let lab = xtask::files::cache_dir().map_err(|failure| failure.to_string())?.join("lab/images.lock");
+    let helmfile = {
         let (tool, tree) = (tool.clone(), tree.clone());
-        rows.push(Row::new("helmfile diff (helm-diff 3.13.2)", "memory: 144Mi", move || {
+        move |verb: &[&str]| {
             let mut command = tool("helmfile");
             command.current_dir(&tree);
-            of_helm_diff(&mut command, &plugins);
             if lab.is_file() {
                 command.env("AMEIDE_IMAGES_LOCK", &lab);
             }
-            let file = format!("infra/kubernetes/helmfiles/{LAYER}.yaml");
-            command.args(["--environment", "ci", "--file", &file, "--quiet", "diff", "--context", "3"]);
+            command.args(["--environment", "ci", "--file"]).arg(format!("infra/kubernetes/helmfiles/{LAYER}.yaml"));
+            command.arg("--quiet").args(verb);
+            command
+        }
+    };
+    if let Some(nelm) = built("nelm", "github.com/werf/nelm/cmd/nelm") {
+        // It knows charts and values, and no Helmfile.
+        let values = folder.path().join("values");
+        let template = format!("{}/{{{{ .Release.Name }}}}.yaml", values.display());
+        timed(helmfile(&["write-values", "--output-file-template", &template]))?;
+        let plans = script(list, |name, namespace, chart| {
+            let values = values.join(format!("{name}.yaml"));
+            let flags = format!("--namespace {namespace} --kube-context {CONTEXT} --values {}", values.display());
+            format!("{} release plan install --release {name} {flags} {chart}", nelm.display())
+        })?;
+        let tree = tree.clone();
+        rows.push(Row::new("nelm release plan install (1.4.1), one release after another", "144Mi", move || {
+            let mut command = Command::new("/bin/sh");
+            command.current_dir(&tree).args(["-ec", &plans]);
+            command
+        }));
+    }
+    if let Some(plugins) = plugins {
+        rows.push(Row::new("helmfile diff (helm-diff 3.13.2)", "memory: 144Mi", move || {
+            let mut command = helmfile(&["diff", "--context", "3"]);
+            of_helm_diff(&mut command, &plugins);
             command
         }));
     }
@@ -200,18 +231,16 @@ fn preview(tool: &(impl Fn(&str) -> Command + Clone + 'static), plugins: Option<
     Ok(())
 }
 
-/// Upgrades a layer's releases as they are, given Helmfile's list of them: what a shell script of Helm
-/// commands does.
-fn upgrades(list: &str) -> Result<String, String> {
+/// A line of a shell script for each release of a layer that is installed, given Helmfile's list of
+/// them, with its name, namespace and chart.
+fn script(list: &str, line: impl Fn(&str, &str, &str) -> String) -> Result<String, String> {
     let list: Vec<Value> = serde_json::from_str(list).map_err(|error| format!("{list}: {error}"))?;
-    let upgrade = |release: &Value| {
-        let text = |key: &str| release[key].as_str().unwrap_or_default().to_owned();
-        let chart = format!("infra/kubernetes/helmfiles/{}", text("chart"));
-        let flags = format!("--namespace {} --kube-context {CONTEXT} --reuse-values --wait", text("namespace"));
-        format!("helm upgrade {} {chart} {flags}", text("name"))
-    };
     let is_there = |release: &&Value| release["enabled"] == true && release["installed"] == true;
-    Ok(list.iter().filter(is_there).map(upgrade).collect::<Vec<_>>().join("\n"))
+    let lines = list.iter().filter(is_there).map(|release| {
+        let text = |key: &str| release[key].as_str().unwrap_or_default();
+        line(text("name"), text("namespace"), &format!("infra/kubernetes/helmfiles/{}", text("chart")))
+    });
+    Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// Lets a Helmfile use helm-diff.
@@ -222,15 +251,19 @@ fn of_helm_diff(command: &mut Command, plugins: &Path) {
     command.env("HELM_DIFF_USE_UPGRADE_DRY_RUN", "true");
 }
 
-/// A Helm plugin folder with helm-diff, from its pinned Go module; `None` if it cannot be built.
-fn helm_diff(scratch: &Path) -> Option<PathBuf> {
-    let module = camino::Utf8PathBuf::from_path_buf(root().join("tests/bench/helm-diff")).ok()?;
-    let package = "github.com/databus23/helm-diff/v3".to_owned();
-    let program = Program { name: "helm-diff".to_owned(), module, package, stamp: None };
+/// A program from its pinned Go module beside this file; `None` if it cannot be built.
+fn built(name: &str, package: &str) -> Option<PathBuf> {
+    let module = camino::Utf8PathBuf::from_path_buf(root().join("tests/bench").join(name)).ok()?;
+    let program = Program { name: name.to_owned(), module, package: package.to_owned(), stamp: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let built = runtime
         .block_on(async { program.build(&xtask::files::cache_dir()?, &Reporter::new(Format::Json, false)).await });
-    let built = built.map_err(|failure| eprintln!("without helm-diff: {failure}")).ok()?;
+    Some(built.map_err(|failure| eprintln!("without {name}: {failure}")).ok()?.into_std_path_buf())
+}
+
+/// A Helm plugin folder with helm-diff.
+fn helm_diff(scratch: &Path) -> Option<PathBuf> {
+    let built = built("helm-diff", "github.com/databus23/helm-diff/v3")?;
     let plugin = scratch.join("plugins/diff");
     std::fs::create_dir_all(plugin.join("bin")).ok()?;
     std::os::unix::fs::symlink(&built, plugin.join("bin/diff")).ok()?;

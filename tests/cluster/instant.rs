@@ -356,11 +356,17 @@ fn what_others_do_while_a_run_is_at_work_gets_into_no_record() {
     };
     // Somebody works on the tree, and takes it back.
     let before = latest("redis");
-    let run = beside(&tree.xtask(&[&LAYER[..], &["--force"]].concat()));
+    let run = beside(&tree.xtask(&["layer", "40", "45", "--skip-tests", "--force"]));
     eventually("Helm to be at work", || latest("redis") > before);
     tree.edit(values, |text| format!("{text}# {{{{ env \"AMEIDE_OF_THE_TEST\" }}}}\n"));
+    // Of a layer that waits for this one, and was read ahead.
+    let of_minio = "infra/kubernetes/values/infrastructure/minio.yaml.gotmpl";
+    tree.edit(of_minio, |text| text.replace("memory: 128Mi", "memory: 160Mi"));
     let (code, said) = ended(&run);
     assert_eq!(code, Some(0), "{said}");
+    let memory = "jsonpath={.spec.template.spec.containers[0].resources.requests.memory}";
+    assert_eq!(kubectl(&["-n", "ameide", "get", "deployment/minio", "-o", memory]), "160Mi", "{said}");
+    tree.edit(of_minio, |text| text.replace("memory: 160Mi", "memory: 128Mi"));
     assert!(said.contains("while the run was at work, values/"), "{said}");
     let before = latest("redis");
     let said = succeeds(tree.xtask(&LAYER));

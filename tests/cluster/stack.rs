@@ -228,29 +228,35 @@ impl Drop for BroughtUp {
     }
 }
 
+/// The folder in which k3s keeps its certificates.
+const TLS: &str = "/var/lib/rancher/k3s/server/tls";
+
+/// A certificate for the key of this name in that folder, which expired yesterday.
+fn expired(key: &str, subject: &str, extension: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let shell = shell();
+    shell.change_dir(folder.path());
+    let files = ["server-ca.crt".to_owned(), "server-ca.key".to_owned(), format!("{key}.key")];
+    for file in &files {
+        shell.write_file(file, docker(&["exec", &node(), "cat", &format!("{TLS}/{file}")])).unwrap();
+    }
+    let [authority, of_authority, key] = files;
+    shell.write_file("extension", extension).unwrap();
+    cmd!(shell, "openssl req -new -key {key} -subj {subject} -out request").run().unwrap();
+    let sign = cmd!(shell, "openssl x509 -req -in request -CA {authority} -CAkey {of_authority} -days -1");
+    sign.args(["-extfile", "extension"]).ignore_stderr().read().unwrap() + "\n"
+}
+
 /// A cluster that nobody has started again for a year.
 #[test]
 fn certificates_that_have_expired_are_renewed_unasked() {
     let _turn = turn();
     let _afterwards = BroughtUp;
     let before = releases();
-    let folder = tempfile::tempdir().unwrap();
-    let shell = shell();
-    shell.change_dir(folder.path());
-    let tls = "/var/lib/rancher/k3s/server/tls";
-    for file in ["server-ca.crt", "server-ca.key", "serving-kube-apiserver.key"] {
-        shell.write_file(file, docker(&["exec", &node(), "cat", &format!("{tls}/{file}")])).unwrap();
-    }
-    shell.write_file("names", "subjectAltName=IP:127.0.0.1").unwrap();
-    cmd!(shell, "openssl req -new -key serving-kube-apiserver.key -subj /CN=kube-apiserver -out request")
-        .run()
-        .unwrap();
-    let signed =
-        cmd!(shell, "openssl x509 -req -in request -CA server-ca.crt -CAkey server-ca.key -days -1 -extfile names");
-    let expired = signed.ignore_stderr().read().unwrap();
-    let node = node();
-    let replace = format!("cat > {tls}/serving-kube-apiserver.crt");
-    cmd!(shell, "docker exec -i {node} sh -c {replace}").stdin(expired).run().unwrap();
+    let (node, shell) = (node(), shell());
+    let replace = format!("cat > {TLS}/serving-kube-apiserver.crt");
+    let of_server = expired("serving-kube-apiserver", "/CN=kube-apiserver", "subjectAltName=IP:127.0.0.1");
+    cmd!(shell, "docker exec -i {node} sh -c {replace}").stdin(of_server).run().unwrap();
     eventually("the API server shows it", || {
         let seen = tool("kubectl").args(["--context", &context(), "get", "nodes"]).output().unwrap();
         String::from_utf8_lossy(&seen.stderr).contains("certificate has expired")
@@ -262,19 +268,11 @@ fn certificates_that_have_expired_are_renewed_unasked() {
     assert_eq!(releases(), before);
 
     // The client's alone, as k3s has written it for everybody.
-    let key = docker(&["exec", &node, "cat", &format!("{tls}/client-admin.key")]);
-    shell.write_file("client-admin.key", key).unwrap();
-    cmd!(shell, "openssl req -new -key client-admin.key -subj /O=system:masters/CN=system:admin -out request")
-        .run()
-        .unwrap();
-    let authority = docker(&["exec", &node, "cat", &format!("{tls}/server-ca.crt")]);
-    shell.write_file("server-ca.crt", authority).unwrap();
-    shell.write_file("usage", "extendedKeyUsage=clientAuth").unwrap();
-    let signed =
-        cmd!(shell, "openssl x509 -req -in request -CA server-ca.crt -CAkey server-ca.key -days -1 -extfile usage");
-    let expired = STANDARD.encode(signed.ignore_stderr().read().unwrap() + "\n");
-    let replace =
-        format!("sed -i 's/client-certificate-data: .*/client-certificate-data: {expired}/' $K3S_KUBECONFIG_OUTPUT");
+    let of_client = expired("client-admin", "/O=system:masters/CN=system:admin", "extendedKeyUsage=clientAuth");
+    let replace = format!(
+        "sed -i 's/client-certificate-data: .*/client-certificate-data: {}/' $K3S_KUBECONFIG_OUTPUT",
+        STANDARD.encode(of_client)
+    );
     docker(&["exec", &node, "sh", "-c", &replace]);
     succeeds(xtask(&["cluster", "kubeconfig"]));
     let told = ends(xtask(&["layer", "45", "--skip-tests"]), 8);

@@ -47,6 +47,8 @@ pub use decide::{Facts, Leftovers, Node, Plan, decide, describe};
 const CONFIG_LABEL: &str = "ameide.dev/config";
 /// The label of a cluster whose images come from the lab.
 const LAB_LABEL: &str = "ameide.dev/lab";
+/// The image of the pod that shows that the registry can be pulled from, by its id in the lock.
+pub(crate) const PROBE: &str = "busybox";
 /// A file in the server's container, written at the end of its creation.
 const CREATED_STAMP: &str = "/etc/ameide-created";
 
@@ -132,13 +134,42 @@ pub async fn mend(context: &Context) -> Result<(), Failure> {
     bring_up(context, &lock, false).await.map(drop)
 }
 
-async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Ready, Failure> {
+async fn bring_up(context: &Context, held: &ClusterLock, may_destroy: bool) -> Result<Ready, Failure> {
+    let begun = begin(context, held, may_destroy).await?;
+    begun.complete(context, std::future::ready(())).await?;
+    Ok(begun.ready)
+}
+
+/// A cluster of which everything is decided, and whose registry is there, with the images of its
+/// nodes.
+pub struct Begun {
+    pub ready: Ready,
+    /// What is left to do; nothing for a shared cluster.
+    rest: Option<Rest>,
+}
+
+struct Rest {
+    config: K3dConfig,
+    plan: Plan,
+    /// Whether an agent can join.
+    joinable: bool,
+    consent: Option<Consent<consent::Cluster>>,
+    images: Images,
+    marker_before: Option<ReadyMarker>,
+}
+
+/// The first half of [`up`]: the engine, the tools, consent, the images of nodes, and the registry,
+/// to which images can be copied from here on, whatever becomes of the cluster.
+///
+/// # Errors
+/// `consent-needed`, and errors of the engine, the tools, the registry and the pulls.
+pub async fn begin(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Begun, Failure> {
     let Some(config) = context.repo.k3d_config()? else {
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let client = kubernetes::client(context).await?;
         kubernetes::require(&client).await?;
         context.run.reporter.note(&context.site.kube_context, "a shared cluster: it is used as it is");
-        return Ok(Ready { toolbox, lab: None });
+        return Ok(Begun { ready: Ready { toolbox, lab: None }, rest: None });
     };
     engine::ensure(&context.run, &context.repo).await?;
     let existing = observe(&config).await?;
@@ -165,40 +196,59 @@ async fn bring_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> 
     }
     let images = Images::of(&context.repo, lab.as_ref())?;
     ensure_registry(context, &config, &toolbox, &images, may_destroy).await?;
-    // Before anything is deleted that they are to replace.
+    // Before anything is deleted that they are to replace, and before a quota is used up by others.
     match &plan {
         Plan::Nothing => {}
         Plan::Start(_) | Plan::Finish | Plan::Mend(_) | Plan::Join(_) => images.load_helpers(context).await?,
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => images.load_nodes(context, &config).await?,
     }
-    let warrant = match (&plan, &consent) {
-        (Plan::ClearAndCreate(leftovers), _) => Some(Warrant::NeverRan(leftovers)),
-        (Plan::Recreate(_), Some(consent)) => Some(Warrant::Consent(consent)),
-        _ => None,
-    };
-    if let Some(warrant) = warrant {
-        delete_cluster(&context.run, &config, &toolbox, warrant).await?;
+    let rest = Rest { config, plan, joinable: facts.joinable, consent, images, marker_before };
+    Ok(Begun { ready: Ready { toolbox, lab }, rest: Some(rest) })
+}
+
+impl Begun {
+    /// Whether the cluster is not as it was found ready before.
+    pub fn changes(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| rest.plan != Plan::Nothing)
     }
-    match &plan {
-        Plan::Nothing => {}
-        Plan::Start(_) => start(&context.run, &config, &toolbox, &images, "started the cluster").await?,
-        Plan::Finish => finish(context, &config, &toolbox, &images).await?,
-        Plan::Mend(_) => {
-            if facts.joinable {
-                agents::remove_never_ran(&config).await?;
+
+    /// The second half of [`up`]; at its end, where a pod pulls from the registry, `before_probe` is
+    /// waited for.
+    ///
+    /// # Errors
+    /// Errors of k3d, the cluster and the probe.
+    pub async fn complete(&self, context: &Context, before_probe: impl Future<Output = ()>) -> Result<(), Failure> {
+        let Some(Rest { config, plan, joinable, consent, images, marker_before }) = &self.rest else { return Ok(()) };
+        let toolbox = &self.ready.toolbox;
+        let warrant = match (plan, consent) {
+            (Plan::ClearAndCreate(leftovers), _) => Some(Warrant::NeverRan(leftovers)),
+            (Plan::Recreate(_), Some(consent)) => Some(Warrant::Consent(consent)),
+            _ => None,
+        };
+        if let Some(warrant) = warrant {
+            delete_cluster(&context.run, config, toolbox, warrant).await?;
+        }
+        match plan {
+            Plan::Nothing => {}
+            Plan::Start(_) => start(&context.run, config, toolbox, images, "started the cluster").await?,
+            Plan::Finish => finish(context, config, toolbox, images).await?,
+            Plan::Mend(_) => {
+                if *joinable {
+                    agents::remove_never_ran(config).await?;
+                }
+                replace_load_balancer(&context.run, &context.site, config, images).await?;
+                start(&context.run, config, toolbox, images, "started the stopped containers").await?;
+                agents::join(&context.run, &context.site, config, toolbox, images).await?;
             }
-            replace_load_balancer(&context.run, &context.site, &config, &images).await?;
-            start(&context.run, &config, &toolbox, &images, "started the stopped containers").await?;
-            agents::join(&context.run, &context.site, &config, &toolbox, &images).await?;
+            Plan::Join(_) => agents::join(&context.run, &context.site, config, toolbox, images).await?,
+            Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
+                create(&context.run, &context.site, config, toolbox, images).await?;
+            }
         }
-        Plan::Join(_) => agents::join(&context.run, &context.site, &config, &toolbox, &images).await?,
-        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
-            create(&context.run, &context.site, &config, &toolbox, &images).await?;
-        }
+        network::connect_registry(&context.run, config).await?;
+        let before = marker_before.clone().filter(|_| *plan == Plan::Nothing);
+        ready(context, config, &self.ready, images, before, before_probe).await
     }
-    network::connect_registry(&context.run, &config).await?;
-    ready(context, &config, &toolbox, &images, lab.as_ref(), marker_before.filter(|_| plan == Plan::Nothing)).await?;
-    Ok(Ready { toolbox, lab })
 }
 
 /// Prepares what can exist before the cluster does: its registry, and the image of its nodes. For a
@@ -685,10 +735,10 @@ async fn merge_kubeconfig(run: &Run, site: &Site, config: &K3dConfig, toolbox: &
 async fn ready(
     context: &Context,
     config: &K3dConfig,
-    toolbox: &Toolbox,
+    Ready { toolbox, lab }: &Ready,
     images: &Images,
-    lab: Option<&Lab>,
     before: Option<ReadyMarker>,
+    before_probe: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let reporter = &context.run.reporter;
     let step = reporter.step(k3d_step(&context.run, config, "waiting for the cluster"));
@@ -757,7 +807,8 @@ async fn ready(
         return Ok(());
     }
     step.done_as("ready: API, nodes, StorageClass, DNS");
-    probe(context, &client, lab).await?;
+    before_probe.await;
+    probe(context, &client, lab.as_ref()).await?;
     let text = serde_json::to_string_pretty(&marker).unwrap_or_default();
     files::write_atomically(&context.run.state.ready_marker(), text.as_bytes()).map_err(|error| {
         Failure::new(Code::StateUnwritable, format!("cannot write {}: {error}", context.run.state.ready_marker()))
@@ -768,8 +819,8 @@ async fn ready(
 async fn probe(context: &Context, client: &kube::Client, lab: Option<&Lab>) -> Result<(), Failure> {
     let step = context.run.reporter.step(Step::new(StepKind::Probe, "registry", "probing end to end"));
     let origin = lab::origin(&context.repo, lab);
-    mirror::copy(context, &origin, &["busybox"], |_| {}).await?;
-    let image = mirror::pull_reference(&context.repo, &origin, "busybox")?;
+    mirror::copy(context, &origin, &[PROBE], |_| {}).await?;
+    let image = mirror::pull_reference(&context.repo, &origin, PROBE)?;
     kubernetes::run_probe_pod(client, &image, Duration::from_secs(90)).await?;
     step.done_as("a pod pulls from it, and resolves names");
     Ok(())

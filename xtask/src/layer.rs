@@ -106,19 +106,12 @@ impl<'a> Runner<'a> {
         let client = kubernetes::client(self.context).await?;
         kubernetes::require(&client).await?;
         let lease = ClusterLease::acquire(self.context, &client).await?;
-        let fresh;
-        let ahead = match self.snapshot() {
-            // If the tree cannot be read, each layer says so in its turn.
-            Err(_) => None,
-            Ok(snapshot) => match self.begun.as_ref().filter(|begun| begun.is_of(&snapshot)) {
-                Some(begun) => Some(begun),
-                // Somebody has changed the tree while the run waited for its turn.
-                None => {
-                    fresh = Ahead::of(snapshot, layers);
-                    Some(&fresh)
-                }
-            },
-        };
+        // If the tree cannot be read, each layer says so in its turn. If somebody has changed it while
+        // the run waited for its own, what was read before is of no use.
+        let snapshot = self.snapshot().ok();
+        let begun = self.begun.as_ref().filter(|begun| snapshot.as_ref().is_some_and(|snapshot| begun.is_of(snapshot)));
+        let fresh = snapshot.filter(|_| begun.is_none()).map(|snapshot| Ahead::of(snapshot, layers));
+        let ahead = begun.or(fresh.as_ref());
         // On the heap, because a layer's future would fill the stack.
         let run = Box::pin(async {
             if let Some(plan) = self.plan {

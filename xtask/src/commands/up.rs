@@ -1,17 +1,22 @@
 //! `cargo xtask up`: from a fresh machine to a running stack. Each step reconciles, so an
 //! interrupted run can simply be run again.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use super::Done;
 use crate::checklist;
 use crate::cluster;
 use crate::cluster::lock::ClusterLock;
 use crate::commands::open;
+use crate::compare::reader::Reader;
 use crate::lab;
+use crate::layer::ahead::Ahead;
 use crate::layer::preview::Unseen;
 use crate::layer::{self, Runner};
-use crate::mirror;
+use crate::mirror::{self, Origin};
 use crate::repo;
 use crate::repo::layers::{self, Layer};
 use crate::run::context::Context;
@@ -128,14 +133,68 @@ async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<
 }
 
 async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
-    let ready = cluster::up(context, lock).await?;
-    mirror::copy_all(context, &lab::origin(&context.repo, ready.lab.as_ref())).await?;
+    let begun = cluster::begin(context, lock, true).await?;
+    let origin = lab::origin(&context.repo, begun.ready.lab.as_ref());
+    let mut ahead = None;
+    if args.pace.jobs() == 1 {
+        begun.complete(context, std::future::ready(())).await?;
+        mirror::copy_all(context, &origin).await?;
+    } else {
+        ahead = Ahead::of_tree(context, &begun.ready.toolbox, origin.clone(), args.selector(), layers);
+        tokio::select! {
+            there = cluster_and_mirror(context, &begun, &origin) => there?,
+            never = read(ahead.as_ref(), layers) => match never {},
+        }
+    }
+    let cluster::Ready { toolbox, lab } = &begun.ready;
     if !layer::instant::answers(context, layers, args).await? {
-        let runner = Runner::new(context, &ready.toolbox, ready.lab.as_ref(), lock, args)?;
+        let runner =
+            Runner::new(context, toolbox, lab.as_ref(), lock, args)?.having_begun(ahead.map(|(_, ahead)| ahead));
         runner.run_all(layers).await?;
     }
     in_place(context, layers).await;
     Ok(())
+}
+
+/// Copies the images beside the creation of the cluster. A copy that fails lets the cluster come up
+/// first; without a cluster there is no use for the images, and the next run goes on with the copy.
+///
+/// # Errors
+/// Errors of either; if both fail, the cluster's.
+async fn cluster_and_mirror(context: &Context, begun: &cluster::Begun, origin: &Origin) -> Result<(), Failure> {
+    let (told, has_image) = oneshot::channel::<Infallible>();
+    let copied = async {
+        // So that the cluster's probe need not request its image as well.
+        let first = match begun.changes() {
+            true => mirror::copy(context, origin, &[cluster::PROBE], |_| {}).await,
+            false => Ok(()),
+        };
+        drop(told);
+        first?;
+        mirror::copy_all(context, origin).await
+    };
+    let completed = begun.complete(context, async { drop(has_image.await) });
+    tokio::pin!(copied, completed);
+    tokio::select! {
+        result = &mut completed => {
+            result?;
+            copied.await
+        }
+        result = &mut copied => {
+            if let Err(failure) = &result {
+                context.run.reporter.warn("mirror", format!("{failure}; the cluster is still being brought up"));
+            }
+            completed.await.and(result)
+        }
+    }
+}
+
+/// Lets Helmfile read the layers, until others are done.
+async fn read(ahead: Option<&(Reader<'_>, Ahead)>, layers: &[Layer]) -> Infallible {
+    if let Some((reader, ahead)) = ahead {
+        ahead.read_all(reader, layers).await;
+    }
+    std::future::pending().await
 }
 
 /// What a user may want to know once everything is there.

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::OnceCell;
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::{Args, instant};
 use crate::compare::images::{self, Places};
 use crate::compare::look::Snapshot;
 use crate::compare::reader::Reader;
+use crate::mirror::Origin;
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::world::docker;
 use crate::world::process::capture_within;
-use crate::world::tools;
+use crate::world::tools::{self, Toolbox};
 use run_record::Failure;
 
 /// A layer as Helmfile reads it.
@@ -56,12 +58,24 @@ impl Ahead {
         Self { snapshot, layers: layers.iter().map(|layer| (layer.name(), OnceCell::new())).collect() }
     }
 
+    /// These layers, to be read from the tree as it is now; `None` if it cannot be read.
+    pub fn of_tree<'a>(
+        context: &'a Context,
+        toolbox: &'a Toolbox,
+        origin: Origin,
+        selector: Option<&'a str>,
+        layers: &[Layer],
+    ) -> Option<(Reader<'a>, Self)> {
+        let reader = Reader::new(context, toolbox, origin, selector).ok()?;
+        let snapshot = Snapshot::take(context, reader.lock.clone()).ok()?;
+        Some((reader, Self::of(snapshot, layers)))
+    }
+
     /// These layers, of which the first one has been read already; `None` if that is not possible yet.
     pub async fn begun(context: &Context, layers: &[Layer], args: &Args) -> Option<Self> {
         let origin = instant::origin(&context.run, &context.repo).ok()?;
         let toolbox = tools::at_hand(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await.ok()??;
-        let reader = Reader::new(context, &toolbox, origin, args.selector()).ok()?;
-        let ahead = Self::of(Snapshot::take(context, reader.lock.clone()).ok()?, layers);
+        let (reader, ahead) = Self::of_tree(context, &toolbox, origin, args.selector(), layers)?;
         ahead.read(&reader, layers.first()?).await.ok()?;
         Some(ahead)
     }
@@ -103,20 +117,35 @@ impl Ahead {
         }
     }
 
-    /// Reads these layers one after the other, then lets the node pull what they need, in the same
-    /// order.
-    pub async fn prepare(&self, reader: &Reader<'_>, client: &Client, layers: &[Layer]) {
-        let mut all = Vec::new();
+    /// Reads these layers one after the other.
+    pub async fn read_all(&self, reader: &Reader<'_>, layers: &[Layer]) {
+        self.read_each(reader, layers, |_| {}).await;
+    }
+
+    async fn read_each(&self, reader: &Reader<'_>, layers: &[Layer], mut found: impl FnMut(&Read)) {
         for layer in layers {
             match self.kept(reader, layer).await {
-                Ok(read) => all.extend(images_of(reader.context, &read.manifests).unwrap_or_default()),
-                // What it needs is not known yet; of the others it is.
+                Ok(read) => found(read),
+                // It is read again in its turn; the others need not be.
                 Err(NotKept::Failed(_) | NotKept::Open(_)) => {}
                 // Nothing that is read from now on would be used.
                 Err(NotKept::Moved(_)) => return,
             }
         }
-        let _ = pull(reader.context, client, &all).await;
+    }
+
+    /// Reads these layers, and lets the node pull what they need, in the same order.
+    pub async fn prepare(&self, reader: &Reader<'_>, client: &Client, layers: &[Layer]) {
+        let (found, wanted) = mpsc::unbounded_channel();
+        let reading = async move {
+            let tell = |read: &Read| {
+                let images = images_of(reader.context, &read.manifests).unwrap_or_default();
+                // Nobody may be listening: there may be nothing that pulls.
+                images.into_iter().for_each(|image| drop(found.send(image)));
+            };
+            self.read_each(reader, layers, tell).await;
+        };
+        let (_, _) = tokio::join!(reading, pull(reader.context, client, wanted));
     }
 }
 
@@ -134,22 +163,25 @@ fn images_of(context: &Context, manifests: &str) -> Result<BTreeSet<String>, Fai
 }
 
 /// Lets the node of a local cluster pull those of these images that it has not got, one after the
-/// other, as the kubelet does. Of several nodes it is not known which ones the pods will run on, and
+/// other as they become known, as the kubelet does. Of several nodes it is not known which ones the pods will run on, and
 /// all of them share one disk.
 ///
 /// # Errors
 /// Errors from reading; a pull that fails is none.
-async fn pull(context: &Context, client: &Client, wanted: &[String]) -> Result<(), Failure> {
+async fn pull(context: &Context, client: &Client, mut wanted: UnboundedReceiver<String>) -> Result<(), Failure> {
     let Some(config) = context.repo.k3d_config()? else { return Ok(()) };
     // `--context` may name any cluster.
-    if wanted.is_empty() || context.site.kube_context != config.kube_context() {
+    if context.site.kube_context != config.kube_context() {
         return Ok(());
     }
     let nodes = images::on_nodes(client).await?;
     let [(node, has)] = nodes.as_slice() else { return Ok(()) };
     let mut asked = BTreeSet::new();
-    for image in wanted.iter().filter(|image| !has.contains(&images::by_digest(image)) && asked.insert(*image)) {
-        let pulled = capture_within(docker::docker(["exec", node, "crictl", "pull", image]), PULL).await?;
+    while let Some(image) = wanted.recv().await {
+        if has.contains(&images::by_digest(&image)) || !asked.insert(image.clone()) {
+            continue;
+        }
+        let pulled = capture_within(docker::docker(["exec", node, "crictl", "pull", &image]), PULL).await?;
         // The next one would most likely end the same way.
         if !pulled.status.success() {
             break;

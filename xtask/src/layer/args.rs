@@ -73,7 +73,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    pub(super) fn jobs(self) -> usize {
+    pub(crate) fn jobs(self) -> usize {
         let processors = || std::thread::available_parallelism().ok();
         self.jobs.or_else(processors).map_or(1, NonZeroUsize::get)
     }
