@@ -212,11 +212,15 @@ fn preview(
             format!("{} release plan install --release {name} {flags} {chart}", nelm.display())
         })?;
         let tree = tree.clone();
-        rows.push(Row::new("nelm release plan install (1.4.1), one release after another", "144Mi", move || {
-            let mut command = Command::new("/bin/sh");
-            command.current_dir(&tree).args(["-ec", &plans]);
-            command
-        }));
+        rows.push(Row::new(
+            "nelm release plan install (1.4.1), one release after another",
+            "memory: 144Mi",
+            move || {
+                let mut command = Command::new("/bin/sh");
+                command.current_dir(&tree).args(["-ec", &plans]);
+                command
+            },
+        ));
     }
     if let Some(plugins) = plugins {
         rows.push(Row::new("helmfile diff (helm-diff 3.13.2)", "memory: 144Mi", move || {

@@ -50,7 +50,7 @@ fn a_machine_with_internet_comes_up_from_the_committed_files() {
     // As the tree currently has them, whatever the cluster was created with.
     succeeds(turn.xtask(&["lab"]));
     publish_images_of_the_cluster();
-    // From here on it has a machine of its own, beside the tests of the one cluster.
+    // From here on it has a machine of its own, beside the tests of the others.
     drop(turn);
     let certificates = tempfile::tempdir().unwrap();
     let authority = Authority::made_in(certificates.path(), &names());

@@ -356,7 +356,7 @@ fn what_others_do_while_a_run_is_at_work_gets_into_no_record() {
     };
     // Somebody works on the tree, and takes it back.
     let before = latest("redis");
-    let run = beside(&tree.xtask(&["layer", "40", "45", "--skip-tests", "--force"]));
+    let run = beside(&tree.xtask(&["layer", "40", "45", "--skip-tests", "--force", "--jobs", "2"]));
     eventually("Helm to be at work", || latest("redis") > before);
     tree.edit(values, |text| format!("{text}# {{{{ env \"AMEIDE_OF_THE_TEST\" }}}}\n"));
     // Of a layer that waits for this one, and was read ahead.

@@ -1,13 +1,13 @@
 //! From no cluster to every layer, and back. These tests create their cluster themselves and sort
-//! last by name, in an order in which each starts with what the previous one leaves.
+//! last by name; after them there is none.
 
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::cluster::{
-    all_deployed, context, docker, environment, helm_processes, kills_of, kubectl, node, random, registry_address,
-    registry_container, releases, state, turn, turn_with_whatever_there_is, unheard, xtask,
+    all_deployed, context, delete_all, docker, environment, helm_processes, kills_of, kubectl, node, random,
+    registry_address, registry_container, releases, state, turn, turn_with_whatever_there_is, unheard, xtask,
 };
 use crate::support::{ends, free_port, succeeds, tool};
 
@@ -148,5 +148,6 @@ fn nothing_is_left_behind_by_the_whole_way() {
         assert!(!lines(&["ps", "-a", "--format", "{{.Names}}"]).contains(&node()));
         drop(holder);
     }
-    succeeds(xtask(&["cluster", "delete", "--allow-destroy=cluster,registry"]));
+    drop(turn);
+    delete_all();
 }

@@ -21,7 +21,8 @@ pub const CI: &str = "ci";
 const ENVIRONMENTS: [&str; 2] = [CI, "second"];
 
 /// What is different in its files.
-const OF_SECOND: [(&str, &str); 5] = [
+const OF_SECOND: [(&str, &str); 6] = [
+    ("infra/docker/ci/", "infra/docker/second/"),
     ("ameide-ci", "ameide-second"),
     ("k3d-ci-reg", "k3d-second-reg"),
     (":5001", ":5003"),
@@ -64,6 +65,8 @@ pub fn load_balancer() -> String {
     format!("k3d-ameide-{}-serverlb", environment())
 }
 
+const UNMIRRORED: &str = "\nunmirrored: ['*']\n";
+
 /// A copy of the tree, so that a test's layers are never seen in the real one.
 pub struct Tree {
     folder: tempfile::TempDir,
@@ -82,20 +85,29 @@ impl Tree {
         // The lab's sources are expected in the tree.
         std::os::unix::fs::symlink(root().join("tests"), to.join("tests")).unwrap();
         let tree = Self { folder };
-        // Tests of image faults use images that the check before Helm would refuse.
-        tree.edit("infra/kubernetes/layers.yaml", |text| format!("{text}\nunmirrored: ['*']\n"));
         if environment != CI {
             tree.edit("infra/kubernetes/_defaults.yaml.gotmpl", |text| {
                 text.replace("list \"local\"", &format!("list {environment:?} \"local\""))
             });
-            for file in ["infra/kubernetes/environments/ENV/env.yaml", "infra/docker/ENV/k3d.yaml"] {
-                let text = std::fs::read_to_string(tree.path(&file.replace("ENV", CI))).unwrap();
+            let files = ["infra/kubernetes/environments/ENV/env.yaml", "infra/docker/ENV/k3d.yaml"];
+            let texts = files.map(|file| std::fs::read_to_string(tree.path(&file.replace("ENV", CI))).unwrap());
+            for (from, _) in OF_SECOND {
+                assert!(texts.iter().any(|text| text.contains(from)), "{from} is in none of {files:?}");
+            }
+            for (file, text) in files.iter().zip(texts) {
                 let text = OF_SECOND.iter().fold(text, |text, (from, to)| text.replace(from, to));
-                let text = text.replace("infra/docker/ci/", &format!("infra/docker/{environment}/"));
                 tree.write(&file.replace("ENV", environment), &text);
             }
         }
         tree
+    }
+
+    /// For images that the check before Helm would refuse.
+    pub fn allow_any_image(&self) {
+        self.edit("infra/kubernetes/layers.yaml", |text| match text.contains(UNMIRRORED) {
+            true => text,
+            false => text + UNMIRRORED,
+        });
     }
 
     pub fn path(&self, relative: &str) -> PathBuf {
@@ -334,30 +346,40 @@ pub const BACK: &str = "back-tests";
 /// A cluster that nobody else has.
 struct Slot(usize);
 
-/// Which of the clusters somebody has, whether they were healed once, and who is told when one is
-/// given back.
-static TAKEN: Mutex<[(bool, bool); ENVIRONMENTS.len()]> = Mutex::new([(false, false); ENVIRONMENTS.len()]);
+#[derive(Clone, Copy)]
+struct State {
+    taken: bool,
+    /// Whether nothing that a test has broken is left of it.
+    whole: bool,
+}
+
+static STATES: Mutex<[State; ENVIRONMENTS.len()]> =
+    Mutex::new([State { taken: false, whole: false }; ENVIRONMENTS.len()]);
 static GIVEN_BACK: Condvar = Condvar::new();
 
 impl Slot {
-    /// Waits for any cluster, or for this one; also returns whether nobody had it before.
-    fn take(only: Option<&str>) -> (Self, bool) {
-        let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Waits for any cluster, or for this one.
+    fn take(only: Option<&str>) -> Self {
+        let mut states = STATES.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            // From the last one on: the first is the only one for some.
-            let fits = |index: &usize| !taken[*index].0 && only.is_none_or(|name| name == ENVIRONMENTS[*index]);
+            // From the last one on: some can only use the first.
+            let fits = |index: &usize| !states[*index].taken && only.is_none_or(|name| name == ENVIRONMENTS[*index]);
             if let Some(index) = (0..clusters()).rev().find(fits) {
-                let (_, is_known) = std::mem::replace(&mut taken[index], (true, true));
-                return (Self(index), !is_known);
+                states[index].taken = true;
+                return Self(index);
             }
-            taken = GIVEN_BACK.wait(taken).unwrap_or_else(PoisonError::into_inner);
+            states = GIVEN_BACK.wait(states).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn state<T>(&self, of: impl FnOnce(&mut State) -> T) -> T {
+        of(&mut STATES.lock().unwrap_or_else(PoisonError::into_inner)[self.0])
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        TAKEN.lock().unwrap_or_else(PoisonError::into_inner)[self.0].0 = false;
+        self.state(|state| state.taken = false);
         GIVEN_BACK.notify_all();
     }
 }
@@ -369,11 +391,11 @@ fn clusters() -> usize {
 }
 
 /// The tests take turns on each cluster, each on a copy of the tree. What a test breaks is repaired
-/// when its turn ends, even if it panics; what a killed test run left broken, at a cluster's first
-/// turn.
+/// when its turn ends, even if it panics; what could not be, or a killed test run left broken, when
+/// the next one begins.
 pub struct Turn {
     tree: Tree,
-    _slot: Slot,
+    slot: Slot,
 }
 
 impl std::ops::Deref for Turn {
@@ -386,7 +408,8 @@ impl std::ops::Deref for Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        heal();
+        let whole = heal();
+        self.slot.state(|state| state.whole = whole);
         CURRENT.set(None);
     }
 }
@@ -418,14 +441,22 @@ pub fn turn_with_whatever_there_is() -> Turn {
 }
 
 fn turn_on(only: Option<&str>) -> Turn {
-    let (slot, is_first) = Slot::take(only);
+    let slot = Slot::take(only);
     let environment = ENVIRONMENTS[slot.0];
     let tree = Tree::with(environment);
     CURRENT.set(Some(Current { environment, tree: tree.path("") }));
-    if is_first {
+    if !slot.state(|state| state.whole) {
         heal();
     }
-    Turn { tree, _slot: slot }
+    Turn { tree, slot }
+}
+
+/// Deletes the clusters, once nobody uses them.
+pub fn delete_all() {
+    for environment in &ENVIRONMENTS[..clusters()] {
+        let turn = turn_on(Some(environment));
+        succeeds(turn.xtask(&["cluster", "delete", "--allow-destroy=cluster,registry"]));
+    }
 }
 
 /// Whether the critical path is there to its end, with every release deployed.
@@ -440,27 +471,31 @@ fn try_docker(arguments: &[&str]) -> bool {
     Command::new("docker").args(arguments).output().is_ok_and(|output| output.status.success())
 }
 
-/// Undoes whatever a test of this kind may have broken.
-fn heal() {
+/// Undoes whatever a test of this kind may have broken; returns whether that worked.
+fn heal() -> bool {
     try_docker(&["unpause", &node()]);
     try_docker(&["start", &registry_container()]);
     try_docker(&["start", &load_balancer()]);
     let node = node();
     let clean = "for p in /proc/[0-9]*; do case $(cat $p/comm 2>/dev/null) in kube-apiserver*) kill -CONT ${p#/proc/};; esac; done; rm -rf /var/lib/rancher/k3s/agent/etc/containerd/certs.d/[0-9]*.[0-9]*.[0-9]*.[0-9]*:*";
     if !try_docker(&["exec", &node, "sh", "-c", clean]) {
-        return;
+        return false;
     }
+    // In `drop`, possibly during a panic.
+    let kubectl = |arguments: &[&str]| {
+        let output = tool("kubectl").args(["--context", &context()]).args(arguments).output();
+        output.is_ok_and(|output| output.status.success())
+    };
     let free = r#"{"metadata":{"finalizers":null}}"#;
-    for arguments in [
+    for (namespace, held) in [(NAMESPACE, "held"), (BACK, "held-held")] {
+        kubectl(&["-n", namespace, "patch", "configmap", held, "--type=merge", "-p", free]);
+    }
+    let needed = [
         &["uncordon", &node][..],
-        &["-n", NAMESPACE, "patch", "configmap", "held", "--type=merge", "-p", free],
-        &["-n", BACK, "patch", "configmap", "held-held", "--type=merge", "-p", free],
         &["delete", "namespace", NAMESPACE, BACK, "--ignore-not-found", "--wait=true", "--timeout=120s"],
         &["-n", "ameide", "delete", "pod", "guard-mc", "--ignore-not-found", "--wait=true", "--timeout=90s"],
-    ] {
-        // In `drop`, possibly during a panic: the next turn will notice.
-        let _ = tool("kubectl").args(["--context", &context()]).args(arguments).output();
-    }
+    ];
+    needed.map(kubectl).iter().all(|worked| *worked)
 }
 
 /// Stops or continues the API server, which is a process of the node.
@@ -552,6 +587,7 @@ pub fn pull_registry(tree: &Tree) -> String {
 
 /// A layer with one release of the faults chart.
 pub fn layer(tree: &Tree, name: &str, values: serde_json::Value) {
+    tree.allow_any_image();
     let chart = root().join("tests/faults/chart");
     let text = format!(
         "bases: [../_defaults.yaml.gotmpl]\ncommonLabels: {{stage: {name}, layer: 70-{name}}}\nreleases:\n  - name: {name}\n    namespace: {NAMESPACE}\n    chart: {}\n    createNamespace: true\n    timeout: 120\n    atomic: false\n    values: [{values}]\n",

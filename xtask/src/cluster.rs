@@ -48,7 +48,7 @@ const CONFIG_LABEL: &str = "ameide.dev/config";
 /// The label of a cluster whose images come from the lab.
 const LAB_LABEL: &str = "ameide.dev/lab";
 /// The image of the pod that shows that the registry can be pulled from, by its id in the lock.
-pub(crate) const PROBE: &str = "busybox";
+const PROBE: &str = "busybox";
 /// A file in the server's container, written at the end of its creation.
 const CREATED_STAMP: &str = "/etc/ameide-created";
 
@@ -135,41 +135,38 @@ pub async fn mend(context: &Context) -> Result<(), Failure> {
 }
 
 async fn bring_up(context: &Context, held: &ClusterLock, may_destroy: bool) -> Result<Ready, Failure> {
-    let begun = begin(context, held, may_destroy).await?;
-    begun.complete(context, std::future::ready(())).await?;
-    Ok(begun.ready)
+    let started = start_up(context, held, may_destroy).await?;
+    started.complete(context, copy_probe_image(context, &started)).await?;
+    Ok(started.made)
 }
 
-/// A cluster of which everything is decided, and whose registry is there, with the images of its
-/// nodes.
-pub struct Begun {
-    pub ready: Ready,
-    /// What is left to do; nothing for a shared cluster.
+/// A cluster that runs, but need not answer yet, and its registry, to which images can be copied.
+pub struct Started {
+    /// With what it was made.
+    pub made: Ready,
+    /// `None` for a shared cluster, of which nothing is left to do.
     rest: Option<Rest>,
 }
 
 struct Rest {
     config: K3dConfig,
-    plan: Plan,
-    /// Whether an agent can join.
-    joinable: bool,
-    consent: Option<Consent<consent::Cluster>>,
     images: Images,
-    marker_before: Option<ReadyMarker>,
+    /// The marker, if nothing had to be done about the cluster.
+    before: Option<ReadyMarker>,
 }
 
-/// The first half of [`up`]: the engine, the tools, consent, the images of nodes, and the registry,
-/// to which images can be copied from here on, whatever becomes of the cluster.
+/// The first half of [`up`], with all that needs consent: the engine, the tools, the registry, and
+/// containers that run.
 ///
 /// # Errors
-/// `consent-needed`, and errors of the engine, the tools, the registry and the pulls.
-pub async fn begin(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Begun, Failure> {
+/// `consent-needed`, and errors of the engine, the tools, the registry, the pulls and k3d.
+pub async fn start_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Started, Failure> {
     let Some(config) = context.repo.k3d_config()? else {
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let client = kubernetes::client(context).await?;
         kubernetes::require(&client).await?;
         context.run.reporter.note(&context.site.kube_context, "a shared cluster: it is used as it is");
-        return Ok(Begun { ready: Ready { toolbox, lab: None }, rest: None });
+        return Ok(Started { made: Ready { toolbox, lab: None }, rest: None });
     };
     engine::ensure(&context.run, &context.repo).await?;
     let existing = observe(&config).await?;
@@ -196,59 +193,69 @@ pub async fn begin(context: &Context, _held: &ClusterLock, may_destroy: bool) ->
     }
     let images = Images::of(&context.repo, lab.as_ref())?;
     ensure_registry(context, &config, &toolbox, &images, may_destroy).await?;
-    // Before anything is deleted that they are to replace, and before a quota is used up by others.
+    // Before anything is deleted that they are to replace.
     match &plan {
         Plan::Nothing => {}
         Plan::Start(_) | Plan::Finish | Plan::Mend(_) | Plan::Join(_) => images.load_helpers(context).await?,
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => images.load_nodes(context, &config).await?,
     }
-    let rest = Rest { config, plan, joinable: facts.joinable, consent, images, marker_before };
-    Ok(Begun { ready: Ready { toolbox, lab }, rest: Some(rest) })
+    let warrant = match (&plan, &consent) {
+        (Plan::ClearAndCreate(leftovers), _) => Some(Warrant::NeverRan(leftovers)),
+        (Plan::Recreate(_), Some(consent)) => Some(Warrant::Consent(consent)),
+        _ => None,
+    };
+    if let Some(warrant) = warrant {
+        delete_cluster(&context.run, &config, &toolbox, warrant).await?;
+    }
+    match &plan {
+        Plan::Nothing => {}
+        Plan::Start(_) => start(&context.run, &config, &toolbox, &images, "started the cluster").await?,
+        Plan::Finish => finish(context, &config, &toolbox, &images).await?,
+        Plan::Mend(_) => {
+            if facts.joinable {
+                agents::remove_never_ran(&config).await?;
+            }
+            replace_load_balancer(&context.run, &context.site, &config, &images).await?;
+            start(&context.run, &config, &toolbox, &images, "started the stopped containers").await?;
+            agents::join(&context.run, &context.site, &config, &toolbox, &images).await?;
+        }
+        Plan::Join(_) => agents::join(&context.run, &context.site, &config, &toolbox, &images).await?,
+        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
+            create(&context.run, &context.site, &config, &toolbox, &images).await?;
+        }
+    }
+    // From here on its address stays, and a copy to it is not cut.
+    network::connect_registry(&context.run, &config).await?;
+    let before = marker_before.filter(|_| plan == Plan::Nothing);
+    Ok(Started { made: Ready { toolbox, lab }, rest: Some(Rest { config, images, before }) })
 }
 
-impl Begun {
-    /// Whether the cluster is not as it was found ready before.
-    pub fn changes(&self) -> bool {
-        self.rest.as_ref().is_some_and(|rest| rest.plan != Plan::Nothing)
+impl Started {
+    /// Whether the cluster was found ready before, as it is.
+    pub fn was_ready(&self) -> bool {
+        self.rest.as_ref().is_none_or(|rest| rest.before.is_some())
     }
 
-    /// The second half of [`up`]; at its end, where a pod pulls from the registry, `before_probe` is
-    /// waited for.
+    /// The second half of [`up`]: the cluster answers, and a pod pulls from the registry. That is
+    /// shown once for each cluster; `image` puts the pod's image there, if it is needed.
     ///
     /// # Errors
-    /// Errors of k3d, the cluster and the probe.
-    pub async fn complete(&self, context: &Context, before_probe: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Some(Rest { config, plan, joinable, consent, images, marker_before }) = &self.rest else { return Ok(()) };
-        let toolbox = &self.ready.toolbox;
-        let warrant = match (plan, consent) {
-            (Plan::ClearAndCreate(leftovers), _) => Some(Warrant::NeverRan(leftovers)),
-            (Plan::Recreate(_), Some(consent)) => Some(Warrant::Consent(consent)),
-            _ => None,
-        };
-        if let Some(warrant) = warrant {
-            delete_cluster(&context.run, config, toolbox, warrant).await?;
+    /// `api-unreachable`, `cluster-not-ready`, and errors of the probe.
+    pub async fn complete(
+        &self,
+        context: &Context,
+        image: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<(), Failure> {
+        match &self.rest {
+            Some(rest) => ready(context, &self.made, rest, image).await,
+            None => Ok(()),
         }
-        match plan {
-            Plan::Nothing => {}
-            Plan::Start(_) => start(&context.run, config, toolbox, images, "started the cluster").await?,
-            Plan::Finish => finish(context, config, toolbox, images).await?,
-            Plan::Mend(_) => {
-                if *joinable {
-                    agents::remove_never_ran(config).await?;
-                }
-                replace_load_balancer(&context.run, &context.site, config, images).await?;
-                start(&context.run, config, toolbox, images, "started the stopped containers").await?;
-                agents::join(&context.run, &context.site, config, toolbox, images).await?;
-            }
-            Plan::Join(_) => agents::join(&context.run, &context.site, config, toolbox, images).await?,
-            Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
-                create(&context.run, &context.site, config, toolbox, images).await?;
-            }
-        }
-        network::connect_registry(&context.run, config).await?;
-        let before = marker_before.clone().filter(|_| *plan == Plan::Nothing);
-        ready(context, config, &self.ready, images, before, before_probe).await
     }
+}
+
+/// Copies the image of the pod that pulls from the registry.
+pub async fn copy_probe_image(context: &Context, started: &Started) -> Result<(), Failure> {
+    mirror::copy(context, &lab::origin(&context.repo, started.made.lab.as_ref()), &[PROBE], |_| {}).await
 }
 
 /// Prepares what can exist before the cluster does: its registry, and the image of its nodes. For a
@@ -734,11 +741,9 @@ async fn merge_kubeconfig(run: &Run, site: &Site, config: &K3dConfig, toolbox: &
 /// From "the containers are running" to "things can be deployed", including the ready marker.
 async fn ready(
     context: &Context,
-    config: &K3dConfig,
     Ready { toolbox, lab }: &Ready,
-    images: &Images,
-    before: Option<ReadyMarker>,
-    before_probe: impl Future<Output = ()>,
+    Rest { config, images, before }: &Rest,
+    image: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
     let reporter = &context.run.reporter;
     let step = reporter.step(k3d_step(&context.run, config, "waiting for the cluster"));
@@ -746,7 +751,7 @@ async fn ready(
     let mut client = kubernetes::client(context).await?;
     // `--context` may name any cluster.
     let is_this_one = context.site.kube_context == config.kube_context();
-    let mut before = before;
+    let mut before = before.clone();
     let why = if is_this_one { kubernetes::needs_certificates(&client).await } else { None };
     if let Some(why) = why {
         remove_marker(&context.run)?;
@@ -807,7 +812,7 @@ async fn ready(
         return Ok(());
     }
     step.done_as("ready: API, nodes, StorageClass, DNS");
-    before_probe.await;
+    image.await?;
     probe(context, &client, lab.as_ref()).await?;
     let text = serde_json::to_string_pretty(&marker).unwrap_or_default();
     files::write_atomically(&context.run.state.ready_marker(), text.as_bytes()).map_err(|error| {
@@ -815,11 +820,10 @@ async fn ready(
     })
 }
 
-/// Pushes an image by one of the registry's names and lets a pod pull it by the other.
+/// Lets a pod pull what was pushed by another one of the registry's names.
 async fn probe(context: &Context, client: &kube::Client, lab: Option<&Lab>) -> Result<(), Failure> {
     let step = context.run.reporter.step(Step::new(StepKind::Probe, "registry", "probing end to end"));
     let origin = lab::origin(&context.repo, lab);
-    mirror::copy(context, &origin, &[PROBE], |_| {}).await?;
     let image = mirror::pull_reference(&context.repo, &origin, PROBE)?;
     kubernetes::run_probe_pod(client, &image, Duration::from_secs(90)).await?;
     step.done_as("a pod pulls from it, and resolves names");

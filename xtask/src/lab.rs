@@ -18,6 +18,7 @@ use crate::mirror::{self, Origin, StandIn};
 use crate::repo::{Repo, Tree, read_yaml};
 use crate::run::Run;
 use crate::run::context::Context;
+use crate::run::wait;
 use crate::world::docker::{self, Container, Kind, Looked, docker_output};
 use crate::world::engine;
 use crate::world::go::{Program, require_go};
@@ -132,6 +133,12 @@ fn lock_file() -> Result<Utf8PathBuf, Failure> {
 
 /// Builds the missing parts of the lab and starts its upstream registry.
 pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
+    let folder = files::cache_dir()?.join("lab");
+    let failed = |error: std::io::Error| Failure::new(Code::DiskFull, format!("cannot write to {folder}: {error}"));
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    // Runs on other clusters may need it too, and its containers and images have one name each.
+    let turn = std::fs::File::create(folder.join("lock")).map_err(failed)?;
+    wait::for_lock(&turn, || context.run.reporter.waiting("lab", "another run is building or starting it")).await?;
     let builder = Builder::new(&context.run, &context.repo).await?;
     let mut upstream = BTreeMap::new();
     for (name, image) in &builder.sources.file.images {
@@ -244,7 +251,6 @@ impl<'a> Builder<'a> {
     async fn new(run: &'a Run, repo: &Repo) -> Result<Self, Failure> {
         let sources = Sources::read(&repo.tree)?;
         let cache = files::cache_dir()?.join("lab");
-        std::fs::create_dir_all(&cache).map_err(|error| Failure::usage(format!("cannot create {cache}: {error}")))?;
         let there = engine::image_tags("ameide-lab/*").await?;
         Ok(Self { run, sources, cache, there })
     }

@@ -133,66 +133,60 @@ async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<
 }
 
 async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
-    let begun = cluster::begin(context, lock, true).await?;
-    let origin = lab::origin(&context.repo, begun.ready.lab.as_ref());
-    let mut ahead = None;
-    if args.pace.jobs() == 1 {
-        begun.complete(context, std::future::ready(())).await?;
-        mirror::copy_all(context, &origin).await?;
-    } else {
-        ahead = Ahead::of_tree(context, &begun.ready.toolbox, origin.clone(), args.selector(), layers);
-        tokio::select! {
-            there = cluster_and_mirror(context, &begun, &origin) => there?,
-            never = read(ahead.as_ref(), layers) => match never {},
+    let started = cluster::start_up(context, lock, true).await?;
+    let cluster::Ready { toolbox, lab } = &started.made;
+    let origin = lab::origin(&context.repo, lab.as_ref());
+    let ahead = match args.pace.jobs() {
+        1 => {
+            started.complete(context, cluster::copy_probe_image(context, &started)).await?;
+            mirror::copy_all(context, &origin).await?;
+            None
         }
-    }
-    let cluster::Ready { toolbox, lab } = &begun.ready;
+        _ => {
+            let ahead = Ahead::of_tree(context, toolbox, origin.clone(), args.selector(), layers);
+            tokio::select! {
+                there = complete_and_copy(context, &started, &origin) => there?,
+                never = read_ahead(ahead.as_ref(), layers) => match never {},
+            }
+            ahead.map(|(_, ahead)| ahead)
+        }
+    };
     if !layer::instant::answers(context, layers, args).await? {
-        let runner =
-            Runner::new(context, toolbox, lab.as_ref(), lock, args)?.having_begun(ahead.map(|(_, ahead)| ahead));
+        let runner = Runner::new(context, toolbox, lab.as_ref(), lock, args)?.having_begun(ahead);
         runner.run_all(layers).await?;
     }
     in_place(context, layers).await;
     Ok(())
 }
 
-/// Copies the images beside the creation of the cluster. A copy that fails lets the cluster come up
-/// first; without a cluster there is no use for the images, and the next run goes on with the copy.
+/// Copies the images while the cluster comes up.
 ///
 /// # Errors
-/// Errors of either; if both fail, the cluster's.
-async fn cluster_and_mirror(context: &Context, begun: &cluster::Begun, origin: &Origin) -> Result<(), Failure> {
-    let (told, has_image) = oneshot::channel::<Infallible>();
-    let copied = async {
-        // So that the cluster's probe need not request its image as well.
-        let first = match begun.changes() {
-            true => mirror::copy(context, origin, &[cluster::PROBE], |_| {}).await,
-            false => Ok(()),
-        };
-        drop(told);
-        first?;
+/// The first error of either, at once: the next run goes on with both.
+async fn complete_and_copy(context: &Context, started: &cluster::Started, origin: &Origin) -> Result<(), Failure> {
+    let (copied, is_copied) = oneshot::channel();
+    let copy = async {
+        // For the cluster's probe, which would request it as well.
+        if !started.was_ready() {
+            cluster::copy_probe_image(context, started).await?;
+        }
+        let _ = copied.send(());
         mirror::copy_all(context, origin).await
     };
-    let completed = begun.complete(context, async { drop(has_image.await) });
-    tokio::pin!(copied, completed);
-    tokio::select! {
-        result = &mut completed => {
-            result?;
-            copied.await
+    let image = async {
+        match is_copied.await {
+            Ok(()) => Ok(()),
+            // The copy has failed, and ends both.
+            Err(_) => std::future::pending().await,
         }
-        result = &mut copied => {
-            if let Err(failure) = &result {
-                context.run.reporter.warn("mirror", format!("{failure}; the cluster is still being brought up"));
-            }
-            completed.await.and(result)
-        }
-    }
+    };
+    tokio::try_join!(started.complete(context, image), copy).map(|_| ())
 }
 
-/// Lets Helmfile read the layers, until others are done.
-async fn read(ahead: Option<&(Reader<'_>, Ahead)>, layers: &[Layer]) -> Infallible {
+/// Lets Helmfile read the layers for as long as this is waited for.
+async fn read_ahead(ahead: Option<&(Reader<'_>, Ahead)>, layers: &[Layer]) -> Infallible {
     if let Some((reader, ahead)) = ahead {
-        ahead.read_all(reader, layers).await;
+        ahead.read_each(reader, layers, |_| {}).await;
     }
     std::future::pending().await
 }

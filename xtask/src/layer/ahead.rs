@@ -117,12 +117,8 @@ impl Ahead {
         }
     }
 
-    /// Reads these layers one after the other.
-    pub async fn read_all(&self, reader: &Reader<'_>, layers: &[Layer]) {
-        self.read_each(reader, layers, |_| {}).await;
-    }
-
-    async fn read_each(&self, reader: &Reader<'_>, layers: &[Layer], mut found: impl FnMut(&Read)) {
+    /// Reads these layers one after the other; `found` is told of each that is kept.
+    pub async fn read_each(&self, reader: &Reader<'_>, layers: &[Layer], mut found: impl FnMut(&Read)) {
         for layer in layers {
             match self.kept(reader, layer).await {
                 Ok(read) => found(read),

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use crate::files;
 use crate::host;
 use crate::repo::Repo;
 use crate::run::Run;
@@ -65,7 +66,12 @@ pub async fn ensure(run: &Run, repo: &Repo) -> Result<EngineInfo, Failure> {
         return Err(unavailable(error));
     }
     run.confirm(what).await?;
-    if !installed {
+    // Another run may be about to do the same, for another cluster.
+    let _turn = turn(run).await?;
+    if let Ok(info) = docker::info().await {
+        return Ok(info);
+    }
+    if which::which("dockerd").is_err() {
         let step = reporter
             .step(Step::new(StepKind::Engine, "docker", "installing Docker Engine").logging_to(&run.log("apt")));
         // A killed installation leaves packages unpacked but not configured.
@@ -82,6 +88,16 @@ pub async fn ensure(run: &Run, repo: &Repo) -> Result<EngineInfo, Failure> {
         info.server_version, info.driver, info.cgroup_version
     ));
     Ok(info)
+}
+
+/// A lock that is held while the engine is installed and started.
+async fn turn(run: &Run) -> Result<std::fs::File, Failure> {
+    let folder = files::cache_dir()?;
+    let path = folder.join("engine.lock");
+    let lock = std::fs::create_dir_all(&folder).and_then(|()| std::fs::File::create(&path));
+    let lock = lock.map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {path}: {error}")))?;
+    wait::for_lock(&lock, || run.reporter.waiting("docker", "another run is installing or starting it")).await?;
+    Ok(lock)
 }
 
 /// Whether this is a dev container, by the variables of `.devcontainer/devcontainer.json`, VS Code
