@@ -83,7 +83,7 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
     let tree = turn();
     whole(&tree);
     type Act = fn(&Tree);
-    let rows: [(&str, &str, Act); 19] = [
+    let rows: [(&str, &str, Act); 20] = [
         ("replicas", "StatefulSet ameide/redis-master: spec.replicas was changed", |_| {
             ameide("scale statefulset/redis-master --replicas=0");
         }),
@@ -118,6 +118,17 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
             ameide(
                 r#"patch service/redis-master --type=json -p=[{"op":"replace","path":"/spec/ports/0/targetPort","value":1}]"#,
             );
+        }),
+        ("a change under Helm's name", "ConfigMap ameide/redis was changed under Helm's name", |_| {
+            let text = kubectl(&["-n", "ameide", "get", "configmap/redis", "-o", "json"]);
+            let mut object: serde_json::Value = serde_json::from_str(&text).unwrap();
+            for field in ["uid", "resourceVersion", "creationTimestamp"] {
+                object["metadata"].as_object_mut().unwrap().remove(field);
+            }
+            object["data"]["redis.conf"] = "x".into();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), object.to_string()).unwrap();
+            ameide(&format!("apply --server-side --field-manager=helm -f {}", file.path().display()));
         }),
         ("a deleted object", "ConfigMap ameide/redis is gone", |_| ameide("delete configmap/redis")),
         ("an object made again", "ConfigMap ameide/redis was deleted and recreated", |_| {

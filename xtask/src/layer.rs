@@ -273,7 +273,7 @@ impl<'a> Runner<'a> {
                 if let Some(look) = &look {
                     baselines = compare::look::baselines(look, layer, &syncing, before).await;
                 }
-                releases::by_hand::tell(&self.context.run, client, &wanted).await;
+                releases::by_hand::tell(&self.context.run, client, &syncing).await;
             }
         }
         if !self.args.skip_tests {
@@ -551,10 +551,8 @@ impl<'a> Runner<'a> {
                 format!("the test of release {} in layer {} failed", release.name, layer.name()),
             )
             .evidence(evidence.or(ended.tail.last().cloned()).unwrap_or_default())
-            .remedy(format!(
-                "helm test {} -n {} --kube-context {}",
-                release.name, release.namespace, self.context.site.kube_context
-            ))
+            // `helm test` by hand would erase the record of what is deployed.
+            .remedy(format!("cargo xtask layer {}   # tests it again", layer.name()))
             .log(log)
             .of_release(&release.name));
         }

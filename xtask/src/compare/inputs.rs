@@ -126,7 +126,7 @@ impl Files {
         found.parts.insert("the lock of the images".to_owned(), digest(around.lock));
         found.parts.insert("the environment's name".to_owned(), digest(self.environment.as_bytes()));
         for (name, value) in &around.variables {
-            let of_the_tools = name.starts_with("HELM") && !OURS.contains(&name.as_str());
+            let of_the_tools = name.starts_with("HELM") && !NOT_READ.contains(&name.as_str());
             if (variables.contains(name.as_str()) || of_the_tools) && !is_of_one_run(name) {
                 found.parts.insert(format!("the variable {name}"), digest(value.as_encoded_bytes()));
             }
@@ -259,8 +259,23 @@ fn is_of_one_run(name: &str) -> bool {
     STAMPS.contains(&name) || ["TRACEPARENT", "TRACESTATE"].contains(&name) || name.starts_with("OTEL_")
 }
 
-/// This program's own variables whose names look like the tools'.
-const OURS: [&str; 2] = ["HELM_LAYER_SELECTOR", "HELMFILE_ENVIRONMENT"];
+/// Variables whose names look like the tools', of which no rendering depends: this program's own, and
+/// where and how the tools work, which differs between machines. Nothing is fetched (`skipDeps`).
+const NOT_READ: [&str; 13] = [
+    "HELM_LAYER_SELECTOR",
+    "HELMFILE_ENVIRONMENT",
+    "HELM_BURST_LIMIT",
+    "HELM_CACHE_HOME",
+    "HELM_COLOR",
+    "HELM_CONFIG_HOME",
+    "HELM_CONTENT_CACHE",
+    "HELM_DEBUG",
+    "HELM_QPS",
+    "HELM_REGISTRY_CONFIG",
+    "HELM_REPOSITORY_CACHE",
+    "HELM_REPOSITORY_CONFIG",
+    "HELMFILE_CACHE_HOME",
+];
 
 fn walk(
     root: &Utf8Path,
@@ -281,8 +296,12 @@ fn walk(
             continue;
         }
         // Follows links, as Helm does when it reads charts, including those to other charts.
-        if path.metadata().map_err(|error| failed(&path, error))?.is_dir() {
+        let kind = path.metadata().map_err(|error| failed(&path, error))?;
+        if kind.is_dir() {
             walk(root, &inner, depth - 1, files)?;
+        } else if !kind.is_file() {
+            // Reading a named pipe would wait for somebody who writes to it.
+            return Err(Failure::usage(format!("cannot read {path}: expected a file or a folder")));
         } else {
             let content = std::fs::read(&path).map_err(|error| failed(&path, error))?;
             files.insert(inner, File { content, text: OnceLock::new() });
@@ -551,7 +570,10 @@ fn unsteady(word: &str, kept: bool) -> Option<&'static str> {
         "lookup" => (!kept).then_some("reads from the cluster"),
         "uuidv4" | "shuffle" | "htpasswd" | "bcrypt" | "encryptAES" => (!kept).then_some("generates random values"),
         _ if chance(word) => (!kept).then_some("generates random values"),
-        "now" | "ago" => Some("reads the time"),
+        // Without a time, the last ones use the present one.
+        "now" | "ago" | "date" | "dateInZone" | "date_in_zone" | "htmlDate" | "htmlDateInZone" => {
+            Some("reads the time")
+        }
         "getHostByName" => Some("looks up an address"),
         _ if capabilities => Some(CAPABILITIES),
         _ if revision.iter().any(|field| word.ends_with(field)) => Some(REVISION),

@@ -6,8 +6,9 @@
 //! Helm uses server-side apply: the fields it set are listed in the object's `managedFields` under
 //! its name, and leave that list when somebody else sets them. So that list and the object's uid
 //! reveal a change by others, for every kind, without a dry run. Where the list does not contain
-//! what Helm set, the object's version takes its place. Fields that Helm never set, and changes made
-//! under Helm's name, are not seen.
+//! what Helm set, the object's version takes its place. A change under Helm's own name, as a killed
+//! upgrade leaves behind whose revision somebody has deleted, moves the time of that list, which the
+//! API server sets only if the object changes. Fields that Helm never set are not compared.
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -20,6 +21,7 @@ use super::inputs::digest;
 use super::ownership::{self, helms};
 use super::state::Drift;
 use crate::releases::by_hand::{self, is_helms};
+use crate::run::foreign;
 use crate::world::kubernetes::autoscaler;
 use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::place::Place;
@@ -36,6 +38,9 @@ pub(crate) struct Made {
     /// applying it, which has no such list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owns: Option<String>,
+    /// When Helm's last change of them was, by the API server's clock, which it is only compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Timestamp>,
     /// The object's version, where that list does not contain all that Helm set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
@@ -54,7 +59,8 @@ impl Made {
         let version = ownership::is_partly_listed(manifest, &fields).then(|| version(&place, &seen.metadata)).flatten();
         let may_go = seen.whole.as_ref().is_some_and(|object| deletes_itself(&place, object));
         let uid = seen.metadata.uid.clone().unwrap_or_default();
-        Ok(Self { place, uid, owns: Some(digest_of(&fields)), version, may_go })
+        let applied = applied(&seen.metadata);
+        Ok(Self { place, uid, owns: Some(digest_of(&fields)), applied, version, may_go })
     }
 
     /// A hook's object, which Helm applied or only created, in this state.
@@ -62,7 +68,7 @@ impl Made {
         Self::applied(place.clone(), manifest, seen).unwrap_or_else(|_| {
             let version = version(&place, &seen.metadata);
             let uid = seen.metadata.uid.clone().unwrap_or_default();
-            Self { place, uid, owns: None, version, may_go: false }
+            Self { place, uid, owns: None, applied: None, version, may_go: false }
         })
     }
 
@@ -70,6 +76,12 @@ impl Made {
     pub fn is_written(&self, metadata: &ObjectMeta) -> bool {
         self.version.is_some() && self.version != version(&self.place, metadata)
     }
+}
+
+/// The time of Helm's entry in `managedFields`.
+fn applied(metadata: &ObjectMeta) -> Option<Timestamp> {
+    let entry = metadata.managed_fields.iter().flatten().find(|entry| is_helms(entry))?;
+    entry.time.as_ref().map(|time| time.0)
 }
 
 /// Whether it is a Job that the cluster deletes some time after it has finished.
@@ -82,7 +94,7 @@ pub(crate) fn deletes_itself(place: &Place, object: &Value) -> bool {
 /// has no generation and no status, which controllers would write. Any annotation changes the
 /// latter. `None` for all other kinds.
 fn version(place: &Place, metadata: &ObjectMeta) -> Option<String> {
-    let group = place.api_version.split_once('/').map_or("", |(group, _)| group);
+    let group = group(place);
     let holds_only_what_is_set = match group {
         "" => matches!(place.kind.as_str(), "ConfigMap" | "Secret" | "ServiceAccount"),
         group => group == "rbac.authorization.k8s.io",
@@ -134,13 +146,25 @@ pub(crate) async fn whole(client: &Client, place: &Place, all: bool) -> Result<O
 
 /// The kinds that run something, or wait for something.
 fn runs(place: &Place) -> bool {
-    let group = place.api_version.split_once('/').map_or("", |(group, _)| group);
-    matches!(
-        (group, place.kind.as_str()),
-        ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
-            | ("batch", "Job")
-            | ("", "PersistentVolumeClaim" | "Pod")
-    )
+    let group = group(place);
+    is_custom(group)
+        || matches!(
+            (group, place.kind.as_str()),
+            ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
+                | ("batch", "Job")
+                | ("", "PersistentVolumeClaim" | "Pod")
+                | ("apiextensions.k8s.io", "CustomResourceDefinition")
+                | ("apiregistration.k8s.io", "APIService")
+        )
+}
+
+fn group(place: &Place) -> &str {
+    place.api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+/// Whether a group is not one of Kubernetes' own, whose names have no dot or end in `k8s.io`.
+fn is_custom(group: &str) -> bool {
+    group.contains('.') && group != "k8s.io" && !group.ends_with(".k8s.io")
 }
 
 /// A digest of the fields that Helm owns: without times, which do not matter, and without status,
@@ -183,15 +207,23 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
         None => Ok(None),
         Some(owns) => helms(metadata).map(|fields| (digest_of(&fields) != *owns).then_some((owns, fields))),
     };
+    let by_helms_name = made.applied.is_some() && made.applied != applied(metadata);
     let (owns, fields) = match same {
         Err(why) => return Standing::Drifted(whole(&format!("cannot be compared: {why}"))),
+        Ok(None) if by_helms_name => {
+            let (what, ago) = ("was changed under Helm's name since its release was deployed", None);
+            return Standing::Drifted(Drift { object, field: None, manager: None, ago, what: what.to_owned() });
+        }
         Ok(None) if made.is_written(metadata) => return Standing::Drifted(written(object, metadata, now)),
         Ok(None) => return Standing::AsMade,
         Ok(Some(differing)) => differing,
     };
     // Scaling to 0 is recorded for nobody: the API server's Scale omits that number.
     let scaled = with_replicas(fields).is_some_and(|fields| digest_of(&fields) == *owns);
-    if scaled && let Some(scaler) = autoscaler::named(scaler(metadata), Some("scale")) {
+    if scaled
+        && !by_helms_name
+        && let Some(scaler) = autoscaler::named(scaler(metadata), Some("scale"))
+    {
         let text = format!("{object}: spec.replicas is set by {scaler}, an autoscaler: it is left as it is");
         return Standing::Scaled(text);
     }
@@ -272,14 +304,9 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
     let whole = seen.whole.as_ref()?;
     let number = |pointer: &str| whole.pointer(pointer).and_then(Value::as_i64);
     let text = |pointer: &str| whole.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let condition = |kind: &str| {
-        whole
-            .pointer("/status/conditions")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .any(|condition| condition["type"] == kind && condition["status"] == "True")
-    };
+    let conditions = || whole.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    let condition =
+        |kind: &str| conditions().any(|condition| condition["type"] == kind && condition["status"] == "True");
     let behind = || {
         let observed = number("/status/observedGeneration").unwrap_or_default();
         (observed < number("/metadata/generation").unwrap_or_default())
@@ -333,6 +360,25 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
         "Pod" => {
             let phase = text("/status/phase");
             (phase != "Succeeded" && !(phase == "Running" && condition("Ready"))).then(|| "it is not ready".to_owned())
+        }
+        "CustomResourceDefinition" => (!condition("Established")).then(|| "it is not established".to_owned()),
+        "APIService" => (!condition("Available")).then(|| "it is not available".to_owned()),
+        // As Helm waits for it, by the conventions of kstatus: what has no such condition is ready.
+        _ if is_custom(group(place)) => {
+            let observed = number("/status/observedGeneration");
+            let is_behind = observed.is_some() && behind().is_some();
+            let stands = |condition: &&Value| match condition["type"].as_str() {
+                Some("Ready") => condition["status"] != "True",
+                Some("Stalled" | "Reconciling") => condition["status"] == "True",
+                _ => false,
+            };
+            let word = |value: &Value| foreign::line(value.as_str().unwrap_or_default());
+            let in_words = |condition: &Value| {
+                let message = word(&condition["message"]);
+                let more = if message.is_empty() { String::new() } else { format!(" ({message})") };
+                format!("{} is {}{more}", word(&condition["type"]), word(&condition["status"]))
+            };
+            if is_behind { behind() } else { conditions().find(stands).map(in_words) }
         }
         _ => None,
     };
@@ -422,8 +468,11 @@ mod tests {
         for (managed, told) in [
             (vec![helm_entry()], "as made"),
             (vec![helm_entry(), status.clone(), injected.clone()], "as made"),
-            // Whatever the clock said.
-            (vec![later(helm_entry())], "as made"),
+            (vec![later(helm_entry())], "was changed under Helm's name since its release was deployed"),
+            (
+                vec![later(paused()), entry("k3s", Some("scale"), 2, replicas.clone())],
+                "Deployment ameide/web: spec.replicas was changed by k3s",
+            ),
             (
                 vec![paused(), entry("kubectl-edit", None, 2, replicas.clone()), status],
                 "Deployment ameide/web: spec.replicas was changed by kubectl-edit 3 min",

@@ -23,7 +23,7 @@ use super::pull_secret;
 use super::reader;
 use super::record::{self, Named, Record};
 use super::state::{Facts, Kept, ReleaseState, Rendering, determine};
-use crate::releases::{self, Revision, Status, manifest};
+use crate::releases::{self, Revision, Status, by_hand, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::world::helm_storage::{self, Numbers, Stored};
@@ -88,6 +88,8 @@ pub(crate) struct Found {
     pub state: ReleaseState,
     /// What is reported about it but is no reason to do anything.
     pub told: Vec<String>,
+    /// What people have set on its objects that Helm does not, as `(object, in words)`.
+    pub added: Vec<(String, String)>,
     /// Its record has other inputs, whether or not they render differently.
     is_outdated: bool,
     /// This tool owns a field of it: a removal was stopped.
@@ -177,8 +179,7 @@ impl<'a> Look<'a> {
         let (server, cluster) = tokio::join!(kubernetes::server(client), cluster(client));
         let server = server?;
         named.push(("the API server's version", server.version));
-        // The namespace for a release that names none.
-        named.push(("the context's namespace", client.default_namespace().to_owned()));
+        named.push((OF_CONTEXT, client.default_namespace().to_owned()));
         Ok(Self { context, client, snapshot, named, variables, cluster: cluster?, now: server.time })
     }
 
@@ -336,6 +337,7 @@ impl<'a> Look<'a> {
                     Standing::Scaled(text) => found.told.push(text),
                     Standing::Drifted(drift) => found.facts.drifts.push(drift),
                 }
+                found.added.extend(object.into_iter().flat_map(|seen| by_hand::on(&made.place, &seen.metadata)));
                 found.is_held |= object.is_some_and(|object| handback::is_held(&object.metadata));
                 if !is_hooks {
                     found.facts.ailing.extend(object.and_then(|object| live::ailing(&made.place, object)));
@@ -372,7 +374,11 @@ impl<'a> Look<'a> {
                 Kept::None(format!("it was deployed by the layer {}", found.layer))
             }
             Some(Ok(found)) => {
-                let changed = inputs::changed(&found.inputs, &inputs.parts);
+                let mut parts = inputs.parts.clone();
+                if !found.inputs.contains_key(OF_CONTEXT) {
+                    parts.remove(OF_CONTEXT);
+                }
+                let changed = inputs::changed(&found.inputs, &parts);
                 let others =
                     || (found.releases != releases).then(|| "the layer's list of releases has changed".to_owned());
                 let changed = changed.or_else(others);
@@ -400,7 +406,8 @@ impl<'a> Look<'a> {
         };
         let state = determine(&facts);
         let revision = newest.map(|(revision, _)| revision.clone());
-        Found { named: named.clone(), facts, state, told: Vec::new(), is_outdated, is_held: false, record, revision }
+        let (named, told, added) = (named.clone(), Vec::new(), Vec::new());
+        Found { named, facts, state, told, added, is_outdated, is_held: false, record, revision }
     }
 
     /// Makes the pull secrets match this shell's account: they belong to no release, so they are
@@ -604,6 +611,10 @@ fn stays(object: &Value) -> bool {
 /// A manual `helm upgrade` or `helm rollback` takes no Lease.
 const WRITTEN_BY_OTHERS: &str = "somebody else has written a revision of it in the meantime";
 
+/// The namespace for a release that names none: an input only where one may have got it so, since
+/// people choose it as they like (`kubens`).
+const OF_CONTEXT: &str = "the context's namespace";
+
 /// A part that no tree has: what was rendered is known, but not from what.
 const UNKNOWN: &str = "the tree as the last run read it";
 
@@ -628,6 +639,9 @@ pub(crate) async fn write(look: &Look<'_>, layer: &Layer, all: &[Release], outco
         let written = async {
             let baseline = outcome.baseline?;
             let mut parts = inputs.parts.clone();
+            if !all.iter().any(|release| release.namespace == look.namespace()) {
+                parts.remove(OF_CONTEXT);
+            }
             if baseline.from_other_inputs {
                 parts.insert(UNKNOWN.to_owned(), String::new());
             }

@@ -23,7 +23,7 @@ use crate::world::release::Release;
 const MOST: usize = 200 << 10;
 
 /// The record's format; another number is no record of this program.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// A release according to the layer's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,8 +204,8 @@ mod tests {
         }
         let written = serde_json::to_string(&record()).unwrap();
         // By a later program, and by an earlier one that did not look at what hooks leave.
-        let later = written.replace("\"format\":2", "\"format\":3");
-        let earlier = written.replace("\"format\":2", "\"format\":1").replace("\"hooks\":[],\"claims\":{},", "");
+        let later = written.replace("\"format\":3", "\"format\":4");
+        let earlier = written.replace("\"format\":3", "\"format\":1").replace("\"hooks\":[],\"claims\":{},", "");
         for other in [later, earlier] {
             assert_ne!(other, written);
             let other = format!("{}.{other}", sum("u1", &other));
@@ -225,6 +225,7 @@ mod tests {
             },
             uid: "6c7d5a8e-2f10-4b1c-9a53-0d6b8f1f2a3b".into(),
             owns: Some(digest(b"x")),
+            applied: "2026-11-25T10:00:00Z".parse().ok(),
             version: None,
             may_go: false,
         };

@@ -152,6 +152,10 @@ pub(crate) fn tell(run: &Run, layer: &Layer, sight: &Sight, args: &Args) {
             }
         }
         found.told.iter().for_each(|told| run.reporter.warn(name, told));
+        // A sync tells it afterwards, as it is then.
+        if action != Action::Sync {
+            found.added.iter().for_each(|(object, text)| run.reporter.warn(object, text));
+        }
     }
 }
 

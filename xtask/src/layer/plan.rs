@@ -279,7 +279,7 @@ async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Re
                     continue;
                 }
                 let (place, owns) = (stood.place.clone(), Some(stood.owns.clone()));
-                let made = Made { place, uid: uid.clone(), owns, version: None, may_go: false };
+                let made = Made { place, uid: uid.clone(), owns, applied: None, version: None, may_go: false };
                 match live::compare(&made, seen.as_ref(), look.now()) {
                     Standing::Drifted(drift) => changed.push(drift.to_string()),
                     Standing::Scaled(_) | Standing::AsMade => {}

@@ -7,6 +7,7 @@ use std::fmt::Debug;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::Client;
 use kube::api::{Api, ListParams};
@@ -14,18 +15,29 @@ use kube::core::{NamespaceResourceScope, Resource};
 use serde_json::Value;
 
 use crate::run::Run;
+use crate::world::kubernetes::place::Place;
 use crate::world::release::Release;
 
 /// Reports each object of these releases to which somebody has added fields. A failed look reports
 /// nothing: it must not stop a layer that is in place.
 pub async fn tell(run: &Run, client: &Client, wanted: &[Release]) {
     for (object, manager, fields) in found(client, wanted, false).await {
-        let text = format!(
-            "{manager} has set {}, which the tree does not name: it stays; remove it by hand, or add it to the tree",
-            shortened(&fields)
-        );
-        run.reporter.warn(&object, text);
+        run.reporter.warn(&object, stays(&manager, &fields));
     }
+}
+
+fn stays(manager: &str, fields: &[String]) -> String {
+    let fields = shortened(fields);
+    format!(
+        "{manager} has set {fields}, which the tree does not name: it stays; remove it by hand, or add it to the tree"
+    )
+}
+
+/// What people have set on one object that Helm made, as the object and a line for each of them.
+pub(crate) fn on(place: &Place, metadata: &ObjectMeta) -> Vec<(String, String)> {
+    let namespace = place.namespace.as_ref().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
+    let added = added_to(metadata, &place.kind.to_ascii_lowercase(), false).into_iter();
+    added.map(|(object, _, manager, fields)| (format!("{object}{namespace}"), stays(&manager, &fields))).collect()
 }
 
 /// How many objects are named with a failure.
@@ -54,8 +66,9 @@ async fn found(client: &Client, wanted: &[Release], all: bool) -> Vec<(String, S
             added::<Service>(client, namespace, all),
             added::<ConfigMap>(client, namespace, all),
             added::<Secret>(client, namespace, all),
+            added::<NetworkPolicy>(client, namespace, all),
         );
-        let found = [found.0, found.1, found.2, found.3, found.4].into_iter().flatten();
+        let found = [found.0, found.1, found.2, found.3, found.4, found.5].into_iter().flatten();
         for (object, release, manager, fields) in found {
             if installed().any(|wanted| wanted.name == release && wanted.namespace == namespace) {
                 told.push((format!("{object} in {namespace}"), manager, fields));
@@ -89,8 +102,8 @@ pub(crate) fn added_to(metadata: &ObjectMeta, kind: &str, all: bool) -> Vec<Adde
         .filter(|entry| !made(metadata, entry))
         .filter_map(|entry| {
             let manager = entry.manager.as_deref().filter(|manager| is_a_person(manager))?;
-            let added: Vec<String> =
-                fields(entry, true).into_iter().filter(|field| all || !helms.contains(field)).collect();
+            let added = fields(entry, true).into_iter().filter(|field| field != RESTARTED);
+            let added: Vec<String> = added.filter(|field| all || !helms.contains(field)).collect();
             let object = format!("{kind}/{}", metadata.name.as_deref().unwrap_or_default());
             (!added.is_empty()).then(|| (object, release.clone(), manager.to_owned(), added))
         })
@@ -114,10 +127,14 @@ pub fn image_is_others(metadata: &ObjectMeta) -> bool {
         && others.iter().any(taken)
 }
 
-/// kubectl names itself after its verb. A restart leaves an annotation that does not matter.
+/// kubectl names itself after its verb.
 fn is_a_person(manager: &str) -> bool {
-    manager.starts_with("kubectl") && manager != "kubectl-rollout"
+    manager.starts_with("kubectl")
 }
+
+/// What `kubectl rollout restart` leaves, which does not matter; `kubectl rollout pause` and `undo` use
+/// the same name.
+const RESTARTED: &str = ".spec.template.metadata.annotations.kubectl.kubernetes.io/restartedAt";
 
 /// Whether this entry is from the creator of the object, before Helm changed it (a Deployment of
 /// kube-system where a chart sets one annotation): it is not a change of what Helm made.
@@ -188,7 +205,8 @@ mod tests {
                 {"manager": "kubectl-label", "operation": "Update", "fieldsV1": {"f:metadata": {"f:labels": {"f:a.b/c": {}}}}},
                 {"manager": "kubectl-edit", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
                 {"manager": "kubectl", "operation": "Update", "subresource": "scale", "fieldsV1": {"f:spec": {"f:paused": {}}}},
-                {"manager": "kubectl-rollout", "operation": "Update", "fieldsV1": {"f:spec": {"f:x": {}}}},
+                {"manager": "kubectl-rollout", "operation": "Update", "fieldsV1": {"f:spec": {"f:template": {"f:metadata": {"f:annotations": {".": {}, "f:kubectl.kubernetes.io/restartedAt": {}}}}}}},
+                {"manager": "kubectl-rollout", "operation": "Update", "fieldsV1": {"f:spec": {"f:paused": {}}}},
                 {"manager": "kube-controller-manager", "operation": "Update", "subresource": "status", "fieldsV1": {"f:status": {}}},
                 {"manager": "kubectl-patch", "operation": "Update"},
             ],
@@ -209,6 +227,7 @@ mod tests {
                     vec![r#".spec.template.spec.containers[name="temporal"].env[name="X"]"#.to_owned()]
                 ),
                 ("kubectl-label".to_owned(), vec![".metadata.labels.a.b/c".to_owned()]),
+                ("kubectl-rollout".to_owned(), vec![".spec.paused".to_owned()]),
             ]
         );
     }
