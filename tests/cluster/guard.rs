@@ -423,9 +423,8 @@ fn an_api_server_that_hangs_for_20_seconds_ends_nothing() {
 
 #[test]
 fn an_api_that_refuses_for_20_seconds_ends_nothing() {
-    let balancer = load_balancer();
-    let stop = || drop(docker(&["stop", "--time", "1", &balancer]));
-    let start = || drop(docker(&["start", &balancer]));
+    let stop = || drop(docker(&["stop", "--time", "1", &load_balancer()]));
+    let start = || drop(docker(&["start", &load_balancer()]));
     outage("refusing", LONG, || running("refusing-hook"), stop, start);
     // As Helm starts, which then fails: it is retried when the API is back.
     let helmfile_starts = || {

@@ -11,7 +11,7 @@ use xtask::releases::Status;
 use xtask::world::helm_storage::set_status;
 
 use crate::support::cluster::{
-    all_deployed, beside, context, docker, edit_revision, ended, environment, helm_processes, kill, kubectl,
+    Alone, all_deployed, beside, context, docker, edit_revision, ended, environment, helm_processes, kill, kubectl,
     load_balancer, node, registry_container, releases, turn, unheard, xtask,
 };
 use crate::support::{ends, eventually, shell, signal, succeeds, tool};
@@ -28,20 +28,17 @@ fn layer_45_runs_back_to_back() {
 #[test]
 fn two_layer_runs_at_once_take_turns_and_say_for_whom() {
     let _turn = turn();
-    let children = [(); 2].map(|()| beside(&xtask(&["layer", "45", "--skip-tests", "--force"])));
-    let mut seen_together = 0;
-    while children.iter().any(|child| child.try_wait().unwrap().is_none()) {
-        let syncs =
-            helm_processes().iter().filter(|(_, line)| line.contains("helmfile") && line.contains(" sync ")).count();
-        seen_together = seen_together.max(syncs);
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let alone = Alone::new();
+    let children = [(); 2].map(|()| {
+        let mut run = xtask(&["layer", "45", "--skip-tests", "--force"]);
+        beside(run.env("AMEIDE_CACHE_DIR", alone.cache()))
+    });
     let outputs = children.map(|child| {
         let (code, said) = ended(&child);
         assert_eq!(code, Some(0), "{said}");
         said
     });
-    assert_eq!(seen_together, 1, "Helmfile runs of one cluster never overlap");
+    assert_eq!(alone.never_overlapped(), 2);
     let line = format!("waiting for cargo xtask --env {} --yes layer 45", environment());
     let waited = outputs.iter().filter(|output| output.contains(&line)).count();
     assert_eq!(waited, 1, "one waits and says for whom:\n{outputs:?}");

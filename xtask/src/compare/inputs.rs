@@ -934,12 +934,13 @@ mod tests {
         assert_eq!(world.doubts(), "");
         let before = world.inputs(&around()).parts;
         type Change = fn(&mut Around<'static>);
-        let rows: [(Change, Option<&str>); 8] = [
+        let rows: [(Change, Option<&str>); 9] = [
             (|around| around.named[0].1 = "v4.3.2".into(), Some("helm changed")),
             (|around| around.lock = b"images: [x]", Some("the lock of the images changed")),
             (|around| around.variables[2].1 = "2".into(), Some("the variable AMEIDE_X changed")),
             (|around| around.variables[3].1 = "2".into(), Some("the variable AWS_REGION changed")),
             (|around| around.variables.push(("HELM_X".into(), "1".into())), Some("the variable HELM_X is new")),
+            (|around| around.variables.push(("HELM_CACHE_HOME".into(), "/home/anna/.helm".into())), None),
             (|around| around.variables[0].1 = "2".into(), None),
             (|around| around.variables[1].1 = "2".into(), None),
             (|around| around.variables.push(("TERM".into(), "dumb".into())), None),
@@ -959,6 +960,7 @@ mod tests {
             ("charts/web/templates/a.yaml", "x: {{ include \"lib.x\" . }}", "charts/web/charts/lib/templates/_x.tpl"),
             ("charts/web/templates/a.yaml", "x: {{ include (print \"lib\" \".x\") . }}", "(lookup)"),
             ("charts/web/templates/a.yaml", "x: {{ now | date \"2006\" }}", "(now)"),
+            ("charts/web/templates/a.yaml", "x: {{ .Values.since | date \"2006-01-02\" }}", "(date)"),
             ("charts/web/templates/a.yaml", "x: {{- randAlphaNum 3 -}}", "(randAlphaNum)"),
             ("charts/web/templates/a.yaml", "x: {{ genCA \"x\" 3 }}", "(genCA)"),
             (
@@ -1099,6 +1101,10 @@ mod tests {
         let world = World::new();
         std::os::unix::fs::symlink("..", world.path("charts/web/up")).unwrap();
         assert!(Files::read(&world.tree(), "ci").is_err());
+        let world = World::new();
+        rustix::fs::mkfifoat(rustix::fs::CWD, world.path("values/pipe"), rustix::fs::Mode::RUSR).unwrap();
+        let failure = Files::read(&world.tree(), "ci").err().unwrap();
+        assert!(failure.message.ends_with("values/pipe: expected a file or a folder"), "{failure}");
     }
 
     #[test]

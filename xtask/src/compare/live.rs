@@ -418,6 +418,9 @@ mod tests {
         let api_version = match kind {
             "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" => "apps/v1",
             "Job" => "batch/v1",
+            "Cluster" => "postgresql.cnpg.io/v1",
+            "CustomResourceDefinition" => "apiextensions.k8s.io/v1",
+            "NetworkPolicy" => "networking.k8s.io/v1",
             _ => "v1",
         };
         Place {
@@ -704,6 +707,34 @@ mod tests {
             ("Job", json!({}), json!({"conditions": [{"type": "Complete", "status": "True"}]}), None),
             ("Job", json!({}), json!({"conditions": [{"type": "Failed", "status": "True"}]}), Some("it failed")),
             ("Job", json!({}), json!({"active": 1}), Some("has not completed")),
+            ("Cluster", json!({}), json!({"conditions": [{"type": "Ready", "status": "True"}]}), None),
+            (
+                "Cluster",
+                json!({}),
+                json!({"phase": "x", "conditions": [{"type": "Archiving", "status": "False"}]}),
+                None,
+            ),
+            ("Cluster", json!({}), json!({}), None),
+            ("Cluster", json!({}), json!({"observedGeneration": 1}), Some("has not been observed")),
+            (
+                "Cluster",
+                json!({}),
+                json!({"conditions": [{"type": "Ready", "status": "False", "message": "no\nprimary"}]}),
+                Some("Ready is False (no primary)"),
+            ),
+            (
+                "Cluster",
+                json!({}),
+                json!({"conditions": [{"type": "Stalled", "status": "True"}]}),
+                Some("Stalled is True"),
+            ),
+            (
+                "CustomResourceDefinition",
+                json!({}),
+                json!({"conditions": [{"type": "Established", "status": "False"}]}),
+                Some("it is not established"),
+            ),
+            ("NetworkPolicy", json!({}), json!({"conditions": [{"type": "Ready", "status": "False"}]}), None),
             ("PersistentVolumeClaim", json!({}), json!({"phase": "Bound"}), None),
             ("PersistentVolumeClaim", json!({}), json!({"phase": "Lost"}), Some("it is Lost")),
             ("Pod", json!({}), json!({"phase": "Succeeded"}), None),
@@ -714,6 +745,7 @@ mod tests {
                 Some("not ready"),
             ),
         ] {
+            assert_eq!(runs(&place(kind)), kind != "NetworkPolicy", "{kind}");
             let mut seen = seen(&[]);
             seen.whole = Some(json!({"metadata": meta, "spec": spec, "status": status}));
             let found = ailing(&place(kind), &seen);
