@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::difference::{Hidden, Objects, title};
-use super::live::{self, AT_ONCE, Made, Seen, in_words};
+use super::live::{self, Made, Seen, at_once, in_words};
 use super::look::{Look, Snapshot};
 use super::ownership::{self, Path};
 use super::record::Record;
@@ -132,7 +132,8 @@ pub(crate) async fn of_objects(
         let findings = findings(object, live.as_ref(), made, hidden);
         Ok::<_, Failure>(ObjectDrift { object: place.to_string(), findings })
     });
-    let all: Vec<Result<ObjectDrift, Failure>> = futures_util::stream::iter(looks).buffered(AT_ONCE).collect().await;
+    let all: Vec<Result<ObjectDrift, Failure>> =
+        futures_util::stream::iter(looks).buffered(at_once(places.len())).collect().await;
     for drift in all {
         let drift = drift?;
         found.extend((!drift.findings.is_empty()).then_some(drift));
@@ -414,7 +415,7 @@ pub(crate) async fn leftovers(
         let api: Api<kube::core::DynamicObject> = Api::all_with(client.clone(), resource);
         (resource, api.list_metadata(&ours).await)
     });
-    let all: Vec<_> = futures_util::stream::iter(lists).buffered(AT_ONCE).collect().await;
+    let all: Vec<_> = futures_util::stream::iter(lists).buffered(at_once(resources.len())).collect().await;
     let mut found = Vec::new();
     for (resource, listed) in all {
         let listed = match listed {

@@ -113,8 +113,11 @@ pub(crate) struct Seen {
     pub whole: Option<Value>,
 }
 
-/// How many requests run at once: the client uses one connection for each.
-pub(crate) const AT_ONCE: usize = 6;
+/// How many of this many requests run at once. The client uses one connection for each, and a new one
+/// costs as much as several requests.
+pub(crate) fn at_once(requests: usize) -> usize {
+    (requests / 6).clamp(2, 6)
+}
 
 /// The current state of each of these; `None` for one that is gone.
 ///
@@ -122,7 +125,8 @@ pub(crate) const AT_ONCE: usize = 6;
 /// Errors from reading: what was not seen is not reported as gone.
 pub(crate) async fn look(client: &Client, places: &[Place]) -> Result<Vec<Option<Seen>>, Failure> {
     let gets = places.iter().map(|place| whole(client, place, runs(place)));
-    let all: Vec<Result<Option<Seen>, Failure>> = futures_util::stream::iter(gets).buffered(AT_ONCE).collect().await;
+    let all: Vec<Result<Option<Seen>, Failure>> =
+        futures_util::stream::iter(gets).buffered(at_once(places.len())).collect().await;
     all.into_iter().collect()
 }
 

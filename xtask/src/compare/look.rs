@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
@@ -37,7 +38,7 @@ use run_record::{Code, Failure, InPlace};
 /// The tree at one moment, as far as a rendering depends on it.
 #[derive(PartialEq)]
 pub(crate) struct Snapshot {
-    files: Files,
+    files: Arc<Files>,
     /// The image lock that is passed to Helmfile.
     lock: Vec<u8>,
     pinned: Vec<tools::Tool>,
@@ -48,7 +49,18 @@ impl Snapshot {
     /// `usage` for a file that cannot be read.
     pub fn take(context: &Context, lock: Vec<u8>) -> Result<Self, Failure> {
         let tree = &context.repo.tree;
-        Ok(Self { files: Files::read(tree, &context.repo.env_name)?, lock, pinned: tools::pinned(tree)? })
+        let files = Arc::new(Files::read(tree, &context.repo.env_name)?);
+        Ok(Self { files, lock, pinned: tools::pinned(tree)? })
+    }
+
+    /// Begins to take apart what these layers read, on another thread: it is needed once the cluster
+    /// has answered.
+    pub fn parse_ahead(&self, layers: &[Layer]) {
+        let (files, layers) = (self.files.clone(), layers.to_vec());
+        // What is wrong with a file is found again by whoever asks for it.
+        tokio::task::spawn_blocking(move || {
+            layers.iter().for_each(|layer| drop(files.of(layer, &Around::default())));
+        });
     }
 
     /// Whether a layer's rendering depends on nothing else, other than this process.

@@ -20,7 +20,7 @@ use crate::repo::layers::Layer;
 use crate::run::context::Context;
 use crate::world::helmfile::{self, NO_RELEASES};
 use crate::world::kubernetes;
-use crate::world::process::capture;
+use crate::world::process::{self, capture};
 use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
 use run_record::{Code, Failure};
@@ -38,6 +38,8 @@ pub struct Reader<'a> {
     values: Utf8PathBuf,
     /// Helmfile's label selector, where a part of a layer is asked for.
     pub selector: Option<&'a str>,
+    /// Whether its queries leave the processor to others.
+    in_the_background: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -56,12 +58,17 @@ impl<'a> Reader<'a> {
         // Parallel layers share it.
         files::write_atomically(&values, text.as_bytes())
             .map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {values}: {error}")))?;
-        Ok(Self { context, toolbox, origin, lock: lock.into_bytes(), values, selector })
+        Ok(Self { context, toolbox, origin, lock: lock.into_bytes(), values, selector, in_the_background: false })
     }
 
     /// The same, asking about whole layers.
     pub fn of_whole_layers(&self) -> Self {
         Self { selector: None, ..self.clone() }
+    }
+
+    /// The same, for what nobody waits for yet.
+    pub fn in_the_background(&self) -> Self {
+        Self { in_the_background: true, ..self.clone() }
     }
 
     pub fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
@@ -137,6 +144,9 @@ impl<'a> Reader<'a> {
             let mut command = self.helmfile(layer, arguments);
             // Helmfile does not use its own variable for all of them, and deletes the folder that it names.
             command.env("TMPDIR", temporary.path()).env_remove("HELMFILE_TEMPDIR");
+            if self.in_the_background {
+                process::in_the_background(&mut command);
+            }
             let captured = capture(command).await;
             captured.map_err(|failure| match failure.code {
                 // This says nothing about the file.

@@ -119,8 +119,9 @@ impl Ahead {
 
     /// Reads these layers one after the other; `found` is told of each that is kept.
     pub async fn read_each(&self, reader: &Reader<'_>, layers: &[Layer], mut found: impl FnMut(&Read)) {
+        let reader = reader.in_the_background();
         for layer in layers {
-            match self.kept(reader, layer).await {
+            match self.kept(&reader, layer).await {
                 Ok(read) => found(read),
                 // It is read again in its turn; the others need not be.
                 Err(NotKept::Failed(_) | NotKept::Open(_)) => {}

@@ -72,6 +72,7 @@ async fn in_place(context: &Context, layers: &[Layer], args: &Args) -> Result<Op
     let origin = origin(&context.run, &context.repo)?;
     let client = kubernetes::client(context).await?;
     let snapshot = Snapshot::take(context, bytes(&origin)?)?;
+    snapshot.parse_ahead(layers);
     let (look, holder) =
         tokio::join!(Look::open(context, &client, snapshot), lease::other_holder(&context.run, &context.repo, &client));
     let look = look?;

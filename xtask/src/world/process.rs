@@ -55,6 +55,18 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Leaves the processor to other programs where they need it (nice(2), by 5 of 19).
+pub fn in_the_background(command: &mut Command) {
+    // SAFETY: the call is a system call without memory, and async-signal-safe.
+    unsafe {
+        // Not to be allowed to is no reason not to run.
+        command.pre_exec(|| {
+            let _ = rustix::process::nice(5);
+            Ok(())
+        });
+    }
+}
+
 /// The output of a short command.
 #[derive(Debug)]
 pub struct Captured {
