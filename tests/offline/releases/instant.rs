@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{Bench, ends, made, packed};
+use crate::support::succeeds;
 
 const OBJECT: &str = "/api/v1/namespaces/shop/configmaps/top";
 const SECRET: &str = "shop/sh.helm.release.v1.top.v1";
@@ -100,6 +101,28 @@ fn what_is_in_place_costs_neither_a_program_nor_a_write() {
         secret["metadata"]["managedFields"].as_array_mut().unwrap().push(entry("xtask", fields));
     });
     bench.stays("the record's own entry");
+    // Somebody else's machine, where `kubens` has chosen another namespace.
+    let config = std::fs::read_to_string(bench.path("kubeconfig")).unwrap();
+    let mut config: Value = serde_saphyr::from_str(&config).unwrap();
+    config["contexts"][0]["context"]["namespace"] = "elsewhere".into();
+    bench.write("kubeconfig", &config.to_string());
+    bench.stays("the context's namespace");
+    let mut run = bench.xtask(&["layer", "20", "--skip-tests"]);
+    run.env("HELM_CACHE_HOME", bench.path("elsewhere")).env("HELM_DEBUG", "true");
+    let said = succeeds(run);
+    assert!(said.contains("in place, unchanged: 1 release"), "{said}");
+    // Where a release may have got its namespace from it, it counts.
+    let said = bench.ends(&["layer", "20", "--skip-tests", "--force"], 0);
+    assert!(said.contains("in place"), "{said}");
+    config["contexts"][0]["context"]["namespace"] = "shop".into();
+    bench.write("kubeconfig", &config.to_string());
+    bench.stays("the same namespace by name");
+    bench.ends(&["layer", "20", "--skip-tests", "--force"], 0);
+    config["contexts"][0]["context"]["namespace"] = "elsewhere".into();
+    bench.write("kubeconfig", &config.to_string());
+    let said = bench.ends(&["layer", "20", "--skip-tests"], 0);
+    assert!(said.contains("the context's namespace changed, and what it renders is the same"), "{said}");
+    bench.stays("it was recorded");
 }
 
 #[test]
