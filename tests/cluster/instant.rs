@@ -347,6 +347,30 @@ fn a_volume_claim_that_hooks_may_have_written_to_is_missed() {
 }
 
 #[test]
+fn what_somebody_opens_is_seen_and_what_somebody_pauses_is_told() {
+    let tree = turn();
+    let layer = |name, flags: &[&str]| tree.xtask(&[&["layer", name, "--skip-tests"], flags].concat());
+    succeeds(layer("10", &["--force", "--force-conflicts"]));
+    let before = succeeds(layer("10", &[]));
+    assert!(before.contains("in place, unchanged"), "{before}");
+    ameide(r#"patch networkpolicy/default-deny --type=merge -p {"spec":{"egress":[{}]}}"#);
+    let planned = succeeds(layer("10", &["--dry-run"]));
+    let told = "NetworkPolicy ameide/default-deny: spec.egress was changed by kubectl-patch";
+    assert!(planned.contains(told), "{planned}");
+    succeeds(layer("10", &["--force-conflicts"]));
+    let policy = ["-n", "ameide", "get", "networkpolicy/default-deny", "-o", "jsonpath={.spec.egress}"];
+    assert_eq!(kubectl(&policy), "");
+
+    // Its next change would wait for somebody to continue it.
+    succeeds(layer("45", &["--force-conflicts"]));
+    ameide("rollout pause deployment/minio");
+    let said = succeeds(layer("45", &[]));
+    ameide("rollout resume deployment/minio");
+    assert!(said.contains("kubectl-rollout has set .spec.paused") && said.contains("in place, unchanged"), "{said}");
+    assert!(!succeeds(layer("45", &[])).contains("paused"));
+}
+
+#[test]
 fn what_others_do_while_a_run_is_at_work_gets_into_no_record() {
     let tree = turn();
     whole(&tree);

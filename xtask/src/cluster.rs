@@ -141,14 +141,14 @@ async fn bring_up(context: &Context, held: &ClusterLock, may_destroy: bool) -> R
 }
 
 /// A cluster that runs, but need not answer yet, and its registry, to which images can be copied.
-pub struct Started {
-    /// With what it was made.
+pub(crate) struct Started {
+    /// What later steps need.
     pub made: Ready,
     /// `None` for a shared cluster, of which nothing is left to do.
-    rest: Option<Rest>,
+    local: Option<Local>,
 }
 
-struct Rest {
+struct Local {
     config: K3dConfig,
     images: Images,
     /// The marker, if nothing had to be done about the cluster.
@@ -160,13 +160,13 @@ struct Rest {
 ///
 /// # Errors
 /// `consent-needed`, and errors of the engine, the tools, the registry, the pulls and k3d.
-pub async fn start_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Started, Failure> {
+pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Started, Failure> {
     let Some(config) = context.repo.k3d_config()? else {
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let client = kubernetes::client(context).await?;
         kubernetes::require(&client).await?;
         context.run.reporter.note(&context.site.kube_context, "a shared cluster: it is used as it is");
-        return Ok(Started { made: Ready { toolbox, lab: None }, rest: None });
+        return Ok(Started { made: Ready { toolbox, lab: None }, local: None });
     };
     engine::ensure(&context.run, &context.repo).await?;
     let existing = observe(&config).await?;
@@ -227,13 +227,13 @@ pub async fn start_up(context: &Context, _held: &ClusterLock, may_destroy: bool)
     // From here on its address stays, and a copy to it is not cut.
     network::connect_registry(&context.run, &config).await?;
     let before = marker_before.filter(|_| plan == Plan::Nothing);
-    Ok(Started { made: Ready { toolbox, lab }, rest: Some(Rest { config, images, before }) })
+    Ok(Started { made: Ready { toolbox, lab }, local: Some(Local { config, images, before }) })
 }
 
 impl Started {
     /// Whether the cluster was found ready before, as it is.
     pub fn was_ready(&self) -> bool {
-        self.rest.as_ref().is_none_or(|rest| rest.before.is_some())
+        self.local.as_ref().is_none_or(|local| local.before.is_some())
     }
 
     /// The second half of [`up`]: the cluster answers, and a pod pulls from the registry. That is
@@ -246,15 +246,15 @@ impl Started {
         context: &Context,
         image: impl Future<Output = Result<(), Failure>>,
     ) -> Result<(), Failure> {
-        match &self.rest {
-            Some(rest) => ready(context, &self.made, rest, image).await,
+        match &self.local {
+            Some(local) => ready(context, &self.made, local, image).await,
             None => Ok(()),
         }
     }
 }
 
 /// Copies the image of the pod that pulls from the registry.
-pub async fn copy_probe_image(context: &Context, started: &Started) -> Result<(), Failure> {
+pub(crate) async fn copy_probe_image(context: &Context, started: &Started) -> Result<(), Failure> {
     mirror::copy(context, &lab::origin(&context.repo, started.made.lab.as_ref()), &[PROBE], |_| {}).await
 }
 
@@ -742,7 +742,7 @@ async fn merge_kubeconfig(run: &Run, site: &Site, config: &K3dConfig, toolbox: &
 async fn ready(
     context: &Context,
     Ready { toolbox, lab }: &Ready,
-    Rest { config, images, before }: &Rest,
+    Local { config, images, before }: &Local,
     image: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
     let reporter = &context.run.reporter;

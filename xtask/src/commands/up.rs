@@ -21,7 +21,7 @@ use crate::repo;
 use crate::repo::layers::{self, Layer};
 use crate::run::context::Context;
 use crate::world::kubernetes;
-use run_record::{Exit, Failure, Step, StepKind, human_seconds};
+use run_record::{Code, Exit, Failure, Step, StepKind, human_seconds};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -145,7 +145,7 @@ async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &l
         _ => {
             let ahead = Ahead::of_tree(context, toolbox, origin.clone(), args.selector(), layers);
             tokio::select! {
-                there = complete_and_copy(context, &started, &origin) => there?,
+                done = complete_and_copy(context, &started, &origin) => done?,
                 never = read_ahead(ahead.as_ref(), layers) => match never {},
             }
             ahead.map(|(_, ahead)| ahead)
@@ -159,28 +159,48 @@ async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &l
     Ok(())
 }
 
-/// Copies the images while the cluster comes up.
+/// Copies the images while the cluster comes up. If the copy fails, the cluster comes up all the same,
+/// for the next run and for a look at it.
 ///
 /// # Errors
-/// The first error of either, at once: the next run goes on with both.
+/// The cluster's at once, which ends the copy; else the copy's.
 async fn complete_and_copy(context: &Context, started: &cluster::Started, origin: &Origin) -> Result<(), Failure> {
-    let (copied, is_copied) = oneshot::channel();
+    let (probe_copied, has_probe) = oneshot::channel();
     let copy = async {
         // For the cluster's probe, which would request it as well.
         if !started.was_ready() {
             cluster::copy_probe_image(context, started).await?;
         }
-        let _ = copied.send(());
+        let _ = probe_copied.send(());
         mirror::copy_all(context, origin).await
     };
     let image = async {
-        match is_copied.await {
+        match has_probe.await {
+            // It was not expected to be needed.
+            Ok(()) if started.was_ready() => cluster::copy_probe_image(context, started).await,
             Ok(()) => Ok(()),
-            // The copy has failed, and ends both.
-            Err(_) => std::future::pending().await,
+            Err(_) => Err(Failure::new(Code::RegistryUnreachable, "the image of the cluster's probe was not copied")),
         }
     };
-    tokio::try_join!(started.complete(context, image), copy).map(|_| ())
+    let complete = started.complete(context, image);
+    tokio::pin!(copy, complete);
+    tokio::select! {
+        // What the cluster lacks because of a failed copy is none of its own failures.
+        biased;
+        copied = &mut copy => {
+            if let Err(failure) = &copied
+                && !matches!(failure.exit(), Exit::Interrupted | Exit::Terminated)
+            {
+                context.run.reporter.warn("mirror", format!("{failure}; the cluster is still coming up"));
+            }
+            let completed = complete.await;
+            copied.and(completed)
+        }
+        completed = &mut complete => {
+            completed?;
+            copy.await
+        }
+    }
 }
 
 /// Lets Helmfile read the layers for as long as this is waited for.

@@ -26,6 +26,20 @@ use words::{ANY, Names, Word, leads_out, words};
 /// The digest of each part that the rendering depends on, by name.
 pub(crate) type Parts = BTreeMap<String, String>;
 
+/// The part with the namespace for a release that names none. People choose it as they like
+/// (`kubens`), so it is an input only where a release may have got its namespace from it.
+pub(crate) const OF_CONTEXT: &str = "the context's namespace";
+
+/// These parts as they are kept for releases in these namespaces.
+pub(crate) fn kept<'a>(parts: &Parts, mut namespaces: impl Iterator<Item = &'a str>) -> Parts {
+    let mut parts = parts.clone();
+    let of_context = parts.get(OF_CONTEXT).cloned();
+    if !namespaces.any(|namespace| of_context.as_ref() == Some(&digest(namespace.as_bytes()))) {
+        parts.remove(OF_CONTEXT);
+    }
+    parts
+}
+
 /// The inputs of one layer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inputs {
@@ -259,7 +273,7 @@ fn is_of_one_run(name: &str) -> bool {
     STAMPS.contains(&name) || ["TRACEPARENT", "TRACESTATE"].contains(&name) || name.starts_with("OTEL_")
 }
 
-/// Variables whose names look like the tools', of which no rendering depends: this program's own, and
+/// Variables whose names look like the tools', on which no rendering depends: this program's own, and
 /// where and how the tools work, which differs between machines. Nothing is fetched (`skipDeps`).
 const NOT_READ: [&str; 13] = [
     "HELM_LAYER_SELECTOR",
@@ -384,7 +398,10 @@ fn hex(hash: Sha256) -> String {
 
 /// What differs between two sets of inputs, in words; `None` if nothing does.
 pub(crate) fn changed(recorded: &Parts, now: &Parts) -> Option<String> {
-    let names: BTreeSet<&String> = recorded.keys().chain(now.keys()).collect();
+    let mut names: BTreeSet<&String> = recorded.keys().chain(now.keys()).collect();
+    if !recorded.contains_key(OF_CONTEXT) {
+        names.retain(|name| *name != OF_CONTEXT);
+    }
     let mut told: Vec<String> = names
         .into_iter()
         .filter_map(|name| match (recorded.get(name), now.get(name)) {
@@ -570,7 +587,7 @@ fn unsteady(word: &str, kept: bool) -> Option<&'static str> {
         "lookup" => (!kept).then_some("reads from the cluster"),
         "uuidv4" | "shuffle" | "htpasswd" | "bcrypt" | "encryptAES" => (!kept).then_some("generates random values"),
         _ if chance(word) => (!kept).then_some("generates random values"),
-        // Without a time, the last ones use the present one.
+        // The date functions use the present time if they are given none.
         "now" | "ago" | "date" | "dateInZone" | "date_in_zone" | "htmlDate" | "htmlDateInZone" => {
             Some("reads the time")
         }

@@ -1,7 +1,7 @@
 //! The state of the objects that Helm made: whether somebody changed fields that Helm owns, and
 //! whether workloads are healthy. Only looks, with one GET for each object; for kinds that run
-//! something the whole object is read, for all others only their metadata, so that no Secret's data
-//! is transferred.
+//! something or say how they are, custom resources among them, the whole object is read, for all
+//! others only their metadata, so that no Secret's data is transferred.
 //!
 //! Helm uses server-side apply: the fields it set are listed in the object's `managedFields` under
 //! its name, and leave that list when somebody else sets them. So that list and the object's uid
@@ -326,6 +326,23 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
         (pods > wanted).then(|| format!("{pods} pods exist, {wanted} wanted"))
     };
     let why = match place.kind.as_str() {
+        // As Helm waits for it, by the conventions of kstatus: what has no such condition is ready.
+        _ if is_custom(group(place)) => {
+            let observed = number("/status/observedGeneration");
+            let is_behind = observed.is_some() && behind().is_some();
+            let stands = |condition: &&Value| match condition["type"].as_str() {
+                Some("Ready") => condition["status"] != "True",
+                Some("Stalled" | "Reconciling") => condition["status"] == "True",
+                _ => false,
+            };
+            let word = |value: &Value| foreign::line(value.as_str().unwrap_or_default());
+            let in_words = |condition: &Value| {
+                let message = word(&condition["message"]);
+                let more = if message.is_empty() { String::new() } else { format!(" ({message})") };
+                format!("{} is {}{more}", word(&condition["type"]), word(&condition["status"]))
+            };
+            if is_behind { behind() } else { conditions().find(stands).map(in_words) }
+        }
         "Deployment" => behind()
             .or_else(|| of(number("/status/updatedReplicas"), wanted, "are of its newest version"))
             .or_else(|| of(number("/status/readyReplicas"), wanted, "are ready"))
@@ -367,23 +384,6 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
         }
         "CustomResourceDefinition" => (!condition("Established")).then(|| "it is not established".to_owned()),
         "APIService" => (!condition("Available")).then(|| "it is not available".to_owned()),
-        // As Helm waits for it, by the conventions of kstatus: what has no such condition is ready.
-        _ if is_custom(group(place)) => {
-            let observed = number("/status/observedGeneration");
-            let is_behind = observed.is_some() && behind().is_some();
-            let stands = |condition: &&Value| match condition["type"].as_str() {
-                Some("Ready") => condition["status"] != "True",
-                Some("Stalled" | "Reconciling") => condition["status"] == "True",
-                _ => false,
-            };
-            let word = |value: &Value| foreign::line(value.as_str().unwrap_or_default());
-            let in_words = |condition: &Value| {
-                let message = word(&condition["message"]);
-                let more = if message.is_empty() { String::new() } else { format!(" ({message})") };
-                format!("{} is {}{more}", word(&condition["type"]), word(&condition["status"]))
-            };
-            if is_behind { behind() } else { conditions().find(stands).map(in_words) }
-        }
         _ => None,
     };
     why.map(|why| format!("{place}: {why}"))
@@ -423,13 +423,14 @@ mod tests {
             "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" => "apps/v1",
             "Job" => "batch/v1",
             "Cluster" => "postgresql.cnpg.io/v1",
+            "Job.batch.volcano.sh" => "batch.volcano.sh/v1",
             "CustomResourceDefinition" => "apiextensions.k8s.io/v1",
             "NetworkPolicy" => "networking.k8s.io/v1",
             _ => "v1",
         };
         Place {
             api_version: api_version.into(),
-            kind: kind.into(),
+            kind: kind.split('.').next().unwrap().into(),
             plural: format!("{}s", kind.to_ascii_lowercase()),
             namespace: Some("ameide".into()),
             name: "web".into(),
@@ -739,6 +740,8 @@ mod tests {
                 Some("it is not established"),
             ),
             ("NetworkPolicy", json!({}), json!({"conditions": [{"type": "Ready", "status": "False"}]}), None),
+            // Of another group than Kubernetes' own, which has other conditions.
+            ("Job.batch.volcano.sh", json!({}), json!({"state": {"phase": "Running"}}), None),
             ("PersistentVolumeClaim", json!({}), json!({"phase": "Bound"}), None),
             ("PersistentVolumeClaim", json!({}), json!({"phase": "Lost"}), Some("it is Lost")),
             ("Pod", json!({}), json!({"phase": "Succeeded"}), None),

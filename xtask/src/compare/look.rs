@@ -191,7 +191,7 @@ impl<'a> Look<'a> {
         let (server, cluster) = tokio::join!(kubernetes::server(client), cluster(client));
         let server = server?;
         named.push(("the API server's version", server.version));
-        named.push((OF_CONTEXT, client.default_namespace().to_owned()));
+        named.push((inputs::OF_CONTEXT, client.default_namespace().to_owned()));
         Ok(Self { context, client, snapshot, named, variables, cluster: cluster?, now: server.time })
     }
 
@@ -279,7 +279,7 @@ impl<'a> Look<'a> {
                 records.filter(|record| record.layer == *name && record.cluster == self.cluster).collect();
             // A release that the layer no longer has keeps its old record.
             let inputs = self.inputs(layer)?;
-            records.sort_by_key(|record| record.inputs != inputs.parts);
+            records.sort_by_key(|record| inputs::changed(&record.inputs, &inputs.parts).is_some());
             known.extend(records.into_iter().next().map(|record| (layer, record.releases, inputs)));
         }
         let mut seen: BTreeMap<String, Sight> = BTreeMap::new();
@@ -386,11 +386,7 @@ impl<'a> Look<'a> {
                 Kept::None(format!("it was deployed by the layer {}", found.layer))
             }
             Some(Ok(found)) => {
-                let mut parts = inputs.parts.clone();
-                if !found.inputs.contains_key(OF_CONTEXT) {
-                    parts.remove(OF_CONTEXT);
-                }
-                let changed = inputs::changed(&found.inputs, &parts);
+                let changed = inputs::changed(&found.inputs, &inputs.parts);
                 let others =
                     || (found.releases != releases).then(|| "the layer's list of releases has changed".to_owned());
                 let changed = changed.or_else(others);
@@ -623,10 +619,6 @@ fn stays(object: &Value) -> bool {
 /// A manual `helm upgrade` or `helm rollback` takes no Lease.
 const WRITTEN_BY_OTHERS: &str = "somebody else has written a revision of it in the meantime";
 
-/// The namespace for a release that names none: an input only where one may have got it so, since
-/// people choose it as they like (`kubens`).
-const OF_CONTEXT: &str = "the context's namespace";
-
 /// A part that no tree has: what was rendered is known, but not from what.
 const UNKNOWN: &str = "the tree as the last run read it";
 
@@ -650,10 +642,7 @@ pub(crate) async fn write(look: &Look<'_>, layer: &Layer, all: &[Release], outco
     for outcome in outcomes {
         let written = async {
             let baseline = outcome.baseline?;
-            let mut parts = inputs.parts.clone();
-            if !all.iter().any(|release| release.namespace == look.namespace()) {
-                parts.remove(OF_CONTEXT);
-            }
+            let mut parts = inputs::kept(&inputs.parts, all.iter().map(|release| &*release.namespace));
             if baseline.from_other_inputs {
                 parts.insert(UNKNOWN.to_owned(), String::new());
             }

@@ -1,6 +1,6 @@
 //! The fast path of a run: layers that are in place are reported as such, after one look that takes
-//! no Lease and, where nothing has changed, starts no program and writes nothing. Anything that is not clearly in place
-//! takes the normal path, which looks again under the Lease and says why.
+//! no Lease and, where nothing has changed, starts no program and writes nothing. Anything that is
+//! not clearly in place takes the normal path, which looks again under the Lease and says why.
 
 use std::time::Instant;
 
@@ -153,7 +153,7 @@ pub(crate) fn tell(run: &Run, layer: &Layer, sight: &Sight, args: &Args) {
             }
         }
         found.told.iter().for_each(|told| run.reporter.warn(name, told));
-        // A sync tells it afterwards, as it is then.
+        // After a sync the kinds that matter most are looked at once more, and told then.
         if action != Action::Sync {
             found.added.iter().for_each(|(object, text)| run.reporter.warn(object, text));
         }

@@ -103,7 +103,7 @@ impl Plan {
             });
             layers.push(PlannedLayer {
                 layer: preview.layer.name(),
-                inputs: inputs.parts.clone(),
+                inputs: inputs::kept(&inputs.parts, sight.releases.iter().map(|found| &*found.named.namespace)),
                 doubts: inputs.doubts.clone(),
                 releases: releases.collect(),
             });

@@ -68,8 +68,10 @@ pub async fn ensure(run: &Run, repo: &Repo) -> Result<EngineInfo, Failure> {
     run.confirm(what).await?;
     // Another run may be about to do the same, for another cluster.
     let _turn = turn(run).await?;
-    if let Ok(info) = docker::info().await {
-        return Ok(info);
+    match docker::info().await {
+        Ok(info) => return Ok(info),
+        Err((Fault::Away, _)) => {}
+        Err((fault, error)) => return Err(docker::unavailable(fault, error)),
     }
     if which::which("dockerd").is_err() {
         let step = reporter
