@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use xtask::releases::Status;
 use xtask::world::helm_storage::set_status;
 
-use crate::support::cluster::{Tree, beside, context, edit_revision, ended, environment, kubectl, node, turn};
+use crate::support::cluster::{
+    NAMESPACE, Tree, beside, context, edit_revision, ended, environment, kubectl, node, turn,
+};
 use crate::support::{eventually, succeeds, tool};
 
 const LAYER: [&str; 3] = ["layer", "40", "--skip-tests"];
@@ -344,6 +346,31 @@ fn a_volume_claim_that_hooks_may_have_written_to_is_missed() {
         let said = succeeds(tree.xtask(&layer));
         assert!(said.contains("in place, unchanged"), "{said}");
     }
+}
+
+#[test]
+fn a_release_that_the_tree_has_dropped_keeps_no_other_from_being_in_place() {
+    let tree = turn();
+    tree.write("infra/kubernetes/charts/dropped/Chart.yaml", "apiVersion: v2\nname: dropped\nversion: 0.1.0\n");
+    let object = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}}\ndata: {a: '1'}\n";
+    tree.write("infra/kubernetes/charts/dropped/templates/config.yaml", object);
+    let run = |releases: &[&str]| {
+        let release = |name: &&str| {
+            format!("  - {{name: {name}, namespace: {NAMESPACE}, chart: ../charts/dropped, createNamespace: true}}\n")
+        };
+        let labels = "commonLabels: {stage: dropped, layer: 70-dropped}";
+        let releases: String = releases.iter().map(release).collect();
+        let text = format!("bases: [../_defaults.yaml.gotmpl]\n{labels}\nreleases:\n{releases}");
+        tree.write("infra/kubernetes/helmfiles/70-dropped.yaml", &text);
+        succeeds(tree.xtask(&["layer", "70", "--skip-tests"]))
+    };
+    run(&["first", "second"]);
+    let said = run(&["first", "second"]);
+    assert!(said.contains("in place, unchanged: 2 releases"), "{said}");
+    // Its record stays, with a list of releases that is no longer the layer's.
+    run(&["second"]);
+    let said = run(&["second"]);
+    assert!(said.contains("in place, unchanged: 1 release") && !said.contains("what it renders"), "{said}");
 }
 
 #[test]

@@ -160,8 +160,8 @@ fn images_of(context: &Context, manifests: &str) -> Result<BTreeSet<String>, Fai
 }
 
 /// Lets the node of a local cluster pull those of these images that it has not got, one after the
-/// other as they become known, as the kubelet does. Of several nodes it is not known which ones the pods will run on, and
-/// all of them share one disk.
+/// other as they become known, as the kubelet does. Of several nodes it is not known which ones the
+/// pods will run on, and all of them share one disk.
 ///
 /// # Errors
 /// Errors from reading; a pull that fails is none.
