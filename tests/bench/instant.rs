@@ -107,21 +107,9 @@ fn run() -> Result<(), String> {
         command.current_dir(root()).env("PATH", path).env("HELMFILE_UPGRADE_NOTICE_DISABLED", "true");
         command
     };
-    let lab = xtask::files::cache_dir().map_err(|failure| failure.to_string())?.join("lab/images.lock");
-    let helmfile = {
-        let tool = tool.clone();
-        move |verb: &'static [&'static str]| {
-            let mut command = tool("helmfile");
-            if lab.is_file() {
-                command.env("AMEIDE_IMAGES_LOCK", &lab);
-            }
-            command.args(["--environment", "ci", "--file"]).arg(format!("infra/kubernetes/helmfiles/{LAYER}.yaml"));
-            command.args(verb);
-            command
-        }
-    };
+    let helmfile = helmfile(&tool, root())?;
     timed(xtask(&["--yes", "up"]))?;
-    let list = timed(helmfile(&["--quiet", "list", "--output", "json"]))?.1;
+    let list = timed(helmfile(&["list", "--output", "json"]))?.1;
     // As they are, which is what a shell script of Helm commands does.
     let upgrades = script(&list, |name, namespace, chart| {
         format!("helm upgrade {name} {chart} --namespace {namespace} --kube-context {CONTEXT} --reuse-values --wait")
@@ -130,8 +118,8 @@ fn run() -> Result<(), String> {
     let plugins = helm_diff(folder.path());
     let (sync, template, apply, shell) = (helmfile.clone(), helmfile.clone(), helmfile, tool.clone());
     let mut rows = vec![
-        Row::new("helmfile sync", "", move || sync(&["--quiet", "sync"])),
-        Row::new("helmfile template", "", move || template(&["--quiet", "template"])),
+        Row::new("helmfile sync", "", move || sync(&["sync"])),
+        Row::new("helmfile template", "", move || template(&["template"])),
         Row::new("helm upgrade --reuse-values --wait, one release after another", "has been upgraded", move || {
             let mut command = shell("/bin/sh");
             command.args(["-ec", &upgrades]);
@@ -147,7 +135,7 @@ fn run() -> Result<(), String> {
     if let Some(plugins) = plugins.clone() {
         // Nothing has changed by then: it compares, and leaves it at that.
         rows.push(Row::new("helmfile apply (helm-diff 3.13.2)", "", move || {
-            let mut command = apply(&["--quiet", "apply", "--suppress-diff"]);
+            let mut command = apply(&["apply", "--suppress-diff"]);
             of_helm_diff(&mut command, &plugins);
             command
         }));
@@ -156,6 +144,25 @@ fn run() -> Result<(), String> {
     table(&mut rows, 0);
     preview(&tool, plugins, &list)?;
     scan(tool)
+}
+
+/// Helmfile on the layer, as it is in this tree.
+fn helmfile(
+    tool: &(impl Fn(&str) -> Command + Clone + 'static),
+    tree: PathBuf,
+) -> Result<impl Fn(&[&str]) -> Command + Clone + 'static, String> {
+    let tool = tool.clone();
+    let lab = xtask::files::cache_dir().map_err(|failure| failure.to_string())?.join("lab/images.lock");
+    Ok(move |verb: &[&str]| {
+        let mut command = tool("helmfile");
+        command.current_dir(&tree);
+        if lab.is_file() {
+            command.env("AMEIDE_IMAGES_LOCK", &lab);
+        }
+        command.args(["--environment", "ci", "--file"]).arg(format!("infra/kubernetes/helmfiles/{LAYER}.yaml"));
+        command.arg("--quiet").args(verb);
+        command
+    })
 }
 
 /// What a changed value would do: ours against helm-diff and nelm, each on a copy of the tree.
@@ -187,20 +194,7 @@ fn preview(
         Row::new("layer --dry-run", "memory: 144Mi", ours(None)),
         Row::new("layer --dry-run --server", "memory: 144Mi", ours(Some("--server"))),
     ];
-    let lab = xtask::files::cache_dir().map_err(|failure| failure.to_string())?.join("lab/images.lock");
-    let helmfile = {
-        let (tool, tree) = (tool.clone(), tree.clone());
-        move |verb: &[&str]| {
-            let mut command = tool("helmfile");
-            command.current_dir(&tree);
-            if lab.is_file() {
-                command.env("AMEIDE_IMAGES_LOCK", &lab);
-            }
-            command.args(["--environment", "ci", "--file"]).arg(format!("infra/kubernetes/helmfiles/{LAYER}.yaml"));
-            command.arg("--quiet").args(verb);
-            command
-        }
-    };
+    let helmfile = helmfile(tool, tree.clone())?;
     if let Some(nelm) = built("nelm", "github.com/werf/nelm/cmd/nelm") {
         // It knows charts and values, and no Helmfile.
         let values = folder.path().join("values");

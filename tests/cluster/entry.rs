@@ -149,7 +149,7 @@ fn each_item_of_the_checklist_fails_for_its_own_cause() {
 
 #[test]
 fn old_script_names_take_their_old_arguments_and_variables() {
-    // They run `cargo xtask`, which may build the binary that other tests are about to start.
+    // They run `cargo xtask`, which works only there.
     let _turn = turn_in_the_real_tree();
     let scripts = old_scripts();
     let mut layer = scripts.command(

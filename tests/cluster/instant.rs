@@ -76,6 +76,16 @@ fn next_revision(status: Status) {
     kubectl(&["create", "-f", file.path().to_str().unwrap()]);
 }
 
+/// The ConfigMap, as it would be made again.
+fn redis_s_config(flags: &[&str]) -> serde_json::Value {
+    let text = kubectl(&[&["-n", "ameide", "get", "configmap/redis", "-o", "json"], flags].concat());
+    let mut object: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for field in ["uid", "resourceVersion", "creationTimestamp"] {
+        object["metadata"].as_object_mut().unwrap().remove(field);
+    }
+    object
+}
+
 fn remove_newest() {
     ameide(&format!("delete secret sh.helm.release.v1.redis.v{}", revision()));
 }
@@ -122,11 +132,7 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
             );
         }),
         ("a change under Helm's name", "ConfigMap ameide/redis was changed under Helm's name", |_| {
-            let text = kubectl(&["-n", "ameide", "get", "configmap/redis", "-o", "json"]);
-            let mut object: serde_json::Value = serde_json::from_str(&text).unwrap();
-            for field in ["uid", "resourceVersion", "creationTimestamp"] {
-                object["metadata"].as_object_mut().unwrap().remove(field);
-            }
+            let mut object = redis_s_config(&[]);
             object["data"]["redis.conf"] = "x".into();
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), object.to_string()).unwrap();
@@ -134,16 +140,10 @@ fn no_drift_and_no_doubt_is_taken_for_in_place() {
         }),
         ("a deleted object", "ConfigMap ameide/redis is gone", |_| ameide("delete configmap/redis")),
         ("an object made again", "ConfigMap ameide/redis was deleted and recreated", |_| {
-            let text = kubectl(&["-n", "ameide", "get", "configmap/redis", "--show-managed-fields", "-o", "json"]);
+            let object = redis_s_config(&["--show-managed-fields"]);
             let file = tempfile::NamedTempFile::new().unwrap();
-            std::fs::write(file.path(), text).unwrap();
-            ameide("delete configmap/redis");
-            let mut object: serde_json::Value =
-                serde_json::from_str(&std::fs::read_to_string(file.path()).unwrap()).unwrap();
-            for field in ["uid", "resourceVersion", "creationTimestamp"] {
-                object["metadata"].as_object_mut().unwrap().remove(field);
-            }
             std::fs::write(file.path(), object.to_string()).unwrap();
+            ameide("delete configmap/redis");
             kubectl(&["create", "-f", file.path().to_str().unwrap()]);
         }),
         ("a pod that is not ready", "of 1 pods are ready", |_| {

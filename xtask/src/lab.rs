@@ -133,12 +133,9 @@ fn lock_file() -> Result<Utf8PathBuf, Failure> {
 
 /// Builds the missing parts of the lab and starts its upstream registry.
 pub async fn ensure(context: &Context) -> Result<Lab, Failure> {
-    let folder = files::cache_dir()?.join("lab");
-    let failed = |error: std::io::Error| Failure::new(Code::DiskFull, format!("cannot write to {folder}: {error}"));
-    std::fs::create_dir_all(&folder).map_err(failed)?;
     // Runs on other clusters may need it too, and its containers and images have one name each.
-    let turn = std::fs::File::create(folder.join("lock")).map_err(failed)?;
-    wait::for_lock(&turn, || context.run.reporter.waiting("lab", "another run is building or starting it")).await?;
+    let told = || context.run.reporter.waiting("lab", "another run is building or starting it");
+    let _turn = wait::turn(&files::cache_dir()?.join("lab/lock"), told).await?;
     let builder = Builder::new(&context.run, &context.repo).await?;
     let mut upstream = BTreeMap::new();
     for (name, image) in &builder.sources.file.images {

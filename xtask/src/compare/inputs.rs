@@ -100,9 +100,7 @@ impl Files {
     /// # Errors
     /// If the layer's file is not among those that were read.
     pub fn of(&self, layer: &Layer, around: &Around<'_>) -> Result<Inputs, Failure> {
-        let missing = || Failure::usage(format!("{} is not below infra/kubernetes", layer.path));
-        let state = Utf8Path::new("helmfiles").join(layer.path.file_name().ok_or_else(missing)?);
-        let (state, _) = self.files.get_key_value(&state).ok_or_else(missing)?;
+        let state = self.state(layer)?;
         let (read, names) = self.read_for(state, around);
         let mut found = Inputs::default();
         let states = states(state, &read, &mut found.doubts);
@@ -148,6 +146,24 @@ impl Files {
         found.doubts.sort();
         found.doubts.dedup();
         Ok(found)
+    }
+
+    /// Takes apart what this layer reads, which [`Self::of`] then need not do, as far as no variable
+    /// names more.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn parse(&self, layer: &Layer) -> Result<(), Failure> {
+        self.read_for(self.state(layer)?, &Around::default());
+        Ok(())
+    }
+
+    /// The layer's file.
+    fn state(&self, layer: &Layer) -> Result<&Utf8Path, Failure> {
+        let missing = || Failure::usage(format!("{} is not below infra/kubernetes", layer.path));
+        let state = Utf8Path::new("helmfiles").join(layer.path.file_name().ok_or_else(missing)?);
+        let (state, _) = self.files.get_key_value(&state).ok_or_else(missing)?;
+        Ok(state)
     }
 
     /// What Helmfile may read: everything that is not foreign, and what of the rest any of these

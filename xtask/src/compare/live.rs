@@ -328,8 +328,7 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
     let why = match place.kind.as_str() {
         // As Helm waits for it, by the conventions of kstatus: what has no such condition is ready.
         _ if is_custom(group(place)) => {
-            let observed = number("/status/observedGeneration");
-            let is_behind = observed.is_some() && behind().is_some();
+            let behind = number("/status/observedGeneration").and_then(|_| behind());
             let stands = |condition: &&Value| match condition["type"].as_str() {
                 Some("Ready") => condition["status"] != "True",
                 Some("Stalled" | "Reconciling") => condition["status"] == "True",
@@ -341,7 +340,7 @@ pub(crate) fn ailing(place: &Place, seen: &Seen) -> Option<String> {
                 let more = if message.is_empty() { String::new() } else { format!(" ({message})") };
                 format!("{} is {}{more}", word(&condition["type"]), word(&condition["status"]))
             };
-            if is_behind { behind() } else { conditions().find(stands).map(in_words) }
+            behind.or_else(|| conditions().find(stands).map(in_words))
         }
         "Deployment" => behind()
             .or_else(|| of(number("/status/updatedReplicas"), wanted, "are of its newest version"))

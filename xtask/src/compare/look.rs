@@ -59,7 +59,7 @@ impl Snapshot {
         let (files, layers) = (self.files.clone(), layers.to_vec());
         // What is wrong with a file is found again by whoever asks for it.
         tokio::task::spawn_blocking(move || {
-            layers.iter().for_each(|layer| drop(files.of(layer, &Around::default())));
+            layers.iter().for_each(|layer| drop(files.parse(layer)));
         });
     }
 

@@ -96,16 +96,24 @@ pub(crate) fn added_to(metadata: &ObjectMeta, kind: &str, all: bool) -> Vec<Adde
     let release = metadata.annotations.as_ref().and_then(|all| all.get("meta.helm.sh/release-name"));
     let Some(release) = release else { return Vec::new() };
     let entries = || metadata.managed_fields.iter().flatten().filter(|entry| entry.subresource.is_none());
+    let of_a_person = |entry: &ManagedFieldsEntry| {
+        let manager = entry.manager.clone().filter(|manager| is_a_person(manager));
+        manager.filter(|_| !made(metadata, entry))
+    };
+    let people: Vec<_> = entries().filter_map(|entry| Some((of_a_person(entry)?, entry))).collect();
+    // As of nearly all objects, on each look.
+    if people.is_empty() {
+        return Vec::new();
+    }
     let helms: BTreeSet<String> =
         entries().filter(|entry| is_helms(entry)).flat_map(|entry| fields(entry, false)).collect();
-    entries()
-        .filter(|entry| !made(metadata, entry))
-        .filter_map(|entry| {
-            let manager = entry.manager.as_deref().filter(|manager| is_a_person(manager))?;
+    people
+        .into_iter()
+        .filter_map(|(manager, entry)| {
             let added = fields(entry, true).into_iter().filter(|field| field != RESTARTED);
             let added: Vec<String> = added.filter(|field| all || !helms.contains(field)).collect();
             let object = format!("{kind}/{}", metadata.name.as_deref().unwrap_or_default());
-            (!added.is_empty()).then(|| (object, release.clone(), manager.to_owned(), added))
+            (!added.is_empty()).then(|| (object, release.clone(), manager, added))
         })
         .collect()
 }

@@ -5,6 +5,7 @@ use std::fs::TryLockError;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use camino::Utf8Path;
 use run_record::{Code, Failure};
 
 use crate::run::interrupt::Interrupt;
@@ -54,6 +55,18 @@ pub async fn for_lock(lock: &std::fs::File, told: impl FnOnce()) -> Result<(), F
         Ok(ControlFlow::Continue(()))
     };
     until(EVERY, Duration::MAX, look).await.map(drop)
+}
+
+/// Takes this lock file, creating it and its folder, and waits for another run that has it; it is
+/// held until what is returned is dropped.
+///
+/// # Errors
+/// `disk-full` if it cannot be created; as [`for_lock`].
+pub async fn turn(path: &Utf8Path, told: impl FnOnce()) -> Result<std::fs::File, Failure> {
+    let created = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::File::create(path));
+    let lock = created.map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {path}: {error}")))?;
+    for_lock(&lock, told).await?;
+    Ok(lock)
 }
 
 #[cfg(test)]

@@ -67,7 +67,8 @@ pub async fn ensure(run: &Run, repo: &Repo) -> Result<EngineInfo, Failure> {
     }
     run.confirm(what).await?;
     // Another run may be about to do the same, for another cluster.
-    let _turn = turn(run).await?;
+    let told = || reporter.waiting("docker", "another run is installing or starting it");
+    let _turn = wait::turn(&files::cache_dir()?.join("engine.lock"), told).await?;
     match docker::info().await {
         Ok(info) => return Ok(info),
         Err((Fault::Away, _)) => {}
@@ -90,16 +91,6 @@ pub async fn ensure(run: &Run, repo: &Repo) -> Result<EngineInfo, Failure> {
         info.server_version, info.driver, info.cgroup_version
     ));
     Ok(info)
-}
-
-/// A lock that is held while the engine is installed and started.
-async fn turn(run: &Run) -> Result<std::fs::File, Failure> {
-    let folder = files::cache_dir()?;
-    let path = folder.join("engine.lock");
-    let lock = std::fs::create_dir_all(&folder).and_then(|()| std::fs::File::create(&path));
-    let lock = lock.map_err(|error| Failure::new(Code::DiskFull, format!("cannot write {path}: {error}")))?;
-    wait::for_lock(&lock, || run.reporter.waiting("docker", "another run is installing or starting it")).await?;
-    Ok(lock)
 }
 
 /// Whether this is a dev container, by the variables of `.devcontainer/devcontainer.json`, VS Code
