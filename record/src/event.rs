@@ -34,6 +34,8 @@ pub enum InPlace {
     Unchanged,
     /// Nothing had changed except the number of replicas, which an autoscaler sets.
     Scaled,
+    /// Nothing had changed except that something is gone which only an install makes.
+    Lacking,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

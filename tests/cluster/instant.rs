@@ -285,6 +285,24 @@ spec:
           {{- include \"lib.image\" .Values.image | nindent 10 }}
           command: ['true']
           {{- include \"lib.containerSecurity\" . | nindent 10 }}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: in-order, namespace: {{ .Release.Namespace }}}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: in-order}}
+  template:
+    metadata: {labels: {app: in-order}}
+    spec:
+      initContainers:
+        {{- range list \"one\" \"two\" }}
+        - name: {{ . }}
+          {{- include \"lib.image\" $.Values.image | nindent 10 }}
+        {{- end }}
+      containers:
+        - name: main
+          {{- include \"lib.image\" .Values.image | nindent 10 }}
 ";
 
 #[test]
@@ -302,16 +320,22 @@ fn what_no_list_of_helms_contains_is_looked_at_all_the_same() {
             r#"patch configmap/left-by-hook --type=merge -p {"data":{"a":"2"}}"#,
         ),
         ("ConfigMap ameide/left-by-hook is gone", "delete configmap/left-by-hook"),
+        (
+            "Deployment ameide/in-order has its containers or their variables in another order",
+            r#"patch deployment/in-order --type=json -p=[{"op":"move","from":"/spec/template/spec/initContainers/1","path":"/spec/template/spec/initContainers/0"}]"#,
+        ),
     ] {
         ameide(act);
         let planned = succeeds(tree.xtask(&[&LAYER[..], &["--dry-run"]].concat()));
         assert!(planned.contains("would change") && planned.contains(why), "{act}: {planned}");
         whole(&tree);
-        let value = |what, key| kubectl(&["-n", "ameide", "get", what, "-o", &format!("jsonpath={{.data.{key}}}")]);
+        let value = |what, path| kubectl(&["-n", "ameide", "get", what, "-o", &format!("jsonpath={{{path}}}")]);
         assert_eq!(
-            (value("secret/written-as-text", "password"), value("configmap/left-by-hook", "a")),
+            (value("secret/written-as-text", ".data.password"), value("configmap/left-by-hook", ".data.a")),
             ("eA==".into(), "1".into())
         );
+        let order = value("deployment/in-order", ".spec.template.spec.initContainers[*].name");
+        assert_eq!(order, "one two");
     }
     // As the API server does once its time is over.
     ameide("delete job/gone-by-itself");
@@ -348,20 +372,74 @@ fn a_volume_claim_that_hooks_may_have_written_to_is_missed() {
     }
 }
 
+/// A layer with these releases of one chart, which is made of these objects.
+fn write_layer(tree: &Tree, name: &str, releases: &[&str], objects: &str) {
+    let chart = format!("infra/kubernetes/charts/{name}");
+    tree.write(&format!("{chart}/Chart.yaml"), &format!("apiVersion: v2\nname: {name}\nversion: 0.1.0\n"));
+    tree.write(&format!("{chart}/templates/objects.yaml"), objects);
+    let release = |release: &&str| {
+        format!("  - {{name: {release}, namespace: {NAMESPACE}, chart: ../charts/{name}, createNamespace: true}}\n")
+    };
+    let labels = format!("commonLabels: {{stage: {name}, layer: 70-{name}}}");
+    let releases: String = releases.iter().map(release).collect();
+    let text = format!("bases: [../_defaults.yaml.gotmpl]\n{labels}\nreleases:\n{releases}");
+    tree.write(&format!("infra/kubernetes/helmfiles/70-{name}.yaml"), &text);
+}
+
+#[test]
+fn what_only_an_install_makes_is_told_by_each_run_once_it_is_gone() {
+    let tree = turn();
+    let write = |value: &str| {
+        let hook = "annotations: {helm.sh/hook: pre-install}";
+        let objects = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: by-install, {hook}}}\n---\n\
+             apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: by-any}}\ndata: {{a: '{value}'}}\n"
+        );
+        write_layer(&tree, "installed", &["installed"], &objects);
+    };
+    let run = |flags: &[&str]| succeeds(tree.xtask(&[&["layer", "70", "--skip-tests"], flags].concat()));
+    write("1");
+    run(&[]);
+    assert!(run(&[]).contains("in place, unchanged: 1 release"));
+    kubectl(&["-n", NAMESPACE, "delete", "configmap/by-install"]);
+    let told = format!("ConfigMap {NAMESPACE}/by-install is gone, and only an install makes it");
+    let lacking = "unchanged, except for what is gone and only an install makes: 1 release";
+    for _ in 0..2 {
+        let said = run(&[]);
+        assert!(said.contains(&told) && said.contains(lacking), "{said}");
+    }
+    // What the chart says otherwise is synced, which brings it back no more than before.
+    write("2");
+    let said = run(&[]);
+    assert!(said.contains("in place: 1 release"), "{said}");
+    let said = run(&[]);
+    assert!(said.contains(&told) && said.contains(lacking), "{said}");
+    run(&["--force"]);
+    assert!(run(&[]).contains("in place, unchanged: 1 release"));
+}
+
+#[test]
+fn a_chart_that_asks_whether_it_is_upgraded_is_not_synced_by_each_run() {
+    let tree = turn();
+    let objects = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: asks}\ndata: {a: '{{ .Release.IsUpgrade }}'}\n";
+    write_layer(&tree, "asks", &["asks"], objects);
+    let run = || succeeds(tree.xtask(&["layer", "70", "--skip-tests"]));
+    run();
+    // The first upgrade differs from the install.
+    let said = run();
+    assert!(said.contains("in place: 1 release"), "{said}");
+    for _ in 0..2 {
+        let said = run();
+        assert!(said.contains("in place, unchanged: 1 release"), "{said}");
+    }
+}
+
 #[test]
 fn a_release_that_the_tree_has_dropped_keeps_no_other_from_being_in_place() {
     let tree = turn();
-    tree.write("infra/kubernetes/charts/dropped/Chart.yaml", "apiVersion: v2\nname: dropped\nversion: 0.1.0\n");
     let object = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}}\ndata: {a: '1'}\n";
-    tree.write("infra/kubernetes/charts/dropped/templates/config.yaml", object);
     let run = |releases: &[&str]| {
-        let release = |name: &&str| {
-            format!("  - {{name: {name}, namespace: {NAMESPACE}, chart: ../charts/dropped, createNamespace: true}}\n")
-        };
-        let labels = "commonLabels: {stage: dropped, layer: 70-dropped}";
-        let releases: String = releases.iter().map(release).collect();
-        let text = format!("bases: [../_defaults.yaml.gotmpl]\n{labels}\nreleases:\n{releases}");
-        tree.write("infra/kubernetes/helmfiles/70-dropped.yaml", &text);
+        write_layer(&tree, "dropped", releases, object);
         succeeds(tree.xtask(&["layer", "70", "--skip-tests"]))
     };
     run(&["first", "second"]);

@@ -89,6 +89,11 @@ pub(crate) fn of_conflicts(mut failure: Failure, conflicts: &[Conflict]) -> Fail
             .evidence("an autoscaler sets the number of replicas: it is left as it is")
             .remedy("take `replicas` out of the chart's template where an autoscaler is enabled");
     }
+    if conflicts.iter().any(Conflict::is_of_aggregation) {
+        return failure
+            .evidence("the controller manager fills an aggregated ClusterRole, and would do so again after any sync")
+            .remedy("take `rules` out of the chart's ClusterRole that has an `aggregationRule`");
+    }
     failure.evidence("to keep the other value, give the release the same one, or take the field out of the chart")
 }
 

@@ -261,8 +261,10 @@ impl<'a> Runner<'a> {
             let known = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.is_untouched(release));
             let touched: Vec<Release> = syncing.iter().filter(|release| !known(release)).cloned().collect();
             compare::handback::give_back(&self.context.run, client, &touched).await?;
-            if !self.args.force_conflicts {
-                conflicts::refuse(client, reader, layer, &touched).await?;
+            match (self.args.force_conflicts, &look) {
+                (true, Some(look)) => conflicts::refuse_other_arguments(&look.inputs(layer)?)?,
+                (true, None) => {}
+                (false, _) => conflicts::refuse(client, reader, layer, &touched).await?,
             }
             // Helmfile reports an error if it would do nothing for a file.
             if !syncing.is_empty() {
@@ -338,7 +340,11 @@ impl<'a> Runner<'a> {
                     return None;
                 }
                 let baseline = match baseline {
-                    Some((_, baseline)) => baseline.clone(),
+                    Some((_, Ok(baseline))) => {
+                        let before = before.and_then(compare::look::Found::record).filter(|_| !self.args.force);
+                        Ok(before.map_or(baseline.clone(), |before| baseline.clone().with_what_is_lost(before)))
+                    }
+                    Some((_, Err(why))) => Err(why.clone()),
                     None => Ok(before.and_then(compare::look::Found::baseline)?),
                 };
                 Some(Outcome { release, tested: passed, baseline })

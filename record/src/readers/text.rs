@@ -126,6 +126,7 @@ pub(crate) fn in_place(releases: usize, how: InPlace) -> String {
         InPlace::Synced => "in place",
         InPlace::Unchanged => "in place, unchanged",
         InPlace::Scaled => "unchanged, except for replicas set by an autoscaler",
+        InPlace::Lacking => "unchanged, except for what is gone and only an install makes",
     };
     format!("{what}: {releases} release{}", if releases == 1 { "" } else { "s" })
 }

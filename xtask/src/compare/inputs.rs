@@ -46,6 +46,9 @@ pub(crate) struct Inputs {
     pub parts: Parts,
     /// Why equal parts do not imply an equal rendering; empty if they do.
     pub doubts: Vec<String>,
+    /// The files that give Helm's upgrade more than a rendering shows: if a part has changed, an equal
+    /// rendering does not imply that there is nothing to do.
+    pub unrendered: Vec<String>,
 }
 
 /// What is not in `infra/kubernetes` but affects the rendering too.
@@ -110,6 +113,7 @@ impl Files {
             text.doubts_of_values(path, is_state, &mut found.doubts);
             if is_state {
                 text.doubts_of_a_state(path, &mut found.doubts);
+                found.unrendered.extend(text.text.contains(UNRENDERED).then(|| path.to_string()));
             }
             if is_state || is_of_an_environment(path, &self.environment) {
                 text.doubts_of_places(path, &self.environment, around, &mut found.doubts);
@@ -119,7 +123,7 @@ impl Files {
 
         let charts = self.charts(&names);
         for chart in &charts {
-            self.doubts_of_a_chart(chart, &mut found.doubts);
+            self.doubts_of_a_chart(chart, &read, &mut found.doubts);
             self.doubts_of_dependencies(chart, &read, &mut found.doubts);
         }
         let mut groups: BTreeMap<String, Sha256> = BTreeMap::new();
@@ -236,7 +240,7 @@ impl Files {
 
     /// What in a chart, including its subcharts, may render differently although its files, its
     /// values and the server's version are the same.
-    fn doubts_of_a_chart(&self, chart: &str, doubts: &mut Vec<String>) {
+    fn doubts_of_a_chart(&self, chart: &str, read: &BTreeMap<&Utf8Path, &Text>, doubts: &mut Vec<String>) {
         let root = Utf8Path::new(chart);
         if !self.files.contains_key(&root.join("Chart.yaml")) {
             // Helmfile makes a chart of it, with programs of its own.
@@ -256,7 +260,16 @@ impl Files {
                 pieces.push(Piece { path: path.clone(), name: None, text: text.into_owned() });
             }
         }
-        for piece in reached(&pieces) {
+        // Values that the chart renders (`tpl`) call its definitions too.
+        let calls =
+            |text: &&Text| actions(&text.text).any(|action| action.contains("include") || action.contains("template"));
+        let callers = read.iter().filter(|(_, text)| calls(text));
+        pieces.extend(callers.map(|(path, text)| Piece {
+            path: path.to_path_buf(),
+            name: None,
+            text: text.text.clone(),
+        }));
+        for piece in reached(&pieces).into_iter().filter(|piece| piece.path.starts_with(root)) {
             for token in actions(&piece.text).flat_map(|action| without_passing_on(tokens(action))) {
                 let (Token::Word(word) | Token::Text(word)) = token;
                 let why = match token {
@@ -603,10 +616,10 @@ fn unsteady(word: &str, kept: bool) -> Option<&'static str> {
         "lookup" => (!kept).then_some("reads from the cluster"),
         "uuidv4" | "shuffle" | "htpasswd" | "bcrypt" | "encryptAES" => (!kept).then_some("generates random values"),
         _ if chance(word) => (!kept).then_some("generates random values"),
-        // The date functions use the present time if they are given none.
-        "now" | "ago" | "date" | "dateInZone" | "date_in_zone" | "htmlDate" | "htmlDateInZone" => {
-            Some("reads the time")
-        }
+        // The date functions use the present time if they are given none, `durationRound` for a time;
+        // `toDate` reads a date in this machine's zone.
+        "now" | "ago" | "date" | "dateInZone" | "date_in_zone" | "htmlDate" | "htmlDateInZone" | "durationRound"
+        | "toDate" | "mustToDate" => Some("reads the time"),
         "getHostByName" => Some("looks up an address"),
         _ if capabilities => Some(CAPABILITIES),
         _ if revision.iter().any(|field| word.ends_with(field)) => Some(REVISION),
@@ -645,6 +658,9 @@ const MORE: [&str; 7] =
 
 /// The keys whose values are paths.
 const PATHS: [&str; 4] = ["bases", "values", "file", "valuesPathPrefix"];
+
+/// The key whose arguments Helmfile passes to `helm upgrade` and not to `helm template`.
+pub(crate) const UNRENDERED: &str = "syncArgs";
 
 /// Functions that write parts of a file from values.
 const WHOLE: [&str; 3] = ["toYaml", "toJson", "tpl"];
@@ -994,6 +1010,15 @@ mod tests {
             ("charts/web/templates/a.yaml", "x: {{ include (print \"lib\" \".x\") . }}", "(lookup)"),
             ("charts/web/templates/a.yaml", "x: {{ now | date \"2006\" }}", "(now)"),
             ("charts/web/templates/a.yaml", "x: {{ .Values.since | date \"2006-01-02\" }}", "(date)"),
+            ("charts/web/templates/a.yaml", "x: {{ .Values.since | toDate \"2006\" | unixEpoch }}", "(toDate)"),
+            ("charts/web/templates/a.yaml", "x: {{ durationRound .Values.since }}", "(durationRound)"),
+            (
+                "values/web.yaml.gotmpl",
+                "x: {{ `'{{ include \"lib.x\" . }}'` }}",
+                "charts/web/charts/lib/templates/_x.tpl",
+            ),
+            ("environments/ci/web.yaml", "x: '{{ template \"lib.x\" . }}'", "charts/web/charts/lib/templates/_x.tpl"),
+            ("environments/ci/web.yaml", "x: '{{ include .Values.name . }}'", "charts/web/charts/lib/templates/_x.tpl"),
             ("charts/web/templates/a.yaml", "x: {{- randAlphaNum 3 -}}", "(randAlphaNum)"),
             ("charts/web/templates/a.yaml", "x: {{ genCA \"x\" 3 }}", "(genCA)"),
             (
@@ -1124,6 +1149,25 @@ mod tests {
         assert_eq!(world.doubts(), "");
         world.write("charts/web/templates/a.yaml", "x: {{ include \"lib.x\" . }}{{ now }}");
         assert!(world.doubts().contains("reads the time"), "{}", world.doubts());
+    }
+
+    #[test]
+    fn a_file_that_gives_an_upgrade_what_no_rendering_shows_is_named() {
+        for (path, named) in [
+            ("helmfiles/10-web.yaml", true),
+            ("_defaults.yaml.gotmpl", true),
+            ("values/web.yaml.gotmpl", false),
+            ("helmfiles/20-other.yaml", false),
+        ] {
+            let world = World::new();
+            assert_eq!(world.inputs(&around()).unrendered, [""; 0]);
+            let text = format!("{STATE}helmDefaults: {{syncArgs: [--set, x=2]}}\n");
+            world.write(path, &text);
+            let found = world.inputs(&around()).unrendered;
+            assert_eq!(found, if named { vec![path] } else { Vec::new() });
+            world.write(path, &text.replace("helmDefaults", "# helmDefaults"));
+            assert_eq!(world.inputs(&around()).unrendered, [""; 0], "{path}");
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! reveal a change by others, for every kind, without a dry run. Where the list does not contain
 //! what Helm set, the object's version takes its place. A change under Helm's own name, as a killed
 //! upgrade leaves behind whose revision somebody has deleted, moves the time of that list, which the
-//! API server sets only if the object changes. Fields that Helm never set are not compared.
+//! API server sets only if the object changes. The order of a pod's containers and of their variables
+//! belongs to nobody, so it is compared by itself. Fields that Helm never set are not compared.
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -47,6 +48,12 @@ pub(crate) struct Made {
     /// Kubernetes deletes it by itself after a while: a Job that has completed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_go: bool,
+    /// Made by a hook that no upgrade runs: if it is gone, no sync brings it back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_install: bool,
+    /// The digest of the order in which Helm's containers and their variables are, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
 }
 
 impl Made {
@@ -60,7 +67,8 @@ impl Made {
         let may_go = seen.whole.as_ref().is_some_and(|object| deletes_itself(&place, object));
         let uid = seen.metadata.uid.clone().unwrap_or_default();
         let applied = applied(&seen.metadata);
-        Ok(Self { place, uid, owns: Some(digest_of(&fields)), applied, version, may_go })
+        let order = seen.whole.as_ref().and_then(|object| order(object, &fields));
+        Ok(Self { place, uid, owns: Some(digest_of(&fields)), applied, version, may_go, by_install: false, order })
     }
 
     /// A hook's object, which Helm applied or only created, in this state.
@@ -68,8 +76,14 @@ impl Made {
         Self::applied(place.clone(), manifest, seen).unwrap_or_else(|_| {
             let version = version(&place, &seen.metadata);
             let uid = seen.metadata.uid.clone().unwrap_or_default();
-            Self { place, uid, owns: None, applied: None, version, may_go: false }
+            Self { place, uid, owns: None, applied: None, version, may_go: false, by_install: false, order: None }
         })
+    }
+
+    /// Whether Helm's containers and their variables are in the order of that time.
+    fn is_in_order(&self, seen: &Seen) -> bool {
+        let now = || order(seen.whole.as_ref()?, &helms(&seen.metadata).ok()?);
+        self.order.is_none() || self.order == now()
     }
 
     /// Whether somebody has written the object since, as far as its version was recorded.
@@ -82,6 +96,37 @@ impl Made {
 fn applied(metadata: &ObjectMeta) -> Option<Timestamp> {
     let entry = metadata.managed_fields.iter().flatten().find(|entry| is_helms(entry))?;
     entry.time.as_ref().map(|time| time.0)
+}
+
+/// The digest of the names of an object's containers and of their variables, in their order, as far
+/// as Helm owns them. It matters: init containers run one after the other, and a variable may contain
+/// those before it. But a list with keys is owned by its items, so who swaps two of them takes
+/// nothing from Helm.
+fn order(object: &Value, fields: &Value) -> Option<String> {
+    let in_template = object.pointer("/spec/template/spec").zip(fields.pointer("/f:spec/f:template/f:spec"));
+    let (pod, fields) = in_template.or_else(|| object.get("spec").zip(fields.get("f:spec")))?;
+    let mut names: Vec<&str> = Vec::new();
+    for list in ["initContainers", "containers"] {
+        for (container, fields) in helms_items(pod, fields, list) {
+            names.push(list);
+            names.extend(container["name"].as_str());
+            names.extend(helms_items(container, fields, "env").filter_map(|(variable, _)| variable["name"].as_str()));
+        }
+    }
+    (!names.is_empty()).then(|| digest(names.join("\n").as_bytes()))
+}
+
+/// The items of a list that are identified by their names, and that Helm owns, each with its fields.
+fn helms_items<'a>(
+    object: &'a Value,
+    fields: &'a Value,
+    list: &str,
+) -> impl Iterator<Item = (&'a Value, &'a Value)> + use<'a> {
+    let owned = fields.get(format!("f:{list}"));
+    object.get(list).and_then(Value::as_array).into_iter().flatten().filter_map(move |item| {
+        let key = serde_json::json!({"name": item["name"]});
+        Some((item, owned?.get(format!("k:{key}"))?))
+    })
 }
 
 /// Whether it is a Job that the cluster deletes some time after it has finished.
@@ -190,6 +235,8 @@ pub(crate) enum Standing {
     AsMade,
     /// As made, except for its replicas, which an autoscaler sets; with a description.
     Scaled(String),
+    /// Gone, and no sync brings it back; with a description.
+    Lost(String),
     Drifted(Drift),
 }
 
@@ -197,12 +244,14 @@ pub(crate) enum Standing {
 pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Standing {
     let object = made.place.to_string();
     let whole = |what: &str| Drift { object: object.clone(), field: None, manager: None, ago: None, what: what.into() };
-    let Some(seen) = seen else {
-        return if made.may_go { Standing::AsMade } else { Standing::Drifted(whole("is gone")) };
+    let lost = |what: &str| match made.by_install {
+        true => Standing::Lost(format!("{} {what}, and only an install makes it", made.place)),
+        false => Standing::Drifted(whole(what)),
     };
+    let Some(seen) = seen else { return if made.may_go { Standing::AsMade } else { lost("is gone") } };
     let metadata = &seen.metadata;
     if metadata.deletion_timestamp.is_some() && !made.may_go {
-        return Standing::Drifted(whole("is being deleted"));
+        return lost("is being deleted");
     }
     if metadata.uid.as_deref() != Some(&made.uid) {
         return Standing::Drifted(whole("was deleted and recreated since Helm created it"));
@@ -219,6 +268,10 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
             return Standing::Drifted(Drift { object, field: None, manager: None, ago, what: what.to_owned() });
         }
         Ok(None) if made.is_written(metadata) => return Standing::Drifted(written(object, metadata, now)),
+        Ok(None) if !made.is_in_order(seen) => {
+            let what = "has its containers or their variables in another order than Helm set";
+            return Standing::Drifted(whole(what));
+        }
         Ok(None) => return Standing::AsMade,
         Ok(Some(differing)) => differing,
     };
@@ -458,6 +511,7 @@ mod tests {
         match compare(&made, Some(&seen), "2026-11-25T10:05:00Z".parse().unwrap()) {
             Standing::AsMade => "as made".to_owned(),
             Standing::Scaled(text) => format!("scaled: {text}"),
+            Standing::Lost(text) => format!("lost: {text}"),
             Standing::Drifted(drift) => drift.to_string(),
         }
     }
@@ -529,6 +583,59 @@ mod tests {
         assert_eq!(gone.to_string(), "Secret ameide/web is gone");
     }
 
+    #[test]
+    fn the_order_of_helms_containers_and_variables_counts_and_that_of_others_does_not() {
+        let named = |name: &str, env: &[&str]| {
+            let env: Vec<Value> = env.iter().map(|name| json!({"name": name, "value": "$(A)"})).collect();
+            json!({"name": name, "env": env})
+        };
+        let key = |name: &str| format!("k:{{\"name\":\"{name}\"}}");
+        let web = json!({key("web"): {"f:env": {key("A"): {}, key("B"): {}}}});
+        let owned = json!({"f:initContainers": {key("one"): {}, key("two"): {}}, "f:containers": web});
+        let managed = [entry("helm", None, 0, json!({"f:spec": {"f:template": {"f:spec": owned}}}))];
+        let with = |init: &[&str], containers: &[Value]| {
+            let init: Vec<Value> = init.iter().map(|name| named(name, &[])).collect();
+            let pod = json!({"initContainers": init, "containers": containers});
+            Seen { whole: Some(json!({"spec": {"template": {"spec": pod}}})), ..seen(&managed) }
+        };
+        let before = with(&["one", "two"], &[named("web", &["A", "B"])]);
+        let made = Made::applied(place("Deployment"), &Value::Null, &before).unwrap();
+        for (after, is_same) in [
+            (before.clone(), true),
+            (with(&["istio", "one", "two"], &[named("proxy", &["B", "A"]), named("web", &["X", "A", "B"])]), true),
+            (with(&["two", "one"], &[named("web", &["A", "B"])]), false),
+            (with(&["one", "two"], &[named("web", &["B", "A"])]), false),
+        ] {
+            let standing = compare(&made, Some(&after), Timestamp::UNIX_EPOCH);
+            match standing {
+                Standing::AsMade => assert!(is_same, "{after:?}"),
+                Standing::Drifted(drift) => {
+                    let said = drift.to_string();
+                    assert!(!is_same && said.starts_with("Deployment ameide/web has its containers or"), "{said}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let bare = Made::applied(place("Secret"), &Value::Null, &seen(&[helm_entry()])).unwrap();
+        assert_eq!(bare.order, None);
+    }
+
+    #[test]
+    fn what_only_an_install_makes_is_told_once_it_is_gone_and_is_no_drift() {
+        let now = Timestamp::UNIX_EPOCH;
+        let made = Made { by_install: true, ..Made::by_hook(place("ConfigMap"), &Value::Null, &seen(&[helm_entry()])) };
+        let lost = |what: &str| Standing::Lost(format!("ConfigMap ameide/web {what}, and only an install makes it"));
+        assert_eq!(compare(&made, Some(&seen(&[helm_entry()])), now), Standing::AsMade);
+        assert_eq!(compare(&made, None, now), lost("is gone"));
+        let mut going = seen(&[helm_entry()]);
+        going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-25T10:00:00Z")).unwrap();
+        assert_eq!(compare(&made, Some(&going), now), lost("is being deleted"));
+        // Somebody has made it again, which a record is written for.
+        let mut again = seen(&[helm_entry()]);
+        again.metadata.uid = Some("u2".into());
+        assert!(matches!(compare(&made, Some(&again), now), Standing::Drifted(_)));
+    }
+
     /// An object with this metadata, and how it compares with itself as it was before.
     fn said(kind: &str, made: impl Fn(Place, &Seen) -> Made, before: Value, after: Option<Value>) -> String {
         let seen = |metadata: Value| Seen { metadata: serde_json::from_value(metadata).unwrap(), whole: None };
@@ -536,7 +643,7 @@ mod tests {
         let now = "2026-11-25T10:05:00Z".parse().unwrap();
         match compare(&made, after.map(seen).as_ref(), now) {
             Standing::AsMade => "as made".to_owned(),
-            Standing::Scaled(text) => text,
+            Standing::Scaled(text) | Standing::Lost(text) => text,
             Standing::Drifted(drift) => drift.to_string(),
         }
     }

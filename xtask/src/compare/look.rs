@@ -100,6 +100,8 @@ pub(crate) struct Found {
     pub state: ReleaseState,
     /// What is reported about it but is no reason to do anything.
     pub told: Vec<String>,
+    /// What is gone and no sync brings back.
+    pub lost: Vec<String>,
     /// What people have set on its objects that Helm does not, as `(object, in words)`.
     pub added: Vec<(String, String)>,
     /// Its record has other inputs, whether or not they render differently.
@@ -160,8 +162,12 @@ pub(crate) struct Sight {
 impl Sight {
     /// How a layer is in place if nothing has to be done.
     pub fn how(&self) -> InPlace {
-        let scaled = self.releases.iter().any(|found| !found.told.is_empty());
-        if scaled { InPlace::Scaled } else { InPlace::Unchanged }
+        let any = |of: fn(&Found) -> &Vec<String>| self.releases.iter().any(|found| !of(found).is_empty());
+        match (any(|found| &found.lost), any(|found| &found.told)) {
+            (true, _) => InPlace::Lacking,
+            (false, true) => InPlace::Scaled,
+            (false, false) => InPlace::Unchanged,
+        }
     }
 
     /// Whether this release is known to be as Helm left it, so that nobody else owns a field of it:
@@ -327,7 +333,7 @@ impl<'a> Look<'a> {
             }
             for record in found.iter().filter_map(|found: &Found| found.record.as_ref()) {
                 wanted.extend(record.objects.iter().chain(&record.hooks).map(|made| made.place.clone()));
-                claimed.extend(record.claims.keys().cloned());
+                claimed.extend(record.claims.keys().chain(record.claims_of_install.keys()).cloned());
             }
             sights.push(Sight { releases: found });
         }
@@ -347,6 +353,7 @@ impl<'a> Look<'a> {
                 match live::compare(made, object, self.now) {
                     Standing::AsMade => {}
                     Standing::Scaled(text) => found.told.push(text),
+                    Standing::Lost(text) => found.lost.push(text),
                     Standing::Drifted(drift) => found.facts.drifts.push(drift),
                 }
                 found.added.extend(object.into_iter().flat_map(|seen| by_hand::on(&made.place, &seen.metadata)));
@@ -356,6 +363,8 @@ impl<'a> Look<'a> {
                 }
             }
             found.facts.drifts.extend(claims::gone(&record.claims, &claims));
+            let lost = claims::gone(&record.claims_of_install, &claims);
+            found.lost.extend(lost.iter().map(|drift| format!("{drift}, and only an install runs them")));
             let own = namespace(&found.named.namespace);
             let going = match seen.get(&own).and_then(Option::as_ref) {
                 None => Some("is gone"),
@@ -391,8 +400,13 @@ impl<'a> Look<'a> {
                     || (found.releases != releases).then(|| "the layer's list of releases has changed".to_owned());
                 let changed = changed.or_else(others);
                 is_outdated = changed.is_some();
+                let unrendered = inputs.unrendered.first().zip(changed.as_ref());
+                let unrendered = unrendered.map(|(file, why)| format!("{why} ({file} has {})", inputs::UNRENDERED));
                 let changed = changed.or_else(|| inputs.doubts.first().cloned());
-                let kept = Kept::Whole { inputs: changed, tested: found.tested };
+                let kept = match unrendered {
+                    Some(why) => Kept::None(why),
+                    None => Kept::Whole { inputs: changed, tested: found.tested },
+                };
                 record = Some(found);
                 kept
             }
@@ -414,8 +428,8 @@ impl<'a> Look<'a> {
         };
         let state = determine(&facts);
         let revision = newest.map(|(revision, _)| revision.clone());
-        let (named, told, added) = (named.clone(), Vec::new(), Vec::new());
-        Found { named, facts, state, told, added, is_outdated, is_held: false, record, revision }
+        let (named, told, lost, added) = (named.clone(), Vec::new(), Vec::new(), Vec::new());
+        Found { named, facts, state, told, lost, added, is_outdated, is_held: false, record, revision }
     }
 
     /// Makes the pull secrets match this shell's account: they belong to no release, so they are
@@ -472,6 +486,9 @@ pub(crate) struct Baseline {
     objects: Vec<Made>,
     hooks: Vec<Made>,
     claims: Claims,
+    claims_of_install: Claims,
+    /// What only an install makes, and is not there.
+    lacking: Vec<Place>,
     /// The tree was changed while Helmfile read it: which inputs this was rendered from is not known.
     from_other_inputs: bool,
 }
@@ -487,8 +504,22 @@ impl Found {
             hooks: record.hooks.clone(),
             // Those of the time when its hooks ran.
             claims: record.claims.clone(),
+            claims_of_install: record.claims_of_install.clone(),
+            lacking: Vec::new(),
             from_other_inputs: false,
         })
+    }
+}
+
+impl Baseline {
+    /// The same, still with what `record` has of the install and this sync could not bring back.
+    pub fn with_what_is_lost(mut self, record: &Record) -> Self {
+        let lost = record.hooks.iter().filter(|made| made.by_install && self.lacking.contains(&made.place));
+        self.hooks.extend(lost.cloned());
+        for (namespace, claims) in &mut self.claims_of_install {
+            claims.extend(record.claims_of_install.get(namespace).cloned().unwrap_or_default());
+        }
+        self
     }
 }
 
@@ -542,14 +573,18 @@ async fn baseline(
     let no_yaml = |place: String| format!("its manifest is not YAML{place}");
     let objects: Vec<Value> =
         manifest::parse(&stored.manifest).map_err(no_yaml)?.into_iter().map(|(object, _)| object).collect();
-    let (mut hooks, mut leaves, mut namespaces) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let mut hooks = Vec::new();
+    // Of those that an upgrade runs, and of those that only an install runs.
+    let mut leaves: [Vec<Value>; 2] = Default::default();
+    let mut namespaces: [BTreeSet<String>; 2] = Default::default();
     for hook in &stored.hooks {
         let parsed = manifest::parse(&hook.manifest).map_err(no_yaml)?;
         let parsed: Vec<Value> = parsed.into_iter().map(|(object, _)| object).collect();
-        if runs_in_a_sync(hook) {
-            leaves.extend(parsed.iter().filter(|object| stays(object)).cloned());
+        if let Some(by) = runs_in(hook) {
+            let index = usize::from(by == By::Install);
+            leaves[index].extend(parsed.iter().filter(|object| stays(object)).cloned());
             let own = parsed.iter().filter_map(|object| object.pointer("/metadata/namespace")?.as_str());
-            namespaces.extend(own.chain([revision.namespace.as_str()]).map(str::to_owned));
+            namespaces[index].extend(own.chain([revision.namespace.as_str()]).map(str::to_owned));
         }
         hooks.extend(parsed);
     }
@@ -578,34 +613,54 @@ async fn baseline(
         }
         made.push(object_made);
     }
-    let left = hooks_left(look, revision, &leaves, kinds).await.map_err(in_words)?;
-    let mut claims = claims::look(look.client, &namespaces, false).await.map_err(in_words)?;
-    claims.retain(|_, claims| !claims.is_empty());
-    Ok(Baseline { revision: revision.clone(), rendered, objects: made, hooks: left, claims, from_other_inputs: false })
+    let [by_upgrade, by_install] = &leaves;
+    let (mut hooks, _) = hooks_left(look, revision, by_upgrade, kinds).await.map_err(in_words)?;
+    let (left, lacking) = hooks_left(look, revision, by_install, kinds).await.map_err(in_words)?;
+    hooks.extend(left.into_iter().map(|made| Made { by_install: true, ..made }));
+    let [of_upgrade, of_install] = namespaces;
+    let mut claims = claims::look(look.client, &(&of_upgrade | &of_install), false).await.map_err(in_words)?;
+    let mut claims_of_install = claims.clone();
+    claims.retain(|namespace, claims| of_upgrade.contains(namespace) && !claims.is_empty());
+    claims_of_install.retain(|namespace, _| !of_upgrade.contains(namespace));
+    let (revision, from_other_inputs) = (revision.clone(), false);
+    Ok(Baseline { revision, rendered, objects: made, hooks, claims, claims_of_install, lacking, from_other_inputs })
 }
 
-/// The current state of these hooks' objects, as the hooks have left them; one that is gone was
-/// deleted by them. Whether they are well does not matter: only Helm's next sync would make them
-/// again.
+/// The current state of these hooks' objects, as the hooks have left them, and those that are gone,
+/// mostly deleted by them. Whether they are well does not matter: only Helm's next sync would make
+/// them again.
 async fn hooks_left(
     look: &Look<'_>,
     revision: &Revision,
     objects: &[Value],
     kinds: &mut Kinds,
-) -> Result<Vec<Made>, Failure> {
+) -> Result<(Vec<Made>, Vec<Place>), Failure> {
     let places = live::places(look.client, objects, &revision.namespace, kinds).await?;
     let seen = live::look(look.client, &places).await?;
-    let there = |seen: &live::Seen| seen.metadata.deletion_timestamp.is_none();
-    let found = places.into_iter().zip(seen).zip(objects);
-    let found = found.filter_map(|((place, seen), object)| Some((place, seen.filter(there)?, object)));
-    Ok(found.map(|(place, seen, object)| Made::by_hook(place, object, &seen)).collect())
+    let (mut left, mut gone) = (Vec::new(), Vec::new());
+    for ((place, seen), object) in places.into_iter().zip(seen).zip(objects) {
+        match seen.filter(|seen| seen.metadata.deletion_timestamp.is_none()) {
+            Some(seen) => left.push(Made::by_hook(place, object, &seen)),
+            None => gone.push(place),
+        }
+    }
+    Ok((left, gone))
 }
 
-/// Whether a hook runs when Helm installs or upgrades its release.
-fn runs_in_a_sync(hook: &helm_storage::Hook) -> bool {
-    hook.events
-        .iter()
-        .any(|event| matches!(event.as_str(), "pre-install" | "post-install" | "pre-upgrade" | "post-upgrade"))
+/// When Helm runs a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// Whenever it syncs an installed release.
+    Upgrade,
+    /// Only when it installs the release.
+    Install,
+}
+
+/// Which sync runs a hook; `None` if none does.
+fn runs_in(hook: &helm_storage::Hook) -> Option<By> {
+    let any = |events: [&str; 2]| hook.events.iter().any(|event| events.contains(&event.as_str()));
+    let by_upgrade = any(["pre-upgrade", "post-upgrade"]).then_some(By::Upgrade);
+    by_upgrade.or_else(|| any(["pre-install", "post-install"]).then_some(By::Install))
 }
 
 /// Whether a hook's object remains after it: one that has run to its end says nothing, and one that
@@ -649,6 +704,7 @@ pub(crate) async fn write(look: &Look<'_>, layer: &Layer, all: &[Release], outco
             let mut record = Record::new(&look.cluster, &layer.name(), named(all), parts);
             (record.rendered, record.objects, record.tested) = (baseline.rendered, baseline.objects, outcome.tested);
             (record.hooks, record.claims) = (baseline.hooks, baseline.claims);
+            record.claims_of_install = baseline.claims_of_install;
             write_one(look, &record, &baseline.revision).await
         };
         if let Err(why) = written.await {
@@ -709,17 +765,65 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_counts_if_an_install_or_an_upgrade_runs_it() {
-        for (events, counts) in [
-            (&["pre-install", "pre-upgrade"][..], true),
-            (&["post-install"], true),
-            (&["test", "post-upgrade"], true),
-            (&["test"], false),
-            (&["pre-delete", "post-rollback"], false),
-            (&[], false),
+    fn what_a_sync_does_not_bring_back_is_still_recorded_after_it() {
+        let made = |name: &str, by_install: bool| Made {
+            place: Place { name: name.to_owned(), ..namespace("x") },
+            uid: "u1".into(),
+            owns: None,
+            applied: None,
+            version: None,
+            may_go: false,
+            by_install,
+            order: None,
+        };
+        let claims = |all: &[(&str, &str)]| {
+            let all = all.iter().map(|(name, uid)| ((*name).to_owned(), (*uid).to_owned()));
+            Claims::from([("ameide".to_owned(), all.collect())])
+        };
+        let mut before = Record::new("c", "45-x", Vec::new(), inputs::Parts::new());
+        before.hooks = vec![made("gone", true), made("dropped", true), made("upgraded", false)];
+        before.claims_of_install = claims(&[("data-a", "u1"), ("data-b", "u2")]);
+        let baseline = Baseline {
+            revision: Revision {
+                release: "web".into(),
+                namespace: "ameide".into(),
+                revision: 2,
+                status: Status::Deployed,
+                run: None,
+                by: None,
+                created: None,
+                written: None,
+                layer: None,
+                secret: String::new(),
+                uid: None,
+                resource_version: None,
+            },
+            rendered: String::new(),
+            objects: Vec::new(),
+            hooks: Vec::new(),
+            claims: Claims::new(),
+            claims_of_install: claims(&[("data-b", "u9"), ("data-c", "u3")]),
+            lacking: ["gone", "upgraded", "never"].map(|name| made(name, true).place).to_vec(),
+            from_other_inputs: false,
+        };
+        let after = baseline.with_what_is_lost(&before);
+        assert_eq!(after.hooks, [made("gone", true)]);
+        assert_eq!(after.claims_of_install, claims(&[("data-a", "u1"), ("data-b", "u2"), ("data-c", "u3")]));
+    }
+
+    #[test]
+    fn a_hook_counts_if_an_upgrade_runs_it_or_only_an_install() {
+        for (events, by) in [
+            (&["pre-install", "pre-upgrade"][..], Some(By::Upgrade)),
+            (&["post-install"], Some(By::Install)),
+            (&["pre-install", "pre-delete"], Some(By::Install)),
+            (&["test", "post-upgrade"], Some(By::Upgrade)),
+            (&["test"], None),
+            (&["pre-delete", "post-rollback"], None),
+            (&[], None),
         ] {
             let hook: helm_storage::Hook = serde_json::from_value(json!({"name": "web", "events": events})).unwrap();
-            assert_eq!(runs_in_a_sync(&hook), counts, "{events:?}");
+            assert_eq!(runs_in(&hook), by, "{events:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::world::release::Release;
 const MOST: usize = 200 << 10;
 
 /// The record's format; another number is no record of this program.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// A release according to the layer's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,8 @@ pub(crate) struct Record {
     pub hooks: Vec<Made>,
     /// The volume claims that its hooks may have written to; none if it has no hooks.
     pub claims: Claims,
+    /// Those of namespaces in which no upgrade runs a hook.
+    pub claims_of_install: Claims,
     /// Its tests have passed on this revision.
     pub tested: bool,
 }
@@ -73,6 +75,7 @@ impl Record {
             objects: Vec::new(),
             hooks: Vec::new(),
             claims: Claims::new(),
+            claims_of_install: Claims::new(),
             tested: false,
         }
     }
@@ -204,8 +207,8 @@ mod tests {
         }
         let written = serde_json::to_string(&record()).unwrap();
         // By a later program, and by an earlier one that did not look at what hooks leave.
-        let later = written.replace("\"format\":3", "\"format\":4");
-        let earlier = written.replace("\"format\":3", "\"format\":1").replace("\"hooks\":[],\"claims\":{},", "");
+        let later = written.replace("\"format\":4", "\"format\":5");
+        let earlier = written.replace("\"format\":4", "\"format\":1").replace("\"hooks\":[],\"claims\":{},", "");
         for other in [later, earlier] {
             assert_ne!(other, written);
             let other = format!("{}.{other}", sum("u1", &other));
@@ -228,6 +231,8 @@ mod tests {
             applied: "2026-11-25T10:00:00Z".parse().ok(),
             version: None,
             may_go: false,
+            by_install: false,
+            order: None,
         };
         let with = |count: usize| Record { objects: (0..count).map(made).collect(), ..record() }.text("u");
         assert!(with(500).is_ok() && with(5000).is_err_and(|why| why.contains("KiB")));

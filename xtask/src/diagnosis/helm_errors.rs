@@ -314,6 +314,12 @@ impl Conflict {
         autoscaler::named(Some(&self.manager), self.subresource.as_deref()).is_some()
             && self.fields.iter().all(|field| field.ends_with(".replicas"))
     }
+
+    /// The controller that puts together the rules of an aggregated ClusterRole: it applies them by
+    /// force, whoever sets them.
+    pub fn is_of_aggregation(&self) -> bool {
+        self.manager == "clusterrole-aggregation-controller" && self.fields.iter().any(|field| field == ".rules")
+    }
 }
 
 /// The conflicts in an error, in each of its forms: one in the sentence itself, several by manager,
@@ -543,6 +549,15 @@ COMBINED OUTPUT:
             assert_eq!(found, expected, "{text}");
         }
     }
+
+    #[test]
+    fn the_rules_of_an_aggregated_cluster_role_are_for_no_chart_to_set() {
+        let of = |by: &str| format!("Apply failed with 1 conflict: conflict with {by:?} using {RBAC}: .rules");
+        assert!(conflicts(&of("clusterrole-aggregation-controller"))[0].is_of_aggregation());
+        assert!(!conflicts(&of("kubectl-edit"))[0].is_of_aggregation());
+    }
+
+    const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
     #[test]
     fn an_autoscalers_replicas_are_its_own_and_those_of_kubectl_scale_are_not() {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::preview::dry_run;
 use crate::compare::difference::title;
 use crate::compare::drift::{place, resources};
+use crate::compare::inputs::{Inputs, UNRENDERED};
 use crate::compare::live;
 use crate::compare::ownership;
 use crate::compare::reader::Reader;
@@ -62,6 +63,21 @@ pub(crate) async fn refuse(
         diagnosis::of_conflicts(failure, &conflicts).evidence("Helm was not started, and nothing was changed");
     failure.evidence.extend(by_hand::evidence(client, syncing).await);
     Err(failure)
+}
+
+/// Refuses to force fields where the tree gives `helm upgrade` arguments of its own, which Helmfile
+/// would leave out: it takes those of the command line in their place.
+///
+/// # Errors
+/// `usage`, with the file.
+pub(crate) fn refuse_other_arguments(inputs: &Inputs) -> Result<(), Failure> {
+    match inputs.unrendered.first() {
+        None => Ok(()),
+        Some(file) => Err(Failure::usage(format!(
+            "infra/kubernetes/{file} has {UNRENDERED}, which --force-conflicts would take the place of"
+        ))
+        .remedy(format!("add --force-conflicts to its {UNRENDERED} for this run, and leave out the flag"))),
+    }
 }
 
 /// Objects of the deployed revision in which others own a field that the manifest sets.

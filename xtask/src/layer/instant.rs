@@ -9,6 +9,7 @@ use crate::cluster;
 use crate::cluster::lease;
 use crate::compare::look::{Look, Sight, Snapshot};
 use crate::compare::reader::{Reader, bytes};
+use crate::compare::record::Named;
 use crate::compare::state::{Action, Kept, ReleaseState};
 use crate::lab;
 use crate::mirror::Origin;
@@ -153,11 +154,23 @@ pub(crate) fn tell(run: &Run, layer: &Layer, sight: &Sight, args: &Args) {
             }
         }
         found.told.iter().for_each(|told| run.reporter.warn(name, told));
+        let by_hand = found.lost.iter().map(|lost| format!("{lost}: {}", by_hand(&found.named, layer)));
+        by_hand.for_each(|text| run.reporter.warn(name, text));
         // After a sync the kinds that matter most are looked at once more, and told then.
         if action != Action::Sync {
             found.added.iter().for_each(|(object, text)| run.reporter.warn(object, text));
         }
     }
+}
+
+/// What is left to do where no sync helps.
+fn by_hand(release: &Named, layer: &Layer) -> String {
+    let (namespace, name) = (&release.namespace, &release.name);
+    format!(
+        "`helm get hooks {name} -n {namespace}` prints its hooks, to be applied by hand; \
+         `cargo xtask layer {} --force` takes it as it is",
+        layer.name()
+    )
 }
 
 /// Reports that the fast path is not possible, and why.

@@ -279,10 +279,19 @@ async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Re
                     continue;
                 }
                 let (place, owns) = (stood.place.clone(), Some(stood.owns.clone()));
-                let made = Made { place, uid: uid.clone(), owns, applied: None, version: None, may_go: false };
+                let made = Made {
+                    place,
+                    uid: uid.clone(),
+                    owns,
+                    applied: None,
+                    version: None,
+                    may_go: false,
+                    by_install: false,
+                    order: None,
+                };
                 match live::compare(&made, seen.as_ref(), look.now()) {
                     Standing::Drifted(drift) => changed.push(drift.to_string()),
-                    Standing::Scaled(_) | Standing::AsMade => {}
+                    Standing::Scaled(_) | Standing::Lost(_) | Standing::AsMade => {}
                 }
             }
         }
