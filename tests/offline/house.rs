@@ -1,5 +1,6 @@
 //! The layout of the source: every dependency between rooms points down, files do not import each
-//! other in a cycle, and `docs/architecture.md` shows the floors as they are.
+//! other in a cycle, and `docs/architecture.md` shows the floors as they are. And what only a look
+//! at all of it can tell: no command that is proposed leaves out which cluster it is for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -161,6 +162,21 @@ fn the_page_shows_the_floors_as_they_are() {
     let rooms = FLOORS.iter().flat_map(|rooms| rooms.iter().copied()).skip(1);
     let expected: Vec<String> = rooms.chain([GROUND]).map(|room| room.to_string()).collect();
     assert_eq!(named, expected);
+}
+
+/// Pasted while another cluster's context is the current one, it would change that cluster.
+#[test]
+fn every_kubectl_command_that_is_proposed_names_its_context() {
+    let commands = [
+        "-n", "annotate", "apply", "auth", "cordon", "create", "delete", "drain", "edit", "get", "label", "patch",
+        "rollout", "scale", "uncordon",
+    ];
+    for (module, code) in sources() {
+        for rest in code.split("kubectl ").skip(1) {
+            let word = rest.split_whitespace().next().unwrap_or_default();
+            assert!(!commands.contains(&word), "{module}: kubectl {}", rest.lines().next().unwrap());
+        }
+    }
 }
 
 #[test]

@@ -461,7 +461,7 @@ async fn start(run: &Run, config: &K3dConfig, toolbox: &Toolbox, images: &Images
     for container in observe(config).await?.iter().filter(|container| container.is_paused()) {
         docker_output(["unpause", &container.id]).await?;
     }
-    k3d(run, toolbox, images, &["cluster", "start", config.name(), "--wait"]).await?;
+    k3d(run, toolbox, images, &[&["cluster", "start", config.name()], &WAITING[..]].concat()).await?;
     step.done_as(done);
     Ok(())
 }
@@ -641,7 +641,8 @@ async fn create(run: &Run, site: &Site, config: &K3dConfig, toolbox: &Toolbox, i
     remember_kind(run, images.lab)?;
     let label = format!("{CONFIG_LABEL}={}@all", label::of(config));
     let lab_label = format!("{LAB_LABEL}={}@all", images.lab);
-    let mut arguments = vec!["cluster", "create", "--config", config.path.as_str(), "--wait", "--timeout", "300s"];
+    let mut arguments = vec!["cluster", "create", "--config", config.path.as_str()];
+    arguments.extend(WAITING);
     arguments.extend(["--kubeconfig-update-default=false", "--runtime-label", &label, "--runtime-label", &lab_label]);
     if let Some(node) = &images.node {
         arguments.extend(["--image", node]);
@@ -676,6 +677,9 @@ fn k3d_step(run: &Run, config: &K3dConfig, text: &str) -> Step {
 fn k3d_log(run: &Run) -> camino::Utf8PathBuf {
     run.log("k3d")
 }
+
+/// For how long k3d waits for the nodes: without a limit of ours it is forever.
+const WAITING: [&str; 3] = ["--wait", "--timeout", "300s"];
 
 async fn k3d(run: &Run, toolbox: &Toolbox, images: &Images, arguments: &[&str]) -> Result<(), Failure> {
     let mut command = k3d_command(run, toolbox);

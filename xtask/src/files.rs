@@ -30,6 +30,16 @@ pub fn private(options: &mut std::fs::OpenOptions) -> &mut std::fs::OpenOptions 
     options.mode(0o600)
 }
 
+/// Whether `path` is exactly this file.
+pub fn is_named(file: &std::fs::File, path: &Utf8Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    match (std::fs::metadata(path), file.metadata()) {
+        (Ok(named), Ok(open)) => identity(named) == identity(open),
+        _ => false,
+    }
+}
+
 pub fn env_path(name: &str) -> Option<Utf8PathBuf> {
     std::env::var(name).ok().filter(|value| !value.is_empty()).map(Utf8PathBuf::from)
 }

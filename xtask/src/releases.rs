@@ -28,7 +28,7 @@ use crate::run::Run;
 use crate::run::consent::{self, Consent};
 use crate::run::context::{Context, Site};
 use crate::run::wait;
-use crate::world::kubernetes::{server_time, write_failed};
+use crate::world::kubernetes::{kubectl, server_time, write_failed};
 use crate::world::process::Job;
 use crate::world::release::Release;
 use run_record::{Code, Exit, Failure, Step, StepKind};
@@ -175,7 +175,8 @@ async fn find(run: &Run, repo: &Repo, client: &Client, name: &str) -> Result<Rev
     found.retain(|revision| revision.release == name || full(revision) == name);
     match (found.pop(), found.as_slice()) {
         (Some(one), []) => Ok(one),
-        (None, _) => Err(Failure::usage(format!("no release {name:?}")).remedy("helm list -A")),
+        (None, _) => Err(Failure::usage(format!("no release {name:?}"))
+            .remedy(format!("{} get secrets -A -l owner=helm shows all", kubectl()))),
         (Some(last), others) => {
             let names: Vec<String> = others.iter().map(full).chain([full(&last)]).collect();
             Err(Failure::usage(format!("{name:?} may be any of {}", names.join(", "))))

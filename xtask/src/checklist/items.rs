@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::facts::{Facts, SecretState, Seen};
 use crate::cluster::{self, Plan};
 use crate::releases::Status;
-use crate::world::kubernetes::NamespacePhase;
+use crate::world::kubernetes::{NamespacePhase, kubectl};
 pub use run_record::State;
 use run_record::{Exit, Failure};
 
@@ -316,7 +316,7 @@ fn nodes_ready(facts: &Facts) -> (Verdict, Duration) {
     let trouble = nodes.iter().filter_map(|node| match (node.ready, node.schedulable) {
         (true, true) => None,
         (false, _) => Some(format!("{} is not Ready: {}", node.name, node.message)),
-        (true, false) => Some(format!("{} is cordoned: it takes no pods (kubectl uncordon {0})", node.name)),
+        (true, false) => Some(format!("{} is cordoned: it takes no pods ({} uncordon {0})", node.name, kubectl())),
     });
     let trouble: Vec<String> = trouble.collect();
     let verdict = if nodes.is_empty() {

@@ -304,7 +304,8 @@ impl Renewal {
                     if written.elapsed() > Duration::from_secs(DURATION.unsigned_abs().into()) {
                         let message = "the cluster's Lease could not be renewed before it expired";
                         let remedy = format!(
-                            "kubectl auth can-i update leases -n {}: the role that deploys needs it",
+                            "{} auth can-i update leases -n {}: the role that deploys needs it",
+                            kubernetes::kubectl(),
                             self.namespace
                         );
                         return lost(Failure::new(Code::LockLost, message).evidence(why).remedy(remedy));

@@ -9,14 +9,13 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::RawFd;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::files;
+use crate::files::{self, is_named};
 use crate::run::foreign;
 use crate::run::reporter::Reporter;
 use crate::run::wait;
@@ -156,15 +155,6 @@ impl Drop for ClusterLock {
         if file.try_lock().is_ok() && is_named(&file, &self.path) {
             let _ = std::fs::remove_file(&self.path);
         }
-    }
-}
-
-/// Whether `path` is exactly this file.
-fn is_named(file: &File, path: &Utf8Path) -> bool {
-    let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
-    match (std::fs::metadata(path), file.metadata()) {
-        (Ok(named), Ok(open)) => identity(named) == identity(open),
-        _ => false,
     }
 }
 

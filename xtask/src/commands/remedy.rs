@@ -13,7 +13,7 @@ pub fn fitting(repo: &Repo, site: &Site, mut failure: Failure) -> Failure {
     let remedy = failure.remedy.take();
     failure.remedy = remedy.map(|remedy| match &repo.env.cluster.k3d {
         None if says_cluster(&remedy) => of_shared(repo, site, failure.code),
-        _ => with_environment(&remedy, &repo.env_name),
+        _ => with_flags(&remedy, &flags(repo, site)),
     });
     // A port that `open` listens on belongs to the container itself.
     let published = failure.remedy.as_ref().is_some_and(|remedy| remedy.contains("k3d.yaml"));
@@ -47,16 +47,30 @@ fn says_cluster(remedy: &str) -> bool {
     })
 }
 
-/// Names the environment in each command that does not, unless it is the default one.
-fn with_environment(remedy: &str, env: &str) -> String {
-    if env == environment::DEFAULT {
-        return remedy.to_owned();
+/// The flags by which a command reaches the cluster of this run: none by default.
+fn flags(repo: &Repo, site: &Site) -> Flags {
+    let flag = |name: &str, value: &str, default: &str| {
+        if value == default { String::new() } else { format!("--{name} {value} ") }
+    };
+    Flags {
+        context: flag("context", &site.kube_context, &repo.env.cluster.context),
+        env: flag("env", &repo.env_name, environment::DEFAULT),
     }
+}
+
+/// Each empty, or followed by a space.
+struct Flags {
+    context: String,
+    env: String,
+}
+
+/// Adds the flags to each of this tool's commands; the environment only where none is named.
+fn with_flags(remedy: &str, Flags { context, env }: &Flags) -> String {
     let mut parts = remedy.split("cargo xtask ");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |text, rest| {
-        let env = if rest.starts_with("--env") { String::new() } else { format!("--env {env} ") };
-        format!("{text}cargo xtask {env}{rest}")
+        let env = if rest.starts_with("--env") { "" } else { env };
+        format!("{text}cargo xtask {context}{env}{rest}")
     })
 }
 
@@ -74,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remedy_names_the_environment_once_and_a_shared_cluster_is_not_made_here() {
+    fn a_remedy_names_context_and_environment_once_and_a_shared_cluster_is_not_made_here() {
         for (remedy, named) in [
             ("cargo xtask cluster", "cargo xtask --env ci cluster"),
             ("cargo xtask --env ci cluster", "cargo xtask --env ci cluster"),
@@ -84,8 +98,11 @@ mod tests {
             ),
             ("docker login", "docker login"),
         ] {
-            assert_eq!(with_environment(remedy, "ci"), named);
-            assert_eq!(with_environment(remedy, "local"), remedy);
+            let flags = |context: &str, env: &str| Flags { context: context.to_owned(), env: env.to_owned() };
+            assert_eq!(with_flags(remedy, &flags("", "--env ci ")), named);
+            assert_eq!(with_flags(remedy, &flags("", "")), remedy);
+            let elsewhere = named.replace("cargo xtask ", "cargo xtask --context b ");
+            assert_eq!(with_flags(remedy, &flags("--context b ", "--env ci ")), elsewhere);
         }
         for remedy in ["cargo xtask cluster", "see the log; cargo xtask --env staging cluster recreate"] {
             assert!(says_cluster(remedy), "{remedy}");

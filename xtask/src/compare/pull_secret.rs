@@ -54,9 +54,9 @@ pub async fn ensure(run: &Run, repo: &Repo, client: &Client, need: &PullSecretNe
         let found = api.get_opt(&need.name).await.map_err(|error| read_failed(&what, error))?;
         let existed = found.is_some();
         let secret = with_account(found, need, &account).map_err(|evidence| {
-            Failure::new(Code::ConfigMissing, format!("{what} is not a pull secret"))
-                .evidence(evidence)
-                .remedy(format!("look at it, then: kubectl -n {namespace} delete secret {}", need.name))
+            Failure::new(Code::ConfigMissing, format!("{what} is not a pull secret")).evidence(evidence).remedy(
+                format!("look at it, then: {} -n {namespace} delete secret {}", kubernetes::kubectl(), need.name),
+            )
         })?;
         let Some(secret) = secret else { continue };
         let parameters = PostParams::default();

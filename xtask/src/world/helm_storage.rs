@@ -27,7 +27,7 @@ use kube::api::{Api, ListParams};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
 
-use crate::world::kubernetes::read_failed;
+use crate::world::kubernetes::{kubectl, read_failed};
 use crate::world::release::Release;
 use run_record::{Code, Failure};
 
@@ -485,8 +485,10 @@ pub async fn stored(client: &Client, revision: &Revision) -> Result<Stored, Fail
 pub fn unreadable(revision: &Revision, error: String) -> Failure {
     let message = format!("the Secret {} cannot be read as a Helm release", revision.secret);
     Failure::new(Code::ReleasePending, message).evidence(error).remedy(format!(
-        "Helm skips it, and fails at that revision's name: keep a copy, then kubectl -n {} delete secret {}",
-        revision.namespace, revision.secret
+        "Helm skips it, and fails at that revision's name: keep a copy, then {} -n {} delete secret {}",
+        kubectl(),
+        revision.namespace,
+        revision.secret
     ))
 }
 

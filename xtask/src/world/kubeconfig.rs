@@ -9,7 +9,8 @@
 //!
 //! A parser's message may quote the line, and with it a token: messages only give the position.
 
-use std::io::{ErrorKind, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,8 +18,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use kube::config::{Kubeconfig, KubeconfigError};
 use serde_json::Value;
 
-use crate::files::bounds;
-use crate::files::env_path;
+use crate::files::{bounds, env_path, is_named};
 use crate::host;
 use crate::run::foreign::plain;
 use crate::run::interrupt::Interrupt;
@@ -371,7 +371,7 @@ fn replace(path: &Utf8Path, content: &[u8]) -> std::io::Result<()> {
         Err(error)
             if before.is_some() && matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::CrossesDevices) =>
         {
-            std::fs::File::options().write(true).truncate(true).open(&target)?.write_all(content)
+            File::options().write(true).truncate(true).open(&target)?.write_all(content)
         }
         other => other,
     }
@@ -401,7 +401,7 @@ impl FileLock {
         }
         let started = Instant::now();
         loop {
-            let made = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path);
+            let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
             match made {
                 Ok(mut lock) => {
                     // For the next run of this tool, in case this one is killed right here.
@@ -411,8 +411,9 @@ impl FileLock {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(failed(error)),
             }
-            if left_by_us(&path) {
-                let _ = std::fs::remove_file(&path);
+            // For writing as well, which NFS wants for an exclusive lock.
+            let left = File::options().read(true).write(true).open(&path);
+            if left.is_ok_and(|left| removed_if_left(left, &path)) {
                 continue;
             }
             if started.elapsed() >= wait {
@@ -443,10 +444,20 @@ fn ours(pid: u32) -> String {
     format!("cargo xtask, pid {pid} in {}", host::pid_namespace())
 }
 
-/// Whether a lock belongs to a run of this tool, in the same process namespace, that was killed
-/// before it released the lock.
-fn left_by_us(lock: &Utf8Path) -> bool {
-    let text = bounds::read(lock, 4096).unwrap_or_default();
+/// Removes a lock that a killed run left. Every run that does so holds the kernel's lock on that very
+/// file meanwhile: otherwise what it removes could be the new lock of a run that was faster.
+fn removed_if_left(mut lock: File, path: &Utf8Path) -> bool {
+    let mut text = String::new();
+    lock.try_lock().is_ok()
+        && (&mut lock).take(4096).read_to_string(&mut text).is_ok()
+        && left_by_us(&text)
+        && is_named(&lock, path)
+        && std::fs::remove_file(path).is_ok()
+}
+
+/// Whether a lock's text is that of a run of this tool, in the same process namespace, that was
+/// killed before it released the lock.
+fn left_by_us(text: &str) -> bool {
     let pid = text.strip_prefix("cargo xtask, pid ").and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
     pid.is_some_and(|pid| text == ours(pid) && !text.ends_with(' ') && !host::lives(pid))
 }
@@ -595,6 +606,22 @@ mod tests {
         assert!(FileLock::take_within(&config, Duration::ZERO).await.is_err());
         std::fs::write(&lock, ours(std::process::id())).unwrap();
         assert!(FileLock::take_within(&config, Duration::ZERO).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_a_killed_run_left_is_removed_by_one_run_only() {
+        let files = Files::new();
+        let (config, lock) = (files.path("config"), files.with("config.lock", &ours(99_999_999)));
+        // Somebody is removing it.
+        let (first, second) = (File::open(&lock).unwrap(), File::open(&lock).unwrap());
+        first.lock().unwrap();
+        assert!(FileLock::take_within(&config, Duration::ZERO).await.is_err());
+        drop(first);
+        // Somebody has removed it since it was opened, and taken the lock.
+        let taken = FileLock::take_within(&config, Duration::ZERO).await.unwrap();
+        assert!(!removed_if_left(second, &lock) && lock.exists());
+        drop(taken);
+        assert!(!lock.exists());
     }
 
     #[test]

@@ -36,6 +36,12 @@ fn place() -> Place {
     PLACE.get().cloned().unwrap_or_else(|| Place { context: String::new(), local: true })
 }
 
+/// How remedies call kubectl: with the run's context, since the kubeconfig's current one may be
+/// another cluster's.
+pub fn kubectl() -> String {
+    place().kubectl()
+}
+
 impl Place {
     fn kubectl(&self) -> String {
         if self.context.is_empty() { "kubectl".to_owned() } else { format!("kubectl --context {}", self.context) }
