@@ -112,6 +112,8 @@ codes! {
         "cargo xtask --env {env} cluster";
     NamespaceTerminating = "namespace-terminating", NamespaceTerminating, "the namespace is being deleted",
         "kubectl --context {context} get namespaces   # run the layer again when it is gone";
+    ApiRemoved = "api-removed", Release, "the stored release has an object of a kind or API version that the cluster no longer serves",
+        "helm mapkubeapis --kube-context {context} --namespace {namespace} RELEASE   # for an API version that Kubernetes removed (plugin helm-mapkubeapis); if a CRD was deleted, run the layer that installs it";
     FieldConflict = "field-conflict", Release, "somebody else set a field that the release sets",
         "cargo xtask --env {env} layer {layer} --force-conflicts";
     HelmStuck = "helm-stuck", Release, "Helm still waits, although everything that the release created is ready",
@@ -178,7 +180,7 @@ codes! {
         "kubectl --context {context} -n {namespace} get pvc,events";
     WebhookDenied = "webhook-denied", NotReady, "an admission webhook or policy denied the object",
         "change the object as the webhook says";
-    WebhookUnavailable = "webhook-unavailable", NotReady, "a webhook of the API server does not answer",
+    WebhookUnavailable = "webhook-unavailable", NotReady, "a webhook of the API server does not answer, or cannot reach what it needs",
         "kubectl --context {context} get validatingwebhookconfigurations,mutatingwebhookconfigurations";
     TestFailed = "test-failed", TestsFailed, "a test of a release failed";
     ConsentNeeded = "consent-needed", ConsentNeeded, "something would be lost or changed that nobody consented to";
@@ -245,7 +247,7 @@ mod tests {
         for code in Code::ALL {
             let Some(remedy) = code.remedy() else { continue };
             let (command, _) = remedy.split_once("   # ").unwrap_or((remedy, ""));
-            let programs = ["kubectl", "cargo", "helmfile", "docker", "git", "du", "openssl"];
+            let programs = ["kubectl", "cargo", "helm", "helmfile", "docker", "git", "du", "openssl"];
             if !programs.iter().any(|program| command.starts_with(program)) {
                 continue;
             }

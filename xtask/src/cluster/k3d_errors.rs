@@ -70,8 +70,14 @@ const RULES: &[Rule] = &[
             &["requested access to the resource is denied"],
             &["may require 'docker login'"],
             &["unauthorized:"],
-            &["authentication required"],
             &["no basic auth credentials"],
+            // ghcr.io's words, also in the form of Docker's containerd store.
+            &["denied: denied"],
+            &["daemon: denied"],
+            &["error from registry: denied"],
+            &["error from registry: unauthorized"],
+            &["403 forbidden"],
+            &["http 403"],
         ],
         sentence: "the registry denies an image that k3d needs, or does not have it",
         remedy: "{login}, then docker pull {image}, then run it again; or correct `image` in k3d.yaml",
@@ -108,6 +114,13 @@ const RULES: &[Rule] = &[
             &["/v2/", "network is unreachable"],
             &["/v2/", "eof"],
             &["/v2/", "proxyconnect"],
+            // A proxy refuses to connect, and Go says only the reason (`net/http/transport.go`).
+            &["proxy authentication required"],
+            &["failed to pull", "\": forbidden"],
+            &["failed to pull", "\": bad request"],
+            &["failed to pull", "\": bad gateway"],
+            &["failed to pull", "\": service unavailable"],
+            &["failed to pull", "\": gateway timeout"],
             &["pull", "received unexpected http status: 5"],
             // A token server or CDN on another host.
             &["failed to pull", "error response from daemon", "dial tcp"],
@@ -404,6 +417,19 @@ mod tests {
             assert_eq!((failure.code, failure.evidence.last()), (code, Some(&cause)), "{failure:?}");
             assert!(failure.remedy.is_some());
         }
+    }
+
+    #[test]
+    fn every_message_on_record_has_its_code() {
+        let table = include_str!("../../../tests/messages.tsv").lines().filter_map(|row| row.strip_prefix("k3d\t-\t"));
+        let mut count = 0;
+        for row in table {
+            let [said, code, ..] = row.split('\t').collect::<Vec<_>>()[..] else { panic!("{row}") };
+            let expected = if code == "-" { Code::ClusterFailed } else { code.parse().unwrap() };
+            assert_eq!(of(&[said]).code, expected, "{said}");
+            count += 1;
+        }
+        assert!(count > 25, "{count}");
     }
 
     #[test]

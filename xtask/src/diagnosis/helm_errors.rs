@@ -31,14 +31,26 @@ impl Statement {
             Speaker::Helm => sources::helm,
             Speaker::Helmfile => sources::helmfile,
         };
-        let lines = self.text.lines().map(str::trim).filter(|line| !line.is_empty());
         let mut found: Vec<(Verdict, String)> =
-            lines.filter_map(|line| Some((classify(line)?, line.to_owned()))).collect();
+            self.lines().into_iter().filter_map(|line| Some((classify(&line)?, line))).collect();
         found.sort_by_key(|(verdict, _)| rank(verdict));
         let first = found.into_iter().next();
         // Over several lines: the list of a conflict's fields, a wrapped sentence.
         let whole = self.text.split_whitespace().collect::<Vec<_>>().join(" ");
         first.or_else(|| Some((classify(&whole)?, whole)))
+    }
+
+    /// Lines that are judged one by one. What a webhook says about an object that it denied is one
+    /// sentence with it: only its end may tell why (Kyverno writes a paragraph for each policy).
+    fn lines(&self) -> Vec<String> {
+        let mut lines = self.text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let mut judged = Vec::new();
+        while let Some(line) = lines.next() {
+            let rest = if line.contains("denied the request") { usize::MAX } else { 0 };
+            let sentence: Vec<&str> = std::iter::once(line).chain(lines.by_ref().take(rest)).collect();
+            judged.push(sentence.join(" "));
+        }
+        judged
     }
 }
 
@@ -465,6 +477,24 @@ COMBINED OUTPUT:
         assert_eq!(conflicts.len(), 1);
         assert_eq!(conflicts[0].object.as_deref(), Some("Deployment shop/web"));
         assert_eq!(conflicts[0].fields, [".spec.replicas", ".spec.template.spec.containers[name=\"web\"].image"]);
+    }
+
+    #[test]
+    fn why_a_webhook_denies_is_read_to_its_end() {
+        let denied = |why: &str| {
+            let frame = format!(
+                "STDERR:\n  Error: UPGRADE FAILED: admission webhook \"mutate.kyverno.svc-fail\" denied the request: \n\n  resource Pod/shop/web was blocked due to the following policies \n\n  verify-image:\n    verify: '{why}'\n"
+            );
+            let (verdict, line) = of_lines(frame.lines()).errors[0].verdict().unwrap();
+            assert!(line.contains("denied the request: resource Pod/shop/web") && line.contains(why), "{line}");
+            verdict.rule.code
+        };
+        let unreachable = "failed to verify image ghcr.io/shop/web:1: Get \"https://tuf-repo-cdn.sigstore.dev/root.json\": dial tcp: lookup tuf-repo-cdn.sigstore.dev: server misbehaving";
+        assert_eq!(denied(unreachable), Code::WebhookUnavailable);
+        assert_eq!(denied("failed to verify image ghcr.io/shop/web:1: no matching signatures"), Code::WebhookDenied);
+        // A registry that the webhook names is not the one that Helm gets a chart from.
+        let asked = "GET https://ghcr.io/v2/shop/web/manifests/1: response status code 403: denied: denied";
+        assert_eq!(denied(asked), Code::WebhookDenied);
     }
 
     #[test]

@@ -66,6 +66,7 @@ pub const RULES: &[Rule] = &[
     Rule { code: Code::HelmStuck, lasts: Lasts::For(1800) },
     Rule { code: Code::ImmutableField, lasts: Lasts::For(60) },
     Rule { code: Code::CrdMissing, lasts: Lasts::For(60) },
+    Rule { code: Code::ApiRemoved, lasts: Lasts::Always },
     Rule { code: Code::PodSecurity, lasts: Lasts::For(60) },
     Rule { code: Code::WebhookDenied, lasts: Lasts::For(60) },
     Rule { code: Code::WebhookUnavailable, lasts: Lasts::For(180) },

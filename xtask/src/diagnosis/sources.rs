@@ -216,7 +216,10 @@ const PULL: &[Row] = &[
             &["invalid tar header"],
             &["gzip: invalid"],
             &["zstd:"],
-            &["signature"],
+            // Not the word alone: a CDN's signed URLs and names of images have it too.
+            &["signature validation failed"],
+            &["source image rejected"],
+            &["image verifier", "blocked pull"],
             &["unexpected end of json"],
             &["invalid character"],
         ],
@@ -637,7 +640,7 @@ const CONTROLLER: &[Reason] = &[
             "ReplicaFailure",
             "RolloutFailed",
         ],
-        texts: &[TRIED_AGAIN, API_ANSWERS],
+        texts: &[TRIED_AGAIN, WEBHOOKS, API_ANSWERS],
         rest: None,
     },
     Reason {
@@ -679,19 +682,24 @@ const SECRET_STORE: &[Row] = &[row(
     &[&["could not get clustersecretstore"], &["could not get secretstore"], &["secretstore", "not found"]],
 )];
 
-/// The text of an API server's Status, wherever it is quoted.
-const API_ANSWERS: &[Row] = &[
+/// What admission webhooks say, and the API server about them. Checked before [`API_ANSWERS`] and
+/// [`HELM_FIRST`]: a webhook quotes anything, for example the registry of an image that it verifies.
+const WEBHOOKS: &[Row] = &[
+    // A webhook that denies what it could not check, since it did not reach what it asks (a
+    // registry, Sigstore): it may reach it a moment later.
     row(
-        Code::ReleaseTooLarge,
+        Code::WebhookUnavailable,
         &[
-            &["sh.helm.release", "too long: "],
-            &["request is too large"],
-            &["request entity too large"],
-            &["trying to send message larger than max"],
-            &["trying to send message larger"],
+            &["denied the request", "dial tcp"],
+            &["denied the request", "server misbehaving"],
+            &["denied the request", "i/o timeout"],
+            &["denied the request", "deadline exceeded"],
+            &["denied the request", "client.timeout exceeded"],
+            &["denied the request", "tls handshake timeout"],
+            &["denied the request", "connection reset"],
+            &["denied the request", "context canceled"],
         ],
     ),
-    row(Code::DiskFull, &[&["database space exceeded"], &["etcdserver: no space"], &["database or disk is full"]]),
     row(
         Code::WebhookDenied,
         &[&["admission webhook", "denied the request"], &["validatingadmissionpolicy", "denied request"]],
@@ -705,6 +713,21 @@ const API_ANSWERS: &[Row] = &[
             &["webhook", "does not support dry run"],
         ],
     ),
+];
+
+/// The text of an API server's Status, wherever it is quoted.
+const API_ANSWERS: &[Row] = &[
+    row(
+        Code::ReleaseTooLarge,
+        &[
+            &["sh.helm.release", "too long: "],
+            &["request is too large"],
+            &["request entity too large"],
+            &["trying to send message larger than max"],
+            &["trying to send message larger"],
+        ],
+    ),
+    row(Code::DiskFull, &[&["database space exceeded"], &["etcdserver: no space"], &["database or disk is full"]]),
     row(
         Code::FieldConflict,
         &[&["apply failed with", "conflict"], &["conflicts with \""], &["conflict with \"", " using "]],
@@ -859,6 +882,7 @@ const REFUSALS: &[Code] = &[
     Code::Forbidden,
     Code::ImmutableField,
     Code::CrdMissing,
+    Code::ApiRemoved,
     Code::ObjectInvalid,
     Code::NameInUse,
 ];
@@ -877,6 +901,15 @@ const FINAL_REFUSALS: &[Code] = &[
 
 /// Helm's own messages, without the API answers quoted in them. Checked before [`API_ANSWERS`].
 const HELM_FIRST: &[Row] = &[
+    // Of the stored revision, not of the chart (`pkg/action/upgrade.go`, `uninstall.go`).
+    row(
+        Code::ApiRemoved,
+        &[
+            &["removed kubernetes api"],
+            &["from current release manifest", "no matches for kind"],
+            &["kubernetes objects for delete", "no matches for kind"],
+        ],
+    ),
     row(
         Code::ReleasePending,
         &[
@@ -944,6 +977,16 @@ const HELM_FIRST: &[Row] = &[
             &["chart \"", "not found"],
             &["chart not found"],
             &["failed to download \""],
+            &["could not download "],
+            // A chart that Helm pulls itself (oras, containerd's resolver, a repository's index).
+            &["failed to perform \""],
+            &["response status code "],
+            &["/v2/", "/tags/list"],
+            &["/v2/", "/manifests/"],
+            &["/v2/", "/blobs/"],
+            &["failed to fetch anonymous token"],
+            &["failed to fetch oauth token"],
+            &["is not a valid chart repository"],
             &["repo ", "not found"],
             &["not a chart archive"],
             &["chart.yaml", "no such file"],
@@ -1139,7 +1182,7 @@ const LOG: &[Row] = &[
             &["connectexception"],
             &["communications link failure"],
             &["i/o timeout"],
-            &["could not connect to server"],
+            &["could not connect to"],
             &["could not translate host name"],
             &["could not resolve host"],
             &["can't connect to"],
@@ -1160,6 +1203,24 @@ const LOG: &[Row] = &[
             &["failed to connect to"],
             &["unable to connect to"],
             &["connect timeout"],
+            &["connect timed out"],
+            &["operation timed out"],
+            &["connection attempt failed"],
+            &["couldn't connect to"],
+            &["when trying to connect"],
+            &["due to connection timeout"],
+            &["acquisition timeout"],
+            &["waiting for an open connection"],
+            &["waiting for a server that matches"],
+            &["selecting a server using"],
+            &["can't reach database server"],
+            &["host(s) tried for query failed"],
+            &["no node was available to execute"],
+            &["no resolvable bootstrap"],
+            &["nobrokersavailable"],
+            &["no servers available"],
+            &["loading the dataset in memory"],
+            &["server not initialized"],
             &["connection to server", "failed"],
             &["is the server running on"],
             &["503 service unavailable"],
@@ -1388,6 +1449,9 @@ pub fn helm(message: &str) -> Option<Verdict> {
     if is_timeout(message) && !lower.contains("webhook") && !lower.contains("\"https://") {
         return hook_of_timeout(&lower);
     }
+    if let Some(code) = in_rows(WEBHOOKS, &lower) {
+        return of_api(code?);
+    }
     if let Some(code) = in_rows(HELM_FIRST, &lower) {
         return Verdict::may_heal(code?);
     }
@@ -1474,7 +1538,7 @@ pub fn is_timeout(message: &str) -> bool {
 /// The API server's answer: a Status, by its reason if that is specific enough, and by its message.
 pub fn api(reason: &str, message: &str) -> Option<Verdict> {
     let lower = message.to_lowercase();
-    if let Some(code) = in_rows(API_ANSWERS, &lower) {
+    if let Some(code) = in_rows(WEBHOOKS, &lower).or_else(|| in_rows(API_ANSWERS, &lower)) {
         return of_api(code?);
     }
     match reason {
@@ -1593,7 +1657,7 @@ mod tests {
             codes.extend(reason.rest);
             codes.extend(reason.texts.iter().flat_map(|rows| of_rows(rows)));
         }
-        for rows in [API_ANSWERS, HELM_FIRST, HELM_LAST, HELMFILE, LOG] {
+        for rows in [WEBHOOKS, API_ANSWERS, HELM_FIRST, HELM_LAST, HELMFILE, LOG] {
             codes.extend(of_rows(rows));
         }
         codes.extend(REFUSALS.iter().chain(FINAL_REFUSALS).chain(SYMPTOMS));
@@ -1608,10 +1672,8 @@ mod tests {
     /// A rule with capital letters would never match.
     #[test]
     fn texts_of_rules_are_lower_case() {
-        for row in [PULL, CONFIG, START, VOLUME, SANDBOX, API_ANSWERS, HELM_FIRST, HELM_LAST, HELMFILE, LOG, SCHEDULING]
-            .into_iter()
-            .flatten()
-        {
+        let tables = [PULL, CONFIG, START, VOLUME, SANDBOX, WEBHOOKS, API_ANSWERS, HELM_FIRST, HELM_LAST, HELMFILE];
+        for row in tables.into_iter().chain([LOG, SCHEDULING]).flatten() {
             assert!(row.any.iter().copied().flatten().all(|part| *part == part.to_lowercase()), "{:?}", row.any);
         }
     }
