@@ -454,7 +454,8 @@ impl<'a> Diagnosis<'a> {
             Preconditions { uid: pod.metadata.uid.clone(), resource_version: pod.metadata.resource_version.clone() };
         let parameters = DeleteParams { preconditions: Some(seen), ..DeleteParams::default() };
         // A StatefulSet's pod gets its grace period, because its node may be unreachable.
-        let parameters = if of_kind(pod, "StatefulSet") { parameters } else { parameters.grace_period(0) };
+        let parameters =
+            if looks::is_of(&pod.metadata, "StatefulSet") { parameters } else { parameters.grace_period(0) };
         if api.delete(name, &parameters).await.is_ok() {
             self.context.run.reporter.note(name, why);
         }
@@ -526,8 +527,12 @@ impl<'a> Diagnosis<'a> {
             }
             let (api, all) = (Api::<Pod>::namespaced(self.client.clone(), namespace), ListParams::default());
             let pods = tokio::time::timeout(LOOK_AGAIN, api.list(&all)).await.ok()?.ok()?;
-            let waits =
-                |pod: &Pod| tracker::phase(pod) != Some("Succeeded") && !crate::world::kubernetes::pod_ready(pod);
+            // A Job's pods count as the Job, which was looked at.
+            let waits = |pod: &Pod| {
+                tracker::phase(pod) != Some("Succeeded")
+                    && !kubernetes::pod_ready(pod)
+                    && !looks::is_of(&pod.metadata, "Job")
+            };
             for pod in pods.items.iter().filter(|pod| waits(pod)) {
                 if self.owners.of_pod(pod).await != Owner::Others {
                     return None;
@@ -772,10 +777,6 @@ fn restarts(pod: &Pod, container: &str) -> i32 {
     tracker::statuses(pod).find(|status| status.name == container).map_or(0, |status| status.restart_count)
 }
 
-fn of_kind(pod: &Pod, kind: &str) -> bool {
-    pod.metadata.owner_references.iter().flatten().any(|owner| owner.kind == kind)
-}
-
 /// How often StatefulSets are checked for pods that they have left behind.
 const LOOK_FOR_LEFT_BEHIND: Duration = Duration::from_secs(5);
 
@@ -786,7 +787,7 @@ fn may_be_replaced(pod: &Pod) -> bool {
         && !tracker::anything_runs(pod)
         && tracker::controller(pod).is_some()
         && pod.metadata.deletion_timestamp.is_none()
-        && !of_kind(pod, "Job")
+        && !looks::is_of(&pod.metadata, "Job")
 }
 
 fn cannot_watch(what: &str, answer: &str) -> String {

@@ -82,9 +82,10 @@ impl<'a> Owners<'a> {
     }
 
     /// Whose a pod is: by its label, if that names one of these releases, else by its owners. A
-    /// chart may label its pods differently, and an operator's pods carry the operator's labels.
+    /// chart may label its pods differently, and an operator's pods carry the operator's labels. A
+    /// Job's pod takes more than a label: the Job may be a CronJob's.
     pub async fn of_pod(&self, pod: &Pod) -> Owner {
-        if self.releases.by_label(&pod.metadata) == Some(Owner::Ours) {
+        if !is_of(&pod.metadata, "Job") && self.releases.by_label(&pod.metadata) == Some(Owner::Ours) {
             self.remember(&pod.metadata, &pod.metadata);
             return Owner::Ours;
         }
@@ -135,7 +136,11 @@ impl<'a> Owners<'a> {
         let by_chain = self.by_chain(metadata, Hooks::OfThisRun).await;
         let owner = match &by_chain {
             Ok(Some(owner)) => *owner,
-            Ok(None) | Err(_) => self.releases.by_label(metadata).unwrap_or(Owner::Unclear),
+            Ok(None) | Err(_) => {
+                let maybe_by_clock = is_of(metadata, "Job") || is_of(metadata, "CronJob");
+                let owner = self.releases.by_label(metadata);
+                owner.filter(|owner| *owner == Owner::Others || !maybe_by_clock).unwrap_or(Owner::Unclear)
+            }
         };
         if by_chain.is_ok() {
             self.known.borrow_mut().insert(uid, owner);
@@ -143,12 +148,18 @@ impl<'a> Owners<'a> {
         owner
     }
 
-    /// Follows an object's owners until Helm's annotation says whose it is.
+    /// Follows an object's owners until Helm's annotation says whose it is. Unclear is what one of
+    /// our CronJobs starts, by the clock or by hand: Helm does not wait for it.
     async fn by_chain(&self, metadata: &ObjectMeta, hooks: Hooks) -> Result<Option<Owner>, String> {
         let mut current = metadata.clone();
         let namespace = metadata.namespace.clone().unwrap_or_default();
+        let mut by_clock = false;
         for _ in 0..GENERATIONS {
+            by_clock |= is_of(&current, "CronJob");
             if let Some(owner) = self.releases.by_annotation(&current) {
+                if by_clock && owner == Owner::Ours {
+                    return Ok(Some(Owner::Unclear));
+                }
                 self.remember(metadata, &current);
                 return Ok(Some(owner));
             }
@@ -188,6 +199,12 @@ pub(super) fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
     metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
+/// Whether something of this kind owns it. `kubectl create job --from` names the CronJob as an
+/// owner that is no controller.
+pub(super) fn is_of(metadata: &ObjectMeta, kind: &str) -> bool {
+    metadata.owner_references.iter().flatten().any(|owner| owner.kind == kind)
+}
+
 /// The result of a last look at a sighting that would end the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -203,7 +220,7 @@ pub async fn confirm(client: &Client, sighting: &Sighting) -> Standing {
     let namespace = &sighting.namespace;
     let lacks = match kind {
         "pod" => return confirm_pod(client, sighting, name).await,
-        "replicaset" => replica_set_lacks(client, namespace, name, Count::Made).await,
+        "replicaset" => replica_set_lacks(client, namespace, name).await,
         "statefulset" => stateful_set_lacks(client, namespace, name, Count::Made).await,
         "daemonset" => daemon_set_lacks(client, namespace, name, Count::Made).await,
         "job" => job_failed(client, namespace, name).await,
@@ -287,7 +304,7 @@ async fn maker_lacks(client: &Client, pod: &Pod) -> Standing {
     let namespace = tracker::namespace(pod);
     let Some(owner) = controller(&pod.metadata) else { return Standing::Stands };
     let lacks = match owner.kind.as_str() {
-        "ReplicaSet" => replica_set_lacks(client, &namespace, &owner.name, Count::Ready).await,
+        "ReplicaSet" => not_replaced(client, &namespace, owner).await,
         "StatefulSet" => stateful_set_lacks(client, &namespace, &owner.name, Count::Ready).await,
         "DaemonSet" => daemon_set_lacks(client, &namespace, &owner.name, Count::Ready).await,
         "Job" => job_failed(client, &namespace, &owner.name).await,
@@ -308,17 +325,30 @@ enum Count {
     Ready,
 }
 
-/// Whether it has fewer pods than it wants; `None` if it is gone.
-async fn replica_set_lacks(client: &Client, namespace: &str, name: &str, count: Count) -> Result<Option<bool>, String> {
+/// Whether a ReplicaSet has no other pod in place of one that failed, or that one failed too: it
+/// leaves those that failed as they are.
+async fn not_replaced(client: &Client, namespace: &str, owner: &OwnerReference) -> Result<Option<bool>, String> {
+    let lacks = replica_set_lacks(client, namespace, &owner.name).await?;
+    if lacks != Some(false) {
+        return Ok(lacks);
+    }
+    let pods = within(Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default())).await?.items;
+    let its = pods.iter().filter(|pod| controller(&pod.metadata).is_some_and(|its| its.uid == owner.uid));
+    let newest = its.max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+    Ok(newest.map(|pod| tracker::phase(pod) == Some("Failed")))
+}
+
+/// Whether it could not make as many pods as it wants, without those that failed; `None` if it is
+/// gone.
+async fn replica_set_lacks(client: &Client, namespace: &str, name: &str) -> Result<Option<bool>, String> {
     let found = within(Api::<ReplicaSet>::namespaced(client.clone(), namespace).get_opt(name)).await?;
     Ok(found.map(|set| {
         let wanted = set.spec.and_then(|spec| spec.replicas).unwrap_or(1);
-        let status = set.status.unwrap_or_default();
-        let has = if count == Count::Made { status.replicas } else { status.ready_replicas.unwrap_or(0) };
-        has < wanted
+        set.status.unwrap_or_default().replicas < wanted
     }))
 }
 
+/// Whether it has fewer pods than it wants; `None` if it is gone.
 async fn stateful_set_lacks(
     client: &Client,
     namespace: &str,
@@ -584,7 +614,7 @@ pub async fn unready(owners: &Owners<'_>, namespace: &str) -> Result<Vec<String>
             found.push((one.metadata, line));
         }
     }
-    for one in jobs?.items {
+    for one in jobs?.items.into_iter().filter(|job| !is_of(&job.metadata, "CronJob")) {
         let status = one.status.unwrap_or_default();
         if status.completion_time.is_none() && one.spec.as_ref().and_then(|spec| spec.suspend) != Some(true) {
             let says = conditions(

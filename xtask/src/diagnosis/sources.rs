@@ -1418,8 +1418,14 @@ pub fn event(component: Option<&str>, reason: &str, message: &str) -> Option<Ver
         Teller::Other => return None,
     };
     let lower = message.to_lowercase();
-    Verdict::may_heal(in_reason(for_reason(table, sentence(reason, &lower))?, &lower)?)
+    let code = in_reason(for_reason(table, sentence(reason, &lower))?, &lower)?;
+    let held = code == Code::VolumePending && lower.contains("multi-attach error");
+    Verdict::may_heal(code).map(|verdict| if held { Verdict { ends: FORCED_DETACH, ..verdict } } else { verdict })
 }
+
+/// The attach-detach controller detaches a volume by force from a node that does not let go of it
+/// after 6 minutes (`ReconcilerMaxWaitForUnmountDuration`), and only then attaches it to the pod's.
+const FORCED_DETACH: Ends = Ends::After(420);
 
 /// Lines that Helm's libraries log next to its errors: klog's (`E0204 17:06:35.898427 …`), slog's
 /// (`level=WARN msg=…`), and `WARNING: …`. None of them is why Helm failed.

@@ -352,6 +352,95 @@ async fn a_pod_without_a_label_is_of_whom_made_it() {
     futures_util::future::join_all(cases).await;
 }
 
+/// A Job `night` with these owners, and the CronJob `clock` of a release.
+fn job(owners: Value, annotations: Value) -> impl Fn(&str) -> Option<Answer> {
+    move |path| match path {
+        _ if path.contains("/cronjobs/clock") => Some(metadata("CronJob", "clock", Some("web"), None)),
+        _ if path.contains("/jobs/night") => Some(Answer::Json(
+            200,
+            json!({"kind": "Job", "apiVersion": "batch/v1", "metadata": {"name": "night", "namespace": "shop",
+                "uid": "uid-night", "ownerReferences": owners, "annotations": annotations}}),
+        )),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn what_a_cron_job_started_is_told_and_ends_nothing() {
+    let clock = |controller: bool| json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "clock", "uid": "uid-clock", "controller": controller}]);
+    let cases = [
+        ("a hook", json!([]), json!({"helm.sh/hook": "pre-upgrade"}), true),
+        ("by the clock", clock(true), json!({}), false),
+        ("by hand", clock(false), json!({"cronjob.kubernetes.io/instantiate": "manual"}), false),
+    ]
+    .map(|(what, owners, annotations, ends)| async move {
+        let job = job(owners, annotations);
+        let broken = || {
+            let state = waiting("InvalidImageName", "couldn't parse image name \"a//b\"");
+            labelled(pod("night-1", ("Job", "night"), state), "web")
+        };
+        let server = Server::start(move |_, path, _| match path {
+            _ if path.contains("/pods/night-1") => Answer::Json(200, broken()),
+            _ if path.contains("/pods") && path.contains("watch=true") => {
+                Answer::Watch(vec![json!({"type": "ADDED", "object": broken()})], Held::Open)
+            }
+            _ => job(path).unwrap_or_else(|| nothing(path)),
+        });
+        let ((context, _folder), client, budgets) = (context(), server.client(), Budgets::default());
+        let diagnosis =
+            Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.run.log("x")).await;
+        let failure = watched(&diagnosis, &budgets, Duration::from_secs(8)).await;
+        assert_eq!(failure.map(|failure| failure.code), ends.then_some(Code::ImageInvalid), "{what}");
+        assert!(told(&context.run).contains(Code::ImageInvalid.name()), "{what}");
+    });
+    futures_util::future::join_all(cases).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_was_evicted_ends_a_run_only_where_nothing_takes_its_place() {
+    let evicted = |name: &str| {
+        let text = "The node was low on resource: ephemeral-storage.";
+        let status = json!({"phase": "Failed", "reason": "Evicted", "message": text});
+        labelled(pod(name, ("ReplicaSet", "web"), status), "web")
+    };
+    let later = |mut pod: Value| {
+        pod["metadata"]["creationTimestamp"] = json!("2025-11-25T12:01:00Z");
+        pod
+    };
+    let starting = labelled(pod("web-2", ("ReplicaSet", "web"), waiting("ContainerCreating", "")), "web");
+    let cases = [
+        ("another one is starting", 1, Some(later(starting)), false),
+        ("there is no other", 0, None, true),
+        ("the other was evicted too", 1, Some(later(evicted("web-2"))), true),
+    ]
+    .map(|(what, made, other, ends)| async move {
+        let server = Server::start(move |_, path, before| match path {
+            _ if path.contains("/replicasets/web") => Answer::Json(
+                200,
+                json!({"kind": "ReplicaSet", "apiVersion": "apps/v1",
+                    "metadata": {"name": "web", "namespace": "shop", "uid": "uid-web"},
+                    "spec": {"replicas": 1, "selector": {}}, "status": {"replicas": made}}),
+            ),
+            _ if path.contains("/pods/web-1") => Answer::Json(200, evicted("web-1")),
+            _ if path.contains("/pods") && path.contains("watch=true") => {
+                Answer::Watch(vec![json!({"type": "ADDED", "object": evicted("web-1")})], Held::Open)
+            }
+            // The first list is of what was there before.
+            _ if path.contains("/pods") && before > 0 => {
+                list("Pod", other.iter().cloned().chain([evicted("web-1")]).collect())
+            }
+            _ => nothing(path),
+        });
+        let ((context, _folder), client) = (context(), server.client());
+        let budgets = patient(&[(Code::DiskFull, 1)]);
+        let diagnosis =
+            Diagnosis::begin(&context, &client, "45-x", &[release("web")], &budgets, &context.run.log("x")).await;
+        let failure = watched(&diagnosis, &budgets, Duration::from_secs(4)).await;
+        assert_eq!(failure.map(|failure| failure.code), ends.then_some(Code::DiskFull), "{what}");
+    });
+    futures_util::future::join_all(cases).await;
+}
+
 #[tokio::test]
 async fn what_an_event_says_ends_a_run_only_where_a_state_stands_behind_it() {
     let creating = waiting("ContainerCreating", "");
@@ -606,6 +695,7 @@ async fn a_crash_shows_the_containers_last_words_and_its_exit_in_words() {
 async fn helm_waits_for_nothing_only_where_every_look_says_so() {
     for (what, stuck) in [
         ("all is ready", true),
+        ("a backup failed last night", true),
         ("a pod is not", false),
         ("a deployment is not", false),
         ("claims may not be read", false),
@@ -624,6 +714,15 @@ async fn helm_waits_for_nothing_only_where_every_look_says_so() {
                 _ if path.contains("/persistentvolumeclaims") && what == "claims may not be read" => {
                     forbidden("claims")
                 }
+                _ if path.contains("/pods") && what == "a backup failed last night" => {
+                    list("Pod", vec![labelled(pod("night-1", ("Job", "night"), json!({"phase": "Failed"})), "web")])
+                }
+                _ if path.contains("/jobs") && what == "a backup failed last night" => list(
+                    "Job",
+                    vec![json!({"metadata": {"name": "night", "namespace": "shop", "uid": "uid-night",
+                        "labels": {"app.kubernetes.io/instance": "web"},
+                        "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "clock", "uid": "c", "controller": true}]}})],
+                ),
                 _ if path.contains("/pods") && what == "a pod is not" => {
                     list("Pod", vec![labelled(pod("web-1", ("ReplicaSet", "web"), json!({"phase": "Running"})), "web")])
                 }

@@ -96,8 +96,10 @@ pub struct Sighting {
     /// How often a state showed it again: each failed pull counts. The kubelet's event about the
     /// same pull does not.
     pub times: u32,
-    /// Whether the kubelet retries it by itself, and says so.
-    tried: bool,
+    /// Whether the kubelet tries it again, and waits longer each time ([`backs_off`]).
+    backs_off: bool,
+    /// The attempts that failed, by container.
+    tries: BTreeMap<String, Tries>,
     /// The uid of the pod, or of the event's object.
     pub uid: String,
     pub owner: Owner,
@@ -108,6 +110,30 @@ pub struct Sighting {
     pub inherited: bool,
     /// A last look did not confirm it: not judged before this time.
     not_before: Option<Instant>,
+}
+
+/// When the first attempt and the last one failed, by the clock of the cluster.
+#[derive(Clone, Copy, Debug)]
+struct Tries {
+    first: Timestamp,
+    last: Timestamp,
+}
+
+impl Sighting {
+    fn note(&mut self, container: &str, failed: Option<Timestamp>) {
+        let Some(at) = failed else { return };
+        let tries = self.tries.entry(container.to_owned()).or_insert(Tries { first: at, last: at });
+        tries.last = tries.last.max(at);
+    }
+
+    /// Whether an attempt failed when the `patience` was over: a back-off of up to 300 s repeats
+    /// what the last one said, while the next one may succeed. Compares two times of the cluster,
+    /// since this machine's clock may differ. The container that failed last counts: the others may
+    /// be up by now.
+    fn failed_again_after(&self, patience: Duration) -> bool {
+        let newest = self.tries.values().max_by_key(|tries| tries.last);
+        newest.is_some_and(|tries| tries.last.duration_since(tries.first).unsigned_abs() + MOMENTS >= patience)
+    }
 }
 
 /// One sighting per object and code; for all crashes of a pod, one.
@@ -136,6 +162,8 @@ pub struct Tracker {
     waiting: BTreeMap<(String, String), String>,
     /// What was already reported, so that a crash with changing messages is reported once for each.
     told: BTreeSet<Key>,
+    /// Until when an autoscaler may take to make the node of a pod.
+    scaling: BTreeMap<String, Instant>,
     /// Seconds by code, if layers.yaml overrides the rule.
     patience: BTreeMap<Code, u64>,
 }
@@ -152,6 +180,11 @@ struct News<'a> {
     of_state: bool,
     /// A new attempt, not the same one seen again.
     anew: bool,
+    backs_off: bool,
+    /// Empty for the pod itself.
+    container: &'a str,
+    /// When an attempt failed, by the clock of the cluster.
+    failed: Option<Timestamp>,
 }
 
 impl Tracker {
@@ -218,6 +251,8 @@ impl Tracker {
             let pulls = stage(&fact.reason, "") == Stage::Pull;
             let place = (uid.clone(), fact.container.clone());
             let anew = pulls && self.waiting.insert(place, fact.reason.clone()).is_none_or(|last| last != fact.reason);
+            // The kubelet's back-off repeats the message of the last pull.
+            let anew = anew && fact.reason != "ImagePullBackOff";
             let Some(verdict) = sources::state(&fact.reason, &fact.message) else { continue };
             found.extend(self.see(
                 News {
@@ -230,8 +265,11 @@ impl Tracker {
                     verdict,
                     since: since(pod),
                     of_state: true,
-                    // The kubelet's back-off repeats the message of the last pull.
-                    anew: anew && fact.reason != "ImagePullBackOff",
+                    anew,
+                    // Of a pod that has failed nothing is tried again.
+                    backs_off: phase(pod) != Some("Failed") && backs_off(&fact.reason, &fact.message),
+                    container: &fact.container,
+                    failed: if pulls { status_written(pod).filter(|_| anew) } else { failed_at(pod, &fact.container) },
                 },
                 now,
             ));
@@ -253,7 +291,7 @@ impl Tracker {
         let reason = event.reason.as_deref().unwrap_or_default();
         let text = event.message.as_deref().unwrap_or_default();
         if event.type_.as_deref() != Some("Warning") {
-            self.progress(&uid, reason);
+            self.progress(&uid, reason, now);
             return None;
         }
         let verdict = sources::event(component(event), reason, text)?;
@@ -271,12 +309,16 @@ impl Tracker {
             since: at,
             of_state: false,
             anew: false,
+            backs_off: backs_off(reason, text),
+            container: "",
+            // Pulls and crashes are seen as states; no state shows when a volume was tried.
+            failed: at.filter(|_| stage(reason, text) == Stage::Setup && backs_off(reason, text)),
         };
         self.see(news, now)
     }
 
     /// The kubelet's next action disproves what blocked the previous one.
-    fn progress(&mut self, uid: &str, reason: &str) {
+    fn progress(&mut self, uid: &str, reason: &str, now: Instant) {
         let past: &[Stage] = match reason {
             "Scheduled" => &[Stage::Schedule],
             // The image comes after volumes and sandbox.
@@ -284,6 +326,11 @@ impl Tracker {
             "Created" | "Started" => &[Stage::Schedule, Stage::Setup],
             // From a controller, which can create its pods now.
             "SuccessfulCreate" | "ProvisioningSucceeded" => &[Stage::Other],
+            // From the cluster autoscaler, and from Karpenter: a node is being made for it.
+            "TriggeredScaleUp" | "Nominated" => {
+                self.scaling.insert(uid.to_owned(), now + SCALE_UP);
+                return;
+            }
             _ => return,
         };
         self.seen.retain(|(seen, _), sighting| seen != uid || !past.contains(&sighting.stage));
@@ -295,8 +342,15 @@ impl Tracker {
         let key = (news.uid.to_owned(), slot);
         if let Some(known) = self.seen.get_mut(&key) {
             known.times += u32::from(news.anew);
+            known.note(news.container, news.failed);
+            if let (Ends::After(given), Ends::After(longer)) = (known.ends, news.verdict.ends)
+                && known.rule.code == news.verdict.rule.code
+            {
+                known.ends = Ends::After(given.max(longer));
+            }
             if news.of_state {
                 known.of_state = true;
+                known.backs_off = news.backs_off;
                 known.owner = news.owner;
                 // The state confirms what the event only hinted at.
                 if known.rule.code == news.verdict.rule.code && news.verdict.ends == Ends::AtOnce {
@@ -310,7 +364,7 @@ impl Tracker {
             }
             return None;
         }
-        let sighting = Sighting {
+        let mut sighting = Sighting {
             rule: news.verdict.rule,
             ends: news.verdict.ends,
             stage,
@@ -320,14 +374,15 @@ impl Tracker {
             since: news.since,
             first: now,
             times: u32::from(news.of_state),
-            tried: stage == Stage::Pull
-                && !matches!(news.reason, "InvalidImageName" | "ErrImageNeverPull" | "InspectFailed"),
+            backs_off: news.backs_off,
+            tries: BTreeMap::new(),
             uid: news.uid.to_owned(),
             owner: news.owner,
             of_state: news.of_state,
             inherited: false,
             not_before: None,
         };
+        sighting.note(news.container, news.failed);
         self.seen.insert(key, sighting.clone());
         self.told.insert((news.uid.to_owned(), Slot::Of(news.verdict.rule.code))).then_some(sighting)
     }
@@ -421,10 +476,19 @@ impl Tracker {
         Some(if sighting.inherited { given.max(INHERITED) } else { given })
     }
 
-    fn due_at(&self, sighting: &Sighting) -> Option<Instant> {
+    fn lasted_at(&self, sighting: &Sighting) -> Option<Instant> {
         // A time that overflows never comes.
-        let at = sighting.first.checked_add(self.patience(sighting)?)?;
-        Some(sighting.not_before.map_or(at, |then| at.max(then)))
+        sighting.first.checked_add(self.patience(sighting)?)
+    }
+
+    /// `None` also as long as its next attempt may succeed.
+    fn due_at(&self, sighting: &Sighting) -> Option<Instant> {
+        let may_heal = sighting.backs_off && sighting.ends != Ends::AtOnce;
+        if may_heal && !sighting.failed_again_after(self.patience(sighting)?) {
+            return None;
+        }
+        let scaling = self.scaling.get(&sighting.uid).filter(|_| sighting.stage == Stage::Schedule);
+        Some(self.lasted_at(sighting)?).max(scaling.copied()).max(sighting.not_before)
     }
 
     /// The blocker that may end the run now, if any; the oldest first.
@@ -457,7 +521,7 @@ impl Tracker {
 
     /// Whether it is final, or has lasted its time: then Helm's messages do not take precedence.
     pub fn is_heavy(&self, sighting: &Sighting, now: Instant) -> bool {
-        rank(sighting) == 0 || self.due_at(sighting).is_some_and(|at| now >= at)
+        rank(sighting) == 0 || self.lasted_at(sighting).is_some_and(|at| now >= at)
     }
 }
 
@@ -481,7 +545,29 @@ const INHERITED: Duration = Duration::from_secs(15);
 /// When something final that was seen once counts as seen twice. The kubelet pulls again after 10
 /// s, which shows by itself; what it does not retry simply stays.
 fn second_look(sighting: &Sighting) -> Duration {
-    Duration::from_secs(if sighting.tried { 45 } else { 5 })
+    Duration::from_secs(if sighting.backs_off { 45 } else { 5 })
+}
+
+/// An attempt that failed this shortly before the patience is over counts as one after it.
+const MOMENTS: Duration = Duration::from_secs(5);
+
+/// How long the cluster autoscaler waits for a node before it gives it up
+/// (`--max-node-provision-time`), and Karpenter likewise.
+const SCALE_UP: Duration = Duration::from_secs(15 * 60);
+
+/// Whether the kubelet tries again what failed so, after twice the time it waited before: up to 300
+/// s for images and containers, up to 122 s for volumes. Everything else it tries about every 10 s,
+/// or never.
+fn backs_off(reason: &str, message: &str) -> bool {
+    match stage(reason, message) {
+        Stage::Pull => {
+            !matches!(reason, "InvalidImageName" | "ErrImageNeverPull" | "InspectFailed" | "ImageInspectError")
+        }
+        Stage::Setup => reason == "FailedMount" && message.starts_with("MountVolume."),
+        Stage::Start => reason == "RunContainerError",
+        Stage::Crash => true,
+        Stage::Schedule | Stage::Other => false,
+    }
 }
 
 pub fn namespace(pod: &Pod) -> String {
@@ -515,6 +601,19 @@ fn since(pod: &Pod) -> Option<Timestamp> {
         ended.finished_at.as_ref().filter(|_| ended.exit_code != 0)
     });
     ended.map(|time| time.0).max().or(pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+}
+
+fn failed_at(pod: &Pod, container: &str) -> Option<Timestamp> {
+    let ended = ended(statuses(pod).find(|status| status.name == container)?)?;
+    ended.finished_at.as_ref().filter(|_| ended.exit_code != 0).map(|time| time.0)
+}
+
+/// When the API server was last given a status of the pod: a state that waits has no time of its
+/// own.
+fn status_written(pod: &Pod) -> Option<Timestamp> {
+    let managed = pod.metadata.managed_fields.iter().flatten();
+    let of_status = managed.filter(|entry| entry.subresource.as_deref() == Some("status"));
+    of_status.filter_map(|entry| entry.time.as_ref().map(|time| time.0)).max()
 }
 
 /// The uid of the pod's controller.
@@ -668,6 +767,29 @@ mod tests {
         Duration::from_secs(count)
     }
 
+    /// A time of the cluster, whose clock is years behind this machine's.
+    fn at(second: i64) -> String {
+        Timestamp::from_second(1_000_000_000 + second).unwrap().to_string()
+    }
+
+    /// In back-off since its container failed at this second.
+    fn crashed(container: &str, second: i64) -> serde_json::Value {
+        json!({"name": container, "image": "i", "imageID": "x", "ready": false, "restartCount": 2,
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+            "lastState": {"terminated": {"reason": "Error", "exitCode": 1, "finishedAt": at(second)}}})
+    }
+
+    fn crash_looping(second: i64) -> Pod {
+        pod("a", json!({"containerStatuses": [crashed("c", second)]}))
+    }
+
+    /// Whose status the kubelet wrote at this second.
+    fn written(mut pod: Pod, second: i64) -> Pod {
+        let by = json!([{"manager": "kubelet", "operation": "Update", "subresource": "status", "time": at(second)}]);
+        pod.metadata.managed_fields = serde_json::from_value(by).unwrap();
+        pod
+    }
+
     const NOT_FOUND: &str = "failed to resolve reference \"reg:5000/x:9\": reg:5000/x:9: not found";
 
     #[test]
@@ -785,27 +907,109 @@ mod tests {
     #[test]
     fn a_crash_gets_grace_and_is_forgotten_when_the_pod_is_ready() {
         let (mut tracker, now) = (Tracker::default(), Instant::now());
-        let crashing = pod("a", waiting("containerStatuses", "CrashLoopBackOff", "back-off 10s restarting"));
-        ours(&mut tracker, &crashing, now);
-        assert!(tracker.due(now + seconds(119)).is_none());
-        assert_eq!(tracker.next_due(), Some(now + seconds(120)));
-        assert_eq!(tracker.due(now + seconds(120)).unwrap().rule.code, Code::CrashLoop);
-        ours(&mut tracker, &pod("a", json!({"conditions": [{"type": "Ready", "status": "True"}]})), now);
+        for second in [0, 10, 30, 70] {
+            ours(&mut tracker, &crash_looping(second), now + seconds(1));
+        }
+        assert!(tracker.next_due().is_none(), "the start after its time may succeed");
+        ours(&mut tracker, &crash_looping(150), now + seconds(1));
         assert!(tracker.due(now + seconds(120)).is_none());
+        assert_eq!(tracker.next_due(), Some(now + seconds(121)));
+        assert_eq!(tracker.due(now + seconds(121)).unwrap().rule.code, Code::CrashLoop);
+        ours(&mut tracker, &pod("a", json!({"conditions": [{"type": "Ready", "status": "True"}]})), now);
+        assert!(tracker.due(now + seconds(121)).is_none());
+    }
+
+    #[test]
+    fn what_another_container_tried_before_says_nothing() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        ours(&mut tracker, &crash_looping(0), now);
+        ours(&mut tracker, &crash_looping(150), now);
+        let other = |second| pod("a", json!({"containerStatuses": [crashed("c", 150), crashed("d", second)]}));
+        ours(&mut tracker, &other(160), now);
+        assert!(tracker.next_due().is_none(), "it failed for the first time");
+        ours(&mut tracker, &other(290), now);
+        assert_eq!(tracker.next_due(), Some(now + seconds(120)));
+    }
+
+    #[test]
+    fn a_pod_that_has_failed_is_not_started_again() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let killed = json!({"phase": "Failed", "containerStatuses": [{"name": "c", "image": "i", "imageID": "x", "ready": false,
+            "restartCount": 0, "state": {"terminated": {"reason": "OOMKilled", "exitCode": 137, "finishedAt": at(0)}}}]});
+        ours(&mut tracker, &pod("a", killed), now);
+        assert_eq!(tracker.next_due(), Some(now + seconds(60)));
+    }
+
+    #[test]
+    fn a_registry_that_may_come_back_has_to_fail_once_more_after_its_time() {
+        let refused = "dial tcp 172.18.0.2:5000: connect: connection refused";
+        let state = |reason, second| written(pod("a", waiting("containerStatuses", reason, refused)), second);
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        ours(&mut tracker, &state("ErrImagePull", 0), now);
+        assert_eq!(tracker.standing()[0].rule.code, Code::RegistryUnreachable);
+        // The watch was cut: what happened at 70 s is seen late.
+        for (reason, second) in [("ImagePullBackOff", 60), ("ErrImagePull", 70), ("ImagePullBackOff", 140)] {
+            ours(&mut tracker, &state(reason, second), now + seconds(140));
+        }
+        assert!(tracker.next_due().is_none());
+        ours(&mut tracker, &state("ErrImagePull", 150), now + seconds(150));
+        assert_eq!(tracker.due(now + seconds(150)).unwrap().rule.code, Code::RegistryUnreachable);
+    }
+
+    #[test]
+    fn a_volume_has_to_fail_once_more_after_its_time() {
+        let mount = |second: i64| {
+            let text = "MountVolume.SetUp failed for volume \"c\" : secret \"s\" not found";
+            let mut event = event("Warning", "FailedMount", text);
+            event.last_timestamp = serde_json::from_value(json!(at(second))).unwrap();
+            event
+        };
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        for second in [0, 16, 32, 64, 128] {
+            tracker.event(&mount(second), Owner::Ours, now);
+        }
+        assert!(tracker.next_due().is_none());
+        tracker.event(&mount(250), Owner::Ours, now);
+        assert_eq!(tracker.next_due(), Some(now + seconds(180)));
+    }
+
+    #[test]
+    fn a_volume_on_another_node_gets_the_time_to_be_detached_by_force() {
+        let (mut tracker, now) = (Tracker::default(), Instant::now());
+        let text = "Multi-Attach error for volume \"pvc-26d8\" Volume is already exclusively attached to one node";
+        tracker.event(&event("Warning", "FailedAttachVolume", "AttachVolume.Attach failed"), Owner::Ours, now);
+        assert_eq!(tracker.next_due(), Some(now + seconds(180)));
+        tracker.event(&event("Warning", "FailedAttachVolume", text), Owner::Ours, now);
+        assert_eq!(tracker.next_due(), Some(now + seconds(420)));
+    }
+
+    #[test]
+    fn a_node_that_an_autoscaler_makes_is_waited_for() {
+        let scheduled = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/3 nodes are available: 3 Insufficient cpu."}]);
+        for reason in ["TriggeredScaleUp", "Nominated"] {
+            let (mut tracker, now) = (Tracker::default(), Instant::now());
+            ours(&mut tracker, &pod("a", json!({"conditions": scheduled})), now);
+            assert_eq!(tracker.next_due(), Some(now + seconds(180)));
+            let text = "pod triggered scale-up: [{pool 3->4 (max: 5)}]";
+            tracker.event(&event("Normal", reason, text), Owner::Unclear, now + seconds(7));
+            assert_eq!(tracker.next_due(), Some(now + seconds(907)), "{reason}");
+        }
     }
 
     #[test]
     fn a_log_that_names_a_dependency_gives_more_grace_and_counts_from_the_first_crash() {
         let (mut tracker, now) = (Tracker::default(), Instant::now());
-        let crashing = || pod("a", waiting("containerStatuses", "CrashLoopBackOff", "back-off"));
-        ours(&mut tracker, &crashing(), now);
+        ours(&mut tracker, &crash_looping(0), now);
         let line = "dial tcp 10.43.0.7:5432: connect: connection refused";
         assert!(tracker.explain_crash("a", sources::log(line), line).is_some());
         assert!(tracker.due(now + seconds(299)).is_none());
         // It crashes again with the same message: that is reported once, and counts from the first
         // time.
-        assert!(ours(&mut tracker, &crashing(), now + seconds(60)).is_empty());
+        assert!(ours(&mut tracker, &crash_looping(150), now + seconds(150)).is_empty());
         assert!(tracker.explain_crash("a", sources::log(line), line).is_none());
+        assert!(tracker.due(now + seconds(300)).is_none(), "the last start was at 150 s");
+        ours(&mut tracker, &crash_looping(310), now + seconds(310));
         assert_eq!(tracker.due(now + seconds(300)).unwrap().rule.code, Code::DependencyUnreachable);
     }
 
