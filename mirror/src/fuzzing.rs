@@ -112,7 +112,7 @@ fn manifest(bytes: &[u8]) {
 }
 
 fn image_lock(bytes: &[u8]) {
-    let Ok(lock) = crate::lock::parse::<ImagesLock>(&text(bytes)) else { return };
+    let Ok(lock) = crate::yaml::parse::<ImagesLock>(&text(bytes)) else { return };
     let _ = lock.check().is_ok();
     for image in &lock.images {
         let _ = (image.source().is_ok(), image.source_digest());
@@ -121,7 +121,7 @@ fn image_lock(bytes: &[u8]) {
 }
 
 fn image_list(bytes: &[u8]) {
-    if let Ok(wanted) = crate::lock::parse::<ImageList>(&text(bytes)) {
+    if let Ok(wanted) = crate::yaml::parse::<ImageList>(&text(bytes)) {
         let _ = (ImagesLock::unresolved(&wanted), wanted.check().is_ok());
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::error::{Error, Kind};
 use crate::reference::{Reference, is_repository};
+use crate::yaml;
 
 /// `linux/amd64` or `linux/arm/v7`.
 pub type Platform = String;
@@ -257,24 +258,18 @@ impl ImagesLock {
 
 fn read<T: DeserializeOwned>(path: &Utf8Path) -> Result<T, Error> {
     let failed = |error: String| Error::new(Kind::Usage, format!("{path}: {error}"));
-    let mut text = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(MOST + 1).read_to_string(&mut text));
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes));
     read.map_err(|error| failed(error.to_string()))?;
-    if text.len() as u64 > MOST {
+    if bytes.len() as u64 > MOST {
         return Err(failed(format!("it is larger than {} MiB", MOST >> 20)));
     }
-    parse(&text).map_err(|error| failed(error.to_string()))
+    let text = yaml::utf8(bytes).map_err(failed)?;
+    yaml::parse(&text).map_err(|error| failed(yaml::in_words(&error, &text)))
 }
 
 /// The maximum size of a list of images or its lock, in bytes.
 const MOST: u64 = 8 << 20;
-
-/// Aliases are allowed for what people write, but must not expand to millions of values.
-pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
-    let mut options = serde_saphyr::Options::default();
-    options.alias_limits.max_total_replayed_events = 20_000;
-    serde_saphyr::from_str_with_options(text, options)
-}
 
 #[cfg(test)]
 mod tests {

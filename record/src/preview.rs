@@ -142,6 +142,12 @@ impl ReleasePreview {
         }
     }
 
+    /// Whether it counts as one of its layer's releases: one that the tree wants absent, and that is,
+    /// does not.
+    pub fn counts(&self) -> bool {
+        self.act != Act::Nothing || self.revision.is_some()
+    }
+
     /// `would upgrade it, revision 3: values/minio.yaml changed`
     pub(crate) fn headline(&self) -> String {
         let revision = self.revision.map(|revision| format!(", revision {revision}")).unwrap_or_default();

@@ -102,6 +102,76 @@ fn numbers_that_cannot_be_meant_are_named_with_file_and_field() {
 }
 
 #[test]
+fn what_is_wrong_with_a_file_is_said_once_with_its_place_and_in_nobodys_terms_of_rust() {
+    let layers = "infra/kubernetes/layers.yaml";
+    for (from, to, expected) in [
+        ("namespace: 120", "namespace: soon", "expected a whole number from 0 to 18446744073709551615"),
+        ("criticalPath:", "preflight: {}\ncriticalPath:", "duplicate mapping key `preflight`"),
+        ("criticalPath:", "criticalPath: [\n", "line "),
+    ] {
+        let (_folder, tree) = copy_of_the_tree();
+        edit(&tree.join(layers), from, to);
+        let output = refused(xtask(&tree, &["up", "--dry-run"]), 2, &["layers.yaml: line ", " column ", expected]);
+        let text = support::text(&output);
+        for inside in ["Options", "from_str", "u64", "<input>", "-->"] {
+            assert!(!text.contains(inside), "{inside} is in {text}");
+        }
+    }
+    let (_folder, tree) = copy_of_the_tree();
+    let text = std::fs::read_to_string(tree.join(layers)).unwrap();
+    std::fs::write(tree.join(layers), text + "---\n{}\n").unwrap();
+    refused(xtask(&tree, &["up", "--dry-run"]), 2, &["layers.yaml: line ", "only single YAML document expected"]);
+    std::fs::write(tree.join(layers), b"criticalPath: []\n# \xff\n").unwrap();
+    refused(xtask(&tree, &["up", "--dry-run"]), 2, &["layers.yaml", "line 2 column 3: not UTF-8"]);
+    std::fs::write(tree.join("infra/images/images.lock"), "version: 1\nplatforms: []\nimages: x\n").unwrap();
+    refused(xtask(&tree, &["--no-lab", "mirror", "--dry-run"]), 2, &["images.lock: line 3 column "]);
+}
+
+#[test]
+fn a_variable_that_cannot_be_meant_is_named() {
+    let (_folder, tree) = copy_of_the_tree();
+    for (variable, value, expected) in [
+        ("AMEIDE_STATE_DIR", "state", "expected an absolute path"),
+        ("AMEIDE_KEEP_RUNS", "x", "expected a whole number"),
+        ("XTASK_CONFIRM", "yes", "expected 1 to consent"),
+    ] {
+        let mut command = xtask(&tree, &["layer", "--list"]);
+        command.env(variable, value);
+        refused(command, 2, &[variable, value, expected]);
+    }
+}
+
+#[test]
+fn a_remedy_can_be_pasted_whatever_the_tree_is_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("it's a tree");
+    copy_configuration(&tree);
+    std::fs::write(tree.join("infra/kubernetes/helmfiles/45-data-plane-ext.yaml"), "releases: [").unwrap();
+    let quoted = r"helmfile -f '/";
+    refused(xtask(&tree, &["layer", "45", "--dry-run"]), 2, &[quoted, r"it'\''s a tree/", "' -e ci "]);
+}
+
+#[test]
+fn layers_can_be_listed_by_what_selects_them() {
+    let (_folder, tree) = copy_of_the_tree();
+    let listed = |arguments: &[&str]| support::succeeds(xtask(&tree, arguments));
+    assert_eq!(listed(&["layer", "45", "--list"]), "45-data-plane-ext\n");
+    refused(xtask(&tree, &["layer", "--list", "99"]), 2, &["\"99\""]);
+}
+
+#[test]
+fn a_command_line_that_cannot_be_read_is_told_as_json_too() {
+    let (_folder, tree) = copy_of_the_tree();
+    let output = xtask(&tree, &["layer", "45", "--forse", "--output", "json"]).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(2), &b""[..]));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let events: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let failure = events.iter().find(|event| event["event"] == "failure").unwrap();
+    assert_eq!(failure["code"], "usage");
+    assert!(failure["message"].as_str().unwrap().contains("--forse"), "{failure}");
+}
+
+#[test]
 fn a_file_of_the_tree_without_end_is_refused_and_not_read_to_it() {
     let (_folder, tree) = copy_of_the_tree();
     for (command, file) in [("up", "infra/kubernetes/layers.yaml"), ("cluster", "infra/docker/ci/k3d.yaml")] {

@@ -1,5 +1,6 @@
 //! The entry points that need no cluster.
 
+use crate::releases::Bench;
 use crate::support::{root, text, xtask};
 
 #[test]
@@ -16,4 +17,19 @@ fn a_watch_wants_a_terminal() {
     let mut command = xtask(&root(), &["--env", "ci", "checklist", "--watch"]);
     let output = command.env("AMEIDE_STATE_DIR", state.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+#[test]
+fn the_remedies_of_the_checklist_are_for_its_environment_and_a_dry_run_writes_no_file() {
+    let bench = Bench::new();
+    let to = bench.path("ready.md");
+    let output = bench.xtask(&["checklist", "--dry-run", "--to", to.to_str().unwrap()]).output().unwrap();
+    let said = text(&output);
+    assert!(said.contains("would write ") && !to.exists(), "{said}");
+    let remedies: Vec<&str> = said.lines().filter_map(|line| line.split_once("remedy: ")).map(|(_, it)| it).collect();
+    assert!(remedies.contains(&"cargo xtask --env t layer 10-base"), "{said}");
+    for remedy in remedies {
+        assert!(!remedy.contains('`') && !remedy.contains("kubectl describe"), "{remedy}");
+        assert!(remedy.split("cargo xtask ").skip(1).all(|rest| rest.starts_with("--env t ")), "{remedy}");
+    }
 }

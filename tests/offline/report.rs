@@ -67,6 +67,22 @@ fn without_a_name_it_is_the_last_run_that_did_something() {
 }
 
 #[test]
+fn for_programs_everything_is_json_and_a_dry_run_writes_nothing() {
+    let state = state_with("good");
+    let (code, said) = report(state.path(), &["good", "--dry-run"]);
+    let path = state.path().join("k3d-ameide-ci/runs/good/report.html");
+    assert!(code == 0 && said.contains("would write ") && said.contains("/good/report.html"), "{said}");
+    assert!(!path.exists());
+    for (arguments, field) in [(&["--list"][..], "/0/run"), (&["good"], "/written"), (&["good", "--to", "-"], "/page")]
+    {
+        let (code, said) = report(state.path(), &[arguments, &["--output", "json"]].concat());
+        let values: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        assert!(code == 0 && values[0].pointer(field).is_some_and(Value::is_string), "{said}");
+    }
+    assert!(path.exists());
+}
+
+#[test]
 fn markdown_goes_to_standard_output_for_a_pull_request() {
     let state = state_with("failed");
     let (code, said) = report(state.path(), &["failed", "--format", "markdown", "--to", "-"]);

@@ -564,6 +564,22 @@ fn a_small_disk_is_told_before_a_download_begins() {
 }
 
 #[test]
+fn a_dry_run_says_where_each_tool_would_come_from_and_fetches_none() {
+    let world = World::resolved();
+    let said = world.ends(&["tools", "--dry-run"], 0, &["[helm] would download v", "[kubectl] would download v"]);
+    assert!(!said.contains("export PATH"), "{said}");
+    world.ends(&["tools", "--dry-run", "--from-source"], 0, &["[helm] would build v", "infra/tools/helm"]);
+    assert_eq!(world.asked(), 0);
+    assert!(!world.cache().join("bin").exists() && !world.cache().join("archives").exists());
+    let said = world.ends(&["tools", "--output", "json"], 0, &[]);
+    let values: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(values[0]["bin"].as_str().unwrap().ends_with("a cache/bin"), "{said}");
+    let before = world.asked();
+    world.ends(&["tools", "--dry-run"], 0, &["archives/helm-v"]);
+    assert_eq!(world.asked(), before);
+}
+
+#[test]
 fn go_is_missed_only_where_a_tool_has_to_be_built() {
     let world = World::new();
     let doctor = |world: &World| {
@@ -573,6 +589,7 @@ fn go_is_missed_only_where_a_tool_has_to_be_built() {
     };
     let said = doctor(&world);
     assert!(said.contains("Go: not on PATH, and there is no other way to helm, kubectl"), "{said}");
+    assert!(said.contains("run cargo xtask --env ci tools --update"), "{said}");
     world.ends(&["tools", "--update"], 0, &[]);
     let said = doctor(&world);
     assert!(said.contains("Go: not on PATH, and not needed"), "{said}");

@@ -2,7 +2,7 @@
 
 use image_mirror::Role;
 
-use crate::support::{self, root, side_by_side, succeeds, tool};
+use crate::support::{self, copy_configuration, edit, root, side_by_side, succeeds, tool};
 
 #[test]
 fn every_environment_renders_with_its_own_registry() {
@@ -26,6 +26,23 @@ fn every_environment_renders_with_its_own_registry() {
             assert!(rendered.contains(kind), "{environment}: {kind}");
         }
     });
+}
+
+/// Helmfile gives such a release to the context's namespace, in which its list has it.
+#[test]
+fn a_release_without_a_namespace_is_found_in_what_is_rendered() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_configuration(folder.path());
+    edit(&folder.path().join("infra/kubernetes/helmfiles/45-data-plane-ext.yaml"), |text| {
+        assert!(text.contains("    namespace: ameide\n"), "{text}");
+        text.replace("    namespace: ameide\n", "")
+    });
+    let mut command = support::xtask(folder.path(), &["--env", "ci", "layer", "45", "--dry-run"]);
+    command.env("AMEIDE_STATE_DIR", folder.path().join("state")).env("KUBECONFIG", folder.path().join("none"));
+    let output = command.output().unwrap();
+    let said = support::text(&output);
+    assert!(output.status.success() && said.contains("objects that it renders: "), "{said}");
+    assert!(!said.contains("objects that it renders: 0"), "{said}");
 }
 
 /// k3d pulls what k3d.yaml and its own version name; the images loaded for it must be the same.

@@ -7,12 +7,13 @@ mod render;
 
 pub use items::{Fix, ITEMS, Item, State, first_failure};
 
+use crate::cluster::remedy;
 use crate::files;
 use crate::repo::Repo;
 use crate::run::context::{Context, Site};
 use crate::run::foreign;
 use crate::run::interrupt::Interrupt;
-use run_record::Failure;
+use run_record::{Exit, Failure};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
@@ -54,6 +55,8 @@ pub async fn look(context: &Context) -> Result<Vec<Item>, Failure> {
     let facts = Interrupt::global().or(Box::pin(facts::observe(context))).await??;
     let mut items = items::decide(&facts);
     for item in &mut items {
+        let exit = item.exit.unwrap_or(Exit::NotReady);
+        item.remedy = item.remedy.take().map(|text| remedy::adapted(&context.repo, &context.site, exit, &text));
         item.evidence.iter_mut().chain(&mut item.remedy).for_each(|text| *text = foreign::line(text));
     }
     Ok(items)

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::cluster::remedy;
 use crate::commands::{
-    Done, checklist, cluster, completion, doctor, drift, lab, layer, logs, mirror, open, releases, remedy, report,
-    script, tools, trace, up,
+    Done, checklist, cluster, completion, doctor, drift, lab, layer, logs, mirror, open, releases, report, script,
+    tools, trace, up,
 };
 use crate::files;
 use crate::repo::{Repo, Tree, environment};
@@ -18,7 +20,7 @@ use crate::run::context::{Context, Site};
 use crate::run::duration;
 use crate::run::foreign;
 use crate::run::reporter::{Format, Reporter};
-use crate::run::state::StateDir;
+use crate::run::state::{self, StateDir};
 use run_record::{Code, Event, Failure};
 
 /// Brings the stack up on a cluster, layer by layer, and says what blocks.
@@ -56,7 +58,7 @@ pub struct Common {
     #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "WHAT")]
     pub allow_destroy: Vec<consent::Kind>,
     /// How long to wait for the cluster lock, and for releases that others work on
-    #[arg(long, global = true, default_value = "30m", value_parser = duration::parse)]
+    #[arg(long, global = true, default_value = "30m", value_parser = duration::parse, allow_negative_numbers = true)]
     pub lock_timeout: Duration,
     /// Use the lab's images even if the upstream registries answer
     #[arg(long, global = true, overrides_with = "no_lab")]
@@ -167,6 +169,24 @@ impl Command {
     }
 }
 
+/// A command line that cannot be read, as `--output json` tells it; `None` if that was not asked for,
+/// or if it asks for help.
+pub fn refused(error: &clap::Error, words: &[String]) -> Option<Failure> {
+    let json =
+        words.windows(2).any(|pair| pair == ["--output", "json"]) || words.iter().any(|it| it == "--output=json");
+    if !json || !error.use_stderr() {
+        return None;
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Some(Failure::usage("a command is missing").remedy("cargo xtask --help"));
+    }
+    let text = error.to_string();
+    let mut parts = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
+    let first = parts.next().unwrap_or_default();
+    let failure = Failure::usage(first.strip_prefix("error: ").unwrap_or(&first));
+    Some(parts.filter(|part| !part.starts_with("For more")).fold(failure, Failure::evidence))
+}
+
 pub async fn dispatch(context: &Context, command: &Command) -> Result<Done, Failure> {
     carry_out(context, command).await.map_err(|failure| remedy::fitting(&context.repo, &context.site, failure))
 }
@@ -219,6 +239,7 @@ impl Common {
         let env = tree.environment(&env_name)?;
         let cluster = env.cluster.context.clone();
         let id = format!("{}-{}", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S"), std::process::id());
+        let kept_runs = state::kept_runs()?;
         let state = StateDir::open(&tree.root, &cluster, &reporter)?;
         let dir = state.runs().join(&id);
         let failed = |error: std::io::Error| {
@@ -226,7 +247,7 @@ impl Common {
         };
         files::create_private_dir(&dir).map_err(failed)?;
         reporter.record_to(dir.join("record.jsonl")).map_err(failed)?;
-        state.prune();
+        state.prune(kept_runs);
         let trace = trace::begin(&reporter);
         reporter.event(&Event::RunStarted {
             command: foreign::own_command_line(),
@@ -261,6 +282,33 @@ impl Common {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_line_that_cannot_be_read_is_a_failure_for_programs_too() {
+        let refused = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            super::refused(&Cli::try_parse_from(&words).err().unwrap(), &words)
+        };
+        let failure = refused("xtask layer 45 --forse --output json").unwrap();
+        assert_eq!((failure.code, failure.message.as_str()), (Code::Usage, "unexpected argument '--forse' found"));
+        assert!(failure.evidence.iter().any(|line| line.starts_with("Usage: cargo xtask")), "{:?}", failure.evidence);
+        let failure = refused("xtask --output=json layer").unwrap();
+        assert!(failure.message.contains("not provided: <LAYER>"), "{failure}");
+        assert!(refused("xtask layer 45 --forse").is_none());
+        assert!(refused("xtask layer --help --output json").is_none());
+    }
+
+    #[test]
+    fn a_negative_number_reaches_what_says_which_are_expected() {
+        for (line, expected) in [
+            ("xtask layer 45 --lock-timeout -1", "expected a number of seconds"),
+            ("xtask layer 45 --jobs -1", "expected a whole number, 1 or more"),
+            ("xtask logs minio --tail -1", "-1 is not in 0.."),
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).err().unwrap().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -12,6 +12,7 @@ pub(crate) mod loadbalancer;
 pub mod lock;
 mod network;
 pub mod registry_hosting;
+pub mod remedy;
 
 use std::time::Duration;
 

@@ -12,7 +12,6 @@ pub mod logs;
 pub mod mirror;
 pub mod open;
 pub mod releases;
-pub mod remedy;
 pub mod report;
 pub mod script;
 pub mod tools;

@@ -43,7 +43,7 @@ use crate::run::interrupt::Interrupt;
 use crate::world::helm_storage::{self, Numbers};
 use crate::world::kubernetes;
 use crate::world::otlp;
-use crate::world::process::Job;
+use crate::world::process::{Job, for_a_shell};
 use crate::world::release::Release;
 use crate::world::tools::Toolbox;
 use ahead::{Ahead, Read};
@@ -584,7 +584,7 @@ pub(crate) async fn examined(
         }
     };
     if !args.force && sight.is_worth_rendering() {
-        let fresh = reader.rendered(layer, true, false).await.map_err(|failure| failure.to_string());
+        let fresh = reader.rendered(layer, look.namespace(), true, false).await.map_err(|failure| failure.to_string());
         match fresh.and_then(|fresh| look.still(layer).map(|()| compare::record::digests(&fresh))) {
             Ok(fresh) => sight.releases.iter_mut().for_each(|found| found.rendered(&fresh)),
             Err(why) => instant::cannot(&reader.context.run, why),
@@ -614,7 +614,10 @@ fn nothing_selected(selector: &str, layers: &[Layer]) -> Failure {
     let message =
         format!("the selector {selector:?} (-l, HELM_LAYER_SELECTOR) matches no release of {}", names.join(", "));
     Failure::usage(message).remedy(match layers {
-        [layer] => format!("helmfile -f {} list shows the releases with their labels", layer.path),
+        [layer] => {
+            let path = for_a_shell(layer.path.as_str());
+            format!("helmfile -f {path} list shows the releases with their labels")
+        }
         _ => "helmfile -f infra/kubernetes/helmfile.yaml list shows the releases with their labels".to_owned(),
     })
 }

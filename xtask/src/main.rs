@@ -3,11 +3,12 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use run_record::{Exit, Failure};
-use xtask::cli::{Cli, dispatch};
+use xtask::cli::{Cli, dispatch, refused};
 use xtask::cluster::devcontainer;
 use xtask::commands::{Done, report, trace};
 use xtask::run::interrupt::Interrupt;
 use xtask::run::printer;
+use xtask::run::reporter::{Format, Reporter};
 use xtask::world::process::environment;
 
 fn main() -> std::process::ExitCode {
@@ -29,7 +30,18 @@ fn main() -> std::process::ExitCode {
 const UNCLASSIFIED_BESIDE_DIFFERS: i32 = 70;
 
 async fn run() -> i32 {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+            let Some(failure) = refused(&error, &words) else { error.exit() };
+            let (reporter, exit) = (Reporter::new(Format::Json, false), failure.exit() as i32);
+            reporter.failure(&failure);
+            reporter.end(exit);
+            let _ = printer::finish(|| false);
+            return exit;
+        }
+    };
     if let Some(text) = cli.command.without_a_run() {
         printer::data(&text);
         return printer::finish(|| false).map_or(Exit::Unclassified as i32, |()| 0);

@@ -115,7 +115,7 @@ pub fn read(path: &Utf8Path) -> Result<String, Failure> {
 }
 
 pub fn parse_yaml<T: DeserializeOwned>(path: &Utf8Path, text: &str) -> Result<T, Failure> {
-    bounds::yaml(text).map_err(|error| Failure::usage(format!("{path}: {error}")))
+    bounds::yaml(text).map_err(|error| Failure::usage(format!("{path}: {}", bounds::in_words(&error, text))))
 }
 
 /// `INFRA_CRITICAL_PATH` (names separated by spaces or commas), else the value in layers.yaml.

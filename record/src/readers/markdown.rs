@@ -78,7 +78,8 @@ fn previews(previews: &[ReleasePreview]) -> Vec<String> {
         let changing = layer.iter().filter(|release| release.act.changes()).count();
         let mark = if changing == 0 { "✔️" } else { "✏️" };
         let name = escape_markdown(&layer[0].layer);
-        lines.push(format!("\n### {mark} {name}: {changing} of {} would change; {}\n", layer.len(), Count::of(layer)));
+        let of = layer.iter().filter(|release| release.counts()).count();
+        lines.push(format!("\n### {mark} {name}: {changing} of {of} would change; {}\n", Count::of(layer)));
         for release in layer {
             let headline = format!("**{}** {}", cell(&release.release), cell(&release.headline()));
             if release.objects.is_empty() && release.unknown.is_empty() {
@@ -148,6 +149,12 @@ mod tests {
         assert!(shown.contains("charts/&lt;web&gt; changed") && !shown.contains("<web>"), "{shown}");
         assert!(shown.contains("\n```diff\n~ ConfigMap shop/x\n+```\n~ ConfigMap shop/x\n-a\n```\n"), "{shown}");
         assert!(shown.contains("- **db** would leave it as it is, revision 3"), "{shown}");
+        let absent = ReleasePreview { revision: None, ..release("old", Act::Nothing, &[]) };
+        let shown = previews(&[release("web", Act::Upgrade, &["-a"]), absent]).join("\n");
+        assert!(
+            shown.contains("45-x: 1 of 1 would change"),
+            "one that is to be absent, and is, is not counted: {shown}"
+        );
         assert_eq!((fence("x"), fence("  ````yaml")), ("```".to_owned(), "`````".to_owned()));
     }
 }

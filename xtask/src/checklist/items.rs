@@ -19,7 +19,7 @@ pub struct Definition {
     pub title: &'static str,
     /// What must hold, and how that is checked.
     pub holds: &'static str,
-    /// What to do if it does not.
+    /// What to do if it does not, as Markdown.
     pub remedy: &'static str,
     /// The exit codes that its failure may have.
     pub exits: &'static [Exit],
@@ -201,7 +201,10 @@ fn item(definition: &Definition, (verdict, took): (Verdict, Duration)) -> Item {
         Verdict::Unknown(why) => (State::Unknown, vec![why]),
         Verdict::Fail(trouble) => {
             item.exit = Some(trouble.exit);
-            item.remedy = Some(trouble.remedy.unwrap_or_else(|| definition.remedy.to_owned()));
+            // A file that is wrong is put right by none of these; and for a shell, backticks run
+            // what is between them.
+            let usual = || (trouble.exit != Exit::Usage).then(|| definition.remedy.replace('`', ""));
+            item.remedy = trouble.remedy.or_else(usual);
             item.fix = trouble.fix;
             (State::Fail, trouble.evidence)
         }

@@ -1,5 +1,5 @@
 //! The lock across machines: a Kubernetes Lease per cluster, renewed while a layer runs. On one
-//! machine the file lock ([`crate::lock`]) is enough.
+//! machine the file lock ([`crate::cluster::lock`]) is enough.
 //!
 //! The clocks of two hosts are never compared: a waiter takes over a lease only if it has seen no
 //! renewal for the lease's whole duration, by its own clock.

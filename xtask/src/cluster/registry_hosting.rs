@@ -8,6 +8,7 @@ use kube::Client;
 use kube::api::Api;
 use serde::Deserialize;
 
+use crate::files::bounds;
 use crate::repo::Repo;
 use crate::repo::environment::RegistrySettings;
 use crate::run::Run;
@@ -54,9 +55,9 @@ fn what() -> String {
 
 /// In words that follow the ConfigMap's name.
 pub(crate) fn differences(text: &str, settings: &RegistrySettings) -> Vec<String> {
-    let hosting: Hosting = match crate::files::bounds::yaml(text) {
+    let hosting: Hosting = match bounds::yaml(text) {
         Ok(hosting) => hosting,
-        Err(error) => return vec![format!("does not follow KEP-1755: {error}")],
+        Err(error) => return vec![format!("does not follow KEP-1755: {}", bounds::in_words(&error, text))],
     };
     let pull = hosting.host_from_container_runtime.as_ref().or(hosting.host.as_ref());
     let rows = [(hosting.host.as_ref(), &settings.push, "push"), (pull, &settings.pull, "pull")];

@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["watch", "write"])]
     pub to: Vec<camino::Utf8PathBuf>,
     /// Look again until everything holds, for at most this long
-    #[arg(long, value_name = "DURATION", value_parser = crate::run::duration::parse, conflicts_with_all = ["watch", "write"])]
+    #[arg(long, value_name = "DURATION", value_parser = crate::run::duration::parse, allow_negative_numbers = true, conflicts_with_all = ["watch", "write"])]
     pub wait: Option<Duration>,
     /// Look again and again, on a terminal, until Ctrl-C
     #[arg(long)]
@@ -70,6 +70,10 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let form = args.format.unwrap_or(if context.run.json { Form::Json } else { Form::Text });
     context.run.reporter.data(&checklist::shown(&context.repo, &context.site, &items, form));
     for (path, form) in forms {
+        if context.run.dry_run {
+            context.run.reporter.planned("checklist", format!("write {path}"));
+            continue;
+        }
         std::fs::write(path, checklist::rendered(&context.repo, &context.site, &items, form) + "\n")
             .map_err(|error| Failure::usage(format!("--to {path}: {error}")))?;
     }

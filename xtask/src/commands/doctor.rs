@@ -4,6 +4,7 @@ use std::net::TcpListener;
 
 use indicatif::BinaryBytes;
 
+use crate::cluster::remedy;
 use crate::files::cache_dir;
 use crate::host;
 use crate::repo::Repo;
@@ -11,8 +12,9 @@ use crate::run::Run;
 use crate::run::context::{Context, Site};
 use crate::run::reporter::RunningStep;
 use crate::world::docker::{self, Container};
-use crate::world::{engine, tools};
-use run_record::{Code, Failure, Step, StepKind};
+use crate::world::engine;
+use crate::world::tools::{self, From, Source};
+use run_record::{Code, Exit, Failure, Step, StepKind};
 
 struct Check {
     name: &'static str,
@@ -31,6 +33,7 @@ pub async fn run(context: &Context) -> Result<(), Failure> {
                 broken += 1;
                 check_step(&context.run).failed_as(format!("{}: {finding}", check.name));
                 // Also printed with `--quiet`: the failure refers to it.
+                let fix = remedy::adapted(&context.repo, &context.site, Exit::NotReady, fix);
                 context.run.reporter.warn("doctor", format!("fix: {fix}"));
             }
         }
@@ -74,7 +77,7 @@ async fn go(repo: &Repo) -> Result<Check, Failure> {
     } else {
         let cache = cache_dir()?;
         for tool in tools::pinned(&repo.tree)? {
-            if tool.has_to_be_built(&cache).await? {
+            if matches!(tool.source(&cache, From::Anywhere).await?, Source::Module(_)) {
                 built.push(tool.name);
             }
         }
@@ -150,7 +153,7 @@ async fn ports(repo: &Repo, site: &Site) -> Result<Vec<Check>, Failure> {
     let check = |port: u16| match TcpListener::bind(("127.0.0.1", port)) {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && !running => Err((
             format!("{port} is taken"),
-            format!("`ss -ltnp sport = :{port}` shows by whom; stop it, or change the port"),
+            format!("ss -ltnp sport = :{port} shows by whom; stop it, or change the port"),
         )),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             Ok(format!("{port} is taken, and the cluster runs"))

@@ -13,12 +13,12 @@ use crate::repo::Repo;
 use crate::repo::layers::{self, Layer};
 use crate::run::Run;
 use crate::run::context::Context;
-use crate::world::{helm_storage, tools};
+use crate::world::{helm_storage, process, tools};
 
 pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     let layers = context.repo.tree.layers()?;
     if args.list {
-        return list(&context.run, &context.repo, layers, args.critical_path).map(|()| Done::AsAsked);
+        return list(&context.run, &context.repo, layers, args).map(|()| Done::AsAsked);
     }
     helm_storage::check_driver()?;
     if let Some(path) = &args.plan {
@@ -63,10 +63,11 @@ async fn bring(context: &Context, layers: &[Layer], args: &Args, plan: Option<&P
     runner.run_all(layers).await.map(|()| Done::AsAsked)
 }
 
-fn list(run: &Run, repo: &Repo, layers: Vec<Layer>, critical_path: bool) -> Result<(), Failure> {
-    let listed = match critical_path {
+fn list(run: &Run, repo: &Repo, layers: Vec<Layer>, args: &Args) -> Result<(), Failure> {
+    let listed = match args.critical_path {
         true => layers::in_order(&layers, &repo::critical_path(&repo.tree)?)?,
-        false => layers,
+        false if args.selectors.is_empty() => layers,
+        false => layers::select(&layers, &args.selectors)?,
     };
     let names: Vec<String> = listed.iter().map(Layer::name).collect();
     let text = if run.json { serde_json::json!(names).to_string() } else { names.join("\n") };
@@ -80,7 +81,11 @@ pub(super) async fn show(context: &Context, layers: &[Layer], args: &Args, unsee
     previews.iter().for_each(|preview| preview.tell(&context.run));
     if let Some(path) = &args.save_plan {
         Plan::of(&context.repo, &context.site, &previews, args)?.write(path)?;
-        let text = format!("saved: cargo xtask --env {} layer --plan {path}", context.repo.env_name);
+        let text = format!(
+            "saved: cargo xtask --env {} layer --plan {}",
+            context.repo.env_name,
+            process::for_a_shell(path.as_str())
+        );
         context.run.reporter.note("layer", text);
     }
     let differs = args.exit_code && previews.iter().any(preview::LayerPreview::changes);

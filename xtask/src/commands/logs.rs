@@ -21,13 +21,13 @@ pub struct Args {
     #[arg(short, long)]
     pub follow: bool,
     /// Start with this many of the last lines of each container
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..), allow_negative_numbers = true)]
     pub tail: Option<u32>,
     /// Show each container's previous instance: what it printed before it crashed
     #[arg(long, conflicts_with = "follow")]
     pub previous: bool,
     /// Start this long ago: 90s, 5m, 1h
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, allow_negative_numbers = true)]
     pub since: Option<Duration>,
     /// Only containers of this name
     #[arg(short, long, value_name = "CONTAINER")]

@@ -28,7 +28,7 @@ pub enum Action {
     Repair {
         /// The age, since its last change, from which a pending release of an unknown owner counts
         /// as orphaned; if not given, 5m, and never less than its own timeout
-        #[arg(long, value_parser = crate::run::duration::parse)]
+        #[arg(long, value_parser = crate::run::duration::parse, allow_negative_numbers = true)]
         older_than: Option<Duration>,
         /// Uninstall this release (NAME or NAMESPACE/NAME), after showing what is deleted with it
         #[arg(long, value_name = "NAME", conflicts_with = "rollback")]

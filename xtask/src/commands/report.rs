@@ -5,6 +5,7 @@ use std::io::Write;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::files;
 use crate::files::bounds;
@@ -54,19 +55,28 @@ pub async fn run(run: &Run, args: &Args) -> Result<(), Failure> {
     };
     let path = match &args.to {
         Some(path) if path == "-" => {
-            run.reporter.data(&text);
+            tell(run, &json!({"page": text}), &text);
             return Ok(());
         }
         Some(path) => path.clone(),
         None => folder.join(if args.format == Form::Html { "report.html" } else { "report.md" }),
     };
+    if run.dry_run {
+        run.reporter.planned("report", format!("write {path}"));
+        return Ok(());
+    }
     let written = match &args.to {
         Some(path) => std::fs::write(path, text),
         None => files::write_atomically(&path, text.as_bytes()),
     };
     written.map_err(|error| Failure::usage(format!("--to {path}: {error}")))?;
-    run.reporter.data(path.as_str());
+    tell(run, &json!({"written": path}), path.as_str());
     Ok(())
+}
+
+/// What was asked for, in the form that was asked for.
+fn tell(run: &Run, json: &Value, text: &str) {
+    run.reporter.data(&if run.json { json.to_string() } else { text.to_owned() });
 }
 
 /// Adds this run's report to the job summary on GitHub Actions.
@@ -81,11 +91,10 @@ pub fn summarize(run: &Run) {
 }
 
 fn list(run: &Run) -> Result<(), Failure> {
-    for folder in folders(run)? {
-        if let Some(recorded) = load(&folder) {
-            run.reporter.data(&format!("{:<24} {:<24} {}", recorded.id, recorded.verdict(), recorded.command));
-        }
-    }
+    let kept: Vec<timeline::Run> = folders(run)?.iter().filter_map(|folder| load(folder)).collect();
+    let rows = kept.iter().map(|kept| json!({"run": kept.id, "verdict": kept.verdict(), "command": kept.command}));
+    let lines = kept.iter().map(|kept| format!("{:<24} {:<24} {}", kept.id, kept.verdict(), kept.command));
+    tell(run, &rows.collect(), &lines.collect::<Vec<_>>().join("\n"));
     Ok(())
 }
 

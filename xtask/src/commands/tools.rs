@@ -1,14 +1,16 @@
 //! `cargo xtask tools`: finds, downloads or builds the pinned tools, and says how to use them; or
 //! records the digests of their release archives.
 
+use camino::Utf8Path;
 use run_record::{Code, Failure, Step, StepKind};
 
 use crate::files;
 use crate::repo::Repo;
 use crate::run::Run;
 use crate::run::context::Context;
+use crate::world::process;
 use crate::world::tools::lock::{Lock, Locked};
-use crate::world::tools::{self, From, download};
+use crate::world::tools::{self, From, Source, Tool, download};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
@@ -28,6 +30,9 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let from = if args.from_source { From::Source } else { From::Anywhere };
     let (tree, reporter) = (&context.repo.tree, &context.run.reporter);
     let cache = files::cache_dir()?;
+    if context.run.dry_run {
+        return plan(&context.run, &tools::pinned(tree)?, &cache, from).await;
+    }
     for tool in tools::pinned(tree)? {
         let step = reporter.step(Step::new(StepKind::Tool, &tool.name, &tool.version));
         let path = tool.find(&cache, from, reporter).await?;
@@ -35,7 +40,27 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     }
     let toolbox = tools::ensure_from(tree, &[], from, reporter).await?;
     let bin = toolbox.search_path.split(':').next().unwrap_or_default();
-    reporter.data(&format!("export PATH={}:$PATH", for_a_shell(bin)));
+    reporter.data(&match context.run.json {
+        true => serde_json::json!({"bin": bin}).to_string(),
+        false => format!("export PATH={}:$PATH", process::for_a_shell(bin)),
+    });
+    Ok(())
+}
+
+/// Says where each tool is, or how it would be had.
+async fn plan(run: &Run, pinned: &[Tool], cache: &Utf8Path, from: From) -> Result<(), Failure> {
+    for tool in pinned {
+        let version = &tool.version;
+        match tool.source(cache, from).await? {
+            Source::There(path) => {
+                run.reporter
+                    .step(Step::new(StepKind::Tool, &tool.name, version))
+                    .unchanged(format!("{version} at {path}"));
+            }
+            Source::Archive(url) => run.reporter.planned(&tool.name, format!("download {version} from {url}")),
+            Source::Module(folder) => run.reporter.planned(&tool.name, format!("build {version} from {folder}")),
+        }
+    }
     Ok(())
 }
 
@@ -93,21 +118,4 @@ async fn update(run: &Run, repo: &Repo) -> Result<(), Failure> {
     reasons.dedup();
     failure.evidence = reasons;
     Err(failure)
-}
-
-/// A path quoted as one word for a shell.
-fn for_a_shell(path: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "/._-+@%".contains(c);
-    if path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_stays_one_word() {
-        assert_eq!(for_a_shell("/root/.cache/ameide/bin"), "/root/.cache/ameide/bin");
-        assert_eq!(for_a_shell("/a b/it's"), r"'/a b/it'\''s'");
-    }
 }

@@ -113,20 +113,22 @@ impl<'a> Reader<'a> {
 
     /// What the cluster would now be given, by release; with `asking`, rendered with the cluster's
     /// answers to charts that query it; with `crds`, including the content of a chart's `crds`
-    /// folder.
-    pub async fn rendered(&self, layer: &Layer, asking: bool, crds: bool) -> Result<Rendered, Failure> {
+    /// folder. A release without a namespace has the default one, as in [`Self::releases`].
+    pub async fn rendered(
+        &self,
+        layer: &Layer,
+        default_namespace: &str,
+        asking: bool,
+        crds: bool,
+    ) -> Result<Rendered, Failure> {
         let folder = tempfile::tempdir();
         let folder =
             folder.map_err(|error| self.unreadable(layer, "template", format!("no temporary folder: {error}")))?;
         let root = folder.path().to_string_lossy();
-        let mut arguments = vec![
-            "--quiet",
-            "template",
-            "--output-dir",
-            &root,
-            "--output-dir-template",
-            "{{ .OutputDir }}/{{ .Release.Namespace }}/{{ .Release.Name }}",
-        ];
+        let place = format!(
+            "{{{{ .OutputDir }}}}/{{{{ or .Release.Namespace {default_namespace:?} }}}}/{{{{ .Release.Name }}}}"
+        );
+        let mut arguments = vec!["--quiet", "template", "--output-dir", &root, "--output-dir-template", &place];
         arguments.extend(asking.then_some("--template-args=--dry-run=server"));
         arguments.extend(crds.then_some("--include-crds"));
         self.read(layer, &arguments).await?;
@@ -180,9 +182,7 @@ impl<'a> Reader<'a> {
     }
 
     fn unreadable(&self, layer: &Layer, verb: &str, evidence: String) -> Failure {
-        Failure::new(Code::RenderFailed, format!("Helmfile cannot read {}", layer.path))
-            .evidence(evidence)
-            .remedy(format!("helmfile -f {} -e {} {verb}", layer.path, self.context.repo.env_name))
+        helmfile::unreadable(&self.context.repo, layer, &[verb], evidence)
     }
 
     /// Checks that every image that the layer renders is in the mirror, with the lock's digest, for

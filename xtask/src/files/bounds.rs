@@ -9,9 +9,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use camino::Utf8Path;
+use image_mirror::yaml::utf8;
+pub use image_mirror::yaml::{documents, in_words, parse as yaml};
 use indicatif::BinaryBytes;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 /// The maximum size in bytes of a settings file: one of the tree, a kubeconfig, a cached answer.
 pub const SETTINGS: u64 = 8 << 20;
@@ -22,22 +22,18 @@ pub const DAY: u64 = 86_400;
 /// The longest time that a flag may set: a year.
 pub const YEAR: Duration = Duration::from_secs(366 * DAY);
 
-/// How far aliases may expand, in YAML events (a scalar is one, a list two plus its items). YAML
-/// templates were expanded by Helm and Helmfile before they are read here.
-const REPLAYED: usize = 20_000;
-
 /// Reads a file of at most `most` bytes as text.
 ///
 /// # Errors
-/// As [`std::fs::read_to_string`]; a file that is larger.
+/// Those of reading; a file that is larger, or the position of what is not UTF-8.
 pub fn read(path: &Utf8Path, most: u64) -> std::io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(most + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > most {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
         let message = format!("is larger than {}", BinaryBytes(most));
         return Err(std::io::Error::new(ErrorKind::FileTooLarge, message));
     }
-    Ok(text)
+    utf8(bytes).map_err(|place| std::io::Error::new(ErrorKind::InvalidData, place))
 }
 
 /// The beginning and the end of a file, and how many bytes in between are left out.
@@ -52,22 +48,6 @@ pub fn ends(path: &Utf8Path, first: u64, last: u64) -> std::io::Result<(Vec<u8>,
     }
     file.take(last).read_to_end(&mut end)?;
     Ok((begin, end, left_out))
-}
-
-fn options() -> serde_saphyr::Options {
-    let mut options = serde_saphyr::Options::default();
-    options.alias_limits.max_total_replayed_events = REPLAYED;
-    options
-}
-
-/// One YAML document.
-pub fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
-    serde_saphyr::from_str_with_options(text, options())
-}
-
-/// All documents of a YAML stream.
-pub fn documents(text: &str) -> Result<Vec<Value>, serde_saphyr::Error> {
-    serde_saphyr::from_multiple_with_options(text, options())
 }
 
 /// Checks that a field's number is plausible.
@@ -85,6 +65,7 @@ pub fn within(field: &str, value: u64, expected: RangeInclusive<u64>) -> Result<
 mod tests {
     use super::*;
     use camino::Utf8PathBuf;
+    use serde_json::Value;
 
     fn file(content: &[u8]) -> (tempfile::TempDir, Utf8PathBuf) {
         let folder = tempfile::tempdir().unwrap();

@@ -12,11 +12,11 @@ pub struct Args {
     /// Every layer
     #[arg(long, conflicts_with = "selectors")]
     pub all: bool,
-    /// List the layers and stop
+    /// List the layers, or the selected ones, and stop
     #[arg(long)]
     pub list: bool,
     /// With --list: those of INFRA_CRITICAL_PATH, else of layers.yaml, in that order
-    #[arg(long, requires = "list")]
+    #[arg(long, requires = "list", conflicts_with = "selectors")]
     pub critical_path: bool,
     /// Leave out `helm test`
     #[arg(long)]
@@ -65,11 +65,15 @@ pub struct Args {
 pub struct Pace {
     /// How many layers to work on at once, as far as layers.yaml allows [default: the number of
     /// processors]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = jobs, allow_negative_numbers = true)]
     pub jobs: Option<NonZeroUsize>,
     /// After a failure, go on with the layers that do not need the failed one
     #[arg(long)]
     pub keep_going: bool,
+}
+
+fn jobs(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "expected a whole number, 1 or more".to_owned())
 }
 
 impl Pace {

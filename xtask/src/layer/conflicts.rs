@@ -39,7 +39,7 @@ pub(crate) async fn refuse(
     if suspects.is_empty() {
         return Ok(());
     }
-    let Ok(rendered) = reader.rendered(layer, true, false).await else { return Ok(()) };
+    let Ok(rendered) = reader.rendered(layer, client.default_namespace(), true, false).await else { return Ok(()) };
     let mut conflicts = Vec::new();
     for (release, place) in &suspects {
         let Some(objects) = rendered.get(&(release.namespace.clone(), release.name.clone())) else { continue };

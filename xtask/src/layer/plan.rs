@@ -206,7 +206,7 @@ impl Plan {
             }
             let known = planned.releases.iter().any(|release| release.rendered.is_some());
             let rendered = match known && !planned.doubts.is_empty() {
-                true => record::digests(&reader.rendered(layer, true, false).await?),
+                true => record::digests(&reader.rendered(layer, look.namespace(), true, false).await?),
                 false => BTreeMap::new(),
             };
             for release in &planned.releases {

@@ -78,7 +78,7 @@ impl LayerPreview {
             run.reporter.event(&Event::Preview(release.clone()));
         }
         let changing = self.releases.iter().filter(|release| release.act.changes()).count();
-        let of = self.releases.len();
+        let of = self.releases.iter().filter(|release| release.counts()).count();
         let text = match changing {
             _ if self.sight.is_none() && self.releases.is_empty() => {
                 return run.reporter.planned(&self.layer.name(), "install or upgrade its releases, and test them");
@@ -196,8 +196,10 @@ impl Before<'_> {
         let toolbox = tools::ensure(&self.context.repo.tree, &["helm", "helmfile"], &self.context.run.reporter).await?;
         let reader = Reader::new(self.context, &toolbox, self.origin.clone(), self.args.selector())?;
         let namespace = self.look.map_or("default", Look::namespace);
-        let (wanted, rendered) =
-            tokio::join!(reader.releases(layer, namespace), reader.rendered(layer, self.look.is_some(), true));
+        let (wanted, rendered) = tokio::join!(
+            reader.releases(layer, namespace),
+            reader.rendered(layer, namespace, self.look.is_some(), true)
+        );
         let (wanted, rendered) = (wanted?, rendered?);
         let Some(look) = self.look else {
             let releases = wanted.iter().map(|release| self.uncompared(layer, release, &rendered)).collect();
@@ -250,7 +252,7 @@ impl Before<'_> {
             namespace: found.named.namespace.clone(),
             act: if action == Action::Test { Act::Test } else { Act::Nothing },
             why: if left_out { format!("{why}, and tests are skipped") } else { why },
-            revision: found.facts.newest.map(|(revision, _)| revision),
+            revision: standing(found),
             tests: action == Action::Test,
             unknown: Vec::new(),
             objects: Vec::new(),
@@ -353,16 +355,18 @@ impl Before<'_> {
             namespace: release.namespace.clone(),
             act,
             why,
-            revision: found
-                .facts
-                .newest
-                .filter(|(_, status)| *status != releases::Status::Uninstalled)
-                .map(|(revision, _)| revision),
+            revision: standing(found),
             tests: release.installed && !self.args.skip_tests,
             unknown,
             objects,
         })
     }
+}
+
+/// The newest revision of a release that has not been uninstalled.
+fn standing(found: &Found) -> Option<u32> {
+    let newest = found.facts.newest.filter(|(_, status)| *status != releases::Status::Uninstalled);
+    newest.map(|(revision, _)| revision)
 }
 
 /// A release's objects, compared with the cluster's.

@@ -42,6 +42,17 @@ impl Kind {
 /// The variable that replaces the flag, for CI.
 const VARIABLE: &str = "XTASK_ALLOW_DESTROY";
 
+/// The one that replaces `--yes`.
+const CONFIRM: &str = "XTASK_CONFIRM";
+
+fn confirmed_by(variable: &str) -> Result<bool, Failure> {
+    match variable {
+        "1" => Ok(true),
+        "" | "0" => Ok(false),
+        other => Err(Failure::usage(format!("{CONFIRM}: {other:?}: expected 1 to consent, or 0"))),
+    }
+}
+
 /// What a [`Consent`] covers.
 pub trait Lost {
     const KINDS: &'static [Kind];
@@ -128,9 +139,9 @@ impl Given {
     /// Combines the flags with `XTASK_CONFIRM` and `XTASK_ALLOW_DESTROY`.
     ///
     /// # Errors
-    /// `usage` for an unknown name in the variable; an empty variable counts as unset.
+    /// `usage` for what the variables cannot mean; an empty variable counts as unset.
     pub fn by(yes: bool, destroy: &[Kind]) -> Result<Self, Failure> {
-        let confirmed = std::env::var("XTASK_CONFIRM").is_ok_and(|value| value == "1");
+        let confirmed = confirmed_by(&std::env::var(CONFIRM).unwrap_or_default())?;
         let destroy = allowed_by(destroy, &std::env::var(VARIABLE).unwrap_or_default())?;
         Ok(Self { yes: yes || confirmed, destroy })
     }
@@ -222,6 +233,14 @@ mod tests {
             assert!(failure.exit() == Exit::Usage && failure.message.contains(wrong), "{failure}");
             assert!(failure.message.contains("cluster, registry, release"), "{failure}");
         }
+    }
+
+    #[test]
+    fn what_the_variable_for_yes_cannot_mean_is_told() {
+        for (variable, expected) in [("", Some(false)), ("0", Some(false)), ("1", Some(true)), ("yes", None)] {
+            assert_eq!(confirmed_by(variable).ok(), expected, "{variable:?}");
+        }
+        assert!(confirmed_by("yes").unwrap_err().message.starts_with("XTASK_CONFIRM: \"yes\""));
     }
 
     #[test]

@@ -19,8 +19,11 @@ impl StateDir {
     /// `$AMEIDE_STATE_DIR/<cluster>`, else `$XDG_STATE_HOME/ameide/<cluster>`, else
     /// `~/.local/state/ameide/<cluster>`; if that cannot be written (because it belongs to root,
     /// for example), `.k3d-state/<cluster>` in the work tree, with a warning.
+    ///
+    /// # Errors
+    /// `usage` for an `AMEIDE_STATE_DIR` that is not absolute; `state-unwritable`.
     pub fn open(root: &Utf8Path, cluster: &str, reporter: &Reporter) -> Result<Self, Failure> {
-        let (preferred, path) = places(root, cluster);
+        let (preferred, path) = places(root, cluster)?;
         if let Some(path) = preferred {
             match writable(&path) {
                 Ok(()) => return Ok(Self { path }),
@@ -37,7 +40,7 @@ impl StateDir {
 
     /// The names of the runs that are kept, the newest first; creates nothing.
     pub fn runs_of(root: &Utf8Path, cluster: &str) -> Vec<String> {
-        let (preferred, fallback) = places(root, cluster);
+        let Ok((preferred, fallback)) = places(root, cluster) else { return Vec::new() };
         let folders = preferred.into_iter().chain([fallback]).map(|path| Self { path }.runs());
         let entries = folders.filter_map(|runs| runs.read_dir_utf8().ok()).flatten().flatten();
         let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_owned()).collect();
@@ -64,18 +67,18 @@ impl StateDir {
         self.path.join("runs")
     }
 
-    /// Removes the oldest run records beyond [`kept_runs`], but none whose process is alive. Runs
+    /// Removes the oldest run records beyond `keep`, but none whose process is alive. Runs
     /// that only looked are counted separately: the record of a run proves that nobody is working
     /// on a revision that it left pending, so a hundred looks must not displace it. Another run may
     /// prune at the same time: what is already gone is no error.
-    pub fn prune(&self) {
+    pub fn prune(&self, keep: usize) {
         let entries = self.runs().read_dir_utf8().into_iter().flatten().flatten();
         let mut runs: Vec<Utf8PathBuf> = entries.map(|entry| entry.path().to_owned()).collect();
         // Their names start with the time.
         runs.sort();
         let (ran_tools, looked): (Vec<Utf8PathBuf>, Vec<Utf8PathBuf>) = runs.into_iter().partition(|run| has_logs(run));
         for kind in [ran_tools, looked] {
-            let surplus = kind.len().saturating_sub(kept_runs());
+            let surplus = kind.len().saturating_sub(keep);
             for run in kind.into_iter().take(surplus).filter(|run| !lives(run)) {
                 let _ = std::fs::remove_dir_all(run);
             }
@@ -105,17 +108,31 @@ impl StateDir {
 }
 
 /// Where the state of a cluster belongs, and where it goes if that cannot be written.
-fn places(root: &Utf8Path, cluster: &str) -> (Option<Utf8PathBuf>, Utf8PathBuf) {
-    let preferred = env_path("AMEIDE_STATE_DIR")
-        .or_else(|| env_path("XDG_STATE_HOME").map(|folder| folder.join("ameide")))
-        .or_else(|| env_path("HOME").map(|home| home.join(".local/state/ameide")));
-    (preferred.map(|folder| folder.join(cluster)), root.join(".k3d-state").join(cluster))
+fn places(root: &Utf8Path, cluster: &str) -> Result<(Option<Utf8PathBuf>, Utf8PathBuf), Failure> {
+    let own = env_path("AMEIDE_STATE_DIR");
+    // Below the current folder there would be another lock in each.
+    if let Some(folder) = own.as_ref().filter(|folder| !folder.is_absolute()) {
+        return Err(Failure::usage(format!("AMEIDE_STATE_DIR: {folder:?}: expected an absolute path")));
+    }
+    // The XDG specification has a relative path ignored.
+    let xdg = || env_path("XDG_STATE_HOME").filter(|folder| folder.is_absolute()).map(|folder| folder.join("ameide"));
+    let home = || env_path("HOME").map(|home| home.join(".local/state/ameide"));
+    let preferred = own.or_else(xdg).or_else(home);
+    Ok((preferred.map(|folder| folder.join(cluster)), root.join(".k3d-state").join(cluster)))
 }
 
 /// How many records are kept per cluster, of runs that changed something and of runs that only
 /// looked: `AMEIDE_KEEP_RUNS`, else 100.
-fn kept_runs() -> usize {
-    std::env::var("AMEIDE_KEEP_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(100).max(1)
+///
+/// # Errors
+/// `usage` if that is set and is no number; an empty variable counts as unset.
+pub fn kept_runs() -> Result<usize, Failure> {
+    let text = std::env::var("AMEIDE_KEEP_RUNS").unwrap_or_default();
+    if text.is_empty() {
+        return Ok(100);
+    }
+    let number = text.parse().map(|number: usize| number.max(1));
+    number.map_err(|_| Failure::usage(format!("AMEIDE_KEEP_RUNS: {text:?}: expected a whole number")))
 }
 
 /// Whether a run started a tool that changes something: each of these has a log.
@@ -146,7 +163,7 @@ mod tests {
         let state = StateDir { path: Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap() };
         // There are no pids above the kernel's limit of 2^22.
         let name = |n: usize| format!("20260101-{n:06}-99999999");
-        for n in 0..kept_runs() + 3 {
+        for n in 0..8 {
             std::fs::create_dir_all(state.runs().join(name(n)).join("logs")).unwrap();
         }
         // One that started a revision, followed by many looks.
@@ -155,7 +172,7 @@ mod tests {
         std::fs::write(state.runs().join(revision).join("45-x.log"), "").unwrap();
         let living = format!("20250101-000000-{}", std::process::id());
         std::fs::create_dir_all(state.runs().join(&living)).unwrap();
-        state.prune();
+        state.prune(5);
         assert!(state.runs().join(living).exists() && state.runs().join(revision).exists());
         assert!(!state.runs().join(name(2)).exists() && state.runs().join(name(3)).exists());
     }

@@ -15,7 +15,7 @@ use crate::repo::layers::Layer;
 use crate::run::Run;
 use crate::run::context::Context;
 use crate::world::helm_storage::Revision;
-use crate::world::process::capture;
+use crate::world::process::{capture, for_a_shell};
 use crate::world::release::Release;
 use crate::world::tools::{self, Toolbox};
 use run_record::{Code, Failure};
@@ -122,13 +122,12 @@ async fn helmfile(context: &Context, toolbox: &Toolbox, layer: &Layer, arguments
 /// Helmfile's message if none of a file's releases matches, or if it has none.
 pub const NO_RELEASES: &str = "no releases found that matches specified selector";
 
-fn unreadable(repo: &Repo, layer: &Layer, arguments: &[&str], evidence: String) -> Failure {
-    Failure::new(Code::RenderFailed, format!("Helmfile cannot read {}", layer.path)).evidence(evidence).remedy(format!(
-        "helmfile -f {} -e {} {}",
-        layer.path,
-        repo.env_name,
-        arguments.join(" ")
-    ))
+/// `render-failed`, for a call that can be repeated by hand.
+pub(crate) fn unreadable(repo: &Repo, layer: &Layer, arguments: &[&str], evidence: String) -> Failure {
+    let (path, env, arguments) = (for_a_shell(layer.path.as_str()), for_a_shell(&repo.env_name), arguments.join(" "));
+    Failure::new(Code::RenderFailed, format!("Helmfile cannot read {}", layer.path))
+        .evidence(evidence)
+        .remedy(format!("helmfile -f {path} -e {env} {arguments}"))
 }
 
 async fn ask(context: &Context, toolbox: &Toolbox, layer: &Layer) -> Result<Vec<WantedRelease>, Failure> {

@@ -55,6 +55,13 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Text quoted as one word for a shell.
+pub fn for_a_shell(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+@%:".contains(c);
+    let is_plain = !text.is_empty() && text.chars().all(plain);
+    if is_plain { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 /// Leaves the processor to other programs where they need it (nice(2), by 5 of 19).
 pub fn in_the_background(command: &mut Command) {
     // SAFETY: the call is a system call without memory, and async-signal-safe.
@@ -398,6 +405,14 @@ mod tests {
         let mut shell = command("sh");
         shell.args(["-c", script]);
         shell
+    }
+
+    #[test]
+    fn a_path_stays_one_word_for_a_shell() {
+        assert_eq!(for_a_shell("/root/.cache/ameide/bin"), "/root/.cache/ameide/bin");
+        assert_eq!(for_a_shell("/a b/it's"), r"'/a b/it'\''s'");
+        assert_eq!(for_a_shell(r#"u"$x/`y`"#), r#"'u"$x/`y`'"#);
+        assert_eq!(for_a_shell(""), "''");
     }
 
     fn log() -> (tempfile::TempDir, Utf8PathBuf) {

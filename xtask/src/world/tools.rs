@@ -67,6 +67,17 @@ pub enum From {
     Source,
 }
 
+/// Where a tool would come from, as far as is known without network access.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// It is there: in the cache or on PATH.
+    There(Utf8PathBuf),
+    /// The address of its release archive.
+    Archive(String),
+    /// The folder of the Go module that it would be built from.
+    Module(Utf8PathBuf),
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tool {
     pub name: String,
@@ -365,11 +376,18 @@ impl Tool {
         self.program.build(cache, reporter).await.map_err(|failure| self.neither(&reason, advice, failure))
     }
 
-    /// Whether it can only be built with a Go toolchain, as far as is known without network access.
-    pub async fn has_to_be_built(&self, cache: &Utf8Path) -> Result<bool, Failure> {
+    /// Where [`Self::find`] would first look for it with success; nothing is changed.
+    pub async fn source(&self, cache: &Utf8Path, from: From) -> Result<Source, Failure> {
         let is_there = |path: &Utf8PathBuf| matches!(files::kept(path), Kept::Whole | Kept::Unsized);
-        let there = self.archive.is_ok() || self.places(cache, From::Anywhere)?.iter().any(is_there);
-        Ok(!there && self.on_path(&cache.join("bin")).await.is_none())
+        let mut found = self.places(cache, from)?.into_iter().find(is_there);
+        if found.is_none() && from == From::Anywhere {
+            found = self.on_path(&cache.join("bin")).await;
+        }
+        Ok(match (found, &self.archive) {
+            (Some(path), _) => Source::There(path),
+            (None, Ok((archive, _))) if from == From::Anywhere => Source::Archive(archive.url.clone()),
+            _ => Source::Module(self.program.module.clone()),
+        })
     }
 
     async fn require_version(&self, path: &Utf8Path, archive: &Archive) -> Result<(), Failure> {

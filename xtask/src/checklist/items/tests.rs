@@ -294,3 +294,15 @@ fn the_first_failed_item_gives_the_exit_code() {
     assert_eq!(failure.exit(), Exit::NamespaceTerminating);
     assert!(failure.message.contains("and 2 more"), "{failure}");
 }
+
+#[test]
+fn a_usual_remedy_can_be_pasted_and_a_wrong_file_has_none() {
+    for definition in ITEMS {
+        let fails = |exit: Exit| {
+            let trouble = fail(exit, vec!["x".to_owned()]);
+            super::item(definition, (Verdict::Fail(trouble), Duration::ZERO)).remedy
+        };
+        assert!(!fails(Exit::NotReady).unwrap().contains('`'), "{}", definition.id);
+        assert_eq!(fails(Exit::Usage), None, "{}", definition.id);
+    }
+}

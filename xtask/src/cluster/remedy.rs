@@ -1,26 +1,33 @@
-//! The final adjustment of the failure that ends a run: its remedy must work when pasted, in this
-//! environment, and never create or repair a cluster that this tool does not manage.
+//! The final adjustment of a remedy, of the failure that ends a run or of a check: it must work when
+//! pasted, in this environment, and never create or repair a cluster that this tool does not manage.
 
 use run_record::{Code, Exit, Failure};
 
-use crate::repo::Repo;
-use crate::repo::environment;
+use crate::repo::{Repo, environment};
 use crate::run::context::Site;
-use crate::world::kubernetes;
+use crate::world::{kubernetes, process};
 
 /// The failure, with its remedy adapted to this environment.
 pub fn fitting(repo: &Repo, site: &Site, mut failure: Failure) -> Failure {
     let remedy = failure.remedy.take();
-    failure.remedy = remedy.map(|remedy| match &repo.env.cluster.k3d {
-        None if says_cluster(&remedy) => of_shared(repo, site, failure.code),
-        _ => with_flags(&remedy, &flags(repo, site)),
-    });
+    failure.remedy = remedy.map(|remedy| adapted(repo, site, failure.exit(), &remedy));
     // A port that `open` listens on belongs to the container itself.
     let published = failure.remedy.as_ref().is_some_and(|remedy| remedy.contains("k3d.yaml"));
     if failure.code == Code::PortTaken && published && site.inside.is_some() {
         failure = outside(failure);
     }
     failure
+}
+
+/// A remedy for a failure with this exit code, adapted to this environment. Adapting it again
+/// changes nothing.
+pub fn adapted(repo: &Repo, site: &Site, exit: Exit, remedy: &str) -> String {
+    if repo.env.cluster.k3d.is_none() && says_cluster(remedy) {
+        return of_shared(repo, site, exit);
+    }
+    let context = process::for_a_shell(&site.kube_context);
+    let remedy = remedy.replace("kubectl describe ", &format!("kubectl --context {context} describe "));
+    with_flags(&remedy, &flags(repo, site))
 }
 
 /// In a container whose engine is outside, the engine publishes ports on the machine that it runs
@@ -31,8 +38,8 @@ fn outside(failure: Failure) -> Failure {
         .remedy("see there who holds the port (`ss -ltnp`; macOS: `lsof -iTCP -sTCP:LISTEN`), and stop that or change the port in k3d.yaml or env.yaml")
 }
 
-fn of_shared(repo: &Repo, site: &Site, code: Code) -> String {
-    if code.exit() == Exit::Registry {
+fn of_shared(repo: &Repo, site: &Site, exit: Exit) -> String {
+    if exit == Exit::Registry {
         return format!("check the network, and that the registry {} answers", repo.env.registry.push);
     }
     kubernetes::bring_back(&site.kube_context)
@@ -50,7 +57,7 @@ fn says_cluster(remedy: &str) -> bool {
 /// The flags by which a command reaches the cluster of this run: none by default.
 fn flags(repo: &Repo, site: &Site) -> Flags {
     let flag = |name: &str, value: &str, default: &str| {
-        if value == default { String::new() } else { format!("--{name} {value} ") }
+        if value == default { String::new() } else { format!("--{name} {} ", process::for_a_shell(value)) }
     };
     Flags {
         context: flag("context", &site.kube_context, &repo.env.cluster.context),
@@ -64,12 +71,15 @@ struct Flags {
     env: String,
 }
 
-/// Adds the flags to each of this tool's commands; the environment only where none is named.
+/// Adds the flags to each of this tool's commands, except for those that it has already.
 fn with_flags(remedy: &str, Flags { context, env }: &Flags) -> String {
     let mut parts = remedy.split("cargo xtask ");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |text, rest| {
-        let env = if rest.starts_with("--env") { "" } else { env };
+        // Both with their values.
+        let has = |flag: &str| rest.split(' ').take(4).any(|word| word == flag);
+        let context = if has("--context") { "" } else { context };
+        let env = if has("--env") { "" } else { env };
         format!("{text}cargo xtask {context}{env}{rest}")
     })
 }
@@ -85,6 +95,29 @@ mod tests {
         assert!(
             taken.evidence[1].contains("the machine that it runs on") && taken.remedy.unwrap().contains("see there")
         );
+    }
+
+    fn repo(k3d: Option<&str>) -> Repo {
+        let k3d = k3d.map(|path| format!("k3d: {path}, ")).unwrap_or_default();
+        let text = format!("cluster: {{{k3d}context: k3d-ci}}\nregistry: {{push: reg:1, pull: reg:1}}\n");
+        let env = environment::Environment::parse("env.yaml".into(), &text).unwrap();
+        Repo { tree: crate::repo::Tree { root: ".".into() }, env_name: "ci".to_owned(), env }
+    }
+
+    #[test]
+    fn a_remedy_is_adapted_once_however_often() {
+        let site = Site { kube_context: "k3d ci".into(), registry_host: "reg:1".into(), inside: None, lab: None };
+        for (k3d, exit, remedy, expected) in [
+            (Some("k3d.yaml"), Exit::NotReady, "cargo xtask cluster", "cargo xtask --context 'k3d ci' --env ci cluster"),
+            (Some("k3d.yaml"), Exit::NotReady, "kubectl describe node", "kubectl --context 'k3d ci' describe node"),
+            (None, Exit::Registry, "docker ps; cargo xtask cluster starts it", "registry reg:1 answers"),
+            (None, Exit::ApiUnreachable, "cargo xtask cluster", "get --raw /readyz"),
+        ] {
+            let repo = repo(k3d);
+            let once = adapted(&repo, &site, exit, remedy);
+            assert!(once.contains(expected), "{once}");
+            assert_eq!(adapted(&repo, &site, exit, &once), once);
+        }
     }
 
     #[test]
