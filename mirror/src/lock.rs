@@ -1,6 +1,7 @@
 //! The two files: the images wanted (`images.yaml`), and what they resolved to (`images.lock`). The
 //! same input gives the same bytes: sorted by id, with no timestamps and no hosts of ours.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 
 use camino::Utf8Path;
@@ -161,10 +162,20 @@ fn tagged(image: &str) -> Result<(Reference, String), String> {
     Ok((reference, tag))
 }
 
-fn sound(id: &str, image: &str, target: &str) -> Result<(), String> {
-    tagged(image).map_err(|reason| format!("{id}: image {image:?} {reason}"))?;
-    if !is_repository(target) {
-        return Err(format!("{id}: target {target:?} is not a repository name (lower case letters, digits, . _ - /)"));
+/// Checks images, each by its id, its name and its target. An id stands for one image: of two, the
+/// lock would have the same one twice.
+fn sound<'a>(images: impl Iterator<Item = [&'a String; 3]>) -> Result<(), String> {
+    let mut ids = BTreeSet::new();
+    for [id, image, target] in images {
+        tagged(image).map_err(|reason| format!("{id}: image {image:?} {reason}"))?;
+        if !is_repository(target) {
+            return Err(format!(
+                "{id}: target {target:?} is not a repository name (lower case letters, digits, . _ - /)"
+            ));
+        }
+        if !ids.insert(id) {
+            return Err(format!("{id}: two images have this id"));
+        }
     }
     Ok(())
 }
@@ -201,7 +212,7 @@ impl ImageList {
     }
 
     pub(crate) fn check(&self) -> Result<(), String> {
-        self.images.iter().try_for_each(|image| sound(&image.id, &image.image, &image.target))
+        sound(self.images.iter().map(|image| [&image.id, &image.image, &image.target]))
     }
 }
 
@@ -216,7 +227,7 @@ impl ImagesLock {
         if self.version != 1 {
             return Err(format!("version {}: expected 1", self.version));
         }
-        self.images.iter().try_for_each(|image| sound(&image.id, &image.image, &image.target))
+        sound(self.images.iter().map(|image| [&image.id, &image.image, &image.target]))
     }
 
     /// The lock of a list before anything has been resolved.
@@ -316,6 +327,18 @@ mod tests {
             std::fs::write(&path, format!("images:\n- {row}\n")).unwrap();
             let error = ImageList::read(&path).unwrap_err();
             assert!(error.kind() == Kind::Usage && error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_two_images_have_is_refused_in_both_files() {
+        let mut wanted = wanted();
+        wanted.images[1].id = "b".to_owned();
+        let folder = tempfile::tempdir().unwrap();
+        let path = camino::Utf8PathBuf::from_path_buf(folder.path().join("images.lock")).unwrap();
+        ImagesLock::unresolved(&wanted).write(&path).unwrap();
+        for reason in [wanted.check().unwrap_err(), ImagesLock::read(&path).unwrap_err().to_string()] {
+            assert!(reason.contains("b: two images have this id"), "{reason}");
         }
     }
 

@@ -149,6 +149,8 @@ fn a_devcontainer_waits_for_its_engine_and_ends_with_what_the_log_says() {
         let text =
             text.replace("name: ameide\n", "name: nobody\n").replace("  - k3d-dev-reg:5000\n", "  - nobody:5000\n");
         std::fs::write(&file, text).unwrap();
+        let environment = tree.join("infra/kubernetes/environments/local/env.yaml");
+        crate::support::edit(&environment, |text| text.replace("context: k3d-ameide\n", "context: k3d-nobody\n"));
     });
     let (code, said) = container.up(&["--prebuild"], &[]);
     assert_eq!(code, Some(0), "{said}");

@@ -196,6 +196,60 @@ fn missing_and_broken_yaml_are_named() {
 }
 
 #[test]
+fn what_env_yaml_says_wrongly_is_named_with_its_field_and_makes_no_folder() {
+    for (from, to, parts) in [
+        ("context: k3d-ameide-ci", "context: ../../evil", ["cluster.context", "../../evil"]),
+        ("context: k3d-ameide-ci", "context: ''", ["cluster.context", "kubeconfig"]),
+        ("push: 127.0.0.1:5001", "push: 'http://x y'", ["registry.push", "http://x y"]),
+        ("push: 127.0.0.1:5001", "push: a\n  ca: nope.pem", ["registry.ca", "nope.pem"]),
+    ] {
+        let (_folder, tree) = copy_of_the_tree();
+        edit(&tree.join("infra/kubernetes/environments/ci/env.yaml"), from, to);
+        refused(xtask(&tree, &["checklist"]), 2, &["ci/env.yaml", parts[0], parts[1]]);
+        assert!(!tree.join("state").exists() && !tree.with_file_name("evil").exists());
+    }
+}
+
+#[test]
+fn an_environment_with_the_context_of_another_touches_neither_cluster() {
+    let (_folder, tree) = copy_of_the_tree();
+    edit(&tree.join("infra/kubernetes/environments/ci/env.yaml"), "context: k3d-ameide-ci", "context: k3d-ameide");
+    for command in [&["cluster", "--dry-run"][..], &["cluster", "delete", "--allow-destroy=cluster"], &["releases"]] {
+        refused(xtask(&tree, command), 2, &["ci/env.yaml", "k3d-ameide-ci", "infra/docker/ci/k3d.yaml"]);
+    }
+}
+
+#[test]
+fn a_name_that_no_layer_has_ends_every_run_of_a_layer() {
+    let (_folder, tree) = copy_of_the_tree();
+    let path = tree.join("infra/kubernetes/layers.yaml");
+    edit(&path, "  60-qa:", "  61-qa:");
+    for command in [&["layer", "60", "--dry-run"][..], &["layer", "10"], &["layer", "45", "--remove"], &["up"]] {
+        refused(xtask(&tree, command), 2, &["layers.yaml", "61-qa", "60-qa"]);
+    }
+    std::fs::remove_file(&path).unwrap();
+    refused(xtask(&tree, &["layer", "60", "--dry-run"]), 2, &["layers.yaml"]);
+}
+
+#[test]
+fn an_image_to_update_that_is_not_listed_is_named_and_the_lock_stays() {
+    let (_folder, tree) = copy_of_the_tree();
+    let lock = tree.join("infra/images/images.lock");
+    let before = std::fs::read(&lock).unwrap();
+    let update = |more: &[&str]| xtask(&tree, &[&["--no-lab", "mirror", "--update"], more].concat());
+    refused(update(&["redsi"]), 2, &["images.yaml", "\"redsi\"", "redis"]);
+    edit(&tree.join("infra/images/images.yaml"), "id: redis", "id: postgres");
+    refused(update(&["postgres"]), 2, &["images.yaml", "postgres: two images have this id"]);
+    assert_eq!(std::fs::read(&lock).unwrap(), before);
+    // A lock that already says it is not written again.
+    let text = "# by hand\nversion: 1\nplatforms: []\nimages: []\n";
+    std::fs::write(tree.join("infra/images/images.yaml"), "images: []\n").unwrap();
+    std::fs::write(&lock, text).unwrap();
+    support::succeeds(update(&[]));
+    assert_eq!(std::fs::read_to_string(&lock).unwrap(), text);
+}
+
+#[test]
 fn windows_line_ends_are_read_as_any_other() {
     let (_folder, tree) = copy_of_the_tree();
     for file in

@@ -45,6 +45,25 @@ fn a_release_without_a_namespace_is_found_in_what_is_rendered() {
     assert!(!said.contains("objects that it renders: 0"), "{said}");
 }
 
+/// Helmfile knows an environment by these lists, this tool by its folder.
+#[test]
+fn helmfile_lists_the_environments_that_have_a_folder() {
+    let read = |file: &str| std::fs::read_to_string(path("infra/kubernetes").join(file)).unwrap();
+    let sorted = |mut names: Vec<String>| {
+        names.sort();
+        names
+    };
+    let folders = xtask::repo::Tree { root: path("") }.environments().unwrap();
+    let defaults = read("_defaults.yaml.gotmpl");
+    let (_, list) = defaults.split_once("$environments := list ").unwrap();
+    let listed = list.lines().next().unwrap().split('"').skip(1).step_by(2).map(str::to_owned);
+    assert_eq!(sorted(listed.collect()), folders);
+    let all = read("helmfile.yaml");
+    let (_, keys) = all.split_once("environments:\n").unwrap();
+    let keys = keys.lines().map_while(|line| line.strip_prefix("  ")?.strip_suffix(": {}")).map(str::to_owned);
+    assert_eq!(sorted(keys.collect()), folders);
+}
+
 /// k3d pulls what k3d.yaml and its own version name; the images loaded for it must be the same.
 #[test]
 fn the_listed_images_of_the_cluster_are_those_that_k3d_asks_for() {

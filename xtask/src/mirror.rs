@@ -20,7 +20,7 @@ use run_record::Failure;
 pub(crate) use check::{check, findings, require};
 pub(crate) use copy::{copy, copy_all};
 pub(crate) use load::{load, of_the_cluster, registries};
-pub(crate) use resolve::{is_served, resolve};
+pub(crate) use resolve::{is_served, resolve, update};
 
 /// Where images come from: public registries, with the tree's lock, or what stands in for them.
 #[derive(Clone, Debug)]
@@ -85,16 +85,20 @@ async fn interruptible<T>(work: impl Future<Output = Result<T, image_mirror::Err
     Interrupt::global().or(work).await?.map_err(failure)
 }
 
+fn require_known<'a>(
+    repo: &Repo,
+    ids: &[impl AsRef<str>],
+    known: impl Iterator<Item = &'a str>,
+) -> Result<(), Failure> {
+    let known: Vec<&str> = known.collect();
+    let Some(unknown) = ids.iter().map(AsRef::as_ref).find(|id| !known.contains(id)) else { return Ok(()) };
+    let (list, known) = (list_path(repo), known.join(", "));
+    Err(Failure::usage(format!("no image {unknown:?} in {list}: expected one of {known}")))
+}
+
 /// The images of a lock with these ids; without ids, all that pods run.
 pub(crate) fn pick(repo: &Repo, mut lock: ImagesLock, ids: &[&str]) -> Result<ImagesLock, Failure> {
-    if let Some(unknown) = ids.iter().find(|id| !lock.images.iter().any(|image| image.id == **id)) {
-        let known: Vec<&str> = lock.images.iter().map(|image| image.id.as_str()).collect();
-        return Err(Failure::usage(format!(
-            "no image {unknown:?} in {}: expected one of {}",
-            list_path(repo),
-            known.join(", ")
-        )));
-    }
+    require_known(repo, ids, lock.images.iter().map(|image| image.id.as_str()))?;
     lock.images.retain(|image| match ids {
         [] => image.role.is_none(),
         ids => ids.contains(&image.id.as_str()),

@@ -172,7 +172,7 @@ impl<'a> Place<'a> {
         match (self.command.get_name(), arg.get_id().as_str()) {
             (_, "context") => found.extend(contexts()),
             ("report", "run") | ("layer", "rollback") => found.extend(runs(tree, self.env.as_deref())),
-            (_, "env") => found.extend(tree.environments().into_iter().map(bare)),
+            (_, "env") => found.extend(tree.environments().unwrap_or_default().into_iter().map(bare)),
             ("repair", "uninstall" | "rollback") if nth == 0 => found.extend(releases(tree)),
             ("open", "name") => {
                 found.extend(releases(tree));

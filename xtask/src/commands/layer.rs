@@ -20,6 +20,8 @@ pub async fn run(context: &Context, args: &Args) -> Result<Done, Failure> {
     if args.list {
         return list(&context.run, &context.repo, layers, args).map(|()| Done::AsAsked);
     }
+    // Also where nothing of it is needed: a mistake in it is told before any cluster is asked.
+    context.repo.tree.layer_needs()?;
     helm_storage::check_driver()?;
     if let Some(path) = &args.plan {
         // An empty variable counts as unset, which clap's rules cannot express.

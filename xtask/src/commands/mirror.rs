@@ -1,6 +1,6 @@
 //! `cargo xtask mirror`: copies the lock's images into the registry, or says what is missing.
 
-use image_mirror::{Endpoint, ManifestCache};
+use image_mirror::Endpoint;
 
 use crate::compare::reader;
 use crate::run::context::Context;
@@ -37,7 +37,7 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let lab = cluster::its_lab(context).await?;
     let origin = lab::origin(&context.repo, lab.as_ref());
     if args.update {
-        return mirror::resolve(context, &origin, &args.images, &ManifestCache::default()).await;
+        return mirror::update(context, &origin, &args.images).await;
     }
     let ids: Vec<&str> = args.images.iter().map(String::as_str).collect();
     if args.check {

@@ -90,7 +90,7 @@ impl Files {
         let root = tree.path("infra/kubernetes");
         let mut files = BTreeMap::new();
         walk(&root, Utf8Path::new(""), DEEPEST, &mut files)?;
-        Ok(Self { files, environment: environment.to_owned(), environments: tree.environments() })
+        Ok(Self { files, environment: environment.to_owned(), environments: tree.environments()? })
     }
 
     /// A file as it is written.
@@ -360,7 +360,7 @@ fn is_an_editors(path: &Utf8Path) -> bool {
 
 /// `45-data-plane-ext.yaml` in `helmfiles`.
 fn is_layer(path: &Utf8Path) -> bool {
-    path.parent().is_some_and(|folder| folder == "helmfiles") && Layer::from_path(path).is_some()
+    path.parent().is_some_and(|folder| folder == "helmfiles") && matches!(Layer::from_path(path), Ok(Some(_)))
 }
 
 /// What defines an environment's values, which state files may take any text from.
@@ -1196,7 +1196,7 @@ mod tests {
             &["minio", "neo4j", "temporal"],
             &["platform-smoke"],
         ];
-        for environment in tree.environments() {
+        for environment in tree.environments().unwrap() {
             let files = Files::read(&tree, &environment).unwrap();
             for (layer, charts) in tree.layers().unwrap().iter().zip(charts) {
                 let inputs = files.of(layer, &Around::default()).unwrap();

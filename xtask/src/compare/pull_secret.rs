@@ -140,7 +140,7 @@ mod tests {
         assert!(to_write(half(), false).unwrap().is_none());
         let root = camino::Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let tree = crate::repo::Tree { root };
-        for name in tree.environments() {
+        for name in tree.environments().unwrap() {
             let env = tree.environment(&name).unwrap();
             assert_eq!(env.pull_secret.from_shell, env.cluster.k3d.is_some(), "{name}");
         }

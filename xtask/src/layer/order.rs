@@ -26,10 +26,7 @@ pub(crate) fn edges(all: &[Layer], needs: &LayerNeeds) -> Vec<BTreeSet<usize>> {
 fn first_of<'a>(layer: &'a str, needs: &'a LayerNeeds) -> BTreeSet<&'a str> {
     let (mut found, mut open) = (BTreeSet::new(), vec![layer]);
     while let Some(next) = open.pop() {
-        let Some(own) = needs.layers.get(next) else { continue };
-        let named = own.layers.iter().chain(&own.after).map(String::as_str);
-        let makers = own.namespaces.iter().filter_map(|namespace| needs.creator_of(namespace));
-        for before in named.chain(makers) {
+        for before in needs.before(next) {
             if found.insert(before) {
                 open.push(before);
             }

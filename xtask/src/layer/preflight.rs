@@ -18,7 +18,7 @@ use crate::lab::{self, Lab};
 use crate::mirror;
 use crate::releases::{Status, manifest};
 use crate::repo::Repo;
-use crate::repo::layers::Layer;
+use crate::repo::layers::{self, Layer};
 use crate::repo::needs::SecretNeed;
 use crate::repo::needs::ServiceNeed;
 use crate::repo::needs::{LayerNeeds, Needs, Waits};
@@ -210,17 +210,7 @@ async fn layers_in_place(context: &Context, client: &Client, needs: &Needs) -> V
         return Vec::new();
     }
     let look = async {
-        let known = context.repo.tree.layers()?;
-        let mut layers = Vec::new();
-        for name in names {
-            let layer = known.iter().find(|layer| layer.name() == *name).cloned();
-            layers.push(layer.ok_or_else(|| {
-                Failure::usage(format!(
-                    "infra/kubernetes/layers.yaml: a layer needs {name:?}, and the tree has none of this name"
-                ))
-                .remedy("cargo xtask layer --list")
-            })?);
-        }
+        let layers = layers::select(&context.repo.tree.layers()?, names)?;
         let wanted = helmfile::releases(context, &layers).await?;
         let releases: Vec<Release> = wanted
             .iter()

@@ -256,9 +256,7 @@ fn needing<'a>(all: &'a [Layer], going: &[String], needs: &LayerNeeds) -> Vec<(&
     let needed = |layer: &Layer| {
         let (mut seen, mut open) = (BTreeSet::new(), vec![layer.name()]);
         while let Some(next) = open.pop() {
-            let Some(own) = needs.layers.get(&next) else { continue };
-            let makers = own.namespaces.iter().filter_map(|namespace| needs.creator_of(namespace)).map(str::to_owned);
-            open.extend(own.layers.iter().cloned().chain(makers).filter(|before| seen.insert(before.clone())));
+            open.extend(needs.needed_by(&next).map(str::to_owned).filter(|before| seen.insert(before.clone())));
         }
         going.iter().find(|name| seen.contains(*name)).cloned()
     };

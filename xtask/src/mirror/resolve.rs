@@ -6,15 +6,25 @@ use camino::Utf8Path;
 use image_mirror::{Digest, ImagesLock, Kind, ManifestCache, MirrorEvent, Observe, Options};
 
 use super::progress::Progress;
-use super::{Origin, interruptible};
+use super::{Origin, interruptible, require_known};
 use crate::repo::Repo;
 use crate::run::context::{Context, Site};
 use crate::run::interrupt::Interrupt;
 use crate::world::registry::failure;
 use run_record::Failure;
 
-/// Resolves the tags of these ids again (all if empty), and rewrites the lock. `kept`: manifests
-/// that a copy need not request again.
+/// Resolves the tags of the ids that somebody asked for (all if empty), and rewrites the lock.
+///
+/// # Errors
+/// `usage` for an id that is not in the list; errors of registries.
+pub(crate) async fn update(context: &Context, origin: &Origin, ids: &[String]) -> Result<(), Failure> {
+    let listed = origin.listed(&context.repo)?;
+    require_known(&context.repo, ids, listed.images.iter().map(|image| image.id.as_str()))?;
+    resolve(context, origin, ids, &ManifestCache::default()).await
+}
+
+/// Resolves the tags of these ids again (all if empty), and rewrites the lock if that changes it.
+/// `kept`: manifests that a copy need not request again.
 pub(crate) async fn resolve(
     context: &Context,
     origin: &Origin,
@@ -63,6 +73,9 @@ pub(crate) async fn resolve(
                 ),
             );
         }
+    }
+    if ImagesLock::read(path).is_ok_and(|there| there == lock) {
+        return Ok(());
     }
     if context.run.dry_run {
         context.run.reporter.planned("mirror", format!("write {path}"));

@@ -1,6 +1,7 @@
 //! An environment: its cluster, its registry, and which account is written into it.
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
+use image_mirror::Endpoint;
 use run_record::Failure;
 use serde::Deserialize;
 
@@ -25,7 +26,18 @@ impl Environment {
     /// A file that is missing, or has an invalid value; file and field are named.
     pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
         let environment: Self = parse_yaml(path, text)?;
-        let namespace = &environment.cluster.lease_namespace;
+        let ClusterSettings { context, lease_namespace: namespace, .. } = &environment.cluster;
+        // It also names the folder with the cluster's records, which goes with the cluster.
+        let mut parts = Utf8Path::new(context).components();
+        if context.is_empty() || !parts.all(|part| matches!(part, Utf8Component::Normal(_))) {
+            return Err(Failure::usage(format!(
+                "{path}: cluster.context {context:?}: expected the name of a kubeconfig context, without . or .. between slashes"
+            )));
+        }
+        for (field, host) in [("push", &environment.registry.push), ("pull", &environment.registry.pull)] {
+            let parts = Endpoint::named(host).parts().map(drop);
+            parts.map_err(|error| Failure::usage(format!("{path}: registry.{field}: {error}")))?;
+        }
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         let is_label = namespace.starts_with(plain) && namespace.ends_with(plain) && namespace.len() <= 63;
         if !is_label || !namespace.chars().all(|c| plain(c) || c == '-') {
@@ -90,6 +102,25 @@ mod tests {
     #[test]
     fn the_schema_of_env_yaml_is_that_of_the_type() {
         crate::schema::kept::<Environment>("environment.json");
+    }
+
+    #[test]
+    fn a_context_that_is_no_folder_of_its_own_and_a_name_that_no_registry_has_are_refused_with_their_field() {
+        let parse = |context: &str, push: &str, pull: &str| {
+            let text = format!("cluster: {{context: '{context}'}}\nregistry: {{push: '{push}', pull: '{pull}'}}\n");
+            Environment::parse("env.yaml".into(), &text)
+        };
+        for context in ["k3d-ameide", "arn:aws:eks:eu-west-1:1:cluster/x", "a b"] {
+            assert_eq!(parse(context, "a:5000", "b/team").unwrap().cluster.context, context);
+        }
+        for context in ["", "/tmp/x", "..", ".", "../../x", "a/../../x", "./x"] {
+            let message = parse(context, "a", "b").unwrap_err().message;
+            assert!(message.starts_with(&format!("env.yaml: cluster.context {context:?}")), "{message}");
+        }
+        for (push, pull, field) in [("http://x y", "b", "push"), ("", "b", "push"), ("a", "https://b", "pull")] {
+            let message = parse("c", push, pull).unwrap_err().message;
+            assert!(message.starts_with(&format!("env.yaml: registry.{field}: ")), "{message}");
+        }
     }
 
     #[test]

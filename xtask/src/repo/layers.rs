@@ -13,10 +13,25 @@ pub struct Layer {
 }
 
 impl Layer {
-    pub(crate) fn from_path(path: &Utf8Path) -> Option<Self> {
-        let stem = layer_stem(path.file_name()?)?;
-        let (number, stage) = stem.split_once('-')?;
-        Some(Self { number: number.parse().ok()?, stage: stage.to_owned(), path: path.to_owned() })
+    /// `None` for a file that is not meant to be a layer: its name does not start with a digit, or
+    /// it is not YAML (Helmfile's `NN-name.lock`, what an editor leaves behind).
+    ///
+    /// # Errors
+    /// A file that looks like a layer and would not be found by its own name.
+    pub(crate) fn from_path(path: &Utf8Path) -> Result<Option<Self>, String> {
+        let name = path.file_name().unwrap_or_default();
+        let mut endings = name.rsplit('.').skip_while(|ending| *ending == "gotmpl");
+        let is_yaml = endings.next().is_some_and(|ending| matches!(ending, "yaml" | "yml"));
+        if !is_yaml || !name.starts_with(|c: char| c.is_ascii_digit()) {
+            return Ok(None);
+        }
+        let stem = layer_stem(name).unwrap_or_default();
+        let parts = stem.split_once('-').and_then(|(number, stage)| Some((number.parse().ok()?, stage.to_owned())));
+        let layer = parts.map(|(number, stage)| Self { number, stage, path: path.to_owned() });
+        match layer.filter(|layer| layer.name() == stem && !layer.stage.is_empty()) {
+            Some(layer) => Ok(Some(layer)),
+            None => Err("is not named like a layer: expected a name like 45-data-plane-ext.yaml".to_owned()),
+        }
     }
 
     /// Number and stage: the value of the `layer` label.
@@ -83,13 +98,30 @@ mod tests {
     fn layers() -> Vec<Layer> {
         ["10-bootstrap.yaml", "24-auth.yaml", "45-data-plane-ext.yaml", "60-qa.yaml"]
             .iter()
-            .filter_map(|name| Layer::from_path(&Utf8Path::new("/r/infra/kubernetes/helmfiles").join(name)))
+            .filter_map(|name| Layer::from_path(&Utf8Path::new("/r/infra/kubernetes/helmfiles").join(name)).unwrap())
             .collect()
     }
 
     fn names(selectors: &[&str]) -> Result<Vec<String>, Failure> {
         let selectors: Vec<String> = selectors.iter().map(|&s| s.to_owned()).collect();
         select(&layers(), &selectors).map(|found| found.iter().map(Layer::name).collect())
+    }
+
+    #[test]
+    fn a_file_that_looks_like_a_layer_is_found_by_its_own_name_or_refused() {
+        for name in ["10-a.yaml", "10-a.yaml.gotmpl", "123-a-b.yaml"] {
+            let layer = Layer::from_path(name.into()).unwrap().unwrap();
+            assert_eq!(select(std::slice::from_ref(&layer), &[name.to_owned()]).unwrap(), [layer], "{name}");
+        }
+        for name in
+            ["045-a.yaml", "5-a.yaml", "51-.yaml", "52-x.yml", "52-x.yml.gotmpl", "99999999999-x.yaml", "53.yaml"]
+        {
+            let error = Layer::from_path(name.into()).unwrap_err();
+            assert!(error.contains("45-data-plane-ext.yaml"), "{name}: {error}");
+        }
+        for name in ["_x.tpl", "common.yaml", "10-a.lock", "10-a.yaml~", ".#10-a.yaml", "README"] {
+            assert_eq!(Layer::from_path(name.into()), Ok(None), "{name}");
+        }
     }
 
     #[test]

@@ -46,6 +46,22 @@ impl LayerNeeds {
         self.layers.values().flat_map(|needs| needs.namespaces.iter().chain(&needs.creates)).cloned().collect()
     }
 
+    /// The layers that must be in place before this one: those that it needs, and those that create
+    /// its namespaces.
+    pub fn needed_by<'a>(&'a self, layer: &'a str) -> impl Iterator<Item = &'a str> {
+        let own = self.layers.get(layer).into_iter();
+        own.flat_map(move |own| {
+            let makers = own.namespaces.iter().filter_map(move |namespace| self.creator_of(namespace));
+            own.layers.iter().map(String::as_str).chain(makers.filter(move |maker| *maker != layer))
+        })
+    }
+
+    /// The layers that go before this one: what it needs, and what it only goes after.
+    pub fn before<'a>(&'a self, layer: &'a str) -> impl Iterator<Item = &'a str> {
+        let after = self.layers.get(layer).into_iter().flat_map(|own| own.after.iter().map(String::as_str));
+        self.needed_by(layer).chain(after)
+    }
+
     /// The layer that creates this namespace, if layers.yaml names one.
     pub fn creator_of(&self, namespace: &str) -> Option<&str> {
         let mut makers = self.layers.iter().filter(|(_, needs)| needs.creates.iter().any(|made| made == namespace));
@@ -58,6 +74,52 @@ impl LayerNeeds {
         let needs: Self = parse_yaml(path, text)?;
         needs.check().map_err(|error| Failure::usage(format!("{path}: {error}")))?;
         Ok(needs)
+    }
+
+    /// Checks that every layer that is named is one of these, that none waits for itself, and that
+    /// `up` deploys none twice.
+    ///
+    /// # Errors
+    /// A sentence that names the field.
+    pub fn check_layers(&self, all: &[Layer]) -> Result<(), String> {
+        let all: Vec<String> = all.iter().map(Layer::name).collect();
+        let known = |field: String, name: &String| match all.contains(name) {
+            true => Ok(()),
+            false => Err(format!("{field}: no layer {name:?}: expected one of {}", all.join(", "))),
+        };
+        for (index, name) in self.critical_path.iter().enumerate() {
+            known(format!("criticalPath[{index}]"), name)?;
+            if self.critical_path[..index].contains(name) {
+                return Err(format!("criticalPath[{index}]: {name:?} is there twice"));
+            }
+        }
+        for (name, needs) in &self.layers {
+            known("layers".to_owned(), name)?;
+            for (field, others) in [("layers", &needs.layers), ("after", &needs.after)] {
+                others.iter().try_for_each(|other| known(format!("layers.{name}.{field}"), other))?;
+            }
+        }
+        match self.layers.keys().find_map(|name| self.way_back(name)) {
+            Some(way) => Err(format!("layers.{}: waits for itself: {}", way[0], way.join(" waits for "))),
+            None => Ok(()),
+        }
+    }
+
+    /// From a layer through those before it back to itself, if there is such a way.
+    fn way_back<'a>(&'a self, layer: &'a str) -> Option<Vec<&'a str>> {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![vec![layer]]);
+        while let Some(way) = open.pop() {
+            for before in self.before(way[way.len() - 1]) {
+                let longer = [&way[..], &[before]].concat();
+                if before == layer {
+                    return Some(longer);
+                }
+                if seen.insert(before) {
+                    open.push(longer);
+                }
+            }
+        }
+        None
     }
 
     fn check(&self) -> Result<(), String> {

@@ -105,12 +105,17 @@ pub(crate) fn failure(error: image_mirror::Error) -> Failure {
 
 /// The URL of the registry's health check: `K3D_REGISTRY_HEALTHCHECK_URL`, else its catalog, by the
 /// name that this machine pushes to.
-fn health_url(repo: &Repo, site: &Site) -> String {
-    let scheme = if repo.env.registry.plain_http { "http" } else { "https" };
-    std::env::var("K3D_REGISTRY_HEALTHCHECK_URL")
-        .ok()
-        .filter(|url| !url.is_empty())
-        .unwrap_or_else(|| format!("{scheme}://{}/v2/_catalog", site.registry_host))
+fn health_url(repo: &Repo, site: &Site) -> Result<String, Failure> {
+    const VARIABLE: &str = "K3D_REGISTRY_HEALTHCHECK_URL";
+    let Some(url) = std::env::var(VARIABLE).ok().filter(|url| !url.is_empty()) else {
+        let scheme = if repo.env.registry.plain_http { "http" } else { "https" };
+        return Ok(format!("{scheme}://{}/v2/_catalog", site.registry_host));
+    };
+    let parsed = url.parse::<http::Uri>();
+    if parsed.is_ok_and(|url| url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))) {
+        return Ok(url);
+    }
+    Err(Failure::usage(format!("{VARIABLE} {url:?}: expected a URL like http://localhost:5000/v2/_catalog")))
 }
 
 /// Checks the environment's registry once. One that requires another account is healthy all the
@@ -120,13 +125,7 @@ fn health_url(repo: &Repo, site: &Site) -> String {
 /// `registry-unreachable` if nothing answers, or not like a healthy registry; `registry-tls` for a
 /// certificate; `usage` for an invalid URL.
 pub(crate) async fn healthy(repo: &Repo, site: &Site) -> Result<(), Failure> {
-    let url = health_url(repo, site);
-    let parsed = url.parse::<http::Uri>().ok();
-    if !parsed.is_some_and(|url| url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))) {
-        return Err(Failure::usage(format!(
-            "K3D_REGISTRY_HEALTHCHECK_URL {url:?}: expected a URL like http://localhost:5000/v2/_catalog"
-        )));
-    }
+    let url = health_url(repo, site)?;
     let options = options(repo, site)?;
     let asked = tokio::time::timeout(PATIENCE, image_mirror::ping(&options, Some(&url))).await;
     let evidence = match asked {

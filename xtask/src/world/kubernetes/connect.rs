@@ -38,6 +38,8 @@ use run_record::Failure;
 /// `usage` for a malformed kubeconfig or proxy, naming it; `api-unreachable` for a missing context;
 /// `unauthenticated` for unusable credentials.
 pub async fn client(context: &Context) -> Result<Client, Failure> {
+    // For its check that the context is this environment's own cluster.
+    context.repo.k3d_config()?;
     let place = Place { context: context.site.kube_context.clone(), local: context.repo.env.cluster.k3d.is_some() };
     answers::talks_to(place.clone());
     let config = kubeconfig::load()?;
