@@ -7,7 +7,7 @@ use camino::Utf8Path;
 use run_record::{Code, Failure};
 use serde::Deserialize;
 
-use super::layers::Layer;
+use super::layers::{self, Layer};
 use super::parse_yaml;
 use crate::files::bounds;
 
@@ -82,13 +82,15 @@ impl LayerNeeds {
     /// # Errors
     /// A sentence that names the field.
     pub fn check_layers(&self, all: &[Layer]) -> Result<(), String> {
-        let all: Vec<String> = all.iter().map(Layer::name).collect();
-        let known = |field: String, name: &String| match all.contains(name) {
+        let names: Vec<String> = all.iter().map(Layer::name).collect();
+        let known = |field: String, name: &String| match names.contains(name) {
             true => Ok(()),
-            false => Err(format!("{field}: no layer {name:?}: expected one of {}", all.join(", "))),
+            false => Err(format!("{field}: no layer {name:?}: expected one of {}", names.join(", "))),
         };
         for (index, name) in self.critical_path.iter().enumerate() {
-            known(format!("criticalPath[{index}]"), name)?;
+            // A number, a stage or a range will do, as on the command line.
+            let selected = layers::select(all, std::slice::from_ref(name));
+            selected.map_err(|failure| format!("criticalPath[{index}]: {}", failure.message))?;
             if self.critical_path[..index].contains(name) {
                 return Err(format!("criticalPath[{index}]: {name:?} is there twice"));
             }
