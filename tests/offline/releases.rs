@@ -507,6 +507,13 @@ fn a_release_that_the_tree_gives_up_is_uninstalled_with_consent_only() {
     assert!(!bench.said().contains(" sync"));
     bench.ends(&["layer", "20", "--skip-tests", "--allow-destroy=release"], 0);
     assert!(bench.said().contains(" sync"));
+
+    // Helmfile would not keep what holds data.
+    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\n";
+    bench.server.put(made("shop", "gone", 1, "deployed", 600, claim));
+    let said = bench.ends(&["layer", "20", "--skip-tests", "--allow-destroy=release"], 10);
+    assert!(said.contains("deletes PersistentVolumeClaim data") && said.contains("=release,claim "), "{said}");
+    bench.ends(&["layer", "20", "--skip-tests", "--allow-destroy=release,claim"], 0);
 }
 
 #[test]
@@ -540,13 +547,49 @@ fn an_upgrade_that_deletes_what_holds_data_wants_consent_and_one_that_keeps_it_d
     let said = bench.ends(&["layer", "20", "--skip-tests", "--yes"], 10);
     assert!(said.contains("upgrade release top, which deletes PersistentVolumeClaim data"), "{said}");
     assert!(!bench.said().contains(" sync"), "{said}");
-    bench.ends(&["layer", "20", "--skip-tests", "--allow-destroy=release"], 0);
+    bench.ends(&["layer", "20", "--skip-tests", "--allow-destroy=release"], 10);
+    bench.ends(&["layer", "20", "--skip-tests", "--allow-destroy=release,claim"], 0);
 
     // A rendering does not ask the cluster which kinds it has: that alone may be why a custom
     // resource is missing.
     deployed("apiVersion: monitoring.coreos.com/v1\nkind: ServiceMonitor\nmetadata: {name: top}\n");
     let said = bench.ends(&["layer", "20", "--skip-tests", "--yes"], 0);
-    assert!(said.contains("does not render ServiceMonitor top"), "{said}");
+    assert!(said.contains("its rendering does not have ServiceMonitor top"), "{said}");
+}
+
+#[test]
+fn what_another_release_of_the_layer_takes_over_is_deleted_all_the_same() {
+    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\n";
+    let bench = Bench::new();
+    bench.base_in_place();
+    bench.lists("20-top", &json!([release("top", true, true), release("other", true, true)]));
+    bench.write("answers/template", claim);
+    bench.server.put(made("shop", "top", 1, "deployed", 60, claim));
+    bench.ends(&["layer", "20", "--skip-tests", "--yes"], 0);
+    // The stand-in renders everything as `top`.
+    bench.server.put(made("shop", "other", 1, "deployed", 60, claim));
+    let said = bench.ends(&["layer", "20", "--skip-tests", "--yes"], 10);
+    assert!(said.contains("upgrade release other, which deletes PersistentVolumeClaim data"), "{said}");
+}
+
+#[test]
+fn a_label_that_helm_has_handed_on_makes_no_dead_owner() {
+    let bench = Bench::new();
+    let of = |number: u32, status: &str, run: &str| {
+        let mut secret = revision("shop", "web", number, status, 1);
+        secret["metadata"]["labels"]["run"] = run.into();
+        bench.write(&format!("state/t/runs/{run}/record.jsonl"), "");
+        bench.server.put(secret);
+    };
+    let (first, second) = ("20261124-100000-1", "20261125-100000-1");
+    of(1, "deployed", first);
+    of(2, "pending-upgrade", first);
+    let said = bench.ends(&["releases", "repair", "--yes"], 7);
+    assert!(said.contains("release-owned") && said.contains("by somebody unknown"), "{said}");
+    assert_eq!(bench.server.label("shop", "web", 2), "pending-upgrade");
+    of(2, "pending-upgrade", second);
+    bench.ends(&["releases", "repair"], 0);
+    assert_eq!(bench.server.label("shop", "web", 2), "failed");
 }
 
 #[test]

@@ -256,7 +256,12 @@ impl<'a> Runner<'a> {
             }
             releases::watch_over(self.context, client, &wanted).await?;
             releases::consent_to_uninstalls(&self.context.run, client, &wanted).await?;
-            releases::consent_to_upgrades(&self.context.run, client, &wanted, &manifests).await?;
+            let apart = async || {
+                let rendered = reader.rendered(layer, false, false).await?;
+                let resources = rendered.into_iter().map(|(of, objects)| (of, objects.resources));
+                Ok::<releases::Apart, Failure>(resources.collect())
+            };
+            releases::consent_to_upgrades(&self.context.run, client, &wanted, &manifests, apart).await?;
             // If a release is known to be as Helm left it, nobody else owns its fields.
             let known = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.is_untouched(release));
             let touched: Vec<Release> = syncing.iter().filter(|release| !known(release)).cloned().collect();

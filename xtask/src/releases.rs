@@ -11,11 +11,13 @@ pub mod manifest;
 pub mod named;
 pub(crate) mod removal;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
+use camino::Utf8Path;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
@@ -25,7 +27,7 @@ use serde::Serialize;
 use crate::host;
 use crate::repo::Repo;
 use crate::run::Run;
-use crate::run::consent::{self, Consent};
+use crate::run::consent::{self, Consent, Kind};
 use crate::run::context::{Context, Site};
 use crate::run::wait;
 use crate::world::kubernetes::{kubectl, server_time, write_failed};
@@ -35,6 +37,7 @@ use run_record::{Code, Exit, Failure, Step, StepKind};
 
 use crate::world::helm_storage::{self, Stored, history, newest, stored};
 pub use crate::world::helm_storage::{Revision, Status};
+use crate::world::helmfile::HELMS_TIMEOUT;
 use manifest::{data_of, objects};
 
 /// Whether somebody is still working on a revision.
@@ -114,17 +117,9 @@ pub async fn repair(
 ) -> Result<(), Failure> {
     let reporter = &context.run.reporter;
     if let Some(name) = uninstall {
-        let newest = find(&context.run, &context.repo, client, name).await?;
-        let stored = stored(client, &newest).await?;
-        for line in objects(&stored) {
-            reporter.planned(&newest.release, format!("delete {line}"));
-        }
-        if context.run.dry_run {
-            return Ok(());
-        }
-        let what = format!("uninstall release {} in {}", newest.release, newest.namespace);
-        let consent = context.run.may_destroy::<consent::Release>(&what).await?;
-        return uninstall_release(context, lock, &newest, &consent).await;
+        let found = find(&context.run, &context.repo, client, name).await?;
+        let newest = left_alone(context, client, others, &found, older_than, true).await?;
+        return uninstall_named(context, client, lock, &newest).await;
     }
     if let [name, revision] = rollback {
         let newest = find(&context.run, &context.repo, client, name).await?;
@@ -137,13 +132,14 @@ pub async fn repair(
             let message = format!("release {} has no revision {number}: it has {}", newest.release, numbers.join(", "));
             return Err(Failure::usage(message));
         }
+        let newest = left_alone(context, client, others, &newest, older_than, false).await?;
         if context.run.dry_run {
             reporter.planned(&newest.release, format!("roll back to revision {number}"));
             return Ok(());
         }
         consent_to_rollback(&context.run, client, &newest, number).await?;
         context.run.confirm(&format!("roll release {} back to revision {number}", newest.release)).await?;
-        return helm(context, lock, &newest, &["rollback", &newest.release, &number.to_string(), "--wait"]).await;
+        return roll_back(context, lock, &newest, number, "by hand", false).await;
     }
     let found = stuck(every(&context.run, &context.repo, client).await?);
     let (repaired, result) = treat_all(context, client, others, &found, older_than).await;
@@ -182,6 +178,67 @@ async fn find(run: &Run, repo: &Repo, client: &Client, name: &str) -> Result<Rev
             Err(Failure::usage(format!("{name:?} may be any of {}", names.join(", "))))
         }
     }
+}
+
+/// The newest revision of the release that was found, once nobody is working on it: Helm itself
+/// keeps nobody from uninstalling it, or rolling it back, in the middle of an upgrade.
+async fn left_alone(
+    context: &Context,
+    client: &Client,
+    others: &Others,
+    found: &Revision,
+    older_than: Option<Duration>,
+    finishing: bool,
+) -> Result<Revision, Failure> {
+    let of = [removal::release_of(found)];
+    removal::watch_over(context, client, others, &of, older_than, finishing).await?;
+    let newest = newest(client, Some(&of)).await?.pop();
+    newest.map(|(newest, _)| newest).ok_or_else(|| Failure::usage(format!("release {} is gone by now", found.release)))
+}
+
+/// Uninstalls the release that a person has named: what holds data stays, unless losing that is
+/// named as well, or it cannot be kept.
+async fn uninstall_named(
+    context: &Context,
+    client: &Client,
+    lock: Option<RawFd>,
+    newest: &Revision,
+) -> Result<(), Failure> {
+    let run = &context.run;
+    let stored = stored(client, newest).await?;
+    let claims = run.consent.names(Kind::Claim) || !removal::can_keep(&stored.manifest);
+    let goes = |fate: &removal::Fate| if *fate == removal::Fate::Goes { "delete" } else { "keep" };
+    let lines: Vec<String> = match removal::fates(&stored.manifest, claims) {
+        Ok(all) => all.iter().map(|(object, fate)| format!("{} {}", goes(fate), removal::name(object))).collect(),
+        Err(_) => objects(&stored).iter().map(|line| format!("delete {line}")).collect(),
+    };
+    for line in lines {
+        run.reporter.planned(&newest.release, line);
+    }
+    if run.dry_run {
+        return Ok(());
+    }
+    let data = data_of(&stored);
+    let with = if claims && !data.is_empty() { format!(", with {}", data.join(", ")) } else { String::new() };
+    let what = format!("uninstall release {} in {}{with}", newest.release, newest.namespace);
+    let consented = removal::consent(run, claims, &what).await?;
+    removal::uninstall(context, client, lock, (newest, HELMS_TIMEOUT), &consented, std::future::pending()).await
+}
+
+/// Rolls a release back. The description says why and by which run, and so whose it is while it is
+/// pending; for `layer --rollback` it is not that of a run of the layer.
+async fn roll_back(
+    context: &Context,
+    lock: Option<RawFd>,
+    newest: &Revision,
+    to: u32,
+    why: &str,
+    force_conflicts: bool,
+) -> Result<(), Failure> {
+    let (number, words) = (to.to_string(), history::rollback_words(to, why, &context.run.id));
+    let mut arguments = vec!["rollback", &newest.release, &number, "--wait", "--description", &words];
+    arguments.extend(force_conflicts.then_some("--force-conflicts"));
+    helm(context, lock, newest, &arguments).await
 }
 
 /// Uninstalls a release, with everything its chart created.
@@ -255,8 +312,8 @@ pub enum AfterFailure {
     RollBack(u32),
     /// Uninstall and install again, with consent.
     Reinstall,
-    /// Uninstalling would delete these: a person decides.
-    Stop(Vec<String>),
+    /// A person decides, for this reason.
+    Stop(String),
 }
 
 /// `data`: the objects of the manifest that hold data, or would take some with them.
@@ -271,20 +328,36 @@ pub fn decide_after_failure(past: &[Past], data: &[String]) -> AfterFailure {
         return AfterFailure::Nothing;
     }
     let good = newest_first.iter().find(|past| came_up(past.status, &past.description));
+    let is_whole = newest_first.iter().rev().zip(1..).all(|(past, number)| past.revision == number);
     match good {
         Some(good) => AfterFailure::RollBack(good.revision),
+        None if !is_whole => {
+            let why = "and an earlier revision, which is not kept or cannot be read, may have been good";
+            AfterFailure::Stop(why.to_owned())
+        }
         None if data.is_empty() => AfterFailure::Reinstall,
-        None => AfterFailure::Stop(data.to_vec()),
+        None => AfterFailure::Stop(format!("with no good revision, and holds data: {}", data.join(", "))),
     }
 }
 
-/// Whether Helm brought a revision up, by its status and description.
+/// Whether Helm brought a revision up, by its status and description. A superseded one has been
+/// deployed, whatever it is described as (`--description`), unless it was superseded without: by a
+/// failed rollback, or by an upgrade that had nothing deployed to start from. Then it keeps the
+/// words of its own failure, or of a Helm that was killed in it (`pkg/action` of Helm 4.3.1).
 pub(crate) fn came_up(status: Status, description: &str) -> bool {
-    const COMPLETED: [&str; 3] = ["Install complete", "Upgrade complete", "Rollback to"];
+    const NEVER_UP: [&str; 6] = [
+        "Initial install underway",
+        "failed to render resource",
+        "Preparing upgrade",
+        "Release \"",
+        "Upgrade \"",
+        "Rollback \"",
+    ];
     match status {
         Status::Deployed => true,
-        // A revision superseded by a failed rollback keeps the description of its own failure.
-        Status::Superseded => COMPLETED.iter().any(|words| description.starts_with(words)),
+        Status::Superseded => {
+            !description.contains(MARKED) && !NEVER_UP.iter().any(|words| description.starts_with(words))
+        }
         _ => false,
     }
 }
@@ -327,7 +400,7 @@ async fn after_failure_of(
     let stored = stored(client, newest).await?;
     let mut past = vec![Past::of(newest, &stored)];
     for revision in &revisions[..revisions.len() - 1] {
-        // One that cannot be decoded, which Helm skips, is no rollback target.
+        // One that cannot be decoded, which Helm skips, is no rollback target, and leaves a gap.
         if let Some((revision, stored)) = helm_storage::current(client, revision).await?
             && stored.unreadable.is_none()
         {
@@ -339,10 +412,7 @@ async fn after_failure_of(
         AfterFailure::RollBack(good) => {
             context.run.reporter.warn(&release.name, format!("failed again after a repair: back to revision {good}"));
             consent_to_rollback(&context.run, client, newest, good).await?;
-            let number = good.to_string();
-            let mut arguments = vec!["rollback", &release.name, &number, "--wait"];
-            arguments.extend(force_conflicts.then_some("--force-conflicts"));
-            helm(context, lock, newest, &arguments).await?;
+            roll_back(context, lock, newest, good, "after a failure", force_conflicts).await?;
         }
         AfterFailure::Reinstall => {
             for line in objects(&stored) {
@@ -353,14 +423,11 @@ async fn after_failure_of(
             uninstall_release(context, lock, newest, &consent).await?;
             return Ok(true);
         }
-        AfterFailure::Stop(data) => context.run.reporter.warn(
+        AfterFailure::Stop(why) => context.run.reporter.warn(
             &release.name,
             format!(
-                "failed again after a repair, with no good revision; uninstalling it would delete {}: `cargo xtask --env {} releases repair --uninstall {}/{}` if that may go",
-                data.join(", "),
-                context.repo.env_name,
-                release.namespace,
-                release.name
+                "failed again after a repair, {why}: `cargo xtask --env {} releases repair --uninstall {}/{}` uninstalls it and leaves what holds data",
+                context.repo.env_name, release.namespace, release.name
             ),
         ),
     }
@@ -462,7 +529,7 @@ pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
     };
     let mut rows = Vec::new();
     for (revision, stored) in &found {
-        let owner = owner(&context.run, &context.site, &others, revision);
+        let owner = owner(&context.run, &context.site, client, &others, revision).await;
         let after = orphan_after(context, revision, &owner, None).await;
         let plan = decide(revision.status, &owner, age(revision, now), after);
         if context.run.json {
@@ -505,7 +572,12 @@ pub async fn consent_to_uninstalls(run: &Run, client: &Client, wanted: &[Release
             run.reporter.note(&revision.release, format!("uninstalling deletes {line}"));
         }
         let what = format!("uninstall release {full}, which the tree marks as not installed");
-        let _: Consent<consent::Release> = run.may_destroy(&what).await?;
+        let data = data_of(&stored);
+        if data.is_empty() {
+            let _: Consent<consent::Release> = run.may_destroy(&what).await?;
+        }
+        // Helmfile would not keep it.
+        consent_to_loss(run, &what, data).await?;
     }
     Ok(())
 }
@@ -517,55 +589,98 @@ pub(crate) async fn consent_to_rollback(run: &Run, client: &Client, newest: &Rev
     let Some(good) = revisions.iter().find(|revision| revision.revision == to) else { return Ok(()) };
     let (now, good) = (stored(client, newest).await?, stored(client, good).await?);
     let what = format!("roll release {} back to revision {to}", newest.release);
-    let lost = kept::without_kept(client, manifest::dropped(&now, &good.manifest), &newest.namespace).await;
-    consent_to_loss(run, &what, lost.into_iter().map(|dropped| dropped.name).collect()).await
+    let lost = match manifest::dropped(&now, &manifest::plain(&good.manifest), &newest.namespace) {
+        Ok(dropped) => names(kept::without_kept(client, dropped, &newest.namespace).await),
+        Err(unread) => vec![unread],
+    };
+    consent_to_loss(run, &what, lost).await
 }
 
-/// Helm's upgrade deletes what a release has and the tree no longer names: if any of it holds data,
-/// this asks for consent. A custom resource is only reported, because it may just be missing from
-/// the rendering. `rendered` is everything that the layer renders.
+fn names(dropped: Vec<manifest::Dropped>) -> Vec<String> {
+    dropped.into_iter().map(|dropped| dropped.name).collect()
+}
+
+/// The objects that each release renders, by its namespace and name.
+pub type Apart = BTreeMap<(String, String), Vec<serde_json::Value>>;
+
+/// Helm's upgrade deletes what a release has and its own rendering no longer names, even if another
+/// release takes it over: if any of it holds data, this asks for consent. A custom resource is only
+/// reported, because it may just be missing from the rendering. `rendered` is everything that the
+/// layer renders; `apart` renders it by release, and is only called if there are several.
+///
+/// # Errors
+/// `consent-needed`; errors from reading Helm's storage, and those of `apart`.
 pub async fn consent_to_upgrades(
     run: &Run,
     client: &Client,
     wanted: &[Release],
     rendered: &str,
+    apart: impl AsyncFnOnce() -> Result<Apart, Failure>,
 ) -> Result<(), Failure> {
     let installed: Vec<Release> = wanted.iter().filter(|release| release.installed).cloned().collect();
-    for (revision, stored) in helm_storage::newest_whole(client, &installed).await? {
-        // Helm skips one that cannot be decoded, and deletes nothing of it.
-        if stored.unreadable.is_none() && revision.status != Status::Uninstalled {
-            let mut dropped = manifest::dropped(&stored, rendered);
-            // Helm compares with the deployed revision; one that failed after it is not that.
-            let own = |release: &&Release| release.name == revision.release && release.namespace == revision.namespace;
-            if revision.status != Status::Deployed
-                && let Some(release) = installed.iter().find(own)
-                && let Some((_, deployed)) = helm_storage::upgraded_from(client, release).await?
-            {
-                let more = manifest::dropped(&deployed, rendered).into_iter();
-                let more: Vec<_> = more.filter(|one| !dropped.iter().any(|known| known.name == one.name)).collect();
-                dropped.extend(more);
+    let at_stake = at_stake(client, &installed).await?;
+    let mut apart = if installed.len() > 1 && !at_stake.is_empty() { Some(apart().await?) } else { None };
+    for (revision, replaced) in at_stake {
+        let (release, namespace) = (&revision.release, &revision.namespace);
+        let next = match &mut apart {
+            // One that renders nothing is not among them.
+            Some(apart) => Ok(apart.remove(&(namespace.clone(), release.clone())).unwrap_or_default()),
+            None => manifest::plain(rendered),
+        };
+        let (mut dropped, mut lost) = (Vec::<manifest::Dropped>::new(), Vec::new());
+        for stored in &replaced {
+            match manifest::dropped(stored, &next, namespace) {
+                Ok(found) => {
+                    let is_new = |one: &manifest::Dropped| !dropped.iter().any(|known| known.name == one.name);
+                    let more: Vec<_> = found.into_iter().filter(is_new).collect();
+                    dropped.extend(more);
+                }
+                Err(unread) => lost.push(unread),
             }
-            let lost = kept::without_kept(client, dropped, &revision.namespace).await;
-            let (asked, told): (Vec<_>, Vec<_>) = lost.into_iter().partition(|dropped| dropped.built_in);
-            let names = |all: Vec<manifest::Dropped>| all.into_iter().map(|dropped| dropped.name).collect::<Vec<_>>();
-            if !told.is_empty() {
-                let text = format!(
-                    "the layer does not render {}: Helm deletes what its release has created",
-                    names(told).join(", ")
-                );
-                run.reporter.warn(&revision.release, text);
-            }
-            consent_to_loss(run, &format!("upgrade release {}", revision.release), names(asked)).await?;
         }
+        let dropped = kept::without_kept(client, dropped, namespace).await;
+        let (asked, told): (Vec<_>, Vec<_>) = dropped.into_iter().partition(|dropped| dropped.built_in);
+        if !told.is_empty() {
+            let told = names(told).join(", ");
+            let text = format!("its rendering does not have {told}: Helm deletes what its release has created");
+            run.reporter.warn(release, text);
+        }
+        lost.extend(names(asked));
+        consent_to_loss(run, &format!("upgrade release {release}"), lost).await?;
     }
     Ok(())
+}
+
+/// The releases whose upgrade may lose data, each with the revisions that Helm may take as the one
+/// to be replaced.
+async fn at_stake(client: &Client, installed: &[Release]) -> Result<Vec<(Revision, Vec<Stored>)>, Failure> {
+    let mut found = Vec::new();
+    for (revision, stored) in helm_storage::newest_whole(client, installed).await? {
+        // Helm skips one that cannot be decoded, and deletes nothing of it.
+        if stored.unreadable.is_some() || revision.status == Status::Uninstalled {
+            continue;
+        }
+        let mut replaced = vec![stored];
+        // Helm compares with the deployed revision; one that failed after it is not that.
+        if revision.status != Status::Deployed
+            && let Some((_, deployed)) = helm_storage::upgraded_from(client, &removal::release_of(&revision)).await?
+        {
+            replaced.push(deployed);
+        }
+        replaced.retain(manifest::is_at_stake);
+        if !replaced.is_empty() {
+            found.push((revision, replaced));
+        }
+    }
+    Ok(found)
 }
 
 async fn consent_to_loss(run: &Run, what: &str, lost: Vec<String>) -> Result<(), Failure> {
     if lost.is_empty() {
         return Ok(());
     }
-    let _: Consent<consent::Release> = run.may_destroy(&format!("{what}, which deletes {}", lost.join(", "))).await?;
+    let what = format!("{what}, which deletes {}", lost.join(", "));
+    let _: Consent<(consent::Release, consent::Claim)> = run.may_destroy(&what).await?;
     Ok(())
 }
 
@@ -593,7 +708,7 @@ async fn treat_all(
     };
     let mut planned = Vec::new();
     for revision in found {
-        let owner = owner(&context.run, &context.site, others, revision);
+        let owner = owner(&context.run, &context.site, client, others, revision).await;
         let after = orphan_after(context, revision, &owner, older_than).await;
         planned.push((revision, decide(revision.status, &owner, age(revision, now), after), owner));
     }
@@ -698,7 +813,7 @@ async fn treat(
 pub async fn settle(run: &Run, site: &Site, client: &Client, wanted: &[Release]) {
     let settled = async {
         for revision in unhealthy(client, wanted).await? {
-            let owner = owner(run, site, &Others::kept_out(), &revision);
+            let owner = owner(run, site, client, &Others::kept_out(), &revision).await;
             // For an unknown owner nothing is decided here, hence no age.
             if decide(revision.status, &owner, SignedDuration::ZERO, ORPHAN_AFTER) == Plan::MarkFailed {
                 mark_failed(run, client, &revision).await?;
@@ -721,8 +836,11 @@ async fn wait_while_owned(
     let look = async || {
         let current = helm_storage::current(client, revision).await?;
         let still_pending = current.is_some_and(|(now, _)| now.status == revision.status);
-        let owned = || matches!(owner(run, site, &Others::kept_out(), revision), Owner::Alive { .. });
-        Ok(if still_pending && owned() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        Ok(if still_pending && worker(site, revision).is_some() {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        })
     };
     if wait::until(EVERY, run.lock_timeout, look).await?.is_continue() {
         return Err(still_worked_on(&revision.release, &revision.namespace, who));
@@ -753,27 +871,25 @@ fn age(revision: &Revision, now: Timestamp) -> SignedDuration {
 }
 
 /// Helm processes of earlier runs hold the cluster lock as long as they live. So if we hold it, a
-/// revision of a run recorded in this state folder (including this run) has no living owner except
-/// a helm process.
-fn owner(run: &Run, site: &Site, others: &Others, revision: &Revision) -> Owner {
-    if let Some(who) = helm_process(&site.kube_context, &revision.release) {
+/// revision that a run recorded in this state folder made (including this run) has no living owner
+/// except a helm process. Whose it is must be certain: Helm hands its labels on to whoever upgrades
+/// it next, anywhere.
+async fn owner(run: &Run, site: &Site, client: &Client, others: &Others, revision: &Revision) -> Owner {
+    if let Some(who) = worker(site, revision).or_else(|| others.working.first().cloned()) {
         return Owner::Alive { who };
     }
-    if let Some(who) = others.working.first() {
-        return Owner::Alive { who: who.clone() };
-    }
-    match &revision.run {
-        Some(id) if is_recorded(run, id) => Owner::Dead { run: id.clone() },
-        _ => Owner::Unknown,
-    }
+    let dead = match revision.status.is_pending() {
+        // If it cannot be read, nobody is known.
+        true => history::author(run, client, revision).await.unwrap_or_default(),
+        // Nothing is written in the name of such an owner.
+        false => revision.run.clone().filter(|id| is_recorded(run, id)),
+    };
+    dead.map_or(Owner::Unknown, |run| Owner::Dead { run })
 }
 
 /// The Helm process on this machine that works on a revision; the caller already holds the lock.
-pub(crate) fn worker(run: &Run, site: &Site, revision: &Revision) -> Option<String> {
-    match owner(run, site, &Others::kept_out(), revision) {
-        Owner::Alive { who } => Some(who),
-        Owner::Dead { .. } | Owner::Unknown => None,
-    }
+pub(crate) fn worker(site: &Site, revision: &Revision) -> Option<String> {
+    helm_process(&site.kube_context, &revision.release)
 }
 
 fn is_recorded(run: &Run, id: &str) -> bool {
@@ -865,16 +981,23 @@ async fn mark_failed(run: &Run, client: &Client, revision: &Revision) -> Result<
     }
 }
 
-/// Saves the original Secret in this run's folder, readable by this user only.
+/// Saves the original Secret in this run's folder, readable by this user only. What this run has
+/// written since is not the original.
 fn keep_copy(run: &Run, secret: &Secret, revision: &Revision) -> Result<(), Failure> {
-    use std::os::unix::fs::OpenOptionsExt;
     let path = run.dir.join(format!("{}.{}.json", revision.namespace, revision.secret));
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
-        file.write_all(serde_json::to_string(secret)?.as_bytes())
-    };
+    let write = || write_once(&path, serde_json::to_string(secret)?.as_bytes());
     write()
         .map_err(|error| Failure::new(Code::DiskFull, format!("cannot keep a copy of the Secret in {path}: {error}")))
+}
+
+fn write_once(path: &Utf8Path, content: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = match std::fs::File::options().create_new(true).write(true).mode(0o600).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+        file => file?,
+    };
+    // A part of it is no copy.
+    file.write_all(content).inspect_err(|_| drop(std::fs::remove_file(path)))
 }
 
 #[cfg(test)]
@@ -946,6 +1069,8 @@ mod tests {
         let marked = "Interrupted; marked failed by xtask (run r)";
         let failed = "Upgrade \"minio\" failed: context deadline exceeded";
         let claim = ["PersistentVolumeClaim minio".to_owned()];
+        let stop = |why: &str| AfterFailure::Stop(why.to_owned());
+        let unknown = "and an earlier revision, which is not kept or cannot be read, may have been good";
         for (rows, data, plan) in [
             (&[(1, Failed, failed)][..], &[][..], AfterFailure::Nothing),
             (&[(1, Deployed, "Install complete"), (2, Failed, failed)], &[], AfterFailure::Nothing),
@@ -966,11 +1091,55 @@ mod tests {
                 &[],
                 AfterFailure::RollBack(2),
             ),
+            (
+                &[(1, Superseded, "of the shop"), (2, Failed, marked), (3, Failed, failed)],
+                &[],
+                AfterFailure::RollBack(1),
+            ),
             (&[(1, Failed, marked), (2, Failed, failed)], &[], AfterFailure::Reinstall),
-            (&[(1, Failed, marked), (2, Failed, failed)], &claim, AfterFailure::Stop(claim.to_vec())),
+            (&[(1, Superseded, failed), (2, Failed, marked), (3, Failed, failed)], &[], AfterFailure::Reinstall),
+            (
+                &[(1, Failed, marked), (2, Failed, failed)],
+                &claim,
+                stop("with no good revision, and holds data: PersistentVolumeClaim minio"),
+            ),
+            // The first one cannot be read, is gone, or is gone from between.
+            (&[(2, Failed, marked), (3, Failed, failed)], &[], stop(unknown)),
+            (&[(1, Failed, marked), (3, Failed, marked), (4, Failed, failed)], &[], stop(unknown)),
         ] {
             assert_eq!(decide_after_failure(&past(rows), data), plan, "{rows:?}");
         }
+    }
+
+    #[test]
+    fn a_superseded_revision_was_up_unless_its_words_are_of_a_failure() {
+        for (words, up) in [
+            ("Install complete", true),
+            ("Upgrade complete", true),
+            ("Rollback to 2", true),
+            ("release of Monday", true),
+            ("", true),
+            ("Initial install underway", false),
+            ("Preparing upgrade", false),
+            ("Release \"web\" failed: timeout", false),
+            ("Upgrade \"web\" failed: timeout", false),
+            ("Rollback \"web\" failed: conflict", false),
+            ("Interrupted; marked failed by xtask (run r)", false),
+        ] {
+            assert_eq!(came_up(Status::Superseded, words), up, "{words:?}");
+            assert!(!came_up(Status::Failed, words) && came_up(Status::Deployed, words), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_there_first_stays_the_copy() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = camino::Utf8PathBuf::from_path_buf(folder.path().join("copy.json")).unwrap();
+        write_once(&path, b"the original").unwrap();
+        write_once(&path, b"what this run made of it").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "the original");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

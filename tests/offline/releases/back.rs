@@ -188,12 +188,108 @@ fn a_rollback_that_deletes_a_claim_wants_consent_to_that() {
     bench.server.put(of_run(2, "b", "deployed", 60, json!({"manifest": format!("{CONFIG}---\n{CLAIM}")})));
     let said = bench.ends(&["layer", "20", "--rollback", "--yes"], 10);
     assert!(
-        said.contains("which deletes PersistentVolumeClaim data") && said.contains("--allow-destroy=release"),
+        said.contains("which deletes PersistentVolumeClaim data") && said.contains("--allow-destroy=release,claim"),
         "{said}"
     );
+    bench.ends(&["layer", "20", "--rollback", "--yes", "--allow-destroy=release"], 10);
     assert_eq!(bench.helms(), [] as [&str; 0]);
-    bench.ends(&["layer", "20", "--rollback", "--yes", "--skip-tests", "--allow-destroy=release"], 0);
+    bench.ends(&["layer", "20", "--rollback", "--yes", "--skip-tests", "--allow-destroy=release,claim"], 0);
     assert_eq!(bench.helms().len(), 1);
+}
+
+#[test]
+fn a_rollback_from_what_cannot_be_read_here_wants_consent_too() {
+    let bench = bench();
+    let twice = CLAIM.replace("{name: data}", "{name: data, labels: {a: b}, labels: {a: b}}");
+    bench.server.put(of_run(1, "a", "superseded", 120, json!({"manifest": CONFIG})));
+    bench.server.put(of_run(2, "b", "deployed", 60, json!({"manifest": twice})));
+    let said = bench.ends(&["layer", "20", "--rollback", "--yes"], 10);
+    assert!(said.contains("which deletes what its manifest holds, which cannot be read here (line 3"), "{said}");
+    assert_eq!(bench.helms(), [] as [&str; 0]);
+}
+
+#[test]
+fn what_another_run_has_taken_over_is_not_settled() {
+    let bench = bench();
+    bench.lists("20-top", &json!([release("top", true, true), release("web", true, true)]));
+    for (number, run, status) in [(1, "a", "superseded"), (2, "b", "deployed")] {
+        bench.server.put(of_run(number, run, status, 120 - i64::from(number), json!({})));
+        let mut web = of_run(number, run, status, 120 - i64::from(number), json!({}));
+        web["metadata"]["name"] = format!("sh.helm.release.v1.web.v{number}").into();
+        web["metadata"]["labels"]["name"] = "web".into();
+        bench.server.put(web);
+    }
+    let helms = bench.path("helms");
+    let script =
+        format!("case \"$*\" in version*) echo v4.3.1 ;; *) echo \"$*\" >> {}; exec sleep 60 ;; esac", helms.display());
+    bench.stand_in("helm", &script);
+    let world = bench.server.world.clone();
+    let taken = std::thread::spawn(move || {
+        let said = || std::fs::read_to_string(&helms).unwrap_or_default();
+        crate::support::eventually("Helm is at work", || said().ends_with('\n'));
+        let words = said();
+        let words = words.split("--description ").nth(1).unwrap().split(" --").next().unwrap();
+        let release = if said().starts_with("rollback top") { "top" } else { "web" };
+        let mut live = revision("shop", release, 3, "pending-rollback", 0);
+        let info = json!({"status": "pending-rollback", "description": words});
+        let stored = json!({"name": release, "namespace": "shop", "version": 3, "info": info});
+        live["data"]["release"] = packed(stored.to_string().as_bytes()).into();
+        let lease = json!({"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": {"name": "ameide-deploy", "namespace": "kube-system", "resourceVersion": "1"},
+            "spec": {"holderIdentity": "elsewhere#run", "leaseDurationSeconds": 15, "renewTime": "2026-11-25T11:59:58.000000Z"}});
+        let path = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/ameide-deploy".to_owned();
+        let mut world = world.lock().unwrap();
+        world.secrets.insert(format!("shop/sh.helm.release.v1.{release}.v3"), live);
+        world.answers.insert(path, (200, lease.to_string()));
+    });
+    let said = bench.ends(&["layer", "20", "--rollback", "--yes", "--skip-tests"], 3);
+    taken.join().unwrap();
+    assert!(said.contains("lock-lost"), "{said}");
+    assert_eq!(bench.server.asked(&["PUT", "/secrets/"]), 0, "{said}");
+    assert_eq!(bench.helms().len(), 1, "{said}");
+}
+
+#[test]
+fn a_release_that_is_named_is_uninstalled_without_what_holds_data_unless_that_is_named_too() {
+    let repair = |bench: &Bench, flags: &[&str], exit| {
+        bench.ends(&[&["releases", "repair", "--uninstall", "top"], flags].concat(), exit)
+    };
+    let bench = bench();
+    bench.server.put(of_run(1, "a", "failed", 60, json!({"manifest": format!("{CONFIG}---\n{CLAIM}")})));
+    let said = repair(&bench, &["--dry-run"], 0);
+    assert!(said.contains("delete ConfigMap top") && said.contains("keep PersistentVolumeClaim data"), "{said}");
+    repair(&bench, &["--yes"], 10);
+    assert_eq!(bench.helms(), [] as [&str; 0]);
+    repair(&bench, &["--allow-destroy=release"], 0);
+    assert!(bench.helms()[0].starts_with("uninstall top --wait --timeout 300s --no-hooks "), "{:?}", bench.helms());
+    assert!(stored(&bench, 1).contains(r#""helm.sh/resource-policy":"keep""#), "{}", stored(&bench, 1));
+    repair(&bench, &["--allow-destroy=release,claim"], 0);
+    assert!(!bench.helms()[1].contains("--no-hooks"), "{:?}", bench.helms());
+    assert!(!stored(&bench, 1).contains("resource-policy"), "{}", stored(&bench, 1));
+
+    // What cannot be kept is asked for.
+    bench.server.put(of_run(1, "a", "failed", 60, json!({"manifest": format!("{CONFIG}kind: ConfigMap\n")})));
+    let said = repair(&bench, &["--allow-destroy=release"], 10);
+    assert!(said.contains("--allow-destroy=release,claim") && said.contains("cannot be read here"), "{said}");
+    repair(&bench, &["--allow-destroy=release,claim"], 0);
+    assert_eq!(bench.helms().len(), 3);
+}
+
+#[test]
+fn a_release_that_somebody_is_working_on_is_neither_uninstalled_nor_rolled_back() {
+    let bench = bench();
+    bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": CONFIG})));
+    bench.server.put(of_run(2, "a", "pending-upgrade", 1, json!({"manifest": CONFIG})));
+    for arguments in [&["--uninstall", "top", "--allow-destroy=release"][..], &["--rollback", "top", "1"]] {
+        let said = bench.ends(&[&["releases", "repair", "--yes"], arguments].concat(), 7);
+        assert!(said.contains("release-owned"), "{said}");
+    }
+    assert_eq!(bench.helms(), [] as [&str; 0]);
+    assert_eq!(bench.server.asked(&["PUT", "/secrets/"]), 0);
+
+    // Who knows better says so.
+    bench.ends(&["releases", "repair", "--yes", "--older-than", "30s", "--rollback", "top", "1"], 0);
+    assert_eq!(bench.server.label("shop", "top", 2), "failed");
+    assert!(bench.helms()[0].starts_with("rollback top 1 --wait --description Rollback to 1 (by hand, run "));
 }
 
 #[test]

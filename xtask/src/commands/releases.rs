@@ -30,7 +30,8 @@ pub enum Action {
         /// as orphaned; if not given, 5m, and never less than its own timeout
         #[arg(long, value_parser = crate::run::duration::parse, allow_negative_numbers = true)]
         older_than: Option<Duration>,
-        /// Uninstall this release (NAME or NAMESPACE/NAME), after showing what is deleted with it
+        /// Uninstall this release (NAME or NAMESPACE/NAME), after showing what is deleted with it;
+        /// what holds data stays, unless --allow-destroy names claim
         #[arg(long, value_name = "NAME", conflicts_with = "rollback")]
         uninstall: Option<String>,
         /// Roll this release back to that revision

@@ -413,7 +413,7 @@ impl<'a> Look<'a> {
         };
         let owner = match newest {
             Some((revision, _)) if revision.status != Status::Deployed => {
-                releases::worker(&self.context.run, &self.context.site, revision)
+                releases::worker(&self.context.site, revision)
             }
             _ => None,
         };

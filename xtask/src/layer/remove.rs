@@ -66,14 +66,7 @@ pub async fn run(context: &Context, layers: &[Layer], args: &Args) -> Result<(),
         }
         tell(&context.run, &plans);
         let question = question(&plans);
-        let consented: Consented = match context.run.consent.names(Kind::Claim) {
-            true => {
-                let both = context.run.may_destroy::<(consent::Release, consent::Claim)>(&question).await?;
-                let (release, claim) = both.split();
-                (release, Some(claim))
-            }
-            false => (context.run.may_destroy(&question).await?, None),
-        };
+        let consented = removal::consent(&context.run, context.run.consent.names(Kind::Claim), &question).await?;
         let mut kept = Vec::new();
         for plan in &plans {
             remove(context, &client, &lock, plan, &consented).await?;
@@ -190,7 +183,7 @@ async fn planned(
     let mut plans = Vec::new();
     let mut kinds = Kinds::new();
     for (layer, releases) in &found {
-        removal::watch_over(context, client, others, releases, true).await?;
+        removal::watch_over(context, client, others, releases, None, true).await?;
         let built = Built::of(reader, layer).await?;
         let newest = helm_storage::newest_whole(client, releases).await?;
         for release in built.reversed(releases) {

@@ -26,7 +26,7 @@ use crate::world::helm_storage::{self, Revision, Stored};
 use crate::world::process::Job;
 use crate::world::release::Release;
 use crate::world::{kubernetes, tools};
-use run_record::{Code, Exit, Failure, Step, StepKind};
+use run_record::{Code, Failure, Step, StepKind};
 use target::{History, Intent, Maker, Move, Past, Refusal};
 
 pub(crate) async fn run(context: &Context, layers: &[Layer], args: &Args, to: Option<&str>) -> Result<(), Failure> {
@@ -85,7 +85,7 @@ async fn planned<'a>(
     let mut plans = Vec::new();
     for (layer, wanted) in back::selected(reader, client, layers).await? {
         let wanted: Vec<Release> = wanted.into_iter().filter(|release| release.installed).collect();
-        removal::watch_over(context, client, others, &wanted, false).await?;
+        removal::watch_over(context, client, others, &wanted, None, false).await?;
         let mut histories = Vec::new();
         let mut newest = Vec::new();
         for release in &wanted {
@@ -257,11 +257,15 @@ async fn roll_layer_back(runner: &Runner<'_>, client: &Client, plan: &Plan<'_>) 
     }
     for (release, newest, to) in &plan.back {
         let result = roll_back(runner, client, plan, release, newest, *to).await;
-        let stopped = matches!(&result, Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated));
+        let cause = Interrupt::global().check().err().map(|cause| cause.code);
+        let stopped = result.is_err() && cause.is_some();
         if let Err(failure) = &result {
-            // What was left pending is marked failed, so that the next run finds the same target.
-            let _tidying = Interrupt::global().tidying();
-            releases::settle(&context.run, &context.site, client, std::slice::from_ref(release)).await;
+            // What was left pending is marked failed, so that the next run finds the same target; what
+            // another run now holds is for that run to settle.
+            if cause != Some(Code::LockLost) {
+                let _tidying = Interrupt::global().tidying();
+                releases::settle(&context.run, &context.site, client, std::slice::from_ref(release)).await;
+            }
             if plan.back.len() > 1 && !stopped {
                 context.run.reporter.warn(&release.name, failure.to_string());
             }

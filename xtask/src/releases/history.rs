@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use run_record::{Event, Failure, human_seconds};
 use serde::Serialize;
@@ -108,6 +108,68 @@ fn made(revision: &Revision, earlier: &[&Revision], description: &str, record: O
         return Made::Unknown { inherited: true };
     }
     Made::Perhaps { run, by }
+}
+
+/// The description of a rollback that a run has Helm make; it starts like Helm's own.
+pub(crate) fn rollback_words(to: u32, why: &str, run: &str) -> String {
+    format!("{ROLLBACK}to {to} ({why}, run {run})")
+}
+
+/// The run that had Helm make this rollback. Unlike a label, a description is never handed on.
+fn rolled_back_by(description: &str) -> Option<&str> {
+    description.strip_prefix(ROLLBACK)?.strip_suffix(')')?.rsplit_once(", run ").map(|(_, run)| run)
+}
+
+/// How long after it has recorded a failed upgrade Helm begins to roll it back by itself
+/// (`--rollback-on-failure`), at most: nobody is as fast by hand.
+const AT_ONCE: SignedDuration = SignedDuration::from_secs(2);
+
+/// The run of this machine that certainly made a revision that Helm has not finished, which need not
+/// be the one in its label.
+///
+/// # Errors
+/// Errors from reading.
+pub(super) async fn author(run: &Run, client: &Client, revision: &Revision) -> Result<Option<String>, Failure> {
+    // Only a rollback has a run that is not in its label.
+    let is_labelled = revision.run.as_ref().is_some_and(|id| super::is_recorded(run, id));
+    if !is_labelled && revision.status != Status::PendingRollback {
+        return Ok(None);
+    }
+    let mut earlier = helm_storage::history(client, &revision.namespace, &revision.release).await?;
+    earlier.retain(|other| other.revision < revision.revision);
+    sort(&mut earlier);
+    let told = helm_storage::told(client, vec![revision.clone()]).await?.pop();
+    let description = told.and_then(|(_, told)| Some(told.ok()?.info.description)).unwrap_or_default();
+    let author = author_of(revision, &earlier, &description, &run.id, &|id| record(run, id));
+    Ok(author.filter(|id| super::is_recorded(run, id)))
+}
+
+/// `earlier`: newest first. `own`: this run.
+fn author_of(
+    revision: &Revision,
+    earlier: &[Revision],
+    description: &str,
+    own: &str,
+    record: &impl Fn(&str) -> Option<Recorded>,
+) -> Option<String> {
+    if let Some(run) = rolled_back_by(description) {
+        return Some(run.to_owned());
+    }
+    if description.starts_with(ROLLBACK) {
+        let (before, rest) = earlier.split_first()?;
+        let passed = revision.created?.duration_since(before.written?);
+        let is_helms_own = before.status == Status::Failed
+            && before.revision.checked_add(1) == Some(revision.revision)
+            && passed.abs() <= AT_ONCE;
+        return if is_helms_own { author_of(before, rest, "", own, record) } else { None };
+    }
+    let id = revision.run.as_deref()?;
+    match made(revision, &earlier.iter().collect::<Vec<_>>(), description, record(id).as_ref()) {
+        Made::ByRun { run, .. } => Some(run),
+        // Its Helm may have tried several times.
+        Made::Perhaps { run, .. } if run == own => Some(run),
+        _ => None,
+    }
 }
 
 /// A revision as shown.
@@ -364,6 +426,52 @@ mod tests {
             assert_eq!(found, expected, "{what}");
         }
         assert_eq!(made(&revision(1, Some("r1")), &[], "Install complete", None), by_run("r1"));
+    }
+
+    #[test]
+    fn a_run_has_left_only_what_is_certainly_its_own() {
+        let at = |second: i64| Some(Timestamp::from_second(second).unwrap());
+        let failed = |number: u32, run: &str, written: i64| Revision {
+            status: Status::Failed,
+            written: at(written),
+            ..revision(number, Some(run))
+        };
+        let deployed = |number: u32, run: &str| revision(number, Some(run));
+        let words = rollback_words(1, "xtask", "r3");
+        let preparing = "Preparing upgrade";
+        for (what, run, earlier, description, expected) in [
+            ("its own label", "r2", vec![deployed(2, "r1")], preparing, Some("r2")),
+            ("one that Helm handed on to somebody elsewhere", "r1", vec![deployed(2, "r1")], preparing, None),
+            ("this run tried a second time", "own", vec![failed(2, "own", 0)], preparing, Some("own")),
+            (
+                "its rollback, labelled as the target is",
+                "r1",
+                vec![deployed(2, "r2"), deployed(1, "r1")],
+                words.as_str(),
+                Some("r3"),
+            ),
+            ("a rollback by hand", "r1", vec![deployed(2, "r2"), deployed(1, "r1")], "Rollback to 1", None),
+            (
+                "Helm's own, of what its run had failed with",
+                "r1",
+                vec![failed(2, "r2", 99), deployed(1, "r1")],
+                "Rollback to 1",
+                Some("r2"),
+            ),
+            ("one by hand after that", "r1", vec![failed(2, "r2", 90), deployed(1, "r1")], "Rollback to 1", None),
+            (
+                "Helm's own, of an upgrade by hand",
+                "r1",
+                vec![failed(2, "r1", 99), deployed(1, "r1")],
+                "Rollback to 1",
+                None,
+            ),
+        ] {
+            let revision = Revision { created: at(100), ..revision(3, Some(run)) };
+            let found = author_of(&revision, &earlier, description, "own", &|_| None);
+            assert_eq!(found.as_deref(), expected, "{what}");
+        }
+        assert_eq!(author_of(&revision(1, None), &[], preparing, "own", &|_| None), None);
     }
 
     #[test]

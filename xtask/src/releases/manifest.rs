@@ -1,6 +1,8 @@
 //! The objects of a manifest, parsed as Helm parses them; and what uninstalling a release would
 //! delete according to its stored manifest and hooks, and which of that holds data.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::world::helm_storage::Stored;
@@ -69,7 +71,7 @@ struct Object {
 /// `PersistentVolumeClaim data (kept)`.
 pub fn objects(stored: &Stored) -> Vec<String> {
     let Ok(found) = judged(&stored.manifest, true) else {
-        return vec!["everything that its manifest names, which is not YAML".to_owned()];
+        return vec!["everything that its manifest names, which cannot be read here".to_owned()];
     };
     found.into_iter().map(|object| if object.keep { format!("{} (kept)", object.name) } else { object.name }).collect()
 }
@@ -77,9 +79,12 @@ pub fn objects(stored: &Stored) -> Vec<String> {
 /// What of a release holds data, or may take some with it, when it is uninstalled and installed
 /// again. What cannot be read counts as such.
 pub fn data_of(stored: &Stored) -> Vec<String> {
+    if stored.unreadable.is_some() {
+        return vec![unread("its Secret holds", "")];
+    }
     let mut data: Vec<String> = match judged(&stored.manifest, true) {
         Ok(found) => found.into_iter().filter(|object| object.data && !object.keep).map(|object| object.name).collect(),
-        Err(place) => vec![format!("what its manifest holds, which is not YAML{place}")],
+        Err(place) => vec![unread("its manifest holds", &place)],
     };
     for hook in &stored.hooks {
         // A test is neither run nor deleted by an uninstall or an install.
@@ -92,7 +97,7 @@ pub fn data_of(stored: &Stored) -> Vec<String> {
             Ok(found) => data.extend(
                 found.into_iter().filter(|object| object.data).map(|object| format!("{} (a hook)", object.name)),
             ),
-            Err(place) => data.push(format!("what the hook {} holds, which is not YAML{place}", hook.name)),
+            Err(place) => data.push(unread(&format!("the hook {} holds", hook.name), &place)),
         }
         // One of the chart's programs, which may delete anything.
         if hook.events.iter().any(|event| matches!(event.as_str(), "pre-delete" | "post-delete")) {
@@ -100,6 +105,11 @@ pub fn data_of(stored: &Stored) -> Vec<String> {
         }
     }
     data
+}
+
+/// Helm may read it all the same: it accepts keys that are given twice, and has other limits.
+fn unread(what: &str, place: &str) -> String {
+    format!("what {what}, which cannot be read here{place}")
 }
 
 /// An object that holds data and is deleted.
@@ -113,47 +123,52 @@ pub struct Dropped {
     pub written: Value,
 }
 
+/// Whether replacing a release can lose data at all: it holds some, or cannot be read.
+pub(super) fn is_at_stake(stored: &Stored) -> bool {
+    judged(&stored.manifest, false).map_or(true, |found| found.iter().any(|object| object.data))
+}
+
 /// What holds data in a release and is missing in its replacement: Helm deletes it, unless the
 /// object in the cluster is annotated to be kept (`super::kept`); the manifest's annotation does
-/// not count here. Empty if either manifest cannot be read: then Helm cannot apply it.
-pub fn dropped(stored: &Stored, next: &str) -> Vec<Dropped> {
-    let (Ok(now), Ok(next)) = (judged(&stored.manifest, false), parse(next)) else { return Vec::new() };
-    let named = |object: &Value, pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let next: Vec<(String, Option<String>, Option<String>)> = next
-        .iter()
-        .map(|(object, _)| {
-            (kind(object).to_owned(), named(object, "/metadata/name"), named(object, "/metadata/namespace"))
-        })
-        .collect();
-    let stays = |object: &Object| {
-        next.iter().any(|(kind, name, namespace)| {
-            format!("{kind} {}", name.as_deref().unwrap_or_default()) == object.name
-                && (namespace.is_none() || object.namespace.is_none() || *namespace == object.namespace)
-        })
-    };
-    now.into_iter()
-        .filter(|object| object.data && !stays(object))
-        .map(|object| Dropped { name: object.name, built_in: object.built_in, written: object.written })
-        .collect()
+/// not count here. An object without a namespace is in `namespace`, which is the release's.
+///
+/// # Errors
+/// If either of them cannot be read, what may be lost because of that, in words.
+pub fn dropped(stored: &Stored, next: &Result<Vec<Value>, String>, namespace: &str) -> Result<Vec<Dropped>, String> {
+    let mut now = judged(&stored.manifest, false).map_err(|place| unread("its manifest holds", &place))?;
+    now.retain(|object| object.data);
+    if now.is_empty() {
+        return Ok(Vec::new());
+    }
+    let next = next.as_ref().map_err(|place| unread("the next manifest no longer holds", place))?;
+    let next: BTreeSet<(String, &str)> =
+        next.iter().map(|object| (name(object), namespace_of(object).unwrap_or(namespace))).collect();
+    now.retain(|object| !next.contains(&(object.name.clone(), object.namespace.as_deref().unwrap_or(namespace))));
+    let lost = |object: Object| Dropped { name: object.name, built_in: object.built_in, written: object.written };
+    Ok(now.into_iter().map(lost).collect())
 }
 
 fn judged(manifest: &str, keeps: bool) -> Result<Vec<Object>, String> {
-    let judge = |(object, kept): (Value, bool)| {
-        let kind = kind(&object);
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-        let name = text("/metadata/name").or(text("/metadata/generateName")).unwrap_or("without a name");
-        let shown = if kind.is_empty() { "object" } else { kind };
-        let namespace = text("/metadata/namespace").map(str::to_owned);
-        Object {
-            name: format!("{shown} {name}"),
-            namespace,
-            built_in: is_built_in(&object),
-            data: holds_data(&object),
-            keep: keeps && kept,
-            written: object,
-        }
+    let judge = |(object, kept): (Value, bool)| Object {
+        name: name(&object),
+        namespace: namespace_of(&object).map(str::to_owned),
+        built_in: is_built_in(&object),
+        data: holds_data(&object),
+        keep: keeps && kept,
+        written: object,
     };
     Ok(parse(manifest)?.into_iter().map(judge).collect())
+}
+
+/// `PersistentVolumeClaim data`
+pub(crate) fn name(object: &Value) -> String {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+    let name = text("/metadata/name").or(text("/metadata/generateName")).unwrap_or("without a name");
+    format!("{} {name}", if kind(object).is_empty() { "object" } else { kind(object) })
+}
+
+fn namespace_of(object: &Value) -> Option<&str> {
+    object.pointer("/metadata/namespace").and_then(Value::as_str)
 }
 
 pub fn kind(object: &Value) -> &str {
@@ -184,6 +199,14 @@ pub fn parse(manifest: &str) -> Result<Vec<(Value, bool)>, String> {
         flatten(document, kept, &mut found);
     }
     Ok(found)
+}
+
+/// The objects of a manifest alone.
+///
+/// # Errors
+/// As for [`parse`].
+pub fn plain(manifest: &str) -> Result<Vec<Value>, String> {
+    Ok(parse(manifest)?.into_iter().map(|(object, _)| object).collect())
 }
 
 fn flatten(mut object: Value, kept: bool, found: &mut Vec<(Value, bool)>) {
@@ -308,7 +331,7 @@ mod tests {
             ["kind: [hunter2", "kind: Service\nkind: hunter2\n", "a: *hunter2\n", "kind: Service\n\thunter2"]
         {
             let found = data(manifest).join(" ");
-            assert!(found.contains("not YAML") && !found.contains("hunter2"), "{manifest:?}: {found}");
+            assert!(found.contains("cannot be read here") && !found.contains("hunter2"), "{manifest:?}: {found}");
         }
     }
 
@@ -327,7 +350,7 @@ mod tests {
             (["test"], claim, None),
             (["pre-install"], claim, Some("PersistentVolumeClaim x (a hook)")),
             (["pre-delete"], job, Some("whatever the hook h deletes, which runs at an uninstall")),
-            (["post-install"], "kind: [", Some("what the hook h holds, which is not YAML (line 1, column 7)")),
+            (["post-install"], "kind: [", Some("what the hook h holds, which cannot be read here (line 1, column 7)")),
         ] {
             let stored = Stored { hooks: vec![hook("h", &events, manifest)], ..Stored::default() };
             assert_eq!(data_of(&stored), expected.into_iter().collect::<Vec<_>>(), "{events:?}");
@@ -345,25 +368,50 @@ mod tests {
         let kafka = object("Kafka", "events", ", namespace: shop");
         let stored =
             Stored { manifest: format!("{claim}{kept}{kafka}{}", object("Service", "web", "")), ..Stored::default() };
+        let lost = |next: &str| dropped(&stored, &plain(next), "shop").unwrap();
+        let names = |next: &str| lost(next).into_iter().map(|dropped| dropped.name).collect::<Vec<_>>();
         // Helm checks the object in the cluster for the annotation, not the manifest.
-        let text = format!("{claim}{kafka}");
-        let lost: Vec<String> = dropped(&stored, &text).into_iter().map(|dropped| dropped.name).collect();
-        assert_eq!(lost, ["PersistentVolumeClaim kept"]);
-        for (next, lost) in [
+        assert_eq!(names(&format!("{claim}{kafka}")), ["PersistentVolumeClaim kept"]);
+        for (next, expected) in [
             (format!("{claim}{kafka}"), &[][..]),
             (format!("{claim}{}", object("Kafka", "events", "")), &[]),
+            (format!("{}{kafka}", object("PersistentVolumeClaim", "data", ", namespace: shop")), &[]),
             (claim.clone(), &["Kafka events"]),
             (format!("{claim}{}", object("Kafka", "events", ", namespace: elsewhere")), &["Kafka events"]),
+            (
+                format!("{}{kafka}", object("PersistentVolumeClaim", "data", ", namespace: elsewhere")),
+                &["PersistentVolumeClaim data"],
+            ),
             (format!("{}{kafka}", object("PersistentVolumeClaim", "renamed", "")), &["PersistentVolumeClaim data"]),
             (String::new(), &["PersistentVolumeClaim data", "Kafka events"]),
         ] {
             let next = format!("{next}{kept}");
-            let names: Vec<String> = dropped(&stored, &next).into_iter().map(|dropped| dropped.name).collect();
-            assert_eq!(names, lost, "{next}");
-            let told = dropped(&stored, &next)
-                .into_iter()
-                .all(|dropped| dropped.built_in != dropped.name.starts_with("Kafka"));
+            assert_eq!(names(&next), expected, "{next}");
+            let told = lost(&next).into_iter().all(|dropped| dropped.built_in != dropped.name.starts_with("Kafka"));
             assert!(told, "{next}");
         }
+    }
+
+    #[test]
+    fn an_upgrade_from_or_to_what_cannot_be_read_may_lose_anything_that_holds_data() {
+        let stored = |manifest: &str| Stored { manifest: manifest.to_owned(), ..Stored::default() };
+        let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\n";
+        // Helm accepts it.
+        let twice = "apiVersion: v1\nkind: Service\nmetadata: {name: web, name: hunter2}\n";
+        for (now, next, expected) in [
+            (twice, claim, Err("what its manifest holds, which cannot be read here (line 3, column 23)")),
+            (
+                claim,
+                twice,
+                Err("what the next manifest no longer holds, which cannot be read here (line 3, column 23)"),
+            ),
+            ("apiVersion: v1\nkind: Service\nmetadata: {name: web}\n", twice, Ok(0)),
+        ] {
+            let found = dropped(&stored(now), &plain(next), "shop").map(|lost| lost.len());
+            assert_eq!(found.as_ref().map_err(String::as_str), expected.as_ref().map_err(|words| *words), "{now}");
+            assert_eq!(is_at_stake(&stored(now)), expected.is_err(), "{now}");
+        }
+        let broken = Stored { unreadable: Some("not base64".to_owned()), ..Stored::default() };
+        assert_eq!(data_of(&broken), ["what its Secret holds, which cannot be read here"]);
     }
 }

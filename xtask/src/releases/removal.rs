@@ -12,6 +12,7 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
+pub(crate) use super::manifest::name;
 use super::manifest::{self, POLICY, holds_data, kind};
 use super::{Others, Plan, Revision, Status, age, decide, keep_copy, orphan_after, owner, treat, treat_all, unhealthy};
 use crate::run::Run;
@@ -66,10 +67,14 @@ pub(crate) fn is_set(object: &Value) -> bool {
     version.starts_with("apps/") && kind(object) == "StatefulSet"
 }
 
-/// `PersistentVolumeClaim data`
-pub(crate) fn name(object: &Value) -> String {
-    let kind = if kind(object).is_empty() { "object" } else { kind(object) };
-    format!("{kind} {}", object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name"))
+/// Whether Helm can be made to keep everything of a release that holds data. The claims of a
+/// StatefulSet that deletes them when it goes are not Helm's to keep.
+pub(super) fn can_keep(manifest: &str) -> bool {
+    let takes_its_claims = |object: &Value| {
+        let policy = object.pointer("/spec/persistentVolumeClaimRetentionPolicy/whenDeleted");
+        is_set(object) && policy.and_then(Value::as_str) == Some("Delete")
+    };
+    keeping(manifest).is_ok() && manifest::plain(manifest).is_ok_and(|all| !all.iter().any(takes_its_claims))
 }
 
 /// The manifest with `keep` on everything that holds data; `None` if all of that has it already.
@@ -115,13 +120,14 @@ pub(crate) fn keeping(manifest: &str) -> Result<Option<String>, String> {
     Ok(Some(text))
 }
 
-/// The manifest without the marks of an unfinished removal; `None` if there are none.
+/// The manifest without the marks of an unfinished removal; `None` if there are none, as in one that
+/// cannot be read, and so never got any.
 ///
 /// # Errors
-/// If it cannot be read.
+/// If the marks cannot be taken off.
 fn unmarked(manifest: &str) -> Result<Option<String>, String> {
     let any = |text: &str| Ok::<bool, String>(manifest::parse(text)?.iter().any(|(object, _)| is_marked(object)));
-    if !any(manifest)? {
+    if !any(manifest).unwrap_or(false) {
         return Ok(None);
     }
     let mut text = String::new();
@@ -167,7 +173,8 @@ fn split(manifest: &str) -> Vec<&str> {
 }
 
 /// Before a rollback or removal: waits for, repairs or reports each of these releases, as before a
-/// layer. With `finishing`, an unfinished uninstall is no problem: it is continued.
+/// layer. With `finishing`, an unfinished uninstall is no problem: it is continued. `older_than` is
+/// the age that a person gives to what nobody is known to work on.
 ///
 /// # Errors
 /// `release-owned`, `release-pending`, `consent-needed`, and errors from reading the cluster.
@@ -176,19 +183,20 @@ pub(crate) async fn watch_over(
     client: &Client,
     others: &Others,
     releases: &[Release],
+    older_than: Option<Duration>,
     finishing: bool,
 ) -> Result<(), Failure> {
     let found = unhealthy(client, releases).await?;
     let half = |revision: &Revision| finishing && revision.status == Status::Uninstalling;
     let (half, rest): (Vec<Revision>, Vec<Revision>) = found.into_iter().partition(half);
-    treat_all(context, client, others, &rest, None).await.1?;
+    treat_all(context, client, others, &rest, older_than).await.1?;
     if half.is_empty() {
         return Ok(());
     }
     let now = server_time(client).await?;
     for revision in &half {
-        let owner = owner(&context.run, &context.site, others, revision);
-        let after = orphan_after(context, revision, &owner, None).await;
+        let owner = owner(&context.run, &context.site, client, others, revision).await;
+        let after = orphan_after(context, revision, &owner, older_than).await;
         match decide(revision.status, &owner, age(revision, now), after) {
             Plan::HalfUninstalled => {
                 let text = format!("revision {} is half uninstalled, and nobody is working on it", revision.revision);
@@ -231,13 +239,7 @@ async fn mark(
         }
     }
     // Check once more what Helm will read: it takes the newest revision, whoever made it.
-    let of = Release {
-        name: revision.release.clone(),
-        namespace: revision.namespace.clone(),
-        enabled: true,
-        installed: true,
-    };
-    let now: Vec<(Revision, Stored)> = helm_storage::newest_whole(client, &[of]).await?;
+    let now: Vec<(Revision, Stored)> = helm_storage::newest_whole(client, &[release_of(revision)]).await?;
     match now.first() {
         Some((newest, stored))
             if newest.revision == revision.revision
@@ -250,6 +252,12 @@ async fn mark(
     }
 }
 
+/// The release of a revision, to look for others of it.
+pub(super) fn release_of(revision: &Revision) -> Release {
+    let (name, namespace) = (revision.release.clone(), revision.namespace.clone());
+    Release { name, namespace, enabled: true, installed: true }
+}
+
 fn changed(revision: &Revision) -> Failure {
     Failure::new(Code::ReleaseOwned, format!("release {} changed while it was looked at", revision.release))
         .remedy("run it again")
@@ -257,6 +265,18 @@ fn changed(revision: &Revision) -> Failure {
 
 /// What was consented to losing: releases, and possibly also what holds data.
 pub(crate) type Consented = (Consent<consent::Release>, Option<Consent<consent::Claim>>);
+
+/// Asks for consent to uninstalling releases; `claims`: with what holds data.
+///
+/// # Errors
+/// `consent-needed`.
+pub(crate) async fn consent(run: &Run, claims: bool, what: &str) -> Result<Consented, Failure> {
+    if !claims {
+        return Ok((run.may_destroy(what).await?, None));
+    }
+    let (release, claim) = run.may_destroy::<(consent::Release, consent::Claim)>(what).await?.split();
+    Ok((release, Some(claim)))
+}
 
 /// Uninstalls a release. Without consent to losing data no hook is run, because one may delete
 /// anything.
@@ -370,6 +390,24 @@ mod tests {
         }
         assert_eq!(keeping(SERVICE), Ok(None));
         assert_eq!(keeping(""), Ok(None));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_known_before_it_is_asked_for() {
+        let set = |when: &str| {
+            SET.replace("spec: {", &format!("spec: {{persistentVolumeClaimRetentionPolicy: {{whenDeleted: {when}}}, "))
+        };
+        for (manifest, can) in [
+            (CLAIM, true),
+            (SET, true),
+            (&set("Retain"), true),
+            (&set("Delete"), false),
+            ("apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: x, annotations: [a]}\n", false),
+            ("kind: Service\nkind: Service\n", false),
+        ] {
+            assert_eq!(can_keep(manifest), can, "{manifest}");
+        }
+        assert_eq!(unmarked("kind: Service\nkind: Service\n"), Ok(None), "Helm uninstalls it as it is");
     }
 
     #[test]

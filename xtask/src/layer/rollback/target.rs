@@ -12,7 +12,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::releases::came_up;
+use crate::releases::{came_up, history};
 use crate::world::helm_storage::Status;
 
 /// A revision, with what the decision needs.
@@ -49,9 +49,9 @@ impl Past {
 /// skipped in any case.
 const BY_US: &str = "(xtask, run ";
 
-/// The description of a rollback made here. It starts like Helm's own.
+/// The description of a rollback made here.
 pub(crate) fn description(to: u32, run: &str) -> String {
-    format!("Rollback to {to} {BY_US}{run})")
+    history::rollback_words(to, "xtask", run)
 }
 
 /// The revision named in Helm's description, for a Helm that records it nowhere else.
@@ -718,6 +718,11 @@ mod tests {
                 to("a", &[go(3, 1)]),
             ),
             (
+                "one that its run described in its own words is",
+                layer(&[&[Past { description: "of Monday".into(), ..old(1, "a", 0) }, now(2, "b", 10)]]),
+                to("a", &[go(2, 1)]),
+            ),
+            (
                 "the first run has nothing before it",
                 layer(&[&[now(1, "a", 0)], &[now(1, "a", 1)]]),
                 Err(Refusal::NothingBefore { now: run("a") }),
@@ -824,6 +829,7 @@ mod tests {
             ("Upgrade complete", None),
         ] {
             assert_eq!(named_in(words), found, "{words}");
+            assert!(words != description(12, "r") || words.contains(BY_US), "{words}");
         }
     }
 }
