@@ -257,7 +257,7 @@ impl<'a> Runner<'a> {
             releases::watch_over(self.context, client, &wanted).await?;
             releases::consent_to_uninstalls(&self.context.run, client, &wanted).await?;
             let apart = async || {
-                let rendered = reader.rendered(layer, false, false).await?;
+                let rendered = reader.rendered(layer, client.default_namespace(), false, false).await?;
                 let resources = rendered.into_iter().map(|(of, objects)| (of, objects.resources));
                 Ok::<releases::Apart, Failure>(resources.collect())
             };
