@@ -76,6 +76,11 @@ impl Made {
     pub fn is_written(&self, metadata: &ObjectMeta) -> bool {
         self.version.is_some() && self.version != version(&self.place, metadata)
     }
+
+    /// Whether somebody has changed it under Helm's name since, as far as that time was recorded.
+    pub fn is_changed_as_helm(&self, metadata: &ObjectMeta) -> bool {
+        self.applied.is_some() && self.applied != applied(metadata)
+    }
 }
 
 /// The time of Helm's entry in `managedFields`.
@@ -211,12 +216,11 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
         None => Ok(None),
         Some(owns) => helms(metadata).map(|fields| (digest_of(&fields) != *owns).then_some((owns, fields))),
     };
-    let by_helms_name = made.applied.is_some() && made.applied != applied(metadata);
+    let by_helms_name = made.is_changed_as_helm(metadata);
     let (owns, fields) = match same {
         Err(why) => return Standing::Drifted(whole(&format!("cannot be compared: {why}"))),
         Ok(None) if by_helms_name => {
-            let (what, ago) = ("was changed under Helm's name since its release was deployed", None);
-            return Standing::Drifted(Drift { object, field: None, manager: None, ago, what: what.to_owned() });
+            return Standing::Drifted(whole(UNDER_HELMS_NAME));
         }
         Ok(None) if made.is_written(metadata) => return Standing::Drifted(written(object, metadata, now)),
         Ok(None) => return Standing::AsMade,
@@ -250,6 +254,9 @@ fn written(object: String, metadata: &ObjectMeta, now: Timestamp) -> Drift {
         _ => Drift { object, field: None, manager: None, ago: None, what: WRITTEN.to_owned() },
     }
 }
+
+/// What is said of an object that Helm's entry in `managedFields` has another time for.
+pub(crate) const UNDER_HELMS_NAME: &str = "was changed under Helm's name since its release was deployed";
 
 /// What is said of an object whose version is another one.
 pub(crate) const WRITTEN: &str = "was written to since Helm made it";

@@ -510,19 +510,34 @@ impl Beside<'_> {
         let fresh = self.fresh;
         for object in &fresh.resources {
             let Some(place) = self.place(object).await? else { continue };
-            let said = match dry_run(self.client, &place, object, self.release, self.force).await {
-                Ok(()) => continue,
-                Err(kube::Error::Api(status)) if status.code == 404 => {
-                    "the API server cannot be asked: its namespace or kind does not exist yet".to_owned()
-                }
-                Err(kube::Error::Api(status)) if (400..500).contains(&status.code) || status.code == 500 => {
-                    format!("the API server rejects it ({}): {}", status.code, no(object, &status))
-                }
-                Err(error) => return Err(kubernetes::write_failed(&format!("the dry run of {place}"), error)),
+            let asked = dry_run(self.client, &place, object, self.release, self.force).await;
+            let Err(error) = asked else { continue };
+            let said = match &error {
+                kube::Error::Api(status) => judged(object, status),
+                _ => None,
+            };
+            let Some(said) = said else {
+                return Err(kubernetes::write_failed(&format!("the dry run of {place}"), error));
             };
             self.note(self.title(object), vec![said]);
         }
         Ok(())
+    }
+}
+
+/// What the API server's answer to a dry run says about an object; `None` if it has not judged it.
+fn judged(object: &Value, status: &Status) -> Option<String> {
+    match status.code {
+        404 => Some("the API server cannot be asked: its namespace or kind does not exist yet".to_owned()),
+        // The apply itself is not refused for this (`NewDryRunUnsupportedErr` of the API server).
+        400 if status.message.contains("does not support dry run") => {
+            Some("it cannot be previewed: a webhook does not answer dry runs".to_owned())
+        }
+        // Too many requests are nothing of the object's.
+        code if code != 429 && (400..=500).contains(&code) => {
+            Some(format!("the API server rejects it ({code}): {}", no(object, status)))
+        }
+        _ => None,
     }
 }
 
@@ -554,8 +569,12 @@ async fn stood(client: &Client, release: &Release, kinds: &mut Kinds) -> Result<
     Ok(stood.collect())
 }
 
-/// The digest of what Helm owns of an object, or why that is unknown.
+/// The digest of what Helm owns of an object, or why that is unknown; a deletion that has begun
+/// counts too.
 pub(crate) fn owns(metadata: &ObjectMeta) -> String {
+    if metadata.deletion_timestamp.is_some() {
+        return "it is being deleted".to_owned();
+    }
     live::owned(metadata).unwrap_or_else(|why| why)
 }
 
@@ -611,4 +630,31 @@ pub(crate) fn stored_objects(revision: &Revision, stored: &Stored) -> Result<Obj
         hooks.extend(parsed.into_iter().map(|(object, _)| object));
     }
     Ok(Objects { resources, hooks, crds: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_judgement_of_the_object_is_told_as_one() {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}});
+        for (code, message, told) in [
+            (
+                400,
+                "admission webhook \"x.example\" does not support dry run",
+                Some("it cannot be previewed: a webhook does not answer dry runs"),
+            ),
+            (400, "strict decoding error", Some("the API server rejects it (400): strict decoding error")),
+            (403, "exceeded quota", Some("the API server rejects it (403): exceeded quota")),
+            (404, "not found", Some("the API server cannot be asked: its namespace or kind does not exist yet")),
+            (500, "failed calling webhook", Some("the API server rejects it (500): failed calling webhook")),
+            // It is overloaded, or not there.
+            (429, "too many requests", None),
+            (503, "apiserver not ready", None),
+        ] {
+            let status = Status { code, message: message.to_owned(), ..Status::default() };
+            assert_eq!(judged(&object, &status).as_deref(), told, "{code} {message}");
+        }
+    }
 }
