@@ -31,6 +31,7 @@ mod resolve;
 mod sources;
 mod target;
 mod transport;
+mod trust;
 pub mod yaml;
 
 pub use archive::archive;

@@ -5,16 +5,17 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use http::Uri;
 use http::uri::Authority;
+use http::{HeaderValue, Uri};
 
+use crate::auth::basic;
 use crate::error::{Error, Kind};
 use crate::no_proxy::NoProxy;
 
 /// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Speaks {
-    /// CONNECT, optionally over TLS.
+    /// Absolute form or CONNECT, optionally over TLS.
     Http,
     /// `local_dns`: names are resolved here (`socks5`), or by the proxy (`socks5h`).
     Socks5 { local_dns: bool },
@@ -88,6 +89,18 @@ impl Proxy {
 
     pub fn is_socks(&self) -> bool {
         matches!(self.speaks, Speaks::Socks5 { .. })
+    }
+
+    /// Whether it is given a request itself, to pass on (absolute form, RFC 9112, 3.2.2), and not
+    /// asked for a tunnel: without TLS, as in curl and Go programs. Many proxies open tunnels to the
+    /// HTTPS port only.
+    pub(crate) fn forwards(&self, uri: &Uri) -> bool {
+        self.speaks == Speaks::Http && uri.scheme_str() == Some("http")
+    }
+
+    /// The account, for this proxy alone.
+    pub(crate) fn authorization(&self) -> Option<HeaderValue> {
+        self.account.as_ref().and_then(|(username, password)| basic(username, password))
     }
 
     pub fn has_account(&self) -> bool {

@@ -182,12 +182,17 @@ impl Registry {
                 continue;
             }
             if redirects > 0
+                && reads
                 && status.is_client_error()
                 && status != StatusCode::TOO_MANY_REQUESTS
                 && status != StatusCode::RANGE_NOT_SATISFIABLE
             {
-                // A CDN's URLs expire: the registry issues a new one.
                 let error = self.refused(&url, response).await;
+                // A URL that is signed for GET refuses any HEAD, and a new one would too.
+                if call.method == Method::HEAD {
+                    return Err(error);
+                }
+                // A CDN's URLs expire: the registry issues a new one.
                 let outcome = Outcome::Answer { status: 503, retry_after: None, quota: false };
                 self.again(outcome, &mut tries, Error { kind: Kind::Protocol, ..error }, call.need).await?;
                 (url, redirects) = (call.url.to_owned(), 0);

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
+use hyper::body::Incoming;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::blob::{Source, Watch};
@@ -138,7 +139,7 @@ impl Target {
         let error = match self.registry.send(call).await {
             Ok(answer) if answer.status() == StatusCode::CREATED => return Ok(Start::Placed),
             Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
-                return self.registry.address.resolve(&url, answer.headers()).map(Start::Upload);
+                return self.leads(&url, &answer).map(Start::Upload);
             }
             Ok(answer) => self.registry.refused(&url, answer).await,
             Err(error) => error,
@@ -155,6 +156,22 @@ impl Target {
         Err(error)
     }
 
+    async fn new_upload(&self, repository: &str, scope: &Scope) -> Result<String, Error> {
+        match self.start(repository, "", scope).await? {
+            Start::Upload(address) => Ok(address),
+            Start::Placed | Start::Refused => {
+                let url = self.registry.address.url(repository, "blobs/uploads/");
+                Err(self.registry.address.error(Kind::Protocol, &url, "does not start an upload"))
+            }
+        }
+    }
+
+    /// Where an upload continues.
+    fn leads(&self, from: &str, answer: &Response<Incoming>) -> Result<String, Error> {
+        let to = self.registry.address.resolve(from, answer.headers())?;
+        self.registry.address.keep_tls(from, &to).map(|()| to)
+    }
+
     /// Transfers a blob in one PUT; after a transient failure, in another one.
     async fn upload(
         &self,
@@ -166,22 +183,19 @@ impl Target {
         let (target, id) = (&self.registry, &blob.id);
         let scope = target.push(repository, None);
         let (mut tries, mut redirects, mut authorized) = (0, 0, false);
+        let mut redirected = None;
         loop {
-            let address = match location.take() {
-                Some(address) => address,
-                None => match self.start(repository, "", &scope).await? {
-                    Start::Upload(address) => address,
-                    Start::Placed | Start::Refused => {
-                        return Err(target.address.error(
-                            Kind::Protocol,
-                            &target.address.url(repository, "blobs/uploads/"),
-                            "does not start an upload",
-                        ));
-                    }
-                },
+            let url = match redirected.take() {
+                Some(url) => url,
+                None => {
+                    let address = match location.take() {
+                        Some(address) => address,
+                        None => self.new_upload(repository, &scope).await?,
+                    };
+                    let separator = if address.contains('?') { '&' } else { '?' };
+                    format!("{address}{separator}digest={}", blob.source.digest)
+                }
             };
-            let separator = if address.contains('?') { '&' } else { '?' };
-            let url = format!("{address}{separator}digest={}", blob.source.digest);
             let watch = Arc::new(Watch::new(id.clone(), self.events.clone()));
             let body = source.clone().open(watch.clone()).await?;
             let sent = {
@@ -223,7 +237,7 @@ impl Target {
                     }
                     if matches!(status.as_u16(), 307 | 308) && redirects < 5 {
                         redirects += 1;
-                        location = Some(target.address.resolve(&url, answer.headers())?);
+                        redirected = Some(self.leads(&url, &answer)?);
                         continue;
                     }
                     let (error, outcome) = target.judge(&url, answer).await;

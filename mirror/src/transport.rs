@@ -1,6 +1,7 @@
 //! Connections: plain or TLS, direct or through a proxy. TLS is set up only when an address needs
 //! it: reading the machine's certificates takes longer than a warm run.
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -8,23 +9,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use camino::Utf8PathBuf;
-use http::{Request, Response, Uri};
+use http::header::PROXY_AUTHORIZATION;
+use http::uri::{Authority, Parts};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::auth::basic;
 use crate::error::{Error, Kind};
 use crate::proxy::{Proxies, Proxy, Speaks};
+use crate::trust::Trust;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Body = UnsyncBoxBody<Bytes, Error>;
@@ -35,8 +37,8 @@ pub(crate) fn full(bytes: Bytes) -> Body {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens connections: direct, or through a proxy (CONNECT, also over TLS, or SOCKS 5). TLS to the
-/// address itself is layered on top.
+/// Opens connections: direct, to a proxy that passes requests on, or through one (CONNECT or SOCKS
+/// 5); to the proxy also over TLS. TLS to the address itself is layered on top.
 #[derive(Clone)]
 struct Connector {
     http: HttpConnector,
@@ -55,11 +57,58 @@ impl Connector {
     }
 }
 
+type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+/// An open connection.
+struct Link {
+    stream: Stream,
+    /// At its end is a proxy that passes requests on, so they are written in absolute form.
+    forwarded: bool,
+}
+
+impl Connection for Link {
+    fn connected(&self) -> Connected {
+        self.stream.connected().proxy(self.forwarded)
+    }
+}
+
+impl Read for Link {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl Write for Link {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+}
+
 /// How long a proxy may take to connect.
 const TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Response = Link;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -70,18 +119,18 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (mut http, trust) = (self.http.clone(), self.trust.clone());
         let proxy = self.proxies.to(&uri).cloned();
-        let uri = if proxy.is_some() { with_port(uri) } else { uri };
         Box::pin(async move {
-            let Some(proxy) = proxy else { return Ok(http.call(uri).await?.into()) };
+            let Some(proxy) = proxy else { return Ok(Link { stream: http.call(uri).await?.into(), forwarded: false }) };
+            let forwarded = proxy.forwards(&uri);
             let led = tokio::time::timeout(TUNNEL_TIMEOUT, through(&proxy, uri, http, &trust)).await;
             let led = led.unwrap_or_else(|_| Err(format!("no answer within {} s", TUNNEL_TIMEOUT.as_secs()).into()));
-            led.map_err(|error| ProxyFailed { proxy: proxy.address(), error }.into())
+            let stream = led.map_err(|error| ProxyFailed { proxy: proxy.address(), error })?;
+            Ok(Link { stream, forwarded })
         })
     }
 }
 
-/// With the scheme's default port written out: a tunnel without a port would lead to the HTTPS
-/// port.
+/// With the scheme's default port written out: SOCKS without a port would lead to the HTTPS port.
 fn with_port(uri: Uri) -> Uri {
     let Some(host) = uri.host().filter(|_| uri.port().is_none() && uri.scheme_str() == Some("http")) else {
         return uri;
@@ -91,35 +140,57 @@ fn with_port(uri: Uri) -> Uri {
     Uri::builder().scheme("http").authority(authority).path_and_query(path).build().unwrap_or(uri)
 }
 
-async fn through(
-    proxy: &Proxy,
-    uri: Uri,
-    http: HttpConnector,
-    trust: &Trust,
-) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>, BoxError> {
+async fn through(proxy: &Proxy, uri: Uri, http: HttpConnector, trust: &Trust) -> Result<Stream, BoxError> {
     match (proxy.speaks, proxy.uri.scheme_str()) {
         (Speaks::Socks5 { local_dns }, _) => {
             let mut socks = SocksV5::new(proxy.uri.clone(), http).local_dns(local_dns);
             if let Some((username, password)) = proxy.account.clone() {
                 socks = socks.with_auth(username, password);
             }
-            Ok(socks.call(uri).await?.into())
+            Ok(socks.call(with_port(uri)).await?.into())
         }
         (Speaks::Http, Some("https")) => {
             let tls = HttpsConnectorBuilder::new().with_tls_config(trust.config()?).https_only();
-            Ok(tunnel(proxy, tls.enable_http1().wrap_connector(http)).call(uri).await?)
+            through_http(proxy, uri, tls.enable_http1().wrap_connector(http)).await
         }
-        (Speaks::Http, _) => Ok(tunnel(proxy, http).call(uri).await?.into()),
+        (Speaks::Http, _) => through_http(proxy, uri, http).await,
     }
 }
 
-fn tunnel<C>(proxy: &Proxy, connector: C) -> Tunnel<C> {
+/// The connection to the proxy itself if it passes the request on, else one that it tunnels.
+async fn through_http<C>(proxy: &Proxy, uri: Uri, mut connector: C) -> Result<Stream, BoxError>
+where
+    C: Service<Uri>,
+    C::Response: Read + Write + Unpin + Send + Into<Stream> + 'static,
+    C::Error: Into<BoxError>,
+    C::Future: Send + 'static,
+{
+    if proxy.forwards(&uri) {
+        return connector.call(proxy.uri.clone()).await.map(Into::into).map_err(Into::into);
+    }
     let tunnel = Tunnel::new(proxy.uri.clone(), connector);
-    let header = proxy.account.as_ref().and_then(|(username, password)| basic(username, password));
-    match header {
+    let mut tunnel = match proxy.authorization() {
         Some(header) => tunnel.with_auth(header),
         None => tunnel,
-    }
+    };
+    Ok(tunnel.call(uri).await?.into())
+}
+
+/// Whether a proxy that was to pass a request on answers itself: it wants an account (RFC 9110,
+/// 15.5.8), or it is Squid and says so. Others cannot be told from the server.
+fn is_the_proxy_s_own(response: &Response<Incoming>) -> bool {
+    response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED || response.headers().contains_key("x-squid-error")
+}
+
+/// An address as the request line may hold it: an account in it would be in the proxy's log (RFC
+/// 9110, 4.2.4).
+fn without_account(uri: Uri) -> Uri {
+    let Some((_, host)) = uri.authority().and_then(|authority| authority.as_str().rsplit_once('@')) else { return uri };
+    let Ok(authority) = Authority::try_from(host) else { return uri };
+    let mut parts = Parts::default();
+    (parts.scheme, parts.authority) = (uri.scheme().cloned(), Some(authority));
+    parts.path_and_query = uri.path_and_query().cloned();
+    Uri::from_parts(parts).unwrap_or(uri)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -130,41 +201,6 @@ struct ProxyFailed {
     error: BoxError,
 }
 
-/// The trusted certificates: the machine's, and an additional authority. Read when an address first
-/// needs them, since that takes longer than a warm run.
-#[derive(Default)]
-struct Trust {
-    ca: Option<Utf8PathBuf>,
-    config: OnceLock<rustls::ClientConfig>,
-}
-
-impl Trust {
-    fn config(&self) -> Result<rustls::ClientConfig, Error> {
-        if let Some(config) = self.config.get() {
-            return Ok(config.clone());
-        }
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if let Some(path) = &self.ca {
-            let failed = |error: &dyn std::fmt::Display| {
-                Error::new(Kind::Usage, format!("{path}: expected certificates in PEM: {error}"))
-            };
-            let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| failed(&error))?;
-                roots.add(certificate).map_err(|error| failed(&error))?;
-            }
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::new(Kind::Tls, error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(self.config.get_or_init(|| config).clone())
-    }
-}
-
 pub(crate) struct Transport {
     connector: Connector,
     plain: Client<Connector, Body>,
@@ -173,18 +209,31 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub fn new(ca: Option<Utf8PathBuf>, proxies: &Proxies) -> Self {
-        let connector = Connector::new(proxies.clone(), Arc::new(Trust { ca, config: OnceLock::new() }));
+        let connector = Connector::new(proxies.clone(), Arc::new(Trust::with(ca)));
         let plain = Client::builder(TokioExecutor::new()).build(connector.clone());
         Self { connector, plain, tls: OnceLock::new() }
     }
 
-    pub async fn request(&self, request: Request<Body>) -> Result<Response<Incoming>, Error> {
+    pub async fn request(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let uri = request.uri();
+        let proxy = self.connector.proxies.to(uri).filter(|proxy| proxy.forwards(uri));
+        if let Some(proxy) = proxy {
+            *request.uri_mut() = without_account(std::mem::take(request.uri_mut()));
+            request.headers_mut().extend(proxy.authorization().map(|header| (PROXY_AUTHORIZATION, header)));
+        }
         let sent = if request.uri().scheme_str() == Some("http") {
             self.plain.request(request)
         } else {
             self.tls()?.request(request)
         };
-        sent.await.map_err(|error| failure(&error))
+        let response = sent.await.map_err(|error| self.connector.trust.explain(failure(&error)))?;
+        match proxy.filter(|_| is_the_proxy_s_own(&response)) {
+            Some(proxy) => {
+                let text = format!("proxy {} answers {}", proxy.address(), response.status());
+                Err(Error::new(Kind::Proxy, text).passing())
+            }
+            None => Ok(response),
+        }
     }
 
     fn tls(&self) -> Result<&Client<HttpsConnector<Connector>, Body>, Error> {

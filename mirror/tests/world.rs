@@ -1060,11 +1060,13 @@ fn a_proxy_of_each_kind_leads_to_a_registry() {
     let digest = source.image("x/far", "1", b"layer");
     let lock = locked(&["docker.io/x/far:1"], &[digest]);
     let socks = plain.behind_socks();
+    let absolute = "PUT http://registry.company.invalid:5000/v2/mirror/far/manifests/1 HTTP/1.1";
     for (proxy, server, expected) in [
-        (format!("http://{}", plain.address), &plain, "CONNECT registry.company.invalid:5000 HTTP/1.1"),
+        (format!("http://anna:s3cret@{}", plain.address), &plain, absolute),
         (format!("socks5h://{socks}"), &plain, "registry.company.invalid"),
-        (format!("https://{}", tls.address), &tls, "CONNECT registry.company.invalid:5000 HTTP/1.1"),
+        (format!("https://anna:s3cret@{}", tls.address), &tls, absolute),
     ] {
+        let before = server.seen().len();
         let run = |no_proxy: &str| {
             let mut options = options(&source, &plain);
             let ca = Some(authority.path("ca.pem"));
@@ -1084,7 +1086,68 @@ fn a_proxy_of_each_kind_leads_to_a_registry() {
         assert!(!led(), "{proxy}: {:?}", server.led());
         assert_eq!(run("registry.company.invalid:5001").unwrap().copied, 1, "{proxy}");
         assert!(led(), "{proxy}: {:?}", server.led());
+        let account = if expected == absolute { Some(ANNA) } else { None };
+        let seen = &server.seen()[before..];
+        assert!(seen.iter().all(|seen| seen.header("proxy-authorization") == account), "{proxy}");
     }
+}
+
+/// GitLab, GHCR and Pulp lead to a store whose addresses are signed for GET.
+#[test]
+fn a_head_that_is_redirected_to_an_address_signed_for_get_holds_nobody_up() {
+    let large = vec![7; 2_000_000];
+    for status in [400, 401, 403, 404, 405] {
+        let store = Server::with(move |request| (request.method == "HEAD").then(|| answer(status, "")));
+        let leading = || {
+            let to = store.address.clone();
+            Server::with(move |request| {
+                let reads = request.method == "HEAD" || request.method == "GET" && request.path.contains("/blobs/");
+                reads.then(|| answer(307, "").with("location", format!("http://{to}{}", request.path)))
+            })
+        };
+        let (source, target) = (leading(), leading());
+        let digest = store.image("x/signed", "1", &large);
+        source.image("x/signed", "1", &large);
+        let options = options(&source, &target);
+        let lock = resolve(&["docker.io/x/signed:1"], &options).unwrap();
+        assert_eq!(lock.images[0].target_digest.as_ref(), Some(&digest));
+        let (summary, heard) = copied(&lock, &options);
+        assert_eq!((summary.copied, target.tags("mirror/signed")), (1, vec!["1".to_owned()]), "{status}");
+        assert_eq!(block(image_mirror::check(&lock, &options)).unwrap(), [], "{status}");
+        let events = heard.0.lock().unwrap();
+        assert!(!events.iter().any(|event| matches!(event, MirrorEvent::Waiting { .. })), "{status}: {events:?}");
+    }
+}
+
+#[test]
+fn an_upload_keeps_tls_and_goes_to_just_the_address_it_is_redirected_to() {
+    let (source, store) = (Server::plain(), Server::plain());
+    let digest = source.image("x/up", "1", b"layer");
+    let lock = locked(&["docker.io/x/up:1"], &[digest]);
+    let authority = Authority::new();
+    authority.certify("IP:127.0.0.1", -1..1);
+    for method in ["POST", "PUT"] {
+        let to = store.address.clone();
+        let target = authority.server(move |request| {
+            let location = format!("http://{to}{}?{}", request.path, request.query);
+            (request.is(method, "/uploads/"))
+                .then(|| answer(if method == "POST" { 202 } else { 307 }, "").with("location", location))
+        });
+        let ca = Some(authority.path("ca.pem"));
+        let mut options = options(&source, &target);
+        options.target = Endpoint { plain_http: false, ca, ..Endpoint::named(&target.address) };
+        let error = copy(&lock, &options).0.unwrap_err();
+        assert!(error.kind() == Kind::Protocol && error.to_string().contains("from TLS to http://"), "{error}");
+        assert_eq!(store.seen().len(), 0, "{method}");
+    }
+    let target = Server::with(|request| {
+        let location = format!("/v2/mirror/up/blobs/uploads/2?{}", request.query);
+        request.is("PUT", "/uploads/1").then(|| answer(307, "").with("location", location))
+    });
+    copied(&lock, &options(&source, &target));
+    let seen = target.seen().into_iter().filter(|seen| seen.is("PUT", "/uploads/2"));
+    let uploads: Vec<String> = seen.map(|seen| seen.query).collect();
+    assert!(!uploads.is_empty() && uploads.iter().all(|query| query.matches("digest=").count() == 1), "{uploads:?}");
 }
 
 #[test]

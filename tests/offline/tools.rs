@@ -427,6 +427,15 @@ fn a_wrong_digest_is_told_and_not_used_and_what_a_crash_left_is_had_anew() {
 }
 
 #[test]
+fn a_web_page_in_place_of_an_archive_is_no_dispute_about_its_digest() {
+    let world = World::resolved();
+    world.answers(|request| is_archive(request).then(|| Answer::new(200, "\n<!DOCTYPE html><title>Log in</title>")));
+    let said = world.ends(&["tools"], 8, &["answered a web page, not the archive", "HTTPS_PROXY", "go-missing"]);
+    assert!(!said.contains("digest"), "{said}");
+    assert_eq!(world.parts(), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn a_server_that_has_nothing_or_is_away_leads_to_the_next_way() {
     let world = World::resolved();
     world.answers(|request| is_archive(request).then(|| Answer::new(404, "")));
@@ -546,6 +555,9 @@ fn certificates_and_proxies_are_those_of_the_environment() {
     assert!(server.seen().iter().all(|request| request.header("proxy-authorization").is_none()));
     let said = run(&["tools", "--update"], &both[..1], 8);
     assert!(said.contains("signed by an authority") && !said.contains("s3cret"), "{said}");
+    // With the other certificates of this machine, if it has any.
+    let said = run(&["tools", "--update"], &[both[0], ("SSL_CERT_FILE", "/nowhere/ca.pem")], 8);
+    assert!(said.contains("/nowhere/ca.pem"), "{said}");
     let before = proxy.seen().len();
     run(&["tools", "--update"], &[both[0], both[1], ("NO_PROXY", "files.example")], 8);
     assert_eq!(proxy.seen().len(), before);

@@ -28,7 +28,7 @@ use crate::cluster::lease::ClusterLease;
 use crate::cluster::lock::ClusterLock;
 use crate::compare;
 use crate::compare::look::{Baseline, Look, Outcome, Sight, Snapshot};
-use crate::compare::reader::Reader;
+use crate::compare::reader::{How, Reader};
 use crate::compare::state::{Action, act};
 use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::{Retry, Spent};
@@ -257,7 +257,9 @@ impl<'a> Runner<'a> {
             releases::watch_over(self.context, client, &wanted).await?;
             releases::consent_to_uninstalls(&self.context.run, client, &wanted).await?;
             let apart = async || {
-                let rendered = reader.rendered(layer, client.default_namespace(), false, false).await?;
+                let rendered = reader
+                    .rendered(layer, client.default_namespace(), How { upgrading: true, ..How::default() })
+                    .await?;
                 let resources = rendered.into_iter().map(|(of, objects)| (of, objects.resources));
                 Ok::<releases::Apart, Failure>(resources.collect())
             };
@@ -589,7 +591,8 @@ pub(crate) async fn examined(
         }
     };
     if !args.force && sight.is_worth_rendering() {
-        let fresh = reader.rendered(layer, look.namespace(), true, false).await.map_err(|failure| failure.to_string());
+        let how = How { asking: true, upgrading: sight.is_of_upgrades(), crds: false };
+        let fresh = reader.rendered(layer, look.namespace(), how).await.map_err(|failure| failure.to_string());
         match fresh.and_then(|fresh| look.still(layer).map(|()| compare::record::digests(&fresh))) {
             Ok(fresh) => sight.releases.iter_mut().for_each(|found| found.rendered(&fresh)),
             Err(why) => instant::cannot(&reader.context.run, why),

@@ -86,10 +86,10 @@ impl Registry {
     }
 
     /// The digest of a reference, by one HEAD, which does not count against any quota. If HEAD is
-    /// refused, by a GET, whose refusal comes with a reason.
+    /// refused, by the registry or where it leads to, by a GET, whose refusal comes with a reason.
     pub async fn digest_of(&self, repository: &str, reference: &str) -> Result<Option<Option<Digest>>, Error> {
         match self.digest_by_head(repository, reference, Need::Required).await {
-            Err(error) if matches!(error.status, Some(400 | 401 | 403 | 405 | 406 | 501)) => {
+            Err(error) if matches!(error.status, Some(400 | 401 | 403..=406 | 501)) => {
                 Ok(self.manifest(repository, reference).await?.map(|manifest| Some(manifest.digest)))
             }
             done => done,
@@ -129,7 +129,7 @@ impl Registry {
             Ok(response) if response.status() == StatusCode::OK => Ok(true),
             Ok(response) if response.status().is_client_error() => Ok(false),
             Ok(response) => Err(self.refused(&url, response).await),
-            Err(error) if error.kind == Kind::Denied || error.kind == Kind::Auth && error.status.is_some() => Ok(false),
+            Err(error) if error.kind != Kind::RateLimited && matches!(error.status, Some(400..=499)) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -95,6 +95,7 @@ impl Proxy {
     }
 }
 
+#[derive(Clone)]
 struct Head {
     first: String,
     headers: Vec<(String, String)>,
@@ -209,7 +210,8 @@ fn answer(fault: Do, mut upstream: BufReader<TcpStream>, mut client: TcpStream) 
     }
 }
 
-/// A company's proxy: connects each CONNECT to one registry, whatever name it asks for.
+/// A company's proxy: leads each CONNECT and each request in absolute form to one registry, whatever
+/// its name.
 pub struct Tunnel {
     pub address: String,
     heads: Arc<Mutex<Vec<Head>>>,
@@ -233,9 +235,13 @@ impl Tunnel {
 
     fn serve(mut client: TcpStream, upstream: &str, noted: &Mutex<Vec<Head>>) -> std::io::Result<()> {
         let mut reader = BufReader::new(client.try_clone()?);
-        noted.lock().unwrap_or_else(PoisonError::into_inner).push(Head::read(&mut reader)?);
+        let head = Head::read(&mut reader)?;
+        noted.lock().unwrap_or_else(PoisonError::into_inner).push(head.clone());
         let mut upstream = TcpStream::connect(upstream)?;
-        client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+        match head.first.split_once(" http://").and_then(|(method, rest)| Some((method, rest.split_once('/')?.1))) {
+            Some((method, path)) => Head { first: format!("{method} /{path}"), ..head }.write(&mut upstream)?,
+            None => client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?,
+        }
         let (mut answers, mut back) = (upstream.try_clone()?, client);
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut answers, &mut back);

@@ -218,6 +218,44 @@ fn what_is_too_large_or_no_text_is_refused_and_a_full_disk_is_told() {
     assert!(error.kind() == Kind::DiskFull && error.to_string().contains("/dev/full"), "{error}");
 }
 
+/// A proxy's refusal is none of the server's, and the account is for the proxy alone.
+#[test]
+fn a_proxy_that_passes_nothing_on_is_told_from_the_server() {
+    let squid = |status: u16| answer(status, "<html>").with("x-squid-error", "ERR_CONNECT_FAIL 111");
+    let server = super::Server::plain();
+    let to = server.address.clone();
+    let proxy = super::Server::with(move |request| {
+        Some(match request.path.as_str() {
+            "/account" => answer(407, ""),
+            "/closed" => squid(403),
+            "/away" => squid(503),
+            "/direct" => answer(302, "").with("location", format!("http://{to}/there")),
+            _ => answer(403, ""),
+        })
+    });
+    let fetch = |path: &str| {
+        let proxies = Proxies::all(&format!("http://me:s3cret@{}", proxy.address)).unwrap();
+        let fetcher = Fetcher::new(&proxies, RetryPolicy { tries: 0, ..RETRY });
+        block(fetcher.text(&format!("http://files.company.invalid{path}"), 1000, |_| {}))
+    };
+    for (path, kind) in
+        [("/account", Kind::Proxy), ("/closed", Kind::Proxy), ("/away", Kind::Proxy), ("/other", Kind::Denied)]
+    {
+        let error = fetch(path).unwrap_err();
+        assert!(error.kind() == kind && !format!("{error:?}").contains("s3cret"), "{path}: {error}");
+        assert_eq!(error.to_string().contains(&format!("proxy http://{}", proxy.address)), kind == Kind::Proxy);
+    }
+    // This machine is reached directly.
+    fetch("/direct").unwrap();
+    assert_eq!(server.led(), Vec::<String>::new());
+    assert!(server.seen().iter().all(|seen| seen.path == "/there" && seen.header("proxy-authorization").is_none()));
+    // No account of an address itself is in the proxy's log.
+    let proxies = Proxies::all(&format!("http://{}", proxy.address)).unwrap();
+    let url = "http://anna:t0ken@traces.company.invalid/v1/traces";
+    block(image_mirror::post(url, http::HeaderMap::new(), vec![], None, &proxies)).unwrap();
+    assert_eq!(proxy.led().last().unwrap(), "POST http://traces.company.invalid/v1/traces HTTP/1.1");
+}
+
 #[test]
 fn a_file_comes_by_a_proxy_and_never_over_tls_that_nobody_here_trusts() {
     let proxy = super::Server::with(|_| Some(answer(200, "by proxy")));
@@ -231,7 +269,11 @@ fn a_file_comes_by_a_proxy_and_never_over_tls_that_nobody_here_trusts() {
         block(fetcher.text("http://files.company.invalid/x", 1000, |_| {}))
     };
     assert_eq!(fetch("").unwrap(), "by proxy");
-    assert_eq!(proxy.led(), ["CONNECT files.company.invalid:80 HTTP/1.1"]);
+    assert_eq!(proxy.led(), ["GET http://files.company.invalid/x HTTP/1.1"]);
+    let seen = proxy.seen();
+    assert_eq!(seen[0].host(), "files.company.invalid");
+    // me:s3cret
+    assert_eq!(seen[0].header("proxy-authorization"), Some("Basic bWU6czNjcmV0"));
     assert_eq!(fetch(".company.invalid").unwrap_err().kind(), Kind::Dns);
     let authority = Authority::new();
     let server = authority.serve("IP:127.0.0.1", -1..1);

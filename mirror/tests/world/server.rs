@@ -75,7 +75,7 @@ struct Inner {
     rule: Rule,
     store: Mutex<Store>,
     seen: Mutex<Vec<Request>>,
-    /// The CONNECT requests it served as a proxy.
+    /// The requests it served as a proxy: CONNECT, or in absolute form.
     led: Mutex<Vec<String>>,
     /// Whether it has the referrers API, with this many entries per page.
     pages_of: Option<usize>,
@@ -218,10 +218,13 @@ impl Server {
             }
             let mut words = first.split_whitespace();
             let method = words.next().unwrap_or_default().to_owned();
-            let (path, query) = words.next().unwrap_or_default().split_once('?').map_or_else(
-                || (first.split_whitespace().nth(1).unwrap_or_default().to_owned(), String::new()),
-                |(path, query)| (path.to_owned(), query.to_owned()),
-            );
+            let mut target = words.next().unwrap_or_default();
+            if let Some(rest) = target.strip_prefix("http://") {
+                self.inner.led.lock().unwrap().push(first.trim_end().to_owned());
+                target = rest.find('/').map_or("/", |at| &rest[at..]);
+            }
+            let (path, query) = target.split_once('?').unwrap_or((target, ""));
+            let (path, query) = (path.to_owned(), query.to_owned());
             let request = {
                 let mut seen = self.inner.seen.lock().unwrap();
                 let before = seen.iter().filter(|it| it.method == method && it.path == path).count();

@@ -108,7 +108,12 @@ mod tests {
     fn a_remedy_is_adapted_once_however_often() {
         let site = Site { kube_context: "k3d ci".into(), registry_host: "reg:1".into(), inside: None, lab: None };
         for (k3d, exit, remedy, expected) in [
-            (Some("k3d.yaml"), Exit::NotReady, "cargo xtask cluster", "cargo xtask --context 'k3d ci' --env ci cluster"),
+            (
+                Some("k3d.yaml"),
+                Exit::NotReady,
+                "cargo xtask cluster",
+                "cargo xtask --context 'k3d ci' --env ci cluster",
+            ),
             (Some("k3d.yaml"), Exit::NotReady, "kubectl describe node", "kubectl --context 'k3d ci' describe node"),
             (None, Exit::Registry, "docker ps; cargo xtask cluster starts it", "registry reg:1 answers"),
             (None, Exit::ApiUnreachable, "cargo xtask cluster", "get --raw /readyz"),

@@ -52,7 +52,7 @@ fn lines(report: &Report) -> Vec<String> {
             .map(|left| format!("! {} claims to belong to {}: {}", left.object, left.release, left.why)),
     );
     if !report.unseen.is_empty() {
-        lines.push(format!("not checked, for lack of permission to list them: {}", report.unseen.join(", ")));
+        lines.push(format!("not checked, because they could not be listed: {}", report.unseen.join(", ")));
     }
     if !report.absent.is_empty() {
         lines.push(format!("not deployed: {}", report.absent.join(", ")));
@@ -87,4 +87,15 @@ fn lines(report: &Report) -> Vec<String> {
 
 fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_that_could_not_be_listed_are_named_without_a_guess_at_the_cause() {
+        let report = Report { unseen: vec!["Thing".to_owned()], ..Report::default() };
+        assert_eq!(lines(&report)[0], "not checked, because they could not be listed: Thing");
+    }
 }

@@ -232,11 +232,20 @@ impl Hidden {
         let (old, new) = (self.yaml(old), self.yaml(new));
         let diff = TextDiff::from_lines(&old, &new);
         let unified = diff.unified_diff().context_radius(3).missing_newline_hint(false).to_string();
+        // Otherwise the object would count as unchanged.
+        let unified = if unified.is_empty() { " # only values that are not shown differ" } else { &unified };
         unified.lines().map(str::to_owned).collect()
     }
 
-    /// A text with all of these hidden.
-    pub fn text(&self, text: &str) -> String {
+    /// A value with all of these hidden, and with what its own lines name as secret.
+    pub fn value(&self, value: &Value) -> Value {
+        let mut value = value.clone();
+        hide_secrets(&mut value, None, &Path::default());
+        self.within(&mut value);
+        value
+    }
+
+    fn text(&self, text: &str) -> String {
         // Longest first: one may be part of another.
         let mut values: Vec<&String> = self.values.iter().filter(|value| text.contains(value.as_str())).collect();
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
@@ -314,7 +323,7 @@ fn hide_both(old: Option<Value>, new: Option<Value>) -> (Option<Value>, Option<V
     let hidden = |object: Value, other: Option<&Value>| {
         let mut object = object;
         if !is_secret(&object) {
-            hide_variables(&mut object, other);
+            hide_secrets(&mut object, other, &Path::default());
             return object;
         }
         for name in ["data", "stringData"] {
@@ -334,32 +343,72 @@ fn hide_both(old: Option<Value>, new: Option<Value>) -> (Option<Value>, Option<V
     (old.map(|old| hidden(old, None)), new)
 }
 
-/// Hides the values of fields and variables whose names say that they are secret. `other` is the
-/// previous value.
-fn hide_variables(value: &mut Value, other: Option<&Value>) {
+/// Hides the values of fields, variables and lines whose names say that they are secret. `other` is
+/// the previous value.
+fn hide_secrets(value: &mut Value, other: Option<&Value>, path: &Path) {
     match value {
         Value::Object(map) => {
             for (key, value) in map.iter_mut() {
-                let other = other.and_then(|other| other.get(key));
-                match foreign::is_secret_field(key) && value.is_string() {
+                let (other, path) = (other.and_then(|other| other.get(key)), path.field(key));
+                // The value of a variable may have any form.
+                match key == "value" && path.may_be_secret() {
                     true => hide(value, other),
-                    false => hide_variables(value, other),
+                    false => hide_secrets(value, other, &path),
                 }
             }
         }
         Value::Array(items) => {
-            for item in items {
-                let before =
-                    other.and_then(Value::as_array).into_iter().flatten().find(|other| other["name"] == item["name"]);
-                let secret = item["name"].as_str().is_some_and(foreign::is_secret_variable);
-                match item.get_mut("value").filter(|_| secret) {
-                    Some(value) => hide(value, before.map(|before| &before["value"])),
-                    None => hide_variables(item, before),
-                }
+            let others = other.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            for (index, item) in items.iter_mut().enumerate() {
+                let keys: Map<String, Value> =
+                    item.get("name").map(|name| ("name".to_owned(), name.clone())).into_iter().collect();
+                let before = match keys.get("name") {
+                    Some(name) => others.iter().find(|other| other.get("name") == Some(name)),
+                    None => others.get(index),
+                };
+                hide_secrets(item, before, &path.item(&keys));
             }
         }
-        _ => {}
+        // One of two values tells nothing: `automountServiceAccountToken: false`.
+        Value::Null | Value::Bool(_) => {}
+        secret if path.may_be_secret() => hide(secret, other),
+        Value::String(text) if text.contains('\n') => *text = without_secret_lines(text, other.and_then(Value::as_str)),
+        Value::String(_) | Value::Number(_) => {}
     }
+}
+
+/// A text of several lines, such as a configuration file, without the values of keys whose names say
+/// that they are secret. `other` is the previous text.
+fn without_secret_lines(text: &str, other: Option<&str>) -> String {
+    let before: Option<BTreeSet<&str>> = other.map(|other| other.split('\n').collect());
+    let indented = |line: &str| line.len() - line.trim_start().len();
+    // The indentation of a key whose value is a block of lines.
+    let mut block: Option<usize> = None;
+    let lines = text.split('\n').map(|line| {
+        let within = block.filter(|key| line.trim().is_empty() || indented(line) > *key);
+        let start = match within {
+            Some(_) if line.trim().is_empty() => None,
+            Some(_) => Some(indented(line)),
+            None => secret_value(line),
+        };
+        if within.is_none() {
+            let opens = |start: usize| line[start..].starts_with(['|', '>']);
+            block = start.filter(|start| opens(*start)).map(|_| indented(line));
+        }
+        let Some(start) = start else { return line.to_owned() };
+        let changed = before.as_ref().is_some_and(|before| !before.contains(line));
+        format!("{}{}", &line[..start], if changed { CHANGED } else { HIDDEN })
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Where the value of a secret key begins in a line of YAML, TOML, INI or properties, in bytes.
+fn secret_value(line: &str) -> Option<usize> {
+    let end = line.find([':', '='])?;
+    let key = line[..end].trim().trim_start_matches('-').trim().trim_matches(['"', '\'']);
+    let value = line[end + 1..].trim_start();
+    let secret = !value.is_empty() && !key.contains(char::is_whitespace) && foreign::is_secret_field(key);
+    secret.then(|| line.len() - value.len())
 }
 
 /// `other` is the previous value.
@@ -443,14 +492,14 @@ fn fixed(object: &Value) -> &'static [Fixed] {
     }
 }
 
-/// The fields that the API server would refuse to change.
-fn refused(old: &Value, new: &Value) -> Vec<String> {
+/// The fields that the API server would refuse to change; and, in words, those that only one of both
+/// manifests has: an omitted field has the server's default, which may be the same.
+fn refused(old: &Value, new: &Value) -> (Vec<String>, Vec<String>) {
     let differs = |path: &Path| {
         let (before, after) = (path.get(old), path.get(new));
-        // An omitted field has the server's default, which may be the same.
         before.is_some() && after.is_some() && before != after
     };
-    let mut found = Vec::new();
+    let (mut found, mut in_one) = (Vec::new(), Vec::new());
     for rule in fixed(new) {
         match rule {
             Fixed::Field(names) => found.extend(differs(&Path::of(names)).then(|| names.join("."))),
@@ -462,8 +511,13 @@ fn refused(old: &Value, new: &Value) -> Vec<String> {
                 let all: BTreeSet<String> = keys(old).union(&keys(new)).cloned().collect();
                 for key in all.iter().filter(|key| !but.contains(&key.as_str())) {
                     let path: Vec<&str> = names.iter().copied().chain([key.as_str()]).collect();
-                    let (before, after) = (Path::of(&path).get(old), Path::of(&path).get(new));
-                    found.extend((before != after).then(|| path.join(".")));
+                    let name = path.join(".");
+                    match (Path::of(&path).get(old), Path::of(&path).get(new)) {
+                        (before, after) if before == after => {}
+                        (Some(_), Some(_)) => found.push(name),
+                        (None, _) => in_one.push(format!("{name} is written out now")),
+                        (_, None) => in_one.push(format!("{name} is left out now")),
+                    }
                 }
             }
         }
@@ -473,20 +527,22 @@ fn refused(old: &Value, new: &Value) -> Vec<String> {
         let named = ["data", "binaryData", "immutable"].into_iter().filter(|name| old.get(*name) != new.get(*name));
         found.extend(named.map(str::to_owned));
     }
-    found
+    (found, in_one)
 }
 
 /// What a change of an object's manifest means.
 fn meaning(old: &Value, new: &Value) -> Vec<String> {
     let (old, new) = (&plain(old), &plain(new));
     let mut notes = Vec::new();
-    let refused = refused(old, new);
+    let (refused, in_one) = refused(old, new);
     if !refused.is_empty() {
         let fields = refused.join(", ");
         notes.push(format!(
             "immutable-field: the API server refuses a change of {fields}; undo it, or replace the object by hand"
         ));
     }
+    let unless = |what| format!("{what}: refused (immutable-field) unless that is what the object has");
+    notes.extend(in_one.into_iter().map(unless));
     let differs = |names: &[&str]| Path::of(names).get(old) != Path::of(names).get(new);
     let template = differs(&["spec", "template"]);
     match (group(new), kind(new)) {
@@ -683,6 +739,66 @@ mod tests {
     }
 
     #[test]
+    fn a_scalar_is_hidden_by_the_names_of_all_the_fields_that_it_is_in() {
+        let db = |more: Value| of_kind("example.com/v1", "Db", json!({ "spec": more }));
+        for of in [
+            (|value| json!({"token": {"value": value}})) as fn(Value) -> Value,
+            |value| json!({"api": {"key": value}}),
+            |value| json!({"password": value}),
+            |value| json!({"passwords": [{"password": value}]}),
+            |value| json!({"env": [{"name": "DB_PASSWORD", "value": {"plain": value}}]}),
+        ] {
+            for (old, new) in [(json!("hunter2"), json!("hunter3")), (json!(123_456), json!(123_457))] {
+                let text = one(db(of(old)), db(of(new))).diff.join("\n");
+                assert!(text.contains("*** changed") && !text.contains("hunter") && !text.contains("12345"), "{text}");
+            }
+        }
+        let pod = |mount: bool, key: &str| {
+            let from = json!({"name": "DB_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "db", "key": key}}});
+            of_kind(
+                "v1",
+                "Pod",
+                json!({"spec": {"automountServiceAccountToken": mount, "containers": [{"env": [from]}]}}),
+            )
+        };
+        let text = one(pod(true, "a"), pod(false, "b")).diff.join("\n");
+        assert!(text.contains("automountServiceAccountToken: false") && text.contains("key: b"), "{text}");
+    }
+
+    #[test]
+    fn lines_of_a_text_that_name_a_secret_are_hidden_and_a_change_of_them_is_not() {
+        let file = |text: &str| of_kind("v1", "ConfigMap", json!({"data": {"config.yaml": text}}));
+        for text in [
+            "db:\n  password: hunter2\n",
+            "- password: \"hunter2\"\n- x: 1",
+            "\"db.password\" : two hunter2 words\n",
+            "[db]\npassword = hunter2 # x\n",
+            "spring.datasource.password=hunter2\n",
+            "token: |\n  hunter2\n\n  hunter2\nx: 1\n",
+        ] {
+            let found = one(file(text), file(&text.replace("hunter2", "hunter3")));
+            let shown = found.diff.join("\n");
+            assert!(shown.contains("*** changed") && !shown.contains("hunter"), "{shown}");
+        }
+        let readable = "about the password: it is elsewhere\npassword:\n  from: vault\nx: 1\n";
+        assert_eq!(without_secret_lines(readable, None), readable);
+        let hidden = Hidden::of(std::iter::empty());
+        assert_eq!(hidden.value(&"db:\n  password: hunter2".into()), "db:\n  password: ***");
+        assert_eq!(hidden.value(&"password: expired".into()), "password: expired");
+    }
+
+    #[test]
+    fn an_object_in_which_only_hidden_values_differ_is_not_left_out() {
+        let both = |value: &str| {
+            let secret = of_kind("v1", "Secret", json!({"stringData": {"a": value}}));
+            objects(vec![secret, config("x", &format!("postgres://me:{value}@db"))])
+        };
+        let found = changes(Some(&both("Tr0ub4dor-and-3")), &both("Tr0ub4dor-and-4"), "shop", &Kinds::new());
+        let config = found.iter().find(|object| object.object == "ConfigMap shop/x").unwrap();
+        assert_eq!(config.diff, [" # only values that are not shown differ"]);
+    }
+
+    #[test]
     fn what_is_of_the_whole_cluster_is_known_by_its_api() {
         let kinds = Kinds::from([(
             "postgresql.cnpg.io/v1".to_owned(),
@@ -727,7 +843,6 @@ mod tests {
         let claim = |more: Value| of_kind("v1", "PersistentVolumeClaim", json!({"spec": more}));
         for (old, new, fields) in [
             (set(json!({"serviceName": "a"})), set(json!({"serviceName": "b"})), Some("spec.serviceName")),
-            (set(json!({})), set(json!({"volumeClaimTemplates": [{}]})), Some("spec.volumeClaimTemplates")),
             (set(json!({"replicas": 1})), set(json!({"replicas": 2})), None),
             (set(json!({"template": {"a": 1}})), set(json!({"template": {"a": 2}})), None),
             (job(json!({"template": {"a": 1}})), job(json!({"template": {"a": 2}})), Some("spec.template")),
@@ -764,6 +879,22 @@ mod tests {
             match fields {
                 Some(fields) => assert!(refused.is_some_and(|note| note.contains(fields)), "{fields}: {found:?}"),
                 None => assert_eq!(refused, None, "{found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_default_that_is_only_written_out_or_left_out_is_not_told_as_refused() {
+        let set = |more: Value| of_kind("apps/v1", "StatefulSet", json!({"spec": more}));
+        let claim = |more: Value| of_kind("v1", "PersistentVolumeClaim", json!({"spec": more}));
+        for (without, with, field) in [
+            (claim(json!({})), claim(json!({"volumeMode": "Filesystem"})), "spec.volumeMode"),
+            (set(json!({})), set(json!({"podManagementPolicy": "OrderedReady"})), "spec.podManagementPolicy"),
+        ] {
+            for (old, new, how) in [(&without, &with, "written"), (&with, &without, "left")] {
+                let told =
+                    format!("{field} is {how} out now: refused (immutable-field) unless that is what the object has");
+                assert_eq!(one(old.clone(), new.clone()).notes, [told]);
             }
         }
     }

@@ -12,11 +12,13 @@ use kube::core::ApiResource;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::claims::{self, Claims};
 use super::difference::{Hidden, Objects, title};
-use super::live::{self, Made, Seen, at_once, in_words};
+use super::live::{self, Made, Seen, Standing, at_once, in_words};
 use super::look::{Look, Snapshot};
 use super::ownership::{self, Path};
 use super::record::Record;
+use super::state::Drift;
 use crate::releases::{by_hand, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
@@ -48,7 +50,7 @@ pub(crate) struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FindingKind {
-    /// The object is gone, or was replaced.
+    /// The object is gone or was replaced, or is not as a hook left it.
     Object,
     /// Somebody else owns a field that Helm set: Helm's next apply is refused there.
     Taken,
@@ -92,6 +94,13 @@ pub(crate) struct ObjectDrift {
 }
 
 impl ObjectDrift {
+    fn of_hooks(drift: Drift) -> Self {
+        let Drift { object, field, manager, ago, what } = drift;
+        let what = ago.map_or(what.clone(), |ago| format!("{what} {ago} ago"));
+        let field = field.map(|field| field.trim_start_matches('.').to_owned());
+        Self { object, findings: vec![Finding { field, manager, ..Finding::of(FindingKind::Object, what) }] }
+    }
+
     pub fn is_drift(&self) -> bool {
         self.findings.iter().any(|finding| finding.kind.is_drift())
     }
@@ -141,6 +150,26 @@ pub(crate) async fn of_objects(
     Ok(found)
 }
 
+/// What of a release's hooks is not as they left it: their objects, which are in no manifest that
+/// Helm compares, and the volume claims that they may have written to. `now` is the API server's
+/// time.
+///
+/// # Errors
+/// Errors from reading: what was not seen is not reported as gone.
+async fn of_hooks(client: &Client, record: &Record, now: Timestamp) -> Result<Vec<ObjectDrift>, Failure> {
+    let places: Vec<Place> = record.hooks.iter().map(|made| made.place.clone()).collect();
+    let namespaces = record.claims.keys().chain(record.claims_of_install.keys()).cloned().collect();
+    let (seen, there): (_, Claims) =
+        tokio::try_join!(live::look(client, &places), claims::look(client, &namespaces, true))?;
+    let left =
+        record.hooks.iter().zip(&seen).filter_map(|(made, seen)| match live::compare(made, seen.as_ref(), now) {
+            Standing::Drifted(drift) | Standing::Lost(drift) => Some(drift),
+            Standing::Scaled(_) | Standing::AsMade => None,
+        });
+    let gone = [&record.claims, &record.claims_of_install].map(|claims| claims::gone(claims, &there));
+    Ok(left.chain(gone.into_iter().flatten()).map(ObjectDrift::of_hooks).collect())
+}
+
 fn name(object: &Value) -> &str {
     object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
 }
@@ -168,14 +197,18 @@ fn findings(manifest: &Value, live: Option<&Seen>, made: Option<&Made>, hidden: 
         return vec![Finding::of(FindingKind::Object, "is being deleted")];
     }
     let mut found = Vec::new();
-    if made.is_some_and(|made| metadata.uid.as_deref() != Some(&made.uid)) {
-        found.push(Finding::of(FindingKind::Object, "was deleted and recreated since Helm created it"));
+    let helms = ownership::helms(metadata);
+    let unknown =
+        |what| Finding::of(FindingKind::Unknown, format!("{what}: whether it holds what Helm set is not recorded"));
+    match made {
+        Some(made) if metadata.uid.as_deref() != Some(&made.uid) => {
+            found.push(Finding::of(FindingKind::Object, "was deleted and recreated since Helm created it"));
+        }
+        Some(made) if helms.is_ok() && made.is_changed_as_helm(metadata) => found.push(unknown(live::UNDER_HELMS_NAME)),
+        Some(made) if made.is_written(metadata) => found.push(unknown(live::WRITTEN)),
+        _ => {}
     }
-    if made.is_some_and(|made| made.is_written(metadata)) {
-        let what = format!("{}: whether it holds what Helm set is not recorded", live::WRITTEN);
-        found.push(Finding::of(FindingKind::Unknown, what));
-    }
-    if let Err(why) = ownership::helms(metadata) {
+    if let Err(why) = helms {
         found.push(Finding::of(FindingKind::Unknown, format!("cannot be compared: {why}")));
         return found;
     }
@@ -231,12 +264,11 @@ fn values_in_words(path: &Path, theirs: Option<&Value>, ours: Option<&Value>, hi
         return "was changed".to_owned();
     }
     let shown = |value: &Value| {
-        let text = value.to_string();
-        let plain = !value.is_object() && !value.is_array() && text.len() <= LONGEST;
-        plain.then(|| foreign::line(&hidden.text(&text)))
+        let plain = !value.is_object() && !value.is_array() && value.to_string().len() <= LONGEST;
+        plain.then(|| foreign::line(&hidden.value(value).to_string()))
     };
     match (theirs.map(shown), ours.map(shown)) {
-        (Some(Some(theirs)), Some(Some(ours))) => format!("is {theirs}, Helm set {ours}"),
+        (Some(Some(theirs)), Some(Some(ours))) if theirs != ours => format!("is {theirs}, Helm set {ours}"),
         (None, Some(Some(ours))) => format!("is gone, Helm set {ours}"),
         (None, _) => "is gone".to_owned(),
         _ => "was changed".to_owned(),
@@ -341,6 +373,9 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
                 let own = secrets.iter().find(|(known, _)| known.uid.is_some() && known.uid == revision.uid);
                 let record = own.and_then(|(_, metadata)| Record::on(metadata).ok());
                 found.objects = of_objects(client, &objects, &wanted.namespace, record.as_ref(), &mut kinds).await?;
+                if let Some(record) = &record {
+                    found.objects.extend(of_hooks(client, record, now).await?);
+                }
                 let mut names = BTreeSet::new();
                 for object in &objects {
                     names.extend(
@@ -420,8 +455,9 @@ pub(crate) async fn leftovers(
     for (resource, listed) in all {
         let listed = match listed {
             Ok(listed) => listed,
-            // A kind that may not be listed, or whose API server is unavailable, is not checked.
-            Err(kube::Error::Api(status)) if matches!(status.code, 403..=405 | 503) => {
+            // A kind that may not be listed, or whose API server or conversion webhook does not answer
+            // (then the whole list is a 500), is not checked.
+            Err(kube::Error::Api(status)) if matches!(status.code, 403..=406 | 500 | 502..=504) => {
                 unseen.push(resource.kind.clone());
                 continue;
             }
@@ -521,7 +557,8 @@ pub(crate) async fn of_layers(context: &Context, client: &Client, layers: &[Laye
         for release in sight.iter().flat_map(|sight| &sight.releases).filter(|release| release.record().is_some()) {
             let drifts = release.facts.drifts.iter();
             let found = drifts.map(|drift| (drift.to_string(), drift.field.is_some() && drift.manager.is_some()));
-            all.push(Drifts { layer: layer.name(), found: found.collect() });
+            let lost = release.lost.iter().map(|lost| (lost.clone(), false));
+            all.push(Drifts { layer: layer.name(), found: found.chain(lost).collect() });
         }
     }
     Ok(all)
@@ -532,6 +569,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::compare::inputs::Parts;
+    use crate::stand_in::{Answer, Server};
 
     fn manifest(kind: &str, more: &Value) -> Value {
         let mut object = json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "web"}});
@@ -619,6 +658,100 @@ mod tests {
         let nothing_of_helms = [entry("kubectl-create", None, &replicas)];
         let judged = told(&made, Some((&made, &nothing_of_helms)));
         assert_eq!(judged, ["cannot be compared: Helm owns no field of it"]);
+    }
+
+    #[test]
+    fn a_change_under_helms_name_is_a_drift_of_unknown_values() {
+        let object = manifest("Deployment", &json!({"spec": {"replicas": 1}}));
+        let helm = entry("helm", None, &json!({"f:spec": {"f:replicas": {}}}));
+        let metadata = |uid: &str| json!({"uid": uid, "generation": 1, "managedFields": [helm]});
+        let told = |uid: &str, applied: &str| {
+            let made = Made { applied: applied.parse().ok(), ..made(false) };
+            let seen = Seen { metadata: serde_json::from_value(metadata(uid)).unwrap(), whole: Some(object.clone()) };
+            let found = findings(&object, Some(&seen), Some(&made), &hidden());
+            assert!(found.iter().all(|finding| finding.kind.is_drift()));
+            found.into_iter().map(|finding| finding.what).collect::<Vec<_>>()
+        };
+        assert!(told("u1", "2026-11-25T10:00:00Z").is_empty());
+        let said = told("u1", "2026-11-25T09:00:00Z");
+        assert!(said.len() == 1 && said[0].starts_with(live::UNDER_HELMS_NAME), "{said:?}");
+        let said = told("u2", "2026-11-25T09:00:00Z");
+        assert!(said.len() == 1 && said[0].contains("recreated"), "{said:?}");
+    }
+
+    fn client(server: &Server) -> Client {
+        let mut config = kube::Config::new(server.url().parse().unwrap());
+        config.default_retry = false;
+        Client::try_from(config).unwrap()
+    }
+
+    fn refused(code: u16) -> Answer {
+        let reason = if code == 404 { "NotFound" } else { "" };
+        let status = json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": "no"});
+        Answer::json(code, &status)
+    }
+
+    #[tokio::test]
+    async fn what_a_hook_left_and_the_claims_that_it_wrote_to_are_looked_at() {
+        let server = Server::start(|request| match request.path() {
+            "/api/v1/namespaces/shop/secrets/kept" => Answer::json(
+                200,
+                &json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                    "metadata": {"name": "kept", "uid": "u1"}}),
+            ),
+            "/api/v1/namespaces/shop/persistentvolumeclaims" => {
+                Answer::json(200, &json!({"metadata": {}, "items": [{"metadata": {"name": "data-0", "uid": "new"}}]}))
+            }
+            _ => refused(404),
+        });
+        let left = |name: &str| Made {
+            place: Place {
+                api_version: "v1".into(),
+                kind: "Secret".into(),
+                plural: "secrets".into(),
+                namespace: Some("shop".into()),
+                name: name.into(),
+            },
+            version: None,
+            ..made(false)
+        };
+        let mut record = Record::new("c", "45-shop", Vec::new(), Parts::new());
+        record.hooks = vec![left("kept"), left("gone")];
+        record.claims = Claims::from([("shop".to_owned(), [("data-0".to_owned(), "old".to_owned())].into())]);
+        let found = of_hooks(&client(&server), &record, Timestamp::UNIX_EPOCH).await.unwrap();
+        let told: Vec<(&str, &str)> =
+            found.iter().map(|drift| (drift.object.as_str(), drift.findings[0].what.as_str())).collect();
+        assert!(found.iter().all(ObjectDrift::is_drift));
+        assert_eq!(told[0], ("Secret shop/gone", "is gone"));
+        assert_eq!(told[1].0, "PersistentVolumeClaim shop/data-0");
+        assert_eq!(told.len(), 2, "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn a_kind_whose_list_fails_as_a_whole_is_named_and_the_others_are_checked() {
+        for code in [403, 406, 500, 502, 504] {
+            let server = Server::start(move |request| match request.path() {
+                "/api/v1" => {
+                    let resources = json!([
+                        {"name": "things", "singularName": "", "kind": "Thing", "namespaced": true, "verbs": ["list"]},
+                        {"name": "secrets", "singularName": "", "kind": "Secret", "namespaced": true, "verbs": ["list"]},
+                    ]);
+                    Answer::json(200, &json!({"groupVersion": "v1", "resources": resources}))
+                }
+                "/apis" => Answer::json(200, &json!({"groups": []})),
+                "/api/v1/secrets" => {
+                    let annotations =
+                        json!({"meta.helm.sh/release-name": "web", "meta.helm.sh/release-namespace": "shop"});
+                    let metadata = json!({"name": "left", "namespace": "shop", "annotations": annotations});
+                    Answer::json(200, &json!({"metadata": {}, "items": [{"metadata": metadata}]}))
+                }
+                _ => refused(code),
+            });
+            let namespaces = BTreeSet::from(["shop".to_owned()]);
+            let (left, unseen) =
+                leftovers(&client(&server), &namespaces, &BTreeSet::new(), &BTreeMap::new()).await.unwrap();
+            assert_eq!((left.len(), unseen), (1, vec!["Thing".to_owned()]), "{code}");
+        }
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl Made {
     pub fn is_written(&self, metadata: &ObjectMeta) -> bool {
         self.version.is_some() && self.version != version(&self.place, metadata)
     }
+
+    /// Whether somebody has changed it under Helm's name since, as far as that time was recorded.
+    pub fn is_changed_as_helm(&self, metadata: &ObjectMeta) -> bool {
+        self.applied.is_some() && self.applied != applied(metadata)
+    }
 }
 
 /// The time of Helm's entry in `managedFields`.
@@ -235,8 +240,8 @@ pub(crate) enum Standing {
     AsMade,
     /// As made, except for its replicas, which an autoscaler sets; with a description.
     Scaled(String),
-    /// Gone, and no sync brings it back; with a description.
-    Lost(String),
+    /// Gone, and no sync brings it back.
+    Lost(Drift),
     Drifted(Drift),
 }
 
@@ -245,7 +250,7 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
     let object = made.place.to_string();
     let whole = |what: &str| Drift { object: object.clone(), field: None, manager: None, ago: None, what: what.into() };
     let lost = |what: &str| match made.by_install {
-        true => Standing::Lost(format!("{} {what}, and only an install makes it", made.place)),
+        true => Standing::Lost(whole(&format!("{what}, and only an install makes it"))),
         false => Standing::Drifted(whole(what)),
     };
     let Some(seen) = seen else { return if made.may_go { Standing::AsMade } else { lost("is gone") } };
@@ -260,12 +265,11 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
         None => Ok(None),
         Some(owns) => helms(metadata).map(|fields| (digest_of(&fields) != *owns).then_some((owns, fields))),
     };
-    let by_helms_name = made.applied.is_some() && made.applied != applied(metadata);
+    let by_helms_name = made.is_changed_as_helm(metadata);
     let (owns, fields) = match same {
         Err(why) => return Standing::Drifted(whole(&format!("cannot be compared: {why}"))),
         Ok(None) if by_helms_name => {
-            let (what, ago) = ("was changed under Helm's name since its release was deployed", None);
-            return Standing::Drifted(Drift { object, field: None, manager: None, ago, what: what.to_owned() });
+            return Standing::Drifted(whole(UNDER_HELMS_NAME));
         }
         Ok(None) if made.is_written(metadata) => return Standing::Drifted(written(object, metadata, now)),
         Ok(None) if !made.is_in_order(seen) => {
@@ -303,6 +307,9 @@ fn written(object: String, metadata: &ObjectMeta, now: Timestamp) -> Drift {
         _ => Drift { object, field: None, manager: None, ago: None, what: WRITTEN.to_owned() },
     }
 }
+
+/// What is said of an object that Helm's entry in `managedFields` has another time for.
+pub(crate) const UNDER_HELMS_NAME: &str = "was changed under Helm's name since its release was deployed";
 
 /// What is said of an object whose version is another one.
 pub(crate) const WRITTEN: &str = "was written to since Helm made it";
@@ -511,7 +518,7 @@ mod tests {
         match compare(&made, Some(&seen), "2026-11-25T10:05:00Z".parse().unwrap()) {
             Standing::AsMade => "as made".to_owned(),
             Standing::Scaled(text) => format!("scaled: {text}"),
-            Standing::Lost(text) => format!("lost: {text}"),
+            Standing::Lost(drift) => format!("lost: {drift}"),
             Standing::Drifted(drift) => drift.to_string(),
         }
     }
@@ -624,12 +631,13 @@ mod tests {
     fn what_only_an_install_makes_is_told_once_it_is_gone_and_is_no_drift() {
         let now = Timestamp::UNIX_EPOCH;
         let made = Made { by_install: true, ..Made::by_hook(place("ConfigMap"), &Value::Null, &seen(&[helm_entry()])) };
-        let lost = |what: &str| Standing::Lost(format!("ConfigMap ameide/web {what}, and only an install makes it"));
-        assert_eq!(compare(&made, Some(&seen(&[helm_entry()])), now), Standing::AsMade);
-        assert_eq!(compare(&made, None, now), lost("is gone"));
         let mut going = seen(&[helm_entry()]);
         going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-25T10:00:00Z")).unwrap();
-        assert_eq!(compare(&made, Some(&going), now), lost("is being deleted"));
+        assert_eq!(compare(&made, Some(&seen(&[helm_entry()])), now), Standing::AsMade);
+        for (seen, what) in [(None, "is gone"), (Some(&going), "is being deleted")] {
+            let Standing::Lost(drift) = compare(&made, seen, now) else { panic!("{what}") };
+            assert_eq!(drift.to_string(), format!("ConfigMap ameide/web {what}, and only an install makes it"));
+        }
         // Somebody has made it again, which a record is written for.
         let mut again = seen(&[helm_entry()]);
         again.metadata.uid = Some("u2".into());
@@ -643,8 +651,8 @@ mod tests {
         let now = "2026-11-25T10:05:00Z".parse().unwrap();
         match compare(&made, after.map(seen).as_ref(), now) {
             Standing::AsMade => "as made".to_owned(),
-            Standing::Scaled(text) | Standing::Lost(text) => text,
-            Standing::Drifted(drift) => drift.to_string(),
+            Standing::Scaled(text) => text,
+            Standing::Lost(drift) | Standing::Drifted(drift) => drift.to_string(),
         }
     }
 

@@ -179,6 +179,12 @@ impl Sight {
         })
     }
 
+    /// Whether a sync of it would only upgrade releases.
+    pub fn is_of_upgrades(&self) -> bool {
+        let stands = |found: &Found| found.facts.newest.is_some_and(|(_, status)| status != Status::Uninstalled);
+        self.releases.iter().filter(|found| found.named.installed).all(stands)
+    }
+
     /// Whether a new rendering could show that a release is as it should be, which is its only open
     /// question.
     pub fn is_worth_rendering(&self) -> bool {
@@ -353,7 +359,7 @@ impl<'a> Look<'a> {
                 match live::compare(made, object, self.now) {
                     Standing::AsMade => {}
                     Standing::Scaled(text) => found.told.push(text),
-                    Standing::Lost(text) => found.lost.push(text),
+                    Standing::Lost(drift) => found.lost.push(drift.to_string()),
                     Standing::Drifted(drift) => found.facts.drifts.push(drift),
                 }
                 found.added.extend(object.into_iter().flat_map(|seen| by_hand::on(&made.place, &seen.metadata)));

@@ -43,11 +43,11 @@ enum Step {
 pub(crate) struct Path(Vec<Step>);
 
 impl Path {
-    fn field(&self, name: &str) -> Self {
+    pub fn field(&self, name: &str) -> Self {
         self.with(Step::Field(name.to_owned()))
     }
 
-    fn item(&self, keys: &Map<String, Value>) -> Self {
+    pub fn item(&self, keys: &Map<String, Value>) -> Self {
         self.with(Step::Item(keys.clone()))
     }
 

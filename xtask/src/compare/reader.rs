@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use camino::Utf8PathBuf;
 use kube::Client;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::difference::Objects;
@@ -40,6 +41,17 @@ pub struct Reader<'a> {
     pub selector: Option<&'a str>,
     /// Whether its queries leave the processor to others.
     in_the_background: bool,
+}
+
+/// How releases are rendered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct How {
+    /// With the cluster's answers to charts that query it.
+    pub asking: bool,
+    /// For an upgrade of all of them (`.Release.IsUpgrade`), which may differ from an install.
+    pub upgrading: bool,
+    /// Including the content of a chart's `crds` folder.
+    pub crds: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -111,16 +123,9 @@ impl<'a> Reader<'a> {
         Ok(self.read(layer, &["--quiet", "template", "--include-crds"]).await?.unwrap_or_default())
     }
 
-    /// What the cluster would now be given, by release; with `asking`, rendered with the cluster's
-    /// answers to charts that query it; with `crds`, including the content of a chart's `crds`
-    /// folder. A release without a namespace has the default one, as in [`Self::releases`].
-    pub async fn rendered(
-        &self,
-        layer: &Layer,
-        default_namespace: &str,
-        asking: bool,
-        crds: bool,
-    ) -> Result<Rendered, Failure> {
+    /// What the cluster would now be given, by release. A release without a namespace has the default
+    /// one, as in [`Self::releases`].
+    pub async fn rendered(&self, layer: &Layer, default_namespace: &str, how: How) -> Result<Rendered, Failure> {
         let folder = tempfile::tempdir();
         let folder =
             folder.map_err(|error| self.unreadable(layer, "template", format!("no temporary folder: {error}")))?;
@@ -129,8 +134,11 @@ impl<'a> Reader<'a> {
             "{{{{ .OutputDir }}}}/{{{{ or .Release.Namespace {default_namespace:?} }}}}/{{{{ .Release.Name }}}}"
         );
         let mut arguments = vec!["--quiet", "template", "--output-dir", &root, "--output-dir-template", &place];
-        arguments.extend(asking.then_some("--template-args=--dry-run=server"));
-        arguments.extend(crds.then_some("--include-crds"));
+        let flags = [how.asking.then_some("--dry-run=server"), how.upgrading.then_some("--is-upgrade")];
+        let flags: Vec<&str> = flags.into_iter().flatten().collect();
+        let flags = format!("--template-args={}", flags.join(" "));
+        arguments.extend((how.asking || how.upgrading).then_some(flags.as_str()));
+        arguments.extend(how.crds.then_some("--include-crds"));
         self.read(layer, &arguments).await?;
         rendered_below(folder.path()).map_err(|error| self.unreadable(layer, "template", error))
     }

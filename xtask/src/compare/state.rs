@@ -43,6 +43,8 @@ impl fmt::Display for Drift {
 pub(crate) enum ReleaseState {
     /// The tree wants it, and it has no revision.
     Absent,
+    /// The tree does not want it, and it has no revision.
+    NotWanted,
     /// Somebody is working on it now; says who.
     Owned(String),
     /// Nobody will finish its newest revision; says which.
@@ -64,6 +66,7 @@ impl ReleaseState {
     pub fn why(&self) -> String {
         match self {
             Self::Absent => "it is not installed".to_owned(),
+            Self::NotWanted => "the tree marks it as not installed".to_owned(),
             Self::Owned(who) => format!("{who} is working on it"),
             Self::Stuck(how) | Self::OutOfSync(how) | Self::Unhealthy(how) => how.clone(),
             Self::Drifted(drifts) => told(drifts),
@@ -123,7 +126,7 @@ pub(crate) enum Rendering {
 /// The state for these facts.
 pub(crate) fn determine(facts: &Facts) -> ReleaseState {
     let Some((revision, status)) = facts.newest.filter(|(_, status)| *status != Status::Uninstalled) else {
-        return if facts.installed { ReleaseState::Absent } else { ReleaseState::InSync };
+        return if facts.installed { ReleaseState::Absent } else { ReleaseState::NotWanted };
     };
     if status.is_pending() || matches!(status, Status::Uninstalling | Status::Unknown | Status::Other) {
         return match &facts.owner {
@@ -169,10 +172,11 @@ pub(crate) enum Action {
     Sync,
 }
 
-/// What is done about a release in this state. `force` syncs whatever the state is; without `tests`
-/// none are run or required.
+/// What is done about a release in this state. `force` syncs whatever is or should be there; without
+/// `tests` none are run or required.
 pub(crate) fn act(state: &ReleaseState, force: bool, tests: bool) -> Action {
     match state {
+        ReleaseState::NotWanted => Action::Nothing,
         _ if force => Action::Sync,
         ReleaseState::InSync => Action::Nothing,
         ReleaseState::Untested => {
@@ -227,7 +231,7 @@ mod tests {
             (
                 "not wanted, and not there",
                 |facts| (facts.installed, facts.newest) = (false, None),
-                ReleaseState::InSync,
+                ReleaseState::NotWanted,
                 Action::Nothing,
             ),
             (
@@ -316,7 +320,8 @@ mod tests {
             let found = determine(&facts);
             assert_eq!(found, state, "{name}");
             assert_eq!(act(&found, false, true), action, "{name}");
-            assert_eq!(act(&found, true, true), Action::Sync, "{name}, forced");
+            let forced = if state == ReleaseState::NotWanted { Action::Nothing } else { Action::Sync };
+            assert_eq!(act(&found, true, true), forced, "{name}, forced");
         }
         assert_eq!(act(&ReleaseState::Untested, false, false), Action::Nothing);
     }

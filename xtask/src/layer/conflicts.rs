@@ -11,7 +11,7 @@ use crate::compare::drift::{place, resources};
 use crate::compare::inputs::{Inputs, UNRENDERED};
 use crate::compare::live;
 use crate::compare::ownership;
-use crate::compare::reader::Reader;
+use crate::compare::reader::{How, Reader};
 use crate::diagnosis;
 use crate::diagnosis::helm_errors::{self, Conflict};
 use crate::releases::by_hand;
@@ -39,7 +39,8 @@ pub(crate) async fn refuse(
     if suspects.is_empty() {
         return Ok(());
     }
-    let Ok(rendered) = reader.rendered(layer, client.default_namespace(), true, false).await else { return Ok(()) };
+    let how = How { asking: true, upgrading: true, crds: false };
+    let Ok(rendered) = reader.rendered(layer, client.default_namespace(), how).await else { return Ok(()) };
     let mut conflicts = Vec::new();
     for (release, place) in &suspects {
         let Some(objects) = rendered.get(&(release.namespace.clone(), release.name.clone())) else { continue };

@@ -2,8 +2,6 @@
 //! run does exactly that, or says what has changed since. It contains digests and names, and
 //! nothing secret.
 
-use std::collections::BTreeMap;
-
 use camino::Utf8Path;
 use jiff::Timestamp;
 use kube::Client;
@@ -12,16 +10,16 @@ use serde::{Deserialize, Serialize};
 use super::Args;
 use super::preview::{LayerPreview, Stood, owns};
 use crate::compare::inputs::{self, Parts};
-use crate::compare::live::{self, Made, Standing};
-use crate::compare::look::{Look, Snapshot};
-use crate::compare::reader::{self, Reader};
-use crate::compare::record::{self, Named};
+use crate::compare::live::{self, Made, Seen, Standing};
+use crate::compare::look::{Found, Look, Snapshot};
+use crate::compare::reader::{self, How, Reader};
+use crate::compare::record::{self, Named, Renderings};
+use crate::compare::state::{Action, ReleaseState, act};
 use crate::files;
 use crate::files::bounds;
 use crate::repo::Repo;
 use crate::repo::layers::Layer;
 use crate::run::context::{Context, Site};
-use crate::world::helm_storage;
 use crate::world::kubernetes::place::Place;
 use crate::world::release::Release;
 use crate::world::tools;
@@ -62,6 +60,8 @@ struct PlannedLayer {
     inputs: Parts,
     /// What the inputs cannot tell: then only the rendering shows whether it is the same.
     doubts: Vec<String>,
+    /// How it was rendered, if it was.
+    how: How,
     releases: Vec<PlannedRelease>,
 }
 
@@ -76,6 +76,49 @@ struct PlannedRelease {
     /// The digest of its rendering; `None` if that was not needed.
     rendered: Option<String>,
     objects: Vec<Stood>,
+}
+
+impl PlannedLayer {
+    /// What it renders now: the same if its inputs are equal, unless there are doubts. Empty if
+    /// nothing had to be rendered for the plan either.
+    async fn renders(&self, reader: &Reader<'_>, layer: &Layer, namespace: &str) -> Result<Renderings, Failure> {
+        if !self.doubts.is_empty() {
+            return Ok(record::digests(&reader.rendered(layer, namespace, self.how).await?));
+        }
+        Ok(self.releases.iter().filter_map(|release| Some((release.key(), release.rendered.clone()?))).collect())
+    }
+
+    /// What of this rendering is not what was planned.
+    fn renders_otherwise(&self, now: &Renderings) -> Vec<String> {
+        let differs = self.releases.iter().filter_map(|release| {
+            let text = match (&release.rendered, now.get(&release.key())) {
+                (then, now) if then.as_ref() == now => return None,
+                (Some(_), Some(_)) => "it renders differently",
+                (Some(_), None) => "it renders nothing any more",
+                (None, _) => "it rendered nothing, and now does",
+            };
+            Some(format!("release {}: {text}", release.named.name))
+        });
+        let planned = |key: &(String, String)| self.releases.iter().any(|release| release.key() == *key);
+        let others = now.keys().filter(|key| !planned(key));
+        differs.chain(others.map(|(_, name)| format!("release {name}: it is not in the plan"))).collect()
+    }
+}
+
+impl PlannedRelease {
+    /// Its namespace and name.
+    fn key(&self) -> (String, String) {
+        (self.named.namespace.clone(), self.named.name.clone())
+    }
+
+    /// Why a release that the plan leaves as it is, in this state, is not one to leave any more.
+    fn is_unsettled(&self, state: &ReleaseState, asked: &Asked) -> Vec<String> {
+        match (self.act, act(state, asked.force, !asked.skip_tests), state) {
+            (_, Action::Nothing, _) | (Act::Test, Action::Test, _) => Vec::new(),
+            (_, _, ReleaseState::Drifted(drifts)) => drifts.iter().map(ToString::to_string).collect(),
+            _ => vec![format!("release {}: {}", self.named.name, state.why())],
+        }
+    }
 }
 
 impl Plan {
@@ -95,7 +138,7 @@ impl Plan {
             let digests = preview.rendered.as_ref().map(record::digests).unwrap_or_default();
             let shown = sight.releases.iter().zip(&preview.releases).zip(&preview.stood);
             let releases = shown.map(|((found, shown), stood)| PlannedRelease {
-                revision: found.revision().map(|newest| (newest.revision, newest.uid.clone().unwrap_or_default())),
+                revision: newest(found),
                 rendered: digests.get(&(found.named.namespace.clone(), found.named.name.clone())).cloned(),
                 act: shown.act,
                 named: found.named.clone(),
@@ -105,6 +148,7 @@ impl Plan {
                 layer: preview.layer.name(),
                 inputs: inputs::kept(&inputs.parts, sight.releases.iter().map(|found| &*found.named.namespace)),
                 doubts: inputs.doubts.clone(),
+                how: preview.how,
                 releases: releases.collect(),
             });
         }
@@ -204,19 +248,19 @@ impl Plan {
                 changed.push(format!("the tree: {what}"));
                 continue;
             }
-            let known = planned.releases.iter().any(|release| release.rendered.is_some());
-            let rendered = match known && !planned.doubts.is_empty() {
-                true => record::digests(&reader.rendered(layer, look.namespace(), true, false).await?),
-                false => BTreeMap::new(),
-            };
-            for release in &planned.releases {
-                let key = (release.named.namespace.clone(), release.named.name.clone());
-                if let (Some(now), Some(then)) = (rendered.get(&key), &release.rendered)
-                    && now != then
-                {
-                    changed.push(format!("release {}: it renders differently", release.named.name));
-                }
-                changed.extend(since(client, &look, release).await?);
+            let renders = planned.renders(reader, layer, look.namespace()).await?;
+            let otherwise = planned.renders_otherwise(&renders);
+            if !otherwise.is_empty() {
+                changed.extend(otherwise);
+                continue;
+            }
+            let releases: Vec<Release> = planned.releases.iter().map(|release| release.named.release()).collect();
+            let mut sight = look.listed(layer, &releases).await?;
+            if !renders.is_empty() {
+                sight.releases.iter_mut().for_each(|found| found.rendered(&renders));
+            }
+            for (release, found) in planned.releases.iter().zip(&sight.releases) {
+                changed.extend(since(&look, release, found, &self.asked).await?);
             }
         }
         if changed.is_empty() {
@@ -247,11 +291,13 @@ pub(crate) async fn check(context: &Context, plan: &Plan, layers: &[Layer], args
 }
 
 /// What has changed in one release since it was planned.
-async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Result<Vec<String>, Failure> {
-    let release = planned.named.release();
-    let revisions = helm_storage::history(client, &release.namespace, &release.name).await?;
-    let newest = helm_storage::highest(revisions).pop();
-    let newest = newest.map(|newest| (newest.revision, newest.uid.clone().unwrap_or_default()));
+async fn since(
+    look: &Look<'_>,
+    planned: &PlannedRelease,
+    found: &Found,
+    asked: &Asked,
+) -> Result<Vec<String>, Failure> {
+    let newest = newest(found);
     if newest != planned.revision {
         let text = match (&planned.revision, &newest) {
             (Some((then, _)), Some((now, _))) if then == now => {
@@ -261,40 +307,144 @@ async fn since(client: &Client, look: &Look<'_>, planned: &PlannedRelease) -> Re
             (None, Some((now, _))) => format!("it had no revision, and has {now}"),
             (_, None) => "it is gone".to_owned(),
         };
-        return Ok(vec![format!("release {}: {text}", release.name)]);
+        return Ok(vec![format!("release {}: {text}", planned.named.name)]);
+    }
+    if !planned.act.changes() {
+        return Ok(planned.is_unsettled(&found.state, asked));
     }
     let places: Vec<Place> = planned.objects.iter().map(|stood| stood.place.clone()).collect();
-    let seen = live::look(client, &places).await?;
-    let mut changed = Vec::new();
-    for (stood, seen) in planned.objects.iter().zip(&seen) {
-        match (&stood.uid, seen) {
-            (None, None) => {}
-            (None, Some(_)) => changed.push(format!("{}: it did not exist, and now does", stood.place)),
-            (Some(uid), seen) => {
-                // If Helm's list could not be determined, its state at that time is compared.
-                if let Some(seen) = seen
-                    && seen.metadata.uid.as_ref() == Some(uid)
-                    && owns(&seen.metadata) == stood.owns
-                {
-                    continue;
-                }
-                let (place, owns) = (stood.place.clone(), Some(stood.owns.clone()));
-                let made = Made {
-                    place,
-                    uid: uid.clone(),
-                    owns,
-                    applied: None,
-                    version: None,
-                    may_go: false,
-                    by_install: false,
-                    order: None,
-                };
-                match live::compare(&made, seen.as_ref(), look.now()) {
-                    Standing::Drifted(drift) => changed.push(drift.to_string()),
-                    Standing::Scaled(_) | Standing::Lost(_) | Standing::AsMade => {}
-                }
-            }
+    let seen = live::look(look.client(), &places).await?;
+    let objects = planned.objects.iter().zip(&seen);
+    Ok(objects.filter_map(|(stood, seen)| moved(stood, seen.as_ref(), look.now())).collect())
+}
+
+/// The newest revision and the uid of its Secret.
+fn newest(found: &Found) -> Option<(u32, String)> {
+    found.revision().map(|newest| (newest.revision, newest.uid.clone().unwrap_or_default()))
+}
+
+/// What others have done since to an object that stood like this; `now` is the API server's time.
+fn moved(stood: &Stood, seen: Option<&Seen>, now: Timestamp) -> Option<String> {
+    let place = stood.place.clone();
+    let Some(uid) = &stood.uid else { return seen.map(|_| format!("{place}: it did not exist, and now does")) };
+    // If Helm's list could not be determined, its state at that time is compared.
+    let same = |seen: &Seen| seen.metadata.uid.as_ref() == Some(uid) && owns(&seen.metadata) == stood.owns;
+    if seen.is_some_and(same) {
+        return None;
+    }
+    let (uid, owns) = (uid.clone(), Some(stood.owns.clone()));
+    let (applied, version, order) = (None, None, None);
+    let made = Made { place, uid, owns, applied, version, may_go: false, by_install: false, order };
+    match live::compare(&made, seen, now) {
+        Standing::Drifted(drift) => Some(drift.to_string()),
+        Standing::Scaled(_) | Standing::Lost(_) | Standing::AsMade => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::compare::state::Drift;
+
+    fn release(name: &str, act: Act, rendered: Option<&str>) -> PlannedRelease {
+        PlannedRelease {
+            named: Named { namespace: "shop".into(), name: name.into(), installed: true },
+            act,
+            revision: Some((3, "u3".into())),
+            rendered: rendered.map(str::to_owned),
+            objects: Vec::new(),
         }
     }
-    Ok(changed)
+
+    #[test]
+    fn a_release_that_the_plan_leaves_as_it_is_must_still_be_one_to_leave() {
+        let drift = |object: &str| Drift {
+            object: object.into(),
+            field: None,
+            manager: None,
+            ago: None,
+            what: "is being deleted".into(),
+        };
+        let drifted = || ReleaseState::Drifted(vec![drift("Secret shop/hook"), drift("Service shop/web")]);
+        let ailing = || ReleaseState::Unhealthy("Deployment shop/web: 0 of 1 pods are ready".into());
+        let (tested, untested) = (Asked::default(), Asked { skip_tests: true, ..Asked::default() });
+        for (act, state, asked, told) in [
+            (Act::Nothing, ReleaseState::InSync, &tested, &[][..]),
+            (Act::Nothing, ReleaseState::NotWanted, &tested, &[]),
+            (
+                Act::Nothing,
+                drifted(),
+                &tested,
+                &["Secret shop/hook is being deleted", "Service shop/web is being deleted"],
+            ),
+            (Act::Nothing, ailing(), &tested, &["release web: Deployment shop/web: 0 of 1 pods are ready"]),
+            (
+                Act::Nothing,
+                ReleaseState::Untested,
+                &tested,
+                &["release web: its tests have not passed on this revision"],
+            ),
+            (Act::Nothing, ReleaseState::Untested, &untested, &[]),
+            (Act::Test, ReleaseState::Untested, &tested, &[]),
+            (Act::Test, ReleaseState::InSync, &tested, &[]),
+            (Act::Test, ailing(), &tested, &["release web: Deployment shop/web: 0 of 1 pods are ready"]),
+        ] {
+            assert_eq!(release("web", act, None).is_unsettled(&state, asked), told, "{act:?} {state:?}");
+        }
+    }
+
+    #[test]
+    fn a_release_that_comes_or_goes_in_the_rendering_is_not_what_was_planned() {
+        let planned = |web: Option<&str>| PlannedLayer {
+            layer: "45-shop".into(),
+            inputs: inputs::Parts::new(),
+            doubts: vec!["it reads the clock".into()],
+            how: How::default(),
+            releases: vec![release("web", Act::Upgrade, web), release("off", Act::Nothing, None)],
+        };
+        let now = |all: &[(&str, &str)]| -> Renderings {
+            all.iter().map(|(name, digest)| (("shop".to_owned(), (*name).to_owned()), (*digest).to_owned())).collect()
+        };
+        for (then, now, told) in [
+            (Some("a"), now(&[("web", "a")]), &[][..]),
+            (None, now(&[]), &[]),
+            (Some("a"), now(&[("web", "b")]), &["release web: it renders differently"]),
+            (Some("a"), now(&[]), &["release web: it renders nothing any more"]),
+            (None, now(&[("web", "a")]), &["release web: it rendered nothing, and now does"]),
+            (Some("a"), now(&[("web", "a"), ("new", "c")]), &["release new: it is not in the plan"]),
+        ] {
+            assert_eq!(planned(then).renders_otherwise(&now), told, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn an_object_that_is_being_deleted_since_is_not_as_it_stood() {
+        let metadata = |more: &serde_json::Value| {
+            let mut metadata = json!({"name": "data", "uid": "u1", "managedFields": [
+                {"manager": "helm", "operation": "Apply", "fieldsV1": {"f:spec": {}}}]});
+            metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value::<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>(metadata).unwrap()
+        };
+        let (there, going) = (metadata(&json!({})), metadata(&json!({"deletionTimestamp": "2026-11-25T10:00:00Z"})));
+        let stood = |metadata: &_| Stood {
+            place: Place {
+                api_version: "v1".into(),
+                kind: "PersistentVolumeClaim".into(),
+                plural: "persistentvolumeclaims".into(),
+                namespace: Some("shop".into()),
+                name: "data".into(),
+            },
+            uid: Some("u1".into()),
+            owns: owns(metadata),
+        };
+        let seen = |metadata: &_| Seen { metadata: Clone::clone(metadata), whole: None };
+        let now: Timestamp = "2026-11-25T10:03:00Z".parse().unwrap();
+        let told = Some("PersistentVolumeClaim shop/data is being deleted");
+        for (then, since, told) in [(&there, &there, None), (&there, &going, told), (&going, &going, None)] {
+            assert_eq!(moved(&stood(then), Some(&seen(since)), now).as_deref(), told);
+        }
+        assert!(moved(&stood(&there), None, now).is_some_and(|told| told.ends_with("is gone")));
+    }
 }

@@ -19,7 +19,7 @@ use crate::compare::drift::{self, Finding, FindingKind, place};
 use crate::compare::inputs::Inputs;
 use crate::compare::live;
 use crate::compare::look::{Found, Look, Sight, Snapshot};
-use crate::compare::reader::{Reader, Rendered, bytes};
+use crate::compare::reader::{How, Reader, Rendered, bytes};
 use crate::compare::record::{self, Record};
 use crate::compare::state::{Action, ReleaseState};
 use crate::lab;
@@ -46,6 +46,8 @@ pub(crate) struct LayerPreview {
     pub sight: Option<Sight>,
     /// `None` if nothing had to be rendered, since nothing has changed.
     pub rendered: Option<Rendered>,
+    /// How it was rendered, if it was.
+    pub how: How,
     /// The layer's inputs at the start of the look; `None` if the cluster could not be read.
     pub inputs: Option<Inputs>,
     /// The uid of the cluster's namespace kube-system; empty if it could not be read.
@@ -180,6 +182,7 @@ impl Before<'_> {
             releases: Vec::new(),
             sight: None,
             rendered: None,
+            how: How::default(),
             inputs,
             cluster: self.look.map(|look| look.cluster().to_owned()).unwrap_or_default(),
             stood: Vec::new(),
@@ -196,17 +199,16 @@ impl Before<'_> {
         let toolbox = tools::ensure(&self.context.repo.tree, &["helm", "helmfile"], &self.context.run.reporter).await?;
         let reader = Reader::new(self.context, &toolbox, self.origin.clone(), self.args.selector())?;
         let namespace = self.look.map_or("default", Look::namespace);
-        let (wanted, rendered) = tokio::join!(
-            reader.releases(layer, namespace),
-            reader.rendered(layer, namespace, self.look.is_some(), true)
-        );
-        let (wanted, rendered) = (wanted?, rendered?);
+        let wanted = reader.releases(layer, namespace).await?;
         let Some(look) = self.look else {
+            let rendered = reader.rendered(layer, namespace, How { crds: true, ..How::default() }).await?;
             let releases = wanted.iter().map(|release| self.uncompared(layer, release, &rendered)).collect();
             return Ok(LayerPreview { releases, rendered: Some(rendered), ..preview });
         };
         let stood = self.stood(wanted.iter().cloned(), &mut kinds).await?;
         let mut sight = look.listed(layer, &wanted).await?;
+        let how = How { asking: true, upgrading: sight.is_of_upgrades(), crds: true };
+        let rendered = reader.rendered(layer, namespace, how).await?;
         let digests = record::digests(&rendered);
         sight.releases.iter_mut().for_each(|found| found.rendered(&digests));
         let mut releases = Vec::new();
@@ -217,7 +219,7 @@ impl Before<'_> {
                 Action::Nothing | Action::Test => self.still(layer, found, action),
             });
         }
-        Ok(LayerPreview { releases, sight: Some(sight), rendered: Some(rendered), stood, ..preview })
+        Ok(LayerPreview { releases, sight: Some(sight), rendered: Some(rendered), how, stood, ..preview })
     }
 
     /// The state of each release's objects, if a plan is to be saved: read before anything is
@@ -243,7 +245,8 @@ impl Before<'_> {
 
     /// A release that will not be synced.
     fn still(&self, layer: &Layer, found: &Found, action: Action) -> ReleasePreview {
-        found.told.iter().for_each(|told| self.context.run.reporter.note(&found.named.name, told));
+        let told = found.told.iter().chain(&found.lost);
+        told.for_each(|told| self.context.run.reporter.note(&found.named.name, told));
         let left_out = action == Action::Nothing && found.state == ReleaseState::Untested;
         let why = found.state.why();
         ReleasePreview {
@@ -514,19 +517,34 @@ impl Beside<'_> {
         let fresh = self.fresh;
         for object in &fresh.resources {
             let Some(place) = self.place(object).await? else { continue };
-            let said = match dry_run(self.client, &place, object, self.release, self.force).await {
-                Ok(()) => continue,
-                Err(kube::Error::Api(status)) if status.code == 404 => {
-                    "the API server cannot be asked: its namespace or kind does not exist yet".to_owned()
-                }
-                Err(kube::Error::Api(status)) if (400..500).contains(&status.code) || status.code == 500 => {
-                    format!("the API server rejects it ({}): {}", status.code, no(object, &status))
-                }
-                Err(error) => return Err(kubernetes::write_failed(&format!("the dry run of {place}"), error)),
+            let asked = dry_run(self.client, &place, object, self.release, self.force).await;
+            let Err(error) = asked else { continue };
+            let said = match &error {
+                kube::Error::Api(status) => judged(object, status),
+                _ => None,
+            };
+            let Some(said) = said else {
+                return Err(kubernetes::write_failed(&format!("the dry run of {place}"), error));
             };
             self.note(self.title(object), vec![said]);
         }
         Ok(())
+    }
+}
+
+/// What the API server's answer to a dry run says about an object; `None` if it has not judged it.
+fn judged(object: &Value, status: &Status) -> Option<String> {
+    match status.code {
+        404 => Some("the API server cannot be asked: its namespace or kind does not exist yet".to_owned()),
+        // The apply itself is not refused for this (`NewDryRunUnsupportedErr` of the API server).
+        400 if status.message.contains("does not support dry run") => {
+            Some("it cannot be previewed: a webhook does not answer dry runs".to_owned())
+        }
+        // Too many requests are nothing of the object's.
+        code if code != 429 && (400..=500).contains(&code) => {
+            Some(format!("the API server rejects it ({code}): {}", no(object, status)))
+        }
+        _ => None,
     }
 }
 
@@ -558,8 +576,12 @@ async fn stood(client: &Client, release: &Release, kinds: &mut Kinds) -> Result<
     Ok(stood.collect())
 }
 
-/// The digest of what Helm owns of an object, or why that is unknown.
+/// The digest of what Helm owns of an object, or why that is unknown; a deletion that has begun
+/// counts too.
 pub(crate) fn owns(metadata: &ObjectMeta) -> String {
+    if metadata.deletion_timestamp.is_some() {
+        return "it is being deleted".to_owned();
+    }
     live::owned(metadata).unwrap_or_else(|why| why)
 }
 
@@ -615,4 +637,31 @@ pub(crate) fn stored_objects(revision: &Revision, stored: &Stored) -> Result<Obj
         hooks.extend(parsed.into_iter().map(|(object, _)| object));
     }
     Ok(Objects { resources, hooks, crds: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_judgement_of_the_object_is_told_as_one() {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}});
+        for (code, message, told) in [
+            (
+                400,
+                "admission webhook \"x.example\" does not support dry run",
+                Some("it cannot be previewed: a webhook does not answer dry runs"),
+            ),
+            (400, "strict decoding error", Some("the API server rejects it (400): strict decoding error")),
+            (403, "exceeded quota", Some("the API server rejects it (403): exceeded quota")),
+            (404, "not found", Some("the API server cannot be asked: its namespace or kind does not exist yet")),
+            (500, "failed calling webhook", Some("the API server rejects it (500): failed calling webhook")),
+            // It is overloaded, or not there.
+            (429, "too many requests", None),
+            (503, "apiserver not ready", None),
+        ] {
+            let status = Status { code, message: message.to_owned(), ..Status::default() };
+            assert_eq!(judged(&object, &status).as_deref(), told, "{code} {message}");
+        }
+    }
 }

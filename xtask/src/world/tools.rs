@@ -241,6 +241,11 @@ fn is_no_program(failure: &Failure) -> bool {
     ["(os error 8)", "(os error 2)"].iter().any(|error| failure.message.contains(error))
 }
 
+/// Whether the file system keeps programs from running (`noexec`), or the file's rights do (EACCES).
+fn is_forbidden(failure: &Failure) -> bool {
+    failure.message.contains("(os error 13)")
+}
+
 impl Tool {
     /// The first program on PATH that has the pinned version, which need not be the first of its
     /// name. Our own folder of links does not count, however it got onto PATH.
@@ -256,20 +261,11 @@ impl Tool {
                 continue;
             }
             let Ok(path) = Utf8PathBuf::from_path_buf(path) else { continue };
-            if self.has_its_version(&path).await.is_ok() {
+            if matches!(self.asked(&path).await, Ok(Asked::Right)) {
                 return Some(path);
             }
         }
         None
-    }
-
-    /// Whether a program prints the pinned version; the error is what it printed, or why it printed
-    /// nothing.
-    async fn has_its_version(&self, path: &Utf8Path) -> Result<(), String> {
-        match self.asked(path).await.map_err(|failure| failure.message)? {
-            Asked::Right => Ok(()),
-            Asked::Other(told) | Asked::Killed(told) => Err(told),
-        }
     }
 
     /// Asks a program for its version.
@@ -337,7 +333,8 @@ impl Tool {
     ///
     /// # Errors
     /// `go-missing`, `tool-build-failed` if no source has it; `tool-version` if the archive has
-    /// another version; `disk-full`.
+    /// another version; `machine-not-ready`, `no-answer` if what was unpacked cannot be asked for it;
+    /// `disk-full`; `interrupted`.
     pub async fn find(&self, cache: &Utf8Path, from: From, reporter: &Reporter) -> Result<Utf8PathBuf, Failure> {
         if let Some(path) = self.cached(cache, from, reporter).await? {
             return Ok(path);
@@ -390,13 +387,30 @@ impl Tool {
         })
     }
 
+    /// Requires that a program from the archive is the pinned version.
+    ///
+    /// # Errors
+    /// `tool-version` if it is not; else why it could not say so, which proves nothing against it.
     async fn require_version(&self, path: &Utf8Path, archive: &Archive) -> Result<(), Failure> {
-        self.has_its_version(path).await.map_err(|told| {
-            let message = format!("{} contains a {} other than {}", archive.url, self.name, self.version);
-            Failure::new(Code::ToolVersion, message)
-                .evidence(told)
-                .remedy("cargo xtask tools --from-source   # builds it instead; the archive's address is in infra/tools/tools.yaml")
-        })
+        let (name, version) = (&self.name, &self.version);
+        let told = match self.asked(path).await {
+            Ok(Asked::Right) => return Ok(()),
+            Ok(Asked::Other(told)) => told,
+            Ok(Asked::Killed(told)) => {
+                let message = format!("{name} {version} was ended before it had told its version");
+                return Err(Failure::new(Code::NoAnswer, message).evidence(told).remedy("run it again"));
+            }
+            Err(failure) if is_no_program(&failure) => failure.message,
+            Err(failure) if is_forbidden(&failure) => {
+                return Err(Failure::new(Code::MachineNotReady, failure.message)
+                    .evidence(format!("{path} may not be started"))
+                    .remedy("set AMEIDE_CACHE_DIR to a folder where programs may run"));
+            }
+            Err(failure) => return Err(failure),
+        };
+        Err(Failure::new(Code::ToolVersion, format!("{} contains a {name} other than {version}", archive.url))
+            .evidence(told)
+            .remedy("cargo xtask tools --from-source   # builds it instead; the archive's address is in infra/tools/tools.yaml"))
     }
 
     /// Combines the failures of both ways into one.
@@ -523,8 +537,8 @@ mod tests {
         assert_eq!(pinned_in(&path).unwrap(), ("helm.sh/helm/v4/cmd/helm".to_owned(), "v4.3.1".to_owned()));
     }
 
-    /// Whether a stand-in on PATH with this output is accepted as `v1.8.0`.
-    async fn taken(script: &str) -> bool {
+    /// A stand-in for `v1.8.0` that runs this script, in its folder.
+    fn stand_in(script: &str) -> (tempfile::TempDir, Utf8PathBuf, Tool) {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8PathBuf::from_path_buf(folder.path().join("stand-in")).unwrap();
@@ -535,8 +549,41 @@ mod tests {
         let version_arguments = vec!["version".to_owned()];
         let (version, archive) = ("v1.8.0".to_owned(), Err(String::new()));
         let tool = Tool { name: path.to_string(), version, program, archive, version_arguments, environment };
+        (folder, path, tool)
+    }
+
+    /// Whether a stand-in on PATH with this output is accepted.
+    async fn taken(script: &str) -> bool {
+        let (_folder, path, tool) = stand_in(script);
         assert_eq!(tool.on_path(path.parent().unwrap()).await, None, "a link of our own");
         tool.on_path("/nowhere".into()).await.is_some()
+    }
+
+    #[tokio::test]
+    async fn a_download_that_cannot_be_asked_is_not_taken_for_another_version() {
+        use std::os::unix::fs::PermissionsExt;
+        let template: Template = serde_json::from_value(serde_json::json!({
+            "url": "http://files.example/{version}", "checksums": {"url": "{url}.sha256", "form": "bare"}
+        }))
+        .unwrap();
+        let archive = template.fill("helm", "v1.8.0", "linux/amd64").unwrap();
+        let required = async |script: &str, mode: u32| {
+            let (_folder, path, tool) = stand_in(script);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            tool.require_version(&path, &archive)
+                .await
+                .map_err(|failure| (failure.code, failure.remedy.unwrap_or_default()))
+        };
+        assert_eq!(required("echo 1.8.0", 0o755).await, Ok(()));
+        for (script, mode, code, remedy) in [
+            ("echo 1.8.1", 0o755, Code::ToolVersion, "--from-source"),
+            ("echo 1.8.0", 0o644, Code::MachineNotReady, "AMEIDE_CACHE_DIR"),
+            ("kill -KILL $$", 0o755, Code::NoAnswer, "run it again"),
+            ("exec sleep 3600", 0o755, Code::NoAnswer, ""),
+        ] {
+            let (found, told) = required(script, mode).await.unwrap_err();
+            assert!(found == code && told.contains(remedy), "{script}: {found:?} {told}");
+        }
     }
 
     #[tokio::test]

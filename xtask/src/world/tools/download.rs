@@ -1,6 +1,7 @@
 //! Fetches from a project's servers: the digests of its release archives, and an archive, which is
 //! cached under its digest and used only if it has that digest.
 
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -160,8 +161,13 @@ impl Archive {
             if is(part, digest).map_err(failed)? {
                 return Ok(Ok(size()));
             }
+            let page = is_a_web_page(part).map_err(failed)?;
             std::fs::remove_file(part).map_err(failed)?;
             // An earlier run's partial file may be the cause: try once more, from the start.
+            if before == 0 && page {
+                let reason = "answered a web page, not the archive: is a proxy or a login in between?";
+                return Ok(Err(Had::Not(format!("{}: {reason}", self.url))));
+            }
             if before == 0 {
                 let reason = format!("{}: its bytes do not have the digest {digest} of tools.lock", self.url);
                 return Ok(Err(Had::Wrong(reason)));
@@ -174,6 +180,14 @@ fn is(part: &Utf8Path, digest: &Digest) -> std::io::Result<bool> {
     Ok(format!("sha256:{}", files::digest::of_file(part)?) == digest.as_str())
 }
 
+/// No archive and no program begins like one.
+fn is_a_web_page(part: &Utf8Path) -> std::io::Result<bool> {
+    let mut beginning = Vec::new();
+    std::fs::File::open(part)?.take(1024).read_to_end(&mut beginning)?;
+    let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&beginning);
+    Ok(text.trim_ascii_start().starts_with(b"<"))
+}
+
 fn tell(resource: &str, event: &FetchEvent, reporter: &Reporter) {
     match event {
         FetchEvent::Moved { bytes, total } => {
@@ -182,6 +196,28 @@ fn tell(resource: &str, event: &FetchEvent, reporter: &Reporter) {
         }
         FetchEvent::Waiting { wait, reason } => {
             reporter.waiting(resource, format!("{reason}; retrying in {:.1} s", wait.as_secs_f64()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_web_page_is_told_from_an_archive_and_a_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = Utf8PathBuf::from_path_buf(folder.path().join("x.part")).unwrap();
+        for (content, page) in [
+            (&b"<!DOCTYPE html><title>Log in</title>"[..], true),
+            (b"\xef\xbb\xbf\r\n <html>", true),
+            (b"\x1f\x8b\x08", false),
+            (b"\x7fELF", false),
+            (b"#!/bin/sh\n<", false),
+            (b"", false),
+        ] {
+            std::fs::write(&part, content).unwrap();
+            assert_eq!(is_a_web_page(&part).unwrap(), page, "{content:?}");
         }
     }
 }
