@@ -214,7 +214,12 @@ fn what_env_yaml_says_wrongly_is_named_with_its_field_and_makes_no_folder() {
 fn an_environment_with_the_context_of_another_touches_neither_cluster() {
     let (_folder, tree) = copy_of_the_tree();
     edit(&tree.join("infra/kubernetes/environments/ci/env.yaml"), "context: k3d-ameide-ci", "context: k3d-ameide");
-    for command in [&["cluster", "--dry-run"][..], &["cluster", "delete", "--allow-destroy=cluster"], &["releases"]] {
+    for command in [
+        &["cluster", "--dry-run"][..],
+        &["cluster", "delete", "--allow-destroy=cluster"],
+        &["releases"],
+        &["layer", "45", "--dry-run"],
+    ] {
         refused(xtask(&tree, command), 2, &["ci/env.yaml", "k3d-ameide-ci", "infra/docker/ci/k3d.yaml"]);
     }
 }

@@ -109,6 +109,9 @@ impl<'a> Runner<'a> {
         // If the tree cannot be read, each layer says so in its turn. If somebody has changed it while
         // the run waited for its own, what was read before is of no use.
         let snapshot = self.snapshot().ok();
+        if let (true, Some(snapshot)) = (self.args.force_conflicts, &snapshot) {
+            conflicts::refuse_other_arguments(self.context, snapshot, layers)?;
+        }
         let begun = self.begun.as_ref().filter(|begun| snapshot.as_ref().is_some_and(|snapshot| begun.is_of(snapshot)));
         let fresh = snapshot.filter(|_| begun.is_none()).map(|snapshot| Ahead::of(snapshot, layers));
         let ahead = begun.or(fresh.as_ref());
@@ -242,7 +245,7 @@ impl<'a> Runner<'a> {
         let (syncing, mut testing) = (of(Action::Sync), of(Action::Test));
         let mut baselines = Vec::new();
         if let Some(sight) = &sight {
-            instant::tell(&self.context.run, layer, sight, self.args);
+            instant::tell(self.context, layer, sight, self.args);
         }
         if !syncing.is_empty() || (sight.is_none() && self.plan.is_none()) {
             let step = reporter.step(Step::new(StepKind::Preflight, &name, "preflight").of_layer(&name));
@@ -256,22 +259,22 @@ impl<'a> Runner<'a> {
             }
             releases::watch_over(self.context, client, &wanted).await?;
             releases::consent_to_uninstalls(&self.context.run, client, &wanted).await?;
+            let same = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.renders_the_same(release));
+            let changing: Vec<Release> = wanted.iter().filter(|release| !same(release)).cloned().collect();
             let apart = async || {
-                let rendered = reader
-                    .rendered(layer, client.default_namespace(), How { upgrading: true, ..How::default() })
-                    .await?;
+                let upgrading = sight.as_ref().is_some_and(Sight::is_of_upgrades);
+                let how = How { asking: true, upgrading, crds: false };
+                let rendered = reader.rendered(layer, client.default_namespace(), how).await?;
                 let resources = rendered.into_iter().map(|(of, objects)| (of, objects.resources));
                 Ok::<releases::Apart, Failure>(resources.collect())
             };
-            releases::consent_to_upgrades(&self.context.run, client, &wanted, &manifests, apart).await?;
+            releases::consent_to_upgrades(&self.context.run, client, &changing, &manifests, apart).await?;
             // If a release is known to be as Helm left it, nobody else owns its fields.
             let known = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.is_untouched(release));
             let touched: Vec<Release> = syncing.iter().filter(|release| !known(release)).cloned().collect();
             compare::handback::give_back(&self.context.run, client, &touched).await?;
-            match (self.args.force_conflicts, &look) {
-                (true, Some(look)) => conflicts::refuse_other_arguments(&look.inputs(layer)?)?,
-                (true, None) => {}
-                (false, _) => conflicts::refuse(client, reader, layer, &touched).await?,
+            if !self.args.force_conflicts {
+                conflicts::refuse(client, reader, layer, &touched).await?;
             }
             // Helmfile reports an error if it would do nothing for a file.
             if !syncing.is_empty() {

@@ -118,7 +118,7 @@ pub async fn repair(
     let reporter = &context.run.reporter;
     if let Some(name) = uninstall {
         let found = find(&context.run, &context.repo, client, name).await?;
-        let newest = left_alone(context, client, others, &found, older_than, true).await?;
+        let newest = left_alone(context, client, others, &found, older_than).await?;
         return uninstall_named(context, client, lock, &newest).await;
     }
     if let [name, revision] = rollback {
@@ -132,7 +132,7 @@ pub async fn repair(
             let message = format!("release {} has no revision {number}: it has {}", newest.release, numbers.join(", "));
             return Err(Failure::usage(message));
         }
-        let newest = left_alone(context, client, others, &newest, older_than, false).await?;
+        let newest = left_alone(context, client, others, &newest, older_than).await?;
         if context.run.dry_run {
             reporter.planned(&newest.release, format!("roll back to revision {number}"));
             return Ok(());
@@ -188,10 +188,10 @@ async fn left_alone(
     others: &Others,
     found: &Revision,
     older_than: Option<Duration>,
-    finishing: bool,
 ) -> Result<Revision, Failure> {
     let of = [removal::release_of(found)];
-    removal::watch_over(context, client, others, &of, older_than, finishing).await?;
+    // A half uninstalled one is what either may be for.
+    removal::watch_over(context, client, others, &of, older_than, true).await?;
     let newest = newest(client, Some(&of)).await?.pop();
     newest.map(|(newest, _)| newest).ok_or_else(|| Failure::usage(format!("release {} is gone by now", found.release)))
 }
@@ -605,11 +605,12 @@ pub type Apart = BTreeMap<(String, String), Vec<serde_json::Value>>;
 
 /// Helm's upgrade deletes what a release has and its own rendering no longer names, even if another
 /// release takes it over: if any of it holds data, this asks for consent. A custom resource is only
-/// reported, because it may just be missing from the rendering. `rendered` is everything that the
-/// layer renders; `apart` renders it by release, and is only called if there are several.
+/// reported, because it may just be missing from the rendering. `apart` renders by release, without
+/// hooks and definitions, which Helm treats otherwise; `rendered` is everything that the layer
+/// renders, in case that fails.
 ///
 /// # Errors
-/// `consent-needed`; errors from reading Helm's storage, and those of `apart`.
+/// `consent-needed`; errors from reading Helm's storage.
 pub async fn consent_to_upgrades(
     run: &Run,
     client: &Client,
@@ -619,7 +620,13 @@ pub async fn consent_to_upgrades(
 ) -> Result<(), Failure> {
     let installed: Vec<Release> = wanted.iter().filter(|release| release.installed).cloned().collect();
     let at_stake = at_stake(client, &installed).await?;
-    let mut apart = if installed.len() > 1 && !at_stake.is_empty() { Some(apart().await?) } else { None };
+    let mut apart = match at_stake.first() {
+        None => return Ok(()),
+        Some((revision, _)) => apart()
+            .await
+            .inspect_err(|failure| run.reporter.note(&revision.release, format!("not rendered by itself: {failure}")))
+            .ok(),
+    };
     for (revision, replaced) in at_stake {
         let (release, namespace) = (&revision.release, &revision.namespace);
         let next = match &mut apart {
@@ -777,8 +784,10 @@ async fn treat(
         )
         .evidence(format!("Secret {}, last written {} s ago", revision.secret, age(revision, now).as_secs()))
         .remedy(format!(
-            "wait: it counts as orphaned in {seconds} s; or, if you know that nobody is working on it: cargo xtask --env {} releases repair --older-than 0s --yes",
-            context.repo.env_name
+            "wait: it counts as orphaned in {seconds} s; or, if you know that nobody is working on it: cargo xtask --env {} releases repair{} --older-than 0s --yes",
+            context.repo.env_name,
+            // A plain repair finishes no uninstall.
+            if revision.status == Status::Uninstalling { format!(" --uninstall {}/{name}", revision.namespace) } else { String::new() }
         ))),
         Plan::HalfUninstalled => Err(Failure::new(Code::ReleasePending, format!("release {name} in {}: an uninstall was interrupted", revision.namespace),
         )

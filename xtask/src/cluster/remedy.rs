@@ -76,8 +76,11 @@ fn with_flags(remedy: &str, Flags { context, env }: &Flags) -> String {
     let mut parts = remedy.split("cargo xtask ");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |text, rest| {
-        // Both with their values.
-        let has = |flag: &str| rest.split(' ').take(4).any(|word| word == flag);
+        // They stand before the subcommand, both with their values.
+        let has = |flag: &str| {
+            let mut words = rest.split(' ').take_while(|word| !word.ends_with([';', ')'])).take(4);
+            words.any(|word| word == flag)
+        };
         let context = if has("--context") { "" } else { context };
         let env = if has("--env") { "" } else { env };
         format!("{text}cargo xtask {context}{env}{rest}")

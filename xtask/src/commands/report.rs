@@ -76,7 +76,11 @@ pub async fn run(run: &Run, args: &Args) -> Result<(), Failure> {
 
 /// What was asked for, in the form that was asked for.
 fn tell(run: &Run, json: &Value, text: &str) {
-    run.reporter.data(&if run.json { json.to_string() } else { text.to_owned() });
+    match run.json {
+        true => run.reporter.data(&json.to_string()),
+        false if text.is_empty() => {}
+        false => run.reporter.data(text),
+    }
 }
 
 /// Adds this run's report to the job summary on GitHub Actions.

@@ -115,7 +115,7 @@ async fn unchanged(context: &Context, layers: &[Layer], args: &layer::Args) -> R
         let step = Step::new(StepKind::Cluster, config.name(), "looking at the cluster");
         context.run.reporter.step(step).since(started).unchanged("ready: API, nodes, StorageClass, DNS");
     }
-    found.tell(&context.run, layers, args);
+    found.tell(context, layers, args);
     in_place(context, layers).await;
     checklist::tell(context, &items);
     Ok(true)

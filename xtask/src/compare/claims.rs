@@ -62,6 +62,12 @@ pub(crate) fn gone(recorded: &Claims, now: &Claims) -> Vec<Drift> {
     found
 }
 
+/// The same of claims that only hooks of an install have written to: no sync runs them again.
+pub(crate) fn lost(recorded: &Claims, now: &Claims) -> Vec<Drift> {
+    let told = |drift: Drift| Drift { what: format!("{}, and only an install runs them", drift.what), ..drift };
+    gone(recorded, now).into_iter().map(told).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -402,12 +402,13 @@ fn without_secret_lines(text: &str, other: Option<&str>) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Where the value of a secret key begins in a line of YAML, TOML, INI or properties, in bytes.
+/// Where the value of a secret key begins in a line of YAML, TOML, INI, properties or a script
+/// (`export TOKEN=…`), in bytes.
 fn secret_value(line: &str) -> Option<usize> {
     let end = line.find([':', '='])?;
-    let key = line[..end].trim().trim_start_matches('-').trim().trim_matches(['"', '\'']);
+    let key = line[..end].split_whitespace().last()?.trim_matches(['"', '\'', '-', '{']);
     let value = line[end + 1..].trim_start();
-    let secret = !value.is_empty() && !key.contains(char::is_whitespace) && foreign::is_secret_field(key);
+    let secret = !value.is_empty() && foreign::is_secret_field(key);
     secret.then(|| line.len() - value.len())
 }
 

@@ -166,8 +166,8 @@ async fn of_hooks(client: &Client, record: &Record, now: Timestamp) -> Result<Ve
             Standing::Drifted(drift) | Standing::Lost(drift) => Some(drift),
             Standing::Scaled(_) | Standing::AsMade => None,
         });
-    let gone = [&record.claims, &record.claims_of_install].map(|claims| claims::gone(claims, &there));
-    Ok(left.chain(gone.into_iter().flatten()).map(ObjectDrift::of_hooks).collect())
+    let gone = claims::gone(&record.claims, &there).into_iter().chain(claims::lost(&record.claims_of_install, &there));
+    Ok(left.chain(gone).map(ObjectDrift::of_hooks).collect())
 }
 
 fn name(object: &Value) -> &str {
@@ -206,6 +206,9 @@ fn findings(manifest: &Value, live: Option<&Seen>, made: Option<&Made>, hidden: 
         }
         Some(made) if helms.is_ok() && made.is_changed_as_helm(metadata) => found.push(unknown(live::UNDER_HELMS_NAME)),
         Some(made) if made.is_written(metadata) => found.push(unknown(live::WRITTEN)),
+        Some(made) if live.is_some_and(|seen| !made.is_in_order(seen)) => {
+            found.push(Finding::of(FindingKind::Lost, live::OUT_OF_ORDER));
+        }
         _ => {}
     }
     if let Err(why) = helms {
@@ -557,8 +560,7 @@ pub(crate) async fn of_layers(context: &Context, client: &Client, layers: &[Laye
         for release in sight.iter().flat_map(|sight| &sight.releases).filter(|release| release.record().is_some()) {
             let drifts = release.facts.drifts.iter();
             let found = drifts.map(|drift| (drift.to_string(), drift.field.is_some() && drift.manager.is_some()));
-            let lost = release.lost.iter().map(|lost| (lost.clone(), false));
-            all.push(Drifts { layer: layer.name(), found: found.chain(lost).collect() });
+            all.push(Drifts { layer: layer.name(), found: found.collect() });
         }
     }
     Ok(all)

@@ -81,7 +81,7 @@ impl Made {
     }
 
     /// Whether Helm's containers and their variables are in the order of that time.
-    fn is_in_order(&self, seen: &Seen) -> bool {
+    pub fn is_in_order(&self, seen: &Seen) -> bool {
         let now = || order(seen.whole.as_ref()?, &helms(&seen.metadata).ok()?);
         self.order.is_none() || self.order == now()
     }
@@ -108,8 +108,12 @@ fn applied(metadata: &ObjectMeta) -> Option<Timestamp> {
 /// those before it. But a list with keys is owned by its items, so who swaps two of them takes
 /// nothing from Helm.
 fn order(object: &Value, fields: &Value) -> Option<String> {
-    let in_template = object.pointer("/spec/template/spec").zip(fields.pointer("/f:spec/f:template/f:spec"));
-    let (pod, fields) = in_template.or_else(|| object.get("spec").zip(fields.get("f:spec")))?;
+    let pods = [
+        ("/spec/jobTemplate/spec/template/spec", "/f:spec/f:jobTemplate/f:spec/f:template/f:spec"),
+        ("/spec/template/spec", "/f:spec/f:template/f:spec"),
+        ("/spec", "/f:spec"),
+    ];
+    let (pod, fields) = pods.iter().find_map(|(pod, owned)| object.pointer(pod).zip(fields.pointer(owned)))?;
     let mut names: Vec<&str> = Vec::new();
     for list in ["initContainers", "containers"] {
         for (container, fields) in helms_items(pod, fields, list) {
@@ -205,7 +209,7 @@ fn runs(place: &Place) -> bool {
         || matches!(
             (group, place.kind.as_str()),
             ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
-                | ("batch", "Job")
+                | ("batch", "Job" | "CronJob")
                 | ("", "PersistentVolumeClaim" | "Pod")
                 | ("apiextensions.k8s.io", "CustomResourceDefinition")
                 | ("apiregistration.k8s.io", "APIService")
@@ -266,17 +270,17 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
         Some(owns) => helms(metadata).map(|fields| (digest_of(&fields) != *owns).then_some((owns, fields))),
     };
     let by_helms_name = made.is_changed_as_helm(metadata);
+    let in_order = || match made.is_in_order(seen) {
+        true => None,
+        false => Some(Standing::Drifted(whole(OUT_OF_ORDER))),
+    };
     let (owns, fields) = match same {
         Err(why) => return Standing::Drifted(whole(&format!("cannot be compared: {why}"))),
         Ok(None) if by_helms_name => {
             return Standing::Drifted(whole(UNDER_HELMS_NAME));
         }
         Ok(None) if made.is_written(metadata) => return Standing::Drifted(written(object, metadata, now)),
-        Ok(None) if !made.is_in_order(seen) => {
-            let what = "has its containers or their variables in another order than Helm set";
-            return Standing::Drifted(whole(what));
-        }
-        Ok(None) => return Standing::AsMade,
+        Ok(None) => return in_order().unwrap_or(Standing::AsMade),
         Ok(Some(differing)) => differing,
     };
     // Scaling to 0 is recorded for nobody: the API server's Scale omits that number.
@@ -286,7 +290,7 @@ pub(crate) fn compare(made: &Made, seen: Option<&Seen>, now: Timestamp) -> Stand
         && let Some(scaler) = autoscaler::named(scaler(metadata), Some("scale"))
     {
         let text = format!("{object}: spec.replicas is set by {scaler}, an autoscaler: it is left as it is");
-        return Standing::Scaled(text);
+        return in_order().unwrap_or(Standing::Scaled(text));
     }
     let (field, manager, time) = match changed_by(metadata) {
         (field, manager, time) if !scaled || field.as_deref() == Some(REPLICAS) => (field, manager, time),
@@ -310,6 +314,9 @@ fn written(object: String, metadata: &ObjectMeta, now: Timestamp) -> Drift {
 
 /// What is said of an object that Helm's entry in `managedFields` has another time for.
 pub(crate) const UNDER_HELMS_NAME: &str = "was changed under Helm's name since its release was deployed";
+
+/// What is said of an object whose containers somebody has put in another order.
+pub(crate) const OUT_OF_ORDER: &str = "has its containers or their variables in another order than Helm set";
 
 /// What is said of an object whose version is another one.
 pub(crate) const WRITTEN: &str = "was written to since Helm made it";
@@ -607,6 +614,14 @@ mod tests {
         };
         let before = with(&["one", "two"], &[named("web", &["A", "B"])]);
         let made = Made::applied(place("Deployment"), &Value::Null, &before).unwrap();
+        let cron = |one: &str, two: &str| {
+            let env = [json!({"name": one}), json!({"name": two})];
+            let pod = json!({"spec": {"containers": [{"name": "web", "env": env}]}});
+            let fields = json!({"f:containers": {key("web"): {"f:env": {key("A"): {}, key("B"): {}}}}});
+            let fields = json!({"f:jobTemplate": {"f:spec": {"f:template": {"f:spec": fields}}}});
+            order(&json!({"spec": {"jobTemplate": {"spec": {"template": pod}}}}), &json!({"f:spec": fields})).unwrap()
+        };
+        assert_ne!(cron("A", "B"), cron("B", "A"));
         for (after, is_same) in [
             (before.clone(), true),
             (with(&["istio", "one", "two"], &[named("proxy", &["B", "A"]), named("web", &["X", "A", "B"])]), true),

@@ -240,6 +240,7 @@ pub(super) fn variables(context: &Context) -> [(&'static str, String); 4] {
 pub async fn check_all_images(context: &Context, lab: Option<&Lab>) -> Result<usize, Failure> {
     let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
     let reader = Reader::new(context, &toolbox, lab::origin(&context.repo, lab), None)?;
+    context.repo.k3d_config()?;
     let client = match kubernetes::client(context).await {
         Ok(client) if kubernetes::ready(&client).await.is_ok() => Some(client),
         _ => None,

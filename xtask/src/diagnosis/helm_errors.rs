@@ -43,12 +43,19 @@ impl Statement {
     /// Lines that are judged one by one. What a webhook says about an object that it denied is one
     /// sentence with it: only its end may tell why (Kyverno writes a paragraph for each policy).
     fn lines(&self) -> Vec<String> {
-        let mut lines = self.text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let mut lines = self.text.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
         let mut judged = Vec::new();
         while let Some(line) = lines.next() {
-            let rest = if line.contains("denied the request") { usize::MAX } else { 0 };
-            let sentence: Vec<&str> = std::iter::once(line).chain(lines.by_ref().take(rest)).collect();
-            judged.push(sentence.join(" "));
+            let mut sentence = line.to_owned();
+            if line.contains("denied the request") {
+                // A timeout of no address is Helm's own.
+                let is_helms = |line: &str| sources::is_timeout(line) && !line.contains("://");
+                let is_its = |line: &&str| !line.starts_with("Error:") && !is_helms(line);
+                while let Some(more) = lines.next_if(is_its) {
+                    sentence = format!("{sentence} {more}");
+                }
+            }
+            judged.push(sentence);
         }
         judged
     }
@@ -492,6 +499,15 @@ COMBINED OUTPUT:
         let unreachable = "failed to verify image ghcr.io/shop/web:1: Get \"https://tuf-repo-cdn.sigstore.dev/root.json\": dial tcp: lookup tuf-repo-cdn.sigstore.dev: server misbehaving";
         assert_eq!(denied(unreachable), Code::WebhookUnavailable);
         assert_eq!(denied("failed to verify image ghcr.io/shop/web:1: no matching signatures"), Code::WebhookDenied);
+        // What ended the rollback says nothing about the denial.
+        let rolled_back = "an error occurred while rolling back the release. original upgrade error: admission webhook \"x\" denied the request: replicas <= 3: context deadline exceeded";
+        for text in [
+            rolled_back,
+            "Error: UPGRADE FAILED: admission webhook \"x\" denied the request: no\n  context deadline exceeded",
+        ] {
+            let frame = format!("STDERR:\n  {text}\n");
+            assert_eq!(of_lines(frame.lines()).errors[0].verdict().unwrap().0.rule.code, Code::WebhookDenied, "{text}");
+        }
         // A registry that the webhook names is not the one that Helm gets a chart from.
         let asked = "GET https://ghcr.io/v2/shop/web/manifests/1: response status code 403: denied: denied";
         assert_eq!(denied(asked), Code::WebhookDenied);

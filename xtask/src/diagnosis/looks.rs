@@ -334,8 +334,10 @@ async fn not_replaced(client: &Client, namespace: &str, owner: &OwnerReference) 
     }
     let pods = within(Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default())).await?.items;
     let its = pods.iter().filter(|pod| controller(&pod.metadata).is_some_and(|its| its.uid == owner.uid));
-    let newest = its.max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
-    Ok(newest.map(|pod| tracker::phase(pod) == Some("Failed")))
+    // Of several in one second the one that runs counts.
+    let failed = |pod: &Pod| tracker::phase(pod) == Some("Failed");
+    let newest = its.max_by_key(|pod| (pod.metadata.creation_timestamp.as_ref().map(|time| time.0), !failed(pod)));
+    Ok(newest.map(failed))
 }
 
 /// Whether it could not make as many pods as it wants, without those that failed; `None` if it is

@@ -967,6 +967,7 @@ const HELM_FIRST: &[Row] = &[
             &["manifest", "is not valid yaml"],
         ],
     ),
+    row(Code::RegistryRateLimited, &[&["response status code 429"], &["429 too many requests"], &["toomanyrequests"]]),
     row(
         Code::ChartMissing,
         &[
@@ -1455,7 +1456,7 @@ pub fn helm(message: &str) -> Option<Verdict> {
     if is_timeout(message) && !lower.contains("webhook") && !lower.contains("\"https://") {
         return hook_of_timeout(&lower);
     }
-    if let Some(code) = in_rows(WEBHOOKS, &lower) {
+    if let Some(code) = in_rows(WEBHOOKS, without_rollback(&lower)) {
         return of_api(code?);
     }
     if let Some(code) = in_rows(HELM_FIRST, &lower) {
@@ -1465,6 +1466,12 @@ pub fn helm(message: &str) -> Option<Verdict> {
         return of_api(code?);
     }
     Verdict::may_heal(in_rows(HELM_LAST, &lower)??)
+}
+
+/// Helm appends the error of its rollback to that of the upgrade.
+fn without_rollback(lower: &str) -> &str {
+    let both = lower.contains("original upgrade error: ");
+    lower.rsplit_once(": ").filter(|_| both).map_or(lower, |(upgrade, _)| upgrade)
 }
 
 /// The message about a deadline may also say that a hook's Job failed.

@@ -409,7 +409,8 @@ async fn a_pod_that_was_evicted_ends_a_run_only_where_nothing_takes_its_place() 
     };
     let starting = labelled(pod("web-2", ("ReplicaSet", "web"), waiting("ContainerCreating", "")), "web");
     let cases = [
-        ("another one is starting", 1, Some(later(starting)), false),
+        ("another one is starting", 1, Some(later(starting.clone())), false),
+        ("another one was made in the same second", 1, Some(starting), false),
         ("there is no other", 0, None, true),
         ("the other was evicted too", 1, Some(later(evicted("web-2"))), true),
     ]

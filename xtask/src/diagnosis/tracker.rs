@@ -563,7 +563,8 @@ fn backs_off(reason: &str, message: &str) -> bool {
         Stage::Pull => {
             !matches!(reason, "InvalidImageName" | "ErrImageNeverPull" | "InspectFailed" | "ImageInspectError")
         }
-        Stage::Setup => reason == "FailedMount" && message.starts_with("MountVolume."),
+        // Behind `(combined from similar events): ` where each attempt has words of its own.
+        Stage::Setup => reason == "FailedMount" && message.contains("MountVolume."),
         Stage::Start => reason == "RunContainerError",
         Stage::Crash => true,
         Stage::Schedule | Stage::Other => false,
@@ -603,9 +604,11 @@ fn since(pod: &Pod) -> Option<Timestamp> {
     ended.map(|time| time.0).max().or(pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
+/// When a container ended that the kubelet starts again: with whatever exit code, since a command that
+/// ends well is one too many as well where a server is expected.
 fn failed_at(pod: &Pod, container: &str) -> Option<Timestamp> {
     let ended = ended(statuses(pod).find(|status| status.name == container)?)?;
-    ended.finished_at.as_ref().filter(|_| ended.exit_code != 0).map(|time| time.0)
+    ended.finished_at.as_ref().map(|time| time.0)
 }
 
 /// When the API server was last given a status of the pod: a state that waits has no time of its
@@ -783,6 +786,14 @@ mod tests {
         pod("a", json!({"containerStatuses": [crashed("c", second)]}))
     }
 
+    /// Its command ends well each time, where a server is expected.
+    fn ending_well(second: i64) -> Pod {
+        let mut container = crashed("c", second);
+        container["lastState"]["terminated"]["reason"] = json!("Completed");
+        container["lastState"]["terminated"]["exitCode"] = json!(0);
+        pod("a", json!({"containerStatuses": [container]}))
+    }
+
     /// Whose status the kubelet wrote at this second.
     fn written(mut pod: Pod, second: i64) -> Pod {
         let by = json!([{"manager": "kubelet", "operation": "Update", "subresource": "status", "time": at(second)}]);
@@ -906,17 +917,19 @@ mod tests {
 
     #[test]
     fn a_crash_gets_grace_and_is_forgotten_when_the_pod_is_ready() {
-        let (mut tracker, now) = (Tracker::default(), Instant::now());
-        for second in [0, 10, 30, 70] {
-            ours(&mut tracker, &crash_looping(second), now + seconds(1));
+        for ended in [crash_looping, ending_well] {
+            let (mut tracker, now) = (Tracker::default(), Instant::now());
+            for second in [0, 10, 30, 70] {
+                ours(&mut tracker, &ended(second), now + seconds(1));
+            }
+            assert!(tracker.next_due().is_none(), "the start after its time may succeed");
+            ours(&mut tracker, &ended(150), now + seconds(1));
+            assert!(tracker.due(now + seconds(120)).is_none());
+            assert_eq!(tracker.next_due(), Some(now + seconds(121)));
+            assert_eq!(tracker.due(now + seconds(121)).unwrap().rule.code, Code::CrashLoop);
+            ours(&mut tracker, &pod("a", json!({"conditions": [{"type": "Ready", "status": "True"}]})), now);
+            assert!(tracker.due(now + seconds(121)).is_none());
         }
-        assert!(tracker.next_due().is_none(), "the start after its time may succeed");
-        ours(&mut tracker, &crash_looping(150), now + seconds(1));
-        assert!(tracker.due(now + seconds(120)).is_none());
-        assert_eq!(tracker.next_due(), Some(now + seconds(121)));
-        assert_eq!(tracker.due(now + seconds(121)).unwrap().rule.code, Code::CrashLoop);
-        ours(&mut tracker, &pod("a", json!({"conditions": [{"type": "Ready", "status": "True"}]})), now);
-        assert!(tracker.due(now + seconds(121)).is_none());
     }
 
     #[test]

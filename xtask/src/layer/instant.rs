@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::{Args, actions, examined};
 use crate::cluster;
 use crate::cluster::lease;
+use crate::cluster::remedy;
 use crate::compare::look::{Look, Sight, Snapshot};
 use crate::compare::reader::{Reader, bytes};
 use crate::compare::record::Named;
@@ -17,6 +18,7 @@ use crate::repo::Repo;
 use crate::repo::layers::Layer;
 use crate::run::Run;
 use crate::run::context::Context;
+use crate::world::process::for_a_shell;
 use crate::world::release::Release;
 use crate::world::{kubernetes, tools};
 use run_record::{Event, Exit, Failure};
@@ -29,12 +31,12 @@ pub(crate) struct InPlace {
 
 impl InPlace {
     /// Reports it; `layers` and `args` are those that it was found for.
-    pub fn tell(&self, run: &Run, layers: &[Layer], args: &Args) {
+    pub fn tell(&self, context: &Context, layers: &[Layer], args: &Args) {
         for (layer, sight) in layers.iter().zip(&self.sights) {
-            tell(run, layer, sight, args);
+            tell(context, layer, sight, args);
             let releases = sight.releases.iter().filter(|found| found.named.installed).count();
             let (how, took) = (sight.how(), self.started.elapsed());
-            run.reporter.event(&Event::LayerInPlace { layer: layer.name(), releases, how, took });
+            context.run.reporter.event(&Event::LayerInPlace { layer: layer.name(), releases, how, took });
         }
     }
 }
@@ -47,7 +49,7 @@ impl InPlace {
 pub(crate) async fn answers(context: &Context, layers: &[Layer], args: &Args) -> Result<bool, Failure> {
     let found = look(context, layers, args).await?;
     if let Some(found) = &found {
-        found.tell(&context.run, layers, args);
+        found.tell(context, layers, args);
     }
     Ok(found.is_some())
 }
@@ -130,7 +132,8 @@ async fn refresh(look: &Look<'_>, layer: &Layer, wanted: &[Release], sight: &Sig
 
 /// Reports why something is done about a release, and which changes were found to make no
 /// difference.
-pub(crate) fn tell(run: &Run, layer: &Layer, sight: &Sight, args: &Args) {
+pub(crate) fn tell(context: &Context, layer: &Layer, sight: &Sight, args: &Args) {
+    let run = &context.run;
     for (found, action) in sight.releases.iter().zip(actions(sight, args)) {
         let name = &found.named.name;
         let why = found.state.why();
@@ -154,7 +157,7 @@ pub(crate) fn tell(run: &Run, layer: &Layer, sight: &Sight, args: &Args) {
             }
         }
         found.told.iter().for_each(|told| run.reporter.warn(name, told));
-        let by_hand = found.lost.iter().map(|lost| format!("{lost}: {}", by_hand(&found.named, layer)));
+        let by_hand = found.lost.iter().map(|lost| format!("{lost}: {}", by_hand(context, &found.named, layer)));
         by_hand.for_each(|text| run.reporter.warn(name, text));
         // After a sync the kinds that matter most are looked at once more, and told then.
         if action != Action::Sync {
@@ -164,12 +167,14 @@ pub(crate) fn tell(run: &Run, layer: &Layer, sight: &Sight, args: &Args) {
 }
 
 /// What is left to do where no sync helps.
-fn by_hand(release: &Named, layer: &Layer) -> String {
+fn by_hand(context: &Context, release: &Named, layer: &Layer) -> String {
     let (namespace, name) = (&release.namespace, &release.name);
+    let cluster = for_a_shell(&context.site.kube_context);
+    let again = format!("cargo xtask layer {} --force", layer.name());
+    let again = remedy::adapted(&context.repo, &context.site, Exit::Release, &again);
     format!(
-        "`helm get hooks {name} -n {namespace}` prints its hooks, to be applied by hand; \
-         `cargo xtask layer {} --force` takes it as it is",
-        layer.name()
+        "`helm --kube-context {cluster} get hooks {name} -n {namespace}` prints its hooks, to be applied by hand; \
+         `{again}` takes it as it is"
     )
 }
 

@@ -27,7 +27,7 @@ use run_record::preview::Act;
 use run_record::{Code, Failure};
 
 /// The file format; another number is no plan of this program.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The options that the run was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,8 +12,8 @@ use kube::core::Status;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::instant;
 use super::{Args, actions, nothing_selected};
+use super::{conflicts, instant};
 use crate::compare::difference::{self, Objects, title};
 use crate::compare::drift::{self, Finding, FindingKind, place};
 use crate::compare::inputs::Inputs;
@@ -125,6 +125,12 @@ pub(crate) async fn previews(
         .or_else(|| lab::known_origin().ok().filter(there));
     let origin = known.unwrap_or_else(|| Origin::public(&context.repo));
     let lock = bytes(&origin)?;
+    // Whatever cluster answers, it would not be the one that is meant.
+    context.repo.k3d_config()?;
+    let snapshot = Snapshot::take(context, lock)?;
+    if args.force_conflicts {
+        conflicts::refuse_other_arguments(context, &snapshot, layers)?;
+    }
     let connected = async {
         let client = kubernetes::client(context).await?;
         kubernetes::require(&client).await?;
@@ -132,7 +138,7 @@ pub(crate) async fn previews(
     };
     let client = connected.await;
     let look = match &client {
-        Ok(client) => async { Look::open(context, client, Snapshot::take(context, lock)?).await }.await,
+        Ok(client) => Look::open(context, client, snapshot).await,
         Err(failure) => Err(failure.clone()),
     };
     if let Err(failure) = &look {

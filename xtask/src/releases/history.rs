@@ -70,6 +70,8 @@ pub(crate) struct Recorded {
     why: BTreeMap<(String, String), String>,
     /// Whether it ended regularly, with an end event.
     ended: bool,
+    /// When its last line was written, by this machine's clock.
+    until: Option<Timestamp>,
 }
 
 /// The beginning of Helm's description for a revision made by `helm rollback` or
@@ -122,7 +124,11 @@ fn rolled_back_by(description: &str) -> Option<&str> {
 
 /// How long after it has recorded a failed upgrade Helm begins to roll it back by itself
 /// (`--rollback-on-failure`), at most: nobody is as fast by hand.
-const AT_ONCE: SignedDuration = SignedDuration::from_secs(2);
+const AT_ONCE: SignedDuration = SignedDuration::from_secs(15);
+
+/// How long after the last line of its record a run that was killed may have made another revision of
+/// a release, at most. Nobody else upgrades it that soon, on this or any other machine.
+const AFTER_ITS_LAST_LINE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The run of this machine that certainly made a revision that Helm has not finished, which need not
 /// be the one in its label.
@@ -164,12 +170,30 @@ fn author_of(
         return if is_helms_own { author_of(before, rest, "", own, record) } else { None };
     }
     let id = revision.run.as_deref()?;
-    match made(revision, &earlier.iter().collect::<Vec<_>>(), description, record(id).as_ref()) {
+    let recorded = record(id);
+    match made(revision, &earlier.iter().collect::<Vec<_>>(), description, recorded.as_ref()) {
         Made::ByRun { run, .. } => Some(run),
         // Its Helm may have tried several times.
-        Made::Perhaps { run, .. } if run == own => Some(run),
+        Made::Perhaps { run, .. } if run == own || is_another_try(revision, earlier, recorded.as_ref()) => Some(run),
         _ => None,
     }
+}
+
+/// Whether the run that had failed with this release before has made this revision too, before it was
+/// killed.
+fn is_another_try(revision: &Revision, earlier: &[Revision], recorded: Option<&Recorded>) -> bool {
+    let Some(until) = recorded.filter(|recorded| !recorded.ended).and_then(|recorded| recorded.until) else {
+        return false;
+    };
+    let is_its_failure = |one: &Revision| one.run == revision.run && one.status == Status::Failed;
+    let after_its_failure = match earlier {
+        [before, ..] if is_its_failure(before) => true,
+        // Helm has rolled that one back, to what has the label of another run.
+        [back, before, ..] => is_its_failure(before) && back.run != revision.run,
+        _ => false,
+    };
+    let in_time = revision.created.is_some_and(|created| created.duration_since(until) <= AFTER_ITS_LAST_LINE);
+    after_its_failure && in_time
 }
 
 /// A revision as shown.
@@ -259,6 +283,7 @@ fn record(run: &Run, id: &str) -> Option<Recorded> {
 pub(crate) fn read(text: &str) -> Recorded {
     let mut recorded = Recorded::default();
     for line in run_record::readers::json::read(text).lines {
+        recorded.until = recorded.until.max(Some(line.time));
         match line.event {
             Event::Release(release) => {
                 if let Ok(number) = release.revision.parse() {
@@ -458,7 +483,7 @@ mod tests {
                 "Rollback to 1",
                 Some("r2"),
             ),
-            ("one by hand after that", "r1", vec![failed(2, "r2", 90), deployed(1, "r1")], "Rollback to 1", None),
+            ("one by hand after that", "r1", vec![failed(2, "r2", 80), deployed(1, "r1")], "Rollback to 1", None),
             (
                 "Helm's own, of an upgrade by hand",
                 "r1",
@@ -472,6 +497,22 @@ mod tests {
             assert_eq!(found.as_deref(), expected, "{what}");
         }
         assert_eq!(author_of(&revision(1, None), &[], preparing, "own", &|_| None), None);
+
+        let killed = |until: i64, ended: bool| Recorded { until: at(until), ended, ..Recorded::default() };
+        let tried = vec![failed(2, "r2", 50), deployed(1, "r1")];
+        let rolled_back = vec![deployed(3, "r1"), failed(2, "r2", 50), deployed(1, "r1")];
+        for (what, earlier, record, expected) in [
+            ("a run was killed in its second try", &tried, killed(90, false), Some("r2")),
+            ("the first was rolled back", &rolled_back, killed(90, false), Some("r2")),
+            ("it was killed long before", &tried, killed(30, false), None),
+            ("it has ended", &tried, killed(90, true), None),
+            ("it had come up", &vec![deployed(2, "r2"), deployed(1, "r1")], killed(90, false), None),
+        ] {
+            let number = earlier[0].revision + 1;
+            let revision = Revision { created: at(100), ..revision(number, Some("r2")) };
+            let found = author_of(&revision, earlier, preparing, "own", &|_| Some(record.clone()));
+            assert_eq!(found.as_deref(), expected, "{what}");
+        }
     }
 
     #[test]

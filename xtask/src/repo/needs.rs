@@ -51,7 +51,8 @@ impl LayerNeeds {
     pub fn needed_by<'a>(&'a self, layer: &'a str) -> impl Iterator<Item = &'a str> {
         let own = self.layers.get(layer).into_iter();
         own.flat_map(move |own| {
-            let makers = own.namespaces.iter().filter_map(move |namespace| self.creator_of(namespace));
+            let others = own.namespaces.iter().filter(move |namespace| !own.creates.contains(namespace));
+            let makers = others.filter_map(move |namespace| self.creator_of(namespace));
             own.layers.iter().map(String::as_str).chain(makers.filter(move |maker| *maker != layer))
         })
     }
@@ -76,8 +77,7 @@ impl LayerNeeds {
         Ok(needs)
     }
 
-    /// Checks that every layer that is named is one of these, that none waits for itself, and that
-    /// `up` deploys none twice.
+    /// Checks that every layer that is named is one of these, and that none waits for itself.
     ///
     /// # Errors
     /// A sentence that names the field.
@@ -91,9 +91,6 @@ impl LayerNeeds {
             // A number, a stage or a range will do, as on the command line.
             let selected = layers::select(all, std::slice::from_ref(name));
             selected.map_err(|failure| format!("criticalPath[{index}]: {}", failure.message))?;
-            if self.critical_path[..index].contains(name) {
-                return Err(format!("criticalPath[{index}]: {name:?} is there twice"));
-            }
         }
         for (name, needs) in &self.layers {
             known("layers".to_owned(), name)?;

@@ -109,7 +109,9 @@ fn health_url(repo: &Repo, site: &Site) -> Result<String, Failure> {
     const VARIABLE: &str = "K3D_REGISTRY_HEALTHCHECK_URL";
     let Some(url) = std::env::var(VARIABLE).ok().filter(|url| !url.is_empty()) else {
         let scheme = if repo.env.registry.plain_http { "http" } else { "https" };
-        return Ok(format!("{scheme}://{}/v2/_catalog", site.registry_host));
+        // A prefix is one of repositories.
+        let host = site.registry_host.split('/').next().unwrap_or_default();
+        return Ok(format!("{scheme}://{host}/v2/_catalog"));
     };
     let parsed = url.parse::<http::Uri>();
     if parsed.is_ok_and(|url| url.host().is_some() && matches!(url.scheme_str(), Some("http" | "https"))) {

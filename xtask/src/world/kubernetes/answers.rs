@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use kube::core::Status;
 
 use crate::run::foreign::plain;
+use crate::world::process::for_a_shell;
 use run_record::{Code, Failure};
 
 /// The Role with sufficient rights, as remedies name it.
@@ -44,7 +45,10 @@ pub fn kubectl() -> String {
 
 impl Place {
     fn kubectl(&self) -> String {
-        if self.context.is_empty() { "kubectl".to_owned() } else { format!("kubectl --context {}", self.context) }
+        match self.context.as_str() {
+            "" => "kubectl".to_owned(),
+            context => format!("kubectl --context {}", for_a_shell(context)),
+        }
     }
 
     /// The remedy for an API that does not answer.
