@@ -110,7 +110,7 @@ impl<'a> Runner<'a> {
         // the run waited for its own, what was read before is of no use.
         let snapshot = self.snapshot().ok();
         if let (true, Some(snapshot)) = (self.args.force_conflicts, &snapshot) {
-            conflicts::refuse_other_arguments(self.context, snapshot, layers)?;
+            snapshot.refuse_to_force(self.context, layers)?;
         }
         let begun = self.begun.as_ref().filter(|begun| snapshot.as_ref().is_some_and(|snapshot| begun.is_of(snapshot)));
         let fresh = snapshot.filter(|_| begun.is_none()).map(|snapshot| Ahead::of(snapshot, layers));

@@ -293,6 +293,22 @@ fn what_changed_is_named_and_synced_only_where_it_renders_something_else() {
 }
 
 #[test]
+fn what_helmfile_gives_an_upgrade_alone_is_synced_whatever_it_renders() {
+    let bench = in_place();
+    let file = "infra/kubernetes/helmfiles/20-top.yaml";
+    bench.write(file, "releases: []\nhelmDefaults: {syncArgs: [--set, x=2]}\n");
+    let said = bench.ends(&["layer", "20", "--skip-tests"], 0);
+    assert!(said.contains("syncing: helmfiles/20-top.yaml changed (helmfiles/20-top.yaml has syncArgs)"), "{said}");
+    assert_eq!(bench.syncs(), 2, "{said}");
+    bench.stays("it has been synced");
+    for flags in [&["--force-conflicts"][..], &["--force-conflicts", "--dry-run"]] {
+        let said = bench.ends(&[&["layer", "20", "--skip-tests"], flags].concat(), 2);
+        assert!(said.contains("20-top.yaml has syncArgs, whose place --force-conflicts would take"), "{said}");
+    }
+    assert_eq!(bench.syncs(), 2);
+}
+
+#[test]
 fn by_force_it_is_synced_all_the_same_and_tests_that_have_not_passed_are_run_alone() {
     let bench = in_place();
     let said = bench.ends(&["layer", "20", "--skip-tests", "--force"], 0);
@@ -370,7 +386,7 @@ fn a_saved_plan_is_refused_by_the_name_of_what_changed() {
     let mut with = bench.xtask(&["layer", "--plan", file]);
     with.env("HELM_LAYER_SELECTOR", "name=top");
     assert!(ends(with, 2).contains("HELM_LAYER_SELECTOR"));
-    bench.write("a plan.json", "{\"format\": 1, \"what\": 2}");
+    bench.write("a plan.json", "{\"format\": 2, \"what\": 2}");
     let said = bench.ends(&["layer", "--plan", file], 2);
     assert!(said.contains("a plan.json") && said.contains("expected a file that --save-plan wrote"), "{said}");
     for flags in [&["--force"][..], &["20"], &["--rollback"], &["--remove"]] {

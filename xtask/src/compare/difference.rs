@@ -406,9 +406,12 @@ fn without_secret_lines(text: &str, other: Option<&str>) -> String {
 /// (`export TOKEN=…`), in bytes.
 fn secret_value(line: &str) -> Option<usize> {
     let end = line.find([':', '='])?;
-    let key = line[..end].split_whitespace().last()?.trim_matches(['"', '\'', '-', '{']);
+    let key = line[..end].trim().trim_start_matches(['-', '{']).trim();
+    // Before an equals sign there may be a command; before a colon, words are prose.
+    let key = if line[end..].starts_with('=') { key.split_whitespace().last()? } else { key };
+    let key = key.trim_matches(['"', '\'']);
     let value = line[end + 1..].trim_start();
-    let secret = !value.is_empty() && foreign::is_secret_field(key);
+    let secret = !value.is_empty() && !key.contains(char::is_whitespace) && foreign::is_secret_field(key);
     secret.then(|| line.len() - value.len())
 }
 
@@ -775,6 +778,7 @@ mod tests {
             "\"db.password\" : two hunter2 words\n",
             "[db]\npassword = hunter2 # x\n",
             "spring.datasource.password=hunter2\n",
+            "#!/bin/sh\nexport DB_PASSWORD=hunter2\n",
             "token: |\n  hunter2\n\n  hunter2\nx: 1\n",
         ] {
             let found = one(file(text), file(&text.replace("hunter2", "hunter3")));

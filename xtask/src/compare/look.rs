@@ -31,6 +31,7 @@ use crate::world::helm_storage::{self, Numbers, Stored};
 use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::{self, read_failed, write_failed};
+use crate::world::process::for_a_shell;
 use crate::world::release::Release;
 use crate::world::tools;
 use run_record::{Code, Failure, InPlace};
@@ -72,12 +73,23 @@ impl Snapshot {
         Ok(self.files.of(layer, &around)?.doubts.is_empty())
     }
 
-    /// The files of a layer that give Helm's upgrade more than a rendering shows.
+    /// Refuses to force fields where a layer's file gives `helm upgrade` arguments of its own, which
+    /// Helmfile would leave out: it takes those of the command line in their place.
     ///
     /// # Errors
-    /// Errors from reading the tree.
-    pub fn unrendered(&self, layer: &Layer) -> Result<Vec<String>, Failure> {
-        Ok(self.files.of(layer, &Around::default())?.unrendered)
+    /// `usage`, with the file; errors from reading the tree.
+    pub fn refuse_to_force(&self, context: &Context, layers: &[Layer]) -> Result<(), Failure> {
+        for layer in layers {
+            if let Some(file) = self.files.of(layer, &Around::default())?.unrendered.first() {
+                let arguments = inputs::UNRENDERED;
+                let text = format!("infra/kubernetes/{file} has {arguments}, whose place --force-conflicts would take");
+                let (path, environment) = (for_a_shell(layer.path.as_str()), &context.repo.env_name);
+                return Err(Failure::usage(text).remedy(format!(
+                    "helmfile -f {path} -e {environment} sync --sync-args='THOSE OF THE FILE --force-conflicts'"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// What Helmfile has in its environment, by name.

@@ -500,7 +500,7 @@ COMBINED OUTPUT:
         assert_eq!(denied(unreachable), Code::WebhookUnavailable);
         assert_eq!(denied("failed to verify image ghcr.io/shop/web:1: no matching signatures"), Code::WebhookDenied);
         // What ended the rollback says nothing about the denial.
-        let rolled_back = "an error occurred while rolling back the release. original upgrade error: admission webhook \"x\" denied the request: replicas <= 3: context deadline exceeded";
+        let rolled_back = "Error: UPGRADE FAILED: an error occurred while rolling back the release. original upgrade error: admission webhook \"x\" denied the request: replicas <= 3: context deadline exceeded";
         for text in [
             rolled_back,
             "Error: UPGRADE FAILED: admission webhook \"x\" denied the request: no\n  context deadline exceeded",

@@ -8,20 +8,16 @@ use serde_json::Value;
 use super::preview::dry_run;
 use crate::compare::difference::title;
 use crate::compare::drift::{place, resources};
-use crate::compare::inputs::UNRENDERED;
 use crate::compare::live;
-use crate::compare::look::Snapshot;
 use crate::compare::ownership;
 use crate::compare::reader::{How, Reader};
 use crate::diagnosis;
 use crate::diagnosis::helm_errors::{self, Conflict};
 use crate::releases::by_hand;
 use crate::repo::layers::Layer;
-use crate::run::context::Context;
 use crate::world::helm_storage;
 use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::place::Place;
-use crate::world::process::for_a_shell;
 use crate::world::release::Release;
 use run_record::{Code, Failure};
 
@@ -67,25 +63,6 @@ pub(crate) async fn refuse(
         diagnosis::of_conflicts(failure, &conflicts).evidence("Helm was not started, and nothing was changed");
     failure.evidence.extend(by_hand::evidence(client, syncing).await);
     Err(failure)
-}
-
-/// Refuses to force fields where the tree gives `helm upgrade` arguments of its own, which Helmfile
-/// would leave out: it takes those of the command line in their place.
-///
-/// # Errors
-/// `usage`, with the file.
-pub(crate) fn refuse_other_arguments(context: &Context, snapshot: &Snapshot, layers: &[Layer]) -> Result<(), Failure> {
-    for layer in layers {
-        if let Some(file) = snapshot.unrendered(layer)?.first() {
-            let text =
-                format!("infra/kubernetes/{file} has {UNRENDERED}, which --force-conflicts would take the place of");
-            let (path, environment) = (for_a_shell(layer.path.as_str()), &context.repo.env_name);
-            return Err(Failure::usage(text).remedy(format!(
-                "helmfile -f {path} -e {environment} sync --sync-args='THOSE OF THE FILE --force-conflicts'"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Objects of the deployed revision in which others own a field that the manifest sets.

@@ -12,8 +12,8 @@ use kube::core::Status;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::instant;
 use super::{Args, actions, nothing_selected};
-use super::{conflicts, instant};
 use crate::compare::difference::{self, Objects, title};
 use crate::compare::drift::{self, Finding, FindingKind, place};
 use crate::compare::inputs::Inputs;
@@ -129,7 +129,7 @@ pub(crate) async fn previews(
     context.repo.k3d_config()?;
     let snapshot = Snapshot::take(context, lock)?;
     if args.force_conflicts {
-        conflicts::refuse_other_arguments(context, &snapshot, layers)?;
+        snapshot.refuse_to_force(context, layers)?;
     }
     let connected = async {
         let client = kubernetes::client(context).await?;
