@@ -110,7 +110,7 @@ impl<'a> Runner<'a> {
         // the run waited for its own, what was read before is of no use.
         let snapshot = self.snapshot().ok();
         if let (true, Some(snapshot)) = (self.args.force_conflicts, &snapshot) {
-            snapshot.refuse_to_force(self.context, layers)?;
+            snapshot.refuse_to_force(layers)?;
         }
         let begun = self.begun.as_ref().filter(|begun| snapshot.as_ref().is_some_and(|snapshot| begun.is_of(snapshot)));
         let fresh = snapshot.filter(|_| begun.is_none()).map(|snapshot| Ahead::of(snapshot, layers));
@@ -261,14 +261,12 @@ impl<'a> Runner<'a> {
             releases::consent_to_uninstalls(&self.context.run, client, &wanted).await?;
             let same = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.renders_the_same(release));
             let changing: Vec<Release> = wanted.iter().filter(|release| !same(release)).cloned().collect();
-            let apart = async || {
-                let upgrading = sight.as_ref().is_some_and(Sight::is_of_upgrades);
-                let how = How { asking: true, upgrading, crds: false };
-                let rendered = reader.rendered(layer, client.default_namespace(), how).await?;
+            let apart = async |of: &[Release]| {
+                let rendered = reader.for_an_upgrade(layer, of, client.default_namespace()).await?;
                 let resources = rendered.into_iter().map(|(of, objects)| (of, objects.resources));
                 Ok::<releases::Apart, Failure>(resources.collect())
             };
-            releases::consent_to_upgrades(&self.context.run, client, &changing, &manifests, apart).await?;
+            releases::consent_to_upgrades(&self.context.run, client, &changing, apart).await?;
             // If a release is known to be as Helm left it, nobody else owns its fields.
             let known = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.is_untouched(release));
             let touched: Vec<Release> = syncing.iter().filter(|release| !known(release)).cloned().collect();

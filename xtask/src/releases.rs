@@ -605,35 +605,28 @@ pub type Apart = BTreeMap<(String, String), Vec<serde_json::Value>>;
 
 /// Helm's upgrade deletes what a release has and its own rendering no longer names, even if another
 /// release takes it over: if any of it holds data, this asks for consent. A custom resource is only
-/// reported, because it may just be missing from the rendering. `apart` renders by release, without
-/// hooks and definitions, which Helm treats otherwise; `rendered` is everything that the layer
-/// renders, in case that fails.
+/// reported, because it may just be missing from the rendering. `apart` renders these releases,
+/// without hooks and definitions, which Helm treats otherwise.
 ///
 /// # Errors
-/// `consent-needed`; errors from reading Helm's storage.
+/// `consent-needed`; errors from reading Helm's storage, and those of `apart`.
 pub async fn consent_to_upgrades(
     run: &Run,
     client: &Client,
     wanted: &[Release],
-    rendered: &str,
-    apart: impl AsyncFnOnce() -> Result<Apart, Failure>,
+    apart: impl AsyncFnOnce(&[Release]) -> Result<Apart, Failure>,
 ) -> Result<(), Failure> {
     let installed: Vec<Release> = wanted.iter().filter(|release| release.installed).cloned().collect();
     let at_stake = at_stake(client, &installed).await?;
-    let mut apart = match at_stake.first() {
-        None => return Ok(()),
-        Some((revision, _)) => apart()
-            .await
-            .inspect_err(|failure| run.reporter.note(&revision.release, format!("not rendered by itself: {failure}")))
-            .ok(),
-    };
+    if at_stake.is_empty() {
+        return Ok(());
+    }
+    let of: Vec<Release> = at_stake.iter().map(|(revision, _)| removal::release_of(revision)).collect();
+    let mut apart = apart(&of).await?;
     for (revision, replaced) in at_stake {
         let (release, namespace) = (&revision.release, &revision.namespace);
-        let next = match &mut apart {
-            // One that renders nothing is not among them.
-            Some(apart) => Ok(apart.remove(&(namespace.clone(), release.clone())).unwrap_or_default()),
-            None => manifest::plain(rendered),
-        };
+        // One that renders nothing is not among them.
+        let next = Ok(apart.remove(&(namespace.clone(), release.clone())).unwrap_or_default());
         let (mut dropped, mut lost) = (Vec::<manifest::Dropped>::new(), Vec::new());
         for stored in &replaced {
             match manifest::dropped(stored, &next, namespace) {
@@ -784,10 +777,12 @@ async fn treat(
         )
         .evidence(format!("Secret {}, last written {} s ago", revision.secret, age(revision, now).as_secs()))
         .remedy(format!(
-            "wait: it counts as orphaned in {seconds} s; or, if you know that nobody is working on it: cargo xtask --env {} releases repair{} --older-than 0s --yes",
-            context.repo.env_name,
-            // A plain repair finishes no uninstall.
-            if revision.status == Status::Uninstalling { format!(" --uninstall {}/{name}", revision.namespace) } else { String::new() }
+            "wait: it counts as orphaned in {seconds} s; or, if you know that nobody is working on it: {}",
+            match revision.status {
+                // A plain repair finishes no uninstall.
+                Status::Uninstalling => "`releases repair` with --uninstall or --rollback, and --older-than 0s".to_owned(),
+                _ => format!("cargo xtask --env {} releases repair --older-than 0s --yes", context.repo.env_name),
+            }
         ))),
         Plan::HalfUninstalled => Err(Failure::new(Code::ReleasePending, format!("release {name} in {}: an uninstall was interrupted", revision.namespace),
         )

@@ -206,9 +206,6 @@ fn findings(manifest: &Value, live: Option<&Seen>, made: Option<&Made>, hidden: 
         }
         Some(made) if helms.is_ok() && made.is_changed_as_helm(metadata) => found.push(unknown(live::UNDER_HELMS_NAME)),
         Some(made) if made.is_written(metadata) => found.push(unknown(live::WRITTEN)),
-        Some(made) if live.is_some_and(|seen| !made.is_in_order(seen)) => {
-            found.push(Finding::of(FindingKind::Lost, live::OUT_OF_ORDER));
-        }
         _ => {}
     }
     if let Err(why) = helms {
@@ -244,6 +241,12 @@ fn findings(manifest: &Value, live: Option<&Seen>, made: Option<&Made>, hidden: 
             None => "was removed, or changed without a recorded owner".to_owned(),
         };
         found.push(Finding { field: Some(field), what, manager: None, time: None, kind: FindingKind::Lost });
+    }
+    // Where something is taken or lost, another order follows from that.
+    let is_scaling = |finding: &Finding| finding.kind == FindingKind::Scaled;
+    let is_out_of_order = || made.zip(live).is_some_and(|(made, seen)| !made.is_in_order(seen));
+    if found.iter().all(is_scaling) && is_out_of_order() {
+        found.push(Finding::of(FindingKind::Lost, live::OUT_OF_ORDER));
     }
     for (_, _, manager, mut fields) in by_hand::added_to(metadata, "", false) {
         fields.retain(|field| !named.contains(field.trim_start_matches('.')));

@@ -31,7 +31,6 @@ use crate::world::helm_storage::{self, Numbers, Stored};
 use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::{self, read_failed, write_failed};
-use crate::world::process::for_a_shell;
 use crate::world::release::Release;
 use crate::world::tools;
 use run_record::{Code, Failure, InPlace};
@@ -78,15 +77,13 @@ impl Snapshot {
     ///
     /// # Errors
     /// `usage`, with the file; errors from reading the tree.
-    pub fn refuse_to_force(&self, context: &Context, layers: &[Layer]) -> Result<(), Failure> {
+    pub fn refuse_to_force(&self, layers: &[Layer]) -> Result<(), Failure> {
         for layer in layers {
             if let Some(file) = self.files.of(layer, &Around::default())?.unrendered.first() {
                 let arguments = inputs::UNRENDERED;
                 let text = format!("infra/kubernetes/{file} has {arguments}, whose place --force-conflicts would take");
-                let (path, environment) = (for_a_shell(layer.path.as_str()), &context.repo.env_name);
-                return Err(Failure::usage(text).remedy(format!(
-                    "helmfile -f {path} -e {environment} sync --sync-args='THOSE OF THE FILE --force-conflicts'"
-                )));
+                let remedy = format!("leave out {}, or write its {arguments} as values", layer.name());
+                return Err(Failure::usage(text).remedy(remedy));
             }
         }
         Ok(())
@@ -203,7 +200,8 @@ impl Sight {
     pub fn renders_the_same(&self, release: &Release) -> bool {
         let found = self.releases.iter().find(|found| found.is(release));
         found.is_some_and(|found| match (&found.facts.kept, &found.facts.rendering) {
-            (Kept::Whole { .. }, Some(rendering)) => *rendering == Rendering::Same,
+            // Beside one that is to be installed, all were rendered as for an install.
+            (Kept::Whole { .. }, Some(rendering)) => *rendering == Rendering::Same && self.is_of_upgrades(),
             (Kept::Whole { inputs, .. }, None) => inputs.is_none(),
             (Kept::None(_), _) => false,
         })

@@ -84,8 +84,11 @@ impl<'a> Reader<'a> {
     }
 
     pub fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
-        let selectors: Vec<String> = self.selector.map(str::to_owned).into_iter().collect();
-        self.helmfile_on(layer, &selectors, arguments)
+        self.helmfile_on(layer, &self.selectors(), arguments)
+    }
+
+    fn selectors(&self) -> Vec<String> {
+        self.selector.map(str::to_owned).into_iter().collect()
     }
 
     pub fn helmfile_on(&self, layer: &Layer, selectors: &[String], arguments: &[&str]) -> tokio::process::Command {
@@ -126,6 +129,16 @@ impl<'a> Reader<'a> {
     /// What the cluster would now be given, by release. A release without a namespace has the default
     /// one, as in [`Self::releases`].
     pub async fn rendered(&self, layer: &Layer, default_namespace: &str, how: How) -> Result<Rendered, Failure> {
+        self.rendered_on(layer, &self.selectors(), default_namespace, how).await
+    }
+
+    async fn rendered_on(
+        &self,
+        layer: &Layer,
+        selectors: &[String],
+        default_namespace: &str,
+        how: How,
+    ) -> Result<Rendered, Failure> {
         let folder = tempfile::tempdir();
         let folder =
             folder.map_err(|error| self.unreadable(layer, "template", format!("no temporary folder: {error}")))?;
@@ -139,19 +152,48 @@ impl<'a> Reader<'a> {
         let flags = format!("--template-args={}", flags.join(" "));
         arguments.extend((how.asking || how.upgrading).then_some(flags.as_str()));
         arguments.extend(how.crds.then_some("--include-crds"));
-        self.read(layer, &arguments).await?;
+        self.read_on(layer, selectors, &arguments).await?;
         rendered_below(folder.path()).map_err(|error| self.unreadable(layer, "template", error))
+    }
+
+    /// What these releases, which have revisions, would now be upgraded to.
+    ///
+    /// # Errors
+    /// What cannot be rendered, neither with the cluster's answers nor without: Helm could not either.
+    pub async fn for_an_upgrade(
+        &self,
+        layer: &Layer,
+        of: &[Release],
+        default_namespace: &str,
+    ) -> Result<Rendered, Failure> {
+        let only: Vec<String> = of.iter().map(|release| format!("name={}", release.name)).collect();
+        let how = How { asking: true, upgrading: true, crds: false };
+        match self.rendered_on(layer, &only, default_namespace, how).await {
+            Err(failure) if failure.code == Code::RenderFailed => {
+                self.rendered_on(layer, &only, default_namespace, How { asking: false, ..how }).await
+            }
+            rendered => rendered,
+        }
     }
 
     /// Helmfile's output for a layer's file; `None` if none of its releases is selected.
     pub async fn read(&self, layer: &Layer, arguments: &[&str]) -> Result<Option<String>, Failure> {
+        self.read_on(layer, &self.selectors(), arguments).await
+    }
+
+    async fn read_on(
+        &self,
+        layer: &Layer,
+        selectors: &[String],
+        arguments: &[&str],
+    ) -> Result<Option<String>, Failure> {
         let verb = arguments.iter().find(|word| !word.starts_with('-')).copied().unwrap_or_default();
         // Rendered values are in them, and a Helmfile that is killed leaves them behind.
         let temporary = tempfile::tempdir();
         let temporary =
             temporary.map_err(|error| self.unreadable(layer, verb, format!("no temporary folder: {error}")))?;
         let ask = async || {
-            let mut command = self.helmfile(layer, arguments);
+            let mut command = self.helmfile_on(layer, selectors, arguments);
             // Helmfile does not use its own variable for all of them, and deletes the folder that it names.
             command.env("TMPDIR", temporary.path()).env_remove("HELMFILE_TEMPDIR");
             if self.in_the_background {

@@ -508,6 +508,9 @@ COMBINED OUTPUT:
             let frame = format!("STDERR:\n  {text}\n");
             assert_eq!(of_lines(frame.lines()).errors[0].verdict().unwrap().0.rule.code, Code::WebhookDenied, "{text}");
         }
+        let not_rolled_back = "Error: UPGRADE FAILED: unable to find a previously successful release when attempting to rollback. original upgrade error: admission webhook \"x\" denied the request: failed to verify image: Get \"https://ghcr.io/v2/\": context deadline exceeded";
+        let said = of_lines(format!("STDERR:\n  {not_rolled_back}\n").lines());
+        assert_eq!(said.errors[0].verdict().unwrap().0.rule.code, Code::WebhookUnavailable);
         // A registry that the webhook names is not the one that Helm gets a chart from.
         let asked = "GET https://ghcr.io/v2/shop/web/manifests/1: response status code 403: denied: denied";
         assert_eq!(denied(asked), Code::WebhookDenied);

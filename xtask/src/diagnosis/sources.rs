@@ -1468,9 +1468,9 @@ pub fn helm(message: &str) -> Option<Verdict> {
     Verdict::may_heal(in_rows(HELM_LAST, &lower)??)
 }
 
-/// Helm appends the error of its rollback to that of the upgrade.
+/// Helm appends the error of its rollback to that of the upgrade, if there was one.
 fn without_rollback(lower: &str) -> &str {
-    let both = lower.contains("original upgrade error: ");
+    let both = lower.contains("while rolling back the release. original upgrade error: ");
     lower.rsplit_once(": ").filter(|_| both).map_or(lower, |(upgrade, _)| upgrade)
 }
 

@@ -129,7 +129,7 @@ pub(crate) async fn previews(
     context.repo.k3d_config()?;
     let snapshot = Snapshot::take(context, lock)?;
     if args.force_conflicts {
-        snapshot.refuse_to_force(context, layers)?;
+        snapshot.refuse_to_force(layers)?;
     }
     let connected = async {
         let client = kubernetes::client(context).await?;
