@@ -734,8 +734,8 @@ impl<'a> Diagnosis<'a> {
     /// No rule matches: everything that may help the reader.
     async fn unknown(&self, said: &Said, tail: &[String]) -> Failure {
         let failure = Failure::new(Code::Unknown, format!("{}: Helmfile failed", self.layer)).remedy(format!(
-            "kubectl --context {} -n {} get events,pods",
-            self.context.site.kube_context,
+            "{} -n {} get events,pods",
+            kubernetes::kubectl_on(&self.context.site.kube_context),
             self.namespace()
         ));
         let errors = said.errors.iter().map(|error| looks::cut(&error.text.replace('\n', " ")));

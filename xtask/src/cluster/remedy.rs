@@ -25,8 +25,8 @@ pub fn adapted(repo: &Repo, site: &Site, exit: Exit, remedy: &str) -> String {
     if repo.env.cluster.k3d.is_none() && says_cluster(remedy) {
         return of_shared(repo, site, exit);
     }
-    let context = process::for_a_shell(&site.kube_context);
-    let remedy = remedy.replace("kubectl describe ", &format!("kubectl --context {context} describe "));
+    let kubectl = kubernetes::kubectl_on(&site.kube_context);
+    let remedy = remedy.replace("kubectl describe ", &format!("{kubectl} describe "));
     with_flags(&remedy, &flags(repo, site))
 }
 

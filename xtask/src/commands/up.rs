@@ -219,8 +219,8 @@ async fn in_place(context: &Context, layers: &[Layer]) {
     context.run.reporter.note(
         "up",
         format!(
-            "look around: kubectl --context {} get pods -A (kubectl: `cargo xtask tools`)",
-            context.site.kube_context
+            "look around: {} get pods -A (kubectl: `cargo xtask tools`)",
+            kubernetes::kubectl_on(&context.site.kube_context)
         ),
     );
     open::tell(context).await;

@@ -601,16 +601,7 @@ mod tests {
             namespace: None,
             name: "web".into(),
         };
-        Made {
-            place,
-            uid: "u1".into(),
-            owns: None,
-            applied: None,
-            version: Some("generation 1".into()),
-            may_go,
-            by_install: false,
-            order: None,
-        }
+        Made { version: Some("generation 1".into()), may_go, ..Made::identified(place, "u1".into()) }
     }
 
     /// What is reported for an object of this manifest in this state.

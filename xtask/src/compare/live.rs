@@ -75,9 +75,13 @@ impl Made {
     pub fn by_hook(place: Place, manifest: &Value, seen: &Seen) -> Self {
         Self::applied(place.clone(), manifest, seen).unwrap_or_else(|_| {
             let version = version(&place, &seen.metadata);
-            let uid = seen.metadata.uid.clone().unwrap_or_default();
-            Self { place, uid, owns: None, applied: None, version, may_go: false, by_install: false, order: None }
+            Self { version, ..Self::identified(place, seen.metadata.uid.clone().unwrap_or_default()) }
         })
+    }
+
+    /// An object of which nothing but its identity is known.
+    pub fn identified(place: Place, uid: String) -> Self {
+        Self { place, uid, owns: None, applied: None, version: None, may_go: false, by_install: false, order: None }
     }
 
     /// Whether Helm's containers and their variables are in the order of that time.

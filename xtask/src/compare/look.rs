@@ -802,15 +802,9 @@ mod tests {
 
     #[test]
     fn what_a_sync_does_not_bring_back_is_still_recorded_after_it() {
-        let made = |name: &str, by_install: bool| Made {
-            place: Place { name: name.to_owned(), ..namespace("x") },
-            uid: "u1".into(),
-            owns: None,
-            applied: None,
-            version: None,
-            may_go: false,
-            by_install,
-            order: None,
+        let made = |name: &str, by_install: bool| {
+            let place = Place { name: name.to_owned(), ..namespace("x") };
+            Made { by_install, ..Made::identified(place, "u1".into()) }
         };
         let claims = |all: &[(&str, &str)]| {
             let all = all.iter().map(|(name, uid)| ((*name).to_owned(), (*uid).to_owned()));
@@ -820,20 +814,7 @@ mod tests {
         before.hooks = vec![made("gone", true), made("dropped", true), made("upgraded", false)];
         before.claims_of_install = claims(&[("data-a", "u1"), ("data-b", "u2")]);
         let baseline = Baseline {
-            revision: Revision {
-                release: "web".into(),
-                namespace: "ameide".into(),
-                revision: 2,
-                status: Status::Deployed,
-                run: None,
-                by: None,
-                created: None,
-                written: None,
-                layer: None,
-                secret: String::new(),
-                uid: None,
-                resource_version: None,
-            },
+            revision: Revision::named("ameide", "web", 2),
             rendered: String::new(),
             objects: Vec::new(),
             hooks: Vec::new(),

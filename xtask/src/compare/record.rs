@@ -218,21 +218,17 @@ mod tests {
 
     #[test]
     fn one_that_no_annotation_holds_is_refused() {
+        let place = |index: usize| Place {
+            api_version: "v1".into(),
+            kind: "ConfigMap".into(),
+            plural: "configmaps".into(),
+            namespace: Some("ameide".into()),
+            name: format!("configmap-{index}"),
+        };
         let made = |index: usize| Made {
-            place: Place {
-                api_version: "v1".into(),
-                kind: "ConfigMap".into(),
-                plural: "configmaps".into(),
-                namespace: Some("ameide".into()),
-                name: format!("configmap-{index}"),
-            },
-            uid: "6c7d5a8e-2f10-4b1c-9a53-0d6b8f1f2a3b".into(),
             owns: Some(digest(b"x")),
             applied: "2026-11-25T10:00:00Z".parse().ok(),
-            version: None,
-            may_go: false,
-            by_install: false,
-            order: None,
+            ..Made::identified(place(index), "6c7d5a8e-2f10-4b1c-9a53-0d6b8f1f2a3b".into())
         };
         let with = |count: usize| Record { objects: (0..count).map(made).collect(), ..record() }.text("u");
         assert!(with(500).is_ok() && with(5000).is_err_and(|why| why.contains("KiB")));

@@ -11,7 +11,7 @@ use kube::api::{Api, ListParams};
 use super::looks::{cut, within};
 use super::placement::{self, Hindrance};
 use super::{sources, tracker};
-use crate::world::kubernetes::pod_ready;
+use crate::world::kubernetes::{self, pod_ready};
 
 /// What is wrong with the Service's pods. Empty if nothing is known to be wrong, if one of them is
 /// ready, or if they cannot be looked at.
@@ -94,16 +94,15 @@ async fn nothing_runs(
     let makes = |own: &BTreeMap<String, String>| selector.iter().all(|(key, value)| own.get(key) == Some(value));
     let makers: Vec<_> = deployments.chain(stateful).filter(|(.., own)| makes(own)).collect();
     let mut found = Hindrance::default();
+    let kubectl = kubernetes::kubectl_on(context);
     for (kind, name, replicas, _) in &makers {
         if *replicas == 0 {
             found.evidence.push(format!("{kind}/{name} is scaled to 0"));
-            let remedy = format!(
-                "kubectl --context {context} -n {namespace} scale {kind}/{name} --replicas=1, or run its layer again"
-            );
+            let remedy = format!("{kubectl} -n {namespace} scale {kind}/{name} --replicas=1, or run its layer again");
             found.remedy.get_or_insert(remedy);
         } else {
             found.evidence.push(format!("{kind}/{name} has created no pod yet"));
-            let remedy = format!("kubectl --context {context} -n {namespace} describe {kind}/{name}");
+            let remedy = format!("{kubectl} -n {namespace} describe {kind}/{name}");
             found.remedy.get_or_insert(remedy);
         }
     }

@@ -6,7 +6,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 
 use super::looks::within;
-use crate::world::kubernetes::nodes;
+use crate::world::kubernetes::{self, nodes};
 
 /// What keeps a node from taking pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,14 +97,15 @@ fn judge(context: &str, namespace: &str, nodes: &[Node], volumes: &[(String, Per
             worst = out.into_iter().min();
         }
     }
+    let kubectl = kubernetes::kubectl_on(context);
     found.remedy = worst.map(|(obstacle, node)| match obstacle {
         Obstacle::Gone => format!(
             "bring the node {node} back: the data is on its disk; or, giving that up, delete the claim, and run the layer again"
         ),
         Obstacle::NotReady => format!(
-            "bring the node {node} back (of a local cluster: cargo xtask cluster); kubectl --context {context} describe node {node}"
+            "bring the node {node} back (of a local cluster: cargo xtask cluster); {kubectl} describe node {node}"
         ),
-        Obstacle::Cordoned => format!("kubectl --context {context} uncordon {node}"),
+        Obstacle::Cordoned => format!("{kubectl} uncordon {node}"),
     });
     found
 }

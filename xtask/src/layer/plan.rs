@@ -332,9 +332,7 @@ fn moved(stood: &Stood, seen: Option<&Seen>, now: Timestamp) -> Option<String> {
     if seen.is_some_and(same) {
         return None;
     }
-    let (uid, owns) = (uid.clone(), Some(stood.owns.clone()));
-    let (applied, version, order) = (None, None, None);
-    let made = Made { place, uid, owns, applied, version, may_go: false, by_install: false, order };
+    let made = Made { owns: Some(stood.owns.clone()), ..Made::identified(place, uid.clone()) };
     match live::compare(&made, seen, now) {
         Standing::Drifted(drift) => Some(drift.to_string()),
         Standing::Scaled(_) | Standing::Lost(_) | Standing::AsMade => None,

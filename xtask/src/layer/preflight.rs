@@ -173,7 +173,7 @@ async fn namespace_active(
                 let missing = Failure::new(Code::NamespaceMissing, format!("the namespace {name} does not exist"));
                 Err(missing.remedy(match needs.creator_of(name) {
                     Some(layer) => format!("cargo xtask layer {layer}"),
-                    None => format!("kubectl --context {} create namespace {name}", site.kube_context),
+                    None => format!("{} create namespace {name}", kubernetes::kubectl_on(&site.kube_context)),
                 }))
             }
             NamespacePhase::Terminating(held) => {
@@ -190,8 +190,8 @@ async fn namespace_active(
         ControlFlow::Continue(held) => {
             let message = format!("the namespace {name} is still being deleted after {} s", within.as_secs());
             Err(Failure::new(Code::NamespaceTerminating, message).evidence(held_by(&held)).remedy(format!(
-                "kubectl --context {} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to",
-                site.kube_context
+                "{} get namespace {name} -o yaml shows the finalizers; let their controller run, or remove the object they belong to",
+                kubernetes::kubectl_on(&site.kube_context)
             )))
         }
     }
@@ -357,8 +357,8 @@ async fn service_answers(
     let failure = Failure::new(Code::DependencyUnreachable, message).evidence(reason);
     let failure = behind.evidence.into_iter().fold(failure, Failure::evidence);
     Err(failure.remedy(behind.remedy.unwrap_or_else(|| {
-        let (context, namespace) = (&site.kube_context, &need.namespace);
-        format!("kubectl --context {context} -n {namespace} get pods,endpointslices")
+        let kubectl = kubernetes::kubectl_on(&site.kube_context);
+        format!("{kubectl} -n {} get pods,endpointslices", need.namespace)
     })))
 }
 

@@ -151,7 +151,8 @@ impl Claim {
 fn by_kubectl(site: &Site, place: &Place, verb: &str) -> String {
     let within = place.namespace.as_ref().map(|namespace| format!(" -n {namespace}")).unwrap_or_default();
     let group = place.api_version.split_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
-    format!("kubectl --context {}{within} {verb} {}{group} {}", site.kube_context, place.plural, place.name)
+    let kubectl = kubernetes::kubectl_on(&site.kube_context);
+    format!("{kubectl}{within} {verb} {}{group} {}", place.plural, place.name)
 }
 
 /// What exists of these layers, in the order in which it is removed.

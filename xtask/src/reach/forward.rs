@@ -15,7 +15,7 @@ use crate::diagnosis::watches::{self, Seen};
 use crate::run::Run;
 use crate::run::context::{Context, Site};
 use crate::run::interrupt::Interrupt;
-use crate::world::kubernetes::read_failed;
+use crate::world::kubernetes::{self, read_failed};
 use crate::world::port_forward::{self, Pair};
 use crate::world::tools;
 
@@ -241,8 +241,8 @@ fn refused(site: &Site, openable: &Openable, why: &str) -> Failure {
     let failure = Failure::new(code_of(why), format!("{namespace}/{name} cannot be forwarded")).evidence(why);
     match failure.code {
         Code::Forbidden => failure.remedy(format!(
-            "kubectl --context {} auth can-i create pods/portforward -n {namespace}",
-            site.kube_context
+            "{} auth can-i create pods/portforward -n {namespace}",
+            kubernetes::kubectl_on(&site.kube_context)
         )),
         Code::PortTaken => failure.remedy(format!("cargo xtask open {namespace}/{name} --port LOCAL:PORT")),
         _ => failure.remedy("cargo xtask checklist"),

@@ -18,7 +18,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, LogParams, PostParams};
 
-pub use answers::{bring_back, in_words, is_forbidden, kubectl, read_failed, unreachable, write_failed};
+pub use answers::{bring_back, in_words, is_forbidden, kubectl, kubectl_on, read_failed, unreachable, write_failed};
 pub use connect::{client, connector, reached_directly};
 
 use crate::run::interrupt::Interrupt;

@@ -43,11 +43,16 @@ pub fn kubectl() -> String {
     place().kubectl()
 }
 
+/// The same for the cluster of this context.
+pub fn kubectl_on(context: &str) -> String {
+    format!("kubectl --context {}", for_a_shell(context))
+}
+
 impl Place {
     fn kubectl(&self) -> String {
         match self.context.as_str() {
             "" => "kubectl".to_owned(),
-            context => format!("kubectl --context {}", for_a_shell(context)),
+            context => kubectl_on(context),
         }
     }
 
