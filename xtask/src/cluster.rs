@@ -290,7 +290,14 @@ async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<
             !told.is_empty()
         }
     };
-    if wanted { lab::ensure(context).await.map(Some) } else { Ok(None) }
+    if !wanted {
+        return Ok(None);
+    }
+    if let Some(config) = context.repo.k3d_config()?.filter(|config| config.simple.servers > 1) {
+        let message = format!("{}: servers: {}: the lab has only one", config.path, config.simple.servers);
+        return Err(Failure::usage(message).remedy("servers: 1, or --no-lab where there is internet"));
+    }
+    lab::ensure(context).await.map(Some)
 }
 
 /// The lab that the cluster was created with, or that was requested.

@@ -45,14 +45,20 @@ pub fn env_path(name: &str) -> Option<Utf8PathBuf> {
 }
 
 /// `$AMEIDE_CACHE_DIR`, else `$XDG_CACHE_HOME/ameide`, else `~/.cache/ameide`.
+///
+/// # Errors
+/// `usage` if none of them is set; `disk-full` or `machine-not-ready` if it cannot be created.
 pub fn cache_dir() -> Result<Utf8PathBuf, Failure> {
     let folder = env_path("AMEIDE_CACHE_DIR")
         .or_else(|| env_path("XDG_CACHE_HOME").map(|folder| folder.join("ameide")))
         .or_else(|| env_path("HOME").map(|home| home.join(".cache/ameide")))
         .ok_or_else(|| Failure::usage("neither AMEIDE_CACHE_DIR nor HOME is set: no place for the cache"))?;
-    std::fs::create_dir_all(&folder)
-        .and_then(|()| camino::absolute_utf8(&folder))
-        .map_err(|error| Failure::new(Code::DiskFull, format!("cannot create the cache folder {folder}: {error}")))
+    std::fs::create_dir_all(&folder).and_then(|()| camino::absolute_utf8(&folder)).map_err(|error| {
+        let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        let code = if full { Code::DiskFull } else { Code::MachineNotReady };
+        Failure::new(code, format!("cannot create the cache folder {folder}: {error}"))
+            .remedy("set AMEIDE_CACHE_DIR to a folder that you may write to")
+    })
 }
 
 /// Fails, naming the folder, if less than `bytes` is free there.

@@ -28,7 +28,8 @@ pub async fn create(
     let label = format!("{CONFIG_LABEL}={}@all", label::of(config));
     let lab_label = format!("{LAB_LABEL}={}@all", images.lab);
     let mut arguments = vec!["cluster", "create", "--config", config.path.as_str()];
-    arguments.extend(WAITING);
+    // A flag would take precedence over the file.
+    arguments.extend(if config.has_timeout() { &WAITING[..1] } else { &WAITING });
     arguments.extend(["--kubeconfig-update-default=false", "--runtime-label", &label, "--runtime-label", &lab_label]);
     if let Some(node) = &images.node {
         arguments.extend(["--image", node]);

@@ -27,8 +27,19 @@ pub(crate) fn digest(config: &K3dConfig) -> String {
 pub(crate) fn drift(label: &str, config: &K3dConfig) -> Option<Vec<Difference>> {
     let applied: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(label).ok()?).ok()?;
     // Older labels were not veiled.
-    Some(differences(&veiled("", &applied), &veiled("", config.value())))
+    let mut found = differences(&veiled("", &applied), &veiled("", config.value()));
+    found.retain(|difference| !OF_THE_COMMAND.contains(&difference.field.as_str()));
+    Some(found)
 }
+
+/// How k3d goes about it: a cluster made with another value is the same.
+const OF_THE_COMMAND: [&str; 5] = [
+    "options.k3d.wait",
+    "options.k3d.timeout",
+    "options.k3d.disableRollback",
+    "options.kubeconfig.updateDefaultKubeconfig",
+    "options.kubeconfig.switchCurrentContext",
+];
 
 /// Begins what stands for a secret.
 const VEIL: &str = "*** ";
@@ -117,7 +128,6 @@ env: [{envVar: 'K3S_TOKEN=of-a-variable'}, {envVar: 'HTTPS_PROXY=http://u:of-a-p
 files: [{source: \"kind: Secret\\ndata: {x: of-a-file}\", destination: /x}, {source: ./path.yaml, destination: /y}]
 options: {k3s: {extraArgs: [{arg: --agent-token=of-an-agent}, {arg: --datastore-endpoint}, {arg: 'postgres://of-a-store/d'}, {arg: -t}, {arg: of-a-flag}, {arg: --disable=traefik}]}}
 registries:
-  create: {name: r, proxy: {remoteURL: 'https://r', username: me, password: of-a-proxied-registry}}
   config: |
     mirrors: {a:5000: {endpoint: ['https://u:of-an-address@a:5000']}}
     configs: {a:5000: {auth: {username: me, password: of-a-registry}}, b: {auth: {username: me, password: 123456}}}
@@ -130,6 +140,13 @@ registries:
     fn drift_of(old: &str, new: &str) -> Vec<String> {
         let drift = drift(&of(&config(old)), &config(new)).unwrap();
         drift.into_iter().map(|difference| difference.to_string()).collect()
+    }
+
+    #[test]
+    fn for_how_long_k3d_waits_is_no_drift() {
+        let with = |timeout: &str| FILE.replace("options: {", &format!("options: {{k3d: {{timeout: {timeout}}}, "));
+        assert_eq!(drift_of(&with("180s"), &with("20m")), [] as [&str; 0]);
+        assert_eq!(drift_of(&with("180s"), &with("180s, disableImageVolume: true")).len(), 1);
     }
 
     #[test]

@@ -94,9 +94,8 @@ async fn go(repo: &Repo) -> Result<Check, Failure> {
 
 fn disk() -> Check {
     const NEEDED: u64 = 10 << 30;
-    let result = cache_dir()
-        .map_err(|failure| (failure.message, "set AMEIDE_CACHE_DIR to a folder that you own".to_owned()))
-        .and_then(|folder| {
+    let result =
+        cache_dir().map_err(|failure| (failure.message, failure.remedy.unwrap_or_default())).and_then(|folder| {
             let stat = rustix::fs::statvfs(folder.as_std_path())
                 .map_err(|error| (error.to_string(), "check the disk".to_owned()))?;
             let free = stat.f_bavail * stat.f_frsize;

@@ -193,14 +193,16 @@ impl K3dConfig {
     /// A file that is missing, or has an invalid number; file and field are named.
     pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
         let simple: Simple = repo::parse_yaml(path, text)?;
+        let of_the_file = |error: String| Failure::usage(format!("{path}: {error}"));
         if simple.api_version != "k3d.io/v1alpha5" || simple.kind != "Simple" {
             return Err(Failure::usage(format!(
                 "{path}: apiVersion {:?}, kind {:?}: expected k3d.io/v1alpha5 and Simple",
                 simple.api_version, simple.kind
             )));
         }
-        simple.check().map_err(|error| Failure::usage(format!("{path}: {error}")))?;
-        let value = serde_json::to_value(&simple).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+        simple.check().map_err(of_the_file)?;
+        let value = serde_json::to_value(&simple).map_err(|error| of_the_file(error.to_string()))?;
+        nothing_expands("", &value).map_err(of_the_file)?;
         Ok(Self { path: path.to_owned(), simple, value })
     }
 
@@ -224,6 +226,12 @@ impl K3dConfig {
     pub fn loadbalancer_container(&self) -> Option<String> {
         let disabled = self.simple.options.as_ref().and_then(|o| o.k3d.as_ref()).and_then(|k| k.disable_loadbalancer);
         (disabled != Some(true)).then(|| format!("k3d-{}-serverlb", self.name()))
+    }
+
+    /// Whether the file says for how long k3d may wait.
+    pub fn has_timeout(&self) -> bool {
+        let options = self.simple.options.as_ref().and_then(|options| options.k3d.as_ref());
+        options.is_some_and(|options| options.timeout.is_some())
     }
 
     fn nodes(&self, role: &str, count: u32) -> Vec<String> {
@@ -345,6 +353,11 @@ impl Simple {
         const NODES: u64 = 100;
         bounds::within("servers", self.servers.into(), 1..=NODES)?;
         bounds::within("agents", self.agents.into(), 0..=NODES)?;
+        if self.registries.as_ref().is_some_and(|registries| registries.create.is_some()) {
+            return Err(String::from(
+                "registries.create: expected registries.use: k3d deletes a registry of `create` with its cluster",
+            ));
+        }
         let wrong = |field: String, text: &str| Err(format!("{field}: {text:?}: expected a port, 1 to 65535"));
         let port = self.kube_api.as_ref().and_then(|api| api.host_port.as_deref());
         if let Some(port) = port.filter(|port| !is_port(port) && !matches!(*port, "" | "random")) {
@@ -360,6 +373,30 @@ impl Simple {
         }
         Ok(())
     }
+}
+
+/// Fails for a text in which k3d replaces something by its environment (`os.ExpandEnv` in its
+/// `cmd/util/config/config.go`): what it makes of the file would not be what is compared here.
+fn nothing_expands(field: &str, value: &Value) -> Result<(), String> {
+    match value {
+        Value::String(text) if expands(text) => Err(format!(
+            "{field}: k3d replaces what follows a `$` by a variable of its environment: expected the value itself"
+        )),
+        Value::Array(items) => {
+            items.iter().enumerate().try_for_each(|(index, item)| nothing_expands(&format!("{field}[{index}]"), item))
+        }
+        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
+            let field = if field.is_empty() { name.clone() } else { format!("{field}.{name}") };
+            nothing_expands(&field, value)
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Go's `os.Expand`: `${…}`, a name, or one of the shell's special parameters.
+fn expands(text: &str) -> bool {
+    let named = |next: char| next.is_ascii_alphanumeric() || "_{*#$@!?-".contains(next);
+    text.match_indices('$').any(|(at, _)| text[at + 1..].chars().next().is_some_and(named))
 }
 
 fn is_digits(text: &str) -> bool {
@@ -444,6 +481,24 @@ mod tests {
         let fields: Vec<&str> = drift.iter().map(|d| d.field.as_str()).collect();
         assert_eq!(fields, ["agents", "kubeAPI.hostPort"]);
         assert_eq!(drift[1].to_string(), r#"kubeAPI.hostPort: the cluster has "6550", the file says "6551""#);
+    }
+
+    #[test]
+    fn what_k3d_would_replace_in_the_file_is_refused_by_its_field() {
+        for text in ["pa$$w0rd", "${API_PORT}", "a$b", "$1"] {
+            let token = format!("ameide\ntoken: '{text}'");
+            let failure = config(&FILE.replace("ameide", &token)).unwrap_err();
+            assert!(failure.message.contains("token: k3d replaces"), "{text}: {failure}");
+            assert!(!failure.message.contains(text), "it may be a secret: {failure}");
+        }
+        assert!(config(&FILE.replace("ameide", "ameide\ntoken: 'a$ b$'")).is_ok());
+    }
+
+    #[test]
+    fn a_registry_that_would_go_with_its_cluster_is_refused() {
+        let create = "registries:\n  create:\n    name: reg\nkubeAPI:";
+        let failure = config(&FILE.replace("kubeAPI:", create)).unwrap_err();
+        assert!(failure.message.contains("registries.create: expected registries.use"), "{failure}");
     }
 
     #[test]
