@@ -18,9 +18,9 @@ use kube::Client;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::inputs::digest;
 use super::ownership::{self, helms};
 use super::state::Drift;
+use crate::files::digest;
 use crate::releases::by_hand::{self, is_helms};
 use crate::run::foreign;
 use crate::world::kubernetes::autoscaler;
@@ -126,7 +126,7 @@ fn order(object: &Value, fields: &Value) -> Option<String> {
             names.extend(helms_items(container, fields, "env").filter_map(|(variable, _)| variable["name"].as_str()));
         }
     }
-    (!names.is_empty()).then(|| digest(names.join("\n").as_bytes()))
+    (!names.is_empty()).then(|| digest::of_bytes(names.join("\n").as_bytes()))
 }
 
 /// The items of a list that are identified by their names, and that Helm owns, each with its fields.
@@ -239,7 +239,7 @@ pub(crate) fn owned(metadata: &ObjectMeta) -> Result<String, String> {
 }
 
 fn digest_of(fields: &Value) -> String {
-    digest(fields.to_string().as_bytes())
+    digest::of_bytes(fields.to_string().as_bytes())
 }
 
 /// What a look at an object shows.

@@ -11,11 +11,10 @@ use super::back::{self, Built};
 use super::{Args, Reader, Runner, all_or_first, instant, timeline};
 use crate::cluster;
 use crate::cluster::lease::ClusterLease;
-use crate::compare::inputs::digest;
 use crate::compare::{handback, live};
 use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::Spent;
-use crate::files::{self, bounds};
+use crate::files::{self, bounds, digest};
 use crate::releases::{self, Others, removal};
 use crate::repo::Repo;
 use crate::repo::layers::Layer;
@@ -169,7 +168,7 @@ fn past(revision: &Revision, stored: &Stored) -> Past {
         created: revision.created,
         back_to: noted.or_else(|| target::named_in(&stored.info.description)),
         description: stored.info.description.clone(),
-        content: digest(content.as_bytes()),
+        content: digest::of_bytes(content.as_bytes()),
     }
 }
 
