@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::claims::Claims;
-use super::difference::Objects;
 use super::inputs::Parts;
 use super::live::Made;
+use super::objects::Objects;
 use crate::files::digest;
 use crate::world::helm_storage::RECORD;
 use crate::world::release::Release;
