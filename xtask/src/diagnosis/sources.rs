@@ -156,7 +156,10 @@ pub fn helm(message: &str) -> Option<Verdict> {
     if let Some(code) = in_rows(WEBHOOKS, without_rollback(&lower)) {
         return of_api(code?);
     }
-    if let Some(code) = in_rows(HELM_FIRST, &lower) {
+    // The API server quotes the object that it refuses, with its mounts, arguments and labels.
+    let quotes_an_object = lower.contains("\" is invalid: ");
+    let of_the_tree = |code: &Option<Code>| matches!(code, Some(Code::RenderFailed | Code::ChartMissing));
+    if let Some(code) = in_rows(HELM_FIRST, &lower).filter(|code| !quotes_an_object || !of_the_tree(code)) {
         return Verdict::may_heal(code?);
     }
     if let Some(code) = in_rows(API_ANSWERS, &lower) {
@@ -211,7 +214,8 @@ pub fn log(line: &str) -> Option<Verdict> {
 /// Symptoms: they say that something took too long, but not what.
 pub fn is_timeout(message: &str) -> bool {
     let lower = message.to_lowercase();
-    lower.contains("context deadline exceeded") && !lower.contains("client rate limiter")
+    let others = ["client rate limiter", "request did not complete within"];
+    lower.contains("context deadline exceeded") && !others.iter().any(|other| lower.contains(other))
         || lower.contains("timed out waiting for the condition")
         || lower.contains("resource not ready")
         || lower.contains(" not ready. status:")

@@ -3,26 +3,13 @@
 use run_record::Code;
 
 use super::table::{Row, row};
+use crate::world::kubernetes::answers::UNCHECKED;
 
 /// What admission webhooks say, and the API server about them. Checked before [`API_ANSWERS`] and
 /// [`HELM_FIRST`](super::helm::HELM_FIRST): a webhook quotes anything, for example the registry of
 /// an image that it verifies.
 pub(super) const WEBHOOKS: &[Row] = &[
-    // A webhook that denies what it could not check, since it did not reach what it asks (a
-    // registry, Sigstore): it may reach it a moment later.
-    row(
-        Code::WebhookUnavailable,
-        &[
-            &["denied the request", "dial tcp"],
-            &["denied the request", "server misbehaving"],
-            &["denied the request", "i/o timeout"],
-            &["denied the request", "deadline exceeded"],
-            &["denied the request", "client.timeout exceeded"],
-            &["denied the request", "tls handshake timeout"],
-            &["denied the request", "connection reset"],
-            &["denied the request", "context canceled"],
-        ],
-    ),
+    row(Code::WebhookUnavailable, UNCHECKED),
     row(
         Code::WebhookDenied,
         &[&["admission webhook", "denied the request"], &["validatingadmissionpolicy", "denied request"]],
@@ -34,6 +21,8 @@ pub(super) const WEBHOOKS: &[Row] = &[
             &["failed to call webhook"],
             &["conversion webhook for"],
             &["webhook", "does not support dry run"],
+            // All webhooks together took longer than the request may.
+            &["admission plugin", "failed to complete"],
         ],
     ),
 ];
@@ -143,6 +132,8 @@ pub(super) const API_ANSWERS: &[Row] = &[
             &["doesn't have a resource type"],
         ],
     ),
+    // A node port or an address that another Service has.
+    row(Code::NameInUse, &[&["provided port is already allocated"], &["provided ip is already allocated"]]),
     row(
         Code::ObjectInvalid,
         &[
@@ -186,6 +177,7 @@ pub(super) const API_ANSWERS: &[Row] = &[
             &["error on the server"],
             &["the server is not yet ready"],
             &["could not be completed at this time"],
+            &["resource quota evaluat"],
             &["kine: "],
             &["database is locked"],
         ],

@@ -97,7 +97,9 @@ pub(super) const HELM_FIRST: &[Row] = &[
             &["repo ", "not found"],
             &["not a chart archive"],
             &["chart.yaml", "no such file"],
-            &["could not find", "chart"],
+            &["could not find chart"],
+            &["could not find ../"],
+            &["could not find ./"],
             &["could not load", "chart"],
             &["chart metadata is missing"],
             &["out of sync", "chart.lock"],
@@ -137,6 +139,13 @@ pub(super) const HELM_LAST: &[Row] = &[
             &["connect: connection refused"],
         ],
     ),
+    // What others write at the same time, and an object that is on its way out: gone a moment later.
+    row(
+        Code::ApiUnreachable,
+        &[&["operation cannot be fulfilled on", "object has been modified"], &["object is being deleted: "]],
+    ),
+    // A hook's own object of an earlier run.
+    row(Code::HookFailed, &[&["hook ", " failed: ", "already exists"]]),
     row(Code::NameInUse, &[&["\" already exists"]]),
     harmless(&[&["release: not found"]]),
     // What Helm waited for and saw fail: Helm names the object, the cluster has the cause.

@@ -7,6 +7,7 @@ use super::table::{Reason, Row, harmless, row};
 /// Anything that the kubelet or containerd says about pulling an image.
 pub(super) const PULL: &[Row] = &[
     harmless(&[&["unable to retrieve some image pull secrets"]]),
+    CGROUPS,
     row(
         Code::DiskFull,
         &[&["no space left on device"], &["input/output error"], &["disk quota exceeded"], &["read-only file system"]],
@@ -31,6 +32,15 @@ pub(super) const PULL: &[Row] = &[
         Code::ImageInvalid,
         &[&["content digest", "not found"], &["failed to get reader from content store"], &["unexpected media type"]],
     ),
+    // The tag is there; a cache in front of the registry, or a mirror, lacks its content for now.
+    row(
+        Code::ImageInvalid,
+        &[
+            &["failed to copy", "not found"],
+            &["content descriptor", "from remote: not found"],
+            &["content size of zero"],
+        ],
+    ),
     row(Code::RegistryUnreachable, &[&["failed to extract layer", "eof"], &["failed to extract layer", "connection"]]),
     row(Code::NodePullQps, &[&["pull qps exceeded"]]),
     row(
@@ -47,6 +57,16 @@ pub(super) const PULL: &[Row] = &[
             &["status", ": 429"],
         ],
     ),
+    // A proxy comes first: what it says about TLS or HTTP is not the registry's. And an ingress
+    // that has no certificate of its own yet shows its default one.
+    row(
+        Code::RegistryUnreachable,
+        &[
+            &["proxyconnect"],
+            &["certificate is valid for ingress.local,"],
+            &["certificate is valid for ", ".traefik.default, not "],
+        ],
+    ),
     row(
         Code::RegistryProtocol,
         &[
@@ -55,10 +75,7 @@ pub(super) const PULL: &[Row] = &[
             &["first record does not look like a tls handshake"],
         ],
     ),
-    row(
-        Code::RegistryUnreachable,
-        &[&["tls handshake timeout"], &["proxyconnect"], &["proxy authentication required"], &["407 "]],
-    ),
+    row(Code::RegistryUnreachable, &[&["tls handshake timeout"], &["proxy authentication required"], &["407 "]]),
     row(Code::RegistryTls, &[&["x509:"], &["tls: "]]),
     row(
         Code::RegistryDns,
@@ -121,6 +138,7 @@ pub(super) const PULL: &[Row] = &[
             &["invalid reference format"],
             &["couldn't parse image"],
             &["could not parse reference"],
+            &["short-name", "did not resolve"],
             &["failed to apply default image tag"],
             &["invalidimagename"],
             &["repository name must be"],
@@ -175,8 +193,6 @@ pub(super) const PULL: &[Row] = &[
             &["tag does not exist"],
             &["manifest for", "not found"],
             &["failed to resolve", "not found"],
-            &["failed to pull", "not found"],
-            &["failed to copy", "not found"],
             &["code = notfound"],
             &["is not present with pull policy of never"],
         ],
@@ -210,7 +226,12 @@ pub(super) const PULL: &[Row] = &[
             &["pull progress"],
         ],
     ),
+    // 402, 412, 451 …: a policy of the registry, in a status of its own choice.
+    row(Code::RegistryDeniedOrMissing, &[&["unexpected status"]]),
 ];
+
+/// No more cgroups, which the kernel says in the words of a full disk.
+const CGROUPS: Row = row(Code::NodeRuntime, &[&["/sys/fs/cgroup", "no space left"]]);
 
 /// What the kubelet lacks to create a container.
 pub(super) const CONFIG: &[Row] = &[
@@ -221,7 +242,8 @@ pub(super) const CONFIG: &[Row] = &[
         &["failed to sync configmap cache"],
         &["cannot find volume"],
     ]),
-    row(Code::VolumePending, &[&["subpath"]]),
+    row(Code::ObjectInvalid, &[&["imagevolumemountfailed", "subpath"]]),
+    row(Code::VolumePending, &[&["failed to prepare subpath"], &["failed to create subpath"]]),
     row(
         Code::ObjectInvalid,
         &[
@@ -251,8 +273,19 @@ pub(super) const CONFIG: &[Row] = &[
 
 /// The runtime's messages when it creates or starts a container.
 pub(super) const START: &[Row] = &[
+    CGROUPS,
+    SCRIPT,
     row(Code::DiskFull, &[&["no space left on device"], &["input/output error"]]),
-    row(Code::NodeRuntime, &[&["shared or slave mount"], &["not a shared mount"]]),
+    row(
+        Code::NodeRuntime,
+        &[
+            &["shared or slave mount"],
+            &["not a shared mount"],
+            // Unlike a profile that is missing, which the object names.
+            &["apparmor failed to apply profile"],
+            &["apparmor_parser"],
+        ],
+    ),
     row(Code::OomKilled, &[&["oom-killed"], &["oomkilled"], &["memory limit too low"]]),
     row(Code::ImagePlatform, &[&["exec format error"], &["exec user process caused", "format"]]),
     row(
@@ -295,6 +328,11 @@ pub(super) const START: &[Row] = &[
     ),
 ];
 
+/// A script without a first line that names its interpreter, or with Windows line ends: no other
+/// platform's image would help.
+pub(super) const SCRIPT: Row =
+    row(Code::CrashLoop, &[&[".sh: exec format error"], &[".sh\": exec format error"], &[".bash: exec format error"]]);
+
 /// Volumes, in messages of the kubelet and the controllers.
 pub(super) const VOLUME: &[Row] = &[
     row(Code::DiskFull, &[&["no space left on device"], &["input/output error"]]),
@@ -316,6 +354,7 @@ pub(super) const VOLUME: &[Row] = &[
 
 /// The pod's sandbox: its network, its pause image, its cgroup.
 pub(super) const SANDBOX: &[Row] = &[
+    CGROUPS,
     row(Code::DiskFull, &[&["no space left on device"], &["disk quota exceeded"]]),
     row(
         Code::PodNetwork,
@@ -368,9 +407,11 @@ pub(super) const KUBELET: &[Reason] = &[
             "FailedKillPod",
             "FailedSync",
         ],
-        texts: &[SANDBOX, SANDBOX_IMAGE],
+        texts: &[SANDBOX],
         rest: Some(Code::NodeRuntime),
     },
+    // The pause image is pulled like any other.
+    Reason { of: &[SANDBOX_IMAGE], texts: &[PULL], rest: Some(Code::NodeRuntime) },
     Reason { of: &["NetworkNotReady"], texts: &[], rest: Some(Code::PodNetwork) },
     Reason { of: &["FailedPostStartHook"], texts: &[], rest: Some(Code::CrashLoop) },
     Reason { of: &["Evicted", "EvictionThresholdMet"], texts: &[EVICTED], rest: Some(Code::Unschedulable) },
@@ -438,6 +479,7 @@ pub(super) const KUBELET: &[Reason] = &[
 
 const PULL_FAILED: &str = "Failed: pull";
 const MAKE_FAILED: &str = "Failed: make";
+const SANDBOX_IMAGE: &str = "FailedCreatePodSandBox: pull";
 
 /// Which of the two the kubelet means. For a container: `Error: …` and `Internal PreStartContainer
 /// hook failed: …` (`kuberuntime_container.go`), and for a pod's folders on the node
@@ -448,11 +490,13 @@ pub(super) fn sentence<'a>(reason: &'a str, lower: &str) -> &'a str {
     match reason {
         "Failed" if of_making.iter().any(|begin| lower.starts_with(begin)) => MAKE_FAILED,
         "Failed" => PULL_FAILED,
+        "FailedCreatePodSandBox" if lower.contains("sandbox image") => SANDBOX_IMAGE,
         reason => reason,
     }
 }
 
 const MAKE: &[Row] = &[
+    CGROUPS,
     row(Code::ImageNotFound, &[&["errimageneverpull"], &["pull policy of never"]]),
     // Repeated after the pull itself said why.
     harmless(&[&["errimagepull"], &["imagepullbackoff"], &["error: imageinspecterror"], &["error: invalidimagename"]]),
@@ -477,22 +521,6 @@ const STARTED: &[Row] = &[row(
 const KILLING: &[Row] = &[row(Code::ProbeFailing, &[&["failed liveness probe"], &["failed startup probe"]])];
 
 const BACK_OFF: &[Row] = &[row(Code::CrashLoop, &[&["restarting failed container"]])];
-
-/// The pause image is pulled like any other.
-const SANDBOX_IMAGE: &[Row] = &[
-    row(Code::RegistryDns, &[&["sandbox image", "no such host"], &["sandbox image", "lookup "]]),
-    row(
-        Code::RegistryRateLimited,
-        &[
-            &["sandbox image", "too many requests"],
-            &["sandbox image", "toomanyrequests"],
-            &["sandbox image", "pull rate limit"],
-            &["sandbox image", "status", ": 429"],
-        ],
-    ),
-    row(Code::ImageNotFound, &[&["sandbox image", "not found"]]),
-    row(Code::RegistryUnreachable, &[&["sandbox image", "failed to pull"], &["sandbox image", "dial tcp"]]),
-];
 
 const EVICTED: &[Row] = &[row(
     Code::DiskFull,

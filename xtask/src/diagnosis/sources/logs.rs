@@ -2,12 +2,24 @@
 
 use run_record::Code;
 
+use super::kubelet::SCRIPT;
 use super::table::{Row, harmless, row};
 
 /// The last words of a crashed container. Most rows are about dependencies that may still come up.
 pub(super) const LOG: &[Row] = &[
     harmless(&[&["terminating connection due to administrator command"]]),
+    SCRIPT,
     row(Code::ImagePlatform, &[&["exec format error"]]),
+    // Limits of the machine's kernel, in the words of a full disk.
+    row(
+        Code::NodeRuntime,
+        &[
+            &["file watchers"],
+            &["failed to watch", "no space left"],
+            &["inotify"],
+            &["fsnotify watcher", "too many open files"],
+        ],
+    ),
     row(Code::DiskFull, &[&["no space left on device"], &["enospc"], &["disk full"]]),
     row(
         Code::ConfigMissing,
