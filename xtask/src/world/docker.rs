@@ -98,7 +98,7 @@ pub fn fault(line: &str) -> Fault {
         Fault::Context
     } else if has(&["client version"]) && has(&["too new", "too old"]) {
         Fault::Version
-    } else if has(&["dial unix", "daemon is shutting down"])
+    } else if has(&["dial unix", "daemon is shutting down", "docker desktop is unable to start"])
         || (!answered && has(on_the_way))
         || (server_error && has(&["api route"]))
     {
