@@ -7,8 +7,8 @@
 //! 3 and 4 and Helmfile. `tests/messages.tsv` has real examples with their origin, and the tests
 //! check each row.
 //!
-//! The types ensure that only a state or an answer of the API ends a run at once:
-//! [`table::Reason`], used for all other sources, cannot express it.
+//! Only a state or an answer of the API, also one that Helm quotes, ends a run at once: the tables of
+//! the other sources cannot express it, and a test gives each of them random texts.
 
 mod api;
 mod controllers;
@@ -28,7 +28,7 @@ use logs::{LOG, names_unset_variable};
 use run_record::Code;
 use scheduler::SCHEDULER;
 use states::STATES;
-use table::{Parts, for_reason, in_reason, in_rows, matches_reason};
+use table::{for_reason, has, in_reason, in_rows, matches_reason};
 
 /// The meaning of one message.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +50,8 @@ impl Verdict {
 
 /// A container's waiting or terminated state: a fact, which may be final.
 pub fn state(reason: &str, message: &str) -> Option<Verdict> {
-    let fact = STATES.iter().find(|fact| fact.reason.of.iter().any(|of| matches_reason(of, reason)));
-    let Some(fact) = fact else {
+    let state = STATES.iter().find(|state| state.reason.of.iter().any(|of| matches_reason(of, reason)));
+    let Some(state) = state else {
         // A pod's own reason (`Evicted`, `OutOfcpu`) has the same text as the kubelet's event.
         let of_pod = [
             "Evicted",
@@ -73,9 +73,8 @@ pub fn state(reason: &str, message: &str) -> Option<Verdict> {
         return if known { event(Some("kubelet"), reason, message) } else { None };
     };
     let lower = message.to_lowercase();
-    let code = in_reason(&fact.reason, &lower)?;
-    let holds = |any: &[Parts]| any.is_empty() || any.iter().any(|parts| parts.iter().all(|part| lower.contains(part)));
-    let is_final = fact.finals.iter().any(|(of, any)| *of == code && holds(any));
+    let code = in_reason(&state.reason, &lower)?;
+    let is_final = state.finals.iter().any(|(of, any)| *of == code && (any.is_empty() || has(&lower, any)));
     if is_final { Verdict::cannot_heal(code) } else { Verdict::may_heal(code) }
 }
 
@@ -246,9 +245,7 @@ fn of_api(code: Code) -> Option<Verdict> {
 mod tests {
     use super::*;
     use crate::diagnosis::helm_errors;
-    use kubelet::{CONFIG, PULL, SANDBOX, START, VOLUME};
-    use scheduler::SCHEDULING;
-    use table::Row;
+    use table::{Reason, Row};
 
     struct Line {
         source: &'static str,
@@ -338,19 +335,20 @@ mod tests {
         }
     }
 
+    fn reasons() -> impl Iterator<Item = &'static Reason> {
+        KUBELET.iter().chain(SCHEDULER).chain(CONTROLLER).chain(STATES.iter().map(|state| &state.reason))
+    }
+
+    /// Those of all reasons, and of the sources whose messages have none.
+    fn rows() -> impl Iterator<Item = &'static Row> {
+        let of_reasons = reasons().flat_map(|reason| reason.texts.iter().copied());
+        of_reasons.chain([WEBHOOKS, API_ANSWERS, HELM_FIRST, HELM_LAST, HELMFILE, LOG]).flatten()
+    }
+
     #[test]
     fn every_code_of_a_row_is_on_the_list_and_every_code_of_the_list_has_a_message() {
-        let of_rows = |rows: &[Row]| rows.iter().filter_map(|row| row.code).collect::<Vec<_>>();
-        let mut codes = Vec::new();
-        for reason in KUBELET.iter().chain(SCHEDULER).chain(CONTROLLER).chain(STATES.iter().map(|fact| &fact.reason)) {
-            codes.extend(reason.rest);
-            codes.extend(reason.texts.iter().flat_map(|rows| of_rows(rows)));
-        }
-        for rows in [WEBHOOKS, API_ANSWERS, HELM_FIRST, HELM_LAST, HELMFILE, LOG] {
-            codes.extend(of_rows(rows));
-        }
-        codes.extend(REFUSALS.iter().chain(FINAL_REFUSALS).chain(SYMPTOMS));
-        for code in codes {
+        let codes = rows().filter_map(|row| row.code).chain(reasons().filter_map(|reason| reason.rest));
+        for code in codes.chain([REFUSALS, FINAL_REFUSALS, SYMPTOMS].into_iter().flatten().copied()) {
             assert!(rules::of(code).is_some(), "{code}");
         }
         for rule in rules::RULES.iter().filter(|rule| rule.code != Code::HelmStuck) {
@@ -358,12 +356,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_final_of_a_state_is_a_code_that_the_state_can_have() {
+        for state in STATES {
+            let of_texts = state.reason.texts.iter().copied().flatten().filter_map(|row| row.code);
+            let codes: Vec<Code> = of_texts.chain(state.reason.rest).collect();
+            for (code, _) in state.finals {
+                assert!(codes.contains(code), "{code} of {:?}", state.reason.of);
+            }
+        }
+    }
+
     /// A rule with capital letters would never match.
     #[test]
     fn texts_of_rules_are_lower_case() {
-        let tables = [PULL, CONFIG, START, VOLUME, SANDBOX, WEBHOOKS, API_ANSWERS, HELM_FIRST, HELM_LAST, HELMFILE];
-        for row in tables.into_iter().chain([LOG, SCHEDULING]).flatten() {
-            assert!(row.any.iter().copied().flatten().all(|part| *part == part.to_lowercase()), "{:?}", row.any);
+        let finals = STATES.iter().flat_map(|state| state.finals).flat_map(|(_, any)| any.iter());
+        for parts in rows().flat_map(|row| row.any).chain(finals) {
+            assert!(parts.iter().all(|part| *part == part.to_lowercase()), "{parts:?}");
         }
     }
 

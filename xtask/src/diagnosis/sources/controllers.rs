@@ -26,17 +26,7 @@ pub(super) const CONTROLLER: &[Reason] = &[
         texts: &[VOLUME],
         rest: Some(Code::VolumePending),
     },
-    Reason {
-        of: &[
-            "BackoffLimitExceeded",
-            "DeadlineExceeded",
-            "PodFailurePolicy",
-            "FailedIndexes",
-            "MaxFailedIndexesExceeded",
-        ],
-        texts: &[],
-        rest: Some(Code::HookFailed),
-    },
+    Reason { of: JOB_FAILED, texts: &[], rest: Some(Code::HookFailed) },
     Reason { of: &["FailedPlacement"], texts: &[], rest: Some(Code::Unschedulable) },
     Reason { of: &["NodeNotReady"], texts: &[], rest: Some(Code::NodeRuntime) },
     Reason { of: &["TaintManagerEviction"], texts: &[TAINTED], rest: None },
@@ -48,6 +38,10 @@ pub(super) const CONTROLLER: &[Reason] = &[
     // external-secrets.
     Reason { of: &["UpdateFailed"], texts: &[SECRET_STORE], rest: None },
 ];
+
+/// Why a Job has failed: the same in its events and in its condition.
+pub(super) const JOB_FAILED: &[&str] =
+    &["BackoffLimitExceeded", "DeadlineExceeded", "PodFailurePolicy", "FailedIndexes", "MaxFailedIndexesExceeded"];
 
 /// Just a slow API: the controller retries.
 const TRIED_AGAIN: &[Row] =

@@ -472,9 +472,9 @@ pub(super) const KUBELET: &[Reason] = &[
         texts: &[],
         rest: Some(Code::NodeRuntime),
     },
-    // Known, and no obstacle: FailedPreStopHook, FailedSync, FailedKillPod, Killing,
-    // FailedToRetrieveImagePullSecret, DNSConfigForming, MissingClusterDNS, InvalidDiskCapacity,
-    // ExceededGracePeriod, Rebooted, PossibleMemoryBackedVolumesOnDisk …
+    // Known, and no obstacle: FailedPreStopHook, FailedToRetrieveImagePullSecret, DNSConfigForming,
+    // MissingClusterDNS, InvalidDiskCapacity, ExceededGracePeriod, Rebooted,
+    // PossibleMemoryBackedVolumesOnDisk …
 ];
 
 const PULL_FAILED: &str = "Failed: pull";

@@ -2,13 +2,14 @@
 
 use run_record::Code;
 
+use super::controllers::JOB_FAILED;
 use super::kubelet::{CONFIG, PULL, SANDBOX, START};
 use super::scheduler::SCHEDULING;
-use super::table::{Fact, Reason, Row, row};
+use super::table::{Reason, Row, State, row};
 
 /// The state of a container that is waiting or has ended.
-pub(super) const STATES: &[Fact] = &[
-    Fact {
+pub(super) const STATES: &[State] = &[
+    State {
         reason: Reason { of: &["ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"], texts: &[PULL], rest: None },
         finals: &[
             (Code::ImageNotFound, &[]),
@@ -31,16 +32,16 @@ pub(super) const STATES: &[Fact] = &[
             ),
         ],
     },
-    Fact {
+    State {
         reason: Reason { of: &["InvalidImageName"], texts: &[], rest: Some(Code::ImageInvalid) },
         finals: &[(Code::ImageInvalid, &[])],
     },
-    Fact {
+    State {
         reason: Reason { of: &["ErrImageNeverPull"], texts: &[], rest: Some(Code::ImageNotFound) },
         // Somebody may load it into the node.
         finals: &[],
     },
-    Fact {
+    State {
         reason: Reason {
             of: &["ImageInspectError", "SignatureValidationFailed"],
             texts: &[INSPECT],
@@ -48,7 +49,7 @@ pub(super) const STATES: &[Fact] = &[
         },
         finals: &[],
     },
-    Fact {
+    State {
         reason: Reason {
             of: &["CreateContainerConfigError", "VerifyNonRootError"],
             texts: &[CONFIG],
@@ -56,7 +57,7 @@ pub(super) const STATES: &[Fact] = &[
         },
         finals: &[(Code::ObjectInvalid, &[])],
     },
-    Fact {
+    State {
         reason: Reason {
             of: &["CreateContainerError", "PreCreateHookError"],
             texts: &[CONFIG, START],
@@ -64,7 +65,7 @@ pub(super) const STATES: &[Fact] = &[
         },
         finals: &[],
     },
-    Fact {
+    State {
         reason: Reason {
             of: &[
                 "RunContainerError",
@@ -78,12 +79,12 @@ pub(super) const STATES: &[Fact] = &[
         },
         finals: &[],
     },
-    Fact {
+    State {
         reason: Reason { of: &["PostStartHookError", "CrashLoopBackOff"], texts: &[], rest: Some(Code::CrashLoop) },
         finals: &[],
     },
-    Fact { reason: Reason { of: &["OOMKilled"], texts: &[], rest: Some(Code::OomKilled) }, finals: &[] },
-    Fact {
+    State { reason: Reason { of: &["OOMKilled"], texts: &[], rest: Some(Code::OomKilled) }, finals: &[] },
+    State {
         reason: Reason {
             of: &["CreatePodSandboxError", "ConfigPodSandboxError"],
             texts: &[SANDBOX],
@@ -92,26 +93,16 @@ pub(super) const STATES: &[Fact] = &[
         finals: &[],
     },
     // A Job's condition; a pod that exceeded its own deadline has the same reason.
-    Fact {
-        reason: Reason {
-            of: &[
-                "BackoffLimitExceeded",
-                "DeadlineExceeded",
-                "PodFailurePolicy",
-                "FailedIndexes",
-                "MaxFailedIndexesExceeded",
-            ],
-            texts: &[],
-            rest: Some(Code::HookFailed),
-        },
+    State {
+        reason: Reason { of: JOB_FAILED, texts: &[], rest: Some(Code::HookFailed) },
         finals: &[(Code::HookFailed, &[&["job "], &["failjob"], &["index"]])],
     },
-    Fact {
+    State {
         reason: Reason { of: &["ErrPrepareDynamicResources"], texts: &[], rest: Some(Code::Unschedulable) },
         finals: &[],
     },
     // A pod's status, and its condition PodScheduled.
-    Fact {
+    State {
         reason: Reason {
             of: &["Unschedulable", "SchedulingGated", "SchedulerError"],
             texts: &[SCHEDULING],

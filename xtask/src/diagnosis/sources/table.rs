@@ -27,17 +27,21 @@ pub(super) struct Reason {
 }
 
 /// Like [`Reason`], for a source whose messages are facts about the cluster.
-pub(super) struct Fact {
+pub(super) struct State {
     pub(super) reason: Reason,
     /// What is final if it has this reason: a code, with the texts for which it is (if there are
     /// none, all).
     pub(super) finals: &'static [(Code, &'static [Parts])],
 }
 
+/// Whether the text, in lower case, has all parts of one of these.
+pub(super) fn has(lower: &str, any: &[Parts]) -> bool {
+    any.iter().any(|parts| parts.iter().all(|part| lower.contains(part)))
+}
+
 /// `Some` if a row matches, with its code.
 pub(super) fn in_rows(rows: &[Row], lower: &str) -> Option<Option<Code>> {
-    let holds = |row: &&Row| row.any.iter().any(|parts| parts.iter().all(|part| lower.contains(part)));
-    rows.iter().find(holds).map(|row| row.code)
+    rows.iter().find(|row| has(lower, row.any)).map(|row| row.code)
 }
 
 pub(super) fn in_reason(reason: &Reason, lower: &str) -> Option<Code> {
