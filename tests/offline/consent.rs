@@ -101,7 +101,13 @@ impl Machine {
     /// Runs it on a new terminal, and types `keys` once it asks; returns its exit code and what it
     /// showed.
     fn on_a_terminal(&self, arguments: &[&str], keys: &str) -> (Option<i32>, String) {
+        self.on_a_terminal_where(arguments, "", keys)
+    }
+
+    /// The same, with keys that were typed before it asks.
+    fn on_a_terminal_where(&self, arguments: &[&str], earlier: &str, keys: &str) -> (Option<i32>, String) {
         let [theirs, mut ours] = terminal();
+        ours.write_all(earlier.as_bytes()).unwrap();
         let mut command = self.command(arguments, &[]);
         on(&mut command, theirs);
         let mut child = command.spawn().unwrap();
@@ -513,6 +519,8 @@ fn each_destructive_command_wants_its_own_flag() {
                 if !enough {
                     assert_eq!(machine.destructive(), [] as [&str; 0], "{how}");
                     assert!(text.contains(&format!("--allow-destroy={needed} ")), "{how}");
+                    // Of what came before it in the run, nothing is claimed.
+                    assert!(text.contains("none of that was done") && !text.contains("nothing was changed"), "{how}");
                 }
             }
         }
@@ -574,4 +582,37 @@ fn on_a_terminal_it_asks_and_names_what_is_lost() {
     let (code, shown) = machine.on_a_terminal(&["cluster", "--yes"], "n\n");
     assert!(code == Some(10) && shown.contains("This would delete the cluster ameide-ci"), "{shown}");
     assert_eq!(machine.destructive(), [] as [&str; 0]);
+}
+
+#[test]
+fn what_was_typed_before_the_question_does_not_answer_it() {
+    let machine = World::Healthy.machine();
+    let (code, shown) = machine.on_a_terminal_where(&["cluster", "delete"], "y\ny\ny\n", "n\n");
+    assert!(code == Some(10) && shown.contains("not confirmed"), "{shown}");
+    assert_eq!(machine.destructive(), [] as [&str; 0], "{shown}");
+}
+
+#[test]
+fn a_run_in_the_background_asks_nobody_rather_than_being_stopped_at_its_question() {
+    let machine = World::Healthy.machine();
+    let run = machine.command(&["cluster", "delete"], &[]);
+    // With job control, the shell keeps the terminal to itself.
+    let mut shell = Command::new("sh");
+    shell.args(["-mc", "\"$@\" & wait $!", "sh"]).arg(run.get_program()).args(run.get_args());
+    shell.current_dir(machine.folder.path());
+    for (name, value) in run.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let [theirs, mut ours] = terminal();
+    on(&mut shell, theirs);
+    let mut child = shell.spawn().unwrap();
+    drop(shell);
+    let mut shown = Vec::new();
+    // It ends in an error when the last process that holds the terminal has ended.
+    let _ = ours.read_to_end(&mut shown);
+    let (status, shown) = (child.wait().unwrap(), String::from_utf8_lossy(&shown).into_owned());
+    assert!(status.code() == Some(10) && shown.contains("nobody can be asked here"), "{status}\n{shown}");
 }

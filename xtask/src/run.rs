@@ -9,6 +9,7 @@ pub mod interrupt;
 pub mod printer;
 pub mod reporter;
 pub mod state;
+pub mod suspension;
 pub mod wait;
 
 use std::sync::Arc;
