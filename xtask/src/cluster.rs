@@ -1092,7 +1092,8 @@ pub async fn status(run: &Run, repo: &Repo, config: &K3dConfig) -> Result<(), Fa
             ));
         }
         let ready = marker.map_or("not marked ready".to_owned(), |marker| format!("ready since {}", marker.time));
-        run.reporter.data(&format!("{}: {ready}; `cargo xtask cluster` would {}", config.name(), describe(&plan)));
+        let text = format!("{}: {ready}; `cargo xtask cluster` would {}", config.name(), describe(&plan));
+        run.reporter.data(&run.reporter.completed(&text));
     }
     match plan {
         Plan::Nothing => Ok(()),

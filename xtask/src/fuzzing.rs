@@ -304,7 +304,7 @@ fn service(bytes: &[u8]) {
     let Ok(service) = serde_json::from_slice::<Service>(bytes) else { return };
     let mapped: Vec<k3d::Mapping> = k3d::Mapping::parse("127.0.0.1:8443:443").into_iter().collect();
     let found: Vec<services::Openable> = services::openable(&service, &mapped).into_iter().collect();
-    let _ = (services::list(&found, "ci"), services::summary(&found, "ci"));
+    let _ = (services::list(&found, "ci"), services::summary(&found));
 }
 
 fn event(bytes: &[u8]) {

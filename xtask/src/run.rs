@@ -1,6 +1,7 @@
 //! One run of this program: what it was asked to do, whether it is interrupted, what was consented
 //! to, where it reports and what it leaves behind.
 
+pub mod commands;
 pub mod consent;
 pub mod context;
 pub mod duration;

@@ -671,7 +671,8 @@ fn up_down_removes_the_critical_path_and_says_what_stays() {
     let said = bench.ends(&["up", "--down", "--yes"], 10);
     assert!(said.contains("release shop/web"), "{said}");
     let said = bench.ends(&["up", "--down", "--allow-destroy=release"], 0);
-    assert!(bench.helms()[0].starts_with("uninstall web ") && said.contains("cluster delete"), "{said}");
+    assert!(bench.helms()[0].starts_with("uninstall web ") && said.contains("mirror stay"), "{said}");
+    assert!(!said.contains("cluster delete"), "this cluster is no local one: {said}");
     for flag in ["--force", "--skip-tests", "--keep-going", "--jobs=2"] {
         bench.ends(&["up", "--down", flag], 2);
     }

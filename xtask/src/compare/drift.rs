@@ -418,9 +418,9 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
                 release: revision.release.clone(),
                 namespace: revision.namespace.clone(),
                 revision: Some(revision.revision),
-                what: Some(format!(
+                what: Some(context.run.reporter.completed(&format!(
                     "is installed, but no longer part of its layer: cargo xtask releases repair --uninstall {full}"
-                )),
+                ))),
                 objects: Vec::new(),
             });
         }

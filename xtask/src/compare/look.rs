@@ -473,7 +473,7 @@ impl<'a> Look<'a> {
     /// Errors from reading and writing them.
     pub async fn pull_secret(&self) -> Result<(), Failure> {
         match &self.context.repo.tree.layer_needs()?.pull_secret {
-            Some(need) => pull_secret::ensure(&self.context.run, &self.context.repo, self.client, need).await,
+            Some(need) => pull_secret::ensure(self.context, self.client, need).await,
             None => Ok(()),
         }
     }

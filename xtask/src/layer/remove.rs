@@ -23,8 +23,8 @@ use crate::compare::drift;
 use crate::compare::handback::MANAGER;
 use crate::compare::live;
 use crate::lab;
-use crate::releases::Others;
 use crate::releases::removal::{self, Consented, Fate};
+use crate::releases::{self, Others};
 use crate::repo::Repo;
 use crate::repo::layers::Layer;
 use crate::repo::needs::LayerNeeds;
@@ -184,7 +184,7 @@ async fn planned(
     let mut plans = Vec::new();
     let mut kinds = Kinds::new();
     for (layer, releases) in &found {
-        removal::watch_over(context, client, others, releases, None, true).await?;
+        releases::watch_over_removal(context, client, others, releases, None, true).await?;
         let built = Built::of(reader, layer).await?;
         let newest = helm_storage::newest_whole(client, releases).await?;
         for release in built.reversed(releases) {

@@ -15,7 +15,7 @@ use crate::compare::{handback, live};
 use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::Spent;
 use crate::files::{self, bounds, digest};
-use crate::releases::{self, Others, removal};
+use crate::releases::{self, Others};
 use crate::repo::Repo;
 use crate::repo::layers::Layer;
 use crate::run::Run;
@@ -84,7 +84,7 @@ async fn planned<'a>(
     let mut plans = Vec::new();
     for (layer, wanted) in back::selected(reader, client, layers).await? {
         let wanted: Vec<Release> = wanted.into_iter().filter(|release| release.installed).collect();
-        removal::watch_over(context, client, others, &wanted, None, false).await?;
+        releases::watch_over_removal(context, client, others, &wanted, None, false).await?;
         let mut histories = Vec::new();
         let mut newest = Vec::new();
         for release in &wanted {
