@@ -88,7 +88,7 @@ pub async fn consent_to_upgrades(
         for stored in &replaced {
             match manifest::dropped(stored, &next, namespace) {
                 Ok(found) => {
-                    let is_new = |one: &manifest::Dropped| !dropped.iter().any(|known| known.name == one.name);
+                    let is_new = |one: &manifest::Dropped| !dropped.iter().any(|known| known.is_same(one, namespace));
                     let more: Vec<_> = found.into_iter().filter(is_new).collect();
                     dropped.extend(more);
                 }

@@ -65,14 +65,9 @@ pub(crate) fn is_set(object: &Value) -> bool {
     version.starts_with("apps/") && kind(object) == "StatefulSet"
 }
 
-/// Whether Helm can be made to keep everything of a release that holds data. The claims of a
-/// StatefulSet that deletes them when it goes are not Helm's to keep.
+/// Whether Helm can be made to keep everything of a release that holds data.
 pub(super) fn can_keep(manifest: &str) -> bool {
-    let takes_its_claims = |object: &Value| {
-        let policy = object.pointer("/spec/persistentVolumeClaimRetentionPolicy/whenDeleted");
-        is_set(object) && policy.and_then(Value::as_str) == Some("Delete")
-    };
-    keeping(manifest).is_ok() && manifest::plain(manifest).is_ok_and(|all| !all.iter().any(takes_its_claims))
+    keeping(manifest).is_ok()
 }
 
 /// The manifest with `keep` on everything that holds data; `None` if all of that has it already.
@@ -334,14 +329,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_kept_is_known_before_it_is_asked_for() {
-        let set = |when: &str| {
-            SET.replace("spec: {", &format!("spec: {{persistentVolumeClaimRetentionPolicy: {{whenDeleted: {when}}}, "))
-        };
         for (manifest, can) in [
             (CLAIM, true),
             (SET, true),
-            (&set("Retain"), true),
-            (&set("Delete"), false),
             ("apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: x, annotations: [a]}\n", false),
             ("kind: Service\nkind: Service\n", false),
         ] {

@@ -10,8 +10,8 @@ use super::losses::consent_to_rollback;
 use super::manifest::{data_of, objects};
 use super::named::every;
 use super::owner::Others;
-use super::removal;
 use super::watchdog::{stuck, treat_all, watch_over_removal};
+use super::{owned, removal};
 use crate::repo::Repo;
 use crate::run::Run;
 use crate::run::consent::Kind;
@@ -21,6 +21,19 @@ use crate::world::helmfile::HELMS_TIMEOUT;
 use crate::world::kubernetes::kubectl;
 use run_record::Failure;
 
+/// What a person asks for.
+#[derive(Clone, Debug)]
+pub enum Asked {
+    /// That what nobody will finish is marked failed.
+    Repair,
+    /// By `NAME` or `NAMESPACE/NAME`.
+    Uninstall(String),
+    RollBack {
+        name: String,
+        revision: u32,
+    },
+}
+
 /// Repairs what nobody will finish, or uninstalls or rolls back the release that is named.
 pub async fn repair(
     context: &Context,
@@ -28,39 +41,56 @@ pub async fn repair(
     lock: Option<RawFd>,
     others: &Others,
     older_than: Option<Duration>,
-    uninstall: Option<&str>,
-    rollback: &[String],
+    asked: &Asked,
 ) -> Result<(), Failure> {
-    let reporter = &context.run.reporter;
-    if let Some(name) = uninstall {
-        let found = find(&context.run, &context.repo, client, name).await?;
-        let newest = left_alone(context, client, others, &found, older_than).await?;
-        return uninstall_named(context, client, lock, &newest).await;
-    }
-    if let [name, revision] = rollback {
-        let newest = find(&context.run, &context.repo, client, name).await?;
-        let number: u32 = revision.parse().map_err(|_| {
-            Failure::usage(format!("--rollback {name} {revision:?}: expected the number of a revision"))
-        })?;
-        let known = history(client, &newest.namespace, &newest.release).await?;
-        if !known.iter().any(|other| other.revision == number) {
-            let numbers: Vec<String> = known.iter().map(|other| other.revision.to_string()).collect();
-            let message = format!("release {} has no revision {number}: it has {}", newest.release, numbers.join(", "));
-            return Err(Failure::usage(message));
+    let (run, repo) = (&context.run, &context.repo);
+    match asked {
+        Asked::Repair => {
+            let found = stuck(every(run, repo, client).await?);
+            let (repaired, result) = treat_all(context, client, others, &found, older_than).await;
+            run.reporter.note("releases", format!("{repaired} repaired"));
+            result
         }
-        let newest = left_alone(context, client, others, &newest, older_than).await?;
-        if context.run.dry_run {
-            reporter.planned(&newest.release, format!("roll back to revision {number}"));
-            return Ok(());
+        Asked::Uninstall(name) => {
+            let found = find(run, repo, client, name).await?;
+            let newest = left_alone(context, client, others, &found, older_than).await?;
+            uninstall_named(context, client, lock, &newest).await
         }
-        consent_to_rollback(&context.run, client, &newest, number).await?;
-        context.run.confirm(&format!("roll release {} back to revision {number}", newest.release)).await?;
-        return roll_back(context, lock, &newest, number, "by hand", false).await;
+        Asked::RollBack { name, revision } => {
+            let found = find(run, repo, client, name).await?;
+            check_is_known(client, &found, *revision).await?;
+            let newest = left_alone(context, client, others, &found, older_than).await?;
+            roll_back_named(context, client, lock, &newest, *revision).await
+        }
     }
-    let found = stuck(every(&context.run, &context.repo, client).await?);
-    let (repaired, result) = treat_all(context, client, others, &found, older_than).await;
-    reporter.note("releases", format!("{repaired} repaired"));
-    result
+}
+
+/// # Errors
+/// `usage` if Helm does not keep this revision of the release; errors from reading.
+async fn check_is_known(client: &Client, of: &Revision, number: u32) -> Result<(), Failure> {
+    let known = history(client, &of.namespace, &of.release).await?;
+    if known.iter().any(|other| other.revision == number) {
+        return Ok(());
+    }
+    let numbers: Vec<String> = known.iter().map(|other| other.revision.to_string()).collect();
+    let message = format!("release {} has no revision {number}: it has {}", of.release, numbers.join(", "));
+    Err(Failure::usage(message))
+}
+
+async fn roll_back_named(
+    context: &Context,
+    client: &Client,
+    lock: Option<RawFd>,
+    newest: &Revision,
+    to: u32,
+) -> Result<(), Failure> {
+    if context.run.dry_run {
+        context.run.reporter.planned(&newest.release, format!("roll back to revision {to}"));
+        return Ok(());
+    }
+    consent_to_rollback(&context.run, client, newest, to).await?;
+    context.run.confirm(&format!("roll release {} back to revision {to}", newest.release)).await?;
+    roll_back(context, lock, newest, to, "by hand", false).await
 }
 
 /// The newest revision of a release by `NAME` or `NAMESPACE/NAME`.
@@ -106,13 +136,21 @@ async fn uninstall_named(
     let run = &context.run;
     let stored = stored(client, newest).await?;
     let claims = run.consent.names(Kind::Claim) || !removal::can_keep(&stored.manifest);
+    let fates = removal::fates(&stored.manifest, claims);
     let goes = |fate: &removal::Fate| if *fate == removal::Fate::Goes { "delete" } else { "keep" };
-    let lines: Vec<String> = match removal::fates(&stored.manifest, claims) {
+    let lines: Vec<String> = match &fates {
         Ok(all) => all.iter().map(|(object, fate)| format!("{} {}", goes(fate), removal::name(object))).collect(),
         Err(_) => objects(&stored).iter().map(|line| format!("delete {line}")).collect(),
     };
     for line in lines {
         run.reporter.planned(&newest.release, line);
+    }
+    let holders = match fates {
+        Ok(all) if !claims => owned::holders_of(client, &context.site, newest, &all).await?,
+        _ => Vec::new(),
+    };
+    for set in &holders {
+        run.reporter.planned(&newest.release, set.plan());
     }
     if run.dry_run {
         return Ok(());
@@ -121,5 +159,8 @@ async fn uninstall_named(
     let with = if claims && !data.is_empty() { format!(", with {}", data.join(", ")) } else { String::new() };
     let what = format!("uninstall release {} in {}{with}", newest.release, newest.namespace);
     let consented = removal::consent(run, claims, &what).await?;
+    for set in &holders {
+        owned::let_go_of_claims(run, client, set).await?;
+    }
     removal::uninstall(context, client, lock, (newest, HELMS_TIMEOUT), &consented, std::future::pending()).await
 }
