@@ -50,6 +50,15 @@ pub use decide::{Facts, Leftovers, Node, Plan, decide, describe};
 /// The image of the pod that shows that the registry can be pulled from, by its id in the lock.
 const PROBE: &str = "busybox";
 
+/// Whether something may be lost on the way to a cluster that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destroying {
+    /// Consent is asked for, or was given by a flag.
+    WithConsent,
+    /// Nobody is asked, and consent that was given for another reason does not count.
+    Never,
+}
+
 /// What later steps need to know about a cluster that is up.
 pub struct Ready {
     pub toolbox: Toolbox,
@@ -92,22 +101,21 @@ pub async fn lock(run: &Run) -> Result<ClusterLock, Failure> {
 
 /// Brings the cluster up. The caller holds the lock, and keeps using it.
 pub async fn up(context: &Context, held: &ClusterLock) -> Result<Ready, Failure> {
-    bring_up(context, held, true).await
+    bring_up(context, held, Destroying::WithConsent).await
 }
 
-/// Like [`up`], but fails where consent would be needed: nobody is asked, and consent that was
-/// given for another reason is not used to destroy anything.
+/// Like [`up`], but fails where consent would be needed.
 pub async fn mend(context: &Context) -> Result<(), Failure> {
     if context.run.dry_run {
         return plan(context).await.map(drop);
     }
     context.repo.require_k3d_config()?;
     let lock = lock(&context.run).await?;
-    bring_up(context, &lock, false).await.map(drop)
+    bring_up(context, &lock, Destroying::Never).await.map(drop)
 }
 
-async fn bring_up(context: &Context, held: &ClusterLock, may_destroy: bool) -> Result<Ready, Failure> {
-    let started = start_up(context, held, may_destroy).await?;
+async fn bring_up(context: &Context, held: &ClusterLock, destroying: Destroying) -> Result<Ready, Failure> {
+    let started = start_up(context, held, destroying).await?;
     started.complete(context, copy_probe_image(context, &started)).await?;
     Ok(started.made)
 }
@@ -132,7 +140,11 @@ struct Local {
 ///
 /// # Errors
 /// `consent-needed`, and errors of the engine, the tools, the registry, the pulls and k3d.
-pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Started, Failure> {
+pub(crate) async fn start_up(
+    context: &Context,
+    _held: &ClusterLock,
+    destroying: Destroying,
+) -> Result<Started, Failure> {
     let Some(config) = context.repo.k3d_config()? else {
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let client = kubernetes::client(context).await?;
@@ -153,7 +165,7 @@ pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy
         for reason in reasons {
             reporter.warn(config.name(), reason);
         }
-        if !may_destroy {
+        if destroying == Destroying::Never {
             return Err(Failure::new(Code::ConsentNeeded, format!("this would {}", recreation(&config)))
                 .evidence(reasons.join("; "))
                 .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=cluster"));
@@ -164,7 +176,7 @@ pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy
         remove_marker(&context.run)?;
     }
     let images = Images::of(&context.repo, lab.as_ref())?;
-    registry_container::ensure(context, &config, &toolbox, &images, may_destroy).await?;
+    registry_container::ensure(context, &config, &toolbox, &images, destroying).await?;
     // Before anything is deleted that they are to replace.
     match &plan {
         Plan::Nothing => {}
@@ -241,7 +253,7 @@ pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock
     let lab = choose_lab(context, &existing).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     let images = Images::of(&context.repo, lab.as_ref())?;
-    registry_container::ensure(context, config, &toolbox, &images, false).await?;
+    registry_container::ensure(context, config, &toolbox, &images, Destroying::Never).await?;
     images.load_nodes(context, config).await?;
     // What is prepared is of this kind, even if no registry answers when the cluster is created. One
     // that exists has a kind already.
