@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use crate::cluster::containers::{CLUSTER_LABEL, LAB_LABEL, cluster_id, is_lab, observe, stamp};
 use crate::cluster::facts::{facts, its_lab_node};
 use crate::cluster::images::Images;
-use crate::cluster::k3d::{create, k3d, k3d_step, merge_kubeconfig, start};
+use crate::cluster::k3d::{create, k3d, k3d_step, merge_kubeconfig, require_ports_free, start};
 use crate::cluster::lock::{ClusterLock, Holder};
 use crate::cluster::marker::{ReadyMarker, config_hash, remember_kind, remembered_kind, remove_marker, unmarked};
 use crate::files;
@@ -79,9 +79,13 @@ pub async fn recreate(
 ) -> Result<Ready, Failure> {
     engine::ensure(&context.run, &context.repo).await?;
     // Before anything is deleted: check that the new one can be created like the old one.
-    let lab = choose_lab(context, &observe(config).await?).await?;
+    let existing = observe(config).await?;
+    let lab = choose_lab(context, &existing).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
-    Images::of(&context.repo, lab.as_ref())?.load_nodes(context, config).await?;
+    let images = Images::of(&context.repo, lab.as_ref())?;
+    require_ports_free(&context.site, config, &existing)?;
+    registry_container::ensure(context, config, &toolbox, &images, Destroying::WithConsent).await?;
+    images.load_nodes(context, config).await?;
     remember_kind(&context.run, lab.is_some())?;
     remove_marker(&context.run)?;
     delete_cluster(&context.run, config, &toolbox, Warrant::Consent(consent)).await?;
@@ -181,7 +185,10 @@ pub(crate) async fn start_up(
     match &plan {
         Plan::Nothing => {}
         Plan::Start(_) | Plan::Finish | Plan::Mend(_) | Plan::Join(_) => images.load_helpers(context).await?,
-        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => images.load_nodes(context, &config).await?,
+        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
+            require_ports_free(&context.site, &config, &existing)?;
+            images.load_nodes(context, &config).await?;
+        }
     }
     let warrant = match (&plan, &consent) {
         (Plan::ClearAndCreate(leftovers), _) => Some(Warrant::NeverRan(leftovers)),
@@ -205,7 +212,7 @@ pub(crate) async fn start_up(
         }
         Plan::Join(_) => agents::join(&context.run, &context.site, &config, &toolbox, &images).await?,
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
-            create(&context.run, &context.site, &config, &toolbox, &images).await?;
+            create(&context.run, &config, &toolbox, &images).await?;
         }
     }
     // From here on its address stays, and a copy to it is not cut.
@@ -324,7 +331,6 @@ pub async fn made_with_lab(repo: &Repo) -> Result<bool, Failure> {
 /// starting them, so that k3d performs the steps that follow a start (names for CoreDNS and the
 /// nodes).
 async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
-    let remedy = || format!("cargo xtask --env {} cluster recreate --allow-destroy=cluster", context.repo.env_name);
     let reporter = &context.run.reporter;
     reporter.note(config.name(), "its creation was interrupted: continuing it");
     let finished = async {
@@ -343,9 +349,11 @@ async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
         agents::join(&context.run, &context.site, config, toolbox, images).await?;
         stamp(config).await
     };
-    finished.await.map_err(|failure: Failure| match failure.exit() {
-        Exit::Interrupted | Exit::Terminated => failure,
-        _ => failure.remedy(remedy()),
+    finished.await.map_err(|failure: Failure| match (failure.exit(), &failure.remedy) {
+        (Exit::Interrupted | Exit::Terminated, _) => failure,
+        // Another cause has its own remedy, and would be in a new cluster's way too.
+        (_, Some(_)) if failure.code != Code::ClusterFailed => failure,
+        _ => failure.remedy("cargo xtask cluster recreate   # asks first, elsewhere --allow-destroy=cluster"),
     })
 }
 
@@ -540,6 +548,7 @@ pub async fn stop(run: &Run, repo: &Repo, config: &K3dConfig) -> Result<(), Fail
 
 pub async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
+    registry_container::require_ours(config).await?;
     let what = format!(
         "delete the cluster {} and its registry with all their data, and the records of its runs",
         config.name()

@@ -97,8 +97,7 @@ async fn remove_one_that_does_not_start(
     if let Some(taken) = k3d_errors::port_failure(refusal) {
         return Err(taken);
     }
-    if !is_k3d_registry(container) {
-        let mut refusal = not_ours(name);
+    if let Err(mut refusal) = is_ours(container) {
         refusal.evidence = failure.evidence;
         return Err(refusal);
     }
@@ -136,9 +135,25 @@ async fn remove_what_never_ran(name: &str) {
     let _ = removed.await;
 }
 
+/// Looks whether the container of this name is a registry of k3d, if there is one.
+///
+/// # Errors
+/// `not-ours`, and those of the engine.
+pub async fn require_ours(config: &K3dConfig) -> Result<(), Failure> {
+    let Some(name) = config.registry_container() else { return Ok(()) };
+    let found = docker::look::<Container>(Kind::Container, &name).await?.found();
+    found.as_ref().map_or(Ok(()), is_ours)
+}
+
+fn is_ours(container: &Container) -> Result<(), Failure> {
+    if is_k3d_registry(container) { Ok(()) } else { Err(not_ours(container.name())) }
+}
+
+/// Removes it with what it holds.
+///
+/// # Errors
+/// `not-ours`, and those of the engine.
 pub async fn remove(container: &Container, _: &Consent<consent::Registry>) -> Result<(), Failure> {
-    if !is_k3d_registry(container) {
-        return Err(not_ours(container.name()));
-    }
+    is_ours(container)?;
     docker_output(["rm", "-f", "-v", &container.id]).await.map(drop)
 }
