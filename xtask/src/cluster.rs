@@ -2,72 +2,61 @@
 //! ready.
 
 mod agents;
+mod containers;
 mod decide;
 pub mod devcontainer;
+mod facts;
 mod images;
+mod k3d;
 pub(crate) mod k3d_errors;
 pub(crate) mod label;
 pub mod lease;
 pub(crate) mod loadbalancer;
 pub mod lock;
+mod marker;
 mod network;
+mod registry_container;
 pub mod registry_hosting;
 pub mod remedy;
 
 use std::time::Duration;
 
-use camino::Utf8Path;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use crate::cluster::containers::{CLUSTER_LABEL, LAB_LABEL, cluster_id, is_lab, observe, stamp};
+use crate::cluster::facts::{facts, its_lab_node};
 use crate::cluster::images::Images;
+use crate::cluster::k3d::{create, k3d, k3d_step, merge_kubeconfig, require_ports_free, start};
 use crate::cluster::lock::{ClusterLock, Holder};
-use crate::files::bounds;
-use crate::files::{self, digest};
+use crate::cluster::marker::{ReadyMarker, config_hash, remember_kind, remembered_kind, remove_marker, unmarked};
+use crate::files;
 use crate::lab::{self, Lab};
 use crate::mirror;
 use crate::repo::Repo;
-use crate::repo::k3d::{Difference, K3dConfig};
+use crate::repo::k3d::K3dConfig;
 use crate::run::Run;
 use crate::run::consent::{self, Consent};
-use crate::run::context::{Context, Site};
+use crate::run::context::Context;
 use crate::world::docker::{self, Container, Kind, Looked, Thing, docker_output};
 use crate::world::docker_hub;
 use crate::world::engine;
 use crate::world::kubeconfig;
 use crate::world::kubernetes;
-use crate::world::process::{self, Job};
-use crate::world::registry;
 use crate::world::tools::{self, Toolbox};
 use run_record::{Code, Exit, Failure, Step, StepKind};
 
 pub use decide::{Facts, Leftovers, Node, Plan, decide, describe};
 
-/// The label with the config that a cluster was created from.
-const CONFIG_LABEL: &str = "ameide.dev/config";
-/// The label of a cluster whose images come from the lab.
-const LAB_LABEL: &str = "ameide.dev/lab";
 /// The image of the pod that shows that the registry can be pulled from, by its id in the lock.
 const PROBE: &str = "busybox";
-/// A file in the server's container, written at the end of its creation.
-const CREATED_STAMP: &str = "/etc/ameide-created";
 
-/// `k3d-cluster-ready`: which cluster was found ready, and with which config.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ReadyMarker {
-    pub cluster: String,
-    /// The id of the server's container: a new cluster of the same name has a different one.
-    pub cluster_id: String,
-    pub config_hash: String,
-    pub time: Timestamp,
-}
-
-impl ReadyMarker {
-    pub fn read(path: &Utf8Path) -> Option<Self> {
-        serde_json::from_str(&bounds::read(path, bounds::SETTINGS).ok()?).ok()
-    }
+/// Whether something may be lost on the way to a cluster that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destroying {
+    /// Consent is asked for, or was given by a flag.
+    WithConsent,
+    /// Nobody is asked, and consent that was given for another reason does not count.
+    Never,
 }
 
 /// What later steps need to know about a cluster that is up.
@@ -90,9 +79,13 @@ pub async fn recreate(
 ) -> Result<Ready, Failure> {
     engine::ensure(&context.run, &context.repo).await?;
     // Before anything is deleted: check that the new one can be created like the old one.
-    let lab = choose_lab(context, &observe(config).await?).await?;
+    let existing = observe(config).await?;
+    let lab = choose_lab(context, &existing).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
-    Images::of(&context.repo, lab.as_ref())?.load_nodes(context, config).await?;
+    let images = Images::of(&context.repo, lab.as_ref())?;
+    require_ports_free(&context.site, config, &existing)?;
+    registry_container::ensure(context, config, &toolbox, &images, Destroying::WithConsent).await?;
+    images.load_nodes(context, config).await?;
     remember_kind(&context.run, lab.is_some())?;
     remove_marker(&context.run)?;
     delete_cluster(&context.run, config, &toolbox, Warrant::Consent(consent)).await?;
@@ -110,33 +103,23 @@ pub async fn lock(run: &Run) -> Result<ClusterLock, Failure> {
     ClusterLock::acquire(&run.state.lock(), &holder, run.lock_timeout, &run.reporter).await
 }
 
-fn remove_marker(run: &Run) -> Result<(), Failure> {
-    match std::fs::remove_file(run.state.ready_marker()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Failure::new(Code::StateUnwritable, format!("cannot remove {}: {error}", run.state.ready_marker())))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Brings the cluster up. The caller holds the lock, and keeps using it.
 pub async fn up(context: &Context, held: &ClusterLock) -> Result<Ready, Failure> {
-    bring_up(context, held, true).await
+    bring_up(context, held, Destroying::WithConsent).await
 }
 
-/// Like [`up`], but fails where consent would be needed: nobody is asked, and consent that was
-/// given for another reason is not used to destroy anything.
+/// Like [`up`], but fails where consent would be needed.
 pub async fn mend(context: &Context) -> Result<(), Failure> {
     if context.run.dry_run {
         return plan(context).await.map(drop);
     }
     context.repo.require_k3d_config()?;
     let lock = lock(&context.run).await?;
-    bring_up(context, &lock, false).await.map(drop)
+    bring_up(context, &lock, Destroying::Never).await.map(drop)
 }
 
-async fn bring_up(context: &Context, held: &ClusterLock, may_destroy: bool) -> Result<Ready, Failure> {
-    let started = start_up(context, held, may_destroy).await?;
+async fn bring_up(context: &Context, held: &ClusterLock, destroying: Destroying) -> Result<Ready, Failure> {
+    let started = start_up(context, held, destroying).await?;
     started.complete(context, copy_probe_image(context, &started)).await?;
     Ok(started.made)
 }
@@ -161,7 +144,11 @@ struct Local {
 ///
 /// # Errors
 /// `consent-needed`, and errors of the engine, the tools, the registry, the pulls and k3d.
-pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Started, Failure> {
+pub(crate) async fn start_up(
+    context: &Context,
+    _held: &ClusterLock,
+    destroying: Destroying,
+) -> Result<Started, Failure> {
     let Some(config) = context.repo.k3d_config()? else {
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let client = kubernetes::client(context).await?;
@@ -182,7 +169,7 @@ pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy
         for reason in reasons {
             reporter.warn(config.name(), reason);
         }
-        if !may_destroy {
+        if destroying == Destroying::Never {
             return Err(Failure::new(Code::ConsentNeeded, format!("this would {}", recreation(&config)))
                 .evidence(reasons.join("; "))
                 .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=cluster"));
@@ -193,12 +180,15 @@ pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy
         remove_marker(&context.run)?;
     }
     let images = Images::of(&context.repo, lab.as_ref())?;
-    ensure_registry(context, &config, &toolbox, &images, may_destroy).await?;
+    registry_container::ensure(context, &config, &toolbox, &images, destroying).await?;
     // Before anything is deleted that they are to replace.
     match &plan {
         Plan::Nothing => {}
         Plan::Start(_) | Plan::Finish | Plan::Mend(_) | Plan::Join(_) => images.load_helpers(context).await?,
-        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => images.load_nodes(context, &config).await?,
+        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
+            require_ports_free(&context.site, &config, &existing)?;
+            images.load_nodes(context, &config).await?;
+        }
     }
     let warrant = match (&plan, &consent) {
         (Plan::ClearAndCreate(leftovers), _) => Some(Warrant::NeverRan(leftovers)),
@@ -216,13 +206,13 @@ pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy
             if facts.joinable {
                 agents::remove_never_ran(&config).await?;
             }
-            replace_load_balancer(&context.run, &context.site, &config, &images).await?;
+            loadbalancer::replace(&context.run, &context.site, &config, &images).await?;
             start(&context.run, &config, &toolbox, &images, "started the stopped containers").await?;
             agents::join(&context.run, &context.site, &config, &toolbox, &images).await?;
         }
         Plan::Join(_) => agents::join(&context.run, &context.site, &config, &toolbox, &images).await?,
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
-            create(&context.run, &context.site, &config, &toolbox, &images).await?;
+            create(&context.run, &config, &toolbox, &images).await?;
         }
     }
     // From here on its address stays, and a copy to it is not cut.
@@ -270,7 +260,7 @@ pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock
     let lab = choose_lab(context, &existing).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     let images = Images::of(&context.repo, lab.as_ref())?;
-    ensure_registry(context, config, &toolbox, &images, false).await?;
+    registry_container::ensure(context, config, &toolbox, &images, Destroying::Never).await?;
     images.load_nodes(context, config).await?;
     // What is prepared is of this kind, even if no registry answers when the cluster is created. One
     // that exists has a kind already.
@@ -322,22 +312,6 @@ async fn choose_lab(context: &Context, existing: &[Container]) -> Result<Option<
     if wanted { lab::ensure(context).await.map(Some) } else { Ok(None) }
 }
 
-/// The kind of the previous cluster while it is being recreated, even if that was interrupted or
-/// k3d failed.
-fn remembered_kind(run: &Run) -> Option<bool> {
-    match std::fs::read_to_string(run.state.cluster_kind()).ok()?.trim() {
-        "lab" => Some(true),
-        "public" => Some(false),
-        _ => None,
-    }
-}
-
-fn remember_kind(run: &Run, lab: bool) -> Result<(), Failure> {
-    let path = run.state.cluster_kind();
-    files::write_atomically(&path, if lab { b"lab" } else { b"public" })
-        .map_err(|error| Failure::new(Code::StateUnwritable, format!("cannot write {path}: {error}")))
-}
-
 /// The lab that the cluster was created with, or that was requested.
 pub(crate) async fn its_lab(context: &Context) -> Result<Option<Lab>, Failure> {
     if context.repo.k3d_config()?.is_none() || context.site.lab == Some(false) {
@@ -353,125 +327,10 @@ pub async fn made_with_lab(repo: &Repo) -> Result<bool, Failure> {
     Ok(!docker::containers_labelled(&[(CLUSTER_LABEL, config.name()), (LAB_LABEL, "true")]).await?.is_empty())
 }
 
-/// The label that k3d puts on each container of a cluster.
-const CLUSTER_LABEL: &str = "k3d.cluster";
-
-/// Every container of the cluster; a look that did not see all of them has failed.
-async fn observe(config: &K3dConfig) -> Result<Vec<Container>, Failure> {
-    docker::containers_labelled(&[(CLUSTER_LABEL, config.name())]).await
-}
-
-/// Whether these containers were created with the lab's images.
-fn is_lab(existing: &[Container]) -> bool {
-    existing.iter().any(|container| container.label(LAB_LABEL) == Some("true"))
-}
-
-/// The lab's current image of a node, for a cluster that was created with the lab's images.
-fn its_lab_node(repo: &Repo, existing: &[Container]) -> Option<String> {
-    // What is wrong with the lab's files is reported by the run that needs them.
-    is_lab(existing).then(|| lab::node_image(&repo.tree).ok()).flatten()
-}
-
-/// `lab_node`: the image that a node has to have, if the lab has made it.
-async fn facts(
-    run: &Run,
-    config: &K3dConfig,
-    existing: &[Container],
-    lab_node: Option<&str>,
-) -> Result<Facts, Failure> {
-    let server = existing.iter().find(|container| container.name() == config.server_container());
-    let mut drift = Vec::new();
-    let nodes: Vec<Node> = existing.iter().map(Node::of).collect();
-    let foreign =
-        existing.iter().zip(&nodes).any(|(container, node)| node.holds_data && container.label(CONFIG_LABEL).is_none());
-    if let Some(server) = server {
-        match server.label(CONFIG_LABEL).and_then(|label| label::drift(label, config)) {
-            Some(found) => drift = found,
-            None => drift.push(Difference {
-                field: "metadata.name".into(),
-                cluster: "a cluster of this name that something else created".into(),
-                file: config.name().into(),
-            }),
-        }
-        if let Some(node) = lab_node.filter(|node| *node != server.config.image) {
-            drift.push(Difference {
-                field: "image (lab)".into(),
-                cluster: server.config.image.clone(),
-                file: node.to_owned(),
-            });
-        }
-    }
-    let stamp = match server {
-        // One that was found ready had been created completely.
-        Some(server) if is_marked(run, server) => Looked::Found(()),
-        Some(server) if !server.never_ran() && server.label(CONFIG_LABEL).is_some() => {
-            docker::look_at_file(server.name(), CREATED_STAMP).await?
-        }
-        _ => Looked::Found(()),
-    };
-    Ok(Facts {
-        nodes,
-        servers: config.servers(),
-        agents: config.simple.agents as usize,
-        balancer: config.loadbalancer_container(),
-        joinable: agents::joinable(config),
-        replaceable: loadbalancer::spec(config).ok().and(config.loadbalancer_container()),
-        stamp,
-        drift,
-        foreign,
-    })
-}
-
-/// Makes the load balancer's container again, with the servers behind it: they pass on what is
-/// meant for agents, and no agent that goes keeps it from starting.
-async fn replace_load_balancer(run: &Run, site: &Site, config: &K3dConfig, images: &Images) -> Result<(), Failure> {
-    let spec = loadbalancer::spec(config).map_err(Failure::usage)?;
-    let existing = observe(config).await?;
-    let named = |name: &str| existing.iter().find(|container| container.name() == name);
-    let server = named(&config.server_container()).ok_or_else(|| missing(&config.server_container()))?;
-    let name = config.loadbalancer_container().unwrap_or_default();
-    let step = run.reporter.step(Step::new(StepKind::Cluster, &name, "recreating the load balancer"));
-    if let Some(container) = named(&name) {
-        if Node::of(container).holds_data {
-            return Err(not_ours(&name));
-        }
-        docker_output(["rm", "-f", "-v", &container.id]).await?;
-    } else {
-        for port in config.host_ports() {
-            require_port_free(site, port)?;
-        }
-    }
-    let image = loadbalancer::image(images.loadbalancer.as_deref(), server);
-    loadbalancer::make(&spec, server, &image).await?;
-    step.done_as("recreated the load balancer, which holds no data");
-    Ok(())
-}
-
-async fn start(run: &Run, config: &K3dConfig, toolbox: &Toolbox, images: &Images, done: &str) -> Result<(), Failure> {
-    let step = run.reporter.step(k3d_step(run, config, "starting the cluster"));
-    network::restore(run, config, &observe(config).await?).await?;
-    // Agents may have joined through the load balancer, which k3d starts last.
-    if let Some(balancer) = config.loadbalancer_container()
-        && let Looked::Found(container) = docker::look::<Container>(Kind::Container, &balancer).await?
-        && !container.runs()
-    {
-        // What keeps it from starting is reported by k3d, which tries again.
-        let _ = docker_output([container.starting(), &container.id]).await;
-    }
-    // k3d starts containers that are stopped, and no others.
-    for container in observe(config).await?.iter().filter(|container| container.is_paused()) {
-        docker_output(["unpause", &container.id]).await?;
-    }
-    k3d(run, toolbox, images, &[&["cluster", "start", config.name()], &WAITING[..]].concat()).await?;
-    step.done_as(done);
-    Ok(())
-}
-
 /// Continues a creation that was interrupted when nodes were already running: by stopping and
 /// starting them, so that k3d performs the steps that follow a start (names for CoreDNS and the
 /// nodes).
 async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
-    let remedy = || format!("cargo xtask --env {} cluster recreate --allow-destroy=cluster", context.repo.env_name);
     let reporter = &context.run.reporter;
     reporter.note(config.name(), "its creation was interrupted: continuing it");
     let finished = async {
@@ -483,264 +342,19 @@ async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
         // it from starting.
         let removed = agents::joinable(config) && agents::remove_never_ran(config).await?;
         if balancer.is_some() && (removed || !ran) {
-            replace_load_balancer(&context.run, &context.site, config, images).await?;
+            loadbalancer::replace(&context.run, &context.site, config, images).await?;
         }
         k3d(&context.run, toolbox, images, &["cluster", "stop", config.name()]).await?;
         start(&context.run, config, toolbox, images, "finished creating the cluster").await?;
         agents::join(&context.run, &context.site, config, toolbox, images).await?;
         stamp(config).await
     };
-    finished.await.map_err(|failure: Failure| match failure.exit() {
-        Exit::Interrupted | Exit::Terminated => failure,
-        _ => failure.remedy(remedy()),
+    finished.await.map_err(|failure: Failure| match (failure.exit(), &failure.remedy) {
+        (Exit::Interrupted | Exit::Terminated, _) => failure,
+        // Another cause has its own remedy, and would be in a new cluster's way too.
+        (_, Some(_)) if failure.code != Code::ClusterFailed => failure,
+        _ => failure.remedy("cargo xtask cluster recreate   # asks first, elsewhere --allow-destroy=cluster"),
     })
-}
-
-async fn stamp(config: &K3dConfig) -> Result<(), Failure> {
-    docker_output(["exec", &config.server_container(), "touch", CREATED_STAMP]).await.map(drop)
-}
-
-/// Creates or starts the registry container. It is separate from the cluster, so that recreating
-/// the cluster keeps the mirrored images.
-async fn ensure_registry(
-    context: &Context,
-    config: &K3dConfig,
-    toolbox: &Toolbox,
-    images: &Images,
-    may_destroy: bool,
-) -> Result<(), Failure> {
-    let Some(name) = config.registry_container() else { return Ok(()) };
-    let push = &context.repo.env.registry.push;
-    let reporter = &context.run.reporter;
-    let runs = match docker::look::<Container>(Kind::Container, &name).await? {
-        Looked::Absent => false,
-        Looked::Found(container) if container.runs() => true,
-        Looked::Found(container) => {
-            let step = reporter.step(Step::new(StepKind::Registry, &name, "starting the registry"));
-            match docker_output([container.starting(), &container.id]).await {
-                Ok(_) => {
-                    step.done_as("started the registry");
-                    true
-                }
-                Err(failure) => {
-                    step.failed_as("the registry does not start");
-                    remove_registry_that_does_not_start(&context.run, &container, failure, may_destroy).await?;
-                    false
-                }
-            }
-        }
-    };
-    if !runs {
-        if let Some(port) = push.rsplit_once(':').and_then(|(_, port)| port.parse().ok()) {
-            require_port_free(&context.site, port)?;
-        }
-        images.load_registry(context).await?;
-        let step = reporter.step(Step::new(StepKind::Registry, &name, "creating the registry"));
-        let short = name.strip_prefix("k3d-").ok_or_else(|| {
-            Failure::usage(format!("{}: registries.use: {name:?}: expected a name that starts with k3d-", config.path))
-        })?;
-        let volume = format!("{name}:{REGISTRY_DATA}");
-        let mut arguments = vec!["registry", "create", short, "--port", push, "--volume", &volume, "--no-help"];
-        if let Some(image) = &images.registry {
-            arguments.extend(["--image", image]);
-        }
-        if let Err(failure) = k3d(&context.run, toolbox, images, &arguments).await {
-            remove_what_never_ran(&name).await;
-            return Err(failure);
-        }
-        step.done_as(format!("created the registry, {push}"));
-    }
-    devcontainer::join(&context.site, config, &[&name]).await?;
-    registry::wait_until_it_answers(&registry::endpoint(&context.repo, &context.site, None), Duration::from_secs(30))
-        .await?;
-    registry::healthy(&context.repo, &context.site).await
-}
-
-/// The registry's data folder in its container.
-const REGISTRY_DATA: &str = "/var/lib/registry";
-
-/// Whether k3d created this container as a registry.
-fn is_k3d_registry(container: &Container) -> bool {
-    container.label("app") == Some("k3d") && container.label(decide::ROLE_LABEL) == Some("registry")
-}
-
-fn not_ours(name: &str) -> Failure {
-    Failure::new(Code::NotOurs, format!("there is a container {name}, which k3d did not create"))
-        .evidence("it lacks the labels app=k3d, k3d.role=registry")
-        .remedy(format!("docker inspect {name} shows what it is; rename it, or the registry in k3d.yaml"))
-}
-
-/// Removes a registry that the engine refuses to start (because its port is taken, or its runtime
-/// or image is gone), so that it can be created again. Without consent only if its images are known
-/// to survive.
-async fn remove_registry_that_does_not_start(
-    run: &Run,
-    container: &Container,
-    failure: Failure,
-    may_destroy: bool,
-) -> Result<(), Failure> {
-    let name = container.name();
-    // No engine, or one that said nothing about the container: nothing is known about it.
-    let refusal = failure.evidence.first().filter(|_| failure.code == Code::DockerFailed);
-    let Some(refusal) = refusal.filter(|line| line.starts_with("Error response from daemon: ")) else {
-        return Err(failure);
-    };
-    if let Some(taken) = k3d_errors::port_failure(refusal) {
-        return Err(taken);
-    }
-    if !is_k3d_registry(container) {
-        let mut refusal = not_ours(name);
-        refusal.evidence = failure.evidence;
-        return Err(refusal);
-    }
-    let kept = container.keeps_in_volume(REGISTRY_DATA, name)
-        && docker::look::<Thing>(Kind::Volume, name).await?.found().is_some();
-    if !kept {
-        let what = format!("remove the registry {name}, which does not start, with the images in it");
-        if !may_destroy {
-            return Err(Failure::new(Code::ConsentNeeded, format!("this would {what}"))
-                .evidence(failure.evidence.first().cloned().unwrap_or_default())
-                .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=registry"));
-        }
-        let consent = run.may_destroy::<consent::Registry>(&what).await?;
-        return remove_registry(container, &consent).await;
-    }
-    // Without --force: the engine refuses if it is running by now.
-    docker_output(["rm", &container.id]).await?;
-    run.reporter.note(name, "removed the container, which does not start; its images stay in the volume");
-    Ok(())
-}
-
-/// After a failed creation: k3d leaves the container that could not start. It is known not to have
-/// existed before, and is removed only if it never ran.
-async fn remove_what_never_ran(name: &str) {
-    let removed = async {
-        if let Looked::Found(container) = docker::look::<Container>(Kind::Container, name).await?
-            && is_k3d_registry(&container)
-            && container.never_ran()
-        {
-            docker_output(["rm", "-v", &container.id]).await?;
-        }
-        Ok::<(), Failure>(())
-    };
-    // The creation's failure is the one to report; the next run looks again.
-    let _ = removed.await;
-}
-
-async fn remove_registry(container: &Container, _: &Consent<consent::Registry>) -> Result<(), Failure> {
-    if !is_k3d_registry(container) {
-        return Err(not_ours(container.name()));
-    }
-    docker_output(["rm", "-f", "-v", &container.id]).await.map(drop)
-}
-
-async fn create(run: &Run, site: &Site, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
-    for port in config.host_ports() {
-        require_port_free(site, port)?;
-    }
-    let step = run.reporter.step(k3d_step(run, config, "creating the cluster"));
-    remember_kind(run, images.lab)?;
-    let label = format!("{CONFIG_LABEL}={}@all", label::of(config));
-    let lab_label = format!("{LAB_LABEL}={}@all", images.lab);
-    let mut arguments = vec!["cluster", "create", "--config", config.path.as_str()];
-    arguments.extend(WAITING);
-    arguments.extend(["--kubeconfig-update-default=false", "--runtime-label", &label, "--runtime-label", &lab_label]);
-    if let Some(node) = &images.node {
-        arguments.extend(["--image", node]);
-    }
-    k3d(run, toolbox, images, &arguments).await?;
-    stamp(config).await?;
-    step.done_as("created the cluster");
-    Ok(())
-}
-
-/// Names a port that is taken before k3d leaves half a cluster. In a container whose engine is
-/// outside, the ports are those of a machine that cannot be inspected from here.
-fn require_port_free(site: &Site, port: u16) -> Result<(), Failure> {
-    if site.inside.is_some() {
-        return Ok(());
-    }
-    match std::net::TcpListener::bind(("127.0.0.1", port)) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            Err(k3d_errors::port_taken(Some(port), format!("bind 127.0.0.1:{port}: address already in use")))
-        }
-        // We may not be allowed to use a low port that is still free for Docker.
-        Err(_) => Ok(()),
-    }
-}
-
-/// A step done by k3d.
-fn k3d_step(run: &Run, config: &K3dConfig, text: &str) -> Step {
-    Step::new(StepKind::Cluster, config.name(), text).logging_to(&k3d_log(run))
-}
-
-fn k3d_log(run: &Run) -> camino::Utf8PathBuf {
-    run.log("k3d")
-}
-
-/// For how long k3d waits for the nodes: without a limit of ours it is forever.
-const WAITING: [&str; 3] = ["--wait", "--timeout", "300s"];
-
-async fn k3d(run: &Run, toolbox: &Toolbox, images: &Images, arguments: &[&str]) -> Result<(), Failure> {
-    let mut command = k3d_command(run, toolbox);
-    command.envs(images.variables()).args(arguments);
-    let log = k3d_log(run);
-    let job = Job { command, log: &log, inherit: None };
-    let said = |line: &str| run.reporter.progress(&format!("[k3d] {}", k3d_errors::readable(line)));
-    run_k3d(job, arguments, said).await
-}
-
-/// Runs k3d to its end, or until it pulls an image over and over.
-async fn run_k3d(job: Job<'_>, arguments: &[&str], mut said: impl FnMut(&str)) -> Result<(), Failure> {
-    let log = job.log.to_owned();
-    let (mut lines, mut pulls) = (Vec::new(), k3d_errors::Pulls::default());
-    let (sender, mut too_many) = tokio::sync::mpsc::unbounded_channel();
-    let on_line = |line: &str| {
-        said(line);
-        if let Some(failure) = pulls.too_many(line) {
-            // The receiver lives until the job has ended.
-            let _ = sender.send(failure);
-        }
-        if lines.len() < MOST_LINES {
-            lines.push(line.to_owned());
-        }
-    };
-    let stop = async {
-        match too_many.recv().await {
-            Some(failure) => failure.log(log.clone()),
-            None => std::future::pending().await,
-        }
-    };
-    if job.run(on_line, stop).await?.status.success() {
-        return Ok(());
-    }
-    Err(k3d_errors::failure(arguments, &lines).log(log))
-}
-
-/// k3d refuses a `KUBECONFIG` with several files and takes no lock on the one it rewrites: it gets
-/// a file of this run, and the `kubeconfig` module writes what k3d would have written.
-fn k3d_command(run: &Run, toolbox: &Toolbox) -> tokio::process::Command {
-    let mut command = toolbox.command("k3d");
-    command.env("KUBECONFIG", run.dir.join("kubeconfig"));
-    command
-}
-
-/// How many lines of k3d's output are kept to find the cause in; it prints some thirty.
-const MOST_LINES: usize = 1000;
-
-/// Writes the cluster's context to the kubeconfig, with an address that is reachable from here.
-async fn merge_kubeconfig(run: &Run, site: &Site, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
-    // Its output contains the cluster's keys, so it is not logged.
-    let mut command = k3d_command(run, toolbox);
-    command.args(["kubeconfig", "get", config.name()]);
-    let failed = |tail: Vec<String>| k3d_errors::failure(&["kubeconfig", "get"], &tail);
-    let captured = process::capture(command).await?;
-    if !captured.status.success() {
-        return Err(failed(captured.stderr.lines().map(str::to_owned).collect()));
-    }
-    devcontainer::join(site, config, &[]).await?;
-    kubeconfig::put(&captured.stdout, devcontainer::api_server(site, config).as_deref()).await
 }
 
 /// From "the containers are running" to "things can be deployed", including the ready marker.
@@ -835,22 +449,6 @@ async fn probe(context: &Context, client: &kube::Client, lab: Option<&Lab>) -> R
     Ok(())
 }
 
-fn missing(name: &str) -> Failure {
-    Failure::new(Code::ClusterMissing, format!("the container {name} does not exist")).remedy("cargo xtask cluster")
-}
-
-async fn cluster_id(config: &K3dConfig) -> Result<String, Failure> {
-    let name = config.server_container();
-    let found = docker::look::<Container>(Kind::Container, &name).await?.found();
-    found.map(|container| container.id).ok_or_else(|| missing(&name))
-}
-
-fn config_hash(config: &K3dConfig) -> String {
-    let mut hash = Sha256::new();
-    hash.update(config.canonical());
-    digest::short(hash)
-}
-
 /// The cluster's state compared with its config file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -883,26 +481,6 @@ pub async fn standing(run: &Run, repo: &Repo) -> Result<Option<Standing>, Failur
     let unfit = unfit.or_else(|| network::apart(&config, &existing, &registry));
     let lab = is_lab(&existing);
     Ok(Some(Standing { plan: decide(&facts), unfit, lab }))
-}
-
-/// Whether this server was found ready, whatever its file says by now.
-fn is_marked(run: &Run, server: &Container) -> bool {
-    ReadyMarker::read(&run.state.ready_marker()).is_some_and(|marker| marker.cluster_id == server.id)
-}
-
-/// Why the ready marker is not valid for this cluster and this file, if it is not.
-fn unmarked(run: &Run, config: &K3dConfig, id: &str) -> Option<String> {
-    let path = run.state.ready_marker();
-    match ReadyMarker::read(&path) {
-        None => Some(format!("{path} does not exist: it is being rebuilt, or was never brought up here")),
-        Some(marker) if marker.cluster_id != id => {
-            Some("the ready marker is from an earlier cluster of this name".to_owned())
-        }
-        Some(marker) if marker.config_hash != config_hash(config) => {
-            Some(format!("{} has changed since the cluster was created", config.path))
-        }
-        Some(_) => None,
-    }
 }
 
 /// A layer only runs on a cluster that was found ready, created from the current file.
@@ -970,6 +548,7 @@ pub async fn stop(run: &Run, repo: &Repo, config: &K3dConfig) -> Result<(), Fail
 
 pub async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
+    registry_container::require_ours(config).await?;
     let what = format!(
         "delete the cluster {} and its registry with all their data, and the records of its runs",
         config.name()
@@ -982,7 +561,7 @@ pub async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure
     if let Some(name) = config.registry_container() {
         let step = context.run.reporter.step(Step::new(StepKind::Registry, &name, "deleting the registry"));
         if let Looked::Found(container) = docker::look::<Container>(Kind::Container, &name).await? {
-            remove_registry(&container, &of_registry).await?;
+            registry_container::remove(&container, &of_registry).await?;
         }
         remove_if_there(Kind::Volume, &name).await?;
         step.done_as("deleted the registry and its volume");
@@ -1098,29 +677,5 @@ pub async fn status(run: &Run, repo: &Repo, config: &K3dConfig) -> Result<(), Fa
     match plan {
         Plan::Nothing => Ok(()),
         other => Err(Failure::new(Code::ClusterNotReady, describe(&other)).remedy("cargo xtask cluster")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn run(script: &str) -> Result<(), Failure> {
-        let folder = tempfile::tempdir().unwrap();
-        let log = Utf8Path::from_path(folder.path()).unwrap().join("k3d.log");
-        let mut command = process::command("sh");
-        command.args(["-c", script]);
-        let job = Job { command, log: &log, inherit: None };
-        run_k3d(job, &["cluster", "create"], |_| {}).await
-    }
-
-    #[tokio::test]
-    async fn k3d_that_pulls_one_image_over_and_over_is_ended() {
-        let script = "while :; do echo \"INFO[0000] Pulling image 'a:1'\"; sleep 0.01; done";
-        let failure = tokio::time::timeout(Duration::from_secs(60), run(script)).await.unwrap().unwrap_err();
-        assert_eq!(failure.message, "Docker does not finish pulling a:1");
-        run("for i in a b c d; do echo \"INFO[0000] Pulling image '$i:1'\"; done").await.unwrap();
-        let failed = run("echo \"ERRO[0000] no space left on device\"; exit 1").await.unwrap_err();
-        assert_eq!(failed.code, Code::DiskFull);
     }
 }

@@ -2,14 +2,15 @@
 //! gets a name that no node ever had. Under the old name Kubernetes would hand it the pods
 //! whose volumes were on the old disk, and they would start on empty folders.
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume};
+use k8s_openapi::api::core::v1::{self, PersistentVolume};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams};
 
-use super::decide::Node as Part;
+use super::containers::{CONFIG_LABEL, LAB_LABEL, observe};
+use super::decide::Node;
 use super::images::Images;
-use super::loadbalancer;
-use super::{CONFIG_LABEL, LAB_LABEL, k3d, k3d_step, label, observe, replace_load_balancer, start};
+use super::k3d::{k3d, k3d_step, start};
+use super::{label, loadbalancer};
 use crate::repo::k3d::K3dConfig;
 use crate::run::Run;
 use crate::run::context::Site;
@@ -18,8 +19,8 @@ use crate::world::kubernetes::{self, nodes};
 use crate::world::tools::Toolbox;
 use run_record::Failure;
 
-async fn agents(config: &K3dConfig) -> Result<Vec<Part>, Failure> {
-    Ok(observe(config).await?.iter().map(Part::of).filter(|part| part.is_agent).collect())
+async fn agents(config: &K3dConfig) -> Result<Vec<Node>, Failure> {
+    Ok(observe(config).await?.iter().map(Node::of).filter(|node| node.is_agent).collect())
 }
 
 /// Whether new agents can take the places of those that are gone: they are like the others, and
@@ -33,7 +34,7 @@ pub fn joinable(config: &K3dConfig) -> bool {
 /// come that far.
 pub async fn remove_never_ran(config: &K3dConfig) -> Result<bool, Failure> {
     let agents = agents(config).await?;
-    let never_ran: Vec<&Part> = agents.iter().filter(|agent| agent.never_ran).collect();
+    let never_ran: Vec<&Node> = agents.iter().filter(|agent| agent.never_ran).collect();
     for agent in &never_ran {
         // Without --force: the engine refuses if it is running by now.
         docker_output(["rm", "-v", &agent.id]).await?;
@@ -58,7 +59,7 @@ pub async fn join(
     // Agents may join through the load balancer, which does not start while its config names a
     // node that is gone.
     if config.loadbalancer_container().is_some() {
-        replace_load_balancer(run, site, config, images).await?;
+        loadbalancer::replace(run, site, config, images).await?;
     }
     start(run, config, toolbox, images, "started the stopped containers").await?;
     let step = run.reporter.step(k3d_step(run, config, "joining new agents"));
@@ -85,10 +86,10 @@ pub async fn join(
 /// One of the looks failed: then nothing is deleted.
 pub async fn forget_gone(run: &Run, config: &K3dConfig, client: &Client) -> Result<(), Failure> {
     let prefix = format!("k3d-{}-agent-", config.name());
-    let api = Api::<Node>::all(client.clone());
+    let api = Api::<v1::Node>::all(client.clone());
     let listed = api.list(&ListParams::default()).await;
     let listed = listed.map_err(|error| kubernetes::read_failed("the nodes", error))?;
-    let name = |node: &Node| node.metadata.name.clone().unwrap_or_default();
+    let name = |node: &v1::Node| node.metadata.name.clone().unwrap_or_default();
     let named = listed.items.iter().map(name).filter(|name| name.starts_with(&prefix));
     let mut gone = Vec::new();
     for name in named {

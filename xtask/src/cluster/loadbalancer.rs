@@ -8,10 +8,15 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use super::decide::ROLE_LABEL;
+use super::containers::{missing, not_ours, observe};
+use super::decide::{Node, ROLE_LABEL};
+use super::images::Images;
+use super::k3d::require_ports_free;
 use crate::repo::k3d::{K3dConfig, Mapping};
+use crate::run::Run;
+use crate::run::context::Site;
 use crate::world::docker::{Container, docker_output};
-use run_record::{Code, Failure};
+use run_record::{Code, Failure, Step, StepKind};
 
 /// The file where k3d's proxy image reads which ports to forward to which nodes.
 const CONFIG: &str = "/etc/confd/values.yaml";
@@ -64,8 +69,31 @@ pub fn spec(config: &K3dConfig) -> Result<Spec, String> {
     Ok(Spec { name, network: config.network(), published, values })
 }
 
+/// Makes the load balancer's container again, with the servers behind it: they pass on what is
+/// meant for agents, and no agent that goes keeps it from starting.
+pub(super) async fn replace(run: &Run, site: &Site, config: &K3dConfig, images: &Images) -> Result<(), Failure> {
+    let spec = spec(config).map_err(Failure::usage)?;
+    let existing = observe(config).await?;
+    let named = |name: &str| existing.iter().find(|container| container.name() == name);
+    let server = named(&config.server_container()).ok_or_else(|| missing(&config.server_container()))?;
+    let name = config.loadbalancer_container().unwrap_or_default();
+    let step = run.reporter.step(Step::new(StepKind::Cluster, &name, "recreating the load balancer"));
+    if let Some(container) = named(&name) {
+        if Node::of(container).holds_data {
+            return Err(not_ours(&name));
+        }
+        docker_output(["rm", "-f", "-v", &container.id]).await?;
+    } else {
+        require_ports_free(site, config, &existing)?;
+    }
+    let image = image(images.loadbalancer.as_deref(), server);
+    make(&spec, server, &image).await?;
+    step.done_as("recreated the load balancer, which holds no data");
+    Ok(())
+}
+
 /// Creates the container and starts it. Its labels are those of the server, by which k3d finds it.
-pub async fn make(spec: &Spec, server: &Container, image: &str) -> Result<(), Failure> {
+async fn make(spec: &Spec, server: &Container, image: &str) -> Result<(), Failure> {
     let disk = |error: std::io::Error| {
         Failure::new(Code::DiskFull, format!("cannot write the load balancer's config: {error}"))
     };
@@ -121,7 +149,7 @@ fn labels_of(server: &Container) -> BTreeMap<String, String> {
 
 /// k3d's load balancer image: the one chosen here, or the published one for the k3d that created
 /// the server.
-pub fn image(chosen: Option<&str>, server: &Container) -> String {
+fn image(chosen: Option<&str>, server: &Container) -> String {
     let version = server.label("k3d.version").unwrap_or("latest").trim_start_matches('v');
     chosen.map_or_else(|| format!("ghcr.io/k3d-io/k3d-proxy:{version}"), str::to_owned)
 }

@@ -132,7 +132,7 @@ async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<
 }
 
 async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
-    let started = cluster::start_up(context, lock, true).await?;
+    let started = cluster::start_up(context, lock, cluster::Destroying::WithConsent).await?;
     let cluster::Ready { toolbox, lab } = &started.made;
     let origin = lab::origin(&context.repo, lab.as_ref());
     let ahead = match args.pace.jobs() {
