@@ -380,6 +380,40 @@ pub struct PodEvent {
 }
 
 impl Event {
+    /// The same event with `change` applied to the sentences that may say what to run, but to nothing
+    /// that they only show: names, and what other programs said.
+    pub fn map_sentences(&self, change: impl Fn(&str) -> String) -> Self {
+        let mut event = self.clone();
+        // No `_`, so that an event added later cannot be forgotten here.
+        match &mut event {
+            Self::Note { text, .. }
+            | Self::Warning { text, .. }
+            | Self::Waiting { text, .. }
+            | Self::Planned { text, .. }
+            | Self::ReleaseSyncing { why: text, .. }
+            | Self::StepStarted(Step { text, .. })
+            | Self::StepFinished { step: Step { text, .. }, .. } => *text = change(text),
+            Self::Preview(preview) => {
+                let notes = preview.objects.iter_mut().flat_map(|object| &mut object.notes);
+                notes.chain([&mut preview.why]).for_each(|text| *text = change(text));
+            }
+            Self::Failed(failure) => failure.map_advice(change),
+            Self::RunStarted { .. }
+            | Self::LayerStarted { .. }
+            | Self::LayerInPlace { .. }
+            | Self::LayerSkipped { .. }
+            | Self::LayerFailed { .. }
+            | Self::ReleaseDeployed { .. }
+            | Self::Retry { .. }
+            | Self::Blocked(_)
+            | Self::Release(_)
+            | Self::Pod(_)
+            | Self::Images(_)
+            | Self::RunEnded { .. } => {}
+        }
+        event
+    }
+
     /// The same event with `change` applied to every text.
     pub fn map_text(&self, change: impl Fn(&str) -> String) -> Self {
         let text = |text: &String| change(text);
@@ -611,6 +645,18 @@ mod tests {
             one_of_each("before").iter().map(|event| event.map_text(|_| "after".into())).collect();
         assert_eq!(changed, one_of_each("after"));
         assert!(!serde_json::to_string(&changed).unwrap().contains("before"));
+    }
+
+    #[test]
+    fn a_sentence_is_changed_and_what_it_shows_is_not() {
+        let changed: Vec<usize> = one_of_each("before")
+            .iter()
+            .map(|event| event.map_sentences(|_| "after".into()))
+            .map(|event| serde_json::to_string(&event).unwrap().matches("after").count())
+            .collect();
+        // As in `NAMES`: the reason of a sync, steps, notes and the like, a preview's reason and note,
+        // and a remedy.
+        assert_eq!(changed, [0, 0, 0, 0, 0, 1, 0, 1, 1, 1, 1, 1, 1, 2, 0, 0, 1, 0, 0, 0, 0]);
     }
 
     #[test]

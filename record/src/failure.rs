@@ -25,6 +25,9 @@ pub struct Failure {
     release: Option<Box<str>>,
 }
 
+/// How the remedy of a failure begins that is the evidence of another.
+const REMEDY: &str = "  remedy: ";
+
 impl Failure {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
@@ -64,6 +67,13 @@ impl Failure {
         self
     }
 
+    /// Adds another failure, with its remedy, as evidence.
+    pub fn also(self, other: Self) -> Self {
+        let mut both = self.evidence(format!("also {other}"));
+        both.evidence.extend(other.remedy.map(|remedy| format!("{REMEDY}{remedy}")));
+        both
+    }
+
     pub fn remedy(mut self, command: impl Into<String>) -> Self {
         self.remedy = Some(command.into());
         self
@@ -82,6 +92,13 @@ impl Failure {
     /// The release concerned.
     pub fn release(&self) -> Option<&str> {
         self.release.as_deref()
+    }
+
+    /// Applies `change` to what is to be done: the remedy, and those of the failures in its evidence. The
+    /// rest of its evidence is what other programs said.
+    pub(crate) fn map_advice(&mut self, change: impl Fn(&str) -> String) {
+        let others = self.evidence.iter_mut().filter(|line| line.starts_with(REMEDY));
+        others.chain(&mut self.remedy).for_each(|text| *text = change(text));
     }
 
     /// The same failure with `change` applied to every text.

@@ -101,7 +101,13 @@ impl Machine {
     /// Runs it on a new terminal, and types `keys` once it asks; returns its exit code and what it
     /// showed.
     fn on_a_terminal(&self, arguments: &[&str], keys: &str) -> (Option<i32>, String) {
+        self.on_a_terminal_where(arguments, "", keys)
+    }
+
+    /// The same, with keys that were typed before it asks.
+    fn on_a_terminal_where(&self, arguments: &[&str], earlier: &str, keys: &str) -> (Option<i32>, String) {
         let [theirs, mut ours] = terminal();
+        ours.write_all(earlier.as_bytes()).unwrap();
         let mut command = self.command(arguments, &[]);
         on(&mut command, theirs);
         let mut child = command.spawn().unwrap();
@@ -122,6 +128,15 @@ impl Machine {
 
     fn calls(&self) -> Vec<String> {
         std::fs::read_to_string(self.path("calls")).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// Lets the engine say that a container publishes this port of the machine, or none.
+    fn publishes(&self, name: &str, port: Option<u16>) {
+        let path = self.path(&format!("world/container/{name}"));
+        let mut container: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let binding = port.map(|port| json!([{"HostIp": "127.0.0.1", "HostPort": port.to_string()}]));
+        container["NetworkSettings"] = json!({"Ports": {"6443/tcp": binding}});
+        self.put("container", name, &container);
     }
 
     /// Calls that remove something.
@@ -513,6 +528,8 @@ fn each_destructive_command_wants_its_own_flag() {
                 if !enough {
                     assert_eq!(machine.destructive(), [] as [&str; 0], "{how}");
                     assert!(text.contains(&format!("--allow-destroy={needed} ")), "{how}");
+                    // Of what came before it in the run, nothing is claimed.
+                    assert!(text.contains("none of that was done") && !text.contains("nothing was changed"), "{how}");
                 }
             }
         }
@@ -543,6 +560,67 @@ fn a_cluster_that_is_made_again_keeps_its_kind() {
 }
 
 #[test]
+fn a_cluster_is_not_deleted_before_its_registry_is_there() {
+    let recreate = ["cluster", "recreate", "--allow-destroy=cluster"];
+    let refused = |machine: &Machine, exit: i32, told: &str| {
+        let output = machine.run(&recreate, &[]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(exit), "{text}");
+        assert!(text.contains(told), "{text}");
+        assert_eq!(machine.destructive(), [] as [&str; 0], "{text}");
+    };
+    let machine = World::RegistryBrokenWithoutVolume.machine();
+    refused(&machine, 10, "--allow-destroy=registry ");
+    // It is gone, and something else answers at its port.
+    let machine = World::Healthy.machine();
+    std::fs::remove_file(machine.path(&format!("world/container/{REGISTRY}"))).unwrap();
+    refused(&machine, 8, "port-taken");
+}
+
+#[test]
+fn a_cluster_is_not_deleted_for_one_whose_port_another_program_holds() {
+    let recreations = [
+        (World::Healthy, &["cluster", "recreate", "--allow-destroy=cluster"][..]),
+        (World::Drifted, &["cluster", "--allow-destroy=cluster"]),
+    ];
+    for (world, arguments) in recreations {
+        for is_its_own in [false, true] {
+            let machine = world.machine();
+            let port = machine.config().host_ports()[0];
+            let _holder = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+            machine.publishes(SERVER, None);
+            machine.publishes(BALANCER, Some(port).filter(|_| is_its_own));
+            let output = machine.run(arguments, &[]);
+            let text = String::from_utf8_lossy(&output.stderr);
+            let deleted = machine.calls().iter().any(|call| call == "k3d cluster delete ameide-ci");
+            assert_eq!(deleted, is_its_own, "{arguments:?}\n{text}");
+            if !is_its_own {
+                assert!(text.contains("port-taken") && text.contains(&format!("port {port} ")), "{text}");
+                assert_eq!(machine.destructive(), [] as [&str; 0], "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_creation_that_cannot_go_on_is_only_begun_anew_where_that_may_help() {
+    let recreate = "cluster recreate   # asks first, elsewhere --allow-destroy=cluster";
+    let machine = World::Unfinished.machine();
+    std::fs::write(machine.path("k3d.fails"), "ERRO[0000] something new").unwrap();
+    let output = machine.run(&["cluster"], &[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("cluster-failed") && text.contains(&format!("cargo xtask --env ci {recreate}")), "{text}");
+
+    let machine = World::Unfinished.machine();
+    let port = machine.config().host_ports()[0];
+    let _holder = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    machine.publishes(SERVER, None);
+    let output = machine.run(&["cluster"], &[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains(&format!("ss -ltnp sport = :{port}")) && !text.contains("recreate"), "{text}");
+}
+
+#[test]
 fn what_is_deleted_is_what_was_meant() {
     let machine = World::RegistryForeign.machine();
     machine.put("network", "ameide-ci-network", &json!({"Name": "ameide-ci-network", "Labels": {"theirs": "1"}}));
@@ -550,8 +628,7 @@ fn what_is_deleted_is_what_was_meant() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(8), "{text}");
     assert!(text.contains("not-ours"), "{text}");
-    let gone = machine.destructive();
-    assert!(gone.iter().all(|call| !call.contains(&id(REGISTRY)) && !call.contains("network rm")), "{gone:?}");
+    assert_eq!(machine.destructive(), [] as [&str; 0], "{text}");
     assert!(machine.path("state/k3d-ameide-ci/runs").exists(), "the records stay while something stays");
 }
 
@@ -574,4 +651,37 @@ fn on_a_terminal_it_asks_and_names_what_is_lost() {
     let (code, shown) = machine.on_a_terminal(&["cluster", "--yes"], "n\n");
     assert!(code == Some(10) && shown.contains("This would delete the cluster ameide-ci"), "{shown}");
     assert_eq!(machine.destructive(), [] as [&str; 0]);
+}
+
+#[test]
+fn what_was_typed_before_the_question_does_not_answer_it() {
+    let machine = World::Healthy.machine();
+    let (code, shown) = machine.on_a_terminal_where(&["cluster", "delete"], "y\ny\ny\n", "n\n");
+    assert!(code == Some(10) && shown.contains("not confirmed"), "{shown}");
+    assert_eq!(machine.destructive(), [] as [&str; 0], "{shown}");
+}
+
+#[test]
+fn a_run_in_the_background_asks_nobody_rather_than_being_stopped_at_its_question() {
+    let machine = World::Healthy.machine();
+    let run = machine.command(&["cluster", "delete"], &[]);
+    // With job control, the shell keeps the terminal to itself.
+    let mut shell = Command::new("sh");
+    shell.args(["-mc", "\"$@\" & wait $!", "sh"]).arg(run.get_program()).args(run.get_args());
+    shell.current_dir(machine.folder.path());
+    for (name, value) in run.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let [theirs, mut ours] = terminal();
+    on(&mut shell, theirs);
+    let mut child = shell.spawn().unwrap();
+    drop(shell);
+    let mut shown = Vec::new();
+    // It ends in an error when the last process that holds the terminal has ended.
+    let _ = ours.read_to_end(&mut shown);
+    let (status, shown) = (child.wait().unwrap(), String::from_utf8_lossy(&shown).into_owned());
+    assert!(status.code() == Some(10) && shown.contains("nobody can be asked here"), "{status}\n{shown}");
 }

@@ -1,7 +1,10 @@
 //! The entry points that need no cluster.
 
+use std::io::Read;
+
+use crate::processes::{World, signal};
 use crate::releases::Bench;
-use crate::support::{root, text, xtask};
+use crate::support::{on, root, terminal, text, xtask};
 
 #[test]
 fn the_backlog_page_has_the_definitions_of_today() {
@@ -17,6 +20,26 @@ fn a_watch_wants_a_terminal() {
     let mut command = xtask(&root(), &["--env", "ci", "checklist", "--watch"]);
     let output = command.env("AMEIDE_STATE_DIR", state.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}
+
+#[test]
+fn a_watch_draws_each_look_over_the_last() {
+    let world = World::new();
+    world.with_a_cluster();
+    let [theirs, mut ours] = terminal();
+    let child = world.run(&["checklist", "--watch"], &[]).before_spawn(move |command| {
+        on(command, theirs.try_clone()?);
+        Ok(())
+    });
+    let child = child.start().unwrap();
+    let (mut shown, mut part) = (String::new(), [0; 4096]);
+    while shown.matches("Data Plane Ready · ").count() < 3 {
+        let read = ours.read(&mut part).unwrap();
+        shown.push_str(&String::from_utf8_lossy(&part[..read]));
+    }
+    signal(&child, libc::SIGINT);
+    assert_eq!(child.wait().unwrap().status.code(), Some(130));
+    assert_eq!(shown.matches("\x1b[H\x1b[JData Plane Ready · ").count(), 3, "{shown:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -413,6 +414,60 @@ fn a_layer_is_interrupted_at_any_moment() {
 #[test]
 fn cluster_recreate_is_interrupted_at_any_moment() {
     interrupted_at_every_moment(&["cluster", "recreate", "--allow-destroy=cluster"], true);
+}
+
+/// In a process group of its own, as a shell starts it: in one without a shell the system suspends
+/// nothing.
+fn as_a_job(command: Expression) -> Handle {
+    let command = command.before_spawn(|command| {
+        command.process_group(0);
+        Ok(())
+    });
+    command.start().unwrap()
+}
+
+#[test]
+fn a_run_that_holds_the_cluster_is_not_suspended_and_says_so() {
+    let world = World::new();
+    world.with_a_cluster();
+    world.edit("bin/helmfile", |text| {
+        text.replace("*' sync '*) sleep 0.4;", "*' sync '*) until [ -e WORLD/go ]; do sleep 0.02; done;")
+            .replace("WORLD", world.path("").to_str().unwrap())
+    });
+    let child = as_a_job(world.xtask(&["layer", "10"]));
+    let pid = child.pids()[0];
+    eventually("Helmfile runs", || world.starts().iter().any(|line| line.contains(" sync ")));
+    signal(&child, libc::SIGTSTP);
+    let record = || {
+        let runs = std::fs::read_dir(world.path("state").join(CONTEXT).join("runs")).unwrap().flatten();
+        runs.map(|run| std::fs::read_to_string(run.path().join("record.jsonl")).unwrap()).collect::<String>()
+    };
+    eventually("it answers", || record().contains("not suspended") || state_of(pid) == Some('T'));
+    let state = state_of(pid);
+    world.write("go", "");
+    signal(&child, libc::SIGCONT);
+    let (code, text) = ended(&child);
+    assert_ne!(state, Some('T'), "{text}");
+    assert!(code == Some(0) && text.contains("not suspended: this run holds the cluster"), "{text}");
+}
+
+#[test]
+fn a_command_that_holds_nothing_is_suspended_as_usual() {
+    let world = World::new();
+    world.with_a_cluster();
+    world.server.silent.store(true, Ordering::SeqCst);
+    let child = as_a_job(world.xtask(&["releases"]));
+    let pid = child.pids()[0];
+    eventually("it runs", || world.path("state").join(CONTEXT).join("runs").exists());
+    for _ in 0..3 {
+        signal(&child, libc::SIGTSTP);
+        eventually("it is suspended", || state_of(pid) == Some('T'));
+        signal(&child, libc::SIGCONT);
+        eventually("it goes on", || state_of(pid) != Some('T'));
+    }
+    signal(&child, libc::SIGTERM);
+    let (code, text) = ended(&child);
+    assert!(code == Some(143) && !text.contains("suspended"), "{text}");
 }
 
 #[test]

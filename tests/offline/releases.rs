@@ -361,6 +361,24 @@ fn every_release_that_is_not_deployed_is_told_in_words() {
 }
 
 #[test]
+fn a_run_on_another_cluster_than_the_environments_tells_commands_for_that_cluster() {
+    let bench = Bench::new();
+    support::edit(&bench.path("infra/kubernetes/environments/t/env.yaml"), |text| {
+        text.replace("context: t", "context: own")
+    });
+    let run = |arguments: &[&str], exit| bench.ends(&[&["--context", "t"], arguments].concat(), exit);
+    bench.edit_layers("layers: {20-top: {layers: [10-base], secrets: [{namespace: shop, name: absent, keys: [a]}]}}");
+    for output in ["text", "json"] {
+        let said = run(&[&["--output", output], LAYER].concat(), 8);
+        for told in ["cargo xtask --context t --env t layer 10-base", "cargo xtask --context t --env t layer --list"] {
+            assert!(said.contains(told), "the remedy, and that of the failure in its evidence: {said}");
+        }
+    }
+    let said = run(&["layer", "20", "--dry-run", "--save-plan", "plan.json"], 0);
+    assert!(said.contains("saved: cargo xtask --context t --env t layer --plan"), "{said}");
+}
+
+#[test]
 fn a_payload_that_inflates_without_end_is_its_releases_trouble_alone() {
     let bench = Bench::new();
     let mut bomb = revision("shop", "bomb", 1, "failed", 60);

@@ -51,6 +51,22 @@ fn a_page_stands_alone() {
 }
 
 #[test]
+fn a_page_shows_no_secret_of_a_log() {
+    let state = state_with("failed");
+    let log = state.path().join("k3d-ameide-ci/runs/failed/45-data-plane-ext.log");
+    // The page begins in the middle of a secret.
+    let secrets = ["https://bob:hunter2pw@charts.example/i", "password=s3cr3tvalue", "Bearer abcdEFGH12345678"];
+    let cut = format!("https://{}:{}@charts.example/i\n", "bob", "hunter2pw".repeat(30_000));
+    std::fs::write(log, cut + &secrets.join("\n")).unwrap();
+    let (code, said) = report(state.path(), &["failed", "--to", "-"]);
+    assert!(code == 0 && said.contains("https://***@charts.example/i"), "{said}");
+    assert!(said.contains(" bytes before this left out)"));
+    for secret in ["hunter2pw", "s3cr3tvalue", "abcdEFGH12345678"] {
+        assert!(!said.contains(secret), "{secret}");
+    }
+}
+
+#[test]
 fn without_a_name_it_is_the_last_run_that_did_something() {
     let state = state_with("good");
     // This call itself is a run too, but one that did nothing.

@@ -275,7 +275,9 @@ impl Common {
                 _ => None,
             },
         };
-        Ok(Context { run, repo: Repo { tree, env_name, env }, site })
+        let repo = Repo { tree, env_name, env };
+        run.reporter.tell_with(remedy::flags(&repo, &site));
+        Ok(Context { run, repo, site })
     }
 }
 

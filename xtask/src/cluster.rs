@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use crate::cluster::containers::{CLUSTER_LABEL, LAB_LABEL, cluster_id, is_lab, observe, stamp};
 use crate::cluster::facts::{facts, its_lab_node};
 use crate::cluster::images::Images;
-use crate::cluster::k3d::{create, k3d, k3d_step, merge_kubeconfig, start};
+use crate::cluster::k3d::{create, k3d, k3d_step, merge_kubeconfig, require_ports_free, start};
 use crate::cluster::lock::{ClusterLock, Holder};
 use crate::cluster::marker::{ReadyMarker, config_hash, remember_kind, remembered_kind, remove_marker, unmarked};
 use crate::files;
@@ -50,6 +50,15 @@ pub use decide::{Facts, Leftovers, Node, Plan, decide, describe};
 /// The image of the pod that shows that the registry can be pulled from, by its id in the lock.
 const PROBE: &str = "busybox";
 
+/// Whether something may be lost on the way to a cluster that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destroying {
+    /// Consent is asked for, or was given by a flag.
+    WithConsent,
+    /// Nobody is asked, and consent that was given for another reason does not count.
+    Never,
+}
+
 /// What later steps need to know about a cluster that is up.
 pub struct Ready {
     pub toolbox: Toolbox,
@@ -70,9 +79,13 @@ pub async fn recreate(
 ) -> Result<Ready, Failure> {
     engine::ensure(&context.run, &context.repo).await?;
     // Before anything is deleted: check that the new one can be created like the old one.
-    let lab = choose_lab(context, &observe(config).await?).await?;
+    let existing = observe(config).await?;
+    let lab = choose_lab(context, &existing).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
-    Images::of(&context.repo, lab.as_ref())?.load_nodes(context, config).await?;
+    let images = Images::of(&context.repo, lab.as_ref())?;
+    require_ports_free(&context.site, config, &existing)?;
+    registry_container::ensure(context, config, &toolbox, &images, Destroying::WithConsent).await?;
+    images.load_nodes(context, config).await?;
     remember_kind(&context.run, lab.is_some())?;
     remove_marker(&context.run)?;
     delete_cluster(&context.run, config, &toolbox, Warrant::Consent(consent)).await?;
@@ -92,22 +105,21 @@ pub async fn lock(run: &Run) -> Result<ClusterLock, Failure> {
 
 /// Brings the cluster up. The caller holds the lock, and keeps using it.
 pub async fn up(context: &Context, held: &ClusterLock) -> Result<Ready, Failure> {
-    bring_up(context, held, true).await
+    bring_up(context, held, Destroying::WithConsent).await
 }
 
-/// Like [`up`], but fails where consent would be needed: nobody is asked, and consent that was
-/// given for another reason is not used to destroy anything.
+/// Like [`up`], but fails where consent would be needed.
 pub async fn mend(context: &Context) -> Result<(), Failure> {
     if context.run.dry_run {
         return plan(context).await.map(drop);
     }
     context.repo.require_k3d_config()?;
     let lock = lock(&context.run).await?;
-    bring_up(context, &lock, false).await.map(drop)
+    bring_up(context, &lock, Destroying::Never).await.map(drop)
 }
 
-async fn bring_up(context: &Context, held: &ClusterLock, may_destroy: bool) -> Result<Ready, Failure> {
-    let started = start_up(context, held, may_destroy).await?;
+async fn bring_up(context: &Context, held: &ClusterLock, destroying: Destroying) -> Result<Ready, Failure> {
+    let started = start_up(context, held, destroying).await?;
     started.complete(context, copy_probe_image(context, &started)).await?;
     Ok(started.made)
 }
@@ -132,7 +144,11 @@ struct Local {
 ///
 /// # Errors
 /// `consent-needed`, and errors of the engine, the tools, the registry, the pulls and k3d.
-pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy: bool) -> Result<Started, Failure> {
+pub(crate) async fn start_up(
+    context: &Context,
+    _held: &ClusterLock,
+    destroying: Destroying,
+) -> Result<Started, Failure> {
     let Some(config) = context.repo.k3d_config()? else {
         let toolbox = tools::ensure(&context.repo.tree, &["helm", "helmfile"], &context.run.reporter).await?;
         let client = kubernetes::client(context).await?;
@@ -153,7 +169,7 @@ pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy
         for reason in reasons {
             reporter.warn(config.name(), reason);
         }
-        if !may_destroy {
+        if destroying == Destroying::Never {
             return Err(Failure::new(Code::ConsentNeeded, format!("this would {}", recreation(&config)))
                 .evidence(reasons.join("; "))
                 .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=cluster"));
@@ -164,12 +180,15 @@ pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy
         remove_marker(&context.run)?;
     }
     let images = Images::of(&context.repo, lab.as_ref())?;
-    registry_container::ensure(context, &config, &toolbox, &images, may_destroy).await?;
+    registry_container::ensure(context, &config, &toolbox, &images, destroying).await?;
     // Before anything is deleted that they are to replace.
     match &plan {
         Plan::Nothing => {}
         Plan::Start(_) | Plan::Finish | Plan::Mend(_) | Plan::Join(_) => images.load_helpers(context).await?,
-        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => images.load_nodes(context, &config).await?,
+        Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
+            require_ports_free(&context.site, &config, &existing)?;
+            images.load_nodes(context, &config).await?;
+        }
     }
     let warrant = match (&plan, &consent) {
         (Plan::ClearAndCreate(leftovers), _) => Some(Warrant::NeverRan(leftovers)),
@@ -193,7 +212,7 @@ pub(crate) async fn start_up(context: &Context, _held: &ClusterLock, may_destroy
         }
         Plan::Join(_) => agents::join(&context.run, &context.site, &config, &toolbox, &images).await?,
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
-            create(&context.run, &context.site, &config, &toolbox, &images).await?;
+            create(&context.run, &config, &toolbox, &images).await?;
         }
     }
     // From here on its address stays, and a copy to it is not cut.
@@ -241,7 +260,7 @@ pub async fn prefetch(context: &Context, config: &K3dConfig, _held: &ClusterLock
     let lab = choose_lab(context, &existing).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     let images = Images::of(&context.repo, lab.as_ref())?;
-    registry_container::ensure(context, config, &toolbox, &images, false).await?;
+    registry_container::ensure(context, config, &toolbox, &images, Destroying::Never).await?;
     images.load_nodes(context, config).await?;
     // What is prepared is of this kind, even if no registry answers when the cluster is created. One
     // that exists has a kind already.
@@ -319,7 +338,6 @@ pub async fn made_with_lab(repo: &Repo) -> Result<bool, Failure> {
 /// starting them, so that k3d performs the steps that follow a start (names for CoreDNS and the
 /// nodes).
 async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
-    let remedy = || format!("cargo xtask --env {} cluster recreate --allow-destroy=cluster", context.repo.env_name);
     let reporter = &context.run.reporter;
     reporter.note(config.name(), "its creation was interrupted: continuing it");
     let finished = async {
@@ -338,9 +356,11 @@ async fn finish(context: &Context, config: &K3dConfig, toolbox: &Toolbox, images
         agents::join(&context.run, &context.site, config, toolbox, images).await?;
         stamp(config).await
     };
-    finished.await.map_err(|failure: Failure| match failure.exit() {
-        Exit::Interrupted | Exit::Terminated => failure,
-        _ => failure.remedy(remedy()),
+    finished.await.map_err(|failure: Failure| match (failure.exit(), &failure.remedy) {
+        (Exit::Interrupted | Exit::Terminated, _) => failure,
+        // Another cause has its own remedy, and would be in a new cluster's way too.
+        (_, Some(_)) if failure.code != Code::ClusterFailed => failure,
+        _ => failure.remedy("cargo xtask cluster recreate   # asks first, elsewhere --allow-destroy=cluster"),
     })
 }
 
@@ -535,6 +555,7 @@ pub async fn stop(run: &Run, repo: &Repo, config: &K3dConfig) -> Result<(), Fail
 
 pub async fn delete(context: &Context, config: &K3dConfig) -> Result<(), Failure> {
     engine::require().await?;
+    registry_container::require_ours(config).await?;
     let what = format!(
         "delete the cluster {} and its registry with all their data, and the records of its runs",
         config.name()
@@ -657,7 +678,8 @@ pub async fn status(run: &Run, repo: &Repo, config: &K3dConfig) -> Result<(), Fa
             ));
         }
         let ready = marker.map_or("not marked ready".to_owned(), |marker| format!("ready since {}", marker.time));
-        run.reporter.data(&format!("{}: {ready}; `cargo xtask cluster` would {}", config.name(), describe(&plan)));
+        let text = format!("{}: {ready}; `cargo xtask cluster` would {}", config.name(), describe(&plan));
+        run.reporter.data(&run.reporter.completed(&text));
     }
     match plan {
         Plan::Nothing => Ok(()),

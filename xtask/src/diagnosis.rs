@@ -12,6 +12,7 @@ pub mod helm_errors;
 mod left_behind;
 mod looks;
 pub(crate) mod placement;
+pub(crate) mod pods;
 pub mod retry;
 pub mod rules;
 pub mod sources;
@@ -313,9 +314,9 @@ impl<'a> Diagnosis<'a> {
     /// Whether one of its containers has ended since its last words were read.
     fn crashed_again(&self, pod: &Pod, uid: &str) -> bool {
         let crashes = self.crashes.borrow();
-        tracker::statuses(pod).any(|status| {
+        pods::statuses(pod).any(|status| {
             let known = crashes.get(&(uid.to_owned(), status.name.clone()));
-            tracker::ended(status).is_some_and(|ended| ended.exit_code != 0)
+            pods::ended(status).is_some_and(|ended| ended.exit_code != 0)
                 && known.is_none_or(|(restarts, _)| *restarts < status.restart_count)
         })
     }
@@ -436,7 +437,7 @@ impl<'a> Diagnosis<'a> {
             found.extend(pods.items.into_iter().filter(is));
         }
         for pod in seen.again(found) {
-            let api = Api::namespaced(self.client.clone(), &tracker::namespace(&pod));
+            let api = Api::namespaced(self.client.clone(), &pods::namespace(&pod));
             self.replace(&api, &pod, "deleted, to be recreated: it was stuck on an old revision of its StatefulSet")
                 .await;
         }
@@ -529,7 +530,7 @@ impl<'a> Diagnosis<'a> {
             let pods = tokio::time::timeout(LOOK_AGAIN, api.list(&all)).await.ok()?.ok()?;
             // A Job's pods count as the Job, which was looked at.
             let waits = |pod: &Pod| {
-                tracker::phase(pod) != Some("Succeeded")
+                pods::phase(pod) != Some("Succeeded")
                     && !kubernetes::pod_ready(pod)
                     && !looks::is_of(&pod.metadata, "Job")
             };
@@ -774,7 +775,7 @@ async fn at(time: Option<tokio::time::Instant>) {
 }
 
 fn restarts(pod: &Pod, container: &str) -> i32 {
-    tracker::statuses(pod).find(|status| status.name == container).map_or(0, |status| status.restart_count)
+    pods::statuses(pod).find(|status| status.name == container).map_or(0, |status| status.restart_count)
 }
 
 /// How often StatefulSets are checked for pods that they have left behind.
@@ -783,9 +784,9 @@ const LOOK_FOR_LEFT_BEHIND: Duration = Duration::from_secs(5);
 /// A pod that waits for its image, that a controller will recreate, and in which nothing runs. A
 /// Job counts a deleted pod as failed.
 fn may_be_replaced(pod: &Pod) -> bool {
-    tracker::in_pull_back_off(pod)
-        && !tracker::anything_runs(pod)
-        && tracker::controller(pod).is_some()
+    pods::in_pull_back_off(pod)
+        && !pods::anything_runs(pod)
+        && pods::controller_uid(pod).is_some()
         && pod.metadata.deletion_timestamp.is_none()
         && !looks::is_of(&pod.metadata, "Job")
 }

@@ -14,7 +14,7 @@ use crate::cluster::{lock, registry_hosting};
 use crate::compare::{self, images, pull_secret};
 use crate::diagnosis::retry;
 use crate::diagnosis::tracker::Owner;
-use crate::diagnosis::{helm_errors, sources, tracker};
+use crate::diagnosis::{helm_errors, pods, sources, tracker};
 use crate::files::bounds;
 use crate::layer::{preflight, timeline};
 use crate::reach::services;
@@ -279,7 +279,7 @@ fn helmfile_build(bytes: &[u8]) {
 fn pod(bytes: &[u8]) {
     let Ok(pod) = serde_json::from_slice::<Pod>(bytes) else { return };
     let layer = Layer { number: 45, stage: "data-plane-ext".to_owned(), path: file().to_owned() };
-    let _ = (timeline::pod_event(&layer, &pod), tracker::facts(&pod));
+    let _ = (timeline::pod_event(&layer, &pod), pods::facts(&pod));
     for container in pod_log::containers(&pod) {
         let _ = (pod_log::standing(&pod, &container), pod_log::has_previous(&pod, &container));
     }
@@ -304,7 +304,7 @@ fn service(bytes: &[u8]) {
     let Ok(service) = serde_json::from_slice::<Service>(bytes) else { return };
     let mapped: Vec<k3d::Mapping> = k3d::Mapping::parse("127.0.0.1:8443:443").into_iter().collect();
     let found: Vec<services::Openable> = services::openable(&service, &mapped).into_iter().collect();
-    let _ = (services::list(&found, "ci"), services::summary(&found, "ci"));
+    let _ = (services::list(&found, "ci"), services::summary(&found));
 }
 
 fn event(bytes: &[u8]) {

@@ -37,6 +37,7 @@ use crate::lab::{self, Lab};
 use crate::releases;
 use crate::repo::layers::Layer;
 use crate::repo::needs::Budgets;
+use crate::run::commands;
 use crate::run::context::Context;
 use crate::run::duration;
 use crate::run::interrupt::Interrupt;
@@ -248,32 +249,7 @@ impl<'a> Runner<'a> {
             instant::tell(self.context, layer, sight, self.args);
         }
         if !syncing.is_empty() || (sight.is_none() && self.plan.is_none()) {
-            let step = reporter.step(Step::new(StepKind::Preflight, &name, "preflight").of_layer(&name));
-            let images = reader.check_images(layer, &manifests, Some(client));
-            let own = preflight::Own::of(&manifests, &wanted);
-            preflight::check(self.context, client, layer, self.lab, &own, images).await?;
-            step.done();
-            if let Some(need) = &self.context.repo.tree.layer_needs()?.pull_secret {
-                let _one = self.pull_secret.lock().await;
-                compare::pull_secret::ensure(&self.context.run, &self.context.repo, client, need).await?;
-            }
-            releases::watch_over(self.context, client, &wanted).await?;
-            releases::consent_to_uninstalls(&self.context.run, client, &wanted).await?;
-            let same = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.renders_the_same(release));
-            let changing: Vec<Release> = wanted.iter().filter(|release| !same(release)).cloned().collect();
-            let apart = async |of: &[Release]| {
-                let rendered = reader.for_an_upgrade(layer, of, client.default_namespace()).await?;
-                let resources = rendered.into_iter().map(|(of, objects)| (of, objects.resources));
-                Ok::<releases::Apart, Failure>(resources.collect())
-            };
-            releases::consent_to_upgrades(&self.context.run, client, &changing, apart).await?;
-            // If a release is known to be as Helm left it, nobody else owns its fields.
-            let known = |release: &&Release| sight.as_ref().is_some_and(|sight| sight.is_untouched(release));
-            let touched: Vec<Release> = syncing.iter().filter(|release| !known(release)).cloned().collect();
-            compare::handback::give_back(&self.context.run, client, &touched).await?;
-            if !self.args.force_conflicts {
-                conflicts::refuse(client, reader, layer, &touched).await?;
-            }
+            self.make_ready(client, layer, &wanted, &syncing, &manifests, sight.as_ref()).await?;
             // Helmfile reports an error if it would do nothing for a file.
             if !syncing.is_empty() {
                 let left = wanted.iter().filter(|release| release.installed).count();
@@ -302,6 +278,47 @@ impl<'a> Runner<'a> {
         };
         reporter.event(&Event::LayerInPlace { layer: name, releases, how, took: started.elapsed() });
         Ok(true)
+    }
+
+    /// What precedes a sync: what the layer needs is there, nobody is working on its releases, what
+    /// would be lost may be, and no field that Helm would set is somebody else's.
+    async fn make_ready(
+        &self,
+        client: &Client,
+        layer: &Layer,
+        wanted: &[Release],
+        syncing: &[Release],
+        manifests: &str,
+        sight: Option<&Sight>,
+    ) -> Result<(), Failure> {
+        let (reader, name) = (&self.reader, layer.name());
+        let step = self.context.run.reporter.step(Step::new(StepKind::Preflight, &name, "preflight").of_layer(&name));
+        let images = reader.check_images(layer, manifests, Some(client));
+        let own = preflight::Own::of(manifests, wanted);
+        preflight::check(self.context, client, layer, self.lab, &own, images).await?;
+        step.done();
+        if let Some(need) = &self.context.repo.tree.layer_needs()?.pull_secret {
+            let _one = self.pull_secret.lock().await;
+            compare::pull_secret::ensure(self.context, client, need).await?;
+        }
+        releases::watch_over(self.context, client, wanted).await?;
+        releases::consent_to_uninstalls(&self.context.run, client, wanted).await?;
+        let same = |release: &&Release| sight.is_some_and(|sight| sight.renders_the_same(release));
+        let changing: Vec<Release> = wanted.iter().filter(|release| !same(release)).cloned().collect();
+        let apart = async |of: &[Release]| {
+            let rendered = reader.for_an_upgrade(layer, of, client.default_namespace()).await?;
+            let resources = rendered.into_iter().map(|(of, objects)| (of, objects.resources));
+            Ok::<releases::Apart, Failure>(resources.collect())
+        };
+        releases::consent_to_upgrades(&self.context.run, client, &changing, apart).await?;
+        // If a release is known to be as Helm left it, nobody else owns its fields.
+        let known = |release: &&Release| sight.is_some_and(|sight| sight.is_untouched(release));
+        let touched: Vec<Release> = syncing.iter().filter(|release| !known(release)).cloned().collect();
+        compare::handback::give_back(&self.context.run, client, &touched).await?;
+        match self.args.force_conflicts {
+            true => Ok(()),
+            false => conflicts::refuse(client, reader, layer, &touched).await,
+        }
     }
 
     /// The tree as it is now.
@@ -614,7 +631,7 @@ fn all_or_first(results: Vec<Result<(), Failure>>) -> Result<(), Failure> {
 
 /// A failure with its first evidence.
 fn in_a_line(failure: &Failure) -> String {
-    let evidence = failure.evidence.first().map(|evidence| format!(" ({evidence})"));
+    let evidence = failure.evidence.first().map(|evidence| format!(" ({})", commands::quoted(evidence)));
     format!("{failure}{}", evidence.unwrap_or_default())
 }
 

@@ -9,6 +9,7 @@ use xtask::commands::{Done, report, trace};
 use xtask::run::interrupt::Interrupt;
 use xtask::run::printer;
 use xtask::run::reporter::{Format, Reporter};
+use xtask::run::suspension;
 use xtask::world::process::environment;
 
 fn main() -> std::process::ExitCode {
@@ -50,6 +51,9 @@ async fn run() -> i32 {
     let interrupt = Interrupt::global();
     if let Err(error) = interrupt.listen() {
         reporter.warn("signals", format!("interrupts are not handled: {error}"));
+    }
+    if let Err(error) = suspension::listen(reporter.clone()) {
+        reporter.warn("signals", format!("Ctrl-Z is not handled: {error}"));
     }
     let (context, result) = match cli.common.context(&cli.command, reporter.clone()) {
         Ok(mut context) => {

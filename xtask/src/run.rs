@@ -1,6 +1,7 @@
 //! One run of this program: what it was asked to do, whether it is interrupted, what was consented
 //! to, where it reports and what it leaves behind.
 
+pub mod commands;
 pub mod consent;
 pub mod context;
 pub mod duration;
@@ -9,6 +10,7 @@ pub mod interrupt;
 pub mod printer;
 pub mod reporter;
 pub mod state;
+pub mod suspension;
 pub mod wait;
 
 use std::sync::Arc;

@@ -198,6 +198,18 @@ fn a_rollback_that_deletes_a_claim_wants_consent_to_that() {
 }
 
 #[test]
+fn a_rollback_to_another_group_of_a_kind_deletes_what_the_newer_one_made() {
+    let bench = bench();
+    let cluster = |group: &str| format!("{CONFIG}---\napiVersion: {group}/v1\nkind: Cluster\nmetadata: {{name: db}}\n");
+    bench.server.put(of_run(1, "a", "superseded", 120, json!({"manifest": cluster("postgresql.cnpg.io")})));
+    let newer = cluster("postgresql.k8s.enterprisedb.io");
+    bench.server.put(of_run(2, "b", "deployed", 60, json!({"manifest": newer})));
+    let said = bench.ends(&["layer", "20", "--rollback", "--yes"], 10);
+    assert!(said.contains("which deletes Cluster db") && said.contains("--allow-destroy=release,claim"), "{said}");
+    assert_eq!(bench.helms(), [] as [&str; 0]);
+}
+
+#[test]
 fn a_rollback_from_what_cannot_be_read_here_wants_consent_too() {
     let bench = bench();
     let twice = CLAIM.replace("{name: data}", "{name: data, labels: {a: b}, labels: {a: b}}");
@@ -337,6 +349,24 @@ fn what_a_failed_upgrade_left_out_is_still_there_to_be_lost() {
 }
 
 #[test]
+fn a_claim_in_another_namespace_is_another_one() {
+    let bench = bench();
+    bench.base_in_place();
+    let within = |namespace: &str| {
+        let claim = CLAIM.replace("{name: data}", &format!("{{name: data, namespace: {namespace}}}"));
+        json!({"manifest": format!("{CONFIG}---\n{claim}")})
+    };
+    bench.server.put(of_run(1, "a", "deployed", 120, within("stays")));
+    bench.server.put(of_run(2, "b", "failed", 60, within("gone")));
+    let path = |namespace: &str| CLAIMS.replace("/shop/", &format!("/{namespace}/")) + "/data";
+    is_there(&bench, &path("stays"), "v1", "PersistentVolumeClaim", json!({}));
+    let (code, text) = super::missing("data");
+    bench.server.answer(&path("gone"), code, text);
+    let said = bench.ends(&["layer", "20", "--yes", "--skip-tests"], 10);
+    assert!(said.contains("upgrade release top, which deletes PersistentVolumeClaim data in stays"), "{said}");
+}
+
+#[test]
 fn one_layer_that_cannot_go_back_keeps_the_others_from_it() {
     let bench = bench();
     bench.server.put(of_run(1, "a", "superseded", 120, json!({})));
@@ -471,6 +501,13 @@ fn the_claims_of_a_set_stay_or_go_by_name_and_no_others_do() {
 
 #[test]
 fn a_set_that_takes_its_claims_with_it_is_made_to_leave_them_first() {
+    for command in [&["layer", "20", "--remove"][..], &["releases", "repair", "--uninstall", "top"]] {
+        leaves_its_claims_first(command);
+    }
+}
+
+/// The newest revision does not say that it takes them: only the set in the cluster does.
+fn leaves_its_claims_first(command: &[&str]) {
     let bench = bench();
     bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": SET})));
     let set = "/apis/apps/v1/namespaces/shop/statefulsets/db";
@@ -506,11 +543,30 @@ fn a_set_that_takes_its_claims_with_it_is_made_to_leave_them_first() {
         crate::support::eventually("Helm is at work", || helms.exists());
         world.lock().unwrap().answers.insert(set.to_owned(), super::missing("db"));
     });
-    let said = bench.ends(&["layer", "20", "--remove", "--allow-destroy=release"], 0);
+    let said = bench.ends(&[command, &["--allow-destroy=release"]].concat(), 0);
     released.join().unwrap();
+    assert!(said.contains("have StatefulSet db keep its claims, which it would delete"), "{said}");
     assert!(said.contains("persistentVolumeClaimRetentionPolicy is Retain now"), "{said}");
-    assert!(said.contains("kept: PersistentVolumeClaim shop/store-db-0"), "{said}");
+    let kept = said.contains("kept: PersistentVolumeClaim shop/store-db-0");
+    assert_eq!(kept, command[0] == "layer", "{said}");
     assert_eq!(bench.helms().len(), 1);
+}
+
+#[test]
+fn what_owns_a_claim_is_not_deleted_and_the_remedy_is_for_that_claim_alone() {
+    for command in [&["layer", "20", "--remove"][..], &["releases", "repair", "--uninstall", "top"]] {
+        let bench = bench();
+        bench.server.put(of_run(1, "a", "deployed", 60, json!({"manifest": format!("{CONFIG}---\n{CLAIM}")})));
+        is_there(&bench, "/api/v1/namespaces/shop/configmaps/top", "v1", "ConfigMap", json!({}));
+        let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "top", "uid": "uid of top"}]);
+        claims(&bench, &[claim("data", json!({"ownerReferences": owner}))]);
+        let said = bench.ends(&[command, &["--allow-destroy=release"]].concat(), 2);
+        assert!(said.contains("ConfigMap shop/top owns the claim data"), "{said}");
+        let remedy = "kubectl --context t -n shop patch persistentvolumeclaim data --type=json";
+        assert!(said.contains(remedy) && !said.contains("--allow-destroy=release,claim"), "{said}");
+        assert_eq!(bench.helms(), [] as [&str; 0]);
+        assert_eq!(bench.server.asked(&["PUT", "/secrets/"]), 0);
+    }
 }
 
 #[test]
@@ -671,7 +727,8 @@ fn up_down_removes_the_critical_path_and_says_what_stays() {
     let said = bench.ends(&["up", "--down", "--yes"], 10);
     assert!(said.contains("release shop/web"), "{said}");
     let said = bench.ends(&["up", "--down", "--allow-destroy=release"], 0);
-    assert!(bench.helms()[0].starts_with("uninstall web ") && said.contains("cluster delete"), "{said}");
+    assert!(bench.helms()[0].starts_with("uninstall web ") && said.contains("mirror stay"), "{said}");
+    assert!(!said.contains("cluster delete"), "this cluster is no local one: {said}");
     for flag in ["--force", "--skip-tests", "--keep-going", "--jobs=2"] {
         bench.ends(&["up", "--down", flag], 2);
     }

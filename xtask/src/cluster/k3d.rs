@@ -13,16 +13,7 @@ use crate::world::process::{self, Job};
 use crate::world::tools::Toolbox;
 use run_record::{Failure, Step, StepKind};
 
-pub async fn create(
-    run: &Run,
-    site: &Site,
-    config: &K3dConfig,
-    toolbox: &Toolbox,
-    images: &Images,
-) -> Result<(), Failure> {
-    for port in config.host_ports() {
-        require_port_free(site, port)?;
-    }
+pub async fn create(run: &Run, config: &K3dConfig, toolbox: &Toolbox, images: &Images) -> Result<(), Failure> {
     let step = run.reporter.step(k3d_step(run, config, "creating the cluster"));
     remember_kind(run, images.lab)?;
     let label = format!("{CONFIG_LABEL}={}@all", label::of(config));
@@ -66,8 +57,21 @@ pub async fn start(
     Ok(())
 }
 
-/// Names a port that is taken before k3d leaves half a cluster. In a container whose engine is
-/// outside, the ports are those of a machine that cannot be inspected from here.
+/// Names a port of the cluster that is taken by something else than its own containers, which are
+/// `existing`: before k3d leaves half a cluster, and before any of them is deleted for a new one.
+///
+/// # Errors
+/// `port-taken`.
+pub fn require_ports_free(site: &Site, config: &K3dConfig, existing: &[Container]) -> Result<(), Failure> {
+    let published: Option<Vec<Vec<u16>>> = existing.iter().map(Container::published).collect();
+    // Where the engine does not say which ports are the cluster's own, any may be.
+    let Some(ours) = published.map(|ports| ports.concat()) else { return Ok(()) };
+    let mut others = config.host_ports().into_iter().filter(|port| !ours.contains(port));
+    others.try_for_each(|port| require_port_free(site, port))
+}
+
+/// In a container whose engine is outside, the ports are those of a machine that cannot be
+/// inspected from here.
 pub fn require_port_free(site: &Site, port: u16) -> Result<(), Failure> {
     if site.inside.is_some() {
         return Ok(());

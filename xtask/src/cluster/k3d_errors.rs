@@ -46,10 +46,22 @@ const RULES: &[Rule] = &[
         remedy: "docker network prune removes unused networks; or widen default-address-pools in /etc/docker/daemon.json",
     },
     Rule {
+        code: Code::MachineNotReady,
+        any: &[&["/sys/fs/cgroup", "no space left"]],
+        sentence: "this machine has no control groups left",
+        remedy: "cargo xtask doctor",
+    },
+    Rule {
         code: Code::DiskFull,
         any: &[&["no space left on device"], &["disk quota exceeded"]],
         sentence: "the disk that Docker keeps its data on is full",
         remedy: "docker system df shows what uses it",
+    },
+    Rule {
+        code: Code::RegistryUnreachable,
+        any: &[&["invalid character '<'"], &["<html"], &["<!doctype"]],
+        sentence: "a web page (a proxy's or a portal's) answers in the registry's place",
+        remedy: "check Docker's connection to it (docker info shows its proxy); or without internet: cargo xtask up --lab",
     },
     Rule {
         code: Code::ImagePlatform,
@@ -138,6 +150,18 @@ const RULES: &[Rule] = &[
         ],
         sentence: "the registry that k3d pulls from does not answer Docker",
         remedy: "check Docker's connection to it (docker info shows its proxy); or without internet: cargo xtask up --lab",
+    },
+    Rule {
+        code: Code::DockerFailed,
+        any: &[&["iptables", "no chain/target/match"]],
+        sentence: "the machine's firewall was loaded anew, without Docker's own rules",
+        remedy: "restart Docker (sudo systemctl restart docker), then run it again",
+    },
+    Rule {
+        code: Code::DockerFailed,
+        any: &[&["mounts denied"], &["is not shared from the host"]],
+        sentence: "Docker Desktop does not share a folder that the cluster mounts",
+        remedy: "add the folder in Docker Desktop under Settings, Resources, File sharing",
     },
     Rule {
         code: Code::NotOurs,

@@ -11,7 +11,7 @@ use std::io::Write;
 use super::containers::{missing, not_ours, observe};
 use super::decide::{Node, ROLE_LABEL};
 use super::images::Images;
-use super::k3d::require_port_free;
+use super::k3d::require_ports_free;
 use crate::repo::k3d::{K3dConfig, Mapping};
 use crate::run::Run;
 use crate::run::context::Site;
@@ -84,9 +84,7 @@ pub(super) async fn replace(run: &Run, site: &Site, config: &K3dConfig, images: 
         }
         docker_output(["rm", "-f", "-v", &container.id]).await?;
     } else {
-        for port in config.host_ports() {
-            require_port_free(site, port)?;
-        }
+        require_ports_free(site, config, &existing)?;
     }
     let image = image(images.loadbalancer.as_deref(), server);
     make(&spec, server, &image).await?;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::files::{self, is_named};
 use crate::run::foreign;
 use crate::run::reporter::Reporter;
+use crate::run::suspension::Unsuspended;
 use crate::run::wait;
 use crate::world::process::descriptor;
 use run_record::{Code, Failure, human_seconds};
@@ -55,6 +56,7 @@ pub struct ClusterLock {
     /// `Some` until it is dropped.
     file: Option<File>,
     path: Utf8PathBuf,
+    _unsuspended: Unsuspended,
 }
 
 /// How often a waiter tries again: `flock` cannot wait with a time limit.
@@ -116,7 +118,7 @@ impl ClusterLock {
         }
         let text = serde_json::to_string(holder).unwrap_or_default();
         file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(failed)?;
-        Ok(Some(Self { file: Some(file), path: path.to_owned() }))
+        Ok(Some(Self { file: Some(file), path: path.to_owned(), _unsuspended: Unsuspended::begin() }))
     }
 
     /// For [`crate::world::process::Job::inherit`].

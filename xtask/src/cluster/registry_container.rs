@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::containers::not_ours;
 use super::images::Images;
 use super::k3d::{k3d, require_port_free};
-use super::{decide, devcontainer, k3d_errors};
+use super::{Destroying, decide, devcontainer, k3d_errors};
 use crate::repo::k3d::K3dConfig;
 use crate::run::Run;
 use crate::run::consent::{self, Consent};
@@ -22,7 +22,7 @@ pub async fn ensure(
     config: &K3dConfig,
     toolbox: &Toolbox,
     images: &Images,
-    may_destroy: bool,
+    destroying: Destroying,
 ) -> Result<(), Failure> {
     let Some(name) = config.registry_container() else { return Ok(()) };
     let push = &context.repo.env.registry.push;
@@ -39,7 +39,7 @@ pub async fn ensure(
                 }
                 Err(failure) => {
                     step.failed_as("the registry does not start");
-                    remove_one_that_does_not_start(&context.run, &container, failure, may_destroy).await?;
+                    remove_one_that_does_not_start(&context.run, &container, failure, destroying).await?;
                     false
                 }
             }
@@ -86,7 +86,7 @@ async fn remove_one_that_does_not_start(
     run: &Run,
     container: &Container,
     failure: Failure,
-    may_destroy: bool,
+    destroying: Destroying,
 ) -> Result<(), Failure> {
     let name = container.name();
     // No engine, or one that said nothing about the container: nothing is known about it.
@@ -97,8 +97,7 @@ async fn remove_one_that_does_not_start(
     if let Some(taken) = k3d_errors::port_failure(refusal) {
         return Err(taken);
     }
-    if !is_k3d_registry(container) {
-        let mut refusal = not_ours(name);
+    if let Err(mut refusal) = is_ours(container) {
         refusal.evidence = failure.evidence;
         return Err(refusal);
     }
@@ -106,7 +105,7 @@ async fn remove_one_that_does_not_start(
         && docker::look::<Thing>(Kind::Volume, name).await?.found().is_some();
     if !kept {
         let what = format!("remove the registry {name}, which does not start, with the images in it");
-        if !may_destroy {
+        if destroying == Destroying::Never {
             return Err(Failure::new(Code::ConsentNeeded, format!("this would {what}"))
                 .evidence(failure.evidence.first().cloned().unwrap_or_default())
                 .remedy("cargo xtask cluster   # asks first, elsewhere --allow-destroy=registry"));
@@ -136,9 +135,25 @@ async fn remove_what_never_ran(name: &str) {
     let _ = removed.await;
 }
 
+/// Looks whether the container of this name is a registry of k3d, if there is one.
+///
+/// # Errors
+/// `not-ours`, and those of the engine.
+pub async fn require_ours(config: &K3dConfig) -> Result<(), Failure> {
+    let Some(name) = config.registry_container() else { return Ok(()) };
+    let found = docker::look::<Container>(Kind::Container, &name).await?.found();
+    found.as_ref().map_or(Ok(()), is_ours)
+}
+
+fn is_ours(container: &Container) -> Result<(), Failure> {
+    if is_k3d_registry(container) { Ok(()) } else { Err(not_ours(container.name())) }
+}
+
+/// Removes it with what it holds.
+///
+/// # Errors
+/// `not-ours`, and those of the engine.
 pub async fn remove(container: &Container, _: &Consent<consent::Registry>) -> Result<(), Failure> {
-    if !is_k3d_registry(container) {
-        return Err(not_ours(container.name()));
-    }
+    is_ours(container)?;
     docker_output(["rm", "-f", "-v", &container.id]).await.map(drop)
 }

@@ -4,6 +4,7 @@
 use run_record::{Code, Exit, Failure};
 
 use crate::repo::{Repo, environment};
+use crate::run::commands::Flags;
 use crate::run::context::Site;
 use crate::world::{kubernetes, process};
 
@@ -27,7 +28,7 @@ pub fn adapted(repo: &Repo, site: &Site, exit: Exit, remedy: &str) -> String {
     }
     let kubectl = kubernetes::kubectl_on(&site.kube_context);
     let remedy = remedy.replace("kubectl describe ", &format!("{kubectl} describe "));
-    with_flags(&remedy, &flags(repo, site))
+    flags(repo, site).put_into(&remedy)
 }
 
 /// In a container whose engine is outside, the engine publishes ports on the machine that it runs
@@ -55,7 +56,7 @@ fn says_cluster(remedy: &str) -> bool {
 }
 
 /// The flags by which a command reaches the cluster of this run: none by default.
-fn flags(repo: &Repo, site: &Site) -> Flags {
+pub fn flags(repo: &Repo, site: &Site) -> Flags {
     let flag = |name: &str, value: &str, default: &str| {
         if value == default { String::new() } else { format!("--{name} {} ", process::for_a_shell(value)) }
     };
@@ -63,28 +64,6 @@ fn flags(repo: &Repo, site: &Site) -> Flags {
         context: flag("context", &site.kube_context, &repo.env.cluster.context),
         env: flag("env", &repo.env_name, environment::DEFAULT),
     }
-}
-
-/// Each empty, or followed by a space.
-struct Flags {
-    context: String,
-    env: String,
-}
-
-/// Adds the flags to each of this tool's commands, except for those that it has already.
-fn with_flags(remedy: &str, Flags { context, env }: &Flags) -> String {
-    let mut parts = remedy.split("cargo xtask ");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |text, rest| {
-        // They stand before the subcommand, both with their values.
-        let has = |flag: &str| {
-            let mut words = rest.split(' ').take_while(|word| !word.ends_with([';', ')'])).take(4);
-            words.any(|word| word == flag)
-        };
-        let context = if has("--context") { "" } else { context };
-        let env = if has("--env") { "" } else { env };
-        format!("{text}cargo xtask {context}{env}{rest}")
-    })
 }
 
 #[cfg(test)]
@@ -129,22 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remedy_names_context_and_environment_once_and_a_shared_cluster_is_not_made_here() {
-        for (remedy, named) in [
-            ("cargo xtask cluster", "cargo xtask --env ci cluster"),
-            ("cargo xtask --env ci cluster", "cargo xtask --env ci cluster"),
-            (
-                "wait, then cargo xtask layer 10; or cargo xtask up",
-                "wait, then cargo xtask --env ci layer 10; or cargo xtask --env ci up",
-            ),
-            ("docker login", "docker login"),
-        ] {
-            let flags = |context: &str, env: &str| Flags { context: context.to_owned(), env: env.to_owned() };
-            assert_eq!(with_flags(remedy, &flags("", "--env ci ")), named);
-            assert_eq!(with_flags(remedy, &flags("", "")), remedy);
-            let elsewhere = named.replace("cargo xtask ", "cargo xtask --context b ");
-            assert_eq!(with_flags(remedy, &flags("--context b ", "--env ci ")), elsewhere);
-        }
+    fn a_shared_cluster_is_not_made_here() {
         for remedy in ["cargo xtask cluster", "see the log; cargo xtask --env staging cluster recreate"] {
             assert!(says_cluster(remedy), "{remedy}");
         }

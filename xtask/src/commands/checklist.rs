@@ -13,6 +13,7 @@ use crate::files;
 use crate::repo::Repo;
 use crate::run::Run;
 use crate::run::context::Context;
+use crate::run::printer;
 use crate::run::wait;
 use crate::{cluster, lab, layer, mirror};
 
@@ -146,8 +147,9 @@ async fn watch(context: &Context) -> Result<(), Failure> {
         let items = checklist::look(context).await?;
         checklist::save(context, &items);
         let screen = checklist::shown(&context.repo, &context.site, &items, Form::Text);
-        // Cursor home, then the new screen, erasing the old one below it.
-        context.run.reporter.data(&format!("\x1b[H\x1b[J{screen}"));
+        // Cursor home, and the old screen erased.
+        printer::data("\x1b[H\x1b[J");
+        context.run.reporter.data(&screen);
         Ok(ControlFlow::<(), ()>::Continue(()))
     };
     wait::until(EVERY, Duration::MAX, show).await.map(drop)

@@ -26,7 +26,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         let text = if context.run.json {
             serde_json::json!(there).to_string()
         } else {
-            services::list(&there, &context.repo.env_name)
+            services::list(&there, &context.run.reporter.completed("cargo xtask open"))
         };
         context.run.reporter.data(&text);
         return Ok(());
@@ -62,9 +62,7 @@ pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 pub async fn tell(context: &Context) {
     let look = async { services::of_tree(context, &kubernetes::client(context).await?).await };
     match look.await {
-        Ok(there) => services::summary(&there, &context.repo.env_name)
-            .iter()
-            .for_each(|line| context.run.reporter.note("up", line)),
+        Ok(there) => services::summary(&there).iter().for_each(|line| context.run.reporter.note("up", line)),
         Err(failure) => {
             context.run.reporter.note("up", format!("cannot list the services that can be opened: {failure}"))
         }

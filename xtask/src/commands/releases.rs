@@ -6,7 +6,7 @@ use std::time::Duration;
 use run_record::Failure;
 
 use crate::cluster::lease::ClusterLease;
-use crate::releases::{self, Others};
+use crate::releases::{self, Asked, Others};
 use crate::run::context::Context;
 use crate::{cluster, world};
 
@@ -42,19 +42,31 @@ pub enum Action {
 
 pub async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let client = world::kubernetes::client(context).await?;
-    let (older_than, uninstall, rollback) = match &args.action {
+    let (older_than, asked) = match &args.action {
         None => return releases::show(context, &client).await,
         Some(Action::History { names }) => return releases::history::show(context, &client, names).await,
-        Some(Action::Repair { older_than, uninstall, rollback }) => (older_than, uninstall, rollback),
+        Some(Action::Repair { older_than, uninstall, rollback }) => {
+            (*older_than, asked(uninstall.as_deref(), rollback)?)
+        }
     };
     if context.run.dry_run {
         let others = Others::look(&context.run, &context.repo, &client).await;
-        return releases::repair(context, &client, None, &others, *older_than, uninstall.as_deref(), rollback).await;
+        return releases::repair(context, &client, None, &others, older_than, &asked).await;
     }
     let lock = cluster::lock(&context.run).await?;
     let lease = ClusterLease::acquire(context, &client).await?;
     let others = Others::kept_out();
-    let work =
-        releases::repair(context, &client, lock.descriptor(), &others, *older_than, uninstall.as_deref(), rollback);
-    lease.guard(work).await
+    lease.guard(releases::repair(context, &client, lock.descriptor(), &others, older_than, &asked)).await
+}
+
+fn asked(uninstall: Option<&str>, rollback: &[String]) -> Result<Asked, Failure> {
+    match (uninstall, rollback) {
+        (Some(name), _) => Ok(Asked::Uninstall(name.to_owned())),
+        (None, [name, revision]) => {
+            let wrong =
+                |_| Failure::usage(format!("--rollback {name} {revision:?}: expected the number of a revision"));
+            Ok(Asked::RollBack { name: name.clone(), revision: revision.parse().map_err(wrong)? })
+        }
+        _ => Ok(Asked::Repair),
+    }
 }

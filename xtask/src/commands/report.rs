@@ -156,7 +156,13 @@ fn checklist(folder: &Utf8Path) -> Vec<Checkpoint> {
 }
 
 fn log(path: &Utf8Path) -> Option<String> {
-    let (_, bytes, left_out) = bounds::ends(path, 0, LOG_BYTES).ok()?;
+    let (_, mut bytes, mut left_out) = bounds::ends(path, 0, LOG_BYTES).ok()?;
+    if left_out > 0 {
+        // Half a line may begin inside a secret, which would not be recognised.
+        let half = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
+        left_out += bytes.drain(..half).len() as u64;
+    }
     let text = foreign::lines(&String::from_utf8_lossy(&bytes));
+    let text: String = text.split_inclusive('\n').map(foreign::masked).collect();
     Some(if left_out == 0 { text } else { format!("({left_out} bytes before this left out)\n{text}") })
 }

@@ -124,16 +124,15 @@ async fn unchanged(context: &Context, layers: &[Layer], args: &layer::Args) -> R
 async fn down(context: &Context, layers: &[Layer], path: Vec<String>) -> Result<(), Failure> {
     crate::world::helm_storage::check_driver()?;
     layer::remove::run(context, layers, &layer::Args::of(path)).await?;
-    let text = format!(
-        "cluster, registry and mirror stay: cargo xtask --env {} cluster delete removes those of a local cluster",
-        context.repo.env_name
-    );
-    context.run.reporter.note("up", text);
+    // `cluster delete` deletes the environment's own cluster, whatever `--context` says.
+    let is_its_own = context.is_on_its_own_cluster() && context.repo.env.cluster.k3d.is_some();
+    let removal = if is_its_own { ": `cargo xtask cluster delete` removes them" } else { "" };
+    context.run.reporter.note("up", format!("cluster, registry and mirror stay{removal}"));
     Ok(())
 }
 
 async fn bring(context: &Context, lock: &ClusterLock, layers: &[Layer], args: &layer::Args) -> Result<(), Failure> {
-    let started = cluster::start_up(context, lock, true).await?;
+    let started = cluster::start_up(context, lock, cluster::Destroying::WithConsent).await?;
     let cluster::Ready { toolbox, lab } = &started.made;
     let origin = lab::origin(&context.repo, lab.as_ref());
     let ahead = match args.pace.jobs() {

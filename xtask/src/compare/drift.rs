@@ -13,9 +13,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::claims::{self, Claims};
-use super::difference::{Hidden, Objects, title};
+use super::hidden::Hidden;
 use super::live::{self, Made, Seen, Standing, at_once, in_words};
 use super::look::{Look, Snapshot};
+use super::objects::{Objects, title};
 use super::ownership::{self, Path};
 use super::record::Record;
 use super::state::Drift;
@@ -417,9 +418,9 @@ pub(crate) async fn report(context: &Context, client: &Client, layers: &[Layer],
                 release: revision.release.clone(),
                 namespace: revision.namespace.clone(),
                 revision: Some(revision.revision),
-                what: Some(format!(
+                what: Some(context.run.reporter.completed(&format!(
                     "is installed, but no longer part of its layer: cargo xtask releases repair --uninstall {full}"
-                )),
+                ))),
                 objects: Vec::new(),
             });
         }

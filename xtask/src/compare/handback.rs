@@ -8,15 +8,13 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::Value;
 
+use crate::releases::owned::MANAGER;
 use crate::releases::{manifest, removal};
 use crate::run::Run;
 use crate::world::helm_storage;
 use crate::world::kubernetes::{read_failed, write_failed};
 use crate::world::release::Release;
 use run_record::{Code, Failure};
-
-/// The field manager's name for this tool's changes to objects that Helm made.
-pub(crate) const MANAGER: &str = "xtask";
 
 /// How often a write is retried after a conflicting one: a controller writes the status as its pods
 /// come and go.

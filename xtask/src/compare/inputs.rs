@@ -7,38 +7,34 @@
 //! included by mistake costs a rendering; one excluded by mistake would give a wrong answer. The
 //! cluster's answers and the record's content are handled elsewhere.
 
+mod around;
+mod charts;
+mod parts;
+mod template;
+mod text;
 mod words;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::sync::OnceLock;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 
-use crate::files::bounds;
+use crate::files::{bounds, digest};
 use crate::repo::Tree;
 use crate::repo::layers::Layer;
+use around::{NOT_READ, given, is_of_one_run};
+use charts::{CAPABILITIES, Piece, REVISION, pieces_of, reached, unsteady, without_passing_on};
+use parts::part;
 use run_record::Failure;
-use words::{ANY, Names, Word, leads_out, words};
+use template::{Token, actions, tokens, uncommented};
+use text::Text;
+use words::{ANY, Names, words};
 
-/// The digest of each part that the rendering depends on, by name.
-pub(crate) type Parts = BTreeMap<String, String>;
-
-/// The part with the namespace for a release that names none. People choose it as they like
-/// (`kubens`), so it is an input only where a release may have got its namespace from it.
-pub(crate) const OF_CONTEXT: &str = "the context's namespace";
-
-/// These parts as they are kept for releases in these namespaces.
-pub(crate) fn kept<'a>(parts: &Parts, mut namespaces: impl Iterator<Item = &'a str>) -> Parts {
-    let mut parts = parts.clone();
-    let of_context = parts.get(OF_CONTEXT).cloned();
-    if !namespaces.any(|namespace| of_context.as_ref() == Some(&digest(namespace.as_bytes()))) {
-        parts.remove(OF_CONTEXT);
-    }
-    parts
-}
+pub(crate) use around::Around;
+pub(crate) use parts::{OF_CONTEXT, Parts, changed, kept};
+pub(crate) use text::UNRENDERED;
 
 /// The inputs of one layer.
 #[derive(Clone, Debug, Default)]
@@ -49,17 +45,6 @@ pub(crate) struct Inputs {
     /// The files that give Helm's upgrade more than a rendering shows: if a part has changed, an equal
     /// rendering does not imply that there is nothing to do.
     pub unrendered: Vec<String>,
-}
-
-/// What is not in `infra/kubernetes` but affects the rendering too.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Around<'a> {
-    /// By name: the versions of the tools, the flags, the server's version.
-    pub named: Vec<(&'static str, String)>,
-    /// The image lock that is passed to Helmfile.
-    pub lock: &'a [u8],
-    /// The environment variables that Helmfile gets. Their values may be secret.
-    pub variables: Vec<(String, OsString)>,
 }
 
 /// Everything below `infra/kubernetes`, read once for all layers of an environment.
@@ -74,6 +59,18 @@ struct File {
     content: Vec<u8>,
     /// What Helmfile may make of it, once that is asked for: most files are read for several layers.
     text: OnceLock<Text>,
+}
+
+impl PartialEq for File {
+    fn eq(&self, other: &Self) -> bool {
+        self.content == other.content
+    }
+}
+
+impl File {
+    fn written(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.content)
+    }
 }
 
 /// The annotation in a `Chart.yaml` that says that everything the chart looks up in the cluster or
@@ -135,16 +132,16 @@ impl Files {
                 part(hash, &file.content);
             }
         }
-        found.parts = groups.into_iter().map(|(group, hash)| (group, hex(hash))).collect();
+        found.parts = groups.into_iter().map(|(group, hash)| (group, digest::hex(hash, 16))).collect();
         for (name, value) in &around.named {
-            found.parts.insert((*name).to_owned(), digest(value.as_bytes()));
+            found.parts.insert((*name).to_owned(), digest::of_bytes(value.as_bytes()));
         }
-        found.parts.insert("the lock of the images".to_owned(), digest(around.lock));
-        found.parts.insert("the environment's name".to_owned(), digest(self.environment.as_bytes()));
+        found.parts.insert("the lock of the images".to_owned(), digest::of_bytes(around.lock));
+        found.parts.insert("the environment's name".to_owned(), digest::of_bytes(self.environment.as_bytes()));
         for (name, value) in &around.variables {
             let of_the_tools = name.starts_with("HELM") && !NOT_READ.contains(&name.as_str());
             if (variables.contains(name.as_str()) || of_the_tools) && !is_of_one_run(name) {
-                found.parts.insert(format!("the variable {name}"), digest(value.as_encoded_bytes()));
+                found.parts.insert(format!("the variable {name}"), digest::of_bytes(value.as_encoded_bytes()));
             }
         }
         found.doubts.sort();
@@ -293,33 +290,6 @@ const TOP: &str = "helmfile.yaml";
 /// What layers need before they start: only read by xtask.
 const NEEDS: &str = "layers.yaml";
 
-/// What each revision is stamped with: the run's own id, which differs each time, and who ran it.
-/// In a state file they are labels, which do not affect what is rendered.
-const STAMPS: [&str; 2] = ["AMEIDE_RUN", "AMEIDE_BY"];
-
-/// Whether a variable differs with each run or each of its steps.
-fn is_of_one_run(name: &str) -> bool {
-    STAMPS.contains(&name) || ["TRACEPARENT", "TRACESTATE"].contains(&name) || name.starts_with("OTEL_")
-}
-
-/// Variables whose names look like the tools', on which no rendering depends: this program's own, and
-/// where and how the tools work, which differs between machines. Nothing is fetched (`skipDeps`).
-const NOT_READ: [&str; 13] = [
-    "HELM_LAYER_SELECTOR",
-    "HELMFILE_ENVIRONMENT",
-    "HELM_BURST_LIMIT",
-    "HELM_CACHE_HOME",
-    "HELM_COLOR",
-    "HELM_CONFIG_HOME",
-    "HELM_CONTENT_CACHE",
-    "HELM_DEBUG",
-    "HELM_QPS",
-    "HELM_REGISTRY_CONFIG",
-    "HELM_REPOSITORY_CACHE",
-    "HELM_REPOSITORY_CONFIG",
-    "HELMFILE_CACHE_HOME",
-];
-
 fn walk(
     root: &Utf8Path,
     inner: &Utf8Path,
@@ -409,381 +379,6 @@ fn group_of(path: &Utf8Path) -> String {
     }
 }
 
-/// Adds the length first, so that different sequences of parts never give the same bytes.
-fn part(hash: &mut Sha256, bytes: &[u8]) {
-    hash.update((bytes.len() as u64).to_le_bytes());
-    hash.update(bytes);
-}
-
-pub(crate) fn digest(bytes: &[u8]) -> String {
-    let mut hash = Sha256::new();
-    hash.update(bytes);
-    hex(hash)
-}
-
-fn hex(hash: Sha256) -> String {
-    crate::files::digest::hex(hash, 16)
-}
-
-/// What differs between two sets of inputs, in words; `None` if nothing does.
-pub(crate) fn changed(recorded: &Parts, now: &Parts) -> Option<String> {
-    let mut names: BTreeSet<&String> = recorded.keys().chain(now.keys()).collect();
-    if !recorded.contains_key(OF_CONTEXT) {
-        names.retain(|name| *name != OF_CONTEXT);
-    }
-    let mut told: Vec<String> = names
-        .into_iter()
-        .filter_map(|name| match (recorded.get(name), now.get(name)) {
-            (Some(before), Some(after)) if before == after => None,
-            (Some(_), Some(_)) => Some(format!("{name} changed")),
-            (None, _) => Some(format!("{name} is new")),
-            (_, None) => Some(format!("{name} is gone")),
-        })
-        .collect();
-    let rest = told.len().saturating_sub(3);
-    told.truncate(3);
-    let told = told.join(", ");
-    match (told.is_empty(), rest) {
-        (true, _) => None,
-        (false, 0) => Some(told),
-        (false, rest) => Some(format!("{told} and {rest} more")),
-    }
-}
-
-/// A template of a chart: a `define`, or the text of a file outside them.
-struct Piece {
-    path: Utf8PathBuf,
-    /// The name of a `define`.
-    name: Option<String>,
-    text: String,
-}
-
-/// The text between `{{` and `}}`, without comments.
-fn actions(text: &str) -> impl Iterator<Item = &str> {
-    text.split("{{").skip(1).filter_map(|rest| {
-        let action = rest.split("}}").next().unwrap_or_default();
-        (!action.trim_start_matches('-').trim_start().starts_with("/*")).then_some(action)
-    })
-}
-
-/// The tokens of an action that matter here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token<'a> {
-    /// A function or a field: `lookup`, `.Values.images`.
-    Word(&'a str),
-    /// A quoted string.
-    Text(&'a str),
-}
-
-fn tokens(action: &str) -> Vec<Token<'_>> {
-    let (mut found, mut rest) = (Vec::new(), action);
-    while let Some(start) = rest.find(|c: char| c.is_ascii_alphabetic() || matches!(c, '.' | '$' | '"' | '`')) {
-        rest = &rest[start..];
-        let first = rest.chars().next().unwrap_or_default();
-        let end = match first {
-            '"' => quoted(rest),
-            '`' => rest[1..].find('`').map_or(rest.len(), |end| end + 2),
-            _ => {
-                rest.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '$' | '_'))).unwrap_or(rest.len())
-            }
-        };
-        let token = &rest[..end];
-        found.push(match first {
-            '"' | '`' => Token::Text(token.trim_matches(first)),
-            _ => Token::Word(token),
-        });
-        rest = &rest[end..];
-    }
-    found
-}
-
-fn words_of(action: &str) -> impl Iterator<Item = &str> {
-    tokens(action).into_iter().filter_map(|token| match token {
-        Token::Word(word) => Some(word),
-        Token::Text(_) => None,
-    })
-}
-
-/// The length of a double-quoted text, including its quotes.
-fn quoted(text: &str) -> usize {
-    let mut escaped = false;
-    for (index, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => return index + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-/// A file's definitions, and the text outside them.
-fn pieces_of(path: &Utf8Path, text: &str) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    let mut outside = String::new();
-    // The definition being read, and how many blocks are open in it.
-    let mut inside: Option<(String, String, usize)> = None;
-    for (index, part) in text.split("{{").enumerate() {
-        let action = part.split("}}").next().unwrap_or_default();
-        let whole = if index == 0 { part.to_owned() } else { format!("{{{{{part}") };
-        let words = action.trim_start_matches('-').trim();
-        let first = words.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-        let opens = index > 0 && matches!(first, "if" | "range" | "with" | "block" | "define");
-        match &mut inside {
-            None if index > 0 && first == "define" => {
-                let name = words.split('"').nth(1).unwrap_or_default().to_owned();
-                inside = Some((name, whole, 0));
-            }
-            None => outside.push_str(&whole),
-            Some((name, body, depth)) => {
-                if index > 0 && first == "end" && *depth == 0 {
-                    pieces.push(Piece {
-                        path: path.to_owned(),
-                        name: Some(std::mem::take(name)),
-                        text: std::mem::take(body),
-                    });
-                    inside = None;
-                    outside.push_str(&whole);
-                } else {
-                    *depth = if opens { *depth + 1 } else { depth.saturating_sub(usize::from(first == "end")) };
-                    body.push_str(&whole);
-                }
-            }
-        }
-    }
-    if let Some((_, body, _)) = inside {
-        // It is not terminated: Helm will report that, and here it counts whoever calls it.
-        outside.push_str(&body);
-    }
-    pieces.push(Piece { path: path.to_owned(), name: None, text: outside });
-    pieces
-}
-
-/// The pieces that are rendered: those outside definitions, and definitions whose name occurs in a
-/// rendered piece.
-fn reached(pieces: &[Piece]) -> Vec<&Piece> {
-    let mut found: Vec<&Piece> = pieces.iter().filter(|piece| piece.name.is_none()).collect();
-    let mut next = 0;
-    while next < found.len() {
-        let text = found[next].text.clone();
-        // A computed name may be any.
-        let any = actions(&text).any(|action| {
-            ["include", "template"].iter().any(|call| {
-                action.split(call).skip(1).any(|after| after.starts_with(' ') && !after.trim_start().starts_with('"'))
-            })
-        });
-        for piece in pieces {
-            let named = piece.name.as_ref().is_some_and(|name| any || text.contains(&format!("\"{name}\"")));
-            if named && !found.iter().any(|known| std::ptr::eq(*known, piece)) {
-                found.push(piece);
-            }
-        }
-        next += 1;
-    }
-    found
-}
-
-const REVISION: &str = "reads the number of its revision";
-const CAPABILITIES: &str = "reads the API server's capabilities";
-
-/// Removes `"Release" .Release`: a `dict` that passes the release on under its name does not use
-/// it; whoever uses a field of it is found by that.
-fn without_passing_on(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
-    let passes_on =
-        |pair: &[Token<'_>]| matches!(pair, [Token::Text("Release"), Token::Word(".Release" | "$.Release")]);
-    let mut kept = Vec::new();
-    let mut rest = tokens.as_slice();
-    while let [first, after @ ..] = rest {
-        if rest.get(..2).is_some_and(passes_on) {
-            rest = &rest[2..];
-        } else {
-            kept.push(*first);
-            rest = after;
-        }
-    }
-    kept
-}
-
-/// Why a word of a template makes the rendering depend on more than its inputs. What is looked up
-/// or generated randomly is no doubt if the chart keeps it in its own objects, which are checked
-/// separately.
-fn unsteady(word: &str, kept: bool) -> Option<&'static str> {
-    let capabilities = word.contains(".Capabilities") && !word.contains(".Capabilities.KubeVersion");
-    // The last one is the whole object, for `toYaml` and `with`.
-    let revision = [".Release.Revision", ".Release.IsUpgrade", ".Release.IsInstall", ".Release"];
-    match word {
-        "lookup" => (!kept).then_some("reads from the cluster"),
-        "uuidv4" | "shuffle" | "htpasswd" | "bcrypt" | "encryptAES" => (!kept).then_some("generates random values"),
-        _ if chance(word) => (!kept).then_some("generates random values"),
-        // The date functions use the present time if they are given none, `durationRound` for a time;
-        // `toDate` reads a date in this machine's zone.
-        "now" | "ago" | "date" | "dateInZone" | "date_in_zone" | "htmlDate" | "htmlDateInZone" | "durationRound"
-        | "toDate" | "mustToDate" => Some("reads the time"),
-        "getHostByName" => Some("looks up an address"),
-        _ if capabilities => Some(CAPABILITIES),
-        _ if revision.iter().any(|field| word.ends_with(field)) => Some(REVISION),
-        _ => None,
-    }
-}
-
-/// `randAlphaNum`, `genSelfSignedCert` and similar functions.
-fn chance(word: &str) -> bool {
-    ["rand", "gen"]
-        .iter()
-        .any(|prefix| word.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase())))
-}
-
-/// Helmfile's own functions that go beyond its inputs. Not `readFile`, `exec` and similar: Helmfile
-/// runs without them, and a template that calls them fails.
-const BEYOND: [&str; 4] = ["isFile", "isDir", "fetchSecretValue", "expandSecretRefs"];
-
-/// The functions that it runs without.
-const OFF: [&str; 5] = ["exec", "envExec", "readFile", "readDir", "readDirEntries"];
-
-/// A file that Helmfile may read.
-struct Text {
-    /// Without comments.
-    text: String,
-    words: Vec<Word>,
-    /// What these may name.
-    names: Names,
-    /// The variables that it reads.
-    variables: BTreeSet<String>,
-}
-
-/// The keys of a state file that make Helmfile do more than render charts with values.
-const MORE: [&str; 7] =
-    ["hooks", "postRenderer", "transformers", "jsonPatches", "strategicMergePatches", "secrets", "helmfiles"];
-
-/// The keys whose values are paths.
-const PATHS: [&str; 4] = ["bases", "values", "file", "valuesPathPrefix"];
-
-/// The key whose arguments Helmfile passes to `helm upgrade` and not to `helm template`.
-pub(crate) const UNRENDERED: &str = "syncArgs";
-
-/// Functions that write parts of a file from values.
-const WHOLE: [&str; 3] = ["toYaml", "toJson", "tpl"];
-
-impl PartialEq for File {
-    fn eq(&self, other: &Self) -> bool {
-        self.content == other.content
-    }
-}
-
-impl File {
-    fn written(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.content)
-    }
-}
-
-impl Text {
-    fn new(text: &str, environment: &str) -> Self {
-        let text = uncommented(text);
-        let (words, variables) = (words(&text, environment), variables_in(actions(&text)).0);
-        let mut names = Names::default();
-        names.add_all(&words);
-        Self { text, words, names, variables }
-    }
-
-    fn doubts_of_values(&self, path: &Utf8Path, is_state: bool, doubts: &mut Vec<String>) {
-        for word in actions(&self.text).flat_map(words_of) {
-            if BEYOND.contains(&word) {
-                doubts.push(format!("{path} reads something that no digest covers ({word})"));
-            } else if let Some(why) = unsteady(word, false) {
-                doubts.push(format!("{path} {why} ({word})"));
-            }
-        }
-        if self.text.contains("ref+") {
-            doubts.push(format!("{path} takes values from elsewhere (ref+)"));
-        }
-        for word in variables_in(actions(&self.text)).1 {
-            doubts.push(format!("{path} reads a variable whose name is computed ({word})"));
-        }
-        let is_label = |name: &str| is_state && STAMPS.contains(&name);
-        for name in self.variables.iter().filter(|name| is_of_one_run(name) && !is_label(name)) {
-            doubts.push(format!("{path} reads a variable that differs with each run ({name})"));
-        }
-    }
-
-    /// Paths that lead out of `infra/kubernetes`.
-    fn doubts_of_places(&self, path: &Utf8Path, environment: &str, around: &Around<'_>, doubts: &mut Vec<String>) {
-        for word in self.words.iter().filter(|word| is_elsewhere(word)) {
-            doubts.push(format!("{path} names something that is not below infra/kubernetes ({})", word.shown()));
-        }
-        let on = actions(&self.text).filter(|action| !words_of(action).any(|word| OFF.contains(&word)));
-        for (name, value) in given(&variables_in(on).0, around) {
-            if words(&value, environment).iter().any(is_elsewhere) {
-                doubts.push(format!("{path}: the variable {name} names something that is not below infra/kubernetes"));
-            }
-        }
-    }
-
-    /// A state file, or a part of it.
-    fn doubts_of_a_state(&self, path: &Utf8Path, doubts: &mut Vec<String>) {
-        for (index, word) in self.words.iter().enumerate() {
-            let Some(key) = word.key.as_deref() else {
-                let next = self.words.get(index + 1).and_then(|next| next.key.as_deref());
-                if word.text == "chart" && next != Some("chart") {
-                    doubts.push(format!("{path}: a chart that is not known"));
-                } else if MORE.iter().any(|more| word.text.starts_with(more)) {
-                    doubts.push(format!("{path} has {}", word.text));
-                }
-                continue;
-            };
-            let after = word.text.trim_start_matches(ANY);
-            if key == "chart" && !is_chart(&word.text) {
-                doubts.push(format!("{path}: a chart from outside the tree ({})", word.shown()));
-            } else if key == "skipDeps" && word.text != "true" {
-                doubts.push(format!("{path} lets dependencies be fetched (skipDeps)"));
-            } else if after != word.text && (after.starts_with('/') || PATHS.contains(&key)) {
-                doubts.push(format!("{path} names a file that is not known ({})", word.shown()));
-            }
-        }
-        for word in actions(&self.text).flat_map(words_of).filter(|word| WHOLE.contains(word)) {
-            doubts.push(format!("{path} takes a part of itself from values ({word})"));
-        }
-    }
-}
-
-/// The values of these variables, by name.
-fn given<'b>(variables: &'b BTreeSet<String>, around: &'b Around<'_>) -> impl Iterator<Item = (&'b str, String)> {
-    let given = around.variables.iter().filter(|(name, _)| variables.contains(name) && !is_of_one_run(name));
-    given.map(|(name, value)| (name.as_str(), value.to_string_lossy().into_owned()))
-}
-
-/// Exactly `../charts/NAME`.
-fn is_chart(word: &str) -> bool {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let name = word.strip_prefix("../charts/");
-    name.is_some_and(|name| !name.is_empty() && name.chars().all(is_plain) && name != "." && name != "..")
-}
-
-/// Whether it is a path that leads out of `infra/kubernetes`, or an address.
-fn is_elsewhere(word: &Word) -> bool {
-    let word = word.text.as_str();
-    let is_whole = word.len() > 1 && word.starts_with(['/', '~']);
-    is_whole || leads_out(word) || ["://", "::", "oci:"].iter().any(|remote| word.contains(remote))
-}
-
-/// Removes comments of YAML and of templates. A template in a YAML comment is executed all the
-/// same, and so is kept.
-fn uncommented(text: &str) -> String {
-    let mut kept = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("{{") {
-        let action = rest[start + 2..].trim_start_matches('-').trim_start();
-        let end = rest[start..].find("}}").map_or(rest.len(), |end| start + end + 2);
-        kept.push_str(if action.starts_with("/*") { &rest[..start] } else { &rest[..end] });
-        rest = &rest[end..];
-    }
-    kept.push_str(rest);
-    kept.lines()
-        .filter(|line| !line.trim_start().starts_with('#') || line.contains("{{"))
-        .flat_map(|line| [line, "\n"])
-        .collect()
-}
-
 /// All doubts about a text, treated as every kind of file.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn doubts_in(text: &str) -> Vec<String> {
@@ -796,21 +391,6 @@ pub(crate) fn doubts_in(text: &str) -> Vec<String> {
     let pieces = pieces_of(path, text);
     doubts.extend(reached(&pieces).into_iter().map(|piece| piece.text.clone()));
     doubts
-}
-
-/// The variables that templates read, and the functions that read one whose name is computed.
-fn variables_in<'a>(actions: impl Iterator<Item = &'a str>) -> (BTreeSet<String>, Vec<&'a str>) {
-    let (mut named, mut computed) = (BTreeSet::new(), Vec::new());
-    for tokens in actions.map(tokens) {
-        for (index, token) in tokens.iter().enumerate() {
-            match (token, tokens.get(index + 1)) {
-                (Token::Word("env" | "requiredEnv"), Some(Token::Text(name))) => drop(named.insert((*name).to_owned())),
-                (Token::Word(word @ ("env" | "requiredEnv" | "expandenv")), _) => computed.push(*word),
-                _ => {}
-            }
-        }
-    }
-    (named, computed)
 }
 
 #[cfg(test)]

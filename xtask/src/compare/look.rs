@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::claims::{self, Claims};
 use super::handback;
+use super::health;
 use super::inputs::{self, Around, Files, Inputs};
 use super::live::{self, Made, Standing};
 use super::ownership;
@@ -393,7 +394,7 @@ impl<'a> Look<'a> {
                 found.added.extend(object.into_iter().flat_map(|seen| by_hand::on(&made.place, &seen.metadata)));
                 found.is_held |= object.is_some_and(|object| handback::is_held(&object.metadata));
                 if !is_hooks {
-                    found.facts.ailing.extend(object.and_then(|object| live::ailing(&made.place, object)));
+                    found.facts.ailing.extend(object.and_then(|object| health::ailing(&made.place, object)));
                 }
             }
             found.facts.drifts.extend(claims::gone(&record.claims, &claims));
@@ -472,7 +473,7 @@ impl<'a> Look<'a> {
     /// Errors from reading and writing them.
     pub async fn pull_secret(&self) -> Result<(), Failure> {
         match &self.context.repo.tree.layer_needs()?.pull_secret {
-            Some(need) => pull_secret::ensure(&self.context.run, &self.context.repo, self.client, need).await,
+            Some(need) => pull_secret::ensure(self.context, self.client, need).await,
             None => Ok(()),
         }
     }
@@ -644,7 +645,7 @@ async fn baseline(
         if let Some(field) = changed {
             return Err(format!("{place}: {field} is not as Helm set it"));
         }
-        if let Some(why) = live::ailing(&place, &seen) {
+        if let Some(why) = health::ailing(&place, &seen) {
             return Err(why);
         }
         made.push(object_made);

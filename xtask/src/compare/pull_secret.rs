@@ -12,9 +12,8 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
-use crate::repo::Repo;
 use crate::repo::needs::PullSecretNeed;
-use crate::run::Run;
+use crate::run::context::Context;
 use crate::world::docker_hub::{Account, account};
 use crate::world::kubernetes::{self, NamespacePhase, read_failed, write_failed};
 use run_record::{Code, Failure};
@@ -24,27 +23,38 @@ const KEY: &str = ".dockerconfigjson";
 
 /// The account that is written to the cluster. If none may be, an incomplete one is left for the
 /// mirror to refuse: nothing of it is used here.
-fn to_write(found: Result<Option<Account>, Failure>, from_shell: bool) -> Result<Option<Account>, Failure> {
-    if from_shell { found } else { Ok(None) }
+fn to_write(found: Result<Option<Account>, Failure>, is_allowed: bool) -> Result<Option<Account>, Failure> {
+    if is_allowed { found } else { Ok(None) }
+}
+
+/// Why a personal account may not be written to the cluster, if it may not: the environment's file
+/// speaks for the environment's own cluster only.
+fn forbidden(from_shell: bool, is_its_own_cluster: bool) -> Option<&'static str> {
+    match (from_shell, is_its_own_cluster) {
+        (true, true) => None,
+        (false, _) => Some("its env.yaml does not say pullSecret.fromShell"),
+        (true, false) => Some("pullSecret.fromShell of env.yaml is not about the cluster that --context names"),
+    }
 }
 
 /// Creates the secret, or updates its Docker Hub credentials, in each of its namespaces that
 /// exists; a missing namespace is handled before the next layer. Only if the environment's file
 /// allows a personal account in the cluster.
-pub async fn ensure(run: &Run, repo: &Repo, client: &Client, need: &PullSecretNeed) -> Result<(), Failure> {
+pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -> Result<(), Failure> {
+    let Context { run, repo, .. } = context;
     let account = account(crate::world::process::environment::variable);
-    let from_shell = repo.env.pull_secret.from_shell;
-    if !from_shell && matches!(account, Ok(Some(_))) {
+    let forbidden = forbidden(repo.env.pull_secret.from_shell, context.is_on_its_own_cluster());
+    if let (Some(why), Ok(Some(_))) = (forbidden, &account) {
         static TOLD: std::sync::Once = std::sync::Once::new();
         TOLD.call_once(|| {
             let text = format!(
-                "the Docker Hub account of this shell is not written into the Secrets of {}: its env.yaml does not say pullSecret.fromShell",
+                "the Docker Hub account of this shell is not written into the Secrets of {}: {why}",
                 repo.env_name
             );
             run.reporter.note(&need.name, text);
         });
     }
-    let Some(account) = to_write(account, from_shell)? else { return Ok(()) };
+    let Some(account) = to_write(account, forbidden.is_none())? else { return Ok(()) };
     for namespace in &need.namespaces {
         if kubernetes::namespace_phase(client, namespace).await? != NamespacePhase::Active {
             continue;
@@ -138,6 +148,10 @@ mod tests {
         assert!(to_write(half(), true).is_err());
         assert!(to_write(Ok(Some(alice("t"))), false).unwrap().is_none());
         assert!(to_write(half(), false).unwrap().is_none());
+        let names = |from_shell, own, words: &str| forbidden(from_shell, own).is_some_and(|why| why.contains(words));
+        assert!(forbidden(true, true).is_none());
+        assert!(names(false, true, "does not say") && names(false, false, "does not say"));
+        assert!(names(true, false, "--context"), "a developer's own cluster says nothing about another");
         let root = camino::Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let tree = crate::repo::Tree { root };
         for name in tree.environments().unwrap() {

@@ -10,8 +10,8 @@ use kube::Client;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::difference::Objects;
 use super::images;
+use super::objects::Objects;
 use crate::files;
 use crate::lab::{self, Lab};
 use crate::mirror::Origin;

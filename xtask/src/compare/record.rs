@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::claims::Claims;
-use super::difference::Objects;
-use super::inputs::{Parts, digest};
+use super::inputs::Parts;
 use super::live::Made;
+use super::objects::Objects;
+use crate::files::digest;
 use crate::world::helm_storage::RECORD;
 use crate::world::release::Release;
 
@@ -123,7 +124,7 @@ pub(crate) fn read(body: &str) -> Result<Record, String> {
 }
 
 fn sum(uid: &str, body: &str) -> String {
-    digest(format!("{RECORD} {uid} {body}").as_bytes())
+    digest::of_bytes(format!("{RECORD} {uid} {body}").as_bytes())
 }
 
 /// Whether only Helm has written the Secret's data: somebody who edits it owns part of it
@@ -145,7 +146,7 @@ pub(crate) fn rendering<'a>(objects: impl Iterator<Item = &'a Value>) -> String 
     // Maps are sorted by key.
     let mut texts: Vec<String> = objects.filter(|object| !object.is_null()).map(Value::to_string).collect();
     texts.sort();
-    digest(texts.join("\n").as_bytes())
+    digest::of_bytes(texts.join("\n").as_bytes())
 }
 
 /// The digest of a new rendering, by a release's namespace and name.
@@ -226,7 +227,7 @@ mod tests {
             name: format!("configmap-{index}"),
         };
         let made = |index: usize| Made {
-            owns: Some(digest(b"x")),
+            owns: Some(digest::of_bytes(b"x")),
             applied: "2026-11-25T10:00:00Z".parse().ok(),
             ..Made::identified(place(index), "6c7d5a8e-2f10-4b1c-9a53-0d6b8f1f2a3b".into())
         };

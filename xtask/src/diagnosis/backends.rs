@@ -10,7 +10,7 @@ use kube::api::{Api, ListParams};
 
 use super::looks::{cut, within};
 use super::placement::{self, Hindrance};
-use super::{sources, tracker};
+use super::{pods, sources};
 use crate::world::kubernetes::{self, pod_ready};
 
 /// What is wrong with the Service's pods. Empty if nothing is known to be wrong, if one of them is
@@ -29,7 +29,7 @@ async fn look(client: &Client, context: &str, namespace: &str, service: &str) ->
     let labels = labels.join(",");
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
     let pods = within(pods.list(&ListParams::default().labels(&labels))).await?.items;
-    let living = |pod: &&Pod| !matches!(tracker::phase(pod), Some("Succeeded" | "Failed"));
+    let living = |pod: &&Pod| !matches!(pods::phase(pod), Some("Succeeded" | "Failed"));
     let living: Vec<&Pod> = pods.iter().filter(living).collect();
     if living.iter().any(|pod| pod_ready(pod)) {
         return Ok(Hindrance::default());
@@ -60,13 +60,13 @@ fn against(pod: &Pod) -> Vec<String> {
     if pod.metadata.deletion_timestamp.is_some() {
         return vec!["is being deleted".to_owned()];
     }
-    let words = |fact: tracker::Fact| {
+    let words = |fact: pods::Fact| {
         let code = sources::state(&fact.reason, &fact.message).map(|verdict| format!("{}: ", verdict.rule.code));
         let message = if fact.message.is_empty() { String::new() } else { format!(": {}", fact.message.trim()) };
         format!("{}{}{message}", code.unwrap_or_default(), fact.reason)
     };
-    let facts: Vec<String> = tracker::facts(pod).into_iter().map(words).collect();
-    if facts.is_empty() { vec![format!("{}, not ready yet", tracker::phase(pod).unwrap_or("Pending"))] } else { facts }
+    let facts: Vec<String> = pods::facts(pod).into_iter().map(words).collect();
+    if facts.is_empty() { vec![format!("{}, not ready yet", pods::phase(pod).unwrap_or("Pending"))] } else { facts }
 }
 
 /// There is no pod: the most common reason is a workload scaled to zero.

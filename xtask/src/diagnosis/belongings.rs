@@ -12,7 +12,8 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use run_record::Failure;
 use serde_json::Value;
 
-use super::looks::{GENERATIONS, controller};
+use super::looks::GENERATIONS;
+use super::pods::controller;
 use crate::releases::manifest;
 use crate::world::helm_storage::{Revision, Stored};
 use crate::world::kubernetes::{is_forbidden, read_failed};

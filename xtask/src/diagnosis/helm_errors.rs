@@ -47,10 +47,10 @@ impl Statement {
         let mut judged = Vec::new();
         while let Some(line) = lines.next() {
             let mut sentence = line.to_owned();
-            if line.contains("denied the request") {
+            if line.contains(DENIED) {
                 // A timeout of no address is Helm's own.
                 let is_helms = |line: &str| sources::is_timeout(line) && !line.contains("://");
-                let is_its = |line: &&str| !line.starts_with("Error:") && !is_helms(line);
+                let is_its = |line: &&str| !is_helms_error(line) && !is_helms(line);
                 while let Some(more) = lines.next_if(is_its) {
                     sentence = format!("{sentence} {more}");
                 }
@@ -204,7 +204,7 @@ impl Reader {
         if sources::is_warning(text) {
             return;
         }
-        if text.starts_with("Error: ") || text.starts_with("error: ") {
+        if (text.starts_with("Error: ") || text.starts_with("error: ")) && !self.is_of_denial(text) {
             self.close();
             self.open = Some(Statement { speaker: Speaker::Helm, text: text.to_owned() });
             self.remember(text);
@@ -231,7 +231,7 @@ impl Reader {
         if let Some(says) = of_helmfile(text) {
             self.close_bare();
             self.errors.push(Statement { speaker: Speaker::Helmfile, text: says.to_owned() });
-        } else if line.starts_with("Error: ") {
+        } else if line.starts_with("Error: ") && !self.is_of_denial(text) {
             self.close_bare();
             self.open = Some(Statement { speaker: Speaker::Helm, text: text.to_owned() });
         } else if let Some(open) = &mut self.open
@@ -240,6 +240,12 @@ impl Reader {
             open.text.push('\n');
             open.text.push_str(text);
         }
+    }
+
+    /// Whether a webhook that denied an object goes on with this line: ingress-nginx quotes its
+    /// controller's own `Error: …`.
+    fn is_of_denial(&self, text: &str) -> bool {
+        self.open.as_ref().is_some_and(|open| open.text.contains(DENIED)) && !is_helms_error(text)
     }
 
     fn remember(&mut self, text: &str) {
@@ -268,6 +274,14 @@ impl Reader {
         }
         Said { errors: self.errors, killed: self.killed, last: self.last.into() }
     }
+}
+
+/// How the API server begins what a webhook says (`admission/plugin/webhook/errors/statuserror.go`).
+const DENIED: &str = "denied the request";
+
+/// `Error: UPGRADE FAILED: …`, as Helm's commands that write begin theirs (`pkg/cmd/upgrade.go`).
+fn is_helms_error(line: &str) -> bool {
+    line.starts_with("Error: ") && line.contains(" FAILED: ")
 }
 
 fn header(line: &str) -> Option<Section> {

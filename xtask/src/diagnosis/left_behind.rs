@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::tracker;
+use super::pods;
 
 /// Whether the controller has observed the newest template and not all of the set's pods are ready.
 pub(super) fn waits(set: &StatefulSet) -> bool {
@@ -31,13 +31,13 @@ pub(super) fn is_left_behind(set: &StatefulSet, pod: &Pod) -> bool {
     let rolling = set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref()?.rolling_update.as_ref());
     let partition = rolling.and_then(|rolling| rolling.partition).unwrap_or(0);
     let ordinal = pod.metadata.name.as_deref().and_then(|name| name.rsplit_once('-')?.1.parse::<i32>().ok());
-    let is_of_the_set = tracker::controller(pod).is_some_and(|uid| Some(uid) == set.metadata.uid);
+    let is_of_the_set = pods::controller_uid(pod).is_some_and(|uid| Some(uid) == set.metadata.uid);
     is_of_the_set
         && has != wanted
         && ordinal.is_some_and(|ordinal| ordinal >= partition)
         && pod.metadata.deletion_timestamp.is_none()
-        && !tracker::anything_runs(pod)
-        && tracker::statuses(pod).any(cannot_start)
+        && !pods::anything_runs(pod)
+        && pods::statuses(pod).any(cannot_start)
 }
 
 /// A container that the kubelet has tried to start and could not, or that has ended and waits for

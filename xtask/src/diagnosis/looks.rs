@@ -13,8 +13,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, LogParams};
 
+use super::pods::{self, controller, exit_in_words};
 use super::sources::{self, Verdict};
-use super::tracker::{self, Owner, Sighting, Stage, exit_in_words};
+use super::tracker::{Owner, Sighting, Stage};
 use crate::releases::by_hand;
 use crate::world::release::{Release, annotated};
 
@@ -195,10 +196,6 @@ impl<'a> Owners<'a> {
     }
 }
 
-pub(super) fn controller(metadata: &ObjectMeta) -> Option<&OwnerReference> {
-    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
-}
-
 /// Whether something of this kind owns it. `kubectl create job --from` names the CronJob as an
 /// owner that is no controller.
 pub(super) fn is_of(metadata: &ObjectMeta, kind: &str) -> bool {
@@ -244,7 +241,7 @@ async fn confirm_pod(client: &Client, sighting: &Sighting, name: &str) -> Standi
     if pod.metadata.deletion_timestamp.is_some() || crate::world::kubernetes::pod_ready(&pod) {
         return Standing::Healed;
     }
-    match tracker::phase(&pod) {
+    match pods::phase(&pod) {
         Some("Succeeded") => return Standing::Healed,
         // Its owner creates another one: what counts is whether that comes up.
         Some("Failed") => return maker_lacks(client, &pod).await,
@@ -257,18 +254,18 @@ async fn confirm_pod(client: &Client, sighting: &Sighting, name: &str) -> Standi
             Err(_) => return Standing::Unsure,
         }
     }
-    let facts = tracker::facts(&pod);
+    let facts = pods::facts(&pod);
     let waits = |reasons: &[&str]| {
-        tracker::statuses(&pod).any(|status| {
+        pods::statuses(&pod).any(|status| {
             let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
             waiting.is_some_and(|waiting| reasons.contains(&waiting.reason.as_deref().unwrap_or_default()))
         })
     };
-    let no_status = tracker::statuses(&pod).next().is_none();
+    let no_status = pods::statuses(&pod).next().is_none();
     let stands = match sighting.stage {
         // It crashed before and is not running now; if it is running, it may be coming up.
         Stage::Crash => {
-            let down = tracker::statuses(&pod).any(|status| {
+            let down = pods::statuses(&pod).any(|status| {
                 let state = status.state.as_ref();
                 let waits = state.and_then(|state| state.waiting.as_ref()).is_some_and(|waiting| {
                     matches!(
@@ -301,7 +298,7 @@ async fn confirm_pod(client: &Client, sighting: &Sighting, name: &str) -> Standi
 }
 
 async fn maker_lacks(client: &Client, pod: &Pod) -> Standing {
-    let namespace = tracker::namespace(pod);
+    let namespace = pods::namespace(pod);
     let Some(owner) = controller(&pod.metadata) else { return Standing::Stands };
     let lacks = match owner.kind.as_str() {
         "ReplicaSet" => not_replaced(client, &namespace, owner).await,
@@ -335,7 +332,7 @@ async fn not_replaced(client: &Client, namespace: &str, owner: &OwnerReference) 
     let pods = within(Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default())).await?.items;
     let its = pods.iter().filter(|pod| controller(&pod.metadata).is_some_and(|its| its.uid == owner.uid));
     // Of several in one second the one that runs counts.
-    let failed = |pod: &Pod| tracker::phase(pod) == Some("Failed");
+    let failed = |pod: &Pod| pods::phase(pod) == Some("Failed");
     let newest = its.max_by_key(|pod| (pod.metadata.creation_timestamp.as_ref().map(|time| time.0), !failed(pod)));
     Ok(newest.map(failed))
 }
@@ -394,7 +391,7 @@ async fn claim_pends(client: &Client, namespace: &str, name: &str) -> Result<Opt
 /// Whether a pod belongs to its workload's newest revision, as Helm made it: one of a revision that
 /// is being replaced, or whose image somebody else set, says nothing about this run.
 pub async fn is_current(client: &Client, pod: &Pod) -> Result<bool, String> {
-    let namespace = tracker::namespace(pod);
+    let namespace = pods::namespace(pod);
     let revision = |metadata: &ObjectMeta| {
         metadata.annotations.as_ref().and_then(|all| all.get("deployment.kubernetes.io/revision").cloned())
     };
@@ -448,11 +445,11 @@ const WORD_LENGTH: usize = 1000;
 
 /// The containers of a pod that failed, each with its last words.
 pub async fn crashes(client: &Client, pod: &Pod) -> Vec<Crash> {
-    let api = Api::<Pod>::namespaced(client.clone(), &tracker::namespace(pod));
+    let api = Api::<Pod>::namespaced(client.clone(), &pods::namespace(pod));
     let name = pod.metadata.name.clone().unwrap_or_default();
     let mut found = Vec::new();
-    for container in tracker::statuses(pod) {
-        let Some(ended) = tracker::ended(container).filter(|ended| ended.exit_code != 0) else { continue };
+    for container in pods::statuses(pod) {
+        let Some(ended) = pods::ended(container).filter(|ended| ended.exit_code != 0) else { continue };
         let now = container.state.as_ref().is_some_and(|state| state.terminated.is_some());
         let parameters = LogParams {
             container: Some(container.name.clone()),
@@ -484,7 +481,7 @@ pub async fn crashes(client: &Client, pod: &Pod) -> Vec<Crash> {
         };
         found.push(Crash {
             object: format!("pod/{name}"),
-            namespace: tracker::namespace(pod),
+            namespace: pods::namespace(pod),
             container: container.name.clone(),
             how: exit_in_words(ended),
             words: cut(&words),

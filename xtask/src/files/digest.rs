@@ -49,6 +49,12 @@ pub fn hex(hash: Sha256, bytes: usize) -> String {
     hash.finalize().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Thirty-two hexadecimal digits of the digest of these bytes: this length is in the records that
+/// clusters hold.
+pub fn of_bytes(bytes: &[u8]) -> String {
+    hex(Sha256::new_with_prefix(bytes), 16)
+}
+
 /// The whole digest of a file, in hexadecimal; the file is read in pieces.
 pub fn of_file(path: &Utf8Path) -> std::io::Result<String> {
     let (mut file, mut hash, mut buffer) = (std::fs::File::open(path)?, Sha256::new(), vec![0; 1 << 20]);

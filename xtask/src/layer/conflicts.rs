@@ -6,9 +6,9 @@ use kube::Client;
 use serde_json::Value;
 
 use super::preview::dry_run;
-use crate::compare::difference::title;
 use crate::compare::drift::{place, resources};
 use crate::compare::live;
+use crate::compare::objects::title;
 use crate::compare::ownership;
 use crate::compare::reader::{How, Reader};
 use crate::diagnosis;

@@ -7,7 +7,6 @@ use std::time::Instant;
 use super::{Args, actions, examined};
 use crate::cluster;
 use crate::cluster::lease;
-use crate::cluster::remedy;
 use crate::compare::look::{Look, Sight, Snapshot};
 use crate::compare::reader::{Reader, bytes};
 use crate::compare::record::Named;
@@ -170,11 +169,10 @@ pub(crate) fn tell(context: &Context, layer: &Layer, sight: &Sight, args: &Args)
 fn by_hand(context: &Context, release: &Named, layer: &Layer) -> String {
     let (namespace, name) = (&release.namespace, &release.name);
     let cluster = for_a_shell(&context.site.kube_context);
-    let again = format!("cargo xtask layer {} --force", layer.name());
-    let again = remedy::adapted(&context.repo, &context.site, Exit::Release, &again);
     format!(
         "`helm --kube-context {cluster} get hooks {name} -n {namespace}` prints its hooks, to be applied by hand; \
-         `{again}` takes it as it is"
+         `cargo xtask layer {} --force` takes it as it is",
+        layer.name()
     )
 }
 

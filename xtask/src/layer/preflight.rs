@@ -23,6 +23,7 @@ use crate::repo::needs::SecretNeed;
 use crate::repo::needs::ServiceNeed;
 use crate::repo::needs::{LayerNeeds, Needs, Waits};
 use crate::run::Run;
+use crate::run::commands;
 use crate::run::context::{Context, Site};
 use crate::run::interrupt::Interrupt;
 use crate::run::wait;
@@ -128,15 +129,8 @@ pub async fn check(
         tokio::join!(registry, namespaces, layers, secrets, services);
     Interrupt::global().check()?;
     let results = [registry, namespaces, layers, secrets, services].into_iter().flatten();
-    let failures: Vec<Failure> = results.filter_map(Result::err).collect();
     // The first in the order above ends the run; the others are its evidence.
-    let mut failures = failures.into_iter();
-    let Some(mut first) = failures.next() else { return Ok(()) };
-    for other in failures {
-        first.evidence.push(format!("also {other}"));
-        first.evidence.extend(other.remedy.map(|remedy| format!("  remedy: {remedy}")));
-    }
-    Err(first)
+    results.filter_map(Result::err).reduce(Failure::also).map_or(Ok(()), Err)
 }
 
 /// Waits while the namespace is Terminating, reporting what holds it; `needed` ones must exist.
@@ -337,6 +331,7 @@ async fn service_answers(
         // A pod that is starting changes its message often: only report what is new.
         if told.as_ref() != Some(&behind) {
             let why = if behind.evidence.is_empty() { reason.clone() } else { behind.evidence.join("; ") };
+            let why = commands::quoted(&why);
             let remedy = behind.remedy.as_ref().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
             run.reporter.waiting(&need.name, format!("port {} does not answer yet: {why}{remedy}", need.port));
             told = Some(behind);

@@ -14,11 +14,12 @@ use serde_json::{Value, json};
 
 use super::instant;
 use super::{Args, actions, nothing_selected};
-use crate::compare::difference::{self, Objects, title};
+use crate::compare::difference;
 use crate::compare::drift::{self, Finding, FindingKind, place};
 use crate::compare::inputs::Inputs;
 use crate::compare::live;
 use crate::compare::look::{Found, Look, Sight, Snapshot};
+use crate::compare::objects::{Objects, title};
 use crate::compare::reader::{How, Reader, Rendered, bytes};
 use crate::compare::record::{self, Record};
 use crate::compare::state::{Action, ReleaseState};

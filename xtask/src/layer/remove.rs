@@ -7,11 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, Preconditions};
 use serde_json::Value;
 
 use super::back::{self, Built};
@@ -20,11 +19,11 @@ use crate::cluster;
 use crate::cluster::lease::ClusterLease;
 use crate::cluster::lock::ClusterLock;
 use crate::compare::drift;
-use crate::compare::handback::MANAGER;
 use crate::compare::live;
 use crate::lab;
-use crate::releases::Others;
+use crate::releases::owned::{self, Holder};
 use crate::releases::removal::{self, Consented, Fate};
+use crate::releases::{self, Others};
 use crate::repo::Repo;
 use crate::repo::layers::Layer;
 use crate::repo::needs::LayerNeeds;
@@ -109,14 +108,6 @@ struct Claim {
     uid: String,
 }
 
-/// The identity of a StatefulSet.
-#[derive(Clone, Debug)]
-struct Holder {
-    namespace: String,
-    name: String,
-    uid: String,
-}
-
 impl Plan {
     fn full(&self) -> String {
         format!("{}/{}", self.revision.namespace, self.revision.release)
@@ -184,7 +175,7 @@ async fn planned(
     let mut plans = Vec::new();
     let mut kinds = Kinds::new();
     for (layer, releases) in &found {
-        removal::watch_over(context, client, others, releases, None, true).await?;
+        releases::watch_over_removal(context, client, others, releases, None, true).await?;
         let built = Built::of(reader, layer).await?;
         let newest = helm_storage::newest_whole(client, releases).await?;
         for release in built.reversed(releases) {
@@ -334,7 +325,6 @@ async fn examined(
     let at_removal = |event: &String| matches!(event.as_str(), "pre-delete" | "post-delete");
     plan.hooks
         .extend(stored.hooks.iter().filter(|hook| hook.events.iter().any(at_removal)).map(|hook| hook.name.clone()));
-    let mut owners: BTreeMap<String, (&Place, bool)> = BTreeMap::new();
     let mut namespaces: BTreeSet<String> = BTreeSet::from([revision.namespace.clone()]);
     let mut doomed = BTreeSet::new();
     for (((object, fate), place), seen) in fates.iter().zip(&places).zip(&seen) {
@@ -343,8 +333,7 @@ async fn examined(
             (Fate::Goes, _) => {
                 plan.goes.push((removal::name(object), place.clone()));
                 if let Some(uid) = seen.as_ref().and_then(|seen| seen.metadata.uid.clone()) {
-                    plan.uids.insert(place.clone(), uid.clone());
-                    owners.insert(uid, (place, removal::is_set(object)));
+                    plan.uids.insert(place.clone(), uid);
                 }
                 if (place.api_version.as_str(), place.kind.as_str()) == ("v1", "Namespace") {
                     namespaces.insert(place.name.clone());
@@ -356,49 +345,38 @@ async fn examined(
             (_, None) => {}
         }
     }
-    let mut claims: Vec<PersistentVolumeClaim> = Vec::new();
-    for namespace in &namespaces {
-        let api = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
-        let listed = api.list(&ListParams::default()).await;
-        claims.extend(listed.map_err(|error| read_failed(&format!("the claims in {namespace}"), error))?.items);
+    let claims = owned::claims_in(client, &namespaces).await?;
+    plan.claims = unnamed(&claims, &fates, &places, &doomed);
+    if !claims_go {
+        plan.releasing = owned::holders(client, &context.site, &revision.release, &plan.uids, &claims).await?;
     }
+    Ok(plan)
+}
+
+/// The claims, which no manifest names, of the StatefulSets, and those in a namespace that is deleted.
+fn unnamed(
+    claims: &[PersistentVolumeClaim],
+    fates: &[(Value, Fate)],
+    places: &[Place],
+    doomed: &BTreeSet<String>,
+) -> Vec<Claim> {
     let named: BTreeSet<(Option<String>, String)> = places
         .iter()
         .filter(|place| place.kind == "PersistentVolumeClaim")
         .map(|place| (place.namespace.clone(), place.name.clone()))
         .collect();
-    for ((object, _), place) in fates.iter().zip(&places).filter(|((object, _), _)| removal::is_set(object)) {
+    let mut found: Vec<Claim> = Vec::new();
+    for ((object, _), place) in fates.iter().zip(places).filter(|((object, _), _)| removal::is_set(object)) {
         let namespace = place.namespace.as_deref().unwrap_or_default();
         let of_set = claims.iter().filter(|claim| claim.metadata.namespace.as_deref() == Some(namespace));
-        plan.claims.extend(of_set.filter(|claim| is_of_set(object, &claim.metadata)).filter_map(claim_of));
+        found.extend(of_set.filter(|claim| is_of_set(object, &claim.metadata)).filter_map(claim_of));
     }
     let within = |claim: &&PersistentVolumeClaim| claim.metadata.namespace.as_ref().is_some_and(|n| doomed.contains(n));
-    plan.claims.extend(claims.iter().filter(within).filter_map(claim_of));
-    plan.claims.retain(|claim| !named.contains(&(Some(claim.namespace.clone()), claim.name.clone())));
-    plan.claims.sort();
-    plan.claims.dedup();
-    if !claims_go {
-        for (uid, (place, is_set)) in &owners {
-            let owned = |claim: &&PersistentVolumeClaim| is_owned_by(&claim.metadata, uid);
-            let Some(namespace) = &place.namespace else { continue };
-            if *is_set {
-                if deletes_its_claims(client, place).await? {
-                    let (namespace, name, uid) = (namespace.clone(), place.name.clone(), uid.clone());
-                    plan.releasing.push(Holder { namespace, name, uid });
-                }
-            } else if let Some(claim) = claims.iter().find(owned).filter(|_| place.kind != "Pod") {
-                let claim = claim.metadata.name.as_deref().unwrap_or_default();
-                let message = format!(
-                    "release {}: {place} owns the claim {claim}, which Kubernetes would delete with it",
-                    revision.release
-                );
-                return Err(Failure::usage(message)
-                    .evidence("nothing was changed")
-                    .remedy(format!("take the ownerReferences out of it, or consent to its loss: cargo xtask --env {} layer {} --remove --allow-destroy=release,claim", context.repo.env_name, plan.layer)));
-            }
-        }
-    }
-    Ok(plan)
+    found.extend(claims.iter().filter(within).filter_map(claim_of));
+    found.retain(|claim| !named.contains(&(Some(claim.namespace.clone()), claim.name.clone())));
+    found.sort();
+    found.dedup();
+    found
 }
 
 fn claim_of(claim: &PersistentVolumeClaim) -> Option<Claim> {
@@ -424,19 +402,6 @@ fn is_of_set(set: &Value, claim: &ObjectMeta) -> bool {
     templates.into_iter().any(from_template) && labels.into_iter().all(has)
 }
 
-fn is_owned_by(claim: &ObjectMeta, uid: &str) -> bool {
-    claim.owner_references.iter().flatten().any(|owner| owner.uid == uid)
-}
-
-/// Whether Kubernetes deletes this set's claims with it, according to its current state.
-async fn deletes_its_claims(client: &Client, place: &Place) -> Result<bool, Failure> {
-    let namespace = place.namespace.as_deref().unwrap_or_default();
-    let set = Api::<StatefulSet>::namespaced(client.clone(), namespace).get_opt(&place.name).await;
-    let set = set.map_err(|error| read_failed(&place.to_string(), error))?;
-    let policy = set.and_then(|set| set.spec?.persistent_volume_claim_retention_policy);
-    Ok(policy.and_then(|policy| policy.when_deleted).is_some_and(|when| when == "Delete"))
-}
-
 fn tell(run: &Run, plans: &[Plan]) {
     for plan in plans {
         let name = &plan.revision.release;
@@ -453,8 +418,8 @@ fn tell(run: &Run, plans: &[Plan]) {
             let why = if *fate == Fate::StaysByItsChart { ", as its chart says" } else { "" };
             planned(format!("keep {place}{why}"));
         }
-        for set in plan.releasing.iter() {
-            planned(format!("have StatefulSet {} keep its claims, which it would delete", set.name));
+        for set in &plan.releasing {
+            planned(set.plan());
         }
         match (plan.hooks.as_slice(), plan.claims_go) {
             ([], _) => {}
@@ -494,7 +459,7 @@ async fn remove(
 ) -> Result<(), Failure> {
     Interrupt::global().check()?;
     for set in &plan.releasing {
-        let_go_of_claims(&context.run, client, set).await?;
+        owned::let_go_of_claims(&context.run, client, set).await?;
     }
     if let (_, Some(claim)) = consented {
         // Before the release, which names their sets, so that a run after a killed one still finds
@@ -590,48 +555,8 @@ fn stopped(site: &Site, plan: &Plan, failure: Failure, left: Vec<(Place, String)
     }
 }
 
-/// How long the StatefulSet controller may take to release claims.
-const CONTROLLER: Duration = Duration::from_secs(60);
+/// How often to look whether claims are gone.
 const EVERY: Duration = Duration::from_millis(500);
-
-/// Has a StatefulSet keep its claims when it goes, and waits until Kubernetes would: with an
-/// owner that is gone a claim would be collected. Where the removal is stopped now, the layer's
-/// next run gives the field back ([`crate::compare::handback`]).
-async fn let_go_of_claims(run: &Run, client: &Client, set: &Holder) -> Result<(), Failure> {
-    let sets = Api::<StatefulSet>::namespaced(client.clone(), &set.namespace);
-    let what = format!("StatefulSet {} in {}", set.name, set.namespace);
-    let patch = serde_json::json!({
-        "metadata": {"uid": set.uid},
-        "spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}},
-    });
-    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    let written = sets.patch(&set.name, &parameters, &Patch::Merge(&patch)).await;
-    let written = written.map_err(|error| write_failed(&what, error))?;
-    let generation = written.metadata.generation;
-    run.reporter.note(&set.name, "its claims stay when it goes: persistentVolumeClaimRetentionPolicy is Retain now");
-    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &set.namespace);
-    let look = async || {
-        let now = sets.get(&set.name).await.map_err(|error| read_failed(&what, error))?;
-        let taken_up = now.status.and_then(|status| status.observed_generation) >= generation;
-        let listed = claims.list(&ListParams::default()).await;
-        let listed = listed.map_err(|error| read_failed(&format!("the claims in {}", set.namespace), error))?;
-        let owned = listed.items.iter().find(|claim| is_owned_by(&claim.metadata, &set.uid));
-        Ok(match owned.and_then(|claim| claim.metadata.name.clone()) {
-            None if taken_up => ControlFlow::Break(()),
-            None => ControlFlow::Continue("its controller has not observed that yet".to_owned()),
-            Some(claim) => ControlFlow::Continue(format!("the claim {claim} still belongs to it")),
-        })
-    };
-    match wait::until(EVERY, CONTROLLER, look).await? {
-        ControlFlow::Break(()) => Ok(()),
-        ControlFlow::Continue(why) => {
-            let message = format!("{what} would delete its claims with it, although it is to keep them");
-            Err(Failure::new(Code::ReleasePending, message)
-                .evidence(why)
-                .remedy("run it again when the controller manager of the cluster works"))
-        }
-    }
-}
 
 /// Deletes one claim: exactly the one that was named, not another with that name.
 async fn delete_claim(client: &Client, claim: &Claim, _: &Consent<consent::Claim>) -> Result<(), Failure> {

@@ -11,12 +11,11 @@ use super::back::{self, Built};
 use super::{Args, Reader, Runner, all_or_first, instant, timeline};
 use crate::cluster;
 use crate::cluster::lease::ClusterLease;
-use crate::compare::inputs::digest;
 use crate::compare::{handback, live};
 use crate::diagnosis::Diagnosis;
 use crate::diagnosis::retry::Spent;
-use crate::files::{self, bounds};
-use crate::releases::{self, Others, removal};
+use crate::files::{self, bounds, digest};
+use crate::releases::{self, Others};
 use crate::repo::Repo;
 use crate::repo::layers::Layer;
 use crate::run::Run;
@@ -85,7 +84,7 @@ async fn planned<'a>(
     let mut plans = Vec::new();
     for (layer, wanted) in back::selected(reader, client, layers).await? {
         let wanted: Vec<Release> = wanted.into_iter().filter(|release| release.installed).collect();
-        removal::watch_over(context, client, others, &wanted, None, false).await?;
+        releases::watch_over_removal(context, client, others, &wanted, None, false).await?;
         let mut histories = Vec::new();
         let mut newest = Vec::new();
         for release in &wanted {
@@ -169,7 +168,7 @@ fn past(revision: &Revision, stored: &Stored) -> Past {
         created: revision.created,
         back_to: noted.or_else(|| target::named_in(&stored.info.description)),
         description: stored.info.description.clone(),
-        content: digest(content.as_bytes()),
+        content: digest::of_bytes(content.as_bytes()),
     }
 }
 

@@ -11,7 +11,6 @@ use run_record::Failure;
 use serde::Serialize;
 
 use crate::repo::Repo;
-use crate::repo::environment;
 use crate::repo::k3d::Mapping;
 use crate::run::context::{Context, Site};
 use crate::world::helmfile;
@@ -253,11 +252,6 @@ fn target(pod: &Pod, target: &IntOrString) -> Option<u16> {
     u16::try_from(port.container_port).ok()
 }
 
-/// The command, with the environment if necessary.
-fn command(env: &str) -> String {
-    if env == environment::DEFAULT { "cargo xtask open".to_owned() } else { format!("cargo xtask --env {env} open") }
-}
-
 /// The shortest unique name.
 fn shortest(one: &Openable, all: &[Openable]) -> String {
     match all.iter().filter(|other| other.name == one.name).count() {
@@ -277,8 +271,9 @@ pub(super) fn in_words(port: &Port) -> String {
     }
 }
 
-/// What can be opened, for people: one line per service with how it is reached, and its ports.
-pub fn list(there: &[Openable], env: &str) -> String {
+/// What can be opened, for people: one line per service with how it is reached, and its ports; `open`
+/// is this command as a person has to type it.
+pub fn list(there: &[Openable], open: &str) -> String {
     let mut rows: Vec<(String, String)> = Vec::new();
     for one in there {
         let (mapped, others): (Vec<&Port>, Vec<&Port>) = one.ports.iter().partition(|port| port.address.is_some());
@@ -289,7 +284,7 @@ pub fn list(there: &[Openable], env: &str) -> String {
         if !others.is_empty() {
             let ports: Vec<String> = others.into_iter().map(in_words).collect();
             let what = format!("{}/{}:{}", one.namespace, one.name, ports.join(", "));
-            rows.push((format!("{} {}", command(env), shortest(one, there)), what));
+            rows.push((format!("{open} {}", shortest(one, there)), what));
         }
     }
     if rows.is_empty() {
@@ -301,7 +296,7 @@ pub fn list(there: &[Openable], env: &str) -> String {
 }
 
 /// The same in as few lines as possible: those with an address, and the names of the others.
-pub fn summary(there: &[Openable], env: &str) -> Vec<String> {
+pub fn summary(there: &[Openable]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut names = Vec::new();
     for one in there {
@@ -321,7 +316,7 @@ pub fn summary(there: &[Openable], env: &str) -> Vec<String> {
         }
     }
     if !names.is_empty() {
-        lines.push(format!("open a service on this machine: {} NAME, of {}", command(env), names.join(", ")));
+        lines.push(format!("open a service on this machine: cargo xtask open NAME, of {}", names.join(", ")));
     }
     lines
 }
@@ -454,19 +449,19 @@ mod tests {
             of("shop", "db", json!([{"port": 5432}])),
         ];
         assert_eq!(
-            list(&there, "ci"),
+            list(&there, "cargo xtask --env ci open"),
             "https://127.0.0.1:8443            → shop/web:443 (https)\n\
              cargo xtask --env ci open web     → shop/web:9000\n\
              cargo xtask --env ci open data/db → data/db:5432 (postgres)\n\
              cargo xtask --env ci open shop/db → shop/db:5432"
         );
         assert_eq!(
-            summary(&there, environment::DEFAULT),
+            summary(&there),
             [
                 "https://127.0.0.1:8443 → shop/web:443",
                 "open a service on this machine: cargo xtask open NAME, of web, data/db, shop/db"
             ]
         );
-        assert!(list(&[], "ci").contains("nothing to open") && summary(&[], "ci").is_empty());
+        assert!(list(&[], "open").contains("nothing to open") && summary(&[]).is_empty());
     }
 }

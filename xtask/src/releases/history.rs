@@ -137,7 +137,7 @@ const AFTER_ITS_LAST_LINE: SignedDuration = SignedDuration::from_secs(60);
 /// Errors from reading.
 pub(super) async fn author(run: &Run, client: &Client, revision: &Revision) -> Result<Option<String>, Failure> {
     // Only a rollback has a run that is not in its label.
-    let is_labelled = revision.run.as_ref().is_some_and(|id| super::is_recorded(run, id));
+    let is_labelled = revision.run.as_ref().is_some_and(|id| is_recorded(run, id));
     if !is_labelled && revision.status != Status::PendingRollback {
         return Ok(None);
     }
@@ -147,7 +147,7 @@ pub(super) async fn author(run: &Run, client: &Client, revision: &Revision) -> R
     let told = helm_storage::told(client, vec![revision.clone()]).await?.pop();
     let description = told.and_then(|(_, told)| Some(told.ok()?.info.description)).unwrap_or_default();
     let author = author_of(revision, &earlier, &description, &run.id, &|id| record(run, id));
-    Ok(author.filter(|id| super::is_recorded(run, id)))
+    Ok(author.filter(|id| is_recorded(run, id)))
 }
 
 /// `earlier`: newest first. `own`: this run.
@@ -269,10 +269,15 @@ fn sort(revisions: &mut [Revision]) {
         .sort_by(|a, b| (&a.namespace, &a.release).cmp(&(&b.namespace, &b.release)).then(b.revision.cmp(&a.revision)));
 }
 
+/// Whether this machine has a record of the run of this name, which anybody can set as a label.
+pub(super) fn is_recorded(run: &Run, id: &str) -> bool {
+    let plain = id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    plain && run.state.runs().join(id).is_dir()
+}
+
 /// What this machine's record of a run says; `None` if there is none, or it cannot be read.
 fn record(run: &Run, id: &str) -> Option<Recorded> {
-    // Anybody can set a label.
-    if !super::is_recorded(run, id) {
+    if !is_recorded(run, id) {
         return None;
     }
     let (mut text, end, _) = bounds::ends(&run.state.runs().join(id).join("record.jsonl"), RECORD, RECORD).ok()?;

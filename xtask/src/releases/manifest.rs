@@ -58,8 +58,6 @@ const STATELESS: &[(&str, &[&str])] = &[
 struct Object {
     /// `PersistentVolumeClaim data`
     name: String,
-    /// From the manifest; else the release's.
-    namespace: Option<String>,
     built_in: bool,
     data: bool,
     keep: bool,
@@ -115,12 +113,20 @@ fn unread(what: &str, place: &str) -> String {
 /// An object that holds data and is deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dropped {
+    /// `PersistentVolumeClaim data`, with its namespace if that is not the release's.
     pub name: String,
     /// One of Kubernetes' own kinds. A custom resource may be missing from a rendering only because
     /// that has no access to the cluster (`.Capabilities.APIVersions`).
     pub built_in: bool,
     /// As in the release's manifest.
     pub written: Value,
+}
+
+impl Dropped {
+    /// Whether they are the same object to Helm, in revisions of a release in `namespace`.
+    pub(super) fn is_same(&self, other: &Self, namespace: &str) -> bool {
+        identity(&self.written, namespace) == identity(&other.written, namespace)
+    }
 }
 
 /// Whether replacing a release can lose data at all: it holds some, or cannot be read.
@@ -130,7 +136,7 @@ pub(super) fn is_at_stake(stored: &Stored) -> bool {
 
 /// What holds data in a release and is missing in its replacement: Helm deletes it, unless the
 /// object in the cluster is annotated to be kept (`super::kept`); the manifest's annotation does
-/// not count here. An object without a namespace is in `namespace`, which is the release's.
+/// not count here. `namespace` is the release's.
 ///
 /// # Errors
 /// If either of them cannot be read, what may be lost because of that, in words.
@@ -141,17 +147,19 @@ pub fn dropped(stored: &Stored, next: &Result<Vec<Value>, String>, namespace: &s
         return Ok(Vec::new());
     }
     let next = next.as_ref().map_err(|place| unread("the next manifest no longer holds", place))?;
-    let next: BTreeSet<(String, &str)> =
-        next.iter().map(|object| (name(object), namespace_of(object).unwrap_or(namespace))).collect();
-    now.retain(|object| !next.contains(&(object.name.clone(), object.namespace.as_deref().unwrap_or(namespace))));
-    let lost = |object: Object| Dropped { name: object.name, built_in: object.built_in, written: object.written };
+    let next: BTreeSet<Identity> = next.iter().map(|object| identity(object, namespace)).collect();
+    now.retain(|object| !next.contains(&identity(&object.written, namespace)));
+    let lost = |object: Object| {
+        let (_, name, own) = identity(&object.written, namespace);
+        let name = if own == namespace { name } else { format!("{name} in {own}") };
+        Dropped { name, built_in: object.built_in, written: object.written }
+    };
     Ok(now.into_iter().map(lost).collect())
 }
 
 fn judged(manifest: &str, keeps: bool) -> Result<Vec<Object>, String> {
     let judge = |(object, kept): (Value, bool)| Object {
         name: name(&object),
-        namespace: namespace_of(&object).map(str::to_owned),
         built_in: is_built_in(&object),
         data: holds_data(&object),
         keep: keeps && kept,
@@ -167,8 +175,21 @@ pub(crate) fn name(object: &Value) -> String {
     format!("{} {name}", if kind(object).is_empty() { "object" } else { kind(object) })
 }
 
-fn namespace_of(object: &Value) -> Option<&str> {
-    object.pointer("/metadata/namespace").and_then(Value::as_str)
+/// API group, kind with name, and namespace.
+type Identity<'a> = (&'a str, String, &'a str);
+
+/// By what Helm takes two objects for the same one (`isMatchingInfo` of `pkg/kube/resource.go`): one
+/// that changes its version stays, one that changes its group is deleted. An object without a
+/// namespace is in `namespace`.
+fn identity<'a>(object: &'a Value, namespace: &'a str) -> Identity<'a> {
+    let own = object.pointer("/metadata/namespace").and_then(Value::as_str);
+    (group(object), name(object), own.unwrap_or(namespace))
+}
+
+/// Empty for the core group; a name that no group has if the object does not say.
+fn group(object: &Value) -> &str {
+    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or("?/");
+    version.split_once('/').map_or("", |(group, _)| group)
 }
 
 pub fn kind(object: &Value) -> &str {
@@ -229,9 +250,7 @@ fn flatten(mut object: Value, kept: bool, found: &mut Vec<(Value, bool)>) {
 
 /// Whether an object holds data, or takes some with it when it is deleted.
 pub(crate) fn holds_data(object: &Value) -> bool {
-    let kind = kind(object);
-    let version = object.get("apiVersion").and_then(Value::as_str).unwrap_or("?/");
-    let group = version.split_once('/').map_or("", |(group, _)| group);
+    let (group, kind) = (group(object), kind(object));
     // Its claims may be deleted with it (persistentVolumeClaimRetentionPolicy), and nothing uses
     // those that stay.
     if (group, kind) == ("apps", "StatefulSet") {
@@ -384,6 +403,9 @@ mod tests {
             ),
             (format!("{}{kafka}", object("PersistentVolumeClaim", "renamed", "")), &["PersistentVolumeClaim data"]),
             (String::new(), &["PersistentVolumeClaim data", "Kafka events"]),
+            // Another version of the same group, and another group.
+            (format!("{claim}{}", kafka.replace("/v1", "/v1beta2")), &[]),
+            (format!("{claim}{}", kafka.replace("kafka.strimzi.io", "kafka.banzaicloud.io")), &["Kafka events"]),
         ] {
             let next = format!("{next}{kept}");
             assert_eq!(names(&next), expected, "{next}");

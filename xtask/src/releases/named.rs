@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 
 use kube::Client;
-use run_record::Failure;
+use run_record::{Code, Failure};
 
-use super::every;
 use crate::repo::Repo;
 use crate::repo::layers::{self, Layer};
 use crate::run::Run;
 use crate::run::context::Context;
+use crate::world::helm_storage::{self, Revision, Stored, newest};
 use crate::world::helmfile;
 use crate::world::release::Release;
 
@@ -44,6 +44,23 @@ pub async fn named(context: &Context, client: &Client, words: &[String]) -> Resu
     }
     let release = |(namespace, name)| Release { name, namespace, enabled: true, installed: true };
     Ok(found.into_iter().map(release).collect())
+}
+
+/// The newest revision of every release; only in the tree's namespaces if the whole cluster cannot
+/// be listed.
+pub(super) async fn every(run: &Run, repo: &Repo, client: &Client) -> Result<Vec<(Revision, Stored)>, Failure> {
+    match newest(client, None).await {
+        Err(failure) if failure.code == Code::Forbidden => {
+            let namespaces = repo.tree.layer_needs()?.all_namespaces();
+            if namespaces.is_empty() {
+                return Err(failure);
+            }
+            let names = namespaces.iter().cloned().collect::<Vec<_>>().join(", ");
+            run.reporter.note("releases", format!("searched in {names} only: {}", failure.message));
+            helm_storage::newest_within(client, &namespaces).await
+        }
+        all => all,
+    }
 }
 
 /// Every release by namespace and name, in the whole cluster, or in the tree's namespaces if the

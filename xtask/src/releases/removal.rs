@@ -9,19 +9,17 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
-use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
+use super::helm::helm_until;
 pub(crate) use super::manifest::name;
 use super::manifest::{self, POLICY, holds_data, kind};
-use super::{Others, Plan, Revision, Status, age, decide, keep_copy, orphan_after, owner, treat, treat_all, unhealthy};
+use super::rewrite::{changed, rewrite};
 use crate::run::Run;
 use crate::run::consent::{self, Consent};
 use crate::run::context::Context;
-use crate::world::helm_storage::{self, Stored};
-use crate::world::kubernetes::{server_time, write_failed};
-use crate::world::release::Release;
-use run_record::{Code, Failure};
+use crate::world::helm_storage::{self, Revision, Stored};
+use run_record::Failure;
 
 /// What happens to an object of a release's manifest at a removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +49,10 @@ pub(crate) fn fates(manifest: &str, claims: bool) -> Result<Vec<(Value, Fate)>, 
 
 /// The annotation of an object that was marked here, not by its chart, in a removal that was not
 /// finished.
-const MARKED: &str = "ameide/kept";
+const KEPT_BY_US: &str = "ameide/kept";
 
 fn is_marked(object: &Value) -> bool {
-    object.pointer("/metadata/annotations").is_some_and(|annotations| annotations.get(MARKED).is_some())
+    object.pointer("/metadata/annotations").is_some_and(|annotations| annotations.get(KEPT_BY_US).is_some())
 }
 
 /// A StatefulSet's data is in its claims, which stay when it is deleted.
@@ -67,14 +65,9 @@ pub(crate) fn is_set(object: &Value) -> bool {
     version.starts_with("apps/") && kind(object) == "StatefulSet"
 }
 
-/// Whether Helm can be made to keep everything of a release that holds data. The claims of a
-/// StatefulSet that deletes them when it goes are not Helm's to keep.
+/// Whether Helm can be made to keep everything of a release that holds data.
 pub(super) fn can_keep(manifest: &str) -> bool {
-    let takes_its_claims = |object: &Value| {
-        let policy = object.pointer("/spec/persistentVolumeClaimRetentionPolicy/whenDeleted");
-        is_set(object) && policy.and_then(Value::as_str) == Some("Delete")
-    };
-    keeping(manifest).is_ok() && manifest::plain(manifest).is_ok_and(|all| !all.iter().any(takes_its_claims))
+    keeping(manifest).is_ok()
 }
 
 /// The manifest with `keep` on everything that holds data; `None` if all of that has it already.
@@ -102,7 +95,7 @@ pub(crate) fn keeping(manifest: &str) -> Result<Option<String>, String> {
                 let annotations = annotations(&mut object)?;
                 annotations.insert(POLICY.to_owned(), "keep".into());
                 if !kept {
-                    annotations.insert(MARKED.to_owned(), "true".into());
+                    annotations.insert(KEPT_BY_US.to_owned(), "true".into());
                 }
             }
             // JSON is YAML, and has no line that could be taken for a document separator.
@@ -139,7 +132,7 @@ fn unmarked(manifest: &str) -> Result<Option<String>, String> {
         for (mut object, _) in manifest::parse(document)? {
             if is_marked(&object) {
                 let annotations = annotations(&mut object)?;
-                annotations.retain(|name, _| name != MARKED && name != POLICY);
+                annotations.retain(|name, _| name != KEPT_BY_US && name != POLICY);
             }
             text.push_str(&format!("---\n{object}\n"));
         }
@@ -172,44 +165,8 @@ fn split(manifest: &str) -> Vec<&str> {
     found.into_iter().filter(|document| !document.trim().is_empty()).collect()
 }
 
-/// Before a rollback or removal: waits for, repairs or reports each of these releases, as before a
-/// layer. With `finishing`, an unfinished uninstall is no problem: it is continued. `older_than` is
-/// the age that a person gives to what nobody is known to work on.
-///
-/// # Errors
-/// `release-owned`, `release-pending`, `consent-needed`, and errors from reading the cluster.
-pub(crate) async fn watch_over(
-    context: &Context,
-    client: &Client,
-    others: &Others,
-    releases: &[Release],
-    older_than: Option<Duration>,
-    finishing: bool,
-) -> Result<(), Failure> {
-    let found = unhealthy(client, releases).await?;
-    let half = |revision: &Revision| finishing && revision.status == Status::Uninstalling;
-    let (half, rest): (Vec<Revision>, Vec<Revision>) = found.into_iter().partition(half);
-    treat_all(context, client, others, &rest, older_than).await.1?;
-    if half.is_empty() {
-        return Ok(());
-    }
-    let now = server_time(client).await?;
-    for revision in &half {
-        let owner = owner(&context.run, &context.site, client, others, revision).await;
-        let after = orphan_after(context, revision, &owner, older_than).await;
-        match decide(revision.status, &owner, age(revision, now), after) {
-            Plan::HalfUninstalled => {
-                let text = format!("revision {} is half uninstalled, and nobody is working on it", revision.revision);
-                context.run.reporter.note(&revision.release, text);
-            }
-            plan => drop(treat(context, client, revision, plan, &owner, now).await?),
-        }
-    }
-    Ok(())
-}
-
 /// Marks what holds data to be kept, in the stored release that Helm will read, or removes such
-/// marks, in one write that the API server refuses if anybody else wrote in between.
+/// marks, unless anybody else has written it.
 ///
 /// # Errors
 /// `release-owned` if somebody wrote it, or a newer revision; `release-pending` if it cannot be
@@ -220,26 +177,15 @@ async fn mark(
     revision: &Revision,
     change: fn(&str) -> Result<Option<String>, String>,
 ) -> Result<(), Failure> {
-    let mut secret = helm_storage::secret(client, revision).await?;
-    if secret.metadata.resource_version != revision.resource_version {
-        return Err(changed(revision));
-    }
     let stored = helm_storage::stored(client, revision).await?;
-    let unreadable = |error: String| helm_storage::unreadable(revision, error);
-    if let Some(manifest) = change(&stored.manifest).map_err(unreadable)? {
-        keep_copy(run, &secret, revision)?;
-        helm_storage::set_manifest(&mut secret, &manifest).map_err(unreadable)?;
-        let api = Api::<Secret>::namespaced(client.clone(), &revision.namespace);
-        match api.replace(&revision.secret, &PostParams::default(), &secret).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 409 => return Err(changed(revision)),
-            Err(error) => {
-                return Err(write_failed(&format!("the Secret {}/{}", revision.namespace, revision.secret), error));
-            }
-        }
-    }
+    let marked = change(&stored.manifest).map_err(|error| helm_storage::unreadable(revision, error))?;
+    let set = |secret: &mut Secret| match &marked {
+        Some(manifest) => helm_storage::set_manifest(secret, manifest).map(|()| true),
+        None => Ok(false),
+    };
+    rewrite(run, client, revision, set).await?;
     // Check once more what Helm will read: it takes the newest revision, whoever made it.
-    let now: Vec<(Revision, Stored)> = helm_storage::newest_whole(client, &[release_of(revision)]).await?;
+    let now: Vec<(Revision, Stored)> = helm_storage::newest_whole(client, &[revision.to_release()]).await?;
     match now.first() {
         Some((newest, stored))
             if newest.revision == revision.revision
@@ -250,17 +196,6 @@ async fn mark(
         }
         _ => Err(changed(revision)),
     }
-}
-
-/// The release of a revision, to look for others of it.
-pub(super) fn release_of(revision: &Revision) -> Release {
-    let (name, namespace) = (revision.release.clone(), revision.namespace.clone());
-    Release { name, namespace, enabled: true, installed: true }
-}
-
-fn changed(revision: &Revision) -> Failure {
-    Failure::new(Code::ReleaseOwned, format!("release {} changed while it was looked at", revision.release))
-        .remedy("run it again")
 }
 
 /// What was consented to losing: releases, and possibly also what holds data.
@@ -295,7 +230,7 @@ pub(crate) async fn uninstall(
     let timeout = format!("{}s", timeout.as_secs());
     let mut arguments = vec!["uninstall", &revision.release, "--wait", "--timeout", &timeout];
     arguments.extend(claim.is_none().then_some("--no-hooks"));
-    super::helm_until(context, lock, revision, &arguments, watch).await
+    helm_until(context, lock, revision, &arguments, watch).await
 }
 
 #[cfg(test)]
@@ -394,14 +329,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_kept_is_known_before_it_is_asked_for() {
-        let set = |when: &str| {
-            SET.replace("spec: {", &format!("spec: {{persistentVolumeClaimRetentionPolicy: {{whenDeleted: {when}}}, "))
-        };
         for (manifest, can) in [
             (CLAIM, true),
             (SET, true),
-            (&set("Retain"), true),
-            (&set("Delete"), false),
             ("apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: x, annotations: [a]}\n", false),
             ("kind: Service\nkind: Service\n", false),
         ] {

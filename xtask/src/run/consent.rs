@@ -10,6 +10,7 @@ use std::io::IsTerminal;
 use std::marker::PhantomData;
 
 use clap::ValueEnum;
+use rustix::termios::{self, QueueSelector};
 
 use crate::run::interrupt::Interrupt;
 use crate::run::reporter::Reporter;
@@ -131,7 +132,7 @@ fn list(kinds: &[Kind]) -> String {
 
 fn needed(what: &str, remedy: String) -> Failure {
     Failure::new(Code::ConsentNeeded, format!("this would {what}, and nobody can be asked here"))
-        .evidence("nothing was changed")
+        .evidence("none of that was done")
         .remedy(remedy)
 }
 
@@ -189,6 +190,8 @@ async fn ask(reporter: &Reporter, what: &str) -> Result<(), Failure> {
     // One question at a time, even if layers run in parallel.
     static ASKING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _one = ASKING.lock().await;
+    // What was typed before it was asked answers something else.
+    let _ = termios::tcflush(std::io::stdin(), QueueSelector::IFlush);
     reporter.prompt(&format!("This would {what}. Continue? [y/N] "));
     let (sender, answer) = tokio::sync::oneshot::channel();
     // A separate thread that nothing waits for: reading a terminal cannot be cancelled, and the
@@ -203,12 +206,14 @@ async fn ask(reporter: &Reporter, what: &str) -> Result<(), Failure> {
     interrupt.check()?;
     match answer {
         Ok(Ok(line)) if matches!(line.trim(), "y" | "Y" | "yes") => Ok(()),
-        _ => Err(Failure::new(Code::ConsentNeeded, "not confirmed: nothing was changed")),
+        _ => Err(Failure::new(Code::ConsentNeeded, "not confirmed: none of that was done")),
     }
 }
 
 fn can_ask() -> bool {
-    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+    // Whoever reads the terminal from the background is stopped, and what it started is not.
+    let in_background = termios::tcgetpgrp(std::io::stdin()).is_ok_and(|group| group != rustix::process::getpgrp());
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal() && !in_background
 }
 
 #[cfg(test)]

@@ -10,6 +10,13 @@ pub struct Context {
     pub site: Site,
 }
 
+impl Context {
+    /// Whether it acts on the environment's cluster: `--context` may name any other.
+    pub fn is_on_its_own_cluster(&self) -> bool {
+        self.site.kube_context == self.repo.env.cluster.context
+    }
+}
+
 /// Where a run acts: on which cluster, with which registry, from which machine.
 pub struct Site {
     /// The kubeconfig context to use: the environment's, or `--context`.

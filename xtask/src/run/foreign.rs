@@ -9,16 +9,19 @@
 
 use std::borrow::Cow;
 
-/// The maximum length kept of one text, in characters. A container may print megabytes in one line;
+/// The maximum length kept of one text, in bytes. A container may print megabytes in one line;
 /// its beginning says what it is about.
 const LONGEST: usize = 4096;
+
+/// How much more of it is looked at, in bytes: userinfo is only recognised by the `@` at its end.
+const AHEAD: usize = 1024;
 
 /// Replaces a secret.
 const MASK: &str = "***";
 
 /// One line, safe to print and to record.
 pub fn line(text: &str) -> String {
-    let (text, left_out) = cut(text, LONGEST);
+    let (text, beyond) = cut(text, LONGEST + AHEAD);
     let plain = anstream::adapter::strip_str(text).to_string();
     let mut safe = String::with_capacity(plain.len());
     for character in plain.trim_end().chars() {
@@ -31,7 +34,9 @@ pub fn line(text: &str) -> String {
             other => safe.push(printable(other)),
         }
     }
-    let mut safe = masked(&safe).into_owned();
+    let longest = if beyond > 0 { LONGEST.min(safe.len().saturating_sub(AHEAD)) } else { LONGEST };
+    let (shown, rest) = masked_to(&safe, longest);
+    let (mut safe, left_out) = (shown.into_owned(), rest + beyond);
     if left_out > 0 {
         safe.push_str(&format!(" … ({left_out} more bytes)"));
     }
@@ -50,7 +55,8 @@ pub fn lines(text: &str) -> String {
 
 /// Replaces control characters and characters that reorder text ("Trojan Source", CVE-2021-42574).
 fn printable(character: char) -> char {
-    let reorders = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let reorders =
+        matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if character.is_control() || reorders { '\u{fffd}' } else { character }
 }
 
@@ -100,11 +106,19 @@ pub fn own_command_line() -> String {
 /// Masks userinfo, tokens recognisable by their format, and values whose key says that they are
 /// secret.
 pub fn masked(text: &str) -> Cow<'_, str> {
-    let found = secrets(text);
+    masked_to(text, text.len()).0
+}
+
+/// The same for the beginning of a text, at most `longest` bytes, and how many are left out: a secret
+/// across that end is masked whole.
+fn masked_to(text: &str, longest: usize) -> (Cow<'_, str>, usize) {
+    let (beginning, left_out) = cut(text, longest);
+    let mut found = secrets(text);
+    found.retain(|(start, _)| *start < beginning.len());
     if found.is_empty() {
-        return Cow::Borrowed(text);
+        return (Cow::Borrowed(beginning), left_out);
     }
-    let mut shown = String::with_capacity(text.len());
+    let mut shown = String::with_capacity(beginning.len());
     let mut done = 0;
     for (start, end) in found {
         if start < done {
@@ -116,8 +130,9 @@ pub fn masked(text: &str) -> Cow<'_, str> {
         shown.push_str(MASK);
         done = end;
     }
-    shown.push_str(&text[done..]);
-    Cow::Owned(shown)
+    let end = beginning.len().max(done);
+    shown.push_str(&text[done..end]);
+    (Cow::Owned(shown), text.len() - end)
 }
 
 /// Documented token prefixes, with the minimum length of what follows.
@@ -181,21 +196,29 @@ fn secrets(text: &str) -> Vec<(usize, usize)> {
 /// `https://USER:PASSWORD@host`, `https://TOKEN@host`, `USER:PASSWORD@host`. An image's
 /// `name:tag@sha256:…` is not one.
 fn userinfo(text: &str) -> Vec<(usize, usize)> {
-    let mut found = Vec::new();
-    for (at, _) in text.match_indices('@') {
+    let host_follows = |at: usize| {
         let digest = text[at + 1..].split_once(':').is_some_and(|(algorithm, rest)| {
             !algorithm.is_empty()
                 && algorithm.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+._-".contains(c))
                 && rest.bytes().take_while(u8::is_ascii_hexdigit).count() >= 32
         });
-        let host_follows = text[at + 1..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[');
-        if digest || !host_follows {
-            continue;
+        !digest && text[at + 1..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
+    };
+    let mut found = Vec::new();
+    // RFC 3986, 3.2: the authority may contain any punctuation but this.
+    for (scheme, separator) in text.match_indices("://") {
+        let start = scheme + separator.len();
+        let ends = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '<' | '>');
+        let authority = text[start..].split(ends).next().unwrap_or_default();
+        let at = start + authority.rfind('@').unwrap_or(0);
+        if start < at && host_follows(at) {
+            found.push((start, at));
         }
+    }
+    for (at, _) in text.match_indices('@').filter(|(at, _)| host_follows(*at)) {
         let ends = |c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | '<' | '>' | '(' | ')' | ',');
         let start =
             text[..at].rfind(ends).map_or(0, |index| index + text[index..].chars().next().map_or(1, char::len_utf8));
-        let with_scheme = text[..start].ends_with("://");
         let user = &text[start..at];
         // Without a scheme, a name alone may be an email address.
         let has_password =
@@ -205,7 +228,7 @@ fn userinfo(text: &str) -> Vec<(usize, usize)> {
             Some((flag, _)) if flag.starts_with('-') => start + flag.len() + 1,
             _ => start,
         };
-        if start < at && (with_scheme || has_password) {
+        if start < at && has_password {
             found.push((start, at));
         }
     }
@@ -345,6 +368,21 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_across_the_end_of_what_is_kept_is_masked() {
+        let secret = "https://bob:verysecretpassword@charts.example/i";
+        for shown in [LONGEST - secret.len(), LONGEST - 20, LONGEST - 9, LONGEST] {
+            for (filler, after) in [("x ", 0), ("x ", 100_000), ("PW=123456 ", 100_000)] {
+                let text = filler.repeat(shown / filler.len()) + secret + &" z".repeat(after);
+                let safe = line(&text);
+                assert!(!safe.contains("verysecret") && safe.len() < LONGEST + 100, "{shown} {filler}: {safe}");
+            }
+        }
+        // A line full of them, with another one at the end of what is looked at.
+        let safe = line(&format!("{secret} ").repeat(1000));
+        assert!(!safe.contains("bob") && safe.starts_with("https://***@charts.example/i https://***@"), "{safe}");
+    }
+
+    #[test]
     fn secrets_are_masked_wherever_they_stand() {
         for (text, shown) in [
             ("mirror --to user:password@host", "mirror --to ***@host"),
@@ -362,6 +400,7 @@ mod tests {
             ("STRIPE_KEY=abc BASIC_AUTH='me' KEYCLOAK_URL=x", "STRIPE_KEY=*** BASIC_AUTH='***' KEYCLOAK_URL=x"),
             (r#"{"GCP_CREDENTIALS":"abc"}: AUTH: refused"#, r#"{"GCP_CREDENTIALS":"***"}: AUTH: refused"#),
             ("postgres://app:pw@db:5432/x?sslmode=off", "postgres://***@db:5432/x?sslmode=off"),
+            ("get 'https://bob:p,a'(s)!@ss@charts.example/i' x@y", "get 'https://***@charts.example/i' x@y"),
         ] {
             assert_eq!(masked(text), shown, "{text}");
         }
@@ -380,6 +419,7 @@ mod tests {
             "token: expired",
             "git@github.com:org/repo.git",
             "vscode@devcontainer (pid 7)",
+            "https://charts.example/me@example.com https://charts.example?to=me@example.com",
             "waiting for cargo xtask --env ci --yes layer 45 by root@host (pid 1)",
             "kubectl --context k3d-ameide-ci -n ameide get secrets,configmaps",
         ] {
@@ -403,6 +443,6 @@ mod tests {
 
     #[test]
     fn lines_for_a_terminal_keep_their_breaks() {
-        assert_eq!(lines("a\tb\nc\u{1b}[2Jd\u{7}e\u{202e}"), "a\tb\ncde\u{fffd}");
+        assert_eq!(lines("a\tb\nc\u{1b}[2Jd\u{7}e\u{202e}\u{61c}"), "a\tb\ncde\u{fffd}\u{fffd}");
     }
 }

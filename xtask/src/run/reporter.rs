@@ -11,6 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::files;
+use crate::run::commands::{self, Flags};
 use crate::run::foreign;
 use crate::run::printer;
 use camino::Utf8PathBuf;
@@ -56,6 +57,8 @@ pub struct Reporter {
     steps: AtomicU64,
     /// The trace that the run is part of, once it has started.
     trace: OnceLock<Trace>,
+    /// By which commands in its texts reach the cluster of the run, once that is known.
+    flags: OnceLock<Flags>,
     inner: Mutex<Inner>,
 }
 
@@ -90,8 +93,8 @@ impl Reporter {
             inner.bars = Some(bars);
         }
         inner.github = on_github().then(Annotations::default);
-        let (steps, trace) = (AtomicU64::new(0), OnceLock::new());
-        Self { format, verbose, quiet: false, started: Instant::now(), steps, trace, inner: Mutex::new(inner) }
+        let (steps, trace, flags) = (AtomicU64::new(0), OnceLock::new(), OnceLock::new());
+        Self { format, verbose, quiet: false, started: Instant::now(), steps, trace, flags, inner: Mutex::new(inner) }
     }
 
     /// If `quiet`, prints only problems and what was asked for. Other readers of the run still get
@@ -120,12 +123,24 @@ impl Reporter {
         self.lock().record_path.clone()
     }
 
-    /// The only way to every reader of the run: external text is made safe here.
+    /// From now on, adds these to the commands that it tells.
+    pub fn tell_with(&self, flags: Flags) {
+        let _ = self.flags.set(flags);
+    }
+
+    /// The text, with the flags in each of its commands. Events get them anyway; this is for data.
+    pub fn completed(&self, text: &str) -> String {
+        self.flags.get().map_or_else(|| text.to_owned(), |flags| flags.put_into(text))
+    }
+
+    /// The only way to every reader of the run: commands are completed and external text is made safe
+    /// here.
     pub fn event(&self, event: &Event) {
         if let Event::RunStarted { trace: Some(trace), .. } = event {
             let _ = self.trace.set(trace.clone());
         }
-        self.write(event.map_text(foreign::line));
+        let event = event.map_sentences(|text| self.completed(text));
+        self.write(event.map_text(|text| foreign::line(&commands::unquoted(text))));
     }
 
     fn write(&self, event: Event) {
@@ -399,6 +414,31 @@ mod tests {
             assert!(read.to_string().contains(harmless), "{line}");
             assert!(!line.contains("s3cret") && !line.contains("u001b") && !line.contains("\\n"), "{line}");
         }
+    }
+
+    #[test]
+    fn commands_reach_the_cluster_of_the_run_and_what_others_printed_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("record.jsonl")).unwrap();
+        let reporter = Reporter::new(Format::Json, false);
+        reporter.record_to(path.clone()).unwrap();
+        reporter.tell_with(Flags { context: "--context b ".to_owned(), env: "--env ci ".to_owned() });
+        let text = "`cargo xtask --env ci up`";
+        reporter.note("pod", text);
+        reporter.warn("pod", text);
+        reporter.waiting("pod", text);
+        reporter.planned("pod", text);
+        reporter.step(Step::new(StepKind::Check, "pod", "x")).done_as(text);
+        let failure = Failure::usage("x").evidence(text).remedy(text);
+        reporter.failure(&failure.also(Failure::usage("y").remedy(text)));
+        reporter.warn("pod", format!("the last line was {}", commands::quoted(text)));
+        let record = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<(usize, usize)> = record
+            .lines()
+            .map(|line| [text, "`cargo xtask --context b --env ci up`"].map(|text| line.matches(text).count()).into())
+            .filter(|counts| *counts != (0, 0))
+            .collect();
+        assert_eq!(lines, [(0, 1), (0, 1), (0, 1), (0, 1), (0, 1), (1, 2), (1, 0)], "{record}");
     }
 
     #[test]

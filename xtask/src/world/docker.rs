@@ -98,7 +98,7 @@ pub fn fault(line: &str) -> Fault {
         Fault::Context
     } else if has(&["client version"]) && has(&["too new", "too old"]) {
         Fault::Version
-    } else if has(&["dial unix", "daemon is shutting down"])
+    } else if has(&["dial unix", "daemon is shutting down", "docker desktop is unable to start"])
         || (!answered && has(on_the_way))
         || (server_error && has(&["api route"]))
     {
@@ -370,6 +370,15 @@ pub struct NetworkSettings {
     /// By the names that the networks had when it was connected.
     #[serde(default)]
     pub networks: Option<BTreeMap<String, Endpoint>>,
+    /// By the ports inside, `6443/tcp`; without a value where one is not published.
+    #[serde(default)]
+    pub ports: Option<BTreeMap<String, Option<Vec<Binding>>>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Binding {
+    #[serde(default, rename = "HostPort")]
+    pub host_port: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -427,6 +436,16 @@ impl Container {
     pub fn network_id(&self, network: &str) -> Option<&str> {
         let networks = self.network_settings.as_ref()?.networks.as_ref()?;
         networks.get(network).map(|endpoint| endpoint.network_id.as_str()).filter(|id| !id.is_empty())
+    }
+
+    /// The ports of this machine that it holds, which it does while it runs; `None` if the engine
+    /// does not say which.
+    pub fn published(&self) -> Option<Vec<u16>> {
+        if !self.state.running {
+            return Some(Vec::new());
+        }
+        let bindings = self.network_settings.as_ref()?.ports.as_ref()?.values().flatten().flatten();
+        bindings.map(|binding| binding.host_port.parse().ok()).collect()
     }
 
     /// Paused by somebody: its processes are there, and none of them does anything. The engine

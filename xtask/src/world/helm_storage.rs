@@ -138,6 +138,12 @@ impl Revision {
             resource_version: metadata.resource_version.clone(),
         })
     }
+
+    /// Its release, to look for others of it.
+    pub(crate) fn to_release(&self) -> Release {
+        let (name, namespace) = (self.release.clone(), self.namespace.clone());
+        Release { name, namespace, enabled: true, installed: true }
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use camino::Utf8Path;
 
-use super::{OFF, Token, tokens};
+use super::template::{OFF, Token, tokens};
 
 /// Stands for what a template writes.
 pub(super) const ANY: char = '\0';

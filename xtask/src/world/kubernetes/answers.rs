@@ -177,6 +177,25 @@ fn log_in(place: &Place) -> String {
     )
 }
 
+/// A webhook that denies what it could not check, since it did not reach what it asks (a registry,
+/// Sigstore): it may reach it a moment later. Parts in lower case, of which one list has to occur.
+pub const UNCHECKED: &[&[&str]] = &[
+    &["denied the request", "dial tcp"],
+    &["denied the request", "server misbehaving"],
+    &["denied the request", "i/o timeout"],
+    &["denied the request", "deadline exceeded"],
+    &["denied the request", "client.timeout exceeded"],
+    &["denied the request", "tls handshake timeout"],
+    &["denied the request", "connection reset"],
+    &["denied the request", "context canceled"],
+    &["denied the request", "unexpected eof"],
+    &["denied the request", "toomanyrequests"],
+    &["denied the request", "too many requests"],
+    &["denied the request", "503 service unavailable"],
+    &["denied the request", "etcdserver:"],
+    &["denied the request", "signal: killed"],
+];
+
 /// The table: the first matching row decides. Refusals of an object come before those of a right,
 /// since both are 403.
 fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failure {
@@ -188,6 +207,12 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
         Failure::new(code, sentence).evidence(format!("{doing_it}: {}", answer(status))).remedy(remedy)
     };
     let refused = |code, sentence: &str, remedy: String| told(code, format!("{doing_it} failed: {sentence}"), remedy);
+    let unavailable = |sentence: &str| {
+        let remedy = format!("{kubectl} get validatingwebhookconfigurations,mutatingwebhookconfigurations");
+        refused(Code::WebhookUnavailable, sentence, remedy)
+    };
+    let lower = text.to_lowercase();
+    let unchecked = UNCHECKED.iter().any(|parts| parts.iter().all(|part| lower.contains(part)));
     match status.code {
         401 => refused(
             Code::Unauthenticated,
@@ -199,6 +224,7 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
             format!("{doing_it} failed: the namespace is being deleted"),
             format!("{kubectl} get namespaces; run it again when it is gone"),
         ),
+        _ if unchecked => unavailable("an admission webhook cannot check it now"),
         _ if has(&["admission webhook", "denied the request"])
             || has(&["ValidatingAdmissionPolicy", "denied request"]) =>
         {
@@ -208,11 +234,12 @@ fn of_status(doing: Doing, what: &str, status: &Status, place: &Place) -> Failur
                 "change the object as the evidence says".to_owned(),
             )
         }
-        _ if has(&["failed calling webhook"]) || has(&["failed calling admission webhook"]) => refused(
-            Code::WebhookUnavailable,
-            "an admission webhook does not answer",
-            format!("{kubectl} get validatingwebhookconfigurations,mutatingwebhookconfigurations"),
-        ),
+        _ if has(&["failed calling webhook"])
+            || has(&["failed calling admission webhook"])
+            || has(&["admission plugin", "failed to complete"]) =>
+        {
+            unavailable("an admission webhook does not answer")
+        }
         _ if has(&["exceeded quota"]) => {
             refused(Code::QuotaExceeded, "the namespace's quota is used up", format!("{kubectl} describe quota -A"))
         }
@@ -528,6 +555,18 @@ mod tests {
             (Write, 403, "pods \"x\" is forbidden: exceeded quota: small", Code::QuotaExceeded),
             (Write, 403, "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\": x", Code::PodSecurity),
             (Write, 400, "admission webhook \"w\" denied the request: no", Code::WebhookDenied),
+            (
+                Write,
+                400,
+                "admission webhook \"w\" denied the request: Get \"https://r.example/v2/\": dial tcp: i/o timeout",
+                Code::WebhookUnavailable,
+            ),
+            (
+                Write,
+                500,
+                "Internal error occurred: admission plugin \"MutatingAdmissionWebhook\" failed to complete mutation in 13s",
+                Code::WebhookUnavailable,
+            ),
             (
                 Write,
                 422,

@@ -47,6 +47,17 @@ impl Place {
         }))
     }
 
+    /// The API group, empty for the core group.
+    pub fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+
+    /// Whether its group is not one of Kubernetes' own, whose names have no dot or end in `k8s.io`.
+    pub fn is_custom(&self) -> bool {
+        let group = self.group();
+        group.contains('.') && group != "k8s.io" && !group.ends_with(".k8s.io")
+    }
+
     fn resource(&self) -> ApiResource {
         let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
         ApiResource {

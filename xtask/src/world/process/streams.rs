@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc::Sender;
 
 use crate::files;
+use crate::run::foreign;
 
 /// The longest line that is kept, in bytes.
 pub const LINE: usize = 16 << 10;
@@ -148,11 +149,13 @@ impl Log {
         Ok(Self { file: files::private(File::options().create(true).append(true)).open(path)?, room: LOG })
     }
 
-    /// The log is for people: losing a line of it (because of a full disk) must not end the job.
+    /// The log is for people, who also pass it on: what looks like a secret is masked. Losing a line
+    /// of it (because of a full disk) must not end the job.
     pub fn write(&mut self, line: &str) {
         if self.room == 0 {
             return;
         }
+        let line = foreign::masked(line);
         let length = line.len() as u64 + 1;
         if length > self.room {
             self.room = 0;
@@ -205,6 +208,17 @@ mod tests {
         both_ends([b"first ".as_slice(), &text, b" last"].concat().as_slice(), 1000, &mut kept).await;
         let text = kept.text();
         assert!(text.starts_with("first x") && text.ends_with("x last") && text.len() < 70_000, "{}", text.len());
+    }
+
+    #[test]
+    fn a_log_holds_no_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = camino::Utf8PathBuf::from_path_buf(folder.path().join("log")).unwrap();
+        let mut log = Log::open(&path).unwrap();
+        log.write("pull https://bob:hunter2pw@charts.example/i");
+        log.write("PGPASSWORD=s3cr3tvalue psql");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "pull https://***@charts.example/i\nPGPASSWORD=*** psql\n");
     }
 
     #[test]
