@@ -586,7 +586,7 @@ fn a_cluster_is_not_deleted_for_one_whose_port_another_program_holds() {
     for (world, arguments) in recreations {
         for is_its_own in [false, true] {
             let machine = world.machine();
-            let port = machine.config().host_ports()[0];
+            let port = machine.config().host_ports()[0].port();
             let _holder = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
             machine.publishes(SERVER, None);
             machine.publishes(BALANCER, Some(port).filter(|_| is_its_own));
@@ -603,6 +603,24 @@ fn a_cluster_is_not_deleted_for_one_whose_port_another_program_holds() {
 }
 
 #[test]
+fn a_cluster_is_not_deleted_for_a_file_that_k3d_does_not_accept() {
+    let recreations = [
+        (World::Healthy, &["cluster", "recreate", "--allow-destroy=cluster"][..]),
+        (World::Drifted, &["cluster", "--allow-destroy=cluster"]),
+    ];
+    for (world, arguments) in recreations {
+        let machine = world.machine();
+        let refusal = "FATA[0000] Schema Validation failed for config file k3d.yaml: - kubeAPI.hostIP: Does not match format 'ipv4'";
+        std::fs::write(machine.path("k3d.fails"), refusal).unwrap();
+        let output = machine.run(arguments, &[]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("evidence: Schema Validation failed") && text.contains("hostIP"), "{text}");
+        assert_eq!(machine.destructive(), [] as [&str; 0], "{arguments:?}");
+    }
+}
+
+#[test]
 fn a_creation_that_cannot_go_on_is_only_begun_anew_where_that_may_help() {
     let recreate = "cluster recreate   # asks first, elsewhere --allow-destroy=cluster";
     let machine = World::Unfinished.machine();
@@ -612,7 +630,7 @@ fn a_creation_that_cannot_go_on_is_only_begun_anew_where_that_may_help() {
     assert!(text.contains("cluster-failed") && text.contains(&format!("cargo xtask --env ci {recreate}")), "{text}");
 
     let machine = World::Unfinished.machine();
-    let port = machine.config().host_ports()[0];
+    let port = machine.config().host_ports()[0].port();
     let _holder = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
     machine.publishes(SERVER, None);
     let output = machine.run(&["cluster"], &[]);

@@ -1,5 +1,7 @@
 //! Runs of k3d: the command, its log, and why it failed.
 
+use std::net::SocketAddr;
+
 use super::containers::{self, CONFIG_LABEL, LAB_LABEL, observe};
 use super::images::Images;
 use super::marker::remember_kind;
@@ -57,6 +59,21 @@ pub async fn start(
     Ok(())
 }
 
+/// Has k3d check the file against its schema, which knows more than the types here, before anything
+/// is deleted for it. It asks no engine for that.
+///
+/// # Errors
+/// `usage` with k3d's words; errors of running it.
+pub async fn check_file(run: &Run, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
+    let mut command = k3d_command(run, toolbox);
+    // It prints the file as it understands it, and writes nothing.
+    command.args(["config", "migrate", config.path.as_str()]);
+    let refusal = |said: String| {
+        Failure::usage(format!("k3d does not accept {}", config.path)).evidence(k3d_errors::readable(&said))
+    };
+    process::capture(command).await?.ok().map(drop).map_err(refusal)
+}
+
 /// Names a port of the cluster that is taken by something else than its own containers, which are
 /// `existing`: before k3d leaves half a cluster, and before any of them is deleted for a new one.
 ///
@@ -66,20 +83,20 @@ pub fn require_ports_free(site: &Site, config: &K3dConfig, existing: &[Container
     let published: Option<Vec<Vec<u16>>> = existing.iter().map(Container::published).collect();
     // Where the engine does not say which ports are the cluster's own, any may be.
     let Some(ours) = published.map(|ports| ports.concat()) else { return Ok(()) };
-    let mut others = config.host_ports().into_iter().filter(|port| !ours.contains(port));
-    others.try_for_each(|port| require_port_free(site, port))
+    let mut others = config.host_ports().into_iter().filter(|address| !ours.contains(&address.port()));
+    others.try_for_each(|address| require_port_free(site, address))
 }
 
 /// In a container whose engine is outside, the ports are those of a machine that cannot be
 /// inspected from here.
-pub fn require_port_free(site: &Site, port: u16) -> Result<(), Failure> {
+pub fn require_port_free(site: &Site, address: SocketAddr) -> Result<(), Failure> {
     if site.inside.is_some() {
         return Ok(());
     }
-    match std::net::TcpListener::bind(("127.0.0.1", port)) {
+    match std::net::TcpListener::bind(address) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            Err(k3d_errors::port_taken(Some(port), format!("bind 127.0.0.1:{port}: address already in use")))
+            Err(k3d_errors::port_taken(Some(address.port()), format!("bind {address}: address already in use")))
         }
         // We may not be allowed to use a low port that is still free for Docker.
         Err(_) => Ok(()),

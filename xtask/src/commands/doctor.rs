@@ -1,6 +1,6 @@
 //! `cargo xtask doctor`: checks the machine, and gives the fix for each finding.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use indicatif::BinaryBytes;
 
@@ -148,16 +148,17 @@ async fn ports(repo: &Repo, site: &Site) -> Result<Vec<Check>, Failure> {
     let ours = docker::inspect::<Container>(docker::Kind::Container, &ours).await;
     let running = ours.is_ok_and(|found| found.iter().any(|container| container.state.running));
     let registry_port = repo.env.registry.push.rsplit(':').next().and_then(|port| port.parse().ok());
+    let registry_port = registry_port.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let ports = config.host_ports().into_iter().chain(registry_port);
-    let check = |port: u16| match TcpListener::bind(("127.0.0.1", port)) {
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && !running => Err((
+    let check = |address: SocketAddr| match (TcpListener::bind(address), address.port()) {
+        (Err(error), port) if error.kind() == std::io::ErrorKind::AddrInUse && !running => Err((
             format!("{port} is taken"),
             format!("ss -ltnp sport = :{port} shows by whom; stop it, or change the port"),
         )),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+        (Err(error), port) if error.kind() == std::io::ErrorKind::AddrInUse => {
             Ok(format!("{port} is taken, and the cluster runs"))
         }
-        _ => Ok(format!("{port} is free")),
+        (_, port) => Ok(format!("{port} is free")),
     };
     Ok(ports.map(|port| Check { name: "port", result: check(port) }).collect())
 }

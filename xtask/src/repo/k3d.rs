@@ -4,6 +4,8 @@
 //! The schema is k3d's own `pkg/config/v1alpha5/schema.json`: an unknown field
 //! is an error here too, before anything is created.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -300,12 +302,12 @@ impl K3dConfig {
         Some(first.split(':').next().unwrap_or(first).to_owned())
     }
 
-    /// The host ports that the cluster publishes: the API's, and those of `ports`.
-    pub fn host_ports(&self) -> Vec<u16> {
-        let api =
-            self.simple.kube_api.as_ref().and_then(|api| api.host_port.as_ref()).and_then(|port| port.parse().ok());
-        let published = self.simple.ports.iter().filter_map(|port| host_port(&port.port));
-        api.into_iter().chain(published).collect()
+    /// Where the cluster's TCP ports are published on this machine: the API's, and those of `ports`.
+    /// Without an address, Docker takes all of them: then it is the loopback one.
+    pub fn host_ports(&self) -> Vec<SocketAddr> {
+        let published = self.simple.ports.iter().filter_map(|port| Mapping::parse(&port.port));
+        let published = published.filter(|mapping| mapping.protocol == "tcp").map(|mapping| mapping.outside);
+        self.api_binding().into_iter().chain(published).filter_map(|outside| bound(&outside)).collect()
     }
 
     /// The config in one line, secrets and all.
@@ -342,9 +344,11 @@ impl Mapping {
     }
 }
 
-/// The port on the host.
-fn host_port(mapping: &str) -> Option<u16> {
-    Mapping::parse(mapping)?.outside.rsplit(':').next()?.parse().ok()
+/// `IP:PORT` or `PORT`, as an address that can be tried.
+fn bound(outside: &str) -> Option<SocketAddr> {
+    let (ip, port) = outside.rsplit_once(':').unwrap_or(("", outside));
+    let ip = ip.trim_matches(['[', ']']).parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified());
+    Some(SocketAddr::new(ip.unwrap_or(Ipv4Addr::LOCALHOST.into()), port.parse().ok()?))
 }
 
 impl Simple {
@@ -510,9 +514,19 @@ mod tests {
 
     #[test]
     fn the_ports_on_the_host_are_found() {
-        assert_eq!(config(FILE).unwrap().host_ports(), [6550, 443]);
-        for (mapping, port) in [("8080:80", Some(8080)), ("0.0.0.0:53:53/udp", Some(53)), ("80", None)] {
-            assert_eq!(host_port(mapping), port, "{mapping}");
+        for (mapping, published) in [
+            ("127.0.0.1:443:443", "127.0.0.1:443"),
+            ("8080:80", "127.0.0.1:8080"),
+            ("0.0.0.0:8080:80/tcp", "127.0.0.1:8080"),
+            ("127.0.0.2:443:443", "127.0.0.2:443"),
+            ("[::1]:8080:80", "[::1]:8080"),
+            ("53:53/udp", ""),
+            ("80", ""),
+        ] {
+            let ports = config(&FILE.replace("127.0.0.1:443:443", &format!("'{mapping}'"))).unwrap().host_ports();
+            let ports: Vec<String> = ports.iter().map(SocketAddr::to_string).collect();
+            let wanted = ["127.0.0.1:6550", published].into_iter().filter(|port| !port.is_empty());
+            assert_eq!(ports, wanted.collect::<Vec<_>>(), "{mapping}");
         }
     }
 }
