@@ -2,7 +2,7 @@
 //! and never whole in memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -35,9 +35,8 @@ pub(crate) struct Source {
 
 /// What can be observed of a transfer.
 pub(crate) struct Watch {
-    started: Instant,
-    /// When it last made progress, in milliseconds since the start.
-    moved: AtomicU64,
+    /// Since when it is the target's turn: to take what there is, or to answer. `None`: the source's.
+    turn: Mutex<Option<Instant>>,
     bytes: AtomicU64,
     /// Bytes not reported yet.
     untold: AtomicU64,
@@ -49,15 +48,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub fn new(id: String, events: UnboundedSender<MirrorEvent>) -> Self {
-        Self {
-            started: Instant::now(),
-            moved: 0.into(),
-            bytes: 0.into(),
-            untold: 0.into(),
-            id,
-            events,
-            failed: Mutex::default(),
-        }
+        Self { turn: Mutex::default(), bytes: 0.into(), untold: 0.into(), id, events, failed: Mutex::default() }
     }
 
     fn count(&self, bytes: u64, last: bool) {
@@ -75,17 +66,26 @@ impl Watch {
         self.bytes.load(Ordering::Relaxed) - self.untold.load(Ordering::Relaxed)
     }
 
-    fn touch(&self) {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved.store(now, Ordering::Relaxed);
+    fn turn(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when there has been no progress for this long.
+    pub fn targets_turn(&self) {
+        *self.turn() = Some(Instant::now());
+    }
+
+    /// The source has waits and a limit of its own, which the target is not to be blamed for.
+    fn sources_turn(&self) {
+        *self.turn() = None;
+    }
+
+    /// Returns when the target has made no progress for this long, although it was its turn.
     pub async fn stalled(&self, limit: Duration) {
         loop {
-            let still =
-                self.started.elapsed().saturating_sub(Duration::from_millis(self.moved.load(Ordering::Relaxed)));
-            let Some(rest) = limit.checked_sub(still).filter(|rest| !rest.is_zero()) else { return };
+            let rest = self.turn().map_or(limit, |since| limit.saturating_sub(since.elapsed()));
+            if rest.is_zero() {
+                return;
+            }
             tokio::time::sleep(rest).await;
         }
     }
@@ -178,17 +178,18 @@ impl Source {
     /// never complete anywhere.
     pub async fn open(self, watch: Arc<Watch>) -> Result<Body, Error> {
         let body = self.get(0).await?.into_body();
-        watch.touch();
         let reading =
             Reading { source: self, watch, body, hash: Sha256::new(), offset: 0, skip: 0, cuts: 0, ended: false };
         let stream = futures_util::stream::unfold(reading, async |mut reading| {
             if reading.ended {
                 return None;
             }
+            reading.watch.sources_turn();
             let item = reading.next().await.map_err(|error| {
                 reading.ended = true;
                 reading.watch.fail(error)
             });
+            reading.watch.targets_turn();
             match item {
                 Ok(None) => None,
                 Ok(Some(bytes)) => Some((Ok(Frame::data(bytes)), reading)),
@@ -227,7 +228,6 @@ impl Reading {
         let known = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
         self.skip -= known as u64;
         let _ = bytes.split_to(known);
-        self.watch.touch();
         if bytes.is_empty() {
             return Ok(None);
         }
@@ -258,7 +258,6 @@ impl Reading {
         let response = self.source.get(self.offset).await?;
         self.skip = if response.status() == StatusCode::OK { self.offset } else { 0 };
         self.body = response.into_body();
-        self.watch.touch();
         Ok(())
     }
 }

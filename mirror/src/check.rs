@@ -1,6 +1,6 @@
 //! Whether a registry holds what a lock names.
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::lock::ImagesLock;
 use crate::observe::{Silent, relay};
 use crate::options::Options;
@@ -9,12 +9,15 @@ use crate::sources::target;
 /// Why an image cannot be pulled from the mirror as the lock says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
-    #[error("{image} is not pinned by a digest")]
+    #[error("the lock has no digest for {image}")]
     NotPinned { image: String },
     #[error("{target}@{digest} is missing")]
     Missing { target: String, digest: String },
     #[error("{target}:{tag} is {found}, but the lock says {digest}")]
     Stale { target: String, tag: String, found: String, digest: String },
+    /// It may be there or not; some registries answer this for a repository that a push will create.
+    #[error("{target}@{digest} is denied: {reason}")]
+    Denied { target: String, digest: String, reason: String },
 }
 
 /// One HEAD per image at the target, all in parallel; a second one if it is not there.
@@ -25,14 +28,23 @@ pub async fn check(lock: &ImagesLock, options: &Options) -> Result<Vec<Finding>,
             let Some(digest) = &image.target_digest else {
                 return Ok(Some(Finding::NotPinned { image: image.image.clone() }));
             };
-            if target.has_manifest(&image.target, digest).await? {
-                return Ok(None);
-            }
-            let (name, digest, tag) = (image.target.clone(), digest.to_string(), image.source()?.1);
-            Ok(Some(match target.digest_of(&name, &tag).await?.flatten() {
-                Some(found) => Finding::Stale { target: name, tag, found: found.to_string(), digest },
-                None => Finding::Missing { target: name, digest },
-            }))
+            let (name, tag) = (image.target.clone(), image.source()?.1);
+            let looked = async {
+                let there = target.has_manifest(&name, digest).await?;
+                Ok::<_, Error>((there, if there { None } else { target.digest_of(&name, &tag).await?.flatten() }))
+            };
+            let (looked, digest) = (looked.await, digest.to_string());
+            Ok(match looked {
+                Ok((true, _)) => None,
+                Ok((false, Some(found))) => {
+                    Some(Finding::Stale { target: name, tag, found: found.to_string(), digest })
+                }
+                Ok((false, None)) => Some(Finding::Missing { target: name, digest }),
+                Err(error) if error.kind == Kind::Denied => {
+                    Some(Finding::Denied { target: name, digest, reason: error.message })
+                }
+                Err(error) => return Err(error),
+            })
         });
         let found: Vec<Option<Finding>> = futures_util::future::try_join_all(looks).await?;
         Ok(found.into_iter().flatten().collect())

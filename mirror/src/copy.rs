@@ -158,7 +158,7 @@ impl CopyRun<'_> {
                 true => false,
                 false => match self.target.registry.has_manifest(&self.image(index).target, digest).await {
                     // Some registries answer this for a repository that the push will create.
-                    Err(error) if error.kind == Kind::Denied => false,
+                    Err(error) if error.kind == Kind::Denied && matches!(error.status, Some(401 | 403)) => false,
                     looked => looked?,
                 },
             };

@@ -190,6 +190,19 @@ impl LockedImage {
         self.image.split('@').next().unwrap_or_default()
     }
 
+    /// Whether it was resolved for what the list says now.
+    pub(crate) fn serves(&self, wanted: &ListedImage) -> bool {
+        let alone = self.mode == Some(Mode::Manifest);
+        (self.name() == wanted.image || self.image == wanted.image)
+            && self.target == wanted.target
+            && self.role == wanted.role
+            && self.is_resolved()
+            // Renovate writes a new digest behind the tag, and nothing else.
+            && (alone || self.target_digest == self.source_digest())
+            && (alone || wanted.platforms.len() != 1 || self.children.len() == 1)
+            && wanted.platforms.iter().all(|platform| self.children.iter().any(|child| child.is_for(platform)))
+    }
+
     /// The digest of the source's tag; with `Mode::Manifest`, that of the surrounding index.
     pub(crate) fn source_digest(&self) -> Option<Digest> {
         Digest::parse(self.image.split_once('@')?.1).ok()
@@ -254,6 +267,21 @@ impl ImagesLock {
         Self { version: 1, platforms, images }
     }
 
+    /// The lock for this list: what it lacks, or has for another name, target, role or platform, is as
+    /// before anything has been resolved. What the list does not have stays.
+    #[must_use]
+    pub fn for_list(mut self, wanted: &ImageList) -> Self {
+        let serves = |known: &LockedImage| {
+            wanted.images.iter().find(|listed| listed.id == known.id).is_none_or(|listed| known.serves(listed))
+        };
+        self.images.retain(serves);
+        let lacking = Self::unresolved(wanted).images.into_iter();
+        let lacking: Vec<_> = lacking.filter(|fresh| self.images.iter().all(|known| known.id != fresh.id)).collect();
+        self.images.extend(lacking);
+        self.images.sort_by(|a, b| a.id.cmp(&b.id));
+        self
+    }
+
     /// Written atomically.
     pub fn write(&self, path: &Utf8Path) -> Result<(), Error> {
         let failed = |error: String| Error::new(Kind::Usage, format!("cannot write {path}: {error}"));
@@ -309,6 +337,49 @@ mod tests {
         assert_eq!(read.platforms, ["linux/amd64", "linux/arm64"]);
         read.write(&path).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), first);
+    }
+
+    #[test]
+    fn what_a_lock_has_for_another_list_counts_as_unresolved() {
+        let list = wanted();
+        let mut lock = ImagesLock::unresolved(&list);
+        for (image, listed) in lock.images.iter_mut().zip([&list.images[1], &list.images[0]]) {
+            let digest = Digest::of(image.id.as_bytes());
+            let child = |platform: &String| {
+                let (os, arch) = platform.split_once('/').unwrap();
+                Child { os: os.into(), arch: arch.into(), variant: None, digest: digest.clone(), size: 1 }
+            };
+            image.children = listed.platforms.iter().map(child).collect();
+            (image.image, image.mode) = (format!("{}@{digest}", image.image), Some(Mode::Index));
+            image.target_digest = Some(digest);
+        }
+        assert_eq!(lock.clone().for_list(&list), lock);
+        assert_eq!(lock.clone().for_list(&ImageList { images: Vec::new() }), lock);
+        type Change = fn(&mut ListedImage);
+        let changes: [(&str, Change); 5] = [
+            ("tag", |b| b.image = "docker.io/x/y:2".to_owned()),
+            ("target", |b| b.target = "third-party/z".to_owned()),
+            ("role", |b| b.role = Some(Role::Tools)),
+            ("one platform more", |b| b.platforms.push("linux/riscv64".to_owned())),
+            ("one platform alone", |b| b.platforms.truncate(1)),
+        ];
+        for (name, change) in changes {
+            let mut list = list.clone();
+            change(&mut list.images[0]);
+            let read = lock.clone().for_list(&list);
+            assert_eq!(
+                read.images,
+                [lock.images[0].clone(), ImagesLock::unresolved(&list).images[1].clone()],
+                "{name}"
+            );
+        }
+        let mut renovated = lock.clone();
+        renovated.images[1].image = format!("docker.io/x/y:1@{}", Digest::of(b"moved"));
+        let lacking = ImagesLock { images: lock.images[..1].to_vec(), ..lock.clone() };
+        for lock in [renovated, lacking] {
+            let resolved: Vec<bool> = lock.for_list(&list).images.iter().map(LockedImage::is_resolved).collect();
+            assert_eq!(resolved, [true, false]);
+        }
     }
 
     #[test]

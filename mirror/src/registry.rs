@@ -60,6 +60,7 @@ impl Scope {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Call<'a> {
     pub method: Method,
     pub url: &'a str,
@@ -233,8 +234,33 @@ impl Registry {
         }
     }
 
+    /// Like `send`, and reads the body of a success, up to `most` bytes. One that is cut, or stalls, is
+    /// requested again, as if there had been no answer. The inner error is any other answer.
+    pub async fn send_whole(
+        &self,
+        call: Call<'_>,
+        most: usize,
+    ) -> Result<Result<Response<Bytes>, Response<Incoming>>, Error> {
+        let mut tries = 0;
+        loop {
+            let response = self.send(call.clone()).await?;
+            if !response.status().is_success() {
+                return Ok(Err(response));
+            }
+            let (head, body) = response.into_parts();
+            match self.read(call.url, body, most).await {
+                Ok(bytes) => return Ok(Ok(Response::from_parts(head, bytes))),
+                Err(error) if error.kind == Kind::Unreachable => {
+                    self.again(Outcome::Nothing { known: true }, &mut tries, error, call.need).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Waits for the next try, or gives up with this error.
     pub async fn again(&self, outcome: Outcome, tries: &mut u32, error: Error, need: Need) -> Result<(), Error> {
+        // A registry may fail on one thing and serve everything else.
         let own_fault = matches!(outcome, Outcome::Answer { status: 500, .. });
         let answered = error.status.is_some() && error.kind != Kind::RateLimited;
         let next = match need {
@@ -245,10 +271,8 @@ impl Registry {
             _ => pace::next(outcome, *tries, &self.retry, fastrand::f64()),
         };
         let Next::Again(wait) = next else {
-            // A registry may fail on one thing and serve everything else.
-            let one_thing = own_fault && error.kind != Kind::DiskFull;
             let optional = need == Need::Optional && answered;
-            if pace::concerns_all(error.kind) && !one_thing && !optional {
+            if pace::concerns_all(error.kind) && !own_fault && !optional {
                 return Err(self.gate.stop(self.whole(error)));
             }
             return Err(error);
@@ -351,10 +375,9 @@ impl Registry {
         Ok(response)
     }
 
-    /// Sends a body that cannot be sent twice: once, to one address. The body's watcher knows
-    /// whether it still makes progress.
+    /// Sends a body that cannot be sent twice: once, to one address, whether the gate is open or not.
+    /// The body's watcher knows whether it still makes progress.
     pub async fn stream(&self, url: &str, size: u64, body: Body, scope: &Scope) -> Result<Response<Incoming>, Error> {
-        self.gate.pass().await?;
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
@@ -445,14 +468,14 @@ impl Registry {
         }
         let body = Bytes::from(request.form.unwrap_or_default());
         let secret = if account.is_some() { Need::Secret } else { Need::Required };
-        let asked = self.send(Call { method, url: &request.url, headers, body, scope: None, need: secret }).await;
-        let response = match asked {
-            Ok(response) if response.status().is_success() => Ok(response),
-            Ok(response) => Err(self.refused(&realm, response).await),
+        let call = Call { method, url: &request.url, headers, body, scope: None, need: secret };
+        let asked = match self.send_whole(call, TOKEN_LIMIT).await {
+            Ok(Ok(answer)) => Ok(answer.into_body()),
+            Ok(Err(response)) => Err(self.refused(&realm, response).await),
             Err(error) => Err(error),
         };
-        let response = match (response, account) {
-            (Ok(response), _) => response,
+        let bytes = match (asked, account) {
+            (Ok(bytes), _) => bytes,
             (Err(error), _) if error.status.is_none() || error.kind == Kind::RateLimited => return Err(error),
             (Err(error), Some(account)) => {
                 let kind = match error.kind {
@@ -470,7 +493,6 @@ impl Registry {
                 return Err(Error { kind, message: format!("{}{more}", error.message), ..error });
             }
         };
-        let bytes = self.read(&realm, response, TOKEN_LIMIT).await?;
         // The response is a secret: never quote a malformed one.
         let answer: TokenAnswer = serde_json::from_slice(&bytes).map_err(|_| wants(&format!("{at} gave no token")))?;
         let token = answer.token().ok_or_else(|| wants(&format!("{at} gave no token")))?;
@@ -478,14 +500,16 @@ impl Registry {
         Ok(())
     }
 
-    /// Turns a refusal into an error, with what the registry says.
+    /// Turns a refusal into an error, with what the registry says. A full disk, or a quota of storage
+    /// that is used up, stops all requests: registries tell it with many a status.
     pub async fn refused(&self, url: &str, response: Response<Incoming>) -> Error {
-        refusal(&self.address, url, response).await
+        let error = refusal(&self.address, url, response).await;
+        if error.kind == Kind::DiskFull { self.gate.stop(self.whole(error)) } else { error }
     }
 
-    /// Reads a whole response, up to `most` bytes.
-    pub(crate) async fn read(&self, url: &str, response: Response<Incoming>, most: usize) -> Result<Bytes, Error> {
-        let limited = http_body_util::Limited::new(response.into_body(), most);
+    /// Reads a whole body, up to `most` bytes.
+    async fn read(&self, url: &str, body: Incoming, most: usize) -> Result<Bytes, Error> {
+        let limited = http_body_util::Limited::new(body, most);
         match tokio::time::timeout(self.retry.stall, limited.collect()).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {

@@ -27,9 +27,10 @@ pub async fn resolve(
         let sources = Sources::new(options, &events);
         let mut lock = ImagesLock::unresolved(wanted);
         let images = lock.images.iter_mut().map(|image| {
-            let platforms =
-                wanted.images.iter().find(|wanted| wanted.id == image.id).map(|wanted| wanted.platforms.as_slice());
+            let listed = wanted.images.iter().find(|listed| listed.id == image.id);
+            let platforms = listed.map(|listed| listed.platforms.as_slice());
             let known = known.and_then(|lock| lock.images.iter().find(|known| known.id == image.id));
+            let known = known.filter(|known| listed.is_some_and(|listed| known.serves(listed)));
             let (sources, events) = (&sources, &events);
             async move {
                 let done = one(image, platforms.unwrap_or_default(), known, sources, events).await;
@@ -56,7 +57,7 @@ async fn one(
     let (source, tag) = image.source()?;
     let registry = sources.get(&source.registry)?;
     let repository = source.repository;
-    if let Some(known) = known.filter(|known| known.source_digest().is_some() && serves(known, image, platforms)) {
+    if let Some(known) = known.filter(|known| known.source_digest().is_some()) {
         // An image wanted by digest cannot change.
         let now = match &source.digest {
             Some(digest) => Some(digest.clone()),
@@ -98,19 +99,6 @@ async fn one(
     image.mode = Some(if whole { Mode::Index } else { Mode::Manifest });
     image.children = chosen.map_or(children, |child| vec![child]);
     Ok(())
-}
-
-/// Whether the known entry was resolved for what is wanted now.
-fn serves(known: &LockedImage, wanted: &LockedImage, platforms: &[String]) -> bool {
-    let alone = known.mode == Some(Mode::Manifest);
-    (known.name() == wanted.image || known.image == wanted.image)
-        && known.target == wanted.target
-        && known.role == wanted.role
-        && known.is_resolved()
-        // Renovate writes a new digest behind the tag, and nothing else.
-        && (alone || known.target_digest == known.source_digest())
-        && (alone || platforms.len() != 1 || known.children.len() == 1)
-        && platforms.iter().all(|platform| known.children.iter().any(|child| child.is_for(platform)))
 }
 
 /// A single-platform image has its platform in its config.

@@ -198,6 +198,9 @@ impl Target {
             };
             let watch = Arc::new(Watch::new(id.clone(), self.events.clone()));
             let body = source.clone().open(watch.clone()).await?;
+            // A wait that the target has asked for is no stall.
+            target.gate.pass().await?;
+            watch.targets_turn();
             let sent = {
                 let (sent, stalled) =
                     (target.stream(&url, source.size, body, &scope), watch.stalled(target.retry.stall));

@@ -11,11 +11,12 @@ mod server;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use image_mirror::{
-    Credential, Digest, Endpoint, Error, ImageList, ImagesLock, Kind, ListedImage, MirrorEvent, Observe, Options,
-    RetryPolicy, Summary,
+    Credential, Digest, Endpoint, Error, Finding, ImageList, ImagesLock, Kind, ListedImage, MirrorEvent, Observe,
+    Options, RetryPolicy, Summary,
 };
 use serde_json::{Value, json};
 use server::{Answer, Request, Server, answer, challenge};
@@ -316,7 +317,7 @@ fn resolving_and_copying_ask_for_each_manifest_once() {
 
 #[test]
 fn a_head_that_is_refused_is_asked_as_a_get() {
-    for status in [400, 401, 403, 405, 501] {
+    for status in [400, 401, 403, 405, 412, 501] {
         let source = Server::with(move |request| (request.method == "HEAD").then(|| answer(status, "")));
         let target = Server::with(move |request| {
             (request.method == "HEAD" && request.path.contains("/manifests/")).then(|| answer(status, ""))
@@ -345,8 +346,14 @@ fn a_target_that_denies_a_look_is_pushed_to() {
     let lock = locked(&["docker.io/x/new:1"], std::slice::from_ref(&digest));
     copied(&lock, &options(&source, &target));
     assert_eq!(target.tags("mirror/new"), ["1"]);
-    // For a check alone, this is not reported as missing.
-    assert_eq!(block(image_mirror::check(&lock, &options(&source, &target))).unwrap_err().kind(), Kind::Denied);
+    // For a check alone, this is not reported as missing, and hides nothing else.
+    let target = Server::with(|request| {
+        request.path.contains("/mirror/new/").then(|| answer(403, r#"{"errors":[{"code":"DENIED"}]}"#))
+    });
+    let both = locked(&["docker.io/x/new:1", "docker.io/x/other:1"], &[digest.clone(), digest]);
+    let found = block(image_mirror::check(&both, &options(&source, &target))).unwrap();
+    assert!(matches!(&found[..], [Finding::Denied { .. }, Finding::Missing { .. }]), "{found:?}");
+    assert!(found[0].to_string().contains("403 Forbidden DENIED"), "{}", found[0]);
     // A registry that does not create repositories itself says so.
     let ecr = Server::with(|request| match request.method.as_str() {
         "POST" | "PUT" => {
@@ -390,6 +397,179 @@ fn a_mount_that_is_refused_is_an_upload() {
     });
     let lock = locked(&["docker.io/x/one:1", "docker.io/x/two:1"], &digests);
     assert_eq!(copied(&lock, &options(&source, &target)).0.copied, 2);
+}
+
+/// Of the bytes from which a `Range` asks, what a server that knows ranges answers.
+fn rest(request: &Request, content: &[u8]) -> Option<Answer> {
+    let from: usize = request.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().unwrap();
+    let range = format!("bytes {from}-{}/{}", content.len() - 1, content.len());
+    Some(answer(206, &content[from..]).with("content-range", range))
+}
+
+/// However long the source takes, that is no stall of the target.
+#[test]
+fn a_download_that_falls_silent_goes_on_by_range_within_the_same_upload() {
+    let layer = vec![7; 3_000_000];
+    let large = Digest::of(&layer);
+    type Rule = fn(&Request) -> Option<Answer>;
+    let cases: [(&str, Duration, Rule); 2] = [
+        ("silent", Duration::from_secs(3), |_| None),
+        ("cut, and asked to wait longer than a stall", Duration::ZERO, |request| {
+            let limited = request.header("range").is_some() && request.before == 1;
+            limited.then(|| answer(429, "").with("retry-after", "2"))
+        }),
+    ];
+    for (name, silence, rule) in cases {
+        let (of, content) = (large.clone(), layer.clone());
+        let source = Server::with(move |request| match request.is("GET", of.as_str()) {
+            true if request.before == 0 => Some(answer(200, content.clone()).cut_after(200_000, silence)),
+            true => rule(request).or_else(|| rest(request, &content)),
+            false => None,
+        });
+        let target = Server::plain();
+        let digest = source.image("x/silent", "1", &layer);
+        let retry = RetryPolicy { stall: Duration::from_secs(1), ..RETRY };
+        let (summary, heard) =
+            copied(&locked(&["docker.io/x/silent:1"], &[digest]), &Options { retry, ..options(&source, &target) });
+        assert_eq!((summary.copied, target.tags("mirror/silent")), (1, vec!["1".to_owned()]), "{name}");
+        let events = heard.0.lock().unwrap();
+        let waited_for = events.iter().filter_map(|event| match event {
+            MirrorEvent::Waiting { registry, .. } => Some(registry.as_str()),
+            _ => None,
+        });
+        assert!(waited_for.clone().count() > 0 && waited_for.clone().all(|name| name == "docker.io"), "{events:?}");
+        let gets = source.seen().into_iter().filter(|seen| seen.is("GET", large.as_str()));
+        let ranges: Vec<_> = gets.map(|seen| seen.header("range").map(str::to_owned)).collect();
+        assert!(ranges[0].is_none() && ranges[1..].iter().all(Option::is_some), "{name}: {ranges:?}");
+        let puts = target.seen().into_iter().filter(|seen| seen.method == "PUT" && seen.body.len() == layer.len());
+        assert_eq!(puts.count(), 1, "{name}");
+    }
+}
+
+#[test]
+fn a_target_that_takes_a_blob_and_does_not_answer_is_told_as_stalled() {
+    let source = Server::plain();
+    let digest = source.image("x/stalled", "1", b"layer");
+    let target = Server::with(|request| {
+        if request.is("PUT", "/uploads/") {
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        None
+    });
+    let retry = RetryPolicy { tries: 0, stall: Duration::from_secs(1), ..RETRY };
+    let lock = locked(&["docker.io/x/stalled:1"], &[digest]);
+    let error = copy(&lock, &Options { retry, ..options(&source, &target) }).0.unwrap_err();
+    assert!(error.to_string().contains("no progress for 1 s"), "{error}");
+}
+
+/// The wait is longer than a stall, and an upload whose source is open already comes into it.
+#[test]
+fn a_wait_that_the_target_asks_for_is_no_stall_of_an_upload() {
+    let (one, two) = (vec![1; 2_000_000], vec![2; 2_000_000]);
+    let of = Digest::of(&one);
+    let source = Server::with(move |request| {
+        if request.is("GET", of.as_str()) {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        None
+    });
+    let digests = [source.image("x/one", "1", &one), source.image("x/two", "1", &two)];
+    let of = Digest::of(&two);
+    let once = AtomicBool::new(false);
+    let target = Server::with(move |request| {
+        let of_two = request.method == "POST" && request.query.contains(of.as_str());
+        if !of_two || once.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        // The other one is at its source by then.
+        std::thread::sleep(Duration::from_millis(100));
+        Some(answer(429, "").with("retry-after", "2"))
+    });
+    let retry = RetryPolicy { stall: Duration::from_secs(1), ..RETRY };
+    let lock = locked(&["docker.io/x/one:1", "docker.io/x/two:1"], &digests);
+    let (_, heard) = copied(&lock, &Options { retry, transfers: 20, ..options(&source, &target) });
+    let events = heard.0.lock().unwrap();
+    assert!(!format!("{events:?}").contains("no progress"), "{events:?}");
+}
+
+#[test]
+fn a_short_answer_whose_body_is_cut_or_stalls_is_asked_for_again() {
+    for silence in [Duration::ZERO, Duration::from_secs(3)] {
+        for part in ["/manifests/", "/blobs/", "/token"] {
+            let held = Server::plain();
+            let digest = held.image("x/short", "1", b"layer");
+            // A single platform: its configuration says which.
+            let index = held.manifest("x/short", digest.as_str()).unwrap();
+            let child = index["manifests"][0]["digest"].as_str().unwrap().to_owned();
+            let name = format!("docker.io/x/short:1@{child}");
+            let whole = held.clone();
+            let source = Server::with(move |request| {
+                let body = match request.path.as_str() {
+                    "/token" => answer(200, r#"{"token":"t","expires_in":300}"#),
+                    _ if request.header("authorization") != Some("Bearer t") => {
+                        return Some(challenge(&format!("http://{}/token", request.host())));
+                    }
+                    _ => whole.answer(request),
+                };
+                let first = request.method == "GET" && request.path.contains(part);
+                let first = first && request.before <= usize::from(part != "/token");
+                Some(if first { body.cut_after(10, silence) } else { body })
+            });
+            let retry = RetryPolicy { stall: Duration::from_secs(1), ..RETRY };
+            let options = Options { retry, ..options(&source, &Server::plain()) };
+            let mut one = wanted(&[&name]);
+            one.images[0].platforms.truncate(1);
+            let lock = block(image_mirror::resolve(&one, None, &options, &Heard::default()));
+            let lock = lock.unwrap_or_else(|error| panic!("{part}: {error}"));
+            assert_eq!(lock.images[0].target_digest.as_ref().map(Digest::as_str), Some(child.as_str()), "{part}");
+        }
+    }
+}
+
+/// Harbor's, of a project; each status is one that a version has.
+#[test]
+fn a_storage_quota_that_is_used_up_is_a_full_disk_and_ends_all_uploads() {
+    for (status, message) in [
+        (
+            403,
+            "adding 29.0 MiB of storage resource, which when updated to current usage of 9.0 MiB will exceed the configured upper limit of 10.0 MiB.",
+        ),
+        (412, "Quota exceeded when processing the request of adding 1.3 MiB"),
+    ] {
+        for part in ["/uploads/", "/manifests/"] {
+            let source = Server::plain();
+            let digests: Vec<Digest> =
+                (0..9).map(|at| source.image(&format!("x/i{at}"), "1", format!("layer {at}").as_bytes())).collect();
+            let target = Server::with(move |request| {
+                let body = json!({"errors": [{"code": "DENIED", "message": message}]}).to_string();
+                request.is("PUT", part).then(|| answer(status, body))
+            });
+            let names: Vec<String> = (0..9).map(|at| format!("docker.io/x/i{at}:1")).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let options = Options { transfers: 1, ..options(&source, &target) };
+            let error = copy(&locked(&names, &digests), &options).0.unwrap_err();
+            assert_eq!(error.kind(), Kind::DiskFull, "{error}");
+            assert!(error.to_string().contains(&message[..30]) && error.to_string().contains("missing: "), "{error}");
+            // One at once, and what was under way.
+            assert!(target.count("PUT", part) <= 2, "{status} {part}: {}", target.count("PUT", part));
+        }
+    }
+}
+
+#[test]
+fn what_a_policy_refuses_is_told_by_its_words_and_no_matter_of_the_protocol() {
+    for (status, message, kind) in [
+        (412, "current image with 86 vulnerabilities cannot be pulled due to configured policy", Kind::Denied),
+        (402, "the plan of this account has ended", Kind::Denied),
+        (451, "not available in your country", Kind::Denied),
+        (410, "this registry has moved", Kind::NotFound),
+        (400, "Client sent an HTTP request to an HTTPS server.", Kind::Protocol),
+    ] {
+        let source = Server::with(move |request| request.path.contains("/manifests/").then(|| answer(status, message)));
+        let error = resolve(&["docker.io/x/refused:1"], &options(&source, &Server::plain())).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().ends_with(message), "{error}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod consent;
 mod entry;
 mod exits;
 mod house;
+mod mirror;
 mod prefetch;
 mod processes;
 mod quiet;

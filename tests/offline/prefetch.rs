@@ -27,7 +27,16 @@ fn machine(registry: &Server) -> Machine {
             name(registry, id)
         )
     };
-    let images = [image("k3d-proxy", "loadbalancer"), image("k3d-tools", "tools"), image("k3s", "node")].concat();
+    let roles = [("k3d-proxy", "loadbalancer"), ("k3d-tools", "tools"), ("k3s", "node")];
+    let listed = |(id, role): (&str, &str)| {
+        let name = name(registry, id);
+        format!(
+            "- {{id: {id}, image: '{name}', target: third-party/{id}, platforms: [linux/amd64, linux/arm64], role: {role}, why: a test}}\n"
+        )
+    };
+    let list = format!("images:\n{}", roles.map(listed).concat());
+    std::fs::write(machine.path("infra/images/images.yaml"), list).unwrap();
+    let images = roles.map(|(id, role)| image(id, role)).concat();
     let lock = format!("version: 1\nplatforms: [linux/amd64, linux/arm64]\nimages:\n{images}");
     std::fs::write(machine.path("infra/images/images.lock"), lock).unwrap();
     edit(&machine.path("infra/docker/ci/k3d.yaml"), |text| {

@@ -43,9 +43,12 @@ impl Origin {
         Self { lock: repo.tree.path("infra/images/images.lock"), stand_in: None }
     }
 
-    /// Reads its lock.
-    pub fn read_lock(&self) -> Result<ImagesLock, Failure> {
-        ImagesLock::read(&self.lock).map_err(failure)
+    /// Reads its lock; what that has for another list than the tree's counts as unresolved.
+    ///
+    /// # Errors
+    /// `usage` for a lock or a list that cannot be read.
+    pub fn read_lock(&self, repo: &Repo) -> Result<ImagesLock, Failure> {
+        Ok(ImagesLock::read(&self.lock).map_err(failure)?.for_list(&self.listed(repo)?))
     }
 
     fn options(&self, repo: &Repo, site: &Site) -> Result<Options, Failure> {
@@ -108,7 +111,7 @@ pub(crate) fn pick(repo: &Repo, mut lock: ImagesLock, ids: &[&str]) -> Result<Im
 
 /// An image's name as pods use it.
 pub(crate) fn pull_reference(repo: &Repo, origin: &Origin, id: &str) -> Result<String, Failure> {
-    let lock = origin.read_lock()?;
+    let lock = origin.read_lock(repo)?;
     let image = lock.images.iter().find(|image| image.id == id);
     let image = image.ok_or_else(|| Failure::usage(format!("{}: no image {id:?}", origin.lock)))?;
     let digest = image.target_digest.as_ref().map(|digest| format!("@{digest}")).unwrap_or_default();

@@ -49,19 +49,18 @@ impl Registry {
             scope: Some(&scope),
             need: Need::Required,
         };
-        let response = self.send(call).await?;
-        match response.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Ok(None),
-            _ => return Err(self.refused(&url, response).await),
-        }
-        let content_type = response
+        let answer = match self.send_whole(call, MANIFEST_LIMIT).await? {
+            Ok(answer) => answer,
+            Err(refusal) if refusal.status() == StatusCode::NOT_FOUND => return Ok(None),
+            Err(refusal) => return Err(self.refused(&url, refusal).await),
+        };
+        let content_type = answer
             .headers()
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
             .to_owned();
-        let bytes = self.read(&url, response, MANIFEST_LIMIT).await?;
+        let bytes = answer.into_body();
         if reference.starts_with("sha256:") && reference != Digest::of(&bytes).as_str() {
             return Err(self.address.error(
                 Kind::Invalid,
@@ -89,7 +88,7 @@ impl Registry {
     /// refused, by the registry or where it leads to, by a GET, whose refusal comes with a reason.
     pub async fn digest_of(&self, repository: &str, reference: &str) -> Result<Option<Option<Digest>>, Error> {
         match self.digest_by_head(repository, reference, Need::Required).await {
-            Err(error) if matches!(error.status, Some(400 | 401 | 403..=406 | 501)) => {
+            Err(error) if matches!(error.status, Some(400..=406 | 412 | 451 | 501)) => {
                 Ok(self.manifest(repository, reference).await?.map(|manifest| Some(manifest.digest)))
             }
             done => done,
@@ -151,10 +150,9 @@ impl Registry {
         let scope = self.pull(repository);
         let (headers, body) = (HeaderMap::new(), Bytes::new());
         let call = Call { method: Method::GET, url: &url, headers, body, scope: Some(&scope), need: Need::Required };
-        let response = self.send(call).await?;
-        match response.status() {
-            StatusCode::OK => {
-                let bytes = self.read(&url, response, MANIFEST_LIMIT).await?;
+        match self.send_whole(call, MANIFEST_LIMIT).await? {
+            Ok(answer) => {
+                let bytes = answer.into_body();
                 let found = Digest::of(&bytes);
                 if found != *digest {
                     let text = format!("its bytes have the digest {found}");
@@ -162,8 +160,8 @@ impl Registry {
                 }
                 Ok(Some(bytes))
             }
-            StatusCode::NOT_FOUND => Ok(None),
-            _ => Err(self.refused(&url, response).await),
+            Err(refusal) if refusal.status() == StatusCode::NOT_FOUND => Ok(None),
+            Err(refusal) => Err(self.refused(&url, refusal).await),
         }
     }
 
@@ -176,21 +174,16 @@ impl Registry {
         headers.insert(header::ACCEPT, HeaderValue::from_static(manifest::OCI_INDEX));
         let call =
             Call { method: Method::GET, url, headers, body: Bytes::new(), scope: Some(&scope), need: Need::Optional };
-        let response = self.send(call).await?;
-        match response.status() {
-            StatusCode::OK => {
+        match self.send_whole(call, MANIFEST_LIMIT).await? {
+            Ok(answer) => {
                 let next =
-                    response.headers().get_all(header::LINK).iter().find_map(|link| next_page(link.to_str().ok()?));
+                    answer.headers().get_all(header::LINK).iter().find_map(|link| next_page(link.to_str().ok()?));
                 let next = next.map(|next| self.address.lead(url, &next)).transpose()?;
-                Ok(Some((self.read(url, response, MANIFEST_LIMIT).await?, next)))
+                Ok(Some((answer.into_body(), next)))
             }
             // Distribution 2.8 answers 404 to unknown endpoints, others 400, 405 or 501.
-            StatusCode::NOT_FOUND
-            | StatusCode::BAD_REQUEST
-            | StatusCode::METHOD_NOT_ALLOWED
-            | StatusCode::NOT_ACCEPTABLE
-            | StatusCode::NOT_IMPLEMENTED => Ok(None),
-            _ => Err(self.refused(url, response).await),
+            Err(refusal) if matches!(refusal.status().as_u16(), 400 | 404 | 405 | 406 | 501) => Ok(None),
+            Err(refusal) => Err(self.refused(url, refusal).await),
         }
     }
 

@@ -19,21 +19,27 @@ pub(crate) async fn refusal(address: &Address, url: &str, response: Response<Inc
     let body = body.unwrap_or_default();
     let text = String::from_utf8_lossy(&body);
     // ENOSPC is error 28: distribution prints Go's syscall error as a number.
-    let full = text.contains("no space left on device") || text.contains("\"Err\":28");
+    let no_space = text.contains("no space left on device") || text.contains("\"Err\":28");
     let lower = text.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    // Harbor's words for a project's quota, now and before version 2.
+    let over_quota = says(&["will exceed the configured upper limit", "quota exceeded when processing"]);
     let forbidden = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     // GitHub, GitLab, Amazon and Google each have their own wording.
     let limited = says(&["toomanyrequests", "pull rate limit", "api rate limit exceeded"])
         || forbidden && says(&["rate limit", "rate exceeded", "quota exceeded for", "resource_exhausted"]);
     let kind = match status {
-        _ if full => Kind::DiskFull,
+        _ if no_space || over_quota && status.is_client_error() => Kind::DiskFull,
         StatusCode::TOO_MANY_REQUESTS => Kind::RateLimited,
         _ if limited && status.is_client_error() => Kind::RateLimited,
         // ECR's answer for an account whose twelve hours are over.
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if text.contains("token has expired") => Kind::Auth,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Kind::Denied,
-        StatusCode::NOT_FOUND => Kind::NotFound,
+        _ if forbidden && text.contains("token has expired") => Kind::Auth,
+        _ if forbidden => Kind::Denied,
+        // By a plan, by a policy (Harbor's on vulnerabilities and signatures), by a court.
+        StatusCode::PAYMENT_REQUIRED | StatusCode::PRECONDITION_FAILED | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS => {
+            Kind::Denied
+        }
+        StatusCode::NOT_FOUND | StatusCode::GONE => Kind::NotFound,
         // Distribution answers 500 to a manifest whose layers are stored elsewhere.
         _ if text.contains("DIGEST_INVALID") || text.contains("MANIFEST_") => Kind::Invalid,
         _ if status.is_server_error() => Kind::Unreachable,
@@ -42,7 +48,7 @@ pub(crate) async fn refusal(address: &Address, url: &str, response: Response<Inc
         _ => Kind::Protocol,
     };
     let mut said = format!("{status} {}", told(&text));
-    if kind == Kind::Denied {
+    if kind == Kind::Denied && forbidden {
         said = format!("{}: no such repository, or no permission for it", said.trim());
     }
     Error { status: Some(status.as_u16()), ..address.error(kind, url, said.trim()) }

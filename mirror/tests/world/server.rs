@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use image_mirror::Digest;
 use serde_json::{Value, json};
@@ -43,16 +44,22 @@ pub struct Answer {
     pub status: u16,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
+    /// After this many bytes of the body it is silent for this long, and hangs up.
+    pub part: Option<(usize, Duration)>,
 }
 
 pub fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
-    Answer { status, headers: Vec::new(), body: body.into() }
+    Answer { status, headers: Vec::new(), body: body.into(), part: None }
 }
 
 impl Answer {
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    pub fn cut_after(self, bytes: usize, silence: Duration) -> Self {
+        Self { part: Some((bytes, silence)), ..self }
     }
 }
 
@@ -238,14 +245,19 @@ impl Server {
             }
             let stream = stream.get_mut();
             stream.write_all(format!("{head}\r\n").as_bytes())?;
+            let part = answer.part.filter(|(bytes, _)| *bytes < answer.body.len());
             if request.method != "HEAD" {
-                stream.write_all(&answer.body)?;
+                stream.write_all(&answer.body[..part.map_or(answer.body.len(), |(bytes, _)| bytes)])?;
             }
             stream.flush()?;
+            if let Some((_, silence)) = part {
+                std::thread::sleep(silence);
+                return Ok(());
+            }
         }
     }
 
-    fn answer(&self, request: &Request) -> Answer {
+    pub fn answer(&self, request: &Request) -> Answer {
         let rest = request.path.strip_prefix("/v2/").unwrap_or_default();
         let mut store = self.store();
         if let Some((repository, reference)) = rest.split_once("/manifests/") {

@@ -41,7 +41,7 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     }
     let ids: Vec<&str> = args.images.iter().map(String::as_str).collect();
     if args.check {
-        let lock = mirror::pick(&context.repo, origin.read_lock()?, &ids)?;
+        let lock = mirror::pick(&context.repo, origin.read_lock(&context.repo)?, &ids)?;
         mirror::check(context, &origin, &lock, to).await?;
         if ids.is_empty() && to.is_none() {
             let count = reader::check_all_images(context, lab.as_ref()).await?;
@@ -51,7 +51,7 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     if context.run.dry_run {
-        let lock = mirror::pick(&context.repo, origin.read_lock()?, &ids)?;
+        let lock = mirror::pick(&context.repo, origin.read_lock(&context.repo)?, &ids)?;
         let to = to.unwrap_or(&context.repo.env.registry.push);
         for image in &lock.images {
             context.run.reporter.planned("mirror", format!("copy {} to {to}/{}", image.image, image.target));

@@ -258,7 +258,7 @@ impl<'a> Reader<'a> {
         };
         let places = images::Places::of(&self.context.repo.tree)?;
         let named = images::images(manifests, &places).map_err(|error| self.unreadable(layer, "template", error))?;
-        let lock = self.origin.read_lock()?;
+        let lock = self.origin.read_lock(&self.context.repo)?;
         let exempt = self.context.repo.tree.layer_needs()?.unmirrored;
         images::check(&layer.name(), &named, &self.context.repo.env.registry.pull, &lock, &platforms, &exempt)?;
         Ok(named.len())

@@ -36,7 +36,7 @@ pub(crate) async fn require(repo: &Repo, site: &Site, origin: &Origin) -> Result
 
 /// How many images the lock names, and which are missing from the registry or stale.
 pub(crate) async fn findings(repo: &Repo, site: &Site, origin: &Origin) -> Result<(usize, Vec<Finding>), Failure> {
-    let lock = pick(repo, origin.read_lock()?, &[])?;
+    let lock = pick(repo, origin.read_lock(repo)?, &[])?;
     let findings = interruptible(image_mirror::check(&lock, &origin.options(repo, site)?)).await?;
     Ok((lock.images.len(), findings))
 }

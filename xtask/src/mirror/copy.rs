@@ -24,7 +24,7 @@ pub(crate) async fn copy(
     ids: &[&str],
     change: impl FnOnce(&mut Options),
 ) -> Result<(), Failure> {
-    let mut lock = origin.read_lock()?;
+    let mut lock = origin.read_lock(&context.repo)?;
     // What is resolved now is not requested again.
     let kept = ManifestCache::default();
     // Only what is copied now is resolved: the others are resolved when they are copied, so that
@@ -40,7 +40,7 @@ pub(crate) async fn copy(
             format!("not resolved yet: {}: asking the registries, and writing {}", unresolved.join(", "), origin.lock),
         );
         resolve(context, origin, &unresolved, &kept).await?;
-        lock = origin.read_lock()?;
+        lock = origin.read_lock(&context.repo)?;
     }
     let lock = pick(&context.repo, lock, ids)?;
     let mut options = Options { kept, ..origin.options(&context.repo, &context.site)? };

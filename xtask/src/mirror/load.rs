@@ -23,7 +23,7 @@ use run_record::{Code, Exit, Failure, Step, StepKind};
 /// # Errors
 /// `usage` for a lock that cannot be read.
 pub(crate) fn of_the_cluster(repo: &Repo) -> Result<BTreeMap<Role, String>, Failure> {
-    let lock = Origin::public(repo).read_lock()?;
+    let lock = Origin::public(repo).read_lock(repo)?;
     Ok(lock.images.iter().filter_map(|image| Some((image.role?, image.name().to_owned()))).collect())
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn of_the_cluster(repo: &Repo) -> Result<BTreeMap<Role, String>, Fail
 /// # Errors
 /// `usage` for a lock that cannot be read.
 pub(crate) fn registries(repo: &Repo) -> Result<BTreeSet<String>, Failure> {
-    let lock = Origin::public(repo).read_lock()?;
+    let lock = Origin::public(repo).read_lock(repo)?;
     Ok(lock.images.iter().map(|image| registry_of(image.name()).to_owned()).collect())
 }
 
@@ -48,7 +48,7 @@ fn registry_of(name: &str) -> &str {
 /// An engine that does not answer, a full disk, an interrupt, a lock that cannot be read.
 pub(crate) async fn load(context: &Context, names: &[&str]) -> Result<(), Failure> {
     let origin = Origin::public(&context.repo);
-    let lock = origin.read_lock()?;
+    let lock = origin.read_lock(&context.repo)?;
     let wanted: Vec<&LockedImage> =
         lock.images.iter().filter(|image| image.role.is_some() && names.contains(&image.name())).collect();
     if wanted.is_empty() {
@@ -99,10 +99,10 @@ fn ends_all(failure: &Failure) -> bool {
 
 async fn load_one(context: &Context, origin: &Origin, engine: &EngineInfo, id: &str) -> Result<(), Failure> {
     let kept = ManifestCache::default();
-    let mut image = find(&origin.read_lock()?, id)?;
+    let mut image = find(&origin.read_lock(&context.repo)?, id)?;
     if !image.is_resolved() {
         resolve(context, origin, &[id.to_owned()], &kept).await?;
-        image = find(&origin.read_lock()?, id)?;
+        image = find(&origin.read_lock(&context.repo)?, id)?;
     }
     let log = context.run.log("docker-load");
     let step = Step::new(StepKind::Mirror, id, format!("loading {}", image.name())).logging_to(&log);

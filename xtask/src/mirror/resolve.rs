@@ -53,11 +53,13 @@ pub(crate) async fn resolve(
     // If the file system has no locks, there is nothing to wait for.
     let _ = turn.lock();
     let old = ImagesLock::read(path).ok().or(old);
+    let still = old.clone().map(|old| old.for_list(&listed));
     let mut lock = template;
     for image in &mut lock.images {
         let before = old.as_ref().and_then(|old| old.images.iter().find(|other| other.id == image.id));
         let after = fresh.images.iter().find(|other| other.id == image.id);
-        if let Some(chosen) = after.or(before) {
+        let still = still.as_ref().and_then(|still| still.images.iter().find(|other| other.id == image.id));
+        if let Some(chosen) = after.or(still) {
             *image = chosen.clone();
         }
         if let (Some(after), true) =

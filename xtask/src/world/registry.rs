@@ -86,7 +86,7 @@ pub(crate) fn failure(error: image_mirror::Error) -> Failure {
         }
         Kind::DiskFull => (
             Code::DiskFull,
-            "free space where the registry keeps its images (docker system df), then run it again: what was copied stays",
+            "free space where the registry keeps its images (docker system df), or raise its quota, then run it again: what was copied stays",
         ),
         Kind::Protocol => (Code::RegistryProtocol, "check registry.plainHTTP in env.yaml"),
         Kind::BodyLimit => (
