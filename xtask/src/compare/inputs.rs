@@ -25,7 +25,7 @@ use crate::files::{bounds, digest};
 use crate::repo::Tree;
 use crate::repo::layers::Layer;
 use around::{NOT_READ, given, is_of_one_run};
-use charts::{CAPABILITIES, Piece, REVISION, pieces_of, reached, unsteady, without_passing_on};
+use charts::{CAPABILITIES, Piece, REVISION, pieces_of, reached, unsteady, without_passing_on, writes_its_root};
 use parts::part;
 use run_record::Failure;
 use template::{Token, actions, tokens, uncommented};
@@ -104,6 +104,7 @@ impl Files {
         let (read, names) = self.read_for(state, around);
         let mut found = Inputs::default();
         let states = states(state, &read, &mut found.doubts);
+        let values = values_of(&states, &read, &self.environment);
         let mut variables: BTreeSet<&str> = BTreeSet::new();
         for (path, text) in &read {
             let is_state = states.contains(path);
@@ -112,8 +113,8 @@ impl Files {
                 text.doubts_of_a_state(path, &mut found.doubts);
                 found.unrendered.extend(text.text.contains(UNRENDERED).then(|| path.to_string()));
             }
-            if is_state || is_of_an_environment(path, &self.environment) {
-                text.doubts_of_places(path, &self.environment, around, &mut found.doubts);
+            if is_state || values.name(path) {
+                text.doubts_of_places(path, is_state, &self.environment, around, &mut found.doubts);
             }
             variables.extend(text.variables.iter().map(String::as_str));
         }
@@ -267,6 +268,9 @@ impl Files {
             text: text.text.clone(),
         }));
         for piece in reached(&pieces).into_iter().filter(|piece| piece.path.starts_with(root)) {
+            if writes_its_root(&piece.text) {
+                doubts.push(format!("{} {REVISION} (it writes all that it is given)", piece.path));
+            }
             for token in actions(&piece.text).flat_map(|action| without_passing_on(tokens(action))) {
                 let (Token::Word(word) | Token::Text(word)) = token;
                 let why = match token {
@@ -333,10 +337,14 @@ fn is_layer(path: &Utf8Path) -> bool {
     path.parent().is_some_and(|folder| folder == "helmfiles") && matches!(Layer::from_path(path), Ok(Some(_)))
 }
 
-/// What defines an environment's values, which state files may take any text from.
-fn is_of_an_environment(path: &Utf8Path, environment: &str) -> bool {
-    let own = Utf8Path::new("environments").join(environment).join("env.yaml");
-    path == own || path.parent().is_some_and(|folder| folder == "environments")
+/// What these state files name outside their releases: the files with the values that state files may
+/// take any text from.
+fn values_of(states: &BTreeSet<&Utf8Path>, read: &BTreeMap<&Utf8Path, &Text>, environment: &str) -> Names {
+    let mut names = Names::default();
+    for text in states.iter().filter_map(|path| read.get(path)) {
+        names.add_all(&words(&text.outside_releases(), environment));
+    }
+    names
 }
 
 /// The layer's state file and the parts that it is put together from: what is beside it or above
@@ -386,7 +394,7 @@ pub(crate) fn doubts_in(text: &str) -> Vec<String> {
     let read = Text::new(text, "ci");
     read.doubts_of_values(path, false, &mut doubts);
     read.doubts_of_a_state(path, &mut doubts);
-    read.doubts_of_places(path, "ci", &Around::default(), &mut doubts);
+    read.doubts_of_places(path, false, "ci", &Around::default(), &mut doubts);
     states(path, &BTreeMap::from([(path, &read)]), &mut doubts);
     let pieces = pieces_of(path, text);
     doubts.extend(reached(&pieces).into_iter().map(|piece| piece.text.clone()));
@@ -618,6 +626,15 @@ mod tests {
                 "x: {{ get $ \"Capabilities\" | toYaml }}",
                 "the API server's capabilities",
             ),
+            ("charts/web/templates/a.yaml", "x: {{ toYaml . | sha256sum }}", "the number of its revision"),
+            ("charts/web/templates/a.yaml", "x: {{ . | mustToJson | quote }}", "the number of its revision"),
+            ("charts/web/templates/a.yaml", "{{ range .Values.x }}x: {{ toJson $ }}{{ end }}", "(it writes all"),
+            ("charts/web/templates/a.yaml", "x: {{ printf \"%v\" . | sha256sum }}", "(it writes all"),
+            (
+                "charts/web/templates/a.yaml",
+                "{{ define \"hash\" }}{{ toYaml . }}{{ end }}x: {{ include \"hash\" . | sha256sum }}",
+                "(it writes all",
+            ),
             ("charts/web/values.yaml", "x: '{{ getHostByName \"x\" }}'", "(getHostByName)"),
             ("values/web.yaml.gotmpl", "x: {{ isFile \"x\" }}", "(isFile)"),
             ("values/web.yaml.gotmpl", "x: ref+vault://a#b", "ref+"),
@@ -667,6 +684,10 @@ mod tests {
             ),
             ("helmfiles/10-web.yaml", "{{ toYaml .Values.releases }}", "from values (toYaml)"),
             ("environments/ci/env.yaml", "x: '/etc/x'", "not below infra/kubernetes (/etc/x)"),
+            // In the middle of a path.
+            ("environments/ci/env.yaml", "dir: ../x", "not below infra/kubernetes (../x)"),
+            ("environments/ci/more.yaml", "dir: ../../../x", "not below infra/kubernetes (../../../x)"),
+            ("values/of-the-state.yaml", "dir: ../../../x", "not below infra/kubernetes (../../../x)"),
             ("helmfiles/10-web.yaml", "bases: ['../bases/{{ .Values.x }}.yaml']", "a base that is not known"),
             ("helmfiles/10-web.yaml", "bases: [../bases/none.yaml]", "a base that is not known"),
             ("bases/common.yaml", "hooks: [x]", "bases/common.yaml has hooks"),
@@ -694,6 +715,12 @@ mod tests {
                 world.write("bases/inner/common.yaml", "bases: [20-other.yaml]\n");
                 state += "---\nbases: ['../bases/common.yaml']\n";
             }
+            if matches!(path, "environments/ci/more.yaml" | "values/of-the-state.yaml") {
+                world.write(path, "");
+                state = format!(
+                    "environments:\n  ci:\n    values:\n    - ../environments/ci/more.yaml\n---\n{state}values:\n- ../values/of-the-state.yaml\n"
+                );
+            }
             world.write("helmfiles/10-web.yaml", &state);
             assert_eq!(world.doubts(), "", "before {text}");
             let text = if path == "helmfiles/10-web.yaml" { format!("{state}{text}\n") } else { text.to_owned() };
@@ -705,6 +732,15 @@ mod tests {
                 "charts/web/templates/a.yaml",
                 "x: {{ .Values.lookup }} {{ \"lookup\" }} lookup {{/* lookup */}} {{ .Capabilities.KubeVersion.Minor }}",
             ),
+            (
+                "charts/web/templates/a.yaml",
+                "{{ with .Values.x }}{{ toYaml . }}{{ end }}{{ range $k, $v := .Values.y }}{{ quote . }}{{ end }}",
+            ),
+            (
+                "charts/web/templates/a.yaml",
+                "x: {{ include \"none\" . | quote }} {{ print $.Template.Name }} {{ printf \"%s\" (tpl .Values.x $) }}",
+            ),
+            ("values/web.yaml.gotmpl", "dir: ../../../x"),
             ("charts/web/Chart.yaml", "name: web\nannotations:\n  ameide/generated: kept\n"),
             ("values/web.yaml.gotmpl", "# ref+x\nx: {{ .Values.now }}"),
             ("values/web.yaml.gotmpl", "x: {{ readFile \"../../x\" }}"),

@@ -25,7 +25,7 @@ pub struct LayerNeeds {
     /// What is retried, how often, and how long blockers may last.
     #[serde(default)]
     pub retries: Budgets,
-    /// The layers that `up` deploys, in order.
+    /// The layers that `up` deploys.
     pub critical_path: Vec<String>,
     /// Created or updated before each layer.
     pub pull_secret: Option<PullSecretNeed>,

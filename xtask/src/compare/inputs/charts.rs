@@ -3,7 +3,7 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::template::{Token, actions};
+use super::template::{Token, actions, tokens};
 
 /// A template of a chart: a `define`, or the text of a file outside them.
 pub(super) struct Piece {
@@ -98,6 +98,41 @@ pub(super) fn without_passing_on(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
         }
     }
     kept
+}
+
+/// Functions that write an object as a text.
+const WRITERS: [&str; 10] =
+    ["Yaml", "YamlPretty", "Json", "PrettyJson", "RawJson", "Toml", "print", "println", "quote", "squote"];
+
+/// Whether a template writes all that it is given: at its top that has the release and the
+/// capabilities, as fields that nothing names.
+pub(super) fn writes_its_root(text: &str) -> bool {
+    // Of each open block, whether the dot is something else in it.
+    let mut blocks: Vec<bool> = Vec::new();
+    actions(text).map(tokens).any(|tokens| {
+        match tokens.first() {
+            Some(Token::Word("with" | "range" | "block")) => blocks.push(true),
+            Some(Token::Word("if" | "define")) => blocks.push(false),
+            Some(Token::Word("end")) => {
+                blocks.pop();
+            }
+            _ => {}
+        }
+        let is_dot = !blocks.contains(&true);
+        let is_root = |token: &Token<'_>| *token == Token::Word("$") || is_dot && *token == Token::Word(".");
+        let writes = |token: &Token<'_>| match token {
+            Token::Word(word) => {
+                let word = word.strip_prefix("mustTo").or(word.strip_prefix("to")).unwrap_or(word);
+                WRITERS.contains(&word)
+            }
+            Token::Text(_) => false,
+        };
+        let is_piped = matches!(tokens.as_slice(), [root, writer, ..] if is_root(root) && writes(writer));
+        let is_passed = tokens.windows(2).any(|pair| writes(&pair[0]) && is_root(&pair[1]));
+        let is_formatted =
+            |three: &[Token<'_>]| matches!(three, [Token::Word("printf"), Token::Text(_), root] if is_root(root));
+        is_piped || is_passed || tokens.windows(3).any(is_formatted)
+    })
 }
 
 /// Why a word of a template makes the rendering depend on more than its inputs. What is looked up

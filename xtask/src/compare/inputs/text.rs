@@ -66,14 +66,37 @@ impl Text {
         }
     }
 
-    /// Paths that lead out of `infra/kubernetes`.
-    pub fn doubts_of_places(&self, path: &Utf8Path, environment: &str, around: &Around<'_>, doubts: &mut Vec<String>) {
-        for word in self.words.iter().filter(|word| is_elsewhere(word)) {
+    /// The text outside the lists of releases and their templates, which begin and end with a line that
+    /// begins with a key.
+    pub fn outside_releases(&self) -> String {
+        let mut inside = false;
+        let is_outside = |line: &&str| {
+            let is_item = line.starts_with('-') && !line.starts_with("---");
+            if !is_item && !line.is_empty() && !line.starts_with([' ', '#']) && !line.starts_with("{{") {
+                let key = line.split(':').next().unwrap_or_default().trim_matches(['"', '\'', ' ']);
+                inside = matches!(key, "releases" | "templates");
+            }
+            !inside
+        };
+        self.text.lines().filter(is_outside).flat_map(|line| [line, "\n"]).collect()
+    }
+
+    /// Paths that lead out of `infra/kubernetes`, in a state file or in values that one may put anywhere
+    /// into a path.
+    pub fn doubts_of_places(
+        &self,
+        path: &Utf8Path,
+        is_state: bool,
+        environment: &str,
+        around: &Around<'_>,
+        doubts: &mut Vec<String>,
+    ) {
+        for word in self.words.iter().filter(|word| is_elsewhere(word) || !is_state && climbs(word)) {
             doubts.push(format!("{path} names something that is not below infra/kubernetes ({})", word.shown()));
         }
         let on = actions(&self.text).filter(|action| !words_of(action).any(|word| OFF.contains(&word)));
         for (name, value) in given(&variables_in(on).0, around) {
-            if words(&value, environment).iter().any(is_elsewhere) {
+            if words(&value, environment).iter().any(|word| is_elsewhere(word) || climbs(word)) {
                 doubts.push(format!("{path}: the variable {name} names something that is not below infra/kubernetes"));
             }
         }
@@ -111,6 +134,10 @@ fn is_chart(word: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let name = word.strip_prefix("../charts/");
     name.is_some_and(|name| !name.is_empty() && name.chars().all(is_plain) && name != "." && name != "..")
+}
+
+fn climbs(word: &Word) -> bool {
+    word.text.split('/').any(|part| part == "..")
 }
 
 /// Whether it is a path that leads out of `infra/kubernetes`, or an address.
