@@ -8,7 +8,6 @@ use super::decide::{Owner, Plan, decide};
 use super::named::every;
 use super::owner::{Others, owner};
 use super::watchdog::{age, orphan_after};
-use crate::repo::Repo;
 use crate::run::context::Context;
 use crate::world::helm_storage::{Revision, Status, Stored};
 use crate::world::kubernetes::server_time;
@@ -31,7 +30,7 @@ fn words(status: Status) -> &'static str {
 }
 
 /// Describes an owner and what a repair would do, for people.
-fn outlook(repo: &Repo, revision: &Revision, stored: &Stored, owner: &Owner, plan: &Plan) -> String {
+fn outlook(revision: &Revision, stored: &Stored, owner: &Owner, plan: &Plan) -> String {
     let full = format!("{}/{}", revision.namespace, revision.release);
     if let Some(reason) = &stored.unreadable {
         return format!("its Secret {} cannot be read as a release ({reason}), and is left as it is", revision.secret);
@@ -46,16 +45,15 @@ fn outlook(repo: &Repo, revision: &Revision, stored: &Stored, owner: &Owner, pla
             Owner::Dead { run } => format!("its run {run} has ended: a repair would mark it failed"),
             _ => "nobody is known to be working on it: a repair would mark it failed".to_owned(),
         },
-        Plan::HalfUninstalled => format!(
-            "that was interrupted: cargo xtask --env {} releases repair --uninstall {full} finishes it",
-            repo.env_name
-        ),
+        Plan::HalfUninstalled => {
+            format!("that was interrupted: cargo xtask releases repair --uninstall {full} finishes it")
+        }
         Plan::Leave => match (revision.status, layer) {
             (Status::Uninstalled, Some(layer)) => {
-                format!("the next run of its layer installs it: cargo xtask --env {} layer {layer}", repo.env_name)
+                format!("the next run of its layer installs it: cargo xtask layer {layer}")
             }
             (_, Some(layer)) => {
-                format!("the next run of its layer upgrades it: cargo xtask --env {} layer {layer}", repo.env_name)
+                format!("the next run of its layer upgrades it: cargo xtask layer {layer}")
             }
             (Status::Uninstalled, None) => "its history was kept; nothing to repair".to_owned(),
             (_, None) => "nothing to repair: Helm continues from there".to_owned(),
@@ -91,7 +89,7 @@ pub async fn show(context: &Context, client: &Client) -> Result<(), Failure> {
             revision.revision,
             words(revision.status),
             run_record::human_seconds(age(revision, now).as_secs_f64().max(0.0)),
-            outlook(&context.repo, revision, stored, &owner, &plan)
+            context.run.reporter.completed(&outlook(revision, stored, &owner, &plan))
         ));
     }
     match (context.run.json, found.len()) {

@@ -98,13 +98,7 @@ pub(super) async fn treat_all(
             Err(failure) if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) => {
                 return (repaired, Err(failure));
             }
-            Err(failure) => match &mut failed {
-                None => failed = Some(failure),
-                Some(first) => {
-                    first.evidence.push(format!("also {failure}"));
-                    first.evidence.extend(failure.remedy.map(|remedy| format!("  remedy: {remedy}")));
-                }
-            },
+            Err(failure) => failed = failed.into_iter().chain([failure]).reduce(Failure::also),
         }
     }
     (repaired, failed.map_or(Ok(()), Err))
