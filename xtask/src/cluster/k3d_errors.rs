@@ -58,6 +58,12 @@ const RULES: &[Rule] = &[
         remedy: "docker system df shows what uses it",
     },
     Rule {
+        code: Code::RegistryDeniedOrMissing,
+        any: &[&["http 401", "invalid character '<'"]],
+        sentence: "the registry denies an image that k3d needs, or does not have it",
+        remedy: "{login}, then docker pull {image}, then run it again; or correct `image` in k3d.yaml",
+    },
+    Rule {
         code: Code::RegistryUnreachable,
         any: &[&["invalid character '<'"], &["<html"], &["<!doctype"]],
         sentence: "a web page (a proxy's or a portal's) answers in the registry's place",

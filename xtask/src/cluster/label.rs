@@ -159,7 +159,7 @@ registries:
         }
         let other = FILE.replace("of-", "other-of-");
         let told = drift_of(FILE, &other);
-        assert_eq!(told.len(), 11, "{told:#?}");
+        assert_eq!(told.len(), 10, "{told:#?}");
         assert!(!told.concat().contains("of-a"), "{told:#?}");
     }
 

@@ -62,7 +62,8 @@ impl Spent {
                 count(&mut self.api_unreachable, budgets.api_unreachable.attempts, budgets.api_unreachable.within)
                     .map_or(Retry::None, Retry::Api)
             }
-            Code::WebhookUnavailable => {
+            // Both are over once somebody else is done.
+            Code::WebhookUnavailable | Code::Conflict => {
                 let budget = &budgets.webhook_unavailable;
                 count(&mut self.webhook_unavailable, budget.attempts, budget.wait).map_or(Retry::None, Retry::Webhook)
             }
@@ -136,7 +137,14 @@ mod tests {
             assert_eq!(spent.decide(Code::WebhookUnavailable, &budgets), Retry::Webhook(next));
         }
         assert_eq!(spent.decide(Code::WebhookUnavailable, &budgets), Retry::None);
-        let retried = [Code::RegistryRateLimited, Code::ReleasePending, Code::ApiUnreachable, Code::WebhookUnavailable];
+        assert!(matches!(Spent::default().decide(Code::Conflict, &budgets), Retry::Webhook(Next { attempt: 1, .. })));
+        let retried = [
+            Code::RegistryRateLimited,
+            Code::ReleasePending,
+            Code::ApiUnreachable,
+            Code::WebhookUnavailable,
+            Code::Conflict,
+        ];
         for rule in crate::diagnosis::rules::RULES {
             if !retried.contains(&rule.code) {
                 assert_eq!(Spent::default().decide(rule.code, &budgets), Retry::None, "{}", rule.code);

@@ -60,6 +60,7 @@ pub const RULES: &[Rule] = &[
     Rule { code: Code::ReleasePending, lasts: Lasts::Always },
     Rule { code: Code::NameInUse, lasts: Lasts::Always },
     Rule { code: Code::FieldConflict, lasts: Lasts::Always },
+    Rule { code: Code::Conflict, lasts: Lasts::Always },
     Rule { code: Code::ReleaseTooLarge, lasts: Lasts::Always },
     // Helm also waits for custom resources, which cannot be judged here: only a Helm that has
     // exceeded all its timeouts (900 s by default) is certainly stuck.

@@ -156,9 +156,11 @@ pub fn helm(message: &str) -> Option<Verdict> {
         return of_api(code?);
     }
     // The API server quotes the object that it refuses, with its mounts, arguments and labels.
-    let quotes_an_object = lower.contains("\" is invalid: ");
+    let before = lower.split_once("\" is invalid: ").map_or(&*lower, |(before, _)| before);
     let of_the_tree = |code: &Option<Code>| matches!(code, Some(Code::RenderFailed | Code::ChartMissing));
-    if let Some(code) = in_rows(HELM_FIRST, &lower).filter(|code| !quotes_an_object || !of_the_tree(code)) {
+    let found =
+        in_rows(HELM_FIRST, &lower).filter(|code| !of_the_tree(code) || in_rows(HELM_FIRST, before) == Some(*code));
+    if let Some(code) = found {
         return Verdict::may_heal(code?);
     }
     if let Some(code) = in_rows(API_ANSWERS, &lower) {
@@ -229,6 +231,7 @@ pub fn api(reason: &str, message: &str) -> Option<Verdict> {
     match reason {
         // For an eviction: a PodDisruptionBudget blocks it for a while.
         "TooManyRequests" if lower.contains("disruption budget") => None,
+        "AlreadyExists" if lower.contains("object is being deleted") => of_api(Code::Conflict),
         "AlreadyExists" => of_api(Code::NameInUse),
         "Unauthorized" | "Forbidden" => of_api(Code::Forbidden),
         "Invalid" => of_api(Code::ObjectInvalid),

@@ -139,9 +139,9 @@ pub(super) const HELM_LAST: &[Row] = &[
             &["connect: connection refused"],
         ],
     ),
-    // What others write at the same time, and an object that is on its way out: gone a moment later.
+    // What others write at the same time, and an object that is on its way out.
     row(
-        Code::ApiUnreachable,
+        Code::Conflict,
         &[&["operation cannot be fulfilled on", "object has been modified"], &["object is being deleted: "]],
     ),
     // A hook's own object of an earlier run.

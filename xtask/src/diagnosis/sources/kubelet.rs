@@ -274,7 +274,6 @@ pub(super) const CONFIG: &[Row] = &[
 /// The runtime's messages when it creates or starts a container.
 pub(super) const START: &[Row] = &[
     CGROUPS,
-    SCRIPT,
     row(Code::DiskFull, &[&["no space left on device"], &["input/output error"]]),
     row(
         Code::NodeRuntime,
@@ -327,11 +326,6 @@ pub(super) const START: &[Row] = &[
         ],
     ),
 ];
-
-/// A script without a first line that names its interpreter, or with Windows line ends: no other
-/// platform's image would help.
-pub(super) const SCRIPT: Row =
-    row(Code::CrashLoop, &[&[".sh: exec format error"], &[".sh\": exec format error"], &[".bash: exec format error"]]);
 
 /// Volumes, in messages of the kubelet and the controllers.
 pub(super) const VOLUME: &[Row] = &[

@@ -2,21 +2,21 @@
 
 use run_record::Code;
 
-use super::kubelet::SCRIPT;
 use super::table::{Row, harmless, row};
 
 /// The last words of a crashed container. Most rows are about dependencies that may still come up.
 pub(super) const LOG: &[Row] = &[
     harmless(&[&["terminating connection due to administrator command"]]),
-    SCRIPT,
     row(Code::ImagePlatform, &[&["exec format error"]]),
     // Limits of the machine's kernel, in the words of a full disk.
     row(
         Code::NodeRuntime,
         &[
-            &["file watchers"],
+            &["system limit for number of file watchers"],
             &["failed to watch", "no space left"],
-            &["inotify"],
+            &["inotify", "no space left"],
+            &["inotify", "too many open files"],
+            &["inotify", "limit"],
             &["fsnotify watcher", "too many open files"],
         ],
     ),
