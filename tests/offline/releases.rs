@@ -36,7 +36,7 @@ struct World {
     /// The response to each path (with `?watch` appended for a watch): status and body.
     answers: BTreeMap<String, (u16, String)>,
     asked: Vec<String>,
-    /// What Helm makes of `top` at each sync, by revision number.
+    /// What Helm makes of `top` at each sync, by revision number; otherwise a revision without objects.
     makes: Option<fn(u32) -> Value>,
 }
 
@@ -98,11 +98,10 @@ impl World {
         match (method, parts.as_slice()) {
             (_, ["readyz"]) => (200, "ok".into()),
             ("POST", ["sync"]) => {
-                let newest = self.secrets.values().filter(|secret| secret["metadata"]["labels"]["name"] == "top");
-                let number =
-                    newest.map(|secret| word(secret, "name").rsplit_once(".v").unwrap().1.parse().unwrap()).max();
-                let secret = self.makes.unwrap()(number.unwrap_or(0) + 1);
-                self.secrets.insert(format!("shop/{}", word(&secret, "name")), secret);
+                let listed: Vec<Value> = serde_json::from_slice(body).unwrap();
+                listed.iter().filter(|row| row["enabled"] == true && row["installed"] == true).for_each(|row| {
+                    self.upgrade(row["namespace"].as_str().unwrap(), row["name"].as_str().unwrap());
+                });
                 (200, String::new())
             }
             (_, ["version"]) => (200, r#"{"gitVersion": "v1.34.1"}"#.into()),
@@ -140,6 +139,20 @@ impl World {
             ),
             _ => (404, "no such path".into()),
         }
+    }
+
+    /// Adds a revision, as Helm does.
+    fn upgrade(&mut self, namespace: &str, release: &str) {
+        let of_it =
+            |secret: &&Value| secret["metadata"]["labels"]["name"] == release && word(secret, "namespace") == namespace;
+        let numbers =
+            self.secrets.values().filter(of_it).filter_map(|secret| secret["metadata"]["labels"]["version"].as_str());
+        let number = numbers.map(|number| number.parse::<u32>().unwrap()).max().unwrap_or(0) + 1;
+        let secret = match self.makes.filter(|_| release == "top") {
+            Some(makes) => makes(number),
+            None => revision(namespace, release, number, "deployed", 0),
+        };
+        self.secrets.insert(format!("{namespace}/{}", word(&secret, "name")), secret);
     }
 
     fn list(&self, namespace: Option<&str>, query: &str, metadata: bool) -> (u16, String) {
@@ -252,8 +265,15 @@ impl Bench {
             "helmDefaults: {timeout: 900}\nreleases: [{name: web, namespace: shop}, {name: top, namespace: shop}]\n",
         );
         bench.stand_in("helm", "case \"$*\" in version*) echo v4.3.1 ;; esac");
+        let (host, port) = address.split_once(':').unwrap();
+        let request = r#"printf "POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: $(wc -c <"$0")\r\nConnection: close\r\n\r\n" >&3; cat "$0" >&3; head -1 <&3 >/dev/null"#;
+        // While there is a file `idle`, it makes no revision.
+        let sync = format!(
+            "[ -f {0}/idle ] || bash -c 'exec 3<>/dev/tcp/{host}/{port}; {request}' {0}/answers/$layer",
+            bench.folder.path().display()
+        );
         bench.stand_in("helmfile", &format!(
-            "case \"$*\" in version*) echo v1.8.0; exit ;; esac\nlayer=$(basename \"$2\" .yaml)\necho \"$layer $*\" >> {0}/said\nfor word in \"$@\"; do\n  if [ \"$before\" = --output-dir ]; then mkdir -p \"$word/shop/top\" && cp {0}/answers/template \"$word/shop/top/all.yaml\"; fi\n  before=$word\ndone\ncase \"$*\" in\n*' list '*) if [ -f {0}/answers/$layer ]; then cat {0}/answers/$layer; else cat {0}/answers/refusal >&2; exit 3; fi ;;\n*' template '*) cat {0}/answers/template ;;\n*' build'|*' build '*) cat {0}/answers/build ;;\nesac",
+            "case \"$*\" in version*) echo v1.8.0; exit ;; esac\nlayer=$(basename \"$2\" .yaml)\necho \"$layer $*\" >> {0}/said\nfor word in \"$@\"; do\n  if [ \"$before\" = --output-dir ]; then mkdir -p \"$word/shop/top\" && cp {0}/answers/template \"$word/shop/top/all.yaml\"; fi\n  before=$word\ndone\ncase \"$*\" in\n*' list '*) if [ -f {0}/answers/$layer ]; then cat {0}/answers/$layer; else cat {0}/answers/refusal >&2; exit 3; fi ;;\n*' template '*) cat {0}/answers/template ;;\n*' sync '*) {sync} ;;\n*' build'|*' build '*) cat {0}/answers/build ;;\nesac",
             bench.folder.path().display()
         ));
         bench
@@ -315,6 +335,7 @@ fn release(name: &str, enabled: bool, installed: bool) -> Value {
 }
 
 const LAYER: &[&str] = &["layer", "20", "--skip-tests"];
+const FORCED: &[&str] = &["layer", "20", "--skip-tests", "--force"];
 
 #[test]
 fn others_releases_are_read_by_their_labels_alone() {
@@ -520,6 +541,25 @@ fn what_is_not_to_be_there_is_neither_tested_nor_counted() {
 }
 
 #[test]
+fn a_sync_that_makes_no_revision_of_a_release_is_no_success() {
+    for deployed in [false, true] {
+        let bench = Bench::new();
+        bench.base_in_place();
+        if deployed {
+            let mut secret = revision("shop", "top", 1, "deployed", 60);
+            secret["metadata"]["uid"] = "u1".into();
+            bench.server.put(secret);
+        }
+        bench.write("idle", "");
+        let said = bench.ends(LAYER, 1);
+        assert!(said.contains("Helm has made no revision of release top in shop"), "{said}");
+        assert!(said.contains("layer 20-top --force") && !said.contains("in place"), "{said}");
+        std::fs::remove_file(bench.path("idle")).unwrap();
+        bench.ends(LAYER, 0);
+    }
+}
+
+#[test]
 fn a_release_that_the_tree_gives_up_is_uninstalled_with_consent_only() {
     let bench = Bench::new();
     bench.base_in_place();
@@ -561,6 +601,7 @@ fn an_upgrade_that_deletes_what_holds_data_wants_consent_and_one_that_keeps_it_d
     let bench = Bench::new();
     bench.base_in_place();
     let deployed = |manifest: &str| bench.server.put(made("shop", "top", 1, "deployed", 60, manifest));
+    bench.write("idle", "");
     bench.write("answers/template", &claim("data"));
     deployed(&claim("data"));
     bench.ends(&["layer", "20", "--skip-tests", "--yes"], 0);
@@ -588,6 +629,8 @@ fn what_another_release_of_the_layer_takes_over_is_deleted_all_the_same() {
     bench.lists("20-top", &json!([release("top", true, true), release("other", true, true)]));
     bench.write("answers/template", claim);
     bench.server.put(made("shop", "top", 1, "deployed", 60, claim));
+    bench.server.put(revision("shop", "other", 1, "deployed", 60));
+    bench.write("idle", "");
     bench.ends(&["layer", "20", "--skip-tests", "--yes"], 0);
     // The stand-in renders everything as `top`.
     bench.server.put(made("shop", "other", 1, "deployed", 60, claim));
@@ -646,7 +689,7 @@ fn an_earlier_layer_is_in_place_by_its_own_releases_alone() {
     bench.server.put(revision("shop", "web", 1, "deployed", 60));
     bench.ends(LAYER, 0);
     bench.server.put(revision("shop", "web", 2, "failed", 60));
-    bench.ends(LAYER, 0);
+    bench.ends(FORCED, 0);
 }
 
 const PROXY: &str = "/api/v1/namespaces/shop/services";
@@ -694,12 +737,12 @@ fn a_refusal_of_the_api_server_is_no_answer_of_a_service() {
     // The endpoint's own error pages, and those from outside the cluster.
     for code in [401, 403, 500, 503] {
         bench.server.answer(&path, code, "<html>no</html>");
-        bench.ends(LAYER, 0);
+        bench.ends(FORCED, 0);
     }
     bench.server.answer(&path, 503, status(503, "no endpoints available for service \"theirs\""));
     let service = json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": "theirs"}, "spec": {"type": "ExternalName", "externalName": "db.example"}});
     bench.server.answer(&format!("{PROXY}/theirs"), 200, service.to_string());
-    let said = bench.ends(LAYER, 0);
+    let said = bench.ends(FORCED, 0);
     assert!(said.contains("db.example"), "{said}");
 }
 
@@ -709,6 +752,6 @@ fn forcing_conflicts_is_passed_on_to_helm() {
     bench.base_in_place();
     bench.ends(LAYER, 0);
     assert!(!bench.said().contains("force"));
-    bench.ends(&["layer", "20", "--skip-tests", "--force-conflicts"], 0);
+    bench.ends(&["layer", "20", "--skip-tests", "--force", "--force-conflicts"], 0);
     assert!(bench.said().lines().any(|line| line.contains(" sync ") && line.contains("--sync-args=--force-conflicts")));
 }

@@ -41,7 +41,7 @@ use crate::run::commands;
 use crate::run::context::Context;
 use crate::run::duration;
 use crate::run::interrupt::Interrupt;
-use crate::world::helm_storage::{self, Numbers};
+use crate::world::helm_storage::{self, Heads};
 use crate::world::kubernetes;
 use crate::world::otlp;
 use crate::world::process::{Job, for_a_shell};
@@ -254,10 +254,15 @@ impl<'a> Runner<'a> {
             if !syncing.is_empty() {
                 let left = wanted.iter().filter(|release| release.installed).count();
                 let part = syncing.iter().filter(|release| release.installed).count() < left;
-                let before = self.sync_until_settled(client, layer, &syncing, part).await?;
+                let selectors = match part {
+                    // Only the releases with a reason; for a whole layer Helmfile itself decides.
+                    true => reader.selectors_of(&syncing, &wanted, client.default_namespace()),
+                    false => reader.selectors(),
+                };
+                let before = self.sync_until_settled(client, layer, &syncing, &selectors).await?;
                 // Before the tests, because in those minutes anybody may change anything.
                 if let Some(look) = &look {
-                    baselines = compare::look::baselines(look, layer, &syncing, before).await;
+                    baselines = compare::look::baselines(look, layer, &syncing, before).await?;
                 }
                 releases::by_hand::tell(&self.context.run, client, &syncing).await;
             }
@@ -399,15 +404,15 @@ impl<'a> Runner<'a> {
         client: &Client,
         layer: &Layer,
         wanted: &[Release],
-        part: bool,
-    ) -> Result<Result<Numbers, Failure>, Failure> {
+        selectors: &[String],
+    ) -> Result<Result<Heads, Failure>, Failure> {
         let budgets = self.context.repo.tree.layer_needs()?.retries;
         let reporter = &self.context.run.reporter;
         let mut spent = Spent::default();
         let mut reinstalled = false;
         loop {
-            let before = helm_storage::numbers(client, wanted).await;
-            let Err(failure) = self.sync(client, layer, wanted, part, &budgets, &mut spent).await else {
+            let before = helm_storage::heads(client, wanted).await;
+            let Err(failure) = self.sync(client, layer, wanted, selectors, &budgets, &mut spent).await else {
                 return Ok(before);
             };
             let retry = spent.decide(failure.code, &budgets);
@@ -470,7 +475,7 @@ impl<'a> Runner<'a> {
         client: &Client,
         layer: &Layer,
         wanted: &[Release],
-        part: bool,
+        selectors: &[String],
         budgets: &Budgets,
         spent: &mut Spent,
     ) -> Result<(), Failure> {
@@ -483,15 +488,7 @@ impl<'a> Runner<'a> {
         // Helmfile only has it as a line of a file; Helm has the flag, and also uses it for the
         // rollback after a failure.
         arguments.extend(self.args.force_conflicts.then_some("--sync-args=--force-conflicts"));
-        // Only the releases with a reason; for a whole layer Helmfile itself decides.
-        let mut command = match part {
-            true => {
-                let selector = |release: &Release| format!("name={},namespace={}", release.name, release.namespace);
-                let selectors: Vec<String> = wanted.iter().map(selector).collect();
-                self.reader.helmfile_on(layer, &selectors, &arguments)
-            }
-            false => self.reader.helmfile(layer, &arguments),
-        };
+        let mut command = self.reader.helmfile_on(layer, selectors, &arguments);
         // Only for the sync: each Helmfile that exports traces would wait up to 5 s at its end for
         // a collector that is unreachable, even for a query.
         let trace = step.trace_context();

@@ -48,14 +48,6 @@ fn in_place_as(makes: fn(u32) -> Value, answers: impl FnOnce(&Bench)) -> Bench {
     bench.server.answer(OBJECT, 200, object().to_string());
     bench.server.world.lock().unwrap().makes = Some(makes);
     answers(&bench);
-    let before = std::fs::read_to_string(bench.path("bin/helmfile")).unwrap();
-    let before = before.strip_prefix("#!/bin/sh\n").unwrap();
-    let (host, port) = bench.server.address.split_once(':').unwrap();
-    let request = r#"printf "POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" >&3; head -1 <&3 >/dev/null"#;
-    bench.stand_in(
-        "helmfile",
-        &format!("case \"$*\" in *' sync '*) bash -c 'exec 3<>/dev/tcp/{host}/{port}; {request}' ;; esac\n{before}"),
-    );
     let said = bench.ends(&["layer", "20", "--skip-tests"], 0);
     assert_eq!(bench.syncs(), 1, "{said}");
     bench
@@ -265,6 +257,39 @@ fn what_hooks_left_and_the_claims_they_wrote_to_are_looked_at() {
             bench.stays("the sync has recorded what is there now");
         }
     }
+}
+
+const DEPLOYMENT: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: top, namespace: shop}\nspec: {replicas: 1, paused: false}\n";
+
+/// What an autoscaler has scaled while Helm waited for it.
+fn scaled() -> String {
+    let scales = json!({"manager": "k3s", "operation": "Update", "subresource": "scale",
+        "fieldsV1": {"f:spec": {"f:replicas": {}}}});
+    let helm = json!({"manager": "helm", "operation": "Apply", "time": "2026-11-25T11:00:00Z",
+        "fieldsV1": {"f:spec": {"f:paused": {}}}});
+    json!({"kind": "Deployment", "apiVersion": "apps/v1",
+        "metadata": {"name": "top", "namespace": "shop", "uid": "u1", "generation": 2, "managedFields": [helm, scales]},
+        "spec": {"replicas": 2, "paused": false},
+        "status": {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 2}})
+    .to_string()
+}
+
+#[test]
+fn what_an_autoscaler_scales_while_helm_waits_is_recorded_and_left_to_it() {
+    let of_a_deployment = |number: u32| {
+        let mut secret = revision(number, "deployed");
+        secret["data"] = made("shop", "top", number, "deployed", 60, DEPLOYMENT)["data"].clone();
+        secret
+    };
+    let bench = in_place_as(of_a_deployment, |bench| {
+        let kinds = json!({"kind": "APIResourceList", "groupVersion": "apps/v1", "resources": [
+            {"name": "deployments", "singularName": "", "namespaced": true, "kind": "Deployment", "verbs": ["get"]}]});
+        bench.server.answer("/apis/apps/v1", 200, kinds.to_string());
+        bench.server.answer("/apis/apps/v1/namespaces/shop/deployments/top", 200, scaled());
+    });
+    let said = bench.ends(&["layer", "20", "--skip-tests"], 0);
+    assert!(said.contains("spec.replicas is set by k3s, an autoscaler: it is left as it is"), "{said}");
+    assert_eq!(bench.syncs(), 1, "{said}");
 }
 
 fn forbidden() -> String {

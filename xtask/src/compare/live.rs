@@ -67,7 +67,10 @@ impl Made {
         let uid = seen.metadata.uid.clone().unwrap_or_default();
         let applied = applied(&seen.metadata);
         let order = seen.whole.as_ref().and_then(|object| order(object, &fields));
-        Ok(Self { place, uid, owns: Some(digest_of(&fields)), applied, version, may_go, by_install: false, order })
+        // Helm has set them, and the autoscaler since: recorded as Helm left them.
+        let owns = if is_scaled(manifest, &seen.metadata) { with_replicas(fields.clone()) } else { None };
+        let owns = Some(digest_of(owns.as_ref().unwrap_or(&fields)));
+        Ok(Self { place, uid, owns, applied, version, may_go, by_install: false, order })
     }
 
     /// A hook's object, which Helm applied or only created, in this state.
@@ -336,6 +339,12 @@ fn scaler(metadata: &ObjectMeta) -> Option<&str> {
     entry.manager.as_deref()
 }
 
+/// Whether an autoscaler sets the number of replicas that this manifest has.
+pub(crate) fn is_scaled(manifest: &Value, metadata: &ObjectMeta) -> bool {
+    let is_set = manifest.pointer("/spec/replicas").is_some_and(|replicas| !replicas.is_null());
+    is_set && autoscaler::named(scaler(metadata), Some("scale")).is_some()
+}
+
 const REPLICAS: &str = ".spec.replicas";
 
 /// The list as if it still contained `spec.replicas`.
@@ -429,6 +438,25 @@ mod tests {
             Standing::Scaled(text) => format!("scaled: {text}"),
             Standing::Lost(drift) => format!("lost: {drift}"),
             Standing::Drifted(drift) => drift.to_string(),
+        }
+    }
+
+    #[test]
+    fn an_autoscaler_that_was_there_before_the_record_is_known_by_it() {
+        let paused = entry("helm", None, 0, json!({"f:spec": {"f:paused": {}}}));
+        let scales = |manager: &str| entry(manager, Some("scale"), 2, json!({"f:spec": {"f:replicas": {}}}));
+        let now = || "2026-11-25T10:05:00Z".parse().unwrap();
+        for (manifest, by, is_told) in [
+            (json!({"spec": {"replicas": 1, "paused": true}}), "k3s", true),
+            // Then Helm has never set it.
+            (json!({"spec": {"paused": true}}), "k3s", false),
+            (json!({"spec": {"replicas": 1, "paused": true}}), "kubectl", false),
+        ] {
+            let seen = seen(&[paused.clone(), scales(by)]);
+            let made = Made::applied(place("Deployment"), &manifest, &seen).unwrap();
+            let standing = compare(&made, Some(&seen), now());
+            assert_eq!(matches!(standing, Standing::Scaled(_)), is_told, "{manifest} {by}: {standing:?}");
+            assert!(is_told || standing == Standing::AsMade, "{standing:?}");
         }
     }
 

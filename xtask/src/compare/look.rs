@@ -28,7 +28,7 @@ use super::state::{Facts, Kept, ReleaseState, Rendering, determine};
 use crate::releases::{self, Revision, Status, by_hand, manifest};
 use crate::repo::layers::Layer;
 use crate::run::context::Context;
-use crate::world::helm_storage::{self, Numbers, Stored};
+use crate::world::helm_storage::{self, Heads, Stored};
 use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::place::Place;
 use crate::world::kubernetes::{self, read_failed, write_failed};
@@ -563,16 +563,19 @@ impl Baseline {
 /// The state of these releases now that Helm has synced them, in order; for one that cannot be
 /// recorded, why. `before` has the revisions that were there when Helm started: it makes one of
 /// each release, so any other is somebody else's.
+///
+/// # Errors
+/// `unknown` if Helm has made none of a release to be installed, although nobody has changed the tree.
 pub(crate) async fn baselines(
     look: &Look<'_>,
     layer: &Layer,
     synced: &[Release],
-    before: Result<Numbers, Failure>,
-) -> Vec<Result<Baseline, String>> {
+    before: Result<Heads, Failure>,
+) -> Result<Vec<Result<Baseline, String>>, Failure> {
     let newest = helm_storage::newest_whole(look.client, synced).await;
     let (before, newest) = match before.and_then(|before| Ok((before, newest?))) {
         Ok(read) => read,
-        Err(failure) => return synced.iter().map(|_| Err(failure.to_string())).collect(),
+        Err(failure) => return Ok(synced.iter().map(|_| Err(failure.to_string())).collect()),
     };
     let moved = look.still(layer).err();
     if let Some(why) = &moved {
@@ -582,8 +585,13 @@ pub(crate) async fn baselines(
     let mut found = Vec::new();
     for release in synced {
         let is = |revision: &Revision| revision.release == release.name && revision.namespace == release.namespace;
-        let known = before.get(&(release.namespace.clone(), release.name.clone())).copied().unwrap_or_default();
-        found.push(match newest.iter().find(|(revision, _)| is(revision)) {
+        let head = before.get(&(release.namespace.clone(), release.name.clone()));
+        let now = newest.iter().find(|(revision, _)| is(revision));
+        if release.installed && moved.is_none() && is_untouched(head, now.map(|(revision, _)| revision)) {
+            return Err(not_synced(look.context, layer, release));
+        }
+        let known = head.map_or(0, |head| head.revision);
+        found.push(match now {
             None => Err("it has no revision".to_owned()),
             Some((revision, _)) if revision.revision <= known => {
                 Err("Helm has created no new revision of it".to_owned())
@@ -595,7 +603,23 @@ pub(crate) async fn baselines(
             }
         });
     }
-    found
+    Ok(found)
+}
+
+/// Whether Helm has done nothing for a release between these looks at its highest revision: not if
+/// somebody has uninstalled it in between, and Helm has begun to count again.
+fn is_untouched(before: Option<&Revision>, after: Option<&Revision>) -> bool {
+    match (before, after) {
+        (Some(before), Some(after)) => before.uid.is_some() && before.uid == after.uid,
+        (before, after) => before.is_none() && after.is_none(),
+    }
+}
+
+fn not_synced(context: &Context, layer: &Layer, release: &Release) -> Failure {
+    let (name, namespace, layer) = (&release.name, &release.namespace, layer.name());
+    let message = format!("helmfile sync ended well, but Helm has made no revision of release {name} in {namespace}");
+    let remedy = format!("cargo xtask --env {} layer {layer} --force   # syncs the whole layer", context.repo.env_name);
+    Failure::new(Code::Unknown, message).remedy(remedy).of_release(name)
 }
 
 async fn baseline(
@@ -641,8 +665,9 @@ async fn baseline(
         let object_made = Made::applied(place.clone(), object, &seen).map_err(|why| format!("{place}: {why}"))?;
         let taken = ownership::taken(object, &seen.metadata).into_iter().map(|taken| taken.path);
         let changed = taken.chain(ownership::lost(object, &seen.metadata));
-        let changed = changed.chain(ownership::overwritten(object, &seen.metadata)).next();
-        if let Some(field) = changed {
+        let mut changed = changed.chain(ownership::overwritten(object, &seen.metadata));
+        let is_scaled = live::is_scaled(object, &seen.metadata);
+        if let Some(field) = changed.find(|field| !is_scaled || *field != ownership::Path::of(&["spec", "replicas"])) {
             return Err(format!("{place}: {field} is not as Helm set it"));
         }
         if let Some(why) = health::ailing(&place, &seen) {
@@ -798,6 +823,27 @@ mod tests {
             (json!({"kind": "ConfigMap", "metadata": {"generateName": "web-"}}), false),
         ] {
             assert_eq!(stays(&object), remains, "{object}");
+        }
+    }
+
+    #[test]
+    fn a_release_is_untouched_only_where_its_highest_revision_is_the_same_secret() {
+        let revision = |number: u32, uid: &str| {
+            let uid = Some(uid).filter(|uid| !uid.is_empty()).map(str::to_owned);
+            Some(Revision { uid, ..Revision::named("shop", "top", number) })
+        };
+        for (before, after, is) in [
+            (None, None, true),
+            (revision(5, "u1"), revision(5, "u1"), true),
+            (None, revision(1, "u1"), false),
+            (revision(5, "u1"), revision(6, "u2"), false),
+            // Uninstalled by somebody, or its Secret deleted, before Helm came to it.
+            (revision(5, "u1"), revision(1, "u2"), false),
+            (revision(5, "u1"), revision(5, "u2"), false),
+            (revision(5, "u1"), None, false),
+            (revision(5, ""), revision(5, ""), false),
+        ] {
+            assert_eq!(is_untouched(before.as_ref(), after.as_ref()), is, "{before:?} {after:?}");
         }
     }
 

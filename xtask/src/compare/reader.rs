@@ -83,12 +83,14 @@ impl<'a> Reader<'a> {
         Self { in_the_background: true, ..self.clone() }
     }
 
-    pub fn helmfile(&self, layer: &Layer, arguments: &[&str]) -> tokio::process::Command {
-        self.helmfile_on(layer, &self.selectors(), arguments)
+    /// Helmfile's selectors of what this reader asks about; none for whole layers.
+    pub fn selectors(&self) -> Vec<String> {
+        self.selector.map(str::to_owned).into_iter().collect()
     }
 
-    fn selectors(&self) -> Vec<String> {
-        self.selector.map(str::to_owned).into_iter().collect()
+    /// Helmfile's selectors of `part` alone, some of the `listed` releases of a layer.
+    pub fn selectors_of(&self, part: &[Release], listed: &[Release], default_namespace: &str) -> Vec<String> {
+        part.iter().map(|release| selector_of(release, listed, default_namespace, self.selector)).collect()
     }
 
     pub fn helmfile_on(&self, layer: &Layer, selectors: &[String], arguments: &[&str]) -> tokio::process::Command {
@@ -318,6 +320,19 @@ pub(crate) fn listed(json: &str, default_namespace: &str) -> Result<Vec<Release>
     Ok(enabled)
 }
 
+/// Helmfile's selector of one of the `listed` releases, which were asked for `within` a selector. One
+/// in the default namespace may have none in its file: then its label `namespace` is empty, for which
+/// no selector can ask, so its namesakes are left out instead.
+fn selector_of(release: &Release, listed: &[Release], default_namespace: &str, within: Option<&str>) -> String {
+    let name = format!("name={}", release.name);
+    if release.namespace != default_namespace {
+        return format!("{name},namespace={}", release.namespace);
+    }
+    let namesakes = listed.iter().filter(|other| other.name == release.name && other.namespace != release.namespace);
+    let others = namesakes.map(|other| format!("namespace!={}", other.namespace));
+    within.map(str::to_owned).into_iter().chain([name]).chain(others).collect::<Vec<_>>().join(",")
+}
+
 /// Helmfile's message for an invalid selector (`ParseLabels`).
 const MALFORMED_SELECTOR: &str = "malformed label";
 
@@ -391,6 +406,27 @@ mod tests {
             ("web/charts/db/templates/crds/x.yaml", false),
         ] {
             assert_eq!(is_of_crds(Path::new(path)), is, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_release_that_may_have_no_namespace_is_selected_without_one() {
+        let release = |(name, namespace): (&str, &str)| Release {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            enabled: true,
+            installed: true,
+        };
+        let listed = [("a", "default"), ("a", "x"), ("a", "y"), ("b", "default"), ("b2", "x")].map(release);
+        for (of, within, selector) in [
+            (("a", "default"), None, "name=a,namespace!=x,namespace!=y"),
+            (("a", "x"), None, "name=a,namespace=x"),
+            (("b", "default"), None, "name=b"),
+            // What the selector leaves out is not listed.
+            (("b", "default"), Some("tier=f"), "tier=f,name=b"),
+            (("b2", "x"), Some("tier=f"), "name=b2,namespace=x"),
+        ] {
+            assert_eq!(selector_of(&release(of), &listed, "default", within), selector, "{of:?}");
         }
     }
 

@@ -322,16 +322,16 @@ pub(crate) fn highest(revisions: Vec<Revision>) -> Vec<Revision> {
     newest.into_values().collect()
 }
 
-/// The number of each release's highest revision, by namespace and name.
-pub type Numbers = BTreeMap<(String, String), u32>;
+/// Each release's highest revision, by namespace and name.
+pub type Heads = BTreeMap<(String, String), Revision>;
 
-/// The numbers of these releases' highest revisions, whatever their state.
+/// The highest revisions of these releases, whatever their state.
 ///
 /// # Errors
 /// Errors from reading.
-pub async fn numbers(client: &Client, of: &[Release]) -> Result<Numbers, Failure> {
+pub async fn heads(client: &Client, of: &[Release]) -> Result<Heads, Failure> {
     let found = highest(revisions(client, Some(of), "owner=helm").await?);
-    Ok(found.into_iter().map(|found| ((found.namespace, found.release), found.revision)).collect())
+    Ok(found.into_iter().map(|found| ((found.namespace.clone(), found.release.clone()), found)).collect())
 }
 
 /// All revisions with these labels, or those of these releases, searched only in their namespaces.
