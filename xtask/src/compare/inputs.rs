@@ -738,6 +738,10 @@ mod tests {
             ),
             (
                 "charts/web/templates/a.yaml",
+                "{{ define \"quoted\" }}{{ . | quote }}{{ end }}x: {{ include \"quoted\" .Values.x }}",
+            ),
+            (
+                "charts/web/templates/a.yaml",
                 "x: {{ include \"none\" . | quote }} {{ print $.Template.Name }} {{ printf \"%s\" (tpl .Values.x $) }}",
             ),
             ("values/web.yaml.gotmpl", "dir: ../../../x"),

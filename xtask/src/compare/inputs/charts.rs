@@ -101,18 +101,25 @@ pub(super) fn without_passing_on(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
 }
 
 /// Functions that write an object as a text.
-const WRITERS: [&str; 10] =
-    ["Yaml", "YamlPretty", "Json", "PrettyJson", "RawJson", "Toml", "print", "println", "quote", "squote"];
+const WRITERS: [&str; 6] = ["Yaml", "YamlPretty", "Json", "PrettyJson", "RawJson", "Toml"];
+
+/// The same for any value: what a definition is given is rarely all, and then it is not quoted.
+const QUOTES: [&str; 4] = ["print", "println", "quote", "squote"];
 
 /// Whether a template writes all that it is given: at its top that has the release and the
 /// capabilities, as fields that nothing names.
 pub(super) fn writes_its_root(text: &str) -> bool {
     // Of each open block, whether the dot is something else in it.
     let mut blocks: Vec<bool> = Vec::new();
+    let mut is_definition = false;
     actions(text).map(tokens).any(|tokens| {
         match tokens.first() {
             Some(Token::Word("with" | "range" | "block")) => blocks.push(true),
-            Some(Token::Word("if" | "define")) => blocks.push(false),
+            Some(Token::Word("if")) => blocks.push(false),
+            Some(Token::Word("define")) => {
+                is_definition = true;
+                blocks.push(false);
+            }
             Some(Token::Word("end")) => {
                 blocks.pop();
             }
@@ -123,7 +130,7 @@ pub(super) fn writes_its_root(text: &str) -> bool {
         let writes = |token: &Token<'_>| match token {
             Token::Word(word) => {
                 let word = word.strip_prefix("mustTo").or(word.strip_prefix("to")).unwrap_or(word);
-                WRITERS.contains(&word)
+                WRITERS.contains(&word) || !is_definition && QUOTES.contains(&word)
             }
             Token::Text(_) => false,
         };
