@@ -63,6 +63,11 @@ impl Error {
         }
     }
 
+    /// Whether a success was announced, and its body was not received.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.status.is_some_and(|status| (200..300).contains(&status))
+    }
+
     pub(crate) fn passing(mut self) -> Self {
         self.passing = true;
         self

@@ -250,7 +250,8 @@ impl Registry {
             let (head, body) = response.into_parts();
             match self.read(call.url, body, most).await {
                 Ok(bytes) => return Ok(Ok(Response::from_parts(head, bytes))),
-                Err(error) if error.kind == Kind::Unreachable => {
+                Err(mut error) if error.kind == Kind::Unreachable => {
+                    error.status = Some(head.status.as_u16());
                     self.again(Outcome::Nothing { known: true }, &mut tries, error, call.need).await?;
                 }
                 Err(error) => return Err(error),
@@ -261,13 +262,13 @@ impl Registry {
     /// Waits for the next try, or gives up with this error.
     pub async fn again(&self, outcome: Outcome, tries: &mut u32, error: Error, need: Need) -> Result<(), Error> {
         // A registry may fail on one thing and serve everything else.
-        let own_fault = matches!(outcome, Outcome::Answer { status: 500, .. });
+        let own_fault = error.is_cut() || matches!(outcome, Outcome::Answer { status: 500, .. });
         let answered = error.status.is_some() && error.kind != Kind::RateLimited;
         let next = match need {
             // A full disk will not be free a second later.
             _ if error.kind == Kind::DiskFull => Next::Stop,
             // A rate limit, or a registry that is briefly unavailable, is waited for all the same.
-            Need::Optional if answered && (own_fault || *tries >= 1) => Next::Stop,
+            Need::Optional if answered && (own_fault && !error.is_cut() || *tries >= 1) => Next::Stop,
             _ => pace::next(outcome, *tries, &self.retry, fastrand::f64()),
         };
         let Next::Again(wait) = next else {
@@ -476,7 +477,9 @@ impl Registry {
         };
         let bytes = match (asked, account) {
             (Ok(bytes), _) => bytes,
-            (Err(error), _) if error.status.is_none() || error.kind == Kind::RateLimited => return Err(error),
+            (Err(error), _) if error.status.is_none() || error.is_cut() || error.kind == Kind::RateLimited => {
+                return Err(error);
+            }
             (Err(error), Some(account)) => {
                 let kind = match error.kind {
                     Kind::NotFound => Kind::Protocol,

@@ -671,13 +671,17 @@ fn a_rate_limit_need_not_be_a_429() {
 
 #[test]
 fn one_image_that_its_registry_stumbles_over_keeps_no_other_from_coming() {
-    let source = Server::with(|request| request.is("GET", "/v2/x/broken/").then(|| answer(500, "oh")));
-    let digests = [source.image("x/broken", "1", b"a"), source.image("x/whole", "1", b"b")];
-    let target = Server::plain();
-    let error = copy(&locked(&["docker.io/x/broken:1", "docker.io/x/whole:1"], &digests), &options(&source, &target));
-    let error = error.0.unwrap_err();
-    assert_eq!(error.images().iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["broken"], "{error}");
-    assert_eq!(target.tags("mirror/whole"), ["1"]);
+    for cut in [false, true] {
+        let broken = move || if cut { answer(200, "ohohohoh").cut_after(2, Duration::ZERO) } else { answer(500, "oh") };
+        let source = Server::with(move |request| request.is("GET", "/v2/x/broken/").then(broken));
+        let digests = [source.image("x/broken", "1", b"a"), source.image("x/whole", "1", b"b")];
+        let target = Server::plain();
+        let error =
+            copy(&locked(&["docker.io/x/broken:1", "docker.io/x/whole:1"], &digests), &options(&source, &target));
+        let error = error.0.unwrap_err();
+        assert_eq!(error.images().iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["broken"], "{error}");
+        assert_eq!(target.tags("mirror/whole"), ["1"]);
+    }
 }
 
 /// From a registry with its own accounts (htpasswd, Nexus, Artifactory).
@@ -772,6 +776,7 @@ fn an_image_is_copied_whatever_its_signatures_do() {
         ("no blob", None),
         ("dangling tag", None),
         ("captive portal", Some(200)),
+        ("cut", Some(200)),
     ] {
         let source = Server::listing(100, move |request| {
             let blob = format!("/blobs/{}", Digest::of(b"the signature"));
@@ -779,7 +784,8 @@ fn an_image_is_copied_whatever_its_signatures_do() {
                 return Some(answer(404, ""));
             }
             let status = rule.filter(|_| request.path.contains("/referrers/"))?;
-            Some(answer(status, "<html>no</html>"))
+            let page = answer(status, "<html>no</html>");
+            Some(if form == "cut" { page.cut_after(3, Duration::ZERO) } else { page })
         });
         let digest = source.image("x/signed", "1", b"layer");
         let tag = digest.as_str().replace(':', "-");

@@ -44,6 +44,8 @@ pub fn env_path(name: &str) -> Option<Utf8PathBuf> {
     std::env::var(name).ok().filter(|value| !value.is_empty()).map(Utf8PathBuf::from)
 }
 
+const OWN: &str = "set AMEIDE_CACHE_DIR to a folder that you may write to";
+
 /// `$AMEIDE_CACHE_DIR`, else `$XDG_CACHE_HOME/ameide`, else `~/.cache/ameide`.
 ///
 /// # Errors
@@ -52,12 +54,13 @@ pub fn cache_dir() -> Result<Utf8PathBuf, Failure> {
     let folder = env_path("AMEIDE_CACHE_DIR")
         .or_else(|| env_path("XDG_CACHE_HOME").map(|folder| folder.join("ameide")))
         .or_else(|| env_path("HOME").map(|home| home.join(".cache/ameide")))
-        .ok_or_else(|| Failure::usage("neither AMEIDE_CACHE_DIR nor HOME is set: no place for the cache"))?;
+        .ok_or_else(|| {
+            Failure::usage("neither AMEIDE_CACHE_DIR nor HOME is set: no place for the cache").remedy(OWN)
+        })?;
     std::fs::create_dir_all(&folder).and_then(|()| camino::absolute_utf8(&folder)).map_err(|error| {
         let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
         let code = if full { Code::DiskFull } else { Code::MachineNotReady };
-        Failure::new(code, format!("cannot create the cache folder {folder}: {error}"))
-            .remedy("set AMEIDE_CACHE_DIR to a folder that you may write to")
+        Failure::new(code, format!("cannot create the cache folder {folder}: {error}")).remedy(OWN)
     })
 }
 

@@ -244,7 +244,7 @@ impl<'a> Runner<'a> {
             actions.filter(|(_, planned)| *planned == action).map(|(release, _)| release.clone()).collect()
         };
         let (syncing, mut testing) = (of(Action::Sync), of(Action::Test));
-        let mut baselines = Vec::new();
+        let (mut baselines, mut untouched) = (Vec::new(), Vec::new());
         if let Some(sight) = &sight {
             instant::tell(self.context, layer, sight, self.args);
         }
@@ -262,20 +262,21 @@ impl<'a> Runner<'a> {
                 let before = self.sync_until_settled(client, layer, &syncing, &selectors).await?;
                 // Before the tests, because in those minutes anybody may change anything.
                 if let Some(look) = &look {
-                    baselines = compare::look::baselines(look, layer, &syncing, before).await?;
+                    (baselines, untouched) = compare::look::baselines(look, layer, &syncing, before).await;
                 }
                 releases::by_hand::tell(&self.context.run, client, &syncing).await;
             }
         }
         if !self.args.skip_tests {
-            testing.extend(syncing.iter().cloned());
+            testing.extend(syncing.iter().filter(|release| !untouched.contains(release)).cloned());
         }
         let tested = self.test(client, layer, &testing).await;
         if let Some(look) = &look {
             self.record(look, layer, &wanted, sight.as_ref(), (&syncing, &baselines), &testing, &tested).await;
         }
         Interrupt::global().check()?;
-        all_or_first(tested)?;
+        let untouched = untouched.iter().map(|release| Err(compare::look::not_synced(layer, release)));
+        all_or_first(untouched.chain(tested).collect())?;
         let releases = wanted.iter().filter(|release| release.installed).count();
         let how = match &sight {
             Some(sight) if testing.is_empty() && syncing.is_empty() => sight.how(),
@@ -440,7 +441,7 @@ impl<'a> Runner<'a> {
                     // The run needs consent; the failure is the reason.
                     Err(needed) if needed.exit() == Exit::ConsentNeeded => needed.evidence(failure.to_string()),
                     Err(stopped) if matches!(stopped.exit(), Exit::Interrupted | Exit::Terminated) => stopped,
-                    Err(other) => failure.evidence(format!("also {other}")),
+                    Err(other) => failure.also(other),
                     Ok(_) => failure,
                 });
             };
@@ -623,13 +624,16 @@ const TESTS_AT_ONCE: usize = 3;
 fn all_or_first(results: Vec<Result<(), Failure>>) -> Result<(), Failure> {
     let mut failures = results.into_iter().filter_map(Result::err);
     let Some(first) = failures.next() else { return Ok(()) };
-    Err(failures.fold(first, |first, other| first.evidence(format!("also {}", in_a_line(&other)))))
+    Err(failures.fold(first, |first, other| first.evidence(format!("also {other}{}", first_evidence(&other)))))
 }
 
 /// A failure with its first evidence.
 fn in_a_line(failure: &Failure) -> String {
-    let evidence = failure.evidence.first().map(|evidence| format!(" ({})", commands::quoted(evidence)));
-    format!("{failure}{}", evidence.unwrap_or_default())
+    format!("{failure}{}", commands::quoted(&first_evidence(failure)))
+}
+
+fn first_evidence(failure: &Failure) -> String {
+    failure.evidence.first().map(|evidence| format!(" ({evidence})")).unwrap_or_default()
 }
 
 fn nothing_selected(selector: &str, layers: &[Layer]) -> Failure {

@@ -66,6 +66,8 @@ pub async fn start(
 /// `usage` with k3d's words; errors of running it.
 pub async fn check_file(run: &Run, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
     let mut command = k3d_command(run, toolbox);
+    let has = |name: &str| command.as_std().get_envs().any(|(given, value)| given == name && value.is_some());
+    config.check_for_creation(has)?;
     // It prints the file as it understands it, and writes nothing.
     command.args(["config", "migrate", config.path.as_str()]);
     let refusal = |said: String| {

@@ -146,6 +146,7 @@ registries:
     fn for_how_long_k3d_waits_is_no_drift() {
         let with = |timeout: &str| FILE.replace("options: {", &format!("options: {{k3d: {{timeout: {timeout}}}, "));
         assert_eq!(drift_of(&with("180s"), &with("20m")), [] as [&str; 0]);
+        assert_eq!(drift_of(FILE, &with("20m")), [] as [&str; 0]);
         assert_eq!(drift_of(&with("180s"), &with("180s, disableImageVolume: true")).len(), 1);
     }
 

@@ -164,5 +164,9 @@ fn log(path: &Utf8Path) -> Option<String> {
     }
     let text = foreign::lines(&String::from_utf8_lossy(&bytes));
     let text: String = text.split_inclusive('\n').map(foreign::masked).collect();
-    Some(if left_out == 0 { text } else { format!("({left_out} bytes before this left out)\n{text}") })
+    Some(match (left_out, text.is_empty()) {
+        (0, _) => text,
+        (_, true) => format!("({left_out} bytes left out: its last line is too long)\n"),
+        (_, false) => format!("({left_out} bytes before this left out)\n{text}"),
+    })
 }

@@ -562,33 +562,31 @@ impl Baseline {
 
 /// The state of these releases now that Helm has synced them, in order; for one that cannot be
 /// recorded, why. `before` has the revisions that were there when Helm started: it makes one of
-/// each release, so any other is somebody else's.
-///
-/// # Errors
-/// `unknown` if Helm has made none of a release to be installed, although nobody has changed the tree.
+/// each release, so any other is somebody else's. Also the releases to be installed of which Helm has
+/// made none, although nobody has changed the tree.
 pub(crate) async fn baselines(
     look: &Look<'_>,
     layer: &Layer,
     synced: &[Release],
     before: Result<Heads, Failure>,
-) -> Result<Vec<Result<Baseline, String>>, Failure> {
+) -> (Vec<Result<Baseline, String>>, Vec<Release>) {
     let newest = helm_storage::newest_whole(look.client, synced).await;
     let (before, newest) = match before.and_then(|before| Ok((before, newest?))) {
         Ok(read) => read,
-        Err(failure) => return Ok(synced.iter().map(|_| Err(failure.to_string())).collect()),
+        Err(failure) => return (synced.iter().map(|_| Err(failure.to_string())).collect(), Vec::new()),
     };
     let moved = look.still(layer).err();
     if let Some(why) = &moved {
         look.context.run.reporter.note(&layer.name(), format!("{why}: the next run renders it again"));
     }
     let mut kinds = Kinds::new();
-    let mut found = Vec::new();
+    let (mut found, mut untouched) = (Vec::new(), Vec::new());
     for release in synced {
         let is = |revision: &Revision| revision.release == release.name && revision.namespace == release.namespace;
         let head = before.get(&(release.namespace.clone(), release.name.clone()));
         let now = newest.iter().find(|(revision, _)| is(revision));
         if release.installed && moved.is_none() && is_untouched(head, now.map(|(revision, _)| revision)) {
-            return Err(not_synced(look.context, layer, release));
+            untouched.push(release.clone());
         }
         let known = head.map_or(0, |head| head.revision);
         found.push(match now {
@@ -603,7 +601,7 @@ pub(crate) async fn baselines(
             }
         });
     }
-    Ok(found)
+    (found, untouched)
 }
 
 /// Whether Helm has done nothing for a release between these looks at its highest revision: not if
@@ -615,10 +613,11 @@ fn is_untouched(before: Option<&Revision>, after: Option<&Revision>) -> bool {
     }
 }
 
-fn not_synced(context: &Context, layer: &Layer, release: &Release) -> Failure {
+/// That a release of [`baselines`] was left as it was.
+pub(crate) fn not_synced(layer: &Layer, release: &Release) -> Failure {
     let (name, namespace, layer) = (&release.name, &release.namespace, layer.name());
     let message = format!("helmfile sync ended well, but Helm has made no revision of release {name} in {namespace}");
-    let remedy = format!("cargo xtask --env {} layer {layer} --force   # syncs the whole layer", context.repo.env_name);
+    let remedy = format!("cargo xtask layer {layer} --force   # syncs the whole layer");
     Failure::new(Code::Unknown, message).remedy(remedy).of_release(name)
 }
 

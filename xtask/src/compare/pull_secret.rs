@@ -49,7 +49,7 @@ pub async fn ensure(context: &Context, client: &Client, need: &PullSecretNeed) -
         TOLD.call_once(|| {
             let text = format!(
                 "the Docker Hub account of this shell is not written into the Secrets of {}: {why}",
-                repo.env_name
+                context.site.kube_context
             );
             run.reporter.note(&need.name, text);
         });

@@ -5,7 +5,7 @@ use image_mirror::{Finding, ImagesLock, Options};
 use super::{Origin, images, interruptible, pick};
 use crate::repo::Repo;
 use crate::run::context::{Context, Site};
-use crate::world::registry::endpoint;
+use crate::world::registry::{DENIED, endpoint};
 use run_record::{Code, Failure};
 
 /// Requires that a registry has what this lock names; `to`: a registry other than the
@@ -45,11 +45,20 @@ fn complete(registry: &str, findings: &[Finding]) -> Result<(), Failure> {
     if findings.is_empty() {
         return Ok(());
     }
-    let mut failure = Failure::new(
-        Code::ImageNotMirrored,
-        format!("{} not in the registry {registry} as the lock says", images(findings.len())),
-    )
-    .remedy("cargo xtask mirror");
+    let is_denied = |finding: &Finding| matches!(finding, Finding::Denied { .. });
+    // Whether they are there is not known.
+    let mut failure = match findings.iter().all(is_denied) {
+        true => Failure::new(
+            Code::RegistryDeniedOrMissing,
+            format!("the registry {registry} does not let this account read {}", images(findings.len())),
+        )
+        .remedy(DENIED),
+        false => Failure::new(
+            Code::ImageNotMirrored,
+            format!("{} not in the registry {registry} as the lock says", images(findings.len())),
+        )
+        .remedy("cargo xtask mirror"),
+    };
     failure.evidence = findings.iter().map(ToString::to_string).collect();
     Err(failure)
 }

@@ -173,10 +173,7 @@ pub async fn show(run: &Run, client: &Client, asked: &Asked, belongings: &Belong
         if let Err(error) = read {
             let failure = read_failed(&log_of(container), error);
             // One that cannot be read does not keep the others from being printed.
-            match &mut failed {
-                None => failed = Some(failure),
-                Some(first) => first.evidence.push(format!("also {failure}")),
-            }
+            failed = failed.into_iter().chain([failure]).reduce(Failure::also);
         }
     }
     failed.map_or(Ok(()), Err)

@@ -195,16 +195,14 @@ impl K3dConfig {
     /// A file that is missing, or has an invalid number; file and field are named.
     pub fn parse(path: &Utf8Path, text: &str) -> Result<Self, Failure> {
         let simple: Simple = repo::parse_yaml(path, text)?;
-        let of_the_file = |error: String| Failure::usage(format!("{path}: {error}"));
         if simple.api_version != "k3d.io/v1alpha5" || simple.kind != "Simple" {
             return Err(Failure::usage(format!(
                 "{path}: apiVersion {:?}, kind {:?}: expected k3d.io/v1alpha5 and Simple",
                 simple.api_version, simple.kind
             )));
         }
-        simple.check().map_err(of_the_file)?;
-        let value = serde_json::to_value(&simple).map_err(|error| of_the_file(error.to_string()))?;
-        nothing_expands("", &value).map_err(of_the_file)?;
+        simple.check().map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+        let value = serde_json::to_value(&simple).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
         Ok(Self { path: path.to_owned(), simple, value })
     }
 
@@ -230,10 +228,27 @@ impl K3dConfig {
         (disabled != Some(true)).then(|| format!("k3d-{}-serverlb", self.name()))
     }
 
-    /// Whether the file says for how long k3d may wait.
+    /// Fails for what no cluster may be made of, although k3d takes it: a registry that k3d deletes
+    /// with its cluster, and variables that k3d does not have, of which `has` knows those that it has.
+    ///
+    /// # Errors
+    /// `usage`; file and field are named.
+    pub fn check_for_creation(&self, has: impl Fn(&str) -> bool) -> Result<(), Failure> {
+        let create = self.simple.registries.as_ref().is_some_and(|registries| registries.create.is_some());
+        let refused = match create {
+            true => {
+                Err("registries.create: expected registries.use: k3d deletes its own registry with the cluster".into())
+            }
+            false => no_unknown_variable("", &self.value, &has),
+        };
+        refused.map_err(|error: String| Failure::usage(format!("{}: {error}", self.path)))
+    }
+
+    /// Whether the file limits how long k3d may wait.
     pub fn has_timeout(&self) -> bool {
         let options = self.simple.options.as_ref().and_then(|options| options.k3d.as_ref());
-        options.is_some_and(|options| options.timeout.is_some())
+        let timeout = options.and_then(|options| options.timeout.as_deref());
+        timeout.is_some_and(|timeout| timeout.contains(|c: char| matches!(c, '1'..='9')))
     }
 
     fn nodes(&self, role: &str, count: u32) -> Vec<String> {
@@ -357,11 +372,6 @@ impl Simple {
         const NODES: u64 = 100;
         bounds::within("servers", self.servers.into(), 1..=NODES)?;
         bounds::within("agents", self.agents.into(), 0..=NODES)?;
-        if self.registries.as_ref().is_some_and(|registries| registries.create.is_some()) {
-            return Err(String::from(
-                "registries.create: expected registries.use: k3d deletes a registry of `create` with its cluster",
-            ));
-        }
         let wrong = |field: String, text: &str| Err(format!("{field}: {text:?}: expected a port, 1 to 65535"));
         let port = self.kube_api.as_ref().and_then(|api| api.host_port.as_deref());
         if let Some(port) = port.filter(|port| !is_port(port) && !matches!(*port, "" | "random")) {
@@ -379,28 +389,38 @@ impl Simple {
     }
 }
 
-/// Fails for a text in which k3d replaces something by its environment (`os.ExpandEnv` in its
-/// `cmd/util/config/config.go`): what it makes of the file would not be what is compared here.
-fn nothing_expands(field: &str, value: &Value) -> Result<(), String> {
+/// k3d replaces variables in the whole file (`os.ExpandEnv` in its `cmd/util/config/config.go`), those
+/// that it does not have by nothing.
+fn no_unknown_variable(field: &str, value: &Value, has: &impl Fn(&str) -> bool) -> Result<(), String> {
     match value {
-        Value::String(text) if expands(text) => Err(format!(
-            "{field}: k3d replaces what follows a `$` by a variable of its environment: expected the value itself"
+        Value::String(text) if !variables(text).all(has) => Err(format!(
+            "{field}: k3d replaces a `$` and what follows by a variable of its environment, which it does not have: \
+             expected the value itself"
         )),
-        Value::Array(items) => {
-            items.iter().enumerate().try_for_each(|(index, item)| nothing_expands(&format!("{field}[{index}]"), item))
-        }
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, item)| no_unknown_variable(&format!("{field}[{index}]"), item, has)),
         Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
             let field = if field.is_empty() { name.clone() } else { format!("{field}.{name}") };
-            nothing_expands(&field, value)
+            no_unknown_variable(&field, value, has)
         }),
         _ => Ok(()),
     }
 }
 
-/// Go's `os.Expand`: `${…}`, a name, or one of the shell's special parameters.
-fn expands(text: &str) -> bool {
-    let named = |next: char| next.is_ascii_alphanumeric() || "_{*#$@!?-".contains(next);
-    text.match_indices('$').any(|(at, _)| text[at + 1..].chars().next().is_some_and(named))
+/// The names that Go's `os.Expand` replaces: `${NAME}`, `$NAME`, and the shell's special parameters.
+fn variables(text: &str) -> impl Iterator<Item = &str> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.match_indices('$').filter_map(move |(at, _)| {
+        let rest = &text[at + 1..];
+        match rest.chars().next()? {
+            '{' => Some(rest[1..].split('}').next().unwrap_or_default()),
+            first if is_name(first) => Some(&rest[..rest.find(|c| !is_name(c)).unwrap_or(rest.len())]),
+            first if "*#$@!?-".contains(first) => Some(&rest[..1]),
+            _ => None,
+        }
+    })
 }
 
 fn is_digits(text: &str) -> bool {
@@ -433,7 +453,10 @@ pub fn differences(cluster: &Value, file: &Value) -> Vec<Difference> {
 }
 
 fn compare(path: &str, cluster: &Value, file: &Value, found: &mut Vec<Difference>) {
+    let none = Value::Object(serde_json::Map::new());
     match (cluster, file) {
+        (Value::Null, Value::Object(_)) => compare(path, &none, file, found),
+        (Value::Object(_), Value::Null) => compare(path, cluster, &none, found),
         (Value::Object(a), Value::Object(b)) => {
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             for key in keys {
@@ -488,20 +511,26 @@ mod tests {
     }
 
     #[test]
-    fn what_k3d_would_replace_in_the_file_is_refused_by_its_field() {
-        for text in ["pa$$w0rd", "${API_PORT}", "a$b", "$1"] {
-            let token = format!("ameide\ntoken: '{text}'");
-            let failure = config(&FILE.replace("ameide", &token)).unwrap_err();
+    fn a_variable_that_k3d_does_not_have_is_refused_by_its_field() {
+        let of = |text: &str| {
+            let config = config(&FILE.replace("ameide", &format!("ameide\ntoken: '{text}'"))).unwrap();
+            config.check_for_creation(|name| name == "K3S_TOKEN")
+        };
+        for text in ["pa$$w0rd", "${API_PORT}", "a$b", "$1", "${K3S_TOKEN}$x", "${", "$K3S_TOKENS"] {
+            let failure = of(text).unwrap_err();
             assert!(failure.message.contains("token: k3d replaces"), "{text}: {failure}");
             assert!(!failure.message.contains(text), "it may be a secret: {failure}");
         }
-        assert!(config(&FILE.replace("ameide", "ameide\ntoken: 'a$ b$'")).is_ok());
+        for text in ["a$ b$", "${K3S_TOKEN}", "$K3S_TOKEN-1"] {
+            assert!(of(text).is_ok(), "{text}");
+        }
     }
 
     #[test]
     fn a_registry_that_would_go_with_its_cluster_is_refused() {
         let create = "registries:\n  create:\n    name: reg\nkubeAPI:";
-        let failure = config(&FILE.replace("kubeAPI:", create)).unwrap_err();
+        let config = config(&FILE.replace("kubeAPI:", create)).unwrap();
+        let failure = config.check_for_creation(|_| true).unwrap_err();
         assert!(failure.message.contains("registries.create: expected registries.use"), "{failure}");
     }
 

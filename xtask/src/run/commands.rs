@@ -22,10 +22,12 @@ impl Flags {
         let mut parts = text.split(START);
         let first = parts.next().unwrap_or_default().to_owned();
         parts.fold(first, |text, rest| {
-            // They stand before the subcommand, both with their values.
+            // They stand before the subcommand, both with their values; our own may be long.
+            let context = rest.strip_prefix(&*self.context).filter(|_| !self.context.is_empty());
+            let after = context.unwrap_or(rest);
             let has = |flag: &str| {
-                let mut words = rest.split(' ').take_while(|word| !word.ends_with([';', ')'])).take(4);
-                words.any(|word| word == flag)
+                let mut words = after.split(' ').take_while(|word| !word.ends_with([';', ')'])).take(4);
+                words.any(|word| word == flag) || context.is_some() && flag == "--context"
             };
             let quoted = names_a_run(rest);
             let context = if quoted || has("--context") { "" } else { &self.context };
@@ -73,8 +75,12 @@ mod tests {
         ] {
             assert_eq!(flags("", "--env ci ").put_into(text), named);
             assert_eq!(Flags::default().put_into(text), text);
-            let elsewhere = named.replace(START, "cargo xtask --context b ");
-            assert_eq!(flags("--context b ", "--env ci ").put_into(text), elsewhere);
+            for context in ["--context b ", "--context 'my (big) cluster of ours' "] {
+                let (elsewhere, flags) =
+                    (named.replace(START, &format!("{START}{context}")), flags(context, "--env ci "));
+                assert_eq!(flags.put_into(text), elsewhere);
+                assert_eq!(flags.put_into(&elsewhere), elsewhere);
+            }
         }
     }
 

@@ -21,8 +21,11 @@ const MASK: &str = "***";
 
 /// One line, safe to print and to record.
 pub fn line(text: &str) -> String {
-    let (text, beyond) = cut(text, LONGEST + AHEAD);
+    // Escape sequences may be most of it.
+    let (text, beyond) = cut(text, 4 * LONGEST);
     let plain = anstream::adapter::strip_str(text).to_string();
+    let (plain, rest) = cut(&plain, LONGEST + AHEAD);
+    let beyond = beyond + rest;
     let mut safe = String::with_capacity(plain.len());
     for character in plain.trim_end().chars() {
         match character {
@@ -34,7 +37,9 @@ pub fn line(text: &str) -> String {
             other => safe.push(printable(other)),
         }
     }
-    let longest = if beyond > 0 { LONGEST.min(safe.len().saturating_sub(AHEAD)) } else { LONGEST };
+    // Where it was cut, a secret may have lost its end.
+    let certain = safe.rfind(' ').unwrap_or(0).max(safe.len().saturating_sub(AHEAD));
+    let longest = if beyond > 0 { LONGEST.min(certain) } else { LONGEST };
     let (shown, rest) = masked_to(&safe, longest);
     let (mut safe, left_out) = (shown.into_owned(), rest + beyond);
     if left_out > 0 {
@@ -365,6 +370,13 @@ mod tests {
         let endless = "é".repeat(1_000_000);
         let safe = line(&endless);
         assert!(safe.len() < 5000 && safe.ends_with(" more bytes)"), "{}", safe.len());
+    }
+
+    #[test]
+    fn a_line_of_escape_sequences_keeps_its_words() {
+        let spinner = "\u{1b}[1G\u{1b}[0K\u{280b} ".repeat(2000);
+        let safe = line(&format!("{spinner} x"));
+        assert!(safe.starts_with("\u{280b} \u{280b}") && safe.len() < 5000, "{safe}");
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub(crate) fn options(repo: &Repo, site: &Site) -> Result<Options, Failure> {
     Ok(options)
 }
 
+/// What to do about a registry that denies an image.
+pub(crate) const DENIED: &str = "check the name in infra/images/images.yaml, and that the account may read it (of our registry: write to it): docker login";
+
 /// Turns the library's error into a failure in this tool's words.
 pub(crate) fn failure(error: image_mirror::Error) -> Failure {
     let (code, remedy) = match error.kind() {
@@ -61,10 +64,7 @@ pub(crate) fn failure(error: image_mirror::Error) -> Failure {
             "docker login (or set DOCKERHUB_USERNAME and DOCKERHUB_TOKEN), then run it again: what was copied stays",
         ),
         Kind::Auth => (Code::RegistryAuth, "docker login, or correct DOCKERHUB_USERNAME and DOCKERHUB_TOKEN"),
-        Kind::Denied => (
-            Code::RegistryDeniedOrMissing,
-            "check the name in infra/images/images.yaml, and that the account may read it (of our registry: write to it): docker login",
-        ),
+        Kind::Denied => (Code::RegistryDeniedOrMissing, DENIED),
         Kind::NotFound => {
             (Code::ImageNotFound, "check the tag in infra/images/images.yaml, then cargo xtask mirror --update")
         }

@@ -71,7 +71,12 @@ impl Cutter {
         self.line.clear();
         match std::mem::take(&mut self.dropped) {
             0 => text,
-            dropped => format!("{text} … ({dropped} more bytes)"),
+            dropped => {
+                // A secret that has lost its end would not be recognised.
+                let whole = text.rfind(char::is_whitespace).filter(|end| text.len() - end < 1024);
+                let kept = &text[..whole.unwrap_or(text.len())];
+                format!("{kept} … ({} more bytes)", dropped + (text.len() - kept.len()) as u64)
+            }
         }
     }
 
