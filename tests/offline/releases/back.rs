@@ -699,6 +699,7 @@ fn what_a_stopped_removal_has_set_is_given_back_before_helm_applies() {
         let bench = bench();
         bench.base_in_place();
         bench.write("answers/template", SET);
+        bench.write("idle", "");
         bench.server.put(of_run(1, "a", "superseded", 120, json!({"manifest": SET})));
         bench.server.put(of_run(2, "b", "deployed", 60, json!({"manifest": SET.replace("store", "other")})));
         let managed = json!([entry("helm"), entry(manager)]);
