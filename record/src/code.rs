@@ -130,7 +130,8 @@ codes! {
     ClusterFailed = "cluster-failed", NotReady, "k3d could not do what it was asked to do";
     ConfigMissing = "config-missing", NotReady, "a Secret, ConfigMap, key or account is missing or wrong",
         "kubectl --context {context} -n {namespace} get secrets,configmaps,serviceaccounts   # run the layer that creates it";
-    Conflict = "conflict", NotReady, "somebody else wrote the object at the same time";
+    Conflict = "conflict", NotReady, "somebody else is changing or deleting the object",
+        "run it again, once they are done";
     CrashLoop = "crash-loop", NotReady, "a container keeps crashing",
         "kubectl --context {context} -n {namespace} logs --previous {object}";
     CrdMissing = "crd-missing", NotReady, "a custom resource's definition is not installed",
