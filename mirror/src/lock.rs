@@ -268,11 +268,11 @@ impl ImagesLock {
     }
 
     /// The lock for this list: what it lacks, or has for another name, target, role or platform, is as
-    /// before anything has been resolved. What the list does not have stays.
+    /// before anything has been resolved. What the list does not have goes.
     #[must_use]
     pub fn for_list(mut self, wanted: &ImageList) -> Self {
         let serves = |known: &LockedImage| {
-            wanted.images.iter().find(|listed| listed.id == known.id).is_none_or(|listed| known.serves(listed))
+            wanted.images.iter().find(|listed| listed.id == known.id).is_some_and(|listed| known.serves(listed))
         };
         self.images.retain(serves);
         let lacking = Self::unresolved(wanted).images.into_iter();
@@ -354,7 +354,7 @@ mod tests {
             image.target_digest = Some(digest);
         }
         assert_eq!(lock.clone().for_list(&list), lock);
-        assert_eq!(lock.clone().for_list(&ImageList { images: Vec::new() }), lock);
+        assert_eq!(lock.clone().for_list(&ImageList { images: Vec::new() }).images, []);
         type Change = fn(&mut ListedImage);
         let changes: [(&str, Change); 5] = [
             ("tag", |b| b.image = "docker.io/x/y:2".to_owned()),

@@ -49,8 +49,9 @@ fn digest_of(descriptor: &Value) -> Option<Digest> {
     Digest::parse(descriptor["digest"].as_str()?).ok()
 }
 
-/// Whether the image can do without: the registry answered about this one artifact. A lost
-/// connection or a rate limit concerns everything, and the next run finds the image missing.
+/// Whether the image can do without: the registry answered about this one artifact, even if its answer
+/// was cut off each time. No answer at all, or a rate limit, concerns everything, and the next run
+/// finds the image missing.
 fn is_its_own(error: &Error) -> bool {
     let answered = error.status.is_some() && !matches!(error.kind, Kind::RateLimited | Kind::DiskFull);
     answered || matches!(error.kind, Kind::NotFound | Kind::Invalid | Kind::Denied | Kind::Protocol | Kind::Auth)

@@ -236,6 +236,9 @@ impl Registry {
 
     /// Like `send`, and reads the body of a success, up to `most` bytes. One that is cut, or stalls, is
     /// requested again, as if there had been no answer. The inner error is any other answer.
+    ///
+    /// # Errors
+    /// As for `send`; a body that is larger, or is cut or stalls at each try.
     pub async fn send_whole(
         &self,
         call: Call<'_>,

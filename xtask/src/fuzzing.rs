@@ -86,7 +86,13 @@ fn file() -> &'static Utf8Path {
 fn layers_yaml(bytes: &[u8]) {
     let Ok(needs) = LayerNeeds::parse(file(), &text(bytes)) else { return };
     let mut spent = retry::Spent::default();
-    for code in [Code::RegistryRateLimited, Code::ReleasePending, Code::ApiUnreachable, Code::WebhookUnavailable] {
+    for code in [
+        Code::RegistryRateLimited,
+        Code::ReleasePending,
+        Code::ApiUnreachable,
+        Code::WebhookUnavailable,
+        Code::Conflict,
+    ] {
         for _ in 0..40 {
             if let retry::Retry::RateLimit(next)
             | retry::Retry::Repair(next)

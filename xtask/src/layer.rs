@@ -40,6 +40,7 @@ use crate::repo::needs::Budgets;
 use crate::run::commands;
 use crate::run::context::Context;
 use crate::run::duration;
+use crate::run::foreign;
 use crate::run::interrupt::Interrupt;
 use crate::world::helm_storage::{self, Heads};
 use crate::world::kubernetes;
@@ -308,7 +309,7 @@ impl<'a> Runner<'a> {
             compare::pull_secret::ensure(self.context, client, need).await?;
         }
         releases::watch_over(self.context, client, wanted).await?;
-        releases::consent_to_uninstalls(&self.context.run, client, wanted).await?;
+        releases::consent_to_uninstalls(&self.context.run, &self.context.site, client, wanted).await?;
         let same = |release: &&Release| sight.is_some_and(|sight| sight.renders_the_same(release));
         let changing: Vec<Release> = wanted.iter().filter(|release| !same(release)).cloned().collect();
         let apart = async |of: &[Release]| {
@@ -663,8 +664,9 @@ async fn test_logs(client: &Client, release: &Release, mut namespaces: BTreeSet<
 fn append(path: &camino::Utf8Path, text: &str) {
     use std::io::Write;
     if let Ok(mut file) = files::private(std::fs::File::options().append(true).create(true)).open(path) {
+        let masked: String = text.split_inclusive('\n').map(foreign::masked).collect();
         // It is for later: losing it must not fail the test.
-        let _ = file.write_all(text.as_bytes());
+        let _ = file.write_all(masked.as_bytes());
     }
 }
 

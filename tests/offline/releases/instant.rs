@@ -394,7 +394,8 @@ fn a_saved_plan_is_refused_by_the_name_of_what_changed() {
         assert!(said.contains("plan-outdated") && said.contains(told), "{told}: {said}");
         assert_eq!(bench.syncs(), 1, "{said}");
     };
-    save();
+    let said = save();
+    assert!(said.contains(&format!("saved: cargo xtask --env t layer --plan '{file}'")), "{said}");
     bench.ends(&["--dry-run", "layer", "--plan", file], 0);
     bench.write("infra/kubernetes/helmfiles/20-top.yaml", "releases: [] # changed again\n");
     refused("the tree: helmfiles/20-top.yaml changed");

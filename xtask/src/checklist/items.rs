@@ -297,7 +297,7 @@ fn cluster_matches(facts: &Facts) -> (Verdict, Duration) {
             (Plan::Recreate(reasons), _) => Verdict::Fail(fail(Exit::ApiUnreachable, reasons.clone())),
             (plan, _) => Verdict::Fail(Trouble {
                 fix: Some(Fix::Cluster),
-                ..fail(Exit::ApiUnreachable, vec![format!("it would {}", cluster::describe(plan))])
+                ..fail(Exit::ApiUnreachable, vec![format!("the remedy would {}", cluster::describe(plan))])
             }),
         },
     };

@@ -82,10 +82,14 @@ pub async fn check_file(run: &Run, config: &K3dConfig, toolbox: &Toolbox) -> Res
 /// # Errors
 /// `port-taken`.
 pub fn require_ports_free(site: &Site, config: &K3dConfig, existing: &[Container]) -> Result<(), Failure> {
-    let published: Option<Vec<Vec<u16>>> = existing.iter().map(Container::published).collect();
+    let published: Option<Vec<Vec<SocketAddr>>> = existing.iter().map(Container::published).collect();
     // Where the engine does not say which ports are the cluster's own, any may be.
     let Some(ours) = published.map(|ports| ports.concat()) else { return Ok(()) };
-    let mut others = config.host_ports().into_iter().filter(|address| !ours.contains(&address.port()));
+    let is_ours = |address: &SocketAddr| {
+        let holds = |own: &SocketAddr| own.ip() == address.ip() || own.ip().is_unspecified();
+        ours.iter().any(|own| own.port() == address.port() && holds(own))
+    };
+    let mut others = config.host_ports().into_iter().filter(|address| !is_ours(address));
     others.try_for_each(|address| require_port_free(site, address))
 }
 

@@ -83,11 +83,7 @@ pub(super) async fn show(context: &Context, layers: &[Layer], args: &Args, unsee
     previews.iter().for_each(|preview| preview.tell(&context.run));
     if let Some(path) = &args.save_plan {
         Plan::of(&context.repo, &context.site, &previews, args)?.write(path)?;
-        let text = format!(
-            "saved: cargo xtask --env {} layer --plan {}",
-            context.repo.env_name,
-            process::for_a_shell(path.as_str())
-        );
+        let text = format!("saved: cargo xtask layer --plan {}", process::for_a_shell(path.as_str()));
         context.run.reporter.note("layer", text);
     }
     let differs = args.exit_code && previews.iter().any(preview::LayerPreview::changes);

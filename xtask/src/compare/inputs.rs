@@ -738,7 +738,7 @@ mod tests {
             ),
             (
                 "charts/web/templates/a.yaml",
-                "{{ define \"quoted\" }}{{ . | quote }}{{ end }}x: {{ include \"quoted\" .Values.x }}",
+                "{{ define \"quoted\" }}{{ . | quote }}{{ printf \"%s-x\" . }}{{ end }}x: {{ include \"quoted\" .Values.x }}",
             ),
             (
                 "charts/web/templates/a.yaml",

@@ -18,7 +18,12 @@ pub struct Spent {
     release_pending: u32,
     api_unreachable: u32,
     webhook_unavailable: u32,
+    conflict: u32,
 }
+
+/// Each sync makes a revision of every release in it, of which Helm keeps five (`historyMax`): a
+/// revision from before this run has to stay.
+const CONFLICTS: u32 = 3;
 
 /// The next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +67,15 @@ impl Spent {
                 count(&mut self.api_unreachable, budgets.api_unreachable.attempts, budgets.api_unreachable.within)
                     .map_or(Retry::None, Retry::Api)
             }
-            // Both are over once somebody else is done.
-            Code::WebhookUnavailable | Code::Conflict => {
+            Code::WebhookUnavailable => {
                 let budget = &budgets.webhook_unavailable;
                 count(&mut self.webhook_unavailable, budget.attempts, budget.wait).map_or(Retry::None, Retry::Webhook)
+            }
+            // It is over as well once somebody else is done.
+            Code::Conflict => {
+                let budget = &budgets.webhook_unavailable;
+                count(&mut self.conflict, budget.attempts.min(CONFLICTS), budget.wait)
+                    .map_or(Retry::None, Retry::Webhook)
             }
             _ => Retry::None,
         }
@@ -137,7 +147,11 @@ mod tests {
             assert_eq!(spent.decide(Code::WebhookUnavailable, &budgets), Retry::Webhook(next));
         }
         assert_eq!(spent.decide(Code::WebhookUnavailable, &budgets), Retry::None);
-        assert!(matches!(Spent::default().decide(Code::Conflict, &budgets), Retry::Webhook(Next { attempt: 1, .. })));
+        for attempt in 1..=3 {
+            let next = Next { attempt, budget: 3, wait: Duration::from_secs(15) };
+            assert_eq!(spent.decide(Code::Conflict, &budgets), Retry::Webhook(next));
+        }
+        assert_eq!(spent.decide(Code::Conflict, &budgets), Retry::None);
         let retried = [
             Code::RegistryRateLimited,
             Code::ReleasePending,

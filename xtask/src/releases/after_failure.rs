@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use kube::Client;
 
 use super::helm::{roll_back, uninstall_release};
-use super::losses::consent_to_rollback;
+use super::losses::{consent_to_rollback, holds_no_claim};
 use super::manifest::{data_of, objects};
 use crate::run::consent;
 use crate::run::context::Context;
@@ -147,6 +147,7 @@ async fn after_failure_of(
             for line in objects(&stored) {
                 context.run.reporter.note(&release.name, format!("uninstalling would delete {line}"));
             }
+            holds_no_claim(client, &context.site, newest, &stored).await?;
             let what = format!("uninstall release {} and install it again", release.name);
             let consent = context.run.may_destroy::<consent::Release>(&what).await?;
             uninstall_release(context, lock, newest, &consent).await?;

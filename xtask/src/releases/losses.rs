@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use kube::Client;
 
 use super::manifest::{data_of, objects};
-use super::{kept, manifest};
+use super::{kept, manifest, owned, removal};
 use crate::run::Run;
 use crate::run::consent::{self, Consent};
+use crate::run::context::Site;
 use crate::world::helm_storage::{self, Revision, Status, Stored, history, stored};
 use crate::world::release::Release;
 use run_record::Failure;
@@ -16,8 +17,9 @@ use run_record::Failure;
 /// which Helmfile would do without asking.
 ///
 /// # Errors
-/// `consent-needed` if there is one; errors from reading Helm's storage.
-pub async fn consent_to_uninstalls(run: &Run, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
+/// `consent-needed` if there is one; `usage` if a claim would go with one that holds no data; errors from
+/// reading Helm's storage and the claims.
+pub async fn consent_to_uninstalls(run: &Run, site: &Site, client: &Client, wanted: &[Release]) -> Result<(), Failure> {
     let unwanted: Vec<Release> = wanted.iter().filter(|release| !release.installed).cloned().collect();
     for (revision, stored) in helm_storage::newest_whole(client, &unwanted).await? {
         if revision.status == Status::Uninstalled {
@@ -31,12 +33,28 @@ pub async fn consent_to_uninstalls(run: &Run, client: &Client, wanted: &[Release
         let what = format!("uninstall release {full}, which the tree marks as not installed");
         let data = data_of(&stored);
         if data.is_empty() {
+            holds_no_claim(client, site, &revision, &stored).await?;
             let _: Consent<consent::Release> = run.may_destroy(&what).await?;
         }
         // Helmfile would not keep it.
         consent_to_loss(run, &what, data).await?;
     }
     Ok(())
+}
+
+/// Of a release whose objects hold no data by their kinds: an object of any kind may own a claim, which
+/// Kubernetes would delete with it.
+///
+/// # Errors
+/// `usage` if one does; errors from reading.
+pub(super) async fn holds_no_claim(
+    client: &Client,
+    site: &Site,
+    revision: &Revision,
+    stored: &Stored,
+) -> Result<(), Failure> {
+    let fates = removal::fates(&stored.manifest, true).unwrap_or_default();
+    owned::holders_of(client, site, revision, &fates).await.map(drop)
 }
 
 /// Helm's rollback deletes what the newest revision has and the target does not: if any of it holds

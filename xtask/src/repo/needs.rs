@@ -294,7 +294,8 @@ impl Default for ApiUnreachable {
     }
 }
 
-/// For a webhook that is coming up: Helm gives up at its first refusal.
+/// For a webhook that is coming up, or an object that somebody else is changing or deleting: Helm
+/// gives up at its first refusal.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

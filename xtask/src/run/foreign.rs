@@ -250,7 +250,8 @@ fn named_values(text: &str) -> Vec<(usize, usize)> {
         if bytes[index] == b':' && !quoted_key {
             continue;
         }
-        let key_end = if quoted_key { index - 1 } else { index };
+        // JSON in a text of JSON has each quote behind a backslash.
+        let key_end = if quoted_key { text[..index - 1].trim_end_matches('\\').len() } else { index };
         let is_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         let key_start = text[..key_end]
             .rfind(|c: char| !is_key(c))
@@ -262,18 +263,30 @@ fn named_values(text: &str) -> Vec<(usize, usize)> {
         if bytes[index] == b':' {
             value += text[value..].len() - text[value..].trim_start().len();
         }
-        let quote = text[value..].chars().next().filter(|c| matches!(c, '"' | '\''));
-        value += usize::from(quote.is_some());
-        let ends = |c: char| match quote {
-            Some(quote) => c == quote,
-            None => c.is_whitespace() || matches!(c, '&' | ',' | ';' | '"' | '\'' | ')' | '}' | ']'),
+        let bare = text[value..].trim_start_matches('\\');
+        let escapes = text[value..].len() - bare.len();
+        let length = match bare.chars().next().filter(|c| matches!(c, '"' | '\'')) {
+            Some(quote) => {
+                value += escapes + 1;
+                quoted_length(&text[value..], quote, escapes)
+            }
+            None => {
+                let ends = |c: char| c.is_whitespace() || matches!(c, '&' | ',' | ';' | '"' | '\'' | ')' | '}' | ']');
+                text[value..].find(ends).unwrap_or(text.len() - value)
+            }
         };
-        let length = text[value..].find(ends).unwrap_or(text.len() - value);
         if length > 0 {
             found.push((value, value + length));
         }
     }
     found
+}
+
+/// Up to the quote that has as many backslashes before it as the one that begins it: one with more is
+/// part of the value.
+fn quoted_length(text: &str, quote: char, escapes: usize) -> usize {
+    let mut ends = text.match_indices(quote).map(|(at, _)| text[..at].trim_end_matches('\\').len()..at);
+    ends.find(|before| before.len() <= escapes).map_or(text.len(), |before| before.start)
 }
 
 /// Whether the value of this key or flag is secret. `secret` alone does not count: Kubernetes uses
@@ -410,6 +423,8 @@ mod tests {
             (r#"{"identitytoken": "x y"}"#, r#"{"identitytoken": "***"}"#),
             ("GET /b?X-Amz-Signature=abc123&x=1", "GET /b?X-Amz-Signature=***&x=1"),
             ("STRIPE_KEY=abc BASIC_AUTH='me' KEYCLOAK_URL=x", "STRIPE_KEY=*** BASIC_AUTH='***' KEYCLOAK_URL=x"),
+            (r#"{"log":"{\"password\":\"hunter2\", \"a\": 1}"}"#, r#"{"log":"{\"password\":\"***\", \"a\": 1}"}"#),
+            (r#"{"password":"a\"b","user":"c"}"#, r#"{"password":"***","user":"c"}"#),
             (r#"{"GCP_CREDENTIALS":"abc"}: AUTH: refused"#, r#"{"GCP_CREDENTIALS":"***"}: AUTH: refused"#),
             ("postgres://app:pw@db:5432/x?sslmode=off", "postgres://***@db:5432/x?sslmode=off"),
             ("get 'https://bob:p,a'(s)!@ss@charts.example/i' x@y", "get 'https://***@charts.example/i' x@y"),

@@ -6,6 +6,7 @@
 //! and of anything in between: a socket, a proxy, a context.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -377,6 +378,8 @@ pub struct NetworkSettings {
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Binding {
+    #[serde(default, rename = "HostIp")]
+    pub host_ip: String,
     #[serde(default, rename = "HostPort")]
     pub host_port: String,
 }
@@ -438,14 +441,19 @@ impl Container {
         networks.get(network).map(|endpoint| endpoint.network_id.as_str()).filter(|id| !id.is_empty())
     }
 
-    /// The ports of this machine that it holds, which it does while it runs; `None` if the engine
-    /// does not say which.
-    pub fn published(&self) -> Option<Vec<u16>> {
+    /// The addresses of this machine that it holds, which it does while it runs; `None` if the engine
+    /// does not say which. An unspecified one stands for all.
+    pub fn published(&self) -> Option<Vec<SocketAddr>> {
         if !self.state.running {
             return Some(Vec::new());
         }
         let bindings = self.network_settings.as_ref()?.ports.as_ref()?.values().flatten().flatten();
-        bindings.map(|binding| binding.host_port.parse().ok()).collect()
+        bindings
+            .map(|binding| {
+                let ip = binding.host_ip.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+                Some((ip, binding.host_port.parse().ok()?).into())
+            })
+            .collect()
     }
 
     /// Paused by somebody: its processes are there, and none of them does anything. The engine

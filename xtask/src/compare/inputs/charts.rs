@@ -103,7 +103,7 @@ pub(super) fn without_passing_on(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
 /// Functions that write an object as a text.
 const WRITERS: [&str; 6] = ["Yaml", "YamlPretty", "Json", "PrettyJson", "RawJson", "Toml"];
 
-/// The same for any value: what a definition is given is rarely all, and then it is not quoted.
+/// Those that are used on any value: a definition that quotes what it is given is rarely given all.
 const QUOTES: [&str; 4] = ["print", "println", "quote", "squote"];
 
 /// Whether a template writes all that it is given: at its top that has the release and the
@@ -138,7 +138,7 @@ pub(super) fn writes_its_root(text: &str) -> bool {
         let is_passed = tokens.windows(2).any(|pair| writes(&pair[0]) && is_root(&pair[1]));
         let is_formatted =
             |three: &[Token<'_>]| matches!(three, [Token::Word("printf"), Token::Text(_), root] if is_root(root));
-        is_piped || is_passed || tokens.windows(3).any(is_formatted)
+        is_piped || is_passed || !is_definition && tokens.windows(3).any(is_formatted)
     })
 }
 
