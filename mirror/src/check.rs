@@ -30,21 +30,22 @@ pub async fn check(lock: &ImagesLock, options: &Options) -> Result<Vec<Finding>,
             };
             let (name, tag) = (image.target.clone(), image.source()?.1);
             let looked = async {
-                let there = target.has_manifest(&name, digest).await?;
-                Ok::<_, Error>((there, if there { None } else { target.digest_of(&name, &tag).await?.flatten() }))
+                if target.has_manifest(&name, digest).await? {
+                    return Ok(None);
+                }
+                let found = target.digest_of(&name, &tag).await?.flatten();
+                let (target, digest) = (name.clone(), digest.to_string());
+                Ok(Some(match found {
+                    Some(found) => Finding::Stale { target, tag, found: found.to_string(), digest },
+                    None => Finding::Missing { target, digest },
+                }))
             };
-            let (looked, digest) = (looked.await, digest.to_string());
-            Ok(match looked {
-                Ok((true, _)) => None,
-                Ok((false, Some(found))) => {
-                    Some(Finding::Stale { target: name, tag, found: found.to_string(), digest })
+            match looked.await {
+                Err(Error { kind: Kind::Denied, message, .. }) => {
+                    Ok(Some(Finding::Denied { target: name.clone(), digest: digest.to_string(), reason: message }))
                 }
-                Ok((false, None)) => Some(Finding::Missing { target: name, digest }),
-                Err(error) if error.kind == Kind::Denied => {
-                    Some(Finding::Denied { target: name, digest, reason: error.message })
-                }
-                Err(error) => return Err(error),
-            })
+                looked => looked,
+            }
         });
         let found: Vec<Option<Finding>> = futures_util::future::try_join_all(looks).await?;
         Ok(found.into_iter().flatten().collect())

@@ -191,7 +191,7 @@ impl LockedImage {
     }
 
     /// Whether it was resolved for what the list says now.
-    pub(crate) fn serves(&self, wanted: &ListedImage) -> bool {
+    fn serves(&self, wanted: &ListedImage) -> bool {
         let alone = self.mode == Some(Mode::Manifest);
         (self.name() == wanted.image || self.image == wanted.image)
             && self.target == wanted.target
@@ -270,16 +270,20 @@ impl ImagesLock {
     /// The lock for this list: what it lacks, or has for another name, target, role or platform, is as
     /// before anything has been resolved. What the list does not have goes.
     #[must_use]
-    pub fn for_list(mut self, wanted: &ImageList) -> Self {
-        let serves = |known: &LockedImage| {
-            wanted.images.iter().find(|listed| listed.id == known.id).is_some_and(|listed| known.serves(listed))
-        };
-        self.images.retain(serves);
-        let lacking = Self::unresolved(wanted).images.into_iter();
-        let lacking: Vec<_> = lacking.filter(|fresh| self.images.iter().all(|known| known.id != fresh.id)).collect();
-        self.images.extend(lacking);
-        self.images.sort_by(|a, b| a.id.cmp(&b.id));
-        self
+    pub fn for_list(self, wanted: &ImageList) -> Self {
+        let mut images = Self::unresolved(wanted).images;
+        for image in &mut images {
+            let listed = wanted.images.iter().find(|listed| listed.id == image.id);
+            if let Some(known) = listed.and_then(|listed| self.serving(listed)) {
+                image.clone_from(known);
+            }
+        }
+        Self { images, ..self }
+    }
+
+    /// The entry that was resolved for what the list says now.
+    pub(crate) fn serving(&self, listed: &ListedImage) -> Option<&LockedImage> {
+        self.images.iter().find(|known| known.id == listed.id && known.serves(listed))
     }
 
     /// Written atomically.

@@ -29,8 +29,7 @@ pub async fn resolve(
         let images = lock.images.iter_mut().map(|image| {
             let listed = wanted.images.iter().find(|listed| listed.id == image.id);
             let platforms = listed.map(|listed| listed.platforms.as_slice());
-            let known = known.and_then(|lock| lock.images.iter().find(|known| known.id == image.id));
-            let known = known.filter(|known| listed.is_some_and(|listed| known.serves(listed)));
+            let known = known.and_then(|lock| lock.serving(listed?));
             let (sources, events) = (&sources, &events);
             async move {
                 let done = one(image, platforms.unwrap_or_default(), known, sources, events).await;

@@ -559,6 +559,12 @@ fn a_cluster_that_is_made_again_keeps_its_kind() {
     assert_eq!(std::fs::read_to_string(machine.path("state/k3d-ameide-ci/k3d-cluster-kind")).unwrap(), "public");
 }
 
+/// The two commands that make a cluster again, and where.
+const RECREATIONS: [(World, &[&str]); 2] = [
+    (World::Healthy, &["cluster", "recreate", "--allow-destroy=cluster"]),
+    (World::Drifted, &["cluster", "--allow-destroy=cluster"]),
+];
+
 #[test]
 fn a_cluster_is_not_deleted_before_its_registry_is_there() {
     let recreate = ["cluster", "recreate", "--allow-destroy=cluster"];
@@ -579,11 +585,7 @@ fn a_cluster_is_not_deleted_before_its_registry_is_there() {
 
 #[test]
 fn a_cluster_is_not_deleted_for_one_whose_port_another_program_holds() {
-    let recreations = [
-        (World::Healthy, &["cluster", "recreate", "--allow-destroy=cluster"][..]),
-        (World::Drifted, &["cluster", "--allow-destroy=cluster"]),
-    ];
-    for (world, arguments) in recreations {
+    for (world, arguments) in RECREATIONS {
         for is_its_own in [false, true] {
             let machine = world.machine();
             let port = machine.config().host_ports()[0].port();
@@ -604,11 +606,7 @@ fn a_cluster_is_not_deleted_for_one_whose_port_another_program_holds() {
 
 #[test]
 fn a_cluster_is_not_deleted_for_a_file_that_k3d_does_not_accept() {
-    let recreations = [
-        (World::Healthy, &["cluster", "recreate", "--allow-destroy=cluster"][..]),
-        (World::Drifted, &["cluster", "--allow-destroy=cluster"]),
-    ];
-    for (world, arguments) in recreations {
+    for (world, arguments) in RECREATIONS {
         let machine = world.machine();
         let refusal = "FATA[0000] Schema Validation failed for config file k3d.yaml: - kubeAPI.hostIP: Does not match format 'ipv4'";
         std::fs::write(machine.path("k3d.fails"), refusal).unwrap();

@@ -181,6 +181,11 @@ impl World {
         self.folder.path().join(relative)
     }
 
+    /// The folder with a folder of each run.
+    fn runs(&self) -> PathBuf {
+        self.path("state").join(CONTEXT).join("runs")
+    }
+
     fn write(&self, relative: &str, text: &str) {
         std::fs::write(self.path(relative), text).unwrap();
     }
@@ -385,7 +390,7 @@ fn interrupted_at_every_moment(arguments: &[&str], cluster: bool) {
         let child = world.xtask(arguments).start().unwrap();
         let pid = child.pids()[0];
         // From when it handles signals at all.
-        eventually("it runs", || world.path("state").join(CONTEXT).join("runs").exists());
+        eventually("it runs", || world.runs().exists());
         let has_ended = || child.try_wait().unwrap().is_some();
         eventually("so many programs", || world.starts().len() >= programs * moment / MOMENTS || has_ended());
         std::thread::sleep(takes / programs as u32 * (moment as u32 % 4) / 4);
@@ -457,7 +462,7 @@ fn a_run_that_holds_the_cluster_is_not_suspended_and_says_so() {
     eventually("Helmfile runs", || world.starts().iter().any(|line| line.contains(" sync ")));
     signal(&child, libc::SIGTSTP);
     let record = || {
-        let runs = std::fs::read_dir(world.path("state").join(CONTEXT).join("runs")).unwrap().flatten();
+        let runs = std::fs::read_dir(world.runs()).unwrap().flatten();
         runs.map(|run| std::fs::read_to_string(run.path().join("record.jsonl")).unwrap()).collect::<String>()
     };
     eventually("it answers", || record().contains("not suspended") || state_of(pid) == Some('T'));
@@ -476,7 +481,7 @@ fn a_command_that_holds_nothing_is_suspended_as_usual() {
     world.server.silent.store(true, Ordering::SeqCst);
     let child = as_a_job(world.xtask(&["releases"]));
     let pid = child.pids()[0];
-    eventually("it runs", || world.path("state").join(CONTEXT).join("runs").exists());
+    eventually("it runs", || world.runs().exists());
     for _ in 0..3 {
         signal(&child, libc::SIGTSTP);
         eventually("it is suspended", || state_of(pid) == Some('T'));
@@ -496,7 +501,7 @@ fn an_api_that_never_answers_holds_no_interrupt_up() {
     side_by_side(3, [&["layer", "10"][..], &["releases"], &["checklist"]], |arguments| {
         let child = world.xtask(arguments).start().unwrap();
         let pid = child.pids()[0];
-        let runs = world.path("state").join(CONTEXT).join("runs");
+        let runs = world.runs();
         let is_of_this = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&format!("-{pid}"));
         eventually("it runs", || std::fs::read_dir(&runs).is_ok_and(|runs| runs.flatten().any(is_of_this)));
         std::thread::sleep(Duration::from_millis(300));

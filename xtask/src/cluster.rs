@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use crate::cluster::containers::{CLUSTER_LABEL, LAB_LABEL, cluster_id, is_lab, observe, stamp};
 use crate::cluster::facts::{facts, its_lab_node};
 use crate::cluster::images::Images;
-use crate::cluster::k3d::{check_file, create, k3d, k3d_step, merge_kubeconfig, require_ports_free, start};
+use crate::cluster::k3d::{create, k3d, k3d_step, merge_kubeconfig, require_creatable, start};
 use crate::cluster::lock::{ClusterLock, Holder};
 use crate::cluster::marker::{ReadyMarker, config_hash, remember_kind, remembered_kind, remove_marker, unmarked};
 use crate::files;
@@ -83,8 +83,7 @@ pub async fn recreate(
     let lab = choose_lab(context, &existing).await?;
     let toolbox = tools::ensure(&context.repo.tree, &["k3d"], &context.run.reporter).await?;
     let images = Images::of(&context.repo, lab.as_ref())?;
-    check_file(&context.run, config, &toolbox).await?;
-    require_ports_free(&context.site, config, &existing)?;
+    require_creatable(context, config, &toolbox, &existing).await?;
     registry_container::ensure(context, config, &toolbox, &images, Destroying::WithConsent).await?;
     images.load_nodes(context, config).await?;
     remember_kind(&context.run, lab.is_some())?;
@@ -187,8 +186,7 @@ pub(crate) async fn start_up(
         Plan::Nothing => {}
         Plan::Start(_) | Plan::Finish | Plan::Mend(_) | Plan::Join(_) => images.load_helpers(context).await?,
         Plan::Create | Plan::ClearAndCreate(_) | Plan::Recreate(_) => {
-            check_file(&context.run, &config, &toolbox).await?;
-            require_ports_free(&context.site, &config, &existing)?;
+            require_creatable(context, &config, &toolbox, &existing).await?;
             images.load_nodes(context, &config).await?;
         }
     }

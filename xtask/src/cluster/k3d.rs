@@ -8,7 +8,7 @@ use super::marker::remember_kind;
 use super::{devcontainer, k3d_errors, label, network};
 use crate::repo::k3d::K3dConfig;
 use crate::run::Run;
-use crate::run::context::Site;
+use crate::run::context::{Context, Site};
 use crate::world::docker::{self, Container, Kind, Looked, docker_output};
 use crate::world::kubeconfig;
 use crate::world::process::{self, Job};
@@ -59,12 +59,27 @@ pub async fn start(
     Ok(())
 }
 
-/// Has k3d check the file against its schema, which knows more than the types here, before anything
-/// is deleted for it. It asks no engine for that.
+/// What can be known of a creation before anything is deleted for it: that k3d accepts the file, and that
+/// no other program holds a port of the cluster, of which `existing` are the containers.
+///
+/// # Errors
+/// `usage` with k3d's words, `port-taken`; errors of running k3d.
+pub async fn require_creatable(
+    context: &Context,
+    config: &K3dConfig,
+    toolbox: &Toolbox,
+    existing: &[Container],
+) -> Result<(), Failure> {
+    check_file(&context.run, config, toolbox).await?;
+    require_ports_free(&context.site, config, existing)
+}
+
+/// Has k3d check the file against its schema, which knows more than the types here. It asks no engine
+/// for that.
 ///
 /// # Errors
 /// `usage` with k3d's words; errors of running it.
-pub async fn check_file(run: &Run, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
+async fn check_file(run: &Run, config: &K3dConfig, toolbox: &Toolbox) -> Result<(), Failure> {
     let mut command = k3d_command(run, toolbox);
     let has = |name: &str| command.as_std().get_envs().any(|(given, value)| given == name && value.is_some());
     config.check_for_creation(has)?;

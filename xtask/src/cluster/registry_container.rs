@@ -1,6 +1,5 @@
 //! The container of the cluster's registry: made, started and removed.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::containers::not_ours;
@@ -47,8 +46,8 @@ pub async fn ensure(
         }
     };
     if !runs {
-        if let Some(port) = push.rsplit_once(':').and_then(|(_, port)| port.parse().ok()) {
-            require_port_free(&context.site, (Ipv4Addr::LOCALHOST, port).into())?;
+        if let Some(address) = context.repo.env.registry.published() {
+            require_port_free(&context.site, address)?;
         }
         images.load_registry(context).await?;
         let step = reporter.step(Step::new(StepKind::Registry, &name, "creating the registry"));

@@ -1,6 +1,6 @@
 //! `cargo xtask doctor`: checks the machine, and gives the fix for each finding.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 
 use indicatif::BinaryBytes;
 
@@ -147,9 +147,7 @@ async fn ports(repo: &Repo, site: &Site) -> Result<Vec<Check>, Failure> {
     ours.extend(config.registry_container());
     let ours = docker::inspect::<Container>(docker::Kind::Container, &ours).await;
     let running = ours.is_ok_and(|found| found.iter().any(|container| container.state.running));
-    let registry_port = repo.env.registry.push.rsplit(':').next().and_then(|port| port.parse().ok());
-    let registry_port = registry_port.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    let ports = config.host_ports().into_iter().chain(registry_port);
+    let ports = config.host_ports().into_iter().chain(repo.env.registry.published());
     let check = |address: SocketAddr| match (TcpListener::bind(address), address.port()) {
         (Err(error), port) if error.kind() == std::io::ErrorKind::AddrInUse && !running => Err((
             format!("{port} is taken"),

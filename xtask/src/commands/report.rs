@@ -163,7 +163,7 @@ fn log(path: &Utf8Path) -> Option<String> {
         left_out += bytes.drain(..half).len() as u64;
     }
     let text = foreign::lines(&String::from_utf8_lossy(&bytes));
-    let text: String = text.split_inclusive('\n').map(foreign::masked).collect();
+    let text = foreign::masked_lines(&text);
     Some(match (left_out, text.is_empty()) {
         (0, _) => text,
         (_, true) => format!("({left_out} bytes left out: its last line is too long)\n"),

@@ -194,17 +194,11 @@ pub(crate) async fn look(client: &Client, places: &[Place]) -> Result<Vec<Option
 /// # Errors
 /// Errors from reading.
 pub(crate) async fn whole(client: &Client, place: &Place, all: bool) -> Result<Option<Seen>, Failure> {
-    let api = place.api(client);
-    let seen = if all {
-        let found = api.get_opt(&place.name).await;
-        found.map(|found| {
-            found.map(|object| Seen { metadata: object.metadata.clone(), whole: serde_json::to_value(&object).ok() })
-        })
-    } else {
-        let found = api.get_metadata_opt(&place.name).await;
-        found.map(|found| found.map(|object| Seen { metadata: object.metadata, whole: None }))
-    };
-    seen.map_err(|error| read_failed(&place.to_string(), error))
+    if !all {
+        return Ok(place.metadata(client).await?.map(|metadata| Seen { metadata, whole: None }));
+    }
+    let found = place.api(client).get_opt(&place.name).await.map_err(|error| read_failed(&place.to_string(), error))?;
+    Ok(found.map(|object| Seen { metadata: object.metadata.clone(), whole: serde_json::to_value(&object).ok() }))
 }
 
 /// The kinds that run something, or wait for something.

@@ -10,7 +10,6 @@ use serde_json::Value;
 use super::manifest::{Dropped, POLICY};
 use crate::world::kubernetes::kinds::Kinds;
 use crate::world::kubernetes::place::Place;
-use crate::world::kubernetes::read_failed;
 use run_record::Failure;
 
 const KEEP: &str = "keep";
@@ -33,9 +32,7 @@ async fn is_safe(client: &Client, object: &Value, namespace: &str, known: &mut K
     if place.name.is_empty() {
         return Ok(false);
     }
-    let live = place.api(client).get_metadata_opt(&place.name).await;
-    let live = live.map_err(|error| read_failed(&place.to_string(), error))?;
-    Ok(live.is_none_or(|live| is_kept(&live.metadata)))
+    Ok(place.metadata(client).await?.is_none_or(|live| is_kept(&live)))
 }
 
 /// Whether an object in the cluster is kept, by Helm's own check.

@@ -55,9 +55,7 @@ pub(super) async fn holders_of(
     for (object, _) in fates.iter().filter(|(_, fate)| *fate == Fate::Goes) {
         // Of a kind that the API server does not have, there is none.
         let Some(place) = Place::of(client, object, &revision.namespace, &mut kinds).await? else { continue };
-        let live = place.api(client).get_metadata_opt(&place.name).await;
-        let live = live.map_err(|error| read_failed(&place.to_string(), error))?;
-        if let Some(uid) = live.and_then(|live| live.metadata.uid) {
+        if let Some(uid) = place.metadata(client).await?.and_then(|live| live.uid) {
             going.insert(place, uid);
         }
     }
@@ -80,12 +78,13 @@ pub(crate) async fn holders(
     let mut holders = Vec::new();
     for (place, uid) in going {
         let Some(namespace) = &place.namespace else { continue };
-        let mut owned = claims.iter().filter(|claim| is_owned_by(&claim.metadata, uid));
-        if place.api_version.starts_with("apps/") && place.kind == "StatefulSet" {
+        if (place.group(), place.kind.as_str()) == ("apps", "StatefulSet") {
             if deletes_its_claims(client, namespace, place).await? {
                 holders.push(Holder { namespace: namespace.clone(), name: place.name.clone(), uid: uid.clone() });
             }
-        } else if let Some(claim) = owned.next().filter(|_| place.kind != "Pod") {
+        } else if place.kind != "Pod"
+            && let Some(claim) = claims.iter().find(|claim| is_owned_by(&claim.metadata, uid))
+        {
             return Err(is_anothers(site, release, place, namespace, claim));
         }
     }
@@ -152,13 +151,12 @@ pub(crate) async fn let_go_of_claims(run: &Run, client: &Client, set: &Holder) -
     let written = written.map_err(|error| write_failed(&what, error))?;
     let generation = written.metadata.generation;
     run.reporter.note(&set.name, "its claims stay when it goes: persistentVolumeClaimRetentionPolicy is Retain now");
-    let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &set.namespace);
+    let namespaces = BTreeSet::from([set.namespace.clone()]);
     let look = async || {
         let now = sets.get(&set.name).await.map_err(|error| read_failed(&what, error))?;
         let taken_up = now.status.and_then(|status| status.observed_generation) >= generation;
-        let listed = claims.list(&ListParams::default()).await;
-        let listed = listed.map_err(|error| read_failed(&format!("the claims in {}", set.namespace), error))?;
-        let owned = listed.items.iter().find(|claim| is_owned_by(&claim.metadata, &set.uid));
+        let claims = claims_in(client, &namespaces).await?;
+        let owned = claims.iter().find(|claim| is_owned_by(&claim.metadata, &set.uid));
         Ok(match owned.and_then(|claim| claim.metadata.name.clone()) {
             None if taken_up => ControlFlow::Break(()),
             None => ControlFlow::Continue("its controller has not observed that yet".to_owned()),

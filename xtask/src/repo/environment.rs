@@ -1,5 +1,7 @@
 //! An environment: its cluster, its registry, and which account is written into it.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use image_mirror::Endpoint;
 use run_record::Failure;
@@ -92,6 +94,14 @@ pub struct RegistrySettings {
     #[serde(default)]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub ca: Option<Utf8PathBuf>,
+}
+
+impl RegistrySettings {
+    /// Where a registry of this machine is published; `None` if `push` names no port.
+    pub fn published(&self) -> Option<SocketAddr> {
+        let (_, port) = self.push.rsplit_once(':')?;
+        Some((Ipv4Addr::LOCALHOST, port.parse().ok()?).into())
+    }
 }
 
 #[cfg(test)]

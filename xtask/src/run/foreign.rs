@@ -114,6 +114,11 @@ pub fn masked(text: &str) -> Cow<'_, str> {
     masked_to(text, text.len()).0
 }
 
+/// The same for each line of a text: a value ends with its line.
+pub fn masked_lines(text: &str) -> String {
+    text.split_inclusive('\n').map(masked).collect()
+}
+
 /// The same for the beginning of a text, at most `longest` bytes, and how many are left out: a secret
 /// across that end is masked whole.
 fn masked_to(text: &str, longest: usize) -> (Cow<'_, str>, usize) {

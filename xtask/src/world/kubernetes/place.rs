@@ -1,5 +1,6 @@
 //! The location of an object in the API's paths, for any kind.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, DynamicObject};
 use kube::core::ApiResource;
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::kinds::{self, Kinds};
+use super::read_failed;
 use run_record::Failure;
 
 /// The location of an object.
@@ -67,6 +69,15 @@ impl Place {
             kind: self.kind.clone(),
             plural: self.plural.clone(),
         }
+    }
+
+    /// The metadata of the object; `None` if there is none.
+    ///
+    /// # Errors
+    /// Errors from reading.
+    pub async fn metadata(&self, client: &Client) -> Result<Option<ObjectMeta>, Failure> {
+        let found = self.api(client).get_metadata_opt(&self.name).await;
+        Ok(found.map_err(|error| read_failed(&self.to_string(), error))?.map(|found| found.metadata))
     }
 
     pub fn api(&self, client: &Client) -> Api<DynamicObject> {
